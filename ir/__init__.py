@@ -1,0 +1,14 @@
+"""The graph IR: types, dims, ops, graphs."""
+
+from .dims import Dim, Expr, Shape, Sym, ceildiv, dim_max, dim_min, evaluate, floordiv, is_static, lower, mod, prod, substitute, sym, symbols_of, upper
+from .dtypes import DType
+from .graph import Const, Graph, Input, Node, Value, const
+from .op import Elementwise, Op, Trait, broadcast
+from .scalar import COMPARISONS, NUMPY, SCALAR_FNS, S, ScalarOps
+from .types import TensorType
+
+__all__ = [
+    "COMPARISONS", "NUMPY", "SCALAR_FNS", "Const", "DType", "Dim", "Elementwise", "Expr", "Graph", "Input", "Node", "Op",
+    "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "broadcast", "ceildiv", "const", "dim_max", "dim_min",
+    "evaluate", "floordiv", "is_static", "lower", "mod", "prod", "substitute", "sym", "symbols_of", "upper",
+]  # fmt: skip

@@ -1,0 +1,314 @@
+"""Symbolic dimensions: `Dim = int | Expr`, integer polynomials over symbols and floor-quotients.
+
+An `Expr` is kept in canonical form (a sum of monomials), so equal expressions are equal values:
+`2*B + B == 3*B`. What is not polynomial (floor division, min, max) is an opaque `Atom` whose
+arguments are canonical in turn. A constant expression is always a plain `int`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import VerifyError
+
+
+@dataclass(frozen=True, order=True)
+class Sym:
+    """A named unknown, with inclusive bounds. Identity is the name: one name, one unknown."""
+
+    name: str
+    lo: int = 0
+    hi: int = 2**62
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Atom:
+    """fn is "floordiv", "mod", "min" or "max" of two dims."""
+
+    fn: str
+    args: tuple[Dim, Dim]
+
+    def __str__(self) -> str:
+        return f"{self.fn}({self.args[0]}, {self.args[1]})"
+
+
+Monomial = tuple[Sym | Atom, ...]
+
+
+@dataclass(frozen=True, eq=True)
+class Expr:
+    """Sum of coefficient × monomial, sorted; never constant (see `_make`)."""
+
+    terms: tuple[tuple[Monomial, int], ...]
+
+    @cached_property
+    def symbols(self) -> frozenset[str]:
+        found: set[str] = set()
+        for mono, _ in self.terms:
+            for f in mono:
+                found |= {f.name} if isinstance(f, Sym) else symbols_of(f.args)
+        return frozenset(found)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.terms)
+
+    def __add__(self, other: Dim) -> Dim:
+        terms = dict(self.terms)
+        for mono, c in _terms(other):
+            terms[mono] = terms.get(mono, 0) + c
+        return _make(terms)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Dim:
+        return self * -1
+
+    def __sub__(self, other: Dim) -> Dim:
+        return self + other * -1
+
+    def __rsub__(self, other: Dim) -> Dim:
+        return self * -1 + other
+
+    def __mul__(self, other: Dim) -> Dim:
+        out: dict[Monomial, int] = {}
+        for m1, c1 in self.terms:
+            for m2, c2 in _terms(other):
+                mono = tuple(sorted(m1 + m2, key=_sort_key))
+                out[mono] = out.get(mono, 0) + c1 * c2
+        return _make(out)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Dim) -> Dim:
+        return floordiv(self, other)
+
+    def __rfloordiv__(self, other: Dim) -> Dim:
+        return floordiv(other, self)
+
+    def __mod__(self, other: Dim) -> Dim:
+        return mod(self, other)
+
+    def __str__(self) -> str:
+        parts = []
+        for mono, c in self.terms:
+            factors = [str(f) for f in mono]
+            if c != 1 or not factors:
+                factors.insert(0, str(c))
+            parts.append("*".join(factors))
+        return " + ".join(parts)
+
+    __repr__ = __str__
+
+
+Dim = int | Expr
+Shape = tuple[Dim, ...]
+
+
+def sym(name: str, lo: int = 0, hi: int = 2**62) -> Expr:
+    """The dimension consisting of one symbol."""
+    return Expr((((Sym(name, lo, hi),), 1),))
+
+
+def floordiv(a: Dim, b: Dim) -> Dim:
+    """⌊a / b⌋, exact where the polynomial divides. Raises VerifyError for a zero divisor."""
+    if b == 0:
+        raise VerifyError(f"dimension {a} divided by zero")
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    if b == 1:
+        return a
+    exact = _divide_exact(a, b)
+    if exact is not None:
+        return exact
+    if isinstance(b, int) and isinstance(a, Expr) and b > 0:
+        # pull out the multiples of b: ⌊(b·q + r) / b⌋ = q + ⌊r / b⌋
+        q: Dim = 0
+        r: Dim = 0
+        for mono, c in a.terms:
+            term = _make({mono: 1})
+            whole = c // b
+            q, r = q + whole * term, r + (c - whole * b) * term
+        if q != 0:
+            return q + floordiv(r, b)
+        # ⌊⌊x / c⌋ / b⌋ = ⌊x / (c·b)⌋ for positive constants
+        if len(a.terms) == 1 and a.terms[0][1] == 1 and len(a.terms[0][0]) == 1:
+            inner = a.terms[0][0][0]
+            if isinstance(inner, Atom) and inner.fn == "floordiv" and isinstance(inner.args[1], int) and inner.args[1] > 0:
+                return floordiv(inner.args[0], inner.args[1] * b)
+    return _atom("floordiv", a, b)
+
+
+def ceildiv(a: Dim, b: Dim) -> Dim:
+    """⌈a / b⌉ for a positive divisor."""
+    return floordiv(a + b - 1, b)
+
+
+def mod(a: Dim, b: Dim) -> Dim:
+    """a − b·⌊a / b⌋."""
+    return a - b * floordiv(a, b)
+
+
+def dim_min(a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    if a == b or upper(a - b) <= 0:
+        return a
+    return b if lower(a - b) >= 0 else _atom("min", *sorted((a, b), key=str))
+
+
+def dim_max(a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    if a == b or lower(a - b) >= 0:
+        return a
+    return b if upper(a - b) <= 0 else _atom("max", *sorted((a, b), key=str))
+
+
+def prod(dims: Iterable[Dim]) -> Dim:
+    """Number of elements of a shape."""
+    return math.prod(dims)  # type: ignore[arg-type, return-value]
+
+
+def evaluate(dim: Dim, bindings: Mapping[str, int]) -> int:
+    """The value of a dim under symbol bindings. Raises VerifyError for an unbound symbol."""
+    if isinstance(dim, int):
+        return dim
+    total = 0
+    for mono, c in dim.terms:
+        for f in mono:
+            if isinstance(f, Sym):
+                if f.name not in bindings:
+                    raise VerifyError(f"symbolic dimension {f.name} is not bound")
+                c *= bindings[f.name]
+            else:
+                c *= _FNS[f.fn](evaluate(f.args[0], bindings), evaluate(f.args[1], bindings))
+        total += c
+    return total
+
+
+def substitute(dim: Dim, bindings: Mapping[str, Dim]) -> Dim:
+    """Replace symbols by dims, re-canonicalised."""
+    if isinstance(dim, int) or not (dim.symbols & bindings.keys()):
+        return dim
+    total: Dim = 0
+    for mono, c in dim.terms:
+        term: Dim = c
+        for f in mono:
+            if isinstance(f, Sym):
+                term = term * bindings.get(f.name, _make({(f,): 1}))
+            else:
+                a, b = (substitute(x, bindings) for x in f.args)
+                term = term * _BUILD[f.fn](a, b)
+        total = total + term
+    return total
+
+
+def symbols_of(dims: Iterable[Dim]) -> set[str]:
+    """Names of all symbols in some dims."""
+    return {s for d in dims if isinstance(d, Expr) for s in d.symbols}
+
+
+def is_static(shape: Iterable[Dim]) -> bool:
+    return all(isinstance(d, int) for d in shape)
+
+
+def lower(dim: Dim) -> int:
+    """A lower bound (possibly −2⁶²)."""
+    return _bounds(dim)[0]
+
+
+def upper(dim: Dim) -> int:
+    """An upper bound (possibly 2⁶²)."""
+    return _bounds(dim)[1]
+
+
+_INF = 2**62
+
+
+def _clip(x: int) -> int:
+    return max(-_INF, min(_INF, x))
+
+
+def _bounds(dim: Dim) -> tuple[int, int]:
+    if isinstance(dim, int):
+        return dim, dim
+    lo = hi = 0
+    for mono, c in dim.terms:
+        b = (c, c)
+        for f in mono:
+            fb = (f.lo, f.hi) if isinstance(f, Sym) else _atom_bounds(f)
+            corners = [_clip(x * y) for x in b for y in fb]
+            b = (min(corners), max(corners))
+        lo, hi = _clip(lo + b[0]), _clip(hi + b[1])
+    return lo, hi
+
+
+def _atom_bounds(atom: Atom) -> tuple[int, int]:
+    (alo, ahi), (blo, bhi) = _bounds(atom.args[0]), _bounds(atom.args[1])
+    match atom.fn:
+        case "min":
+            return min(alo, blo), min(ahi, bhi)
+        case "max":
+            return max(alo, blo), max(ahi, bhi)
+    if blo <= 0:
+        return -_INF, _INF
+    corners = [x // y for x in (alo, ahi) for y in (blo, bhi)]
+    return min(corners), max(corners)
+
+
+def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
+    return dim.terms if isinstance(dim, Expr) else (((), int(dim)),)
+
+
+def _sort_key(f: Sym | Atom) -> tuple[bool, str]:
+    return isinstance(f, Atom), str(f)
+
+
+def _make(terms: Mapping[Monomial, int]) -> Dim:
+    kept = [(m, c) for m, c in terms.items() if c]
+    if not kept:
+        return 0
+    if len(kept) == 1 and not kept[0][0]:
+        return kept[0][1]
+    kept.sort(key=lambda t: (-len(t[0]), [_sort_key(f) for f in t[0]]))
+    return Expr(tuple(kept))
+
+
+def _atom(fn: str, a: Dim, b: Dim) -> Expr:
+    return Expr((((Atom(fn, (a, b)),), 1),))
+
+
+def _divide_exact(a: Dim, b: Dim) -> Dim | None:
+    """a / b where b is a single term dividing every term of a, or a is a multiple of b."""
+    bt = _terms(b)
+    at = _terms(a)
+    if len(bt) == 1:
+        bm, bc = bt[0]
+        out: dict[Monomial, int] = {}
+        for m, c in at:
+            rest = list(m)
+            for f in bm:
+                if f not in rest:
+                    return None
+                rest.remove(f)
+            if c % bc:
+                return None
+            out[tuple(rest)] = c // bc
+        return _make(out)
+    lead_a, lead_b = at[0], bt[0]
+    q = _divide_exact(_make({lead_a[0]: lead_a[1]}), _make({lead_b[0]: lead_b[1]}))
+    return q if q is not None and b * q == a else None
+
+
+_FNS: dict[str, Callable[[int, int], int]] = {"floordiv": lambda a, b: a // b, "min": min, "max": max}
+_BUILD: dict[str, Callable[[Dim, Dim], Dim]] = {"floordiv": floordiv, "min": dim_min, "max": dim_max}

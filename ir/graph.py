@@ -1,0 +1,189 @@
+"""The graph: values, nodes, graphs. All immutable; a pass builds a new graph that shares what it kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..errors import VerifyError
+from .dtypes import DType
+from .op import Op, Trait
+from .types import TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Result `index` of a node."""
+
+    node: Node
+    index: int = 0
+
+    @property
+    def type(self) -> TensorType:
+        return self.node.types[self.index]
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    def __repr__(self) -> str:
+        return f"<{self.node.op.name}#{self.index}: {self.type}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """One application of an op. `loc` names the ONNX nodes it came from."""
+
+    op: Op
+    inputs: tuple[Value, ...]
+    types: tuple[TensorType, ...]
+    loc: tuple[str, ...] = ()
+
+    @staticmethod
+    def make(op: Op, inputs: Iterable[Value] = (), loc: tuple[str, ...] = ()) -> Node:
+        """Build a node, its types inferred. Raises VerifyError with `loc` when the operands do not fit."""
+        ins = tuple(inputs)
+        try:
+            types = op.infer([v.type for v in ins])
+        except VerifyError as e:
+            if e.loc:
+                raise
+            raise VerifyError(f"{op.name}({', '.join(str(v.type) for v in ins)}): {e.found}", expected=e.expected,
+                              remedy=e.remedy, loc=" + ".join(loc)) from None  # fmt: skip
+        return Node(op, ins, types, loc)
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return tuple(Value(self, i) for i in range(len(self.types)))
+
+    @property
+    def out(self) -> Value:
+        return Value(self, 0)
+
+    def __repr__(self) -> str:
+        return f"<{self.op} -> {', '.join(map(str, self.types))}>"
+
+
+@dataclass(frozen=True)
+class Input(Op):
+    """A graph input (or a value from outside a subgraph)."""
+
+    type: TensorType
+    traits: ClassVar[frozenset[Trait]] = frozenset()
+
+    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        return (self.type,)
+
+
+@dataclass(frozen=True, eq=False)
+class Const(Op):
+    """A constant tensor; the array may be memory-mapped and is never written."""
+
+    data: np.ndarray = field(repr=False)
+
+    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        return (TensorType(DType.from_numpy(self.data.dtype), tuple(map(int, self.data.shape))),)
+
+    def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (self.data,)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over dtype, shape and bytes."""
+        h = hashlib.sha256(f"{self.data.dtype.name}{self.data.shape}".encode())
+        if self.data.dtype.kind == "O":
+            h.update(repr(self.data.tolist()).encode())
+        else:
+            h.update(np.ascontiguousarray(self.data).view(np.uint8).data if self.data.size else b"")
+        return h.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Const) and (self is other or self.digest == other.digest)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __str__(self) -> str:
+        return f"const #{self.digest[:12]}"
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """inputs are values of `Input` nodes, in order; outputs any values. Names live here, not on values."""
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    name: str = "main"
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes that the outputs need, inputs first, in a deterministic topological order (no recursion)."""
+        order: dict[Node, None] = {v.node: None for v in self.inputs}
+        stack: list[tuple[Node, int]] = [(v.node, 0) for v in reversed(self.outputs)]
+        while stack:
+            node, i = stack.pop()
+            if node in order:
+                continue
+            while i < len(node.inputs) and node.inputs[i].node in order:
+                i += 1
+            if i == len(node.inputs):
+                order[node] = None
+            else:
+                stack.append((node, i + 1))
+                stack.append((node.inputs[i].node, 0))
+        return tuple(order)
+
+    @cached_property
+    def uses(self) -> Mapping[Value, tuple[Node, ...]]:
+        """Value -> nodes that read it (once per operand position). Graph outputs are not counted here."""
+        found: dict[Value, list[Node]] = {}
+        for node in self.nodes:
+            for v in node.inputs:
+                found.setdefault(v, []).append(node)
+        return {v: tuple(ns) for v, ns in found.items()}
+
+    def rewrite(self, fn: Callable[[Node, tuple[Value, ...]], Sequence[Value] | None]) -> Graph:
+        """Rebuild in topological order. `fn(old_node, new_inputs)` returns replacement values, or None to keep.
+
+        Returns this same object when nothing changed.
+        """
+        new: dict[Value, Value] = {}
+        changed = False
+        for node in self.nodes:
+            ins = tuple(new.get(v, v) for v in node.inputs)
+            got = fn(node, ins)
+            if got is None:
+                if ins == node.inputs:
+                    continue
+                got = Node.make(node.op, ins, node.loc).outputs
+            changed = True
+            if len(got) != len(node.types):
+                raise VerifyError(f"rewrite of {node.op.name} returned {len(got)} values", expected=str(len(node.types)))
+            new.update(zip(node.outputs, got, strict=True))
+        if not changed:
+            return self
+        return replace(self, inputs=tuple(new.get(v, v) for v in self.inputs), outputs=tuple(new.get(v, v) for v in self.outputs))
+
+    def evaluate(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Run every node's `reference` (static shapes only): the slow oracle."""
+        env: dict[Value, np.ndarray] = dict(zip(self.inputs, args, strict=True))
+        for node in self.nodes:
+            if not isinstance(node.op, Input):
+                env.update(zip(node.outputs, node.op.reference(*(env[v] for v in node.inputs)), strict=True))
+        return tuple(env[v] for v in self.outputs)
+
+
+def const(data: object, dtype: DType | None = None, loc: tuple[str, ...] = ()) -> Value:
+    """A constant value from anything NumPy takes."""
+    return Node.make(Const(np.asarray(data, dtype.np if dtype else None)), (), loc).out
