@@ -1,0 +1,86 @@
+"""Scalar expressions of kernels: index arithmetic and element computation are one language.
+
+Integer index expressions have dtype I64. `Axis(i)` is loop variable i of the kernel, `DimParam(d)` a dimension
+known at run time. Expressions are immutable and shared; emitters must memoise by identity (they form a DAG).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..ir import COMPARISONS, Dim, DType
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class E:
+    """Base; `dtype` is the element type of the result."""
+
+    dtype: DType = field(default=DType.I64, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Axis(E):
+    """Loop variable: parallel axes first, then reduce axes, numbered through."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DimParam(E):
+    """A (possibly symbolic) dimension as an I64 number."""
+
+    dim: Dim
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Num(E):
+    value: float | int | bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Load(E):
+    """Element `offset` (an I64 expression, in elements from the start) of kernel operand `operand`."""
+
+    operand: int
+    offset: E
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call(E):
+    """One of SCALAR_FNS."""
+
+    fn: str
+    args: tuple[E, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cast(E):
+    arg: E
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reduced(E):
+    """Result of reduction stage `stage` of the same kernel (constant along the reduce axes)."""
+
+    stage: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Acc(E):
+    """The accumulator of a contraction, in its epilogue."""
+
+
+class ExprScalars:
+    """ScalarOps that build expressions: `S(ExprScalars())` turns an op's body into kernel code."""
+
+    def const(self, value: float | int | bool, dtype: DType) -> E:
+        return Num(value, dtype=dtype)
+
+    def cast(self, x: E, dtype: DType) -> E:
+        return x if x.dtype is dtype else Cast(x, dtype=dtype)
+
+    def dtype(self, x: E) -> DType:
+        return x.dtype
+
+    def call(self, fn: str, *args: E) -> E:
+        return Call(fn, args, dtype=DType.BOOL if fn in COMPARISONS else args[-1].dtype)

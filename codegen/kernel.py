@@ -1,0 +1,189 @@
+"""Kernels: an index space, operands, and scalar bodies. What every backend emits and the interpreter defines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..ir import Dim, DType, Shape
+from .expr import E
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A flat buffer argument: dtype and number of elements. Row-major; `written` for results."""
+
+    dtype: DType
+    numel: Dim
+    written: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """acc = fn(acc, value) over all reduce axes, from the neutral element of fn in the dtype of value.
+
+    fn: "sum", "prod", "max", "min", "and", "or", or "argmax"/"argmin" (value compared; result I64, the linear
+    index over the reduce axes of the first extreme element).
+    """
+
+    fn: str
+    value: E
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """operand[offset] = value, for every point of the parallel axes (and of the reduce axes too if `per_element`).
+
+    `guard` (BOOL), if given, suppresses the store where false.
+    """
+
+    operand: int
+    offset: E
+    value: E
+    per_element: bool = False
+    guard: E | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoopKernel:
+    """for parallel axes: [for each stage: for reduce axes: accumulate]; then stores.
+
+    Covers maps (no reduce axes), reductions, rows (softmax, norms: several stages, per-element stores) and windows
+    (pooling: reduce axes are the window, out-of-range taps selected away). Stage i may read Reduced(j), j < i.
+    The last parallel axis is the one meant for vectors unless the scheduler sees better.
+    """
+
+    axes: Shape
+    reduce_axes: Shape
+    operands: tuple[Operand, ...]
+    stages: tuple[Reduction, ...]
+    stores: tuple[Store, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConvGeometry:
+    """Rows of A by indirection over a channels-last input [N, *spatial, C]; zero outside. All tuples over spatial dims."""
+
+    spatial: Shape
+    out_spatial: Shape
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads_lo: tuple[Dim, ...]
+    dilations: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContractKernel:
+    """C[b, m, n] = epilogue(Σ_k A[b, m, k] · B[b, k, n]); float32 unless said otherwise.
+
+    operand 0 is A, operand 1 is B **packed** (see `codegen/packing.py`), the last operand is C, between them epilogue operands.
+    Matmul (`conv is None`): A row-major, row m of batch b at a_batch(b) + m·lda, where lda, batch strides are in elements.
+    B batch stride in packed elements (0: shared). C row m of batch b at b·c_batch + m·ldc.
+    Conv: m runs over N·out_spatial, k over kernel taps × channels_per_group; b runs over groups: A channel offset
+    b·channels_per_group, C column offset b·n; lda is the pixel stride (C of the input) and ldc that of the output.
+
+    Epilogue: an expression over Acc() and Loads whose `offset` is built from Axis(0)=b, Axis(1)=m, Axis(2)=n.
+    The emitter requires each Load offset to be affine with n-stride 0 or 1; lowering only fuses such ones.
+    """
+
+    batch: Dim
+    m: Dim
+    n: Dim
+    k: Dim
+    operands: tuple[Operand, ...]
+    lda: Dim
+    a_batch: Dim
+    b_batch: Dim
+    ldc: Dim
+    c_batch: Dim
+    epilogue: E
+    conv: ConvGeometry | None = None
+    panel: int = 64  # columns per packed panel of B
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentKernel:
+    """The sequential part of LSTM/GRU/RNN, one direction: gates X·W + bias are precomputed for all steps.
+
+    operands: 0 x_gates [T, B, G·H] · 1 R packed [H → G·H] (panels as in packing) · 2 recurrent bias [G·H] · 3 h0 [B, H] ·
+    4 c0 [B, H] (LSTM) · 5 peephole [3·H] · 6 seq_lens i32 [B] · written: 7 Y [T, B, H] (row strides below) · 8 h_n · 9 c_n.
+    Operands absent in the model are given as zero constants (seq_lens as T). Gate order as ONNX (iofc / zrh / i).
+    """
+
+    cell: str  # "lstm", "gru", "rnn"
+    steps: Dim
+    batch: Dim
+    hidden: int
+    reverse: bool
+    activations: tuple[tuple[str, float, float], ...]  # (name, alpha, beta) in ONNX order: f, g(, h)
+    clip: float
+    linear_before_reset: bool
+    input_forget: bool
+    operands: tuple[Operand, ...]
+    y_step: Dim  # element stride of Y between steps
+    y_batch: Dim  # element stride of Y between batch rows
+    panel: int = 64
+
+
+Kernel = LoopKernel | ContractKernel | RecurrentKernel
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A piece of memory of the plan. kind: "input", "output", "const", "arena", or "alias" of another buffer.
+
+    `index` is the input/output position. An alias shares the memory of `of`, shifted by `shift` elements (same dtype).
+    """
+
+    kind: str
+    dtype: DType
+    shape: Shape
+    index: int = 0
+    of: int = -1
+    shift: Dim = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Run one kernel on buffers; `loc` are the ONNX nodes it implements."""
+
+    kernel: Kernel
+    buffers: tuple[int, ...]
+    loc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """If: run `then` when the BOOL scalar in buffer `cond` is true, else `orelse`."""
+
+    cond: int
+    then: tuple[PlanStep, ...]
+    orelse: tuple[PlanStep, ...]
+    loc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Loop: run `body` at most `trips` (I64 scalar buffer, −1: none) times while BOOL buffer `cond` (−1: none) is true.
+
+    `counter` is an I64 scalar buffer holding the iteration number.
+    """
+
+    trips: int
+    cond: int
+    counter: int
+    body: tuple[PlanStep, ...]
+    loc: tuple[str, ...] = ()
+
+
+PlanStep = Step | Branch | Repeat
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What lowering produces: buffers, constants' bytes (as arrays, by buffer number), and steps in order."""
+
+    buffers: tuple[Buffer, ...]
+    steps: tuple[PlanStep, ...]
+    constants: dict[int, object] = field(default_factory=dict)
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
