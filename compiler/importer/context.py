@@ -1,0 +1,177 @@
+"""What an operator handler sees of the import: attributes, known contents, and a way to emit nodes.
+
+A handler is `def handler(ctx, node, ins) -> Sequence[Value]`: `ins` are the node's input values (None where an
+optional input is absent), the result are its outputs in order (trailing optional ones may be left out).
+Handlers are listed in literal tables `{(operator, since_version): handler}`; an operator outside the default
+domain is written "domain::Operator".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, NodeProto, TensorProto, helper
+
+from ...errors import OnnxImportError
+from ...ir import Const, Dim, DType, Expr, Node, Op, Trait, Value, is_static, prod
+from ...ir.ops import DimTensor
+
+Handler = Callable[["ImportContext", NodeProto, list[Value | None]], Sequence[Value]]
+HandlerTable = Mapping[tuple[str, int], Handler]
+
+# Emitted nodes whose inputs are constants are evaluated at once up to this many elements, so that shapes and scales
+# computed from constants are known to later handlers. Larger ones are left to the folding pass.
+FOLD_LIMIT = 4096
+# Shape arithmetic is about tensors of a few elements; what is larger is data.
+CONTENT_LIMIT = 1024
+
+
+class UnsupportedError(OnnxImportError):
+    """A node uses something that mlc has no lowering for; collected over the whole model by the importer."""
+
+
+class ImportContext:
+    """State of one import. `loc` is that of the node being imported; `opsets` those of the enclosing model or function."""
+
+    def __init__(self, opsets: Mapping[str, int], tensor: Callable[[TensorProto], np.ndarray]) -> None:
+        self.opsets = dict(opsets)
+        self.loc: tuple[str, ...] = ()
+        self.attr_bindings: Mapping[str, AttributeProto] = {}  # of the function being expanded
+        self._tensor = tensor
+        self._contents: dict[Value, np.ndarray] = {}
+        self._fresh = 0
+
+    def opset(self, domain: str = "") -> int:
+        """Version of the operator set in force (0 when the model does not import the domain)."""
+        return self.opsets.get("" if domain == "ai.onnx" else domain, 0)
+
+    def attr(self, node: NodeProto, name: str, default: Any = None) -> Any:
+        """Attribute as int, float, str, tuple, np.ndarray or GraphProto; `default` when absent."""
+        for a in node.attribute:
+            if a.name == name:
+                if a.ref_attr_name:
+                    bound = self.attr_bindings.get(a.ref_attr_name)
+                    return default if bound is None else self._attr_value(bound)
+                return self._attr_value(a)
+        return default
+
+    def _attr_value(self, a: AttributeProto) -> Any:
+        if a.type == AttributeProto.TENSOR:
+            return self._tensor(a.t)
+        value = helper.get_attribute_value(a)
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace")
+        if isinstance(value, (str, int, float)) or not isinstance(value, Sequence):
+            return value
+        return tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in value)
+
+    def emit(self, op: Op, *inputs: Value) -> Node:
+        """Append a node; small pure nodes of constants become constants."""
+        node = Node.make(op, inputs, self.loc)
+        foldable = (
+            Trait.PURE in op.traits
+            and not isinstance(op, Const)
+            and len(node.types) == 1
+            and is_static(node.types[0].shape)
+            and all(isinstance(v.node.op, Const) for v in inputs)
+            and sum(int(v.type.numel) for v in (*inputs, node.out)) <= FOLD_LIMIT
+            and not _symbolic(op)
+        )
+        if not foldable:
+            return node
+        (result,) = op.reference(*(v.node.op.data for v in inputs))  # type: ignore[attr-defined]
+        return Node.make(Const(np.asarray(result, node.types[0].dtype.np)), (), self.loc)
+
+    def const(self, array: object, dtype: DType | None = None) -> Value:
+        """A constant value."""
+        return Node.make(Const(np.asarray(array, dtype.np if dtype else None)), (), self.loc).out
+
+    def known(self, value: Value | None) -> np.ndarray | None:
+        """The constant content, or None when it is not a constant."""
+        if value is not None and isinstance(value.node.op, Const):
+            return value.node.op.data
+        return None
+
+    def content(self, value: Value | None) -> np.ndarray | None:
+        """Small known content as an object array of Dim, bool or Fraction (see `shapes.py`); None when unknown."""
+        if value is None:
+            return None
+        found = self._contents.get(value)
+        if found is not None:
+            return found
+        op = value.node.op
+        if isinstance(op, DimTensor):
+            return _objects(op.dims, op.shape)
+        if isinstance(op, Const) and op.data.size <= CONTENT_LIMIT and op.data.dtype.kind in "iubf":
+            if op.data.dtype.kind == "f":
+                if not np.isfinite(op.data).all():
+                    return None
+                return _objects([whole(Fraction(float(x))) for x in op.data.ravel()], op.data.shape)
+            return _objects([x.item() for x in op.data.ravel()], op.data.shape)
+        return None
+
+    def set_content(self, value: Value, content: np.ndarray) -> None:
+        """Remember what a computed value holds."""
+        self._contents[value] = content
+
+    def dims(self, value: Value | None) -> tuple[Dim, ...] | None:
+        """Known integer content of a tensor of rank 0 or 1; None when unknown."""
+        content = self.content(value)
+        if content is None or content.ndim > 1:
+            return None
+        flat = tuple(content.ravel())
+        return flat if all(isinstance(d, (int, Expr)) and not isinstance(d, bool) for d in flat) else None
+
+    def require_dims(self, value: Value | None, what: str) -> tuple[Dim, ...]:
+        """`dims`, or an OnnxImportError that says `what` has to be known at compile time."""
+        found = self.dims(value)
+        if found is None:
+            raise UnsupportedError(
+                f"{what} is computed from data at run time",
+                expected="a value known at compile time (a constant, or arithmetic on dimensions)",
+                remedy="fix the input's shape with shapes= / --shape, or simplify the model",
+                loc=", ".join(self.loc),
+            )
+        return found
+
+    def require_known(self, value: Value | None, what: str) -> np.ndarray:
+        """`known`, or an OnnxImportError that says `what` has to be a constant."""
+        found = self.known(value)
+        if found is None:
+            raise UnsupportedError(f"{what} is not a constant", expected="a constant", loc=", ".join(self.loc))
+        return found
+
+    def unsupported(self, what: str) -> UnsupportedError:
+        """The error to raise when a handler meets a variant it cannot lower."""
+        return UnsupportedError(what, loc=", ".join(self.loc))
+
+    def dim_tensor(self, content: np.ndarray, dtype: DType) -> Value:
+        """A value holding known dims (a constant when all are numbers)."""
+        flat = list(content.ravel())
+        if all(not isinstance(d, Expr) for d in flat):
+            return self.const(np.array([float(d) if isinstance(d, Fraction) else d for d in flat]).reshape(content.shape), dtype)
+        return Node.make(DimTensor(tuple(flat), tuple(content.shape), dtype), (), self.loc).out
+
+
+def whole(x: Fraction) -> int | Fraction:
+    """A fraction as an int where it is one."""
+    return int(x) if x.denominator == 1 else x
+
+
+def _objects(flat: Sequence[Any], shape: Sequence[Any]) -> np.ndarray:
+    out = np.empty(int(prod(tuple(shape))), object)
+    for i, x in enumerate(flat):
+        out[i] = x
+    return out.reshape([int(d) for d in shape])
+
+
+def _symbolic(op: Op) -> bool:
+    """True when a field of the op holds a symbolic dim (its reference cannot run)."""
+    for name in op.__dataclass_fields__:
+        value = getattr(op, name)
+        if isinstance(value, Expr) or (isinstance(value, tuple) and any(isinstance(x, Expr) for x in value)):
+            return True
+    return False
