@@ -1,0 +1,25 @@
+"""Where fetched and exported models are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def models_dir() -> Path:
+    """The folder of fetched and exported models: `MLC_MODELS_DIR`, else `mlc/models` in the user's cache folder."""
+    given = os.environ.get("MLC_MODELS_DIR")
+    if given:
+        return Path(given)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "mlc" / "models"
+
+
+def real_dir() -> Path:
+    """The folder of fetched real models."""
+    return models_dir() / "real"
+
+
+def suite_dir() -> Path:
+    """The folder of the exported benchmark suite."""
+    return models_dir() / "suite"
