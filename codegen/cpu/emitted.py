@@ -1,0 +1,33 @@
+"""What every CPU emitter returns: LLVM text of one function over a slice of parallel work units."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from ...ir import Dim
+
+PLACEHOLDER = "mlc_kernel"  # name of the function before it is known by the hash of its text
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """`void symbol(ptr* bufs, i64* dims, i64 begin, i64 end)` runs units [begin, end) of `units`.
+
+    `dims` are the values (static or symbolic) the function reads from its table, in order. Equal text has an equal symbol.
+    `unit_cost` is the approximate number of scalar operations of one unit; `flops` and `bytes` are of the whole kernel.
+    """
+
+    ir_text: str
+    symbol: str
+    dims: tuple[Dim, ...]
+    units: Dim
+    unit_cost: Dim
+    flops: Dim
+    bytes: Dim
+
+
+def named(ir_text: str) -> tuple[str, str]:
+    """(text, symbol) with the placeholder name replaced by one derived from the content."""
+    symbol = "mlc_" + hashlib.sha256(ir_text.encode()).hexdigest()[:24]
+    return ir_text.replace(PLACEHOLDER, symbol), symbol
