@@ -1,0 +1,153 @@
+"""The driver: ONNX in, module out. Each stage is one line here, and lives in its own folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..codegen.cpu.emit import emit
+from ..codegen.cpu.emitted import Emitted
+from ..codegen.cpu.parallel import CompilePool
+from ..codegen.cpu.target import CpuTarget
+from ..codegen.kernel import Branch, Kernel, Plan, PlanStep, Repeat, Step
+from ..codegen.lower import LowerOptions, lower
+from ..errors import TargetError
+from ..ir import Graph
+from ..passes import PassContext, optimize
+from ..runtime.module import Module
+from .assemble import assemble
+from .dump import Dump
+from .importer import import_model
+
+if TYPE_CHECKING:
+    import onnx
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Compilation:
+    """What one compilation produced, stage by stage, with the seconds each took."""
+
+    target: CpuTarget
+    graph: Graph
+    plan: Plan
+    emitted: dict[int, Emitted]  # by id() of a step of the plan
+    objects: dict[str, bytes]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def compile(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    target: str = "cpu",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    threads: int | None = None,
+    opt_level: int = 3,
+    dump: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Module:
+    """Compile an ONNX model to a module that runs it.
+
+    Args:
+        model: path, serialized bytes, or ModelProto.
+        target: "cpu" (this machine), or "cpu:NAME" with an LLVM CPU name such as x86-64-v3 or znver4.
+        shapes: sizes that replace symbolic dims, by input name.
+        threads: threads that `run` may use; the module's default when None.
+        opt_level: 0 (only what lowering needs) to 3.
+        dump: a folder to write every stage to.
+        progress: called with (stage, done, total).
+
+    Raises:
+        MlcError: a typed error that says what was found, what was expected and what to do.
+    """
+    result = compile_stages(model, target=target, shapes=shapes, opt_level=opt_level, dump=dump, progress=progress)
+    parts = assemble(result.plan, result.emitted, result.objects, result.target)
+    return Module(parts, threads=threads)
+
+
+def compile_stages(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    target: str = "cpu",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    opt_level: int = 3,
+    dump: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Compilation:
+    """All stages up to object code. Arguments and errors as `compile`."""
+    if target.partition(":")[0] != "cpu":
+        raise TargetError(f"target {target!r}", expected="cpu or cpu:NAME", remedy="GPU targets are not built in yet.")
+    tell = progress or (lambda stage, done, total: None)
+    cpu = CpuTarget.parse(target)
+    writer = Dump(Path(dump)) if dump is not None else None
+    clock = _Clock()
+    with CompilePool(cpu) as pool:
+        tell("import", 0, 1)
+        graph = import_model(model, shapes)
+        clock.lap("import")
+        tell("optimize", 0, 1)
+        graph = optimize(graph, PassContext(opt_level=opt_level, dump=writer.graph if writer else None))
+        clock.lap("optimize")
+        tell("lower", 0, 1)
+        plan = lower(graph, LowerOptions(opt_level=opt_level))
+        clock.lap("lower")
+        emitted = _emit_all(plan, cpu)
+        clock.lap("emit")
+        texts = {e.symbol: e.ir_text for e in emitted.values()}
+        count = 0
+
+        def done(symbol: str) -> None:
+            nonlocal count
+            count += 1
+            tell("compile", count, len(texts))
+
+        objects = pool.compile(texts, done)
+        clock.lap("compile")
+    result = Compilation(cpu, graph, plan, emitted, objects, clock.seconds)
+    if writer:
+        writer.kernels(result)
+    return result
+
+
+def steps_of(steps: Sequence[PlanStep]) -> list[Step]:
+    """All kernel steps, those inside branches and loops included, in program order."""
+    found: list[Step] = []
+    stack: list[PlanStep] = list(reversed(steps))
+    while stack:
+        match stack.pop():
+            case Step() as s:
+                found.append(s)
+            case Branch(then=then, orelse=orelse):
+                stack.extend(reversed(then + orelse))
+            case Repeat(body=body):
+                stack.extend(reversed(body))
+    return found
+
+
+def _emit_all(plan: Plan, cpu: CpuTarget) -> dict[int, Emitted]:
+    by_kernel: dict[int, Emitted] = {}
+    out: dict[int, Emitted] = {}
+    for step in steps_of(plan.steps):
+        kernel: Kernel = step.kernel
+        if id(kernel) not in by_kernel:
+            by_kernel[id(kernel)] = emit(kernel, cpu)
+        out[id(step)] = by_kernel[id(kernel)]
+    return out
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self._last = now
+
+

@@ -1,0 +1,44 @@
+"""`--dump DIR`: every stage as text, numbered, and the seconds each took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..ir import Graph
+from ..ir.printer import print_graph
+
+if TYPE_CHECKING:
+    from .api import Compilation
+
+
+class Dump:
+    """Writes into a folder, which is made if missing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._count = 0
+
+    def graph(self, name: str, graph: Graph) -> None:
+        """`NN_name.ir`: the graph after a pass."""
+        (self.folder / f"{self._count:02d}_{name}.ir").write_text(print_graph(graph))
+        self._count += 1
+
+    def kernels(self, result: Compilation) -> None:
+        """`kernels/SYMBOL.{ll,o}`, `plan.txt` and `times.json`."""
+        folder = self.folder / "kernels"
+        folder.mkdir(exist_ok=True)
+        for emitted in result.emitted.values():
+            (folder / f"{emitted.symbol}.ll").write_text(emitted.ir_text)
+        for symbol, code in result.objects.items():
+            (folder / f"{symbol}.o").write_bytes(code)
+        lines = [f"buffer {i}: {b.kind} {b.dtype.value}{list(b.shape)}" for i, b in enumerate(result.plan.buffers)]
+        from .api import steps_of
+
+        for step in steps_of(result.plan.steps):
+            emitted = result.emitted[id(step)]
+            lines.append(f"{emitted.symbol} {step.buffers} units={emitted.units} ; {' + '.join(step.loc)}")
+        (self.folder / "plan.txt").write_text("\n".join(map(str, lines)) + "\n")
+        (self.folder / "times.json").write_text(json.dumps(result.seconds, indent=2) + "\n")
