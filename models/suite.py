@@ -64,6 +64,11 @@ def export(name: str, *, force: bool = False) -> Path:
     partial = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
         with torch.no_grad():
+            options: dict[str, Any] = {"external_data": False, "dynamo": True}
+            if _batch_norms(module):
+                # The newer exporter folds batch norms (or, told not to optimize, hides them behind Expand and CastLike);
+                # folding them is the compiler's work to show, so these models keep them.
+                options = {"dynamo": False, "training": torch.onnx.TrainingMode.PRESERVE}
             torch.onnx.export(
                 module,
                 example,
@@ -71,9 +76,8 @@ def export(name: str, *, force: bool = False) -> Path:
                 input_names=list(entry.inputs),
                 output_names=list(entry.outputs),
                 opset_version=OPSET,
-                external_data=False,
-                dynamo=True,
                 verbose=False,
+                **options,
             )
         partial.replace(path)
     finally:
@@ -86,11 +90,17 @@ def export(name: str, *, force: bool = False) -> Path:
 # --- builders ---------------------------------------------------------------------------------------------------------
 
 
+def _batch_norms(module: torch.nn.Module) -> list[Any]:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return [m for m in module.modules() if isinstance(m, _BatchNorm)]
+
+
 def _settle_batch_norms(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> None:
     """Gives every batch norm random scales and shifts, and the statistics that a forward pass over noise then measures."""
     import torch
 
-    norms = [m for m in module.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = _batch_norms(module)
     module.eval()
     with torch.no_grad():
         for norm in norms:
