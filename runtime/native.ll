@@ -1,0 +1,471 @@
+; The native part of the runtime: one thread pool for the process, and the interpreter of module programs.
+; Compiled once per process by runtime/native.py, which substitutes $FUTEX$ (the system call number) and $PAUSE$ (the
+; spin-wait hint instruction) for the machine at hand.
+;
+; A parallel step is published in @pool by the one caller that holds `busy`; callers that find it held run their step
+; alone, so every caller makes progress. Protocol, all on the 64-bit word `ctl` = generation:32 | open:1 | limit:15 | joined:16
+;   caller:  fill in the job, next = left = 0; ctl = new generation | open | limit; wake sleepers; run chunks;
+;            clear `open` (the old value tells how many joined); wait until left == joined.
+;   worker:  on an open new generation with joined < limit, joined + 1 by compare-and-swap; run chunks; left + 1.
+; A worker that comes late finds the job closed and touches nothing, so the caller never waits for sleepers.
+
+%Pool = type {
+  i64, [15 x i64],                 ;  0 ctl
+  i64, [15 x i64],                 ;  2 next: first unit not yet taken
+  i32, i32, [15 x i64],            ;  4 left, 5 parked: the caller sleeps on `left`
+  i32, i32, i32, i32, [14 x i64],  ;  7 busy, 8 sleepers, 9 workers, 10 unused
+  ptr, ptr, ptr, i64, i64          ; 12 fn, 13 bufs, 14 dims, 15 units, 16 chunk
+}
+@pool = internal global %Pool zeroinitializer, align 128
+
+; Execution context, laid out by runtime/native.py.
+%Ctx = type {
+  ptr,  ; 0 program: i64 words
+  i64,  ; 1 number of words
+  ptr,  ; 2 fns: kernel entry points
+  ptr,  ; 3 bufs: pointer of each buffer
+  ptr,  ; 4 dims: i64 value of each slot
+  i64,  ; 5 threads
+  ptr,  ; 6 scratch for gathered operands: 8 bytes each, for the largest call
+  ptr   ; 7 null, or per program word: at a call's word += nanoseconds, at the next += 1
+}
+
+%Timespec = type { i64, i64 }
+
+declare i64 @syscall(i64, ...)
+declare i32 @clock_gettime(i32, ptr)
+declare i32 @sched_yield()
+declare i32 @pthread_create(ptr, ptr, ptr, ptr)
+declare i32 @pthread_attr_init(ptr)
+declare i32 @pthread_attr_setdetachstate(ptr, i32)
+declare i32 @pthread_attr_setstacksize(ptr, i64)
+declare i32 @pthread_attr_destroy(ptr)
+declare i32 @pthread_sigmask(i32, ptr, ptr)
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+declare i64 @llvm.umin.i64(i64, i64)
+declare i64 @llvm.umax.i64(i64, i64)
+
+define internal i64 @now() {
+  %ts = alloca %Timespec
+  %r = call i32 @clock_gettime(i32 1, ptr %ts)
+  %s = load i64, ptr %ts
+  %np = getelementptr %Timespec, ptr %ts, i32 0, i32 1
+  %n = load i64, ptr %np
+  %sn = mul i64 %s, 1000000000
+  %t = add i64 %sn, %n
+  ret i64 %t
+}
+
+define internal void @futex_wait(ptr %word, i32 %seen) noinline {
+  %v = zext i32 %seen to i64
+  %r = call i64 (i64, ...) @syscall(i64 $FUTEX$, ptr %word, i64 128, i64 %v, ptr null, ptr null, i64 0)
+  ret void
+}
+
+define internal void @futex_wake(ptr %word, i64 %count) noinline {
+  %r = call i64 (i64, ...) @syscall(i64 $FUTEX$, ptr %word, i64 129, i64 %count, ptr null, ptr null, i64 0)
+  ret void
+}
+
+; A few spin-wait hints; true while the deadline (set on the first call, when 0) lies ahead.
+define internal i1 @spin(ptr %deadline) noinline {
+entry:
+  br label %pause
+pause:
+  %i = phi i32 [ 0, %entry ], [ %i1, %pause ]
+  call void asm sideeffect "$PAUSE$", "~{memory}"()
+  %i1 = add i32 %i, 1
+  %more = icmp ult i32 %i1, 2
+  br i1 %more, label %pause, label %clock
+clock:
+  %t = call i64 @now()
+  %d = load i64, ptr %deadline
+  %first = icmp eq i64 %d, 0
+  br i1 %first, label %set, label %check
+set:
+  %end = add i64 %t, 60000
+  store i64 %end, ptr %deadline
+  ret i1 true
+check:
+  %ok = icmp slt i64 %t, %d
+  ret i1 %ok
+}
+
+; Take chunks of the published job until none is left.
+define internal void @chunks() {
+entry:
+  %fn = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 12)
+  %bufs = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
+  %dims = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
+  %units = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
+  %chunk = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 16)
+  br label %take
+take:
+  %begin = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 2), i64 %chunk monotonic
+  %some = icmp ult i64 %begin, %units
+  br i1 %some, label %work, label %done
+work:
+  %e = add i64 %begin, %chunk
+  %end = call i64 @llvm.umin.i64(i64 %e, i64 %units)
+  call void %fn(ptr %bufs, ptr %dims, i64 %begin, i64 %end)
+  br label %take
+done:
+  ret void
+}
+
+define internal ptr @worker(ptr %arg) {
+entry:
+  %deadline = alloca i64
+  %gen0 = ptrtoint ptr %arg to i64
+  br label %idle
+idle:
+  %seen0 = phi i64 [ %gen0, %entry ], [ %gen, %missed ], [ %gen, %leave ], [ %seen, %unpark ]
+  store i64 0, ptr %deadline
+  br label %poll
+poll:
+  %seen = phi i64 [ %seen0, %idle ], [ %seen, %wait ]
+  %ctl = load atomic i64, ptr @pool acquire, align 8
+  %gen.a = lshr i64 %ctl, 32
+  %same = icmp eq i64 %gen.a, %seen
+  br i1 %same, label %wait, label %try
+wait:
+  %keep = call i1 @spin(ptr %deadline)
+  br i1 %keep, label %poll, label %park
+park:
+  %s0 = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8), i32 1 seq_cst
+  %seen32 = trunc i64 %seen to i32
+  call void @futex_wait(ptr getelementptr (i8, ptr @pool, i64 4), i32 %seen32)
+  br label %unpark
+unpark:
+  %s1 = atomicrmw sub ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8), i32 1 seq_cst
+  br label %idle
+try:
+  %c = phi i64 [ %ctl, %poll ], [ %c.new, %join ]
+  %gen = lshr i64 %c, 32
+  %o = and i64 %c, 2147483648
+  %open = icmp ne i64 %o, 0
+  %joined = and i64 %c, 65535
+  %l0 = lshr i64 %c, 16
+  %limit = and i64 %l0, 32767
+  %room = icmp ult i64 %joined, %limit
+  %may = and i1 %open, %room
+  br i1 %may, label %join, label %missed
+missed:
+  br label %idle
+join:
+  %c1 = add i64 %c, 1
+  %x = cmpxchg ptr @pool, i64 %c, i64 %c1 acq_rel acquire, align 8
+  %c.new = extractvalue { i64, i1 } %x, 0
+  %won = extractvalue { i64, i1 } %x, 1
+  br i1 %won, label %run, label %try
+run:
+  call void @chunks()
+  %n0 = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4), i32 1 seq_cst
+  %p = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5) seq_cst, align 4
+  %asleep = icmp ne i32 %p, 0
+  br i1 %asleep, label %wake, label %leave
+wake:
+  call void @futex_wake(ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4), i64 1)
+  br label %leave
+leave:
+  br label %idle
+}
+
+; Bring the number of workers to %want (caller holds `busy`); returns how many there are.
+define internal i32 @grow(i32 %want) noinline {
+entry:
+  %attr = alloca [128 x i8], align 16
+  %all = alloca [128 x i8], align 16
+  %old = alloca [128 x i8], align 16
+  %thread = alloca i64
+  call void @llvm.memset.p0.i64(ptr %all, i8 -1, i64 128, i1 false)
+  ; signals belong to the threads of the application
+  %m0 = call i32 @pthread_sigmask(i32 2, ptr %all, ptr %old)
+  %a0 = call i32 @pthread_attr_init(ptr %attr)
+  %a1 = call i32 @pthread_attr_setdetachstate(ptr %attr, i32 1)
+  %a2 = call i32 @pthread_attr_setstacksize(ptr %attr, i64 8388608)
+  %ctl = load atomic i64, ptr @pool monotonic, align 8
+  %gen = lshr i64 %ctl, 32
+  %arg = inttoptr i64 %gen to ptr
+  br label %next
+next:
+  %n = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9) monotonic, align 4
+  %few = icmp ult i32 %n, %want
+  br i1 %few, label %create, label %done
+create:
+  %rc = call i32 @pthread_create(ptr %thread, ptr %attr, ptr @worker, ptr %arg)
+  %ok = icmp eq i32 %rc, 0
+  br i1 %ok, label %count, label %done
+count:
+  %n1 = add i32 %n, 1
+  store atomic i32 %n1, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9) monotonic, align 4
+  br label %next
+done:
+  %d0 = call i32 @pthread_attr_destroy(ptr %attr)
+  %m1 = call i32 @pthread_sigmask(i32 2, ptr %old, ptr null)
+  ret i32 %n
+}
+
+; Run [0, units) of one kernel on up to %threads threads, at least %grain units at a time.
+define void @mlc_parallel(ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64 %threads) {
+entry:
+  %deadline = alloca i64
+  %few = icmp ule i64 %units, %grain
+  %one = icmp ule i64 %threads, 1
+  %alone = or i1 %few, %one
+  br i1 %alone, label %serial, label %acquire
+serial:
+  call void %fn(ptr %bufs, ptr %dims, i64 0, i64 %units)
+  ret void
+acquire:
+  %held = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 7) monotonic, align 4
+  %free = icmp eq i32 %held, 0
+  br i1 %free, label %swap, label %serial
+swap:
+  %x = cmpxchg ptr getelementptr (%Pool, ptr @pool, i32 0, i32 7), i32 0, i32 1 acquire monotonic, align 4
+  %won = extractvalue { i32, i1 } %x, 1
+  br i1 %won, label %plan, label %serial
+plan:
+  ; four chunks a thread: enough to even out, few enough to stay cheap
+  %t4 = shl i64 %threads, 2
+  %t4m = sub i64 %t4, 1
+  %u1 = add i64 %units, %t4m
+  %even = udiv i64 %u1, %t4
+  %c0 = call i64 @llvm.umax.i64(i64 %even, i64 %grain)
+  %chunk = call i64 @llvm.umax.i64(i64 %c0, i64 1)
+  %cm = sub i64 %chunk, 1
+  %u2 = add i64 %units, %cm
+  %pieces = udiv i64 %u2, %chunk
+  %p0 = call i64 @llvm.umin.i64(i64 %pieces, i64 %threads)
+  %p1 = call i64 @llvm.umin.i64(i64 %p0, i64 256)
+  %helpers = sub i64 %p1, 1
+  %h32 = trunc i64 %helpers to i32
+  %have = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9) monotonic, align 4
+  %enough = icmp uge i32 %have, %h32
+  br i1 %enough, label %publish, label %more
+more:
+  %grown = call i32 @grow(i32 %h32)
+  br label %publish
+publish:
+  store ptr %fn, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 12)
+  store ptr %bufs, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
+  store ptr %dims, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
+  store i64 %units, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
+  store i64 %chunk, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 16)
+  store atomic i64 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 2) monotonic, align 8
+  store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4) monotonic, align 4
+  %ctl = load atomic i64, ptr @pool monotonic, align 8
+  %g0 = lshr i64 %ctl, 32
+  %g1 = add i64 %g0, 1
+  %g2 = shl i64 %g1, 32
+  %lim = shl i64 %helpers, 16
+  %w0 = or i64 %g2, %lim
+  %w1 = or i64 %w0, 2147483648
+  store atomic i64 %w1, ptr @pool seq_cst, align 8
+  %sleepers = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8) seq_cst, align 4
+  %none = icmp eq i32 %sleepers, 0
+  br i1 %none, label %work, label %wake
+wake:
+  call void @futex_wake(ptr getelementptr (i8, ptr @pool, i64 4), i64 %helpers)
+  br label %work
+work:
+  call void @chunks()
+  %closed = atomicrmw and ptr @pool, i64 -2147483649 acq_rel
+  %j0 = and i64 %closed, 65535
+  %joined = trunc i64 %j0 to i32
+  store i64 0, ptr %deadline
+  br label %join
+join:
+  %left = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4) acquire, align 4
+  %all = icmp eq i32 %left, %joined
+  br i1 %all, label %release, label %wait
+wait:
+  %keep = call i1 @spin(ptr %deadline)
+  br i1 %keep, label %join, label %park
+park:
+  store atomic i32 1, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5) seq_cst, align 4
+  %left2 = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4) seq_cst, align 4
+  %all2 = icmp eq i32 %left2, %joined
+  br i1 %all2, label %unpark, label %sleep
+sleep:
+  call void @futex_wait(ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4), i32 %left2)
+  br label %unpark
+unpark:
+  store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5) seq_cst, align 4
+  br label %join
+release:
+  store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 7) release, align 4
+  ret void
+}
+
+; After a fork only the calling thread exists in the child: forget the workers, they start again on demand.
+define void @mlc_forget() {
+  store i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5)
+  store i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8)
+  store i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9)
+  store i64 0, ptr @pool
+  store i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 7)
+  ret void
+}
+
+define i64 @mlc_workers() {
+  %n = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9) monotonic, align 4
+  %r = zext i32 %n to i64
+  ret i64 %r
+}
+
+; table[ids[i]] for i < n, into %out.
+define internal void @gather(ptr %out, ptr %table, ptr %ids, i64 %n) {
+entry:
+  %any = icmp ne i64 %n, 0
+  br i1 %any, label %loop, label %done
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i1, %loop ]
+  %idp = getelementptr i64, ptr %ids, i64 %i
+  %id = load i64, ptr %idp
+  %src = getelementptr i64, ptr %table, i64 %id
+  %v = load i64, ptr %src
+  %dst = getelementptr i64, ptr %out, i64 %i
+  store i64 %v, ptr %dst
+  %i1 = add i64 %i, 1
+  %more = icmp ult i64 %i1, %n
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+
+define internal ptr @buffer(ptr %bufs, ptr %word) {
+  %id = load i64, ptr %word
+  %p = getelementptr ptr, ptr %bufs, i64 %id
+  %b = load ptr, ptr %p
+  ret ptr %b
+}
+
+; Run a program. 0: done, 1: unknown instruction. Programs are checked when they are loaded, not here.
+;   1 fn nbufs ndims units_slot grain_slot bufs.. dims..    call
+;   2 target                                                 jump
+;   3 buf target                                             jump if the bool in buf is false
+;   4 buf / 5 buf                                            i64 in buf += 1 / = 0
+;   6 a b target                                             jump if i64 in a >= i64 in b
+define i32 @mlc_run(ptr %ctx) {
+entry:
+  %p0 = getelementptr %Ctx, ptr %ctx, i32 0, i32 0
+  %prog = load ptr, ptr %p0
+  %p1 = getelementptr %Ctx, ptr %ctx, i32 0, i32 1
+  %words = load i64, ptr %p1
+  %p2 = getelementptr %Ctx, ptr %ctx, i32 0, i32 2
+  %fns = load ptr, ptr %p2
+  %p3 = getelementptr %Ctx, ptr %ctx, i32 0, i32 3
+  %bufs = load ptr, ptr %p3
+  %p4 = getelementptr %Ctx, ptr %ctx, i32 0, i32 4
+  %dims = load ptr, ptr %p4
+  %p5 = getelementptr %Ctx, ptr %ctx, i32 0, i32 5
+  %threads = load i64, ptr %p5
+  %p6 = getelementptr %Ctx, ptr %ctx, i32 0, i32 6
+  %scratch = load ptr, ptr %p6
+  %p7 = getelementptr %Ctx, ptr %ctx, i32 0, i32 7
+  %times = load ptr, ptr %p7
+  %timed = icmp ne ptr %times, null
+  br label %fetch
+fetch:
+  %pc = phi i64 [ 0, %entry ], [ %pc.call, %called ], [ %pc.call, %record ], [ %w1, %jump ], [ %pc.br, %branch ],
+                [ %pc.inc, %step2 ], [ %pc.ge, %compare ]
+  %in = icmp ult i64 %pc, %words
+  br i1 %in, label %decode, label %end
+end:
+  ret i32 0
+bad:
+  ret i32 1
+decode:
+  %at = getelementptr i64, ptr %prog, i64 %pc
+  %op = load i64, ptr %at
+  %at1 = getelementptr i64, ptr %at, i64 1
+  %at2 = getelementptr i64, ptr %at, i64 2
+  %w1 = load i64, ptr %at1
+  switch i64 %op, label %bad [ i64 1, label %call i64 2, label %jump i64 3, label %branch
+                               i64 4, label %increment i64 5, label %clear i64 6, label %compare ]
+call:
+  %nbufs = load i64, ptr %at2
+  %at3 = getelementptr i64, ptr %at, i64 3
+  %ndims = load i64, ptr %at3
+  %at4 = getelementptr i64, ptr %at, i64 4
+  %us = load i64, ptr %at4
+  %at5 = getelementptr i64, ptr %at, i64 5
+  %gs = load i64, ptr %at5
+  %at6 = getelementptr i64, ptr %at, i64 6
+  %atd = getelementptr i64, ptr %at6, i64 %nbufs
+  %sdims = getelementptr i64, ptr %scratch, i64 %nbufs
+  call void @gather(ptr %scratch, ptr %bufs, ptr %at6, i64 %nbufs)
+  call void @gather(ptr %sdims, ptr %dims, ptr %atd, i64 %ndims)
+  %operands = add i64 %nbufs, %ndims
+  %size = add i64 %operands, 6
+  %pc.call = add i64 %pc, %size
+  %usp = getelementptr i64, ptr %dims, i64 %us
+  %units = load i64, ptr %usp
+  %gsp = getelementptr i64, ptr %dims, i64 %gs
+  %grain = load i64, ptr %gsp
+  %fnp = getelementptr ptr, ptr %fns, i64 %w1
+  %fn = load ptr, ptr %fnp
+  br i1 %timed, label %measure, label %untimed
+untimed:
+  %work = icmp sgt i64 %units, 0
+  br i1 %work, label %invoke, label %called
+invoke:
+  call void @mlc_parallel(ptr %fn, ptr %scratch, ptr %sdims, i64 %units, i64 %grain, i64 %threads)
+  br label %called
+called:
+  br label %fetch
+measure:
+  %t0 = call i64 @now()
+  %mwork = icmp sgt i64 %units, 0
+  br i1 %mwork, label %minvoke, label %record
+minvoke:
+  call void @mlc_parallel(ptr %fn, ptr %scratch, ptr %sdims, i64 %units, i64 %grain, i64 %threads)
+  br label %record
+record:
+  %t1 = call i64 @now()
+  %dt = sub i64 %t1, %t0
+  %tp = getelementptr i64, ptr %times, i64 %pc
+  %told = load i64, ptr %tp
+  %tnew = add i64 %told, %dt
+  store i64 %tnew, ptr %tp
+  %np = getelementptr i64, ptr %tp, i64 1
+  %nold = load i64, ptr %np
+  %nnew = add i64 %nold, 1
+  store i64 %nnew, ptr %np
+  br label %fetch
+jump:
+  br label %fetch
+branch:
+  %bb = call ptr @buffer(ptr %bufs, ptr %at1)
+  %flag = load i8, ptr %bb
+  %false = icmp eq i8 %flag, 0
+  %to = load i64, ptr %at2
+  %pc3 = add i64 %pc, 3
+  %pc.br = select i1 %false, i64 %to, i64 %pc3
+  br label %fetch
+increment:
+  %ib = call ptr @buffer(ptr %bufs, ptr %at1)
+  %iv = load i64, ptr %ib, align 1
+  %iv1 = add i64 %iv, 1
+  store i64 %iv1, ptr %ib, align 1
+  br label %step2
+clear:
+  %zb = call ptr @buffer(ptr %bufs, ptr %at1)
+  store i64 0, ptr %zb, align 1
+  br label %step2
+step2:
+  %pc.inc = add i64 %pc, 2
+  br label %fetch
+compare:
+  %ga = call ptr @buffer(ptr %bufs, ptr %at1)
+  %gb = call ptr @buffer(ptr %bufs, ptr %at2)
+  %av = load i64, ptr %ga, align 1
+  %bv = load i64, ptr %gb, align 1
+  %ge = icmp sge i64 %av, %bv
+  %atg = getelementptr i64, ptr %at, i64 3
+  %target = load i64, ptr %atg
+  %pc4 = add i64 %pc, 4
+  %pc.ge = select i1 %ge, i64 %target, i64 %pc4
+  br label %fetch
+}

@@ -1,0 +1,155 @@
+"""Loads native code: the thread pool and program interpreter (native.ll), and object files of modules."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import tempfile
+import threading
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from ..errors import TargetError
+
+_MACHINES = {"x86_64": ("202", "pause"), "aarch64": ("98", "yield")}  # futex system call, spin-wait hint
+
+
+class Context(ctypes.Structure):
+    """%Ctx of native.ll. All pointers as integers; whoever fills it in keeps the memory alive."""
+
+    _fields_ = [
+        ("program", ctypes.c_size_t),
+        ("words", ctypes.c_int64),
+        ("fns", ctypes.c_size_t),
+        ("bufs", ctypes.c_size_t),
+        ("dims", ctypes.c_size_t),
+        ("threads", ctypes.c_int64),
+        ("scratch", ctypes.c_size_t),
+        ("times", ctypes.c_size_t),
+    ]
+
+
+@dataclass(frozen=True)
+class Native:
+    """Entry points of native.ll; `run(address of a Context)` and the pool's `forget`, `workers`, `parallel`."""
+
+    run: Any
+    forget: Any
+    workers: Any
+    parallel: Any
+
+
+class Code:
+    """Object files loaded into the process; unloaded when this is collected."""
+
+    def __init__(self, objects: list[bytes]) -> None:
+        with _LOCK:
+            _initialize()
+            machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+            empty = llvm.parse_assembly("")
+            self._engine = llvm.create_mcjit_compiler(empty, machine)
+            for blob in objects:
+                self._engine.add_object_file(llvm.ObjectFileRef.from_data(blob))
+            self._engine.finalize_object()
+
+    def address(self, symbol: str) -> int:
+        """Address of a function, 0 when absent."""
+        with _LOCK:
+            return self._engine.get_function_address(symbol)
+
+    def keep(self) -> None:
+        """Never unload; no more addresses can be asked for."""
+        self._engine.detach()
+
+
+_LOCK = threading.Lock()
+_native: Native | None = None
+_initialized = False
+
+
+def _initialize() -> None:
+    global _initialized
+    if not _initialized:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        llvm.initialize_native_asmparser()  # for the inline assembly of native.ll
+        _initialized = True
+
+
+def native() -> Native:
+    """The runtime's entry points, compiled on first use. Raises TargetError on an unsupported machine."""
+    global _native
+    if _native is None:
+        code = Code([_object()])
+        i64, ptr = ctypes.c_int64, ctypes.c_size_t
+        loaded = Native(
+            run=ctypes.CFUNCTYPE(ctypes.c_int, ptr)(code.address("mlc_run")),
+            forget=ctypes.CFUNCTYPE(None)(code.address("mlc_forget")),
+            workers=ctypes.CFUNCTYPE(i64)(code.address("mlc_workers")),
+            parallel=ctypes.CFUNCTYPE(None, ptr, ptr, ptr, i64, i64, i64)(code.address("mlc_parallel")),
+        )
+        code.keep()  # workers run in it until the process ends
+        with _LOCK:
+            if _native is None:  # of two threads that come here at once, one wins: there is one pool
+                os.register_at_fork(after_in_child=loaded.forget)
+                _native = loaded
+    return _native
+
+
+def _object() -> bytes:
+    name = os.uname().machine
+    if name not in _MACHINES or os.uname().sysname != "Linux":
+        raise TargetError(f"this machine is {os.uname().sysname} {name}", expected="Linux on x86_64 or aarch64")
+    futex, pause = _MACHINES[name]
+    text = resources.files(__package__).joinpath("native.ll").read_text("utf-8")
+    text = text.replace("$FUTEX$", futex).replace("$PAUSE$", pause)
+    key = f"{text}\n{llvmlite.__version__} {llvm.llvm_version_info} {llvm.get_process_triple()}"
+    path = cache_dir() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:32]}.o"
+    cached = _read_cache(path)
+    if cached is not None:
+        return cached
+    with _LOCK:
+        _initialize()
+        module = llvm.parse_assembly(text)
+        machine = llvm.Target.from_default_triple().create_target_machine(opt=2, reloc="pic", codemodel="default", jit=True)
+        module.triple, module.data_layout = machine.triple, str(machine.target_data)
+        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+        builder.getModulePassManager().run(module, builder)
+        blob = machine.emit_object(module)
+    _write_cache(path, blob)
+    return blob
+
+
+def cache_dir() -> Path:
+    """Folder of files that may be deleted any time: MLC_CACHE_DIR, or mlc under the user's cache folder."""
+    chosen = os.environ.get("MLC_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "mlc"
+
+
+def _read_cache(path: Path) -> bytes | None:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None
+
+
+def _write_cache(path: Path, blob: bytes) -> None:
+    # A cache that cannot be written costs time, nothing else.
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "wb") as f:
+            f.write(hashlib.sha256(blob).digest() + blob)
+        os.replace(temporary, path)
+    except OSError:
+        return
