@@ -16,7 +16,7 @@ from .nn import wide
 
 @dataclass(frozen=True)
 class MatMul(Op):
-    """(a[…, M, K], b[…, K, N]) -> […, M, N], leading axes broadcast. Both of rank ≥ 2 and of one dtype, which is the result's."""
+    """(a[…, M, K], b[…, K, N]) -> […, M, N], leading axes broadcast. Both of rank ≥ 2 and of one dtype, the result's."""
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         a, b = types
@@ -49,7 +49,7 @@ class Attention(Op):
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         q, k, v = types[:3]
         if len(types) not in (3, 4) or any(t.rank != 4 for t in (q, k, v)):
-            raise VerifyError(f"attention: operands {', '.join(map(str, types))}", expected="q, k, v of rank 4, and maybe a mask")
+            raise VerifyError(f"attention: {', '.join(map(str, types))}", expected="q, k, v of rank 4, maybe a mask")
         if len({t.dtype for t in types}) > 1:
             raise VerifyError(f"attention: operand dtypes {', '.join(t.dtype.value for t in types)}", expected="one dtype")
         heads, kv_heads = q.shape[1], k.shape[1]

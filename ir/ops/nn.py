@@ -91,8 +91,9 @@ class Conv(Op):
     def out_spatial(self, spatial: Shape, kernel: Sequence[int]) -> Shape:
         return tuple(
             floordiv(n + lo + hi - d * (k - 1) - 1, s) + 1
-            for n, lo, hi, d, k, s in zip(spatial, self.pads_lo, self.pads_hi, self.dilations, kernel, self.strides, strict=True)
-        )
+            for n, lo, hi, d, k, s in zip(spatial, self.pads_lo, self.pads_hi, self.dilations, kernel, self.strides,
+                                          strict=True)
+        )  # fmt: skip
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         x, w = types
@@ -174,8 +175,9 @@ class ConvTranspose(Op):
         for tap in _taps(kernel):
             wt = w[tap].astype(acc_type, copy=False).reshape(og, g, c // g).transpose(1, 2, 0)
             part = (rows @ wt).transpose(1, 0, 2).reshape(n, *spatial, g * og)
-            at = (slice(None), *(slice(z + t * d, z + t * d + (i - 1) * s + 1, s)
-                                 for t, d, i, s, z in zip(tap, self.dilations, spatial, self.strides, shift, strict=True)))  # fmt: skip
+            start = [z + t * d for t, d, z in zip(tap, self.dilations, shift, strict=True)]
+            ends = [a + (i - 1) * s + 1 for a, i, s in zip(start, spatial, self.strides, strict=True)]
+            at = (slice(None), *map(slice, start, ends, self.strides))
             acc[at] += part
         crop = (slice(None), *(slice(p + z, p + z + o) for p, z, o in zip(lo, shift, out, strict=True)))
         return (np.ascontiguousarray(acc[crop]).astype(x.dtype, copy=False),)
@@ -201,7 +203,8 @@ class Pool(Op):
 
     def out_spatial(self, spatial: Shape) -> Shape:
         out = []
-        for n, k, s, lo, hi, d in zip(spatial, self.kernel, self.strides, self.pads_lo, self.pads_hi, self.dilations, strict=True):
+        fields = zip(spatial, self.kernel, self.strides, self.pads_lo, self.pads_hi, self.dilations, strict=True)
+        for n, k, s, lo, hi, d in fields:
             room = n + lo + hi - d * (k - 1) - 1
             out.append(dim_min(ceildiv(room, s) + 1, ceildiv(n + lo, s)) if self.ceil_mode else floordiv(room, s) + 1)
         return tuple(out)
@@ -222,8 +225,10 @@ class Pool(Op):
         spatial = x.shape[1:-1]
         out, lo, hi = _ints(self.out_spatial(spatial)), _ints(self.pads_lo), _ints(self.pads_hi)
         # ceil_mode may reach past the declared padding
-        need = [(o - 1) * s + d * (k - 1) + 1 - n - a
-                for o, s, d, k, n, a in zip(out, self.strides, self.dilations, self.kernel, spatial, lo, strict=True)]  # fmt: skip
+        need = [
+            (o - 1) * s + d * (k - 1) + 1 - n - a
+            for o, s, d, k, n, a in zip(out, self.strides, self.dilations, self.kernel, spatial, lo, strict=True)
+        ]
         ext = [max(a, b) for a, b in zip(need, hi, strict=True)]
         acc_type = wide(x.dtype) if self.kind != "max" else x.dtype
         fill = _lowest(x.dtype) if self.kind == "max" else 0

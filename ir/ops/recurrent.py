@@ -43,8 +43,8 @@ class Recurrent(Op):
     -> Y[T,Dn,B,H], Yh[Dn,B,H], and for LSTM Yc[Dn,B,H].
 
     Formulas and gate order (LSTM iofc with peephole iof, GRU zrh, RNN i) as in ONNX; bias is Wb then Rb. `directions` says for
-    each direction whether it runs in reverse; `activations` lists those of direction 0, then of direction 1. `clip` 0 is none; it
-    bounds what goes into the activations. Steps at or beyond seq_lens[b] give zeros in Y and leave the state; a reverse
+    each direction whether it runs in reverse; `activations` lists those of direction 0, then of direction 1. `clip` 0 is none;
+    it bounds what goes into the activations. Steps at or beyond seq_lens[b] give zeros in Y and leave the state; a reverse
     direction starts at seq_lens[b] − 1. c0 and peephole are ignored by GRU and RNN.
     """
 

@@ -1,0 +1,245 @@
+"""Handlers of attention, rotary embeddings, and onnxruntime's fused transformer operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import NodeProto
+
+from ...ir import Dim, DType, Value
+from ...ir import ops as O
+from ...ir.ops.contract import default_scale
+from .compose import Build, optional, required, wanted
+from .context import HandlerTable, ImportContext
+
+
+def _heads(b: Build, x: Value, count: int) -> Value:
+    """[B, S, H·D] -> [B, H, S, D]."""
+    n, s, width = x.shape
+    return b.transpose(b.reshape(x, (n, s, count, width // count)), (0, 2, 1, 3))
+
+
+def _merge(b: Build, x: Value) -> Value:
+    """[B, H, S, D] -> [B, S, H·D]."""
+    n, h, s, d = x.shape
+    return b.reshape(b.transpose(x, (0, 2, 1, 3)), (n, s, h * d))
+
+
+def _additive(b: Build, mask: Value, dtype: DType) -> Value:
+    """A boolean mask (True: attend) as 0 and −∞; a float one as it is."""
+    if mask.dtype is not DType.BOOL:
+        return b.cast(mask, dtype)
+    return b.where(mask, b.const(0, dtype), b.const(-np.inf, dtype))
+
+
+def _rank4(b: Build, mask: Value) -> Value:
+    return b.reshape(mask, (*(1,) * (4 - mask.type.rank), *mask.shape))
+
+
+def _visible(b: Build, rows: Dim, cols: Dim, offset: Value | Dim) -> Value:
+    """Boolean mask j ≤ i + offset, [S, L], or [B, 1, S, L] for an offset per batch."""
+    i, j = b.reshape(b.iota(rows), (rows, 1)), b.reshape(b.iota(cols), (1, cols))
+    shift = offset if isinstance(offset, Value) else b.dim(offset, DType.I64)
+    if shift.type.rank == 1:
+        shift = b.reshape(shift, (shift.shape[0], 1, 1, 1))
+    return b.emit(O.LessEqual(), j, b.add(i, shift))
+
+
+def _attend(
+    b: Build, q: Value, k: Value, v: Value, mask: Value | None, scale: float, causal: bool = False, softcap: float = 0.0
+) -> Value:
+    """Attention over rank-4 operands; only a soft cap keeps it from being one op."""
+    if not softcap:
+        return b.emit(O.Attention(scale, causal), q, k, v, *([] if mask is None else [mask]))
+    n, h, s, d = q.shape
+    groups = k.shape[1]
+    q5 = b.reshape(q, (n, groups, h // groups, s, d))
+    k5, v5 = (b.reshape(x, (x.shape[0], groups, 1, *x.shape[2:])) for x in (k, v))
+    scores = b.reshape(b.mul(b.matmul(q5, b.swap_last(k5)), scale), (n, h, s, k.shape[2]))
+    scores = b.mul(b.emit(O.Tanh(), b.div(scores, softcap)), softcap)
+    if causal:
+        allowed = _additive(b, _visible(b, s, k.shape[2], k.shape[2] - s), q.dtype)
+        mask = allowed if mask is None else b.add(mask, allowed)
+    if mask is not None:
+        scores = b.add(scores, mask)
+    weights = b.emit(O.Softmax(3), scores)
+    weights = b.reshape(weights, (n, groups, h // groups, s, k.shape[2]))
+    return b.reshape(b.matmul(weights, v5), (n, h, s, v.shape[3]))
+
+
+def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """ONNX Attention: heads split, past joined, masks made additive, then one op."""
+    q, k, v = required(ctx, node, ins, 3)
+    b, flat = Build(ctx), ins[0] is not None and ins[0].type.rank == 3
+    if wanted(node, 3):
+        raise ctx.unsupported("Attention with its qk_matmul_output")
+    if ctx.attr(node, "left_window_size", -1) not in (-1, None) or ctx.attr(node, "right_window_size", -1) not in (-1, None):
+        raise ctx.unsupported("Attention with a sliding window")
+    if flat:
+        heads, kv_heads = int(ctx.attr(node, "q_num_heads", 0)), int(ctx.attr(node, "kv_num_heads", 0))
+        if not heads or not kv_heads:
+            raise ctx.unsupported("Attention of rank-3 inputs without q_num_heads and kv_num_heads")
+        q, k, v = _heads(b, q, heads), _heads(b, k, kv_heads), _heads(b, v, kv_heads)
+    mask, past_k, past_v, valid = (optional(ins, i) for i in (3, 4, 5, 6))
+    past: Dim = 0
+    if past_k is not None and past_v is not None:
+        past = past_k.shape[2]
+        k, v = b.concat(2, past_k, k), b.concat(2, past_v, v)
+    rows, cols = q.shape[2], k.shape[2]
+    if mask is not None:
+        mask = _additive(b, mask, q.dtype)
+        short = mask.shape[-1]
+        if short != cols and short != 1 and isinstance(short, int) and isinstance(cols, int):
+            # A mask may cover only the first keys; those beyond are not attended.
+            pad = b.expand(b.const(-np.inf, q.dtype), (*mask.shape[:-1], cols - short))
+            mask = b.concat(mask.type.rank - 1, mask, pad)
+        mask = _rank4(b, mask)
+
+    def also(allowed: Value) -> Value:
+        extra = _rank4(b, _additive(b, allowed, q.dtype))
+        return extra if mask is None else b.add(mask, extra)
+
+    causal = bool(ctx.attr(node, "is_causal", 0))
+    if valid is not None:
+        n = b.cast(valid, DType.I64)
+        limit = b.sub(b.reshape(n, (n.shape[0], 1, 1, 1)), b.const(1, DType.I64))
+        mask = also(b.emit(O.LessEqual(), b.reshape(b.iota(cols), (1, 1, 1, cols)), limit))
+        if causal:
+            mask, causal = also(_visible(b, rows, cols, b.sub(n, b.dim(rows, DType.I64)))), False
+    elif causal and cols - past != rows:  # the op aligns the last query with the last key
+        mask, causal = also(_visible(b, rows, cols, past)), False
+    scale = ctx.attr(node, "scale", None)
+    if scale is None:
+        if not isinstance(q.shape[3], int):
+            raise ctx.unsupported(f"Attention with head size {q.shape[3]} not known at compile time")
+        scale = default_scale(q.shape[3])
+    y = _attend(b, q, k, v, mask, float(scale), causal, float(ctx.attr(node, "softcap", 0.0) or 0.0))
+    return [_merge(b, y) if flat else y, k, v]
+
+
+def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """com.microsoft MultiHeadAttention: query, key, value, bias, key_padding_mask, attention_bias, past_key, past_value."""
+    q, b, heads = required(ctx, node, ins, 1)[0], Build(ctx), int(ctx.attr(node, "num_heads"))
+    k, v, bias, padding, extra, past_k, past_v = (optional(ins, i) for i in range(1, 8))
+    if k is None or v is None or q.type.rank != 3:
+        raise ctx.unsupported("MultiHeadAttention with packed query, key and value")
+    if any(wanted(node, i) for i in (3,)):
+        raise ctx.unsupported("MultiHeadAttention with its qk output")
+    if bias is not None:
+        hq, hv = q.shape[2], v.shape[-1] if v.type.rank == 3 else heads * v.shape[3]
+        q = b.add(q, b.slice(bias, 0, 0, hq))
+        if k.type.rank == 3:
+            k, v = b.add(k, b.slice(bias, 0, hq, hq)), b.add(v, b.slice(bias, 0, 2 * hq, hv))
+    qh = _heads(b, q, heads)
+    kh = _heads(b, k, heads) if k.type.rank == 3 else k
+    vh = _heads(b, v, heads) if v.type.rank == 3 else v
+    if past_k is not None and past_v is not None:
+        kh, vh = b.concat(2, past_k, kh), b.concat(2, past_v, vh)
+    mask = extra
+    if padding is not None:
+        if padding.type.rank not in (2, 3):
+            raise ctx.unsupported(f"MultiHeadAttention with key_padding_mask of rank {padding.type.rank}")
+        fill = float(ctx.attr(node, "mask_filter_value", -10000.0))
+        shape = (padding.shape[0], 1, 1, padding.shape[1]) if padding.type.rank == 2 else (padding.shape[0], 1, *padding.shape[1:])
+        allowed = b.reshape(b.cast(padding, DType.BOOL), shape)
+        add = b.where(allowed, b.const(0, q.dtype), b.const(fill, q.dtype))
+        mask = add if mask is None else b.add(mask, add)
+    scale = float(ctx.attr(node, "scale", 0.0) or 0.0)
+    if not scale:
+        if not isinstance(qh.shape[3], int):
+            raise ctx.unsupported(f"MultiHeadAttention with head size {qh.shape[3]} not known at compile time")
+        scale = default_scale(qh.shape[3])
+    y = _attend(b, qh, kh, vh, mask, scale, bool(ctx.attr(node, "unidirectional", 0)))
+    return [_merge(b, y), kh, vh]
+
+
+def _rotate(ctx: ImportContext, node: NodeProto, x: Value, cos: Value, sin: Value, positions: Value | None) -> Value:
+    b = Build(ctx)
+    if x.type.rank == 3:
+        heads = int(ctx.attr(node, "num_heads", 0))
+        if not heads:
+            raise ctx.unsupported("RotaryEmbedding of a rank-3 input without num_heads")
+        y = b.reshape(x, (*x.shape[:2], heads, x.shape[2] // heads))
+    else:
+        y = b.transpose(x, (0, 2, 1, 3))
+    n, s, h, d = y.shape
+    size = int(ctx.attr(node, "rotary_embedding_dim", 0) or 0) or d
+    if positions is not None:
+        if positions.type.rank == 1 or positions.shape == (1, 1):  # onnxruntime: the offset of the first token
+            index = b.add(b.reshape(positions, (1, 1)), b.reshape(b.iota(s), (1, s)))
+            cos, sin = (b.emit(O.Gather(0), c, index) for c in (cos, sin))
+        else:
+            cos, sin = (b.emit(O.Gather(0), c, positions) for c in (cos, sin))
+    cos, sin = (b.reshape(c, (c.shape[0], s, 1, c.shape[-1])) for c in (cos, sin))
+    turned, kept = b.slice(y, 3, 0, size), (b.slice(y, 3, size, d - size) if size != d else None)
+    half = size // 2
+    if ctx.attr(node, "interleaved", 0):
+        x1, x2 = b.slice(turned, 3, 0, half, 2), b.slice(turned, 3, 1, half, 2)
+    else:
+        x1, x2 = b.slice(turned, 3, 0, half), b.slice(turned, 3, half, half)
+    real, imag = b.sub(b.mul(cos, x1), b.mul(sin, x2)), b.add(b.mul(sin, x1), b.mul(cos, x2))
+    if ctx.attr(node, "interleaved", 0):
+        real, imag = (b.reshape(z, (n, s, h, half, 1)) for z in (real, imag))
+        out = b.reshape(b.concat(4, real, imag), (n, s, h, size))
+    else:
+        out = b.concat(3, real, imag)
+    if kept is not None:
+        out = b.concat(3, out, kept)
+    return b.reshape(out, x.shape) if x.type.rank == 3 else b.transpose(out, (0, 2, 1, 3))
+
+
+def rotary_embedding(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    x, cos, sin = required(ctx, node, ins, 3)
+    return [_rotate(ctx, node, x, cos, sin, optional(ins, 3))]
+
+
+def rotary_embedding_ms(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    x, positions, cos, sin = required(ctx, node, ins, 4)
+    return [_rotate(ctx, node, x, cos, sin, positions)]
+
+
+def gelu_ms(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """Gelu, BiasGelu (exact) and FastGelu (tanh), with an optional bias."""
+    x = required(ctx, node, ins, 1)[0]
+    b, bias = Build(ctx), optional(ins, 1)
+    x = x if bias is None else b.add(x, bias)
+    return [b.emit(O.Gelu(node.op_type == "FastGelu"), x)]
+
+
+def quick_gelu(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """x·σ(alpha·x)."""
+    (x,) = required(ctx, node, ins, 1)
+    b = Build(ctx)
+    return [b.mul(x, b.emit(O.Sigmoid(), b.mul(x, float(ctx.attr(node, "alpha", 1.702)))))]
+
+
+def skip_layer_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """(Simplified)LayerNormalization of input + skip (+ bias); the sum is the fourth output."""
+    x, skip, gamma = required(ctx, node, ins, 3)
+    b, simplified = Build(ctx), node.op_type.startswith("SkipSimplified")
+    if wanted(node, 1) or wanted(node, 2):
+        raise ctx.unsupported(f"{node.op_type} with its statistics outputs")
+    beta, bias = (None, optional(ins, 3)) if simplified else (optional(ins, 3), optional(ins, 4))
+    total = b.add(x, skip)
+    total = total if bias is None else b.add(total, bias)
+    eps, axis = float(ctx.attr(node, "epsilon", 1e-12 if not simplified else 1e-5)), x.type.rank - 1
+    if simplified:
+        y = b.emit(O.RMSNorm(axis, eps), total, gamma)
+    else:
+        y = b.emit(O.LayerNorm(axis, eps), total, gamma, b.const(0, x.dtype) if beta is None else beta)
+    return [y, y, y, total]
+
+
+ATTENTION_HANDLERS: HandlerTable = {
+    ("Attention", 23): attention,
+    ("RotaryEmbedding", 23): rotary_embedding,
+    ("com.microsoft::MultiHeadAttention", 1): multi_head_attention,
+    ("com.microsoft::RotaryEmbedding", 1): rotary_embedding_ms,
+    ("com.microsoft::Gelu", 1): gelu_ms,
+    ("com.microsoft::BiasGelu", 1): gelu_ms,
+    ("com.microsoft::FastGelu", 1): gelu_ms,
+    ("com.microsoft::QuickGelu", 1): quick_gelu,
+    ("com.microsoft::SkipLayerNormalization", 1): skip_layer_normalization,
+    ("com.microsoft::SkipSimplifiedLayerNormalization", 1): skip_layer_normalization,
+}

@@ -1,0 +1,20 @@
+"""The table of all neural-network operators."""
+
+from __future__ import annotations
+
+from .attention_handlers import ATTENTION_HANDLERS
+from .context import HandlerTable
+from .contract_handlers import CONTRACT_HANDLERS
+from .norm_handlers import NORM_HANDLERS
+from .quant_handlers import QUANT_HANDLERS
+from .recurrent_handlers import RECURRENT_HANDLERS
+from .window_handlers import WINDOW_HANDLERS
+
+NN_HANDLERS: HandlerTable = {
+    **WINDOW_HANDLERS,
+    **NORM_HANDLERS,
+    **CONTRACT_HANDLERS,
+    **RECURRENT_HANDLERS,
+    **ATTENTION_HANDLERS,
+    **QUANT_HANDLERS,
+}
