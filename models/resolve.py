@@ -1,0 +1,36 @@
+"""Model names on the command line: `sample:NAME`, `real:NAME`, `suite:NAME`, or a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InputError
+from . import real, samples, suite
+
+PREFIXES = ("sample", "real", "suite")
+
+
+def resolve(name: str) -> Path:
+    """The file that a model name stands for.
+
+    Raises:
+        InputError: an unknown name (all known ones are listed), or a file that is not there.
+    """
+    prefix, colon, rest = name.partition(":")
+    if not colon or prefix not in PREFIXES:
+        path = Path(name)
+        if not path.exists():
+            raise InputError(f"no such file: {name}", expected="a path, or sample:NAME, real:NAME, suite:NAME")
+        if path.is_dir():
+            raise InputError(f"{name} is a folder", expected="an .onnx or .mlc file")
+        return path
+    match prefix:
+        case "sample":
+            return samples.path_of(rest)
+        case "real":
+            path, verb = real.path_of(rest), "fetch"
+        case _:
+            path, verb = suite.path_of(rest), "export"
+    if not path.is_file():
+        raise InputError(f"{name} is not here yet", remedy=f"Bring it with: python -m mlc.models {verb} {rest}")
+    return path
