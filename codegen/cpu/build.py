@@ -1,0 +1,132 @@
+"""Thin conveniences over llvmlite's IRBuilder: loops in SSA, vectors, masks, the params table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from ...errors import CodegenError
+from ...ir import Dim, DType
+
+I1, I8, I16, I32, I64 = (ir.IntType(w) for w in (1, 8, 16, 32, 64))
+PTR = ir.PointerType()
+_LLVM = {DType.F32: ir.FloatType(), DType.F64: ir.DoubleType(), DType.F16: ir.HalfType(), DType.BF16: I16,
+         DType.I8: I8, DType.U8: I8, DType.BOOL: I8, DType.I16: I16, DType.U16: I16, DType.I32: I32, DType.U32: I32,
+         DType.I64: I64, DType.U64: I64}  # fmt: skip
+_MANGLED = {ir.FloatType: "f32", ir.DoubleType: "f64", ir.HalfType: "f16"}
+
+
+def storage(dtype: DType) -> Any:
+    """LLVM type of one element in memory (bfloat16 as its bits)."""
+    try:
+        return _LLVM[dtype]
+    except KeyError:
+        raise CodegenError(f"element type {dtype} on the CPU") from None
+
+
+def vec(t: Any, lanes: int) -> Any:
+    return ir.VectorType(t, lanes)
+
+
+def intrinsic(module: ir.Module, name: str, result: Any, args: Sequence[Any]) -> ir.Function:
+    """Declare an LLVM function once."""
+    found = module.globals.get(name)
+    return found if found is not None else ir.Function(module, ir.FunctionType(result, args), name)
+
+
+def mangle(t: Any) -> str:
+    if isinstance(t, ir.VectorType):
+        return f"v{t.count}{mangle(t.element)}"
+    return _MANGLED.get(type(t)) or f"i{t.width}"
+
+
+class Params:
+    """The table of sizes a kernel reads: index by order of first use, values kept for `Emitted.dims`."""
+
+    def __init__(self) -> None:
+        self.dims: list[Dim] = []
+
+    def add(self, dim: Dim) -> int:
+        self.dims.append(dim)
+        return len(self.dims) - 1
+
+
+class Builder:
+    """IRBuilder of one function, with `b.<anything of IRBuilder>` at hand as `self.ir`."""
+
+    def __init__(self, fn: ir.Function) -> None:
+        self.fn, self.module = fn, fn.module
+        self.entry = fn.append_basic_block("entry")
+        self.ir = ir.IRBuilder(self.entry)
+
+    def i64(self, value: int) -> ir.Constant:
+        return ir.Constant(I64, value)
+
+    def call(self, name: str, result: Any, *args: Any) -> Any:
+        return self.ir.call(intrinsic(self.module, name, result, [a.type for a in args]), args)
+
+    def at(self, base: Any, index: Any, t: Any) -> Any:
+        """&((t*)base)[index]"""
+        return self.ir.gep(base, [index], source_etype=t)
+
+    def load(self, t: Any, ptr: Any, align: int = 1) -> Any:
+        return self.ir.load(ptr, align=align, typ=t)
+
+    def param(self, dims: Any, index: int) -> Any:
+        return self.load(I64, self.at(dims, self.i64(index), I64), 8)
+
+    def splat(self, x: Any, lanes: int) -> Any:
+        t = vec(x.type, lanes)
+        undef = ir.Constant(t, ir.Undefined)
+        one = self.ir.insert_element(undef, x, ir.Constant(I32, 0))
+        return self.ir.shuffle_vector(one, undef, ir.Constant(vec(I32, lanes), [0] * lanes))
+
+    def iota(self, lanes: int, start: int = 0) -> ir.Constant:
+        return ir.Constant(vec(I64, lanes), list(range(start, start + lanes)))
+
+    def below(self, limit: Any, lanes: int, start: int = 0) -> Any:
+        """Mask of lanes with start + lane < limit (signed)."""
+        return self.ir.icmp_signed("<", self.iota(lanes, start), self.splat(limit, lanes))
+
+    def masked_load(self, t: Any, ptr: Any, mask: Any, align: int) -> Any:
+        zero = ir.Constant(t, None)
+        return self.call(f"llvm.masked.load.{mangle(t)}.p0", t, ptr, ir.Constant(I32, align), mask, zero)
+
+    def masked_store(self, value: Any, ptr: Any, mask: Any, align: int) -> None:
+        self.call(f"llvm.masked.store.{mangle(value.type)}.p0", ir.VoidType(), value, ptr, ir.Constant(I32, align), mask)
+
+    def smin(self, a: Any, b: Any) -> Any:
+        return self.call(f"llvm.smin.{mangle(a.type)}", a.type, a, b)
+
+    def smax(self, a: Any, b: Any) -> Any:
+        return self.call(f"llvm.smax.{mangle(a.type)}", a.type, a, b)
+
+    def loop(
+        self, start: Any, stop: Any, step: Any, carried: Sequence[Any], body: Callable[[Any, list[Any]], Sequence[Any]]
+    ) -> list[Any]:
+        """for i in range(start, stop, step): carried = body(i, carried); may run zero times. Returns the final `carried`."""
+        b = self.ir
+        before = b.block
+        head, inside, after = (b.append_basic_block(n) for n in ("head", "body", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I64)
+        i.add_incoming(start, before)
+        phis = []
+        for v in carried:
+            phi = b.phi(v.type)
+            phi.add_incoming(v, before)
+            phis.append(phi)
+        b.cbranch(b.icmp_signed("<", i, stop), inside, after)
+        b.position_at_end(inside)
+        out = body(i, list(phis))
+        following = b.add(i, step, flags=("nsw",))
+        end = b.block
+        b.branch(head)
+        i.add_incoming(following, end)
+        for phi, v in zip(phis, out, strict=True):
+            phi.add_incoming(v, end)
+        b.position_at_end(after)
+        return list(phis)

@@ -1,0 +1,257 @@
+"""ContractKernel → LLVM IR: a register tile of C accumulates over k while A is broadcast and packed B streams by.
+
+One function per tile shape walks the rows of a unit; the entry cuts units out of batch × row blocks × strips, so that
+a strip of B (lanes·vectors columns by k) is used by every row tile of a block while it is in cache. All sizes are read
+from the params table: layers that differ in sizes only share one compiled function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from ...ir import Dim, DType, ceildiv, prod
+from ..kernel import ContractKernel
+from .build import I1, I32, I64, PTR, Builder, Params, storage, vec
+from .contract_rows import ConvRows, GatheredRows, RowSource, StridedRows
+from .contract_schedule import ContractSchedule, schedule_contract
+from .emitted import PLACEHOLDER, Emitted, named
+from .epilogue import Epilogue
+from .target import CpuTarget
+
+
+def emit_contract(kernel: ContractKernel, target: CpuTarget) -> Emitted:
+    """Raises CodegenError for element types or epilogues that cannot be emitted."""
+    schedule = schedule_contract(kernel, target)
+    return _Emitter(kernel, schedule, target).emit()
+
+
+class _Emitter:
+    def __init__(self, kernel: ContractKernel, schedule: ContractSchedule, target: CpuTarget) -> None:
+        self.kernel, self.schedule, self.target = kernel, schedule, target
+        self.dtype = kernel.operands[0].dtype
+        self.acc = storage(schedule.acc)
+        self.vector = vec(self.acc, schedule.lanes)
+        self.params = Params()
+        k = kernel
+        conv = k.conv
+        grouped = conv is not None
+        channels = k.k // _taps(k)
+        self.size = {
+            name: self.params.add(dim)
+            for name, dim in {
+                "m": k.m, "n": k.n, "k": k.k, "lda": k.lda, "a_batch": channels if grouped else k.a_batch,
+                "b_batch": k.b_batch, "ldc": k.ldc, "c_batch": k.n if grouped else k.c_batch,
+                "block": schedule.block, "blocks": schedule.blocks, "strips": schedule.strips, "channels": channels,
+            }.items()
+        }  # fmt: skip
+        self.rows: RowSource
+        if schedule.mode == "matmul" or conv is None:
+            self.rows = StridedRows()
+        elif schedule.mode == "taps":
+            self.rows = ConvRows(conv, self.params)
+        else:
+            self.rows = GatheredRows(conv, self.params)
+        self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
+        self.module = ir.Module(name="kernel")
+
+    def emit(self) -> Emitted:
+        k, s = self.kernel, self.schedule
+        tile_fns = {}
+        for mr in s.tiles:
+            if not (isinstance(k.n, int) and k.n < s.lanes * s.vectors):
+                tile_fns[mr, False] = self._tile_function(mr, s.vectors, masked=False)
+            if s.tail:
+                tile_fns[mr, True] = self._tile_function(mr, s.vectors if s.tail < 0 else s.tail, masked=True)
+        self._entry(tile_fns)
+        text, symbol = named(str(self.module))
+        flops = 2 * k.batch * k.m * k.n * k.k
+        size: Dim = 0
+        for o in k.operands:
+            size = size + o.numel * o.dtype.itemsize
+        strip = s.lanes * s.vectors
+        return Emitted(text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.strips, 2 * s.block * strip * k.k, flops, size)
+
+    def _entry(self, tiles: dict[tuple[int, bool], ir.Function]) -> None:
+        """void kernel(bufs, dims, begin, end): units, strips fastest so that a row block stays in the second-level cache."""
+        s = self.schedule
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
+        b = Builder(fn)
+        bufs, dims, begin, end = fn.args
+        p = {name: b.param(dims, i) for name, i in self.size.items()}
+        strip = s.lanes * s.vectors
+        i = b.ir
+
+        def unit(u: Any, _: list[Any]) -> Sequence[Any]:
+            strip_index, rest = i.urem(u, p["strips"]), i.udiv(u, p["strips"])
+            block, batch = i.urem(rest, p["blocks"]), i.udiv(rest, p["blocks"])
+            first = i.mul(block, p["block"])
+            rows = b.smin(p["block"], i.sub(p["m"], first))
+            column = i.mul(strip_index, b.i64(strip))
+            full = i.icmp_signed(">=", i.sub(p["n"], column), b.i64(strip))
+
+            def run(masked: bool) -> None:
+                self._cut_rows(b, rows, lambda mr, lo, hi: i.call(
+                    tiles[mr, masked], [bufs, dims, batch, i.add(first, lo), i.add(first, hi), column]))  # fmt: skip
+
+            has = {masked for _, masked in tiles}
+            if has == {False, True}:
+                with i.if_else(full) as (then, other):
+                    with then:
+                        run(False)
+                    with other:
+                        run(True)
+            else:
+                run(has.pop())
+            return ()
+
+        b.loop(begin, end, b.i64(1), [], unit)
+        i.ret_void()
+
+    def _cut_rows(self, b: Builder, rows: Any, call: Callable[[int, Any, Any], None]) -> None:
+        """rows = h·high + l·low with as few tiles as possible; a remainder (tiny blocks only) is met by clamping."""
+        i, heights = b.ir, self.schedule.tiles
+        zero = b.i64(0)
+        if len(heights) == 1:
+            call(heights[0], zero, rows)
+            return
+        high, low = heights[0], heights[1]
+        count = i.udiv(i.add(rows, b.i64(high - 1)), b.i64(high))
+        spare = i.sub(i.mul(count, b.i64(high)), rows)
+        tall = b.smax(i.sub(count, spare), zero)
+        border = i.mul(tall, b.i64(high))
+        if len(heights) == 3:  # decoding and other single rows
+            with i.if_else(i.icmp_signed("==", rows, b.i64(1))) as (then, other):
+                with then:
+                    call(heights[2], zero, rows)
+                with other:
+                    call(high, zero, border)
+                    call(low, border, rows)
+            return
+        call(high, zero, border)
+        call(low, border, rows)
+
+    def _tile_function(self, mr: int, vectors: int, masked: bool) -> ir.Function:
+        """void tile(bufs, dims, batch, row, row_end, column): all row tiles of one strip."""
+        s = self.schedule
+        name = f"{PLACEHOLDER}.{mr}x{vectors}{'t' if masked else ''}"
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64, I64, I64]), name)
+        fn.linkage = "internal"
+        fn.attributes.add("noinline")
+        b = Builder(fn)
+        i = b.ir
+        bufs, dims, batch, row, row_end, column = fn.args
+        p = {n: b.param(dims, at) for n, at in self.size.items()}
+        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(self.kernel.operands))]
+        a = b.at(pointers[0], i.mul(batch, p["a_batch"]), storage(self.dtype))
+        panel = self.kernel.panel
+        strip = s.lanes * s.vectors
+        width = b.i64(panel)
+        inner = i.urem(column, width) if panel != strip else b.i64(0)
+        b_offset = i.add(i.add(i.mul(batch, p["b_batch"]), i.mul(i.sub(column, inner), p["k"])), inner)
+        b_strip = b.at(pointers[1], b_offset, storage(self.dtype))
+        c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), storage(self.kernel.operands[-1].dtype))
+        masks = self._masks(b, i.sub(p["n"], column), vectors) if masked else [None] * vectors
+        epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks)
+        rows = self.rows.begin(b, dims, p, a, mr, storage(self.dtype), self.dtype)
+
+        def tile(first: Any, _: list[Any]) -> Sequence[Any]:
+            last = i.sub(row_end, b.i64(1))
+            indices = [first] + [b.smin(i.add(first, b.i64(r)), last) for r in range(1, mr)]
+            zero = ir.Constant(self.vector, None)
+            acc = [zero] * (mr * vectors)
+
+            def product(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
+                return self._accumulate(b, length, starts, b_ptr, acc, vectors)
+
+            acc = rows.tile(indices, b_strip, panel, acc, product)
+            for r in range(mr):
+                def finish(r: int = r) -> None:
+                    out = b.at(c, i.mul(indices[r], p["ldc"]), storage(self.kernel.operands[-1].dtype))
+                    epilogue.row(indices[r], acc[r * vectors : (r + 1) * vectors], out)
+
+                if r == 0:
+                    finish()
+                else:
+                    with i.if_then(i.icmp_signed("<", i.add(first, b.i64(r)), row_end)):
+                        finish()
+            return ()
+
+        b.loop(row, row_end, b.i64(mr), [], tile)
+        i.ret_void()
+        return fn
+
+    def _masks(self, b: Builder, live: Any, vectors: int) -> list[Any]:
+        lanes = self.schedule.lanes
+        known = self.schedule.tail > 0
+        return [None if known and v < vectors - 1 else b.below(live, lanes, v * lanes) for v in range(vectors)]
+
+    def _accumulate(self, b: Builder, length: Any, starts: list[Any], b_ptr: Any, acc: list[Any], vectors: int) -> list[Any]:
+        """acc[r][v] += Σ_{t < length} starts[r][t] · b_ptr[t·panel + v·lanes …]."""
+        s, i = self.schedule, b.ir
+        element = storage(self.dtype)
+        panel = self.kernel.panel
+
+        def step(at: Any, acc: list[Any], count: int) -> list[Any]:
+            base = b.at(b_ptr, i.mul(at, b.i64(panel)), element)
+            acc = list(acc)
+            for u in range(count):
+                row = [self._b_vector(b, b.at(base, b.i64(u * panel + v * s.lanes), element)) for v in range(vectors)]
+                if s.prefetch:
+                    far = b.at(base, b.i64((u + 16) * panel), element)
+                    for line in range(0, vectors * s.lanes * self.dtype.itemsize, 64):
+                        self._prefetch(b, b.at(far, b.i64(line // self.dtype.itemsize), element))
+                for r, start in enumerate(starts):
+                    x = self._scalar(b, b.at(b.at(start, at, element), b.i64(u), element))
+                    x = b.splat(x, s.lanes)
+                    for v in range(vectors):
+                        acc[r * vectors + v] = self._fma(b, x, row[v], acc[r * vectors + v])
+            return acc
+
+        main = length if s.k_multiple else i.and_(length, b.i64(-s.unroll))
+        acc = b.loop(b.i64(0), main, b.i64(s.unroll), acc, lambda at, acc: step(at, acc, s.unroll))
+        if not s.k_multiple:
+            acc = b.loop(main, length, b.i64(1), acc, lambda at, acc: step(at, acc, 1))
+        return acc
+
+    def _prefetch(self, b: Builder, ptr: Any) -> None:
+        args = [ptr, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)]
+        b.call("llvm.prefetch.p0", ir.VoidType(), *args)
+
+    def _b_vector(self, b: Builder, ptr: Any) -> Any:
+        align = min(64, self.dtype.itemsize)
+        return self._widen(b, b.load(vec(storage(self.dtype), self.schedule.lanes), ptr, align))
+
+    def _scalar(self, b: Builder, ptr: Any) -> Any:
+        return self._widen(b, b.load(storage(self.dtype), ptr, self.dtype.itemsize))
+
+    def _widen(self, b: Builder, x: Any) -> Any:
+        """Storage type → accumulator type."""
+        if self.dtype is DType.F16:
+            to = self.vector if isinstance(x.type, ir.VectorType) else self.acc
+            return b.ir.fpext(x, to)
+        if self.dtype is DType.BF16:
+            many = isinstance(x.type, ir.VectorType)
+            t = vec(I32, self.schedule.lanes) if many else I32
+            shift = ir.Constant(t, [16] * self.schedule.lanes if many else 16)
+            return b.ir.bitcast(b.ir.shl(b.ir.zext(x, t), shift), self.vector if many else self.acc)
+        return x
+
+    def _fma(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
+        if not self.schedule.acc.is_float:
+            return b.ir.add(b.ir.mul(x, y), z)
+        if not self.target.fma:
+            return b.ir.fadd(b.ir.fmul(x, y), z)
+        return b.call(f"llvm.fma.v{self.schedule.lanes}f{self.schedule.acc.itemsize * 8}", x.type, x, y, z)
+
+
+def _taps(kernel: ContractKernel) -> int:
+    taps = 1
+    for k in kernel.conv.kernel if kernel.conv else ():
+        taps *= k
+    return taps
+
+
+__all__ = ["I1", "ceildiv", "emit_contract", "prod"]

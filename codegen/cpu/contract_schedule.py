@@ -1,0 +1,113 @@
+"""Choices of the CPU contraction: register tile, rows per work unit, how rows of A are found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ...errors import CodegenError
+from ...ir import Dim, DType, ceildiv
+from ..kernel import ContractKernel
+from .target import CpuTarget
+
+_ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.F16: DType.F32, DType.BF16: DType.F32,
+        DType.I64: DType.I64, DType.U32: DType.U32, DType.U64: DType.U64}  # fmt: skip
+_UNIT_OPS = 6_000_000  # about 50 µs of one core: far above the cost of handing out a unit
+_BLOCK_BYTES = 1 << 20  # rows of A that a unit walks again for the next strip: half of a 2 MB L2
+
+
+@dataclass(frozen=True, slots=True)
+class ContractSchedule:
+    """`lanes` × `vectors` columns (a strip) by each of `tiles` rows at a time.
+
+    tiles: row counts of the register tiles, descending. Rows are cut exactly: h·tiles[0] + l·tiles[1], h as large as can be.
+    tail: vectors of the last strip: 0 none (n divides), -1 unknown until run time. mode: "matmul" rows at a stride,
+    "taps" rows by indirection per filter tap, "gather" rows copied to a scratch tile first (few channels).
+    """
+
+    acc: DType
+    lanes: int
+    vectors: int
+    tiles: tuple[int, ...]
+    tail: int
+    mode: str
+    unroll: int
+    k_multiple: bool  # k (of one tap) is a multiple of `unroll`
+    prefetch: bool
+    block: Dim
+    blocks: Dim
+    strips: Dim
+
+
+def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSchedule:
+    """Raises CodegenError for element types without a multiply-add."""
+    dtype = kernel.operands[0].dtype
+    acc = _ACC.get(dtype)
+    if acc is None or kernel.operands[1].dtype is not dtype:
+        raise CodegenError(
+            f"contraction of {dtype} by {kernel.operands[1].dtype}", expected="one of " + ", ".join(map(str, _ACC))
+        )
+    lanes = target.vector_bits // 8 // acc.itemsize
+    wide = target.vector_bits >= 512 or "aarch64" in target.triple  # 32 vector registers
+    if kernel.panel % lanes:
+        raise CodegenError(f"panel of {kernel.panel} columns", expected=f"a multiple of {lanes} lanes")
+    per_panel = kernel.panel // lanes
+    vectors = next(v for v in ((4, 2, 1) if wide else (2, 1)) if per_panel % v == 0)
+    if isinstance(kernel.n, int):
+        while vectors > 1 and kernel.n <= lanes * (vectors // 2):
+            vectors //= 2
+    strip = lanes * vectors
+    tall = {4: 6, 2: 12, 1: 14}[vectors] if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}[vectors]
+    mode = _mode(kernel)
+    if mode != "matmul":
+        tall = min(tall, 8)
+    tiles = _tiles(kernel.m, tall)
+    n_tail = kernel.n % strip if isinstance(kernel.n, int) else None
+    taps = math.prod(kernel.conv.kernel) if kernel.conv and mode == "taps" else 1
+    unroll = 4
+    k_multiple = isinstance(kernel.k, int) and kernel.k // taps % unroll == 0
+    strips = ceildiv(kernel.n, strip)
+    block, blocks = _blocks(kernel, strip, strips, tiles[0])
+    return ContractSchedule(
+        acc, lanes, vectors, tiles, -1 if n_tail is None else -(-n_tail // lanes), mode, unroll, k_multiple,
+        prefetch=tiles[0] <= 4, block=block, blocks=blocks, strips=strips,
+    )  # fmt: skip
+
+
+def _mode(kernel: ContractKernel) -> str:
+    conv = kernel.conv
+    if conv is None:
+        return "matmul"
+    pointwise = all(k == 1 for k in conv.kernel) and all(s == 1 for s in conv.strides)
+    if pointwise and all(p == 0 for p in conv.pads_lo) and conv.spatial == conv.out_spatial:
+        return "matmul"
+    taps = math.prod(conv.kernel)
+    if isinstance(kernel.k, int) and kernel.batch == 1 and conv.dilations[-1] == 1:
+        channels = kernel.k // taps
+        if channels == kernel.lda and channels < 24 and kernel.k <= 4096:
+            return "gather"
+    return "taps"
+
+
+def _tiles(m: Dim, tall: int) -> tuple[int, ...]:
+    """Two neighbouring heights cut any m ≥ tall·(tall−2) exactly; smaller static m get heights of their own."""
+    if isinstance(m, int) and m < tall * (tall - 1):
+        high = -(-m // max(1, -(-m // tall)))
+        return (high,) if high <= 1 or m % high == 0 else (high, high - 1)
+    return (tall, tall - 1) if isinstance(m, int) else (tall, tall - 1, 1)
+
+
+def _blocks(kernel: ContractKernel, strip: int, strips: Dim, tall: int) -> tuple[Dim, Dim]:
+    """(rows per unit, units along m). Symbolic sizes get a fixed number of rows."""
+    k = kernel.k if isinstance(kernel.k, int) else 512
+    rows = max(8 * tall, _BLOCK_BYTES // (4 * max(1, k)))
+    if isinstance(kernel.m, int):
+        pieces = max(1, -(-kernel.m // rows))
+        if isinstance(strips, int) and isinstance(kernel.batch, int):
+            total = 2 * kernel.m * k * strip * strips * kernel.batch
+            wanted = min(16, total // _UNIT_OPS)
+            pieces = max(pieces, min(wanted // max(1, strips * kernel.batch), kernel.m // (4 * tall)))
+        block = -(-kernel.m // pieces)
+        return block, -(-kernel.m // block) if kernel.m else 0
+    rows = max(tall, min(rows, 32 * tall))
+    return rows, ceildiv(kernel.m, rows)

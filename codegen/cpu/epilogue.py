@@ -1,0 +1,191 @@
+"""Epilogues of contractions: the scalar body, evaluated on accumulator vectors while they are still in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from ...errors import CodegenError
+from ...ir import DType
+from ..expr import Acc, Axis, Call, Cast, DimParam, E, Load, Num
+from ..kernel import ContractKernel
+from .build import I64, Builder, Params, storage, vec
+from .lanes import Lanes
+from .target import CpuTarget
+
+_B, _M, _N = 0, 1, 2
+
+
+def children(e: E) -> tuple[E, ...]:
+    match e:
+        case Call(args=args):
+            return args
+        case Cast(arg=arg):
+            return (arg,)
+        case Load(offset=offset):
+            return (offset,)
+    return ()
+
+
+def postorder(root: E, into: Any = children) -> list[E]:
+    """Every node once, operands first. Iterative: fused chains get long."""
+    seen: set[int] = set()
+    order: list[E] = []
+    stack: list[tuple[E, bool]] = [(root, False)]
+    while stack:
+        e, done = stack.pop()
+        if done:
+            order.append(e)
+        elif id(e) not in seen:
+            seen.add(id(e))
+            stack.append((e, True))
+            stack.extend((c, False) for c in reversed(into(e)))
+    return order
+
+
+def column_stride(offset: E) -> int | None:
+    """d offset / d n when it is a constant; None otherwise."""
+    known: dict[int, int | None] = {}
+    for e in postorder(offset):
+        args = [known[id(c)] for c in children(e)]
+        stride: int | None = 0
+        if isinstance(e, Axis):
+            stride = int(e.index == _N)
+        elif isinstance(e, Load) or None in args:
+            stride = None
+        elif isinstance(e, Call) and any(args):
+            match e.fn, args, e.args:
+                case "add", [int(x), int(y)], _:
+                    stride = x + y
+                case "sub", [int(x), int(y)], _:
+                    stride = x - y
+                case "mul", [int(x), 0], (_, Num(value=c)):
+                    stride = x * int(c)
+                case "mul", [0, int(y)], (Num(value=c), _):
+                    stride = y * int(c)
+                case _:
+                    stride = None
+        known[id(e)] = stride
+    return known[id(offset)]
+
+
+class Epilogue:
+    """Checked once per kernel; `begin` starts it in a function, `row` finishes one row of a tile."""
+
+    def __init__(self, kernel: ContractKernel, params: Params, target: CpuTarget, lanes: int) -> None:
+        self.kernel, self.target, self.lanes = kernel, target, lanes
+        self.order = postorder(kernel.epilogue, lambda e: () if isinstance(e, Load) else children(e))
+        self.strides: dict[int, int] = {}
+        self.slots: dict[int, int] = {}  # sizes go to the params table, so that they do not tell kernels apart
+        for e in self.order:
+            if isinstance(e, DimParam):
+                self.slots[id(e)] = params.add(e.dim)
+            if not isinstance(e, Load):
+                continue
+            stride = column_stride(e.offset)
+            if stride not in (0, 1):
+                raise CodegenError("epilogue operand is not read along columns", expected="column stride 0 or 1")
+            self.strides[id(e)] = stride
+            for x in postorder(e.offset):
+                if isinstance(x, DimParam):
+                    self.slots[id(x)] = params.add(x.dim)
+                elif isinstance(x, Num) and int(x.value) not in (0, 1):
+                    self.slots[id(x)] = params.add(int(x.value))
+
+    def begin(
+        self, b: Builder, dims: Any, pointers: list[Any], batch: Any, column: Any, masks: Sequence[Any]
+    ) -> ActiveEpilogue:
+        return ActiveEpilogue(self, b, dims, pointers, batch, column, masks)
+
+
+class ActiveEpilogue:
+    def __init__(
+        self, e: Epilogue, b: Builder, dims: Any, pointers: list[Any], batch: Any, column: Any, masks: Sequence[Any]
+    ) -> None:
+        self.e, self.b, self.pointers, self.column, self.masks = e, b, pointers, column, masks
+        self.axes = {_B: batch, _N: column}
+        self.sizes = {key: b.param(dims, slot) for key, slot in e.slots.items()}
+        self.math = Lanes(b, e.lanes, e.target)
+        self.out = e.kernel.operands[-1].dtype
+
+    def row(self, m: Any, acc: Sequence[Any], out: Any) -> None:
+        """Store epilogue(acc) of row m at `out` (its first column of this strip)."""
+        self.axes[_M] = m
+        addresses: dict[int, Any] = {}
+        for load in self.e.order:
+            if isinstance(load, Load):
+                base = self.pointers[load.operand]
+                addresses[id(load)] = self.b.at(base, self._scalar(load.offset), storage(self._stored(load)))
+        splats: dict[int, Any] = {}
+        t = storage(self.out)
+        for v, x in enumerate(acc):
+            value = self.math.to_storage(self._evaluate(v, x, addresses, splats), self.out)
+            at = self.b.at(out, self.b.i64(v * self.e.lanes), t)
+            align = self.out.itemsize
+            if self.masks[v] is None:
+                self.b.ir.store(value, at, align=align)
+            else:
+                self.b.masked_store(value, at, self.masks[v], align)
+
+    def _stored(self, load: Load) -> DType:
+        return self.e.kernel.operands[load.operand].dtype
+
+    def _evaluate(self, v: int, acc: Any, addresses: dict[int, Any], splats: dict[int, Any]) -> Any:
+        b, lanes, value = self.b, self.e.lanes, {}
+        for e in self.e.order:
+            match e:
+                case Acc():
+                    x = self.math.from_accumulator(acc, e.dtype)
+                case Num():
+                    x = self.math.const(e.value, e.dtype)
+                case Load():
+                    x = self._load(e, v, addresses, splats)
+                case Axis(index=2):
+                    x = b.ir.add(b.splat(self.column, lanes), b.iota(lanes, v * lanes))
+                case Axis():
+                    x = b.splat(self.axes[e.index], lanes)
+                case DimParam():
+                    x = b.splat(self.sizes[id(e)], lanes)
+                case Cast():
+                    x = self.math.cast(value[id(e.arg)], e.arg.dtype, e.dtype)
+                case Call():
+                    x = self.math.call(e.fn, [value[id(a)] for a in e.args], [a.dtype for a in e.args])
+                case _:
+                    raise CodegenError(f"{type(e).__name__} in the epilogue of a contraction")
+            value[id(e)] = x
+        return value[id(self.e.order[-1])]
+
+    def _load(self, e: Load, v: int, addresses: dict[int, Any], splats: dict[int, Any]) -> Any:
+        b, dtype = self.b, self._stored(e)
+        t, at = storage(dtype), addresses[id(e)]
+        if self.e.strides[id(e)] == 0:
+            if id(e) not in splats:
+                splats[id(e)] = self.math.from_storage(b.splat(b.load(t, at, dtype.itemsize), self.e.lanes), dtype)
+            return splats[id(e)]
+        at = b.at(at, b.i64(v * self.e.lanes), t)
+        wide = vec(t, self.e.lanes)
+        if self.masks[v] is None:
+            return self.math.from_storage(b.load(wide, at, dtype.itemsize), dtype)
+        return self.math.from_storage(b.masked_load(wide, at, self.masks[v], dtype.itemsize), dtype)
+
+    def _scalar(self, offset: E) -> Any:
+        """An index expression at the first column of the strip. Operands are never negative, so `div` is unsigned."""
+        i, value = self.b.ir, {}
+        ops = {"add": i.add, "sub": i.sub, "mul": i.mul, "div": i.udiv, "mod": i.urem, "fmod": i.urem,
+               "min": self.b.smin, "max": self.b.smax}  # fmt: skip
+        for e in postorder(offset):
+            match e:
+                case Axis():
+                    x = self.axes[e.index]
+                case Num() | DimParam():
+                    x = self.sizes[id(e)] if id(e) in self.sizes else ir.Constant(I64, int(e.value))  # type: ignore[union-attr]
+                case Cast():
+                    x = value[id(e.arg)]
+                case Call(fn=fn) if fn in ops:
+                    x = ops[fn](*(value[id(a)] for a in e.args))
+                case _:
+                    raise CodegenError(f"{type(e).__name__} in an index of an epilogue")
+            value[id(e)] = x
+        return value[id(offset)]
