@@ -1,0 +1,212 @@
+"""Input arrays for a model: read from files, or generated from names, types and dims with a stated seed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..errors import InputError
+from ..ir.dtypes import DType
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model. A dim is an int, or a symbol's name; `below` bounds integer values (0: unknown)."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | str, ...]
+    below: int = 0
+
+
+def specs_of_onnx(model: onnx.ModelProto) -> list[InputSpec]:
+    """The inputs that a caller must give: those of the graph that are not initializers."""
+    given = {t.name for t in model.graph.initializer}
+    tables = _table_sizes(model.graph)
+    specs = []
+    for value in model.graph.input:
+        if value.name in given:
+            continue
+        if not value.type.HasField("tensor_type"):
+            kind = value.type.WhichOneof("value")
+            raise InputError(f"input {value.name!r} is a {kind}", expected="a tensor", loc=value.name)
+        tensor = value.type.tensor_type
+        dims: list[int | str] = []
+        for axis, d in enumerate(tensor.shape.dim):
+            known = d.HasField("dim_value") and d.dim_value >= 0
+            dims.append(d.dim_value if known else d.dim_param or f"{value.name}.{axis}")
+        below = tables.get(value.name, 0)
+        specs.append(InputSpec(value.name, DType.from_onnx(tensor.elem_type).np, tuple(dims), below))
+    return specs
+
+
+def specs_of_module(module: Any) -> list[InputSpec]:
+    """The inputs of a compiled module; dims that are not a plain symbol or number get a name of their own."""
+    return [InputSpec(i.name, np.dtype(i.dtype), tuple(d if isinstance(d, int) else str(d) for d in i.shape)) for i in module.inputs]
+
+
+def sizes_of(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """A size for every dim: from `shapes`, from a symbol bound there, else a default that suits its name and place."""
+    known = {s.name for s in specs}
+    for name in shapes:
+        if name not in known:
+            raise InputError(f"no input is called {name!r}", expected="one of " + ", ".join(sorted(known)), loc="--shape")
+    bound: dict[str, int] = {}
+    for s in specs:
+        if s.name in shapes:
+            _bind(s, tuple(shapes[s.name]), bound)
+    for s in specs:
+        for axis, d in enumerate(s.shape):
+            if isinstance(d, str):
+                bound.setdefault(d, _default_size(d, axis, len(s.shape)))
+    return {s.name: tuple(d if isinstance(d, int) else bound[d] for d in s.shape) for s in specs}
+
+
+def generate(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]], seed: int = SEED) -> dict[str, np.ndarray]:
+    """Arrays for all inputs. The same seed gives an input the same values whatever the other inputs are."""
+    sizes = sizes_of(specs, shapes)
+    return {s.name: _values(s, sizes[s.name], seed) for s in specs}
+
+
+def complete(
+    specs: Sequence[InputSpec],
+    given: Mapping[str, np.ndarray],
+    shapes: Mapping[str, Sequence[int]],
+    seed: int = SEED,
+) -> dict[str, np.ndarray]:
+    """The given arrays, checked against names and dtypes, and generated ones for the rest."""
+    by_name = {s.name: s for s in specs}
+    for name, array in given.items():
+        if name not in by_name:
+            raise InputError(f"no input is called {name!r}", expected="one of " + ", ".join(by_name), loc="--input")
+        if array.dtype != by_name[name].dtype and by_name[name].dtype != np.dtype(object):
+            raise InputError(f"input {name!r} is {array.dtype}", expected=str(by_name[name].dtype), loc="--input")
+    sizes = {**{k: v for k, v in shapes.items()}, **{k: v.shape for k, v in given.items()}}
+    made = generate(specs, sizes, seed)
+    return {s.name: given.get(s.name, made[s.name]) for s in specs}
+
+
+def read_arrays(pairs: Iterable[str], archive: str | None) -> dict[str, np.ndarray]:
+    """Arrays from `NAME=FILE.npy` pairs and an .npz archive (pairs win)."""
+    found: dict[str, np.ndarray] = {}
+    if archive is not None:
+        loaded = _load(Path(archive))
+        if isinstance(loaded, np.ndarray):
+            raise InputError(f"{archive} holds one array", expected="an .npz archive of named arrays", loc="--inputs")
+        with loaded:
+            for key in loaded.files:
+                try:
+                    found[key] = loaded[key]
+                except (ValueError, OSError) as e:
+                    raise InputError(f"array {key!r} of {archive} cannot be read: {e}", loc="--inputs") from e
+    for pair in pairs:
+        name, eq, path = pair.partition("=")
+        if not (name and eq and path):
+            raise InputError(f"--input {pair!r}", expected="NAME=FILE.npy")
+        loaded = _load(Path(path))
+        if not isinstance(loaded, np.ndarray):
+            raise InputError(f"{path} is an archive", expected="one array in .npy form", remedy="Pass it with --inputs.", loc="--input")
+        found[name] = loaded
+    return found
+
+
+def parse_shapes(pairs: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """`NAME=1,3,224,224` options; `NAME=` is a scalar."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for pair in pairs:
+        name, eq, dims = pair.rpartition("=")
+        try:
+            shape = tuple(int(d) for d in dims.split(",") if d.strip())
+        except ValueError:
+            shape = (-1,)
+        if not (name and eq) or any(d < 0 for d in shape):
+            raise InputError(f"--shape {pair!r}", expected="NAME=SIZE,SIZE,…, for example x=1,3,224,224")
+        shapes[name] = shape
+    return shapes
+
+
+def _load(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except Exception as e:  # np.load has no list of what a broken file raises
+        raise InputError(f"{path} cannot be read: {e}", expected="a NumPy .npy or .npz file without pickled objects") from e
+
+
+def _bind(spec: InputSpec, shape: tuple[int, ...], bound: dict[str, int]) -> None:
+    wanted = "[" + ", ".join(map(str, spec.shape)) + "]"
+    if len(shape) != len(spec.shape):
+        raise InputError(f"input {spec.name!r} has shape {list(shape)}", expected=f"rank {len(spec.shape)}: {wanted}")
+    for got, dim in zip(shape, spec.shape, strict=True):
+        if isinstance(dim, int) and got != dim:
+            raise InputError(f"input {spec.name!r} has shape {list(shape)}", expected=wanted)
+        if isinstance(dim, str) and bound.setdefault(dim, got) != got:
+            raise InputError(f"symbolic dim {dim!r} is bound to both {bound[dim]} and {got}", expected="one size", loc=spec.name)
+
+
+def _default_size(symbol: str, axis: int, rank: int) -> int:
+    if re.search(r"batch|^N$", symbol, re.I) or (axis == 0 and not re.search(r"seq|len|time", symbol, re.I)):
+        return 1
+    return 64 if rank == 4 and axis >= 2 else 16
+
+
+def _values(spec: InputSpec, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    rng = np.random.default_rng([seed, *spec.name.encode()])
+    name, dtype = spec.name.lower(), spec.dtype
+    if dtype.kind == "O":
+        return rng.choice(np.array(["a", "bc", "def", "Ghij"], dtype=object), shape)
+    if "mask" in name:
+        return np.ones(shape, dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(bool)
+    if dtype.kind == "c":
+        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
+    kind = DType.from_numpy(dtype)
+    if kind.is_float:
+        return rng.standard_normal(shape).astype(np.float32).astype(dtype)
+    if name == "sr" and not shape:
+        return np.asarray(16000, dtype)
+    if "type" in name or "segment" in name:
+        below = 2
+    elif "position" in name and not spec.below:
+        return np.broadcast_to(np.arange(shape[-1] if shape else 1), shape).astype(dtype) if shape else np.zeros(shape, dtype)
+    elif spec.below:
+        below = spec.below
+    else:
+        below = 256 if kind in (DType.U8, DType.I8) else 100 if "id" in name else 10
+    low = 0
+    if kind is DType.I8:
+        low, below = -128, 128
+    return rng.integers(low, below, shape).astype(dtype)
+
+
+_PASS_ON = {"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose"}
+
+
+def _table_sizes(graph: onnx.GraphProto) -> dict[str, int]:
+    """Rows of the smallest constant table that each graph input indexes, followed through nodes that keep values."""
+    rows = {t.name: tuple(t.dims) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            rows.update({node.output[0]: tuple(a.t.dims) for a in node.attribute if a.name == "value"})
+    source = {v.name: v.name for v in graph.input}
+    below: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type in _PASS_ON and node.input and node.input[0] in source:
+            source[node.output[0]] = source[node.input[0]]
+        elif node.op_type == "Gather" and node.input[1] in source and node.input[0] in rows:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            dims = rows[node.input[0]]
+            if -len(dims) <= axis < len(dims):
+                key = source[node.input[1]]
+                below[key] = min(below.get(key, dims[axis]), dims[axis])
+    return below

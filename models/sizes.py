@@ -1,0 +1,43 @@
+"""For every dynamic dimension of a real model, one legal size other than the listed one (found by running onnxruntime)."""
+
+from __future__ import annotations
+
+from .real import lookup
+
+Shapes = dict[str, tuple[int, ...]]
+
+_IDS = ("input_ids", "attention_mask", "token_type_ids")
+
+OTHER_SIZES: dict[str, tuple[Shapes, ...]] = {
+    "common": ({"input1": (1, 1, 64, 97)},),
+    "common_old": ({"input1": (1, 1, 64, 97)},),
+    "DFN3_df_dec": ({"emb": (1, 37, 512), "c0": (1, 64, 37, 96)},),
+    "DFN3_enc": ({"feat_erb": (1, 1, 37, 32), "feat_spec": (1, 2, 37, 96)},),
+    "DFN3_erb_dec": (
+        {"emb": (1, 37, 512), "e3": (1, 64, 37, 8), "e2": (1, 64, 37, 8), "e1": (1, 64, 37, 16), "e0": (1, 64, 37, 32)},
+    ),
+    "standard_v3_3": ({"bytes": (3, 2048)},),
+    # Height and width must be multiples of 32: the model adds feature maps of two resolutions.
+    "PP-OCRv6_det_small": ({"x": (2, 3, 480, 640)}, {"x": (1, 3, 320, 640)}, {"x": (1, 3, 480, 352)}),
+    "PP-OCRv6_rec_small": ({"x": (2, 3, 48, 320)}, {"x": (1, 3, 48, 203)}),
+    "ch_ppocr_mobile_v2.0_cls_mobile": ({"x": (3, 3, 48, 192)}, {"x": (1, 3, 64, 192)}, {"x": (1, 3, 48, 160)}),
+    # The recurrent cell of these takes one window at a time: other lengths are legal while they make one window.
+    "silero_vad": ({"input": (3, 576), "state": (2, 3, 128)}, {"input": (1, 600)}),
+    "silero_vad_16k_op15": ({"input": (3, 576), "state": (2, 3, 128)}, {"input": (1, 288)}),
+    "silero_vad_16k_sequence": ({"input": (11, 576)},),
+    "silero_vad_half": ({"input": (3, 576), "state": (2, 3, 128)},),
+    "silero_vad_op18_ifless": ({"input": (3, 576), "state": (2, 3, 128)}, {"input": (1, 1088)}),
+    "all-MiniLM-L6-v2_int8": ({k: (3, 8) for k in _IDS}, {k: (1, 21) for k in _IDS}),
+    "paraphrase-MiniLM-L3-v2_fp32": ({k: (3, 8) for k in _IDS[:2]}, {k: (1, 21) for k in _IDS[:2]}),
+}
+
+
+def listed(name: str) -> Shapes:
+    """The input shapes of real_models.tsv."""
+    return {k: shape for k, (_, shape) in lookup(name).inputs.items()}
+
+
+def all_sizes(name: str) -> list[Shapes]:
+    """The listed input shapes, then one variant for each dynamic dimension."""
+    base = listed(name)
+    return [base, *({**base, **other} for other in OTHER_SIZES.get(name, ()))]
