@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
 import tempfile
@@ -111,7 +112,7 @@ def _object() -> bytes:
     text = text.replace("$FUTEX$", futex).replace("$PAUSE$", pause)
     key = f"{text}\n{llvmlite.__version__} {llvm.llvm_version_info} {llvm.get_process_triple()}"
     path = cache_dir() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:32]}.o"
-    cached = _read_cache(path)
+    cached = None if os.environ.get("MLC_NO_CACHE") else _read_cache(path)
     if cached is not None:
         return cached
     with _LOCK:
@@ -126,11 +127,14 @@ def _object() -> bytes:
     return blob
 
 
+@functools.cache
+def host_features() -> frozenset[str]:
+    """Instruction set features of this machine, in LLVM's names."""
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
 def cache_dir() -> Path:
-    """Folder of files that may be deleted any time: MLC_CACHE_DIR, or mlc under the user's cache folder."""
-    chosen = os.environ.get("MLC_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
+    """Folder of files that may be deleted any time, under the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "mlc"
 

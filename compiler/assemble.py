@@ -1,0 +1,325 @@
+"""The last stage: a plan and its compiled kernels become the parts of a module (manifest, code, weights)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..codegen.cpu.emitted import Emitted
+from ..codegen.cpu.target import CpuTarget
+from ..codegen.kernel import Branch, Buffer, Plan, PlanStep, Repeat, Step
+from ..errors import CodegenError
+from ..ir import Dim, dim_max, floordiv, prod
+from ..ir.dims import Expr, Sym
+from ..runtime import artifact, memory
+from ..runtime.artifact import Parts
+from ..runtime.dimexpr import DimExpr
+from ..runtime.manifest import CALL, CLEAR, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE
+
+CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)
+_ALIGN = 64
+
+
+def assemble(
+    plan: Plan,
+    emitted: Mapping[int, Emitted],
+    objects: Mapping[str, bytes],
+    target: CpuTarget,
+    *,
+    equal: Sequence[tuple[Dim, Dim]] = (),
+) -> Parts:
+    """Parts of the module that runs `plan`.
+
+    Args:
+        emitted: code of each step, by id() of the step (branches and loops included).
+        objects: object file of each symbol.
+        equal: pairs of dims that the model needs to be equal; checked when sizes are bound.
+
+    Raises CodegenError when the plan contradicts itself.
+    """
+    roots = [_root(plan.buffers, i) for i in range(len(plan.buffers))]
+    dims = _Dims()
+    code = _Linker(plan, emitted, roots, dims)
+    code.emit(plan.steps)
+    ranges = code.live
+    weights, spans = _pack(plan)
+    buffers = []
+    for i, b in enumerate(plan.buffers):
+        size = dims.slot(prod(b.shape) * b.dtype.itemsize)
+        root, shift = roots[i]
+        if b.kind == "const":
+            buffers.append({"kind": "const", "offset": spans[i][0], "size": spans[i][1]})
+        elif b.kind == "alias":
+            buffers.append({"kind": "alias", "bytes": size, "of": root, "shift": dims.slot(shift * b.dtype.itemsize)})
+        elif b.kind == "arena":
+            first, last = ranges.get(i, (0, 0))
+            buffers.append({"kind": "arena", "bytes": size, "first": first, "last": last})
+        else:
+            buffers.append({"kind": b.kind, "bytes": size, "index": b.index})
+    unused = {i for i, b in enumerate(plan.buffers) if b.kind == "arena" and i not in ranges}
+    for i in unused:  # storage nobody touches takes no room
+        buffers[i]["bytes"] = dims.slot(0)
+    sizes = sorted({dims.slot(d) for b in plan.buffers for d in b.shape if isinstance(d, Expr)})
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "mlc": __version__,
+        "target": {"triple": target.triple, "cpu": target.cpu, "features": sorted(target.features)},
+        "inputs": _tensors(plan.buffers, "input", plan.input_names),
+        "outputs": _tensors(plan.buffers, "output", plan.output_names),
+        "buffers": buffers,
+        "program": code.words,
+        "functions": [{"symbol": s, "object": i} for i, s in enumerate(code.functions)],
+        "steps": code.steps,
+        "sizes": sizes,
+        "equal": [[dims.slot(a), dims.slot(b)] for a, b in equal],
+        "dims": dims.exprs,
+    }
+    manifest["symbols"] = dims.symbols(d for b in plan.buffers for d in b.shape)
+    if not manifest["symbols"]:
+        manifest["layout"] = _layout(buffers, dims)
+    blob, manifest["objects"] = _join([objects[s] for s in code.functions])
+    return artifact.make(manifest, blob, weights)
+
+
+def dim_expr(dim: Dim) -> DimExpr:
+    """A dim as JSON."""
+    if isinstance(dim, int):
+        return int(dim)
+    total: DimExpr = 0
+    for mono, c in dim.terms:
+        term: DimExpr = c
+        for factor in mono:
+            if isinstance(factor, Sym):
+                f: DimExpr = ["sym", factor.name]
+            elif factor.fn == "mod":
+                a, b = (dim_expr(x) for x in factor.args)
+                f = ["add", a, ["mul", -1, ["mul", b, ["floordiv", a, b]]]]
+            else:
+                f = [factor.fn, *(dim_expr(x) for x in factor.args)]
+            term = f if term == 1 else ["mul", term, f]
+        total = term if total == 0 else ["add", total, term]
+    return total
+
+
+class _Dims:
+    """The slot table, each dim once."""
+
+    def __init__(self) -> None:
+        self.exprs: list[DimExpr] = []
+        self._slots: dict[Dim, int] = {}
+
+    def slot(self, dim: Dim) -> int:
+        if dim not in self._slots:
+            self._slots[dim] = len(self.exprs)
+            self.exprs.append(dim_expr(dim))
+        return self._slots[dim]
+
+    def symbols(self, more: Iterable[Dim]) -> list[dict[str, Any]]:
+        found: dict[str, Sym] = {}
+        stack: list[Dim] = [*self._slots, *more]
+        while stack:
+            d = stack.pop()
+            for mono, _ in d.terms if isinstance(d, Expr) else ():
+                for f in mono:
+                    if isinstance(f, Sym):
+                        found[f.name] = f
+                    else:
+                        stack.extend(f.args)
+        return [{"name": n, "lo": max(0, found[n].lo), "hi": min(2**62, found[n].hi)} for n in sorted(found)]
+
+
+@dataclass
+class _Linker:
+    """Program words, and the span of program positions in which each arena buffer holds a value."""
+
+    plan: Plan
+    emitted: Mapping[int, Emitted]
+    roots: list[tuple[int, Dim]]
+    dims: _Dims
+
+    def __post_init__(self) -> None:
+        self.words: list[int] = []
+        self.functions: dict[str, int] = {}
+        self.steps: list[dict[str, Any]] = []
+        self.live: dict[int, tuple[int, int]] = {}
+        self._loops: list[tuple[int, int]] = []  # (start, end) words
+
+    def emit(self, steps: tuple[PlanStep, ...]) -> None:
+        """All steps, without recursion: the stack holds steps and what closes a branch or loop."""
+        touched: list[tuple[int, int]] = []  # (word, root buffer)
+        stack: list[Any] = list(reversed(steps))
+        while stack:
+            item = stack.pop()
+            match item:
+                case Step():
+                    touched += [(len(self.words), self.roots[b][0]) for b in item.buffers]
+                    self._call(item)
+                case Branch():
+                    touched.append((len(self.words), self.roots[item.cond][0]))
+                    at = len(self.words)
+                    self.words += [JUMP_IF_FALSE, item.cond, -1]
+                    if item.orelse:
+                        end = _Patch([])
+                        stack += [end, *reversed(item.orelse), _Else(at + 2, end)]
+                    else:
+                        stack.append(_Patch([at + 2]))
+                    stack += reversed(item.then)
+                case _Else():
+                    self.words += [JUMP, -1]
+                    item.end.words.append(len(self.words) - 1)
+                    self.words[item.skip] = len(self.words)
+                case _Patch():
+                    for word in item.words:
+                        self.words[word] = len(self.words)
+                case Repeat():
+                    self.words += [CLEAR, item.counter]
+                    start = len(self.words)
+                    exits = []
+                    if item.trips >= 0:
+                        self.words += [JUMP_IF_GE, item.counter, item.trips, -1]
+                        exits.append(len(self.words) - 1)
+                    if item.cond >= 0:
+                        self.words += [JUMP_IF_FALSE, item.cond, -1]
+                        exits.append(len(self.words) - 1)
+                    touched += [(start, self.roots[b][0]) for b in (item.counter, item.trips, item.cond) if b >= 0]
+                    stack += [_Patch(exits), _End(start, item.counter), *reversed(item.body)]
+                case _End():
+                    self._loops.append((item.start, len(self.words)))
+                    self.words += [INCREMENT, item.counter, JUMP, item.start]
+        self._ranges(touched)
+
+    def _call(self, step: Step) -> None:
+        code = self.emitted[id(step)]
+        fn = self.functions.setdefault(code.symbol, len(self.functions))
+        if len(step.buffers) != len(step.kernel.operands):
+            raise CodegenError(f"{len(step.buffers)} buffers for {len(step.kernel.operands)} operands", loc=", ".join(step.loc))
+        for b, operand in zip(step.buffers, step.kernel.operands, strict=True):
+            kind = self.plan.buffers[self.roots[b][0]].kind
+            if operand.written and kind in ("const", "input"):
+                raise CodegenError(f"a kernel writes the {kind} in buffer {b}", loc=", ".join(step.loc))
+        grain = dim_max(1, floordiv(CHUNK_COST, dim_max(1, code.unit_cost)))
+        self.steps.append({"word": len(self.words), "symbol": code.symbol, "loc": list(step.loc),
+                           "flops": self.dims.slot(code.flops), "bytes": self.dims.slot(code.bytes)})  # fmt: skip
+        slots = [self.dims.slot(d) for d in code.dims]
+        self.words += [CALL, fn, len(step.buffers), len(slots), self.dims.slot(code.units), self.dims.slot(grain)]
+        self.words += [*step.buffers, *slots]
+
+    def _ranges(self, touched: list[tuple[int, int]]) -> None:
+        """First and last touch; what a loop touches lives through all of it, since iterations hand values on."""
+        loops = sorted(self._loops, key=lambda s: (s[0], -s[1]))
+        outermost: list[tuple[int, int]] = []
+        for start, end in loops:
+            if not outermost or start > outermost[-1][1]:
+                outermost.append((start, end))
+        k = 0
+        for word, buffer in sorted(touched):
+            while k < len(outermost) and outermost[k][1] < word:
+                k += 1
+            inside = k < len(outermost) and outermost[k][0] <= word
+            first, last = outermost[k] if inside else (word, word)
+            old = self.live.get(buffer, (first, last))
+            self.live[buffer] = min(old[0], first), max(old[1], last)
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """Jumps (positions of their target words) that lead here."""
+
+    words: list[int]
+
+
+@dataclass(frozen=True)
+class _Else:
+    """Between the sides of a branch: jump to its `end`; the condition's jump (target word `skip`) leads behind that."""
+
+    skip: int
+    end: _Patch
+
+
+@dataclass(frozen=True)
+class _End:
+    """The end of a loop body."""
+
+    start: int
+    counter: int
+
+
+def _root(buffers: Sequence[Buffer], i: int) -> tuple[int, Dim]:
+    """(buffer that owns the memory, shift in elements) of a possibly repeated alias."""
+    shift: Dim = 0
+    seen = 0
+    dtype = buffers[i].dtype
+    while buffers[i].kind == "alias":
+        shift = shift + buffers[i].shift
+        i, seen = buffers[i].of, seen + 1
+        if not 0 <= i < len(buffers) or seen > len(buffers) or buffers[i].dtype.itemsize != dtype.itemsize:
+            raise CodegenError(f"buffer {i} is aliased in a circle, with another element size, or does not exist")
+    return i, shift
+
+
+def _pack(plan: Plan) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
+    """All constants in one block, each equal content once; (offset, size) by buffer."""
+    places: dict[bytes, tuple[int, int]] = {}
+    spans: dict[int, tuple[int, int]] = {}
+    arrays: list[tuple[int, np.ndarray]] = []
+    end = 0
+    for i, b in enumerate(plan.buffers):
+        if b.kind != "const":
+            continue
+        array = np.ascontiguousarray(np.asarray(plan.constants[i]))
+        expected = prod(b.shape)
+        if array.dtype != b.dtype.np or array.size != expected:
+            raise CodegenError(f"constant {i} is {array.dtype}[{array.size}]", expected=f"{b.dtype.np}[{expected}]")
+        data = array.reshape(-1).view(np.uint8)
+        key = hashlib.sha256(data).digest() + len(data).to_bytes(8, "little")
+        if key not in places:
+            places[key] = (end, data.nbytes)
+            arrays.append((end, data))
+            end += -(-data.nbytes // _ALIGN) * _ALIGN
+        spans[i] = places[key]
+    weights = artifact.aligned(end)
+    at = 0
+    for offset, data in arrays:
+        weights[at:offset] = 0
+        at = offset + data.nbytes
+        weights[offset:at] = data
+    weights[at:] = 0
+    return weights, spans
+
+
+def _join(objects: Sequence[bytes]) -> tuple[bytes, list[list[int]]]:
+    spans, at = [], 0
+    for o in objects:
+        spans.append([at, len(o)])
+        at += len(o)
+    return b"".join(objects), spans
+
+
+def _tensors(buffers: Sequence[Buffer], kind: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    by_index = {b.index: b for b in buffers if b.kind == kind}
+    if sorted(by_index) != list(range(len(names))):
+        raise CodegenError(f"{kind} buffers {sorted(by_index)}", expected=f"one for each of {len(names)} names")
+    return [
+        {"name": n, "dtype": by_index[i].dtype.value, "shape": [dim_expr(d) for d in by_index[i].shape]}
+        for i, n in enumerate(names)
+    ]
+
+
+def _layout(buffers: list[dict[str, Any]], dims: _Dims) -> dict[str, Any]:
+    arena = [i for i, b in enumerate(buffers) if b["kind"] == "arena"]
+    ranges = [memory.Range(_static(dims.exprs[buffers[i]["bytes"]]), buffers[i]["first"], buffers[i]["last"]) for i in arena]
+    layout = memory.plan(ranges)
+    offsets = [0] * len(buffers)
+    for i, at in zip(arena, layout.offsets, strict=True):
+        offsets[i] = at
+    return {"offsets": offsets, "total": layout.total}
+
+
+def _static(expr: DimExpr) -> int:
+    assert isinstance(expr, int)
+    return expr

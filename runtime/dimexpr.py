@@ -1,0 +1,123 @@
+"""Dim expressions of a manifest: `int | ["sym", name] | [fn, a, b]`, fn one of add, mul, floordiv, min, max.
+
+A `DimTable` holds many of them as one straight-line program without repeated work, because a module with symbolic dims
+evaluates the whole table whenever it meets new sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ArtifactError
+
+DimExpr = int | list[Any]
+
+LIMIT = 2**62  # magnitudes beyond are no sizes; native code computes in 64 bits
+_MAX_DEPTH = 500
+
+
+def _floordiv(a: int, b: int) -> int:
+    return a // b if b else 0
+
+
+FNS: dict[str, Callable[[int, int], int]] = {
+    "add": lambda a, b: a + b,
+    "mul": lambda a, b: a * b,
+    "floordiv": _floordiv,
+    "min": min,
+    "max": max,
+}
+
+
+@dataclass(frozen=True)
+class DimTable:
+    """Values of `slots` are values[slots[i]] after running `code` over values = constants, then symbols."""
+
+    constants: tuple[int, ...]
+    symbols: tuple[str, ...]
+    code: tuple[tuple[Callable[[int, int], int], int, int], ...]
+    slots: tuple[int, ...]
+
+    @staticmethod
+    def build(exprs: Sequence[DimExpr], symbols: Sequence[str]) -> DimTable:
+        """Raises ArtifactError for anything that is not a dim expression over `symbols`."""
+        return _Builder(symbols).table(exprs)
+
+    def evaluate(self, bindings: Mapping[str, int]) -> list[int]:
+        """Value of every slot. Raises OverflowError for one beyond 2⁶²."""
+        values = [*self.constants, *(bindings[s] for s in self.symbols)]
+        push = values.append
+        for fn, a, b in self.code:
+            v = fn(values[a], values[b])
+            if not -LIMIT <= v <= LIMIT:
+                raise OverflowError
+            push(v)
+        return [values[s] for s in self.slots]
+
+
+class _Builder:
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.symbols = tuple(symbols)
+        self.known = frozenset(symbols)
+        self.ids: dict[Any, int] = {}  # key of a node: int constant, symbol name, or (fn, id, id)
+
+    def table(self, exprs: Sequence[DimExpr]) -> DimTable:
+        roots = [self._visit(e) for e in exprs]
+        # Constants and symbols first, then operations in the order met, which is operands before users.
+        keys = list(self.ids)
+        constants = [k for k in keys if isinstance(k, int)]
+        order = {k: i for i, k in enumerate([*constants, *self.symbols])}
+        place: dict[int, int] = {self.ids[k]: order[k] for k in keys if not isinstance(k, tuple)}
+        code = []
+        for k in keys:
+            if isinstance(k, tuple):
+                place[self.ids[k]] = len(order) + len(code)
+                code.append((FNS[k[0]], place[k[1]], place[k[2]]))
+        return DimTable(tuple(constants), self.symbols, tuple(code), tuple(place[r] for r in roots))
+
+    def _visit(self, expr: Any) -> int:
+        stack: list[tuple[Any, int, bool]] = [(expr, 0, False)]
+        done: list[int] = []
+        while stack:
+            e, depth, ready = stack.pop()
+            if ready:
+                b, a = done.pop(), done.pop()
+                done.append(self._id((e[0], a, b)))
+            elif type(e) is int and -LIMIT <= e <= LIMIT:
+                done.append(self._id(e))
+            elif not isinstance(e, list) or depth > _MAX_DEPTH:
+                raise ArtifactError(f"bad dim expression {str(e)[:80]}")
+            elif len(e) == 2 and e[0] == "sym" and isinstance(e[1], str) and e[1] in self.known:
+                done.append(self._id(e[1]))
+            elif len(e) == 3 and isinstance(e[0], str) and e[0] in FNS:
+                stack += [(e, depth, True), (e[2], depth + 1, False), (e[1], depth + 1, False)]
+            else:
+                raise ArtifactError(f"bad dim expression {str(e)[:80]}")
+        return done[0]
+
+    def _id(self, key: Any) -> int:
+        return self.ids.setdefault(key, len(self.ids))
+
+
+def show(expr: DimExpr) -> int | str:
+    """An expression as users read it: 3, "B", "2*B + 1"."""
+    return expr if isinstance(expr, int) else _show(expr)
+
+
+def _show(expr: Any, depth: int = 0) -> str:
+    if not isinstance(expr, list):
+        return str(expr)
+    if depth > 20:
+        return "…"
+    if expr[0] == "sym":
+        return str(expr[1])
+    a, b = (_show(x, depth + 1) for x in expr[1:])
+    match expr[0]:
+        case "add":
+            return f"{a} + {b}"
+        case "mul":
+            return "*".join(f"({t})" if " + " in t and t[:1] != "(" else t for t in (a, b))
+        case _:
+            return f"{expr[0]}({a}, {b})"

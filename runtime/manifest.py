@@ -1,0 +1,294 @@
+"""The manifest of a `.mlc` file, checked: after `parse` every index, offset and jump is known to be in range.
+
+Object code is trusted (it is covered by a digest, and runs natively by its nature); the manifest is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArtifactError
+from .dimexpr import LIMIT, DimTable, show
+
+FORMAT = 1
+
+_PLAIN = {
+    "f32": "float32", "f64": "float64", "f16": "float16", "bool": "bool", "i8": "int8", "i16": "int16", "i32": "int32",
+    "i64": "int64", "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64", "c64": "complex64", "c128": "complex128",
+}  # fmt: skip
+_EXTENDED = {
+    "bf16": "bfloat16", "f8e4m3fn": "float8_e4m3fn", "f8e4m3fnuz": "float8_e4m3fnuz", "f8e5m2": "float8_e5m2",
+    "f8e5m2fnuz": "float8_e5m2fnuz", "u4": "uint4", "i4": "int4", "f4e2m1": "float4_e2m1fn", "f8e8m0": "float8_e8m0fnu",
+    "u2": "uint2", "i2": "int2",
+}  # fmt: skip
+
+CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE = range(1, 7)
+KINDS = ("input", "output", "const", "arena", "alias")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output: NumPy dtype, and a shape of sizes and names (or formulas) of symbolic dims."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A symbolic dim and the sizes it may take, inclusive."""
+
+    name: str
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True, slots=True)
+class BufferSpec:
+    """`size` and `shift` are dim slots, in bytes; `index` is an input or output position, an alias's buffer (never an
+    alias itself), or a constant's offset in the weights. Arena buffers live from step `first` to `last`."""
+
+    kind: str
+    size: int
+    index: int
+    shift: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """For people: what the call at `word` of the program implements, and its cost (dim slots)."""
+
+    word: int
+    symbol: str
+    loc: tuple[str, ...]
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked manifest; `raw` is the JSON it came from."""
+
+    raw: dict[str, Any]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    input_shapes: tuple[tuple[int, ...], ...]  # dim slots
+    output_shapes: tuple[tuple[int, ...], ...]
+    symbols: tuple[Symbol, ...]
+    dims: DimTable
+    sizes: tuple[int, ...]  # slots that must not be negative
+    equal: tuple[tuple[int, int], ...]  # slots that must agree
+    buffers: tuple[BufferSpec, ...]
+    control: tuple[tuple[int, int], ...]  # (buffer, bytes the program itself touches)
+    program: tuple[int, ...]
+    scratch: int  # operands of the largest call
+    functions: tuple[tuple[str, int], ...]  # (symbol, object)
+    objects: tuple[tuple[int, int], ...]  # (offset, size)
+    layout: tuple[tuple[int, ...], int] | None  # arena offsets by buffer, total; for static shapes
+    steps: tuple[StepInfo, ...]
+
+
+def dtype_of(name: object) -> np.dtype:
+    """The NumPy dtype of an element type name. Raises ArtifactError when there is none."""
+    if isinstance(name, str) and name in _PLAIN:
+        return np.dtype(_PLAIN[name])
+    if isinstance(name, str) and name in _EXTENDED:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, _EXTENDED[name]))
+    raise ArtifactError(f"element type {str(name)[:40]!r}", expected="one that modules can hold")
+
+
+def parse(raw: object, code_size: int, weights_size: int) -> Manifest:
+    """Check everything. Raises ArtifactError for the first thing that is wrong."""
+    if not isinstance(raw, dict):
+        raise ArtifactError("the manifest is no JSON object")
+    version = raw.get("format")
+    if type(version) is not int or version < 1:
+        raise ArtifactError(f"format {str(version)[:40]}", expected=f"format {FORMAT}")
+    if version > FORMAT:
+        raise ArtifactError(
+            f"format {version}", expected=f"format {FORMAT} or older", remedy="Install a newer mlc to load this file."
+        )
+    try:
+        return _Parser(raw, code_size, weights_size).parse()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
+        raise ArtifactError(f"malformed manifest ({type(e).__name__}: {str(e)[:80]})") from None
+
+
+class _Parser:
+    def __init__(self, raw: dict[str, Any], code_size: int, weights_size: int) -> None:
+        self.raw, self.code_size, self.weights_size = raw, code_size, weights_size
+
+    def parse(self) -> Manifest:
+        raw = self.raw
+        symbols = tuple(Symbol(_text(s["name"]), _int(s["lo"]), _int(s["hi"])) for s in _list(raw["symbols"]))
+        if len({s.name for s in symbols}) != len(symbols):
+            raise ArtifactError("a symbol is declared twice")
+        exprs = list(_list(raw["dims"]))
+        self.n_dims = len(exprs)
+        inputs, input_shapes = self._tensors("inputs", exprs)
+        outputs, output_shapes = self._tensors("outputs", exprs)
+        dims = DimTable.build(exprs, [s.name for s in symbols])
+        self._bound(symbols, raw["inputs"])
+        self.inputs, self.outputs = inputs, outputs
+        objects = tuple(self._span(o, self.code_size, "object") for o in _list(raw["objects"]))
+        functions = tuple((_text(f["symbol"]), _index(f["object"], len(objects), "object")) for f in _list(raw["functions"]))
+        self.n_functions = len(functions)
+        specs = _list(raw["buffers"])
+        self.kinds = [s["kind"] for s in specs]
+        buffers = tuple(self._buffer(s) for s in specs)
+        self.buffers = buffers
+        program = tuple(_index(w, LIMIT, "program word") for w in _list(raw["program"]))
+        control, scratch = self._program(program)
+        return Manifest(
+            raw, inputs, outputs, input_shapes, output_shapes, symbols, dims,
+            tuple(self._slot(s) for s in _list(raw["sizes"])),
+            tuple((self._slot(a), self._slot(b)) for a, b in _list(raw["equal"])),
+            buffers, control, program, scratch, functions, objects, self._layout(), self._steps(program),
+        )  # fmt: skip
+
+    def _tensors(self, key: str, exprs: list[Any]) -> tuple[tuple[TensorInfo, ...], tuple[tuple[int, ...], ...]]:
+        infos, shapes = [], []
+        for t in _list(self.raw[key]):
+            shape = _list(t["shape"])
+            if len(shape) > 64:
+                raise ArtifactError(f"{key}: rank {len(shape)}", expected="at most 64")
+            shapes.append(tuple(range(len(exprs), len(exprs) + len(shape))))
+            exprs.extend(shape)
+            infos.append(TensorInfo(_text(t["name"]), dtype_of(t["dtype"]), tuple(show(d) for d in shape)))
+        if len({i.name for i in infos}) != len(infos) and key == "inputs":
+            raise ArtifactError("two inputs have one name")
+        return tuple(infos), tuple(shapes)
+
+    def _bound(self, symbols: Sequence[Symbol], inputs: list[Any]) -> None:
+        given = {d[1] for t in inputs for d in t["shape"] if isinstance(d, list) and d[0] == "sym"}
+        missing = [s.name for s in symbols if s.name not in given]
+        if missing:
+            raise ArtifactError(f"symbolic dims {', '.join(missing)[:80]} are in no input shape")
+
+    def _slot(self, value: object) -> int:
+        return _index(value, self.n_dims, "dim slot")
+
+    def _span(self, value: Any, size: int, what: str) -> tuple[int, int]:
+        offset, length = value
+        if _index(offset, size + 1, what) + _index(length, size + 1, what) > size:
+            raise ArtifactError(f"{what} at {offset} of {length} bytes", expected=f"at most {size} bytes in all")
+        return offset, length
+
+    def _buffer(self, s: dict[str, Any]) -> BufferSpec:
+        kind = s["kind"]
+        first, last = _int(s.get("first", 0)), _int(s.get("last", 0))
+        if kind == "const":
+            offset, size = self._span((s["offset"], s["size"]), self.weights_size, "constant")
+            return BufferSpec(kind, size, offset, 0, 0, 0)
+        size, shift = self._slot(s["bytes"]), 0
+        if kind == "input" or kind == "output":
+            index = _index(s["index"], len(self.inputs if kind == "input" else self.outputs), kind)
+        elif kind == "alias":
+            index, shift = _index(s["of"], len(self.kinds), "buffer"), self._slot(s["shift"])
+            if self.kinds[index] == "alias":
+                raise ArtifactError("an alias of an alias")
+        elif kind == "arena":
+            index = 0
+        else:
+            raise ArtifactError(f"buffer kind {str(kind)[:40]!r}", expected=", ".join(KINDS))
+        return BufferSpec(kind, size, index, shift, first, last)
+
+    def _program(self, program: tuple[int, ...]) -> tuple[tuple[tuple[int, int], ...], int]:
+        starts, targets, scratch = set(), set(), 0
+        control: dict[int, int] = {}
+
+        def touch(buffer: int, size: int, writes: bool) -> None:
+            spec = self.buffers[_index(buffer, len(self.buffers), "buffer")]
+            root = self.buffers[spec.index] if spec.kind == "alias" else spec
+            if writes and root.kind in ("const", "input"):
+                raise ArtifactError("the program writes a constant or an input")
+            control[buffer] = max(control.get(buffer, 0), size)
+
+        pc, n = 0, len(program)
+        while pc < n:
+            starts.add(pc)
+            op = program[pc]
+            length = {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, CLEAR: 2, JUMP_IF_GE: 4}.get(op, 6)
+            if pc + length > n:
+                raise ArtifactError("the program ends within an instruction")
+            w = program[pc : pc + length]
+            if op == CALL:
+                _index(w[1], self.n_functions, "function")
+                self._slot(w[4]), self._slot(w[5])
+                length += w[2] + w[3]
+                scratch = max(scratch, w[2] + w[3])
+                if pc + length > n:
+                    raise ArtifactError("the program ends within an instruction")
+                for b in program[pc + 6 : pc + 6 + w[2]]:
+                    _index(b, len(self.buffers), "buffer")
+                for d in program[pc + 6 + w[2] : pc + length]:
+                    self._slot(d)
+            elif op == JUMP:
+                targets.add(w[1])
+            elif op == JUMP_IF_FALSE:
+                touch(w[1], 1, False)
+                targets.add(w[2])
+            elif op in (INCREMENT, CLEAR):
+                touch(w[1], 8, True)
+            elif op == JUMP_IF_GE:
+                touch(w[1], 8, False)
+                touch(w[2], 8, False)
+                targets.add(w[3])
+            else:
+                raise ArtifactError(f"unknown instruction {op}")
+            pc += length
+        if not targets <= starts | {n}:
+            raise ArtifactError("a jump leads into the middle of an instruction")
+        return tuple(control.items()), scratch
+
+    def _layout(self) -> tuple[tuple[int, ...], int] | None:
+        value = self.raw.get("layout")
+        if value is None:
+            return None
+        total = _index(value["total"], LIMIT, "arena size")
+        offsets = tuple(_index(o, total + 1, "arena offset") for o in _list(value["offsets"]))
+        if len(offsets) != len(self.buffers):
+            raise ArtifactError("the memory layout does not match the buffers")
+        return offsets, total
+
+    def _steps(self, program: tuple[int, ...]) -> tuple[StepInfo, ...]:
+        return tuple(
+            StepInfo(
+                _index(s["word"], len(program), "program word"), _text(s["symbol"]), tuple(_text(t) for t in _list(s["loc"])),
+                self._slot(s["flops"]), self._slot(s["bytes"]),
+            )
+            for s in _list(self.raw["steps"])
+        )  # fmt: skip
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ArtifactError(f"{str(value)[:40]} in the manifest", expected="a list")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ArtifactError(f"{str(value)[:40]} in the manifest", expected="a text")
+    return value
+
+
+def _int(value: Any) -> int:
+    if type(value) is not int or not -LIMIT <= value <= LIMIT:
+        raise ArtifactError(f"{str(value)[:40]} in the manifest", expected="a whole number")
+    return value
+
+
+def _index(value: Any, end: int, what: str) -> int:
+    if type(value) is not int or not 0 <= value < end:
+        raise ArtifactError(f"{what} {str(value)[:40]}", expected=f"0 to {end - 1}")
+    return value

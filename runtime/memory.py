@@ -1,0 +1,98 @@
+"""Where intermediate tensors live: offsets in one arena, from sizes and live ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+ALIGN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A buffer that holds a value from step `first` to step `last`, both inclusive."""
+
+    size: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Byte offsets, one per range (multiples of 64), and the bytes of the whole arena."""
+
+    offsets: tuple[int, ...]
+    total: int
+
+
+def align(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def live_bytes(ranges: Sequence[Range]) -> int:
+    """The most bytes alive at once: no layout can be smaller."""
+    delta: dict[int, int] = {}
+    for r in ranges:
+        size = align(r.size)
+        delta[r.first] = delta.get(r.first, 0) + size
+        delta[r.last + 1] = delta.get(r.last + 1, 0) - size
+    now = peak = 0
+    for step in sorted(delta):
+        now += delta[step]
+        peak = max(peak, now)
+    return peak
+
+
+def plan(ranges: Sequence[Range]) -> Layout:
+    """Greedy by size, each into the tightest gap between those already placed that live at the same time.
+
+    When that misses the lower bound, a few other orders compete and the smallest arena wins.
+    """
+    bound = live_bytes(ranges)
+    n = len(ranges)
+    orders = [
+        sorted(range(n), key=lambda i: (-ranges[i].size, ranges[i].first, i)),
+        sorted(range(n), key=lambda i: (-ranges[i].size * (1 + ranges[i].last - ranges[i].first), i)),
+        sorted(range(n), key=lambda i: (ranges[i].first, -ranges[i].size, i)),
+    ]
+    best: Layout | None = None
+    for order in orders:
+        layout = _place(ranges, order)
+        if best is None or layout.total < best.total:
+            best = layout
+        if best.total <= bound or n > 5000:  # the search is quadratic
+            break
+    assert best is not None
+    return best
+
+
+def _place(ranges: Sequence[Range], order: Sequence[int]) -> Layout:
+    n = len(ranges)
+    first, last, start, end = (np.zeros(n, np.int64) for _ in range(4))
+    offsets = [0] * n
+    count = total = 0
+    for i in order:
+        r = ranges[i]
+        size = align(r.size)
+        if not size:
+            continue
+        clash = np.flatnonzero((first[:count] <= r.last) & (last[:count] >= r.first))
+        at = _best_fit(start[clash], end[clash], size) if clash.size else 0
+        offsets[i] = at
+        first[count], last[count], start[count], end[count] = r.first, r.last, at, at + size
+        count += 1
+        total = max(total, at + size)
+    return Layout(tuple(offsets), total)
+
+
+def _best_fit(start: np.ndarray, end: np.ndarray, size: int) -> int:
+    """The tightest gap of at least `size` between the intervals, else after all of them."""
+    order = np.argsort(start, kind="stable")
+    s = start[order]
+    top = np.maximum.accumulate(end[order])
+    floor = np.concatenate((np.zeros(1, np.int64), top[:-1]))
+    gap = s - floor
+    fits = np.flatnonzero(gap >= size)
+    return int(floor[fits[np.argmin(gap[fits])]]) if fits.size else int(top[-1])

@@ -1,0 +1,273 @@
+"""A compiled model, ready to run."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..errors import ArtifactError, InputError, MlcError, TargetError
+from . import artifact
+from .artifact import Parts
+from .binding import Binding, Program, address
+from .manifest import Manifest, TensorInfo
+from .native import Code, host_features, native
+from .threads import default_threads
+
+_MAX_BINDINGS = 32  # sizes whose plans are remembered
+_SPARE_BYTES = 64 << 20  # arenas of other sizes that may stay allocated, beyond twice the one in use
+
+_ndarray, _empty = np.ndarray, np.empty
+
+
+def load(source: str | os.PathLike[str] | bytes, threads: int | None = None, *, verify: bool = True) -> Module:
+    """Load a `.mlc` file (or its bytes). `verify=False` skips checking the digests of the weights.
+
+    Raises:
+        ArtifactError: the file cannot be read, is corrupt, truncated or of a newer format.
+        TargetError: it was compiled for instructions that this machine lacks.
+    """
+    module = Module(artifact.load(source, verify=verify), threads=threads)
+    module.prepare()
+    return module
+
+
+class Module:
+    """Runs a compiled model; may be used by several threads at once.
+
+    Args:
+        parts: from `mlc.compile` or a file.
+        threads: how many threads a run may use. By default the least of the usable CPUs, the cgroup quota and
+            OMP_NUM_THREADS. Results do not depend on it.
+    """
+
+    def __init__(self, parts: Parts, *, threads: int | None = None) -> None:
+        manifest = parts.manifest
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise InputError(f"threads={threads!r}", expected="a whole number from 1")
+        self._parts, self._manifest = parts, manifest
+        self.threads = min(threads or default_threads(), 256)
+        self._names = [t.name for t in manifest.inputs]
+        self._out_names = [t.name for t in manifest.outputs]
+        self._symbols = [s.name for s in manifest.symbols]
+        self._lock = threading.Lock()
+        self._bindings: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
+        self._last: Binding | None = None
+        self._program: Program | None = None
+
+    def prepare(self) -> None:
+        """Load the code; the first run does it otherwise, so that a module for another machine can be saved here.
+
+        Raises TargetError when this machine lacks what the code needs.
+        """
+        with self._lock:
+            if self._program is not None:
+                return
+            check_target(self._manifest.raw.get("target"))
+            self._run_native = native().run
+            self._program = _program(self._parts, self.threads)
+        if not self._symbols:
+            self._bind(())
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        return self._manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        return self._manifest.outputs
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name, in the model's order. Raises InputError when an input does not fit."""
+        try:
+            arrays = [feeds[name] for name in self._names]
+            fits = len(feeds) == len(arrays)
+        except (KeyError, TypeError, IndexError):
+            fits = False
+        if not fits:
+            self._complain(feeds)
+        return dict(zip(self._out_names, self._execute(arrays), strict=True))
+
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Inputs by position; one array, or a tuple when the model has several outputs."""
+        if len(arrays) != len(self._names):
+            raise InputError(f"{len(arrays)} arrays", expected=f"{len(self._names)}: {', '.join(self._names)}")
+        outputs = self._execute(arrays)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a `.mlc` file, atomically. Raises ArtifactError."""
+        artifact.save(self._parts, path)
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        return artifact.to_bytes(self._parts)
+
+    def binding(self, **symbols: int) -> Binding:
+        """Sizes, arena and layout at these symbol values (for inspection). Raises InputError."""
+        return self._bind([symbols.get(s, 1) for s in self._symbols])
+
+    def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 1) -> dict[int, float]:
+        """Seconds per call of the program, by its word (see `manifest.steps`), mean over runs after one to warm up."""
+        self.run(feeds)
+        arrays, binding = self._fit([feeds[name] for name in self._names])
+        times = np.zeros(len(self._manifest.program) + 1, np.int64)
+        execution = binding.acquire()
+        execution.struct.times = address(times)
+        try:
+            for _ in range(runs):
+                self._launch(binding, execution, arrays)
+        finally:
+            execution.struct.times = 0
+            binding.release(execution)
+        return {s.word: int(times[s.word]) * 1e-9 / runs for s in self._manifest.steps}
+
+    def _execute(self, arrays: Sequence[Any]) -> list[np.ndarray]:
+        binding = self._last
+        if binding is None:
+            arrays, binding = self._fit(arrays)
+        else:
+            for a, (dtype, shape) in zip(arrays, binding.checks, strict=True):
+                if type(a) is not _ndarray or a.dtype is not dtype or a.shape != shape or not a.flags.c_contiguous:
+                    arrays, binding = self._fit(arrays)
+                    break
+        execution = binding.acquire()
+        try:
+            return self._launch(binding, execution, arrays)
+        finally:
+            binding.release(execution)
+
+    def _launch(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        outputs = [_empty(shape, dtype) for shape, dtype in binding.results]
+        bufs = execution.bufs
+        for i, position, shift in binding.in_patches:
+            bufs[i] = address(arrays[position]) + shift
+        for i, position, shift in binding.out_patches:
+            bufs[i] = address(outputs[position]) + shift
+        if self._run_native(execution.at):
+            raise MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
+        return outputs
+
+    def _fit(self, arrays: Sequence[Any]) -> tuple[list[np.ndarray], Binding]:
+        """Arrays as the native code needs them, and the binding of their sizes. Raises InputError."""
+        out: list[np.ndarray] = []
+        bound: dict[str, tuple[int, str]] = {}
+        for a, info, spec in zip(arrays, self._manifest.inputs, self._manifest.raw["inputs"], strict=True):
+            array = _as_array(a, info)
+            for axis, (size, dim) in enumerate(zip(array.shape, spec["shape"], strict=True)):
+                self._bind_dim(bound, info, axis, size, dim)
+            out.append(array)
+        for s in self._manifest.symbols:
+            size = bound[s.name][0]
+            if not s.lo <= size <= s.hi:
+                raise InputError(f"{s.name}={size}", expected=f"{s.lo} to {s.hi}" if s.hi < 2**62 else f"{s.lo} or more",
+                                 loc=bound[s.name][1])  # fmt: skip
+        binding = self._bind([bound[s][0] for s in self._symbols])
+        for array, shape, info in zip(out, binding.in_shapes, self._manifest.inputs, strict=True):
+            if array.shape != shape:  # a formula of symbols bound elsewhere
+                raise InputError(f"shape {list(array.shape)}", expected=str(list(shape)), loc=f"input {info.name}")
+        return out, binding
+
+    def _bind_dim(self, bound: dict[str, tuple[int, str]], info: TensorInfo, axis: int, size: int, dim: Any) -> None:
+        where = f"input {info.name}, axis {axis}"
+        if isinstance(dim, int):
+            if size != dim:
+                raise InputError(f"size {size}", expected=f"{dim} (shape {_shape(info.shape)})", loc=where)
+        elif dim[0] == "sym":
+            known = bound.setdefault(dim[1], (size, where))
+            if known[0] != size:
+                raise InputError(f"symbolic dim {dim[1]} is {size}", expected=f"{known[0]} as in {known[1]}", loc=where)
+
+    def _bind(self, sizes: Sequence[int]) -> Binding:
+        key = tuple(sizes)
+        if self._program is None:
+            self.prepare()
+        assert self._program is not None
+        with self._lock:
+            binding = self._bindings.get(key)
+        if binding is None:
+            binding = Binding(self._program, dict(zip(self._symbols, key, strict=True)))
+        with self._lock:
+            binding = self._bindings.setdefault(key, binding)
+            self._bindings.move_to_end(key)
+            if binding is not self._last:
+                self._last = binding
+                self._trim(binding)
+        return binding
+
+    def _trim(self, current: Binding) -> None:
+        """Forget old sizes, and free memory of sizes not in use: after a peak, memory returns to what the present needs."""
+        while len(self._bindings) > _MAX_BINDINGS:
+            self._bindings.popitem(last=False)
+        budget = _SPARE_BYTES + 2 * current.layout.total
+        for b in reversed(self._bindings.values()):
+            budget -= b.idle_bytes
+            if budget < 0 and b is not current:
+                b.idle.clear()
+
+    def _complain(self, feeds: object) -> NoReturn:
+        if not isinstance(feeds, Mapping):
+            raise InputError(f"a {type(feeds).__name__}", expected="a dict from input name to array")
+        missing = [n for n in self._names if n not in feeds]
+        extra = [str(n) for n in feeds if n not in self._names]
+        found = [f"missing input {', '.join(missing)}"] * bool(missing) + [f"unknown input {', '.join(extra)}"] * bool(extra)
+        raise InputError(" and ".join(found), expected=", ".join(self._names) or "no inputs")
+
+
+def check_target(target: object) -> None:
+    """Raise TargetError unless this machine runs code of the manifest's target."""
+    if (
+        not isinstance(target, dict)
+        or not isinstance(target.get("triple"), str)
+        or not isinstance(target.get("features"), list)
+    ):
+        raise ArtifactError("the manifest names no target")
+    machine, wanted = os.uname().machine, target["triple"].split("-")[0]
+    if machine != wanted:
+        raise TargetError(
+            f"a module for {wanted[:40]}", expected=f"{machine}, which this machine is", remedy="Compile with another --target."
+        )
+    missing = sorted({str(f) for f in target["features"]} - host_features()) if target["features"] else []
+    if missing:
+        raise TargetError(f"a module for {str(target.get('cpu'))[:40]} that needs {', '.join(missing)[:200]}",
+                          expected="features that this machine has", remedy="Compile with another --target.")  # fmt: skip
+
+
+def _program(parts: Parts, threads: int) -> Program:
+    view = memoryview(parts.code)
+    try:
+        code = Code([bytes(view[at : at + size]) for at, size in parts.manifest.objects])
+    except RuntimeError as e:
+        raise ArtifactError(f"the object code does not load: {str(e)[:100]}") from None
+    addresses = [code.address(symbol) for symbol, _ in parts.manifest.functions]
+    for (symbol, _), at in zip(parts.manifest.functions, addresses, strict=True):
+        if not at:
+            raise ArtifactError(f"function {symbol[:60]} is not in the code")
+    return Program(parts.manifest, code, addresses, parts.weights, threads)
+
+
+def _as_array(value: Any, info: TensorInfo) -> np.ndarray:
+    loc = f"input {info.name}"
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as e:
+        raise InputError(
+            f"a {type(value).__name__} that is no array: {str(e)[:80]}", expected=str(info.dtype), loc=loc
+        ) from None
+    if array.dtype != info.dtype:
+        raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)
+    if array.ndim != len(info.shape):
+        raise InputError(f"shape {_shape(array.shape)}", expected=_shape(info.shape), loc=loc)
+    return np.ascontiguousarray(array) if array.ndim else array
+
+
+def _shape(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"

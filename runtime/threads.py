@@ -1,0 +1,31 @@
+"""How many threads to use when nobody says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def default_threads() -> int:
+    """The least of: CPUs this process may run on, the cgroup's CPU quota (rounded up), OMP_NUM_THREADS."""
+    counts = [len(os.sched_getaffinity(0))]
+    quota = _cgroup_quota()
+    if quota is not None:
+        counts.append(quota)
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if first.isdigit() and int(first) > 0:
+        counts.append(int(first))
+    return max(1, min(counts))
+
+
+def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+        return None if quota == "max" else max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    try:  # cgroup version 1
+        q = int((root / "cpu/cpu.cfs_quota_us").read_text())
+        return max(1, -(-q // int((root / "cpu/cpu.cfs_period_us").read_text()))) if q > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

@@ -1,0 +1,165 @@
+"""Running modules: results, sizes, and every way to give wrong inputs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from mlc.errors import InputError, TargetError
+from mlc.runtime import artifact
+from mlc.runtime.module import Module, check_target, load
+from mlc.runtime.native import host_features
+
+
+def data(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def test_static(static):
+    x = data(4, 8)
+    expected = (x + 2) * np.arange(32, dtype=np.float32).reshape(4, 8)
+    np.testing.assert_array_equal(static(x), expected)
+    assert list(static.run({"x": x})) == ["y"]
+    np.testing.assert_array_equal(static.run({"x": x})["y"], expected)
+    assert static.inputs[0].shape == (4, 8) and static.inputs[0].dtype == np.float32
+
+
+def test_inputs_that_are_not_contiguous_arrays(static):
+    x = data(8, 4)
+    expected = (x.T + 2) * np.arange(32, dtype=np.float32).reshape(4, 8)
+    np.testing.assert_array_equal(static(x.T), expected)
+    wide = data(4, 16)
+    np.testing.assert_array_equal(static(wide[:, ::2]), static(wide[:, ::2].copy()))
+    np.testing.assert_array_equal(static(x.T.view(np.matrix)), expected)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 5000])
+def test_dynamic(dynamic, n):
+    x = data(n, 4)
+    out = dynamic.run({"u": x, "x": x})
+    assert list(out) == ["y", "z"]
+    np.testing.assert_array_equal(out["y"], x + x * x)
+    np.testing.assert_array_equal(out["z"], (x * x).reshape(2 * n, 2))
+    assert dynamic.outputs[1].shape == ("2*N", 2)
+
+
+def test_thread_count_does_not_change_results(dynamic_parts):
+    x = data(3001, 4)
+    results = [Module(dynamic_parts, threads=t)(x, x) for t in (1, 2, 5)]
+    for r in results[1:]:
+        assert r[0].tobytes() == results[0][0].tobytes()
+
+
+@pytest.mark.parametrize("x, trips", [(1, 0), (1, 3), (4, 3), (5, 100), (-1, 2), (2000, 9)])
+def test_control_flow(control_parts, x, trips):
+    s, n = float(x), 0
+    while n < trips and s <= 1000:
+        s, n = s * 2, n + 1
+    expected = s + 1 if x > 3 else s * 10
+    y = Module(control_parts)(np.array(x, np.float32), np.array(trips, np.int64))
+    assert y.shape == () and float(y) == expected
+
+
+@pytest.mark.parametrize(
+    "feeds, words",
+    [
+        ({}, "missing input x"),
+        ({"x": data(4, 8), "q": data(1)}, "unknown input q"),
+        ({"q": data(4, 8)}, "missing input x and unknown input q"),
+        ({"x": data(4, 8).astype(np.float64)}, "float64.*float32"),
+        ({"x": data(4, 9)}, "size 9; expected 8"),
+        ({"x": data(32)}, r"\[32\]; expected \[4, 8\]"),
+        ({"x": "text"}, "dtype"),
+        ({"x": [[1.0], [1.0, 2.0]]}, "no array"),
+        ({"x": data(4, 8).astype(">f4")}, "dtype"),
+        (5, "a dict"),
+        (None, "a dict"),
+    ],
+)
+def test_bad_inputs(static, feeds, words):
+    with pytest.raises(InputError, match=words):
+        static.run(feeds)
+
+
+def test_bad_symbolic_inputs(dynamic):
+    with pytest.raises(InputError, match="symbolic dim N is 3; expected 2 as in input x"):
+        dynamic(data(2, 4), data(3, 4))
+    with pytest.raises(InputError, match="expected 0 to 100000"):
+        dynamic(np.empty((100_001, 4), np.float32), np.empty((100_001, 4), np.float32))
+    with pytest.raises(InputError, match="1 arrays"):
+        dynamic(data(2, 4))
+
+
+def test_bad_thread_count(static_parts):
+    for threads in (0, -1, 1.5, "2"):
+        with pytest.raises(InputError):
+            Module(static_parts, threads=threads)
+
+
+def test_many_callers(dynamic, static):
+    def work(k):
+        x = data(k % 7 * 900, 4) * k
+        for _ in range(20):
+            y, z = dynamic(x, x)
+            np.testing.assert_array_equal(y, x + x * x)
+            np.testing.assert_array_equal(z, (x * x).reshape(-1, 2))
+            static(data(4, 8))
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(work, range(48)))
+
+
+def test_memory_returns_after_a_peak(dynamic):
+    big, small = data(100_000, 4), data(3, 4)
+    many = [data(n, 4) for n in range(100)]
+    dynamic._bindings.clear()
+    dynamic(big, big)
+    for b in dynamic._bindings.values():
+        b.layout = type(b.layout)(b.layout.offsets, 1 << 40)  # as if the peak were large
+    dynamic(small, small)
+    assert [len(b.idle) for b in dynamic._bindings.values()] == [0, 1]
+    for x in many:
+        dynamic(x, x)
+    assert len(dynamic._bindings) <= 32
+
+
+def test_targets(static_parts):
+    here = static_parts.manifest.raw["target"]
+    check_target(here)
+    with pytest.raises(TargetError, match="sparc"):
+        check_target({**here, "triple": "sparc-sun-solaris"})
+    with pytest.raises(TargetError, match="warp9"):
+        check_target({**here, "features": [*here["features"], "warp9"]})
+    assert {"sse2"} <= host_features() or {"neon"} <= host_features()
+
+
+def test_profile(dynamic):
+    x = data(5000, 4)
+    seconds = dynamic.profile({"x": x, "u": x}, runs=2)
+    assert len(seconds) == 3 and all(0 < s < 1 for s in seconds.values())
+
+
+def test_loading_does_not_import_the_compiler(static_parts, tmp_path):
+    artifact.save(static_parts, tmp_path / "m.mlc")
+    script = (
+        "import sys, mlc, numpy as np\n"
+        f"m = mlc.load({str(tmp_path / 'm.mlc')!r}, threads=1)\n"
+        "assert m(np.ones((4, 8), np.float32))[0, 1] == 3\n"
+        "bad = [n for n in sys.modules if n.startswith(('mlc.ir', 'mlc.codegen', 'mlc.compiler', 'mlc.passes', 'onnx'))]\n"
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+
+
+def test_load_and_save(static_parts, static, tmp_path):
+    x = data(4, 8)
+    static.save(tmp_path / "m.mlc")
+    raw = (tmp_path / "m.mlc").read_bytes()
+    assert raw == static.to_bytes()
+    for source in (tmp_path / "m.mlc", str(tmp_path / "m.mlc"), raw):
+        m = load(source, threads=1)
+        np.testing.assert_array_equal(m(x), static(x))
+        assert m.to_bytes() == raw
