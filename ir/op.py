@@ -92,4 +92,5 @@ class Elementwise(Op):
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
         out = np.asarray(self.body(NUMPY, *(np.asarray(a) for a in args)))
-        return (np.ascontiguousarray(np.broadcast_to(out, np.broadcast_shapes(*(np.shape(a) for a in args)))),)
+        # not ascontiguousarray: it would give a scalar an axis
+        return (np.require(np.broadcast_to(out, np.broadcast_shapes(*(np.shape(a) for a in args))), requirements="C"),)

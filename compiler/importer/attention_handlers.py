@@ -141,7 +141,8 @@ def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | 
         if padding.type.rank not in (2, 3):
             raise ctx.unsupported(f"MultiHeadAttention with key_padding_mask of rank {padding.type.rank}")
         fill = float(ctx.attr(node, "mask_filter_value", -10000.0))
-        shape = (padding.shape[0], 1, 1, padding.shape[1]) if padding.type.rank == 2 else (padding.shape[0], 1, *padding.shape[1:])
+        lead = (padding.shape[0], 1, 1) if padding.type.rank == 2 else (padding.shape[0], 1, padding.shape[1])
+        shape = (*lead, padding.shape[-1])
         allowed = b.reshape(b.cast(padding, DType.BOOL), shape)
         add = b.where(allowed, b.const(0, q.dtype), b.const(fill, q.dtype))
         mask = add if mask is None else b.add(mask, add)

@@ -44,8 +44,8 @@ class Recurrent(Op):
 
     Formulas and gate order (LSTM iofc with peephole iof, GRU zrh, RNN i) as in ONNX; bias is Wb then Rb. `directions` says for
     each direction whether it runs in reverse; `activations` lists those of direction 0, then of direction 1. `clip` 0 is none;
-    it bounds what goes into the activations. Steps at or beyond seq_lens[b] give zeros in Y and leave the state; a reverse
-    direction starts at seq_lens[b] − 1. c0 and peephole are ignored by GRU and RNN.
+    it bounds the gates before their activation (as in onnxruntime, not the cell state before h). Steps at or beyond seq_lens[b]
+    give zeros in Y and leave the state; a reverse direction starts at seq_lens[b] − 1. c0 and peephole are ignored by GRU and RNN.
     """
 
     cell: str
@@ -128,7 +128,7 @@ class Recurrent(Op):
         fg = 1 - i if self.input_forget else self._act(f, fg + p[2] * c)
         c = fg * c + i * self._act(g, cc)
         o = self._act(f, o + p[1] * c)
-        return o * self._act((hh[0], hh[1], hh[2]), c), c
+        return o * _ACTIVATIONS[hh[0]](c, hh[1], hh[2]), c
 
     def _gru(self, acts: Sequence[Activation], xg: np.ndarray, r: np.ndarray, rb: np.ndarray, h: np.ndarray, c: np.ndarray,
              p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
