@@ -74,6 +74,13 @@ class Builder:
     def load(self, t: Any, ptr: Any, align: int = 1) -> Any:
         return self.ir.load(ptr, align=align, typ=t)
 
+    def alloca(self, t: Any, count: Any, align: int = 64) -> Any:
+        """Stack memory; call it in the entry block only."""
+        memory = self.ir.alloca(t, count)
+        memory.align = align
+        memory.type = PTR  # opaque, like every other pointer
+        return memory
+
     def param(self, dims: Any, index: int) -> Any:
         return self.load(I64, self.at(dims, self.i64(index), I64), 8)
 

@@ -45,13 +45,14 @@ class _Emitter:
                 "m": k.m, "n": k.n, "k": k.k, "lda": k.lda, "a_batch": channels if grouped else k.a_batch,
                 "b_batch": k.b_batch, "ldc": k.ldc, "c_batch": k.n if grouped else k.c_batch,
                 "block": schedule.block, "blocks": schedule.blocks, "strips": schedule.strips, "channels": channels,
+                "k_block": schedule.k_block, "k_steps": _taps(k) if schedule.mode == "taps" else k.k,
             }.items()
         }  # fmt: skip
         self.rows: RowSource
         if schedule.mode == "matmul" or conv is None:
-            self.rows = StridedRows()
+            self.rows = StridedRows(schedule.split)
         elif schedule.mode == "taps":
-            self.rows = ConvRows(conv, self.params)
+            self.rows = ConvRows(conv, self.params, kernel.panel)
         else:
             self.rows = GatheredRows(conv, self.params)
         self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
@@ -83,6 +84,7 @@ class _Emitter:
         p = {name: b.param(dims, i) for name, i in self.size.items()}
         strip = s.lanes * s.vectors
         i = b.ir
+        partial = b.alloca(self.acc, i.mul(p["block"], b.i64(strip))) if s.split else ir.Constant(PTR, None)
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             strip_index, rest = i.urem(u, p["strips"]), i.udiv(u, p["strips"])
@@ -93,8 +95,16 @@ class _Emitter:
             full = i.icmp_signed(">=", i.sub(p["n"], column), b.i64(strip))
 
             def run(masked: bool) -> None:
-                self._cut_rows(b, rows, lambda mr, lo, hi: i.call(
-                    tiles[mr, masked], [bufs, dims, batch, i.add(first, lo), i.add(first, hi), column]))  # fmt: skip
+                def walk(k0: Any, _: list[Any]) -> Sequence[Any]:
+                    k1 = b.smin(i.add(k0, p["k_block"]), p["k_steps"]) if s.split else p["k_steps"]
+                    self._cut_rows(b, rows, lambda mr, lo, hi: i.call(tiles[mr, masked], [
+                        bufs, dims, batch, i.add(first, lo), i.add(first, hi), column, first, k0, k1, partial]))  # fmt: skip
+                    return ()
+
+                if s.split:
+                    b.loop(b.i64(0), p["k_steps"], p["k_block"], [], walk)
+                else:
+                    walk(b.i64(0), [])
 
             has = {masked for _, masked in tiles}
             if has == {False, True}:
@@ -134,24 +144,28 @@ class _Emitter:
         call(low, border, rows)
 
     def _tile_function(self, mr: int, vectors: int, masked: bool) -> ir.Function:
-        """void tile(bufs, dims, batch, row, row_end, column): all row tiles of one strip."""
+        """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial): row tiles of one strip.
+
+        Steps [k0, k1) of k (of taps, for "taps"); sums rest in `partial` [row − block_start][strip] between calls.
+        """
         s = self.schedule
         name = f"{PLACEHOLDER}.{mr}x{vectors}{'t' if masked else ''}"
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64, I64, I64]), name)
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 7, PTR]), name)
         fn.linkage = "internal"
         fn.attributes.add("noinline")
         b = Builder(fn)
         i = b.ir
-        bufs, dims, batch, row, row_end, column = fn.args
+        bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial = fn.args
         p = {n: b.param(dims, at) for n, at in self.size.items()}
         pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(self.kernel.operands))]
         a = b.at(pointers[0], i.mul(batch, p["a_batch"]), storage(self.dtype))
-        panel = self.kernel.panel
         strip = s.lanes * s.vectors
-        width = b.i64(panel)
-        inner = i.urem(column, width) if panel != strip else b.i64(0)
+        width = b.i64(self.kernel.panel)
+        inner = i.urem(column, width) if self.kernel.panel != strip else b.i64(0)
         b_offset = i.add(i.add(i.mul(batch, p["b_batch"]), i.mul(i.sub(column, inner), p["k"])), inner)
-        b_strip = b.at(pointers[1], b_offset, storage(self.dtype))
+        step = i.mul(p["channels"] if s.mode == "taps" else b.i64(1), width)  # elements of B in one step of k
+        b_strip = b.at(pointers[1], i.add(b_offset, i.mul(k0, step)), storage(self.dtype))
+        b_bytes = i.mul(i.mul(i.sub(k1, k0), step), b.i64(self.dtype.itemsize))
         c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), storage(self.kernel.operands[-1].dtype))
         masks = self._masks(b, i.sub(p["n"], column), vectors) if masked else [None] * vectors
         epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks)
@@ -160,35 +174,86 @@ class _Emitter:
         def tile(first: Any, _: list[Any]) -> Sequence[Any]:
             last = i.sub(row_end, b.i64(1))
             indices = [first] + [b.smin(i.add(first, b.i64(r)), last) for r in range(1, mr)]
-            zero = ir.Constant(self.vector, None)
-            acc = [zero] * (mr * vectors)
+            start = i.sub(first, block_start)
+            sums = b.at(partial, i.mul(start, b.i64(strip)), self.acc)
+            acc = self._initial(b, i.icmp_signed("==", k0, b.i64(0)), sums, mr, vectors)
+            ahead = self._ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr))) if s.prefetch else None
 
             def product(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
-                return self._accumulate(b, length, starts, b_ptr, acc, vectors)
+                return self._accumulate(b, length, starts, b_ptr, acc, vectors, ahead)
 
-            acc = rows.tile(indices, b_strip, panel, acc, product)
-            for r in range(mr):
-                def finish(r: int = r) -> None:
-                    out = b.at(c, i.mul(indices[r], p["ldc"]), storage(self.kernel.operands[-1].dtype))
-                    epilogue.row(indices[r], acc[r * vectors : (r + 1) * vectors], out)
+            acc = rows.tile(indices, b_strip, (k0, k1), acc, product)
 
-                if r == 0:
-                    finish()
-                else:
+            def finish(r: int) -> None:
+                out = b.at(c, i.mul(indices[r], p["ldc"]), storage(self.kernel.operands[-1].dtype))
+                epilogue.row(indices[r], acc[r * vectors : (r + 1) * vectors], out)
+
+            def finish_all() -> None:
+                finish(0)
+                for r in range(1, mr):
                     with i.if_then(i.icmp_signed("<", i.add(first, b.i64(r)), row_end)):
-                        finish()
+                        finish(r)
+
+            if not s.split:
+                finish_all()
+                return ()
+            with i.if_else(i.icmp_signed("<", k1, p["k_steps"])) as (more, done):
+                with more:
+                    for x, value in enumerate(acc):
+                        r, v = divmod(x, vectors)
+                        at = b.at(sums, b.i64(r * strip + v * s.lanes), self.acc)
+                        if r == 0:
+                            i.store(value, at, align=self.dtype.itemsize)
+                            continue
+                        with i.if_then(i.icmp_signed("<", i.add(first, b.i64(r)), row_end)):
+                            i.store(value, at, align=self.dtype.itemsize)
+                with done:
+                    finish_all()
             return ()
 
         b.loop(row, row_end, b.i64(mr), [], tile)
         i.ret_void()
         return fn
 
+    def _initial(self, b: Builder, fresh: Any, sums: Any, mr: int, vectors: int) -> list[Any]:
+        """Accumulators: zero, or the partial sums of the earlier steps of k."""
+        zero = ir.Constant(self.vector, None)
+        if not self.schedule.split:
+            return [zero] * (mr * vectors)
+        i, strip = b.ir, self.schedule.lanes * self.schedule.vectors
+        before = i.block
+        with i.if_then(i.not_(fresh)):
+            kept = [
+                b.load(self.vector, b.at(sums, b.i64(r * strip + v * self.schedule.lanes), self.acc), self.schedule.acc.itemsize)
+                for r in range(mr)
+                for v in range(vectors)
+            ]
+            inside = i.block
+        out = []
+        for x in kept:
+            phi = i.phi(self.vector)
+            phi.add_incoming(zero, before)
+            phi.add_incoming(x, inside)
+            out.append(phi)
+        return out
+
     def _masks(self, b: Builder, live: Any, vectors: int) -> list[Any]:
         lanes = self.schedule.lanes
         known = self.schedule.tail > 0
         return [None if known and v < vectors - 1 else b.below(live, lanes, v * lanes) for v in range(vectors)]
 
-    def _accumulate(self, b: Builder, length: Any, starts: list[Any], b_ptr: Any, acc: list[Any], vectors: int) -> list[Any]:
+    def _ahead(self, b: Builder, size: Any, b_strip: Any, tile: Any) -> Any:
+        """What to add to (address in this strip) / 8 to get an address to prefetch: each of the first 8 row tiles asks for
+        an eighth of what follows these `size` bytes of B, so that it comes from memory while they are in use."""
+        i = b.ir
+        here = i.ptrtoint(b_strip, I64)
+        eighth = i.lshr(size, b.i64(3))
+        first = i.select(i.icmp_unsigned("<", tile, b.i64(8)), i.add(size, i.mul(eighth, tile)), b.i64(0))
+        return i.sub(i.add(here, first), i.lshr(here, b.i64(3)))
+
+    def _accumulate(
+        self, b: Builder, length: Any, starts: list[Any], b_ptr: Any, acc: list[Any], vectors: int, ahead: Any
+    ) -> list[Any]:
         """acc[r][v] += Σ_{t < length} starts[r][t] · b_ptr[t·panel + v·lanes …]."""
         s, i = self.schedule, b.ir
         element = storage(self.dtype)
@@ -197,12 +262,12 @@ class _Emitter:
         def step(at: Any, acc: list[Any], count: int) -> list[Any]:
             base = b.at(b_ptr, i.mul(at, b.i64(panel)), element)
             acc = list(acc)
+            if ahead is not None and count > 1:
+                far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), b.i64(3)), ahead), PTR)
+                for line in range(0, max(64, count * panel * self.dtype.itemsize // 8), 64):
+                    self._prefetch(b, i.gep(far, [b.i64(line)], source_etype=ir.IntType(8)))
             for u in range(count):
                 row = [self._b_vector(b, b.at(base, b.i64(u * panel + v * s.lanes), element)) for v in range(vectors)]
-                if s.prefetch:
-                    far = b.at(base, b.i64((u + 16) * panel), element)
-                    for line in range(0, vectors * s.lanes * self.dtype.itemsize, 64):
-                        self._prefetch(b, b.at(far, b.i64(line // self.dtype.itemsize), element))
                 for r, start in enumerate(starts):
                     x = self._scalar(b, b.at(b.at(start, at, element), b.i64(u), element))
                     x = b.splat(x, s.lanes)
@@ -217,8 +282,8 @@ class _Emitter:
         return acc
 
     def _prefetch(self, b: Builder, ptr: Any) -> None:
-        args = [ptr, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)]
-        b.call("llvm.prefetch.p0", ir.VoidType(), *args)
+        """Into the second-level cache (locality 2)."""
+        b.call("llvm.prefetch.p0", ir.VoidType(), ptr, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1))
 
     def _b_vector(self, b: Builder, ptr: Any) -> Any:
         align = min(64, self.dtype.itemsize)

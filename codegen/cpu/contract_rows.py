@@ -15,8 +15,8 @@ Product = Callable[[Any, list[Any], Any, list[Any]], list[Any]]  # (k, row start
 
 
 class Tile(Protocol):
-    def tile(self, indices: Sequence[Any], b_strip: Any, panel: int, acc: list[Any], product: Product) -> list[Any]:
-        """Accumulate the rows `indices` (clamped to valid ones) times the strip of B."""
+    def tile(self, indices: Sequence[Any], b_strip: Any, steps: tuple[Any, Any], acc: list[Any], product: Product) -> list[Any]:
+        """Accumulate steps [from, to) of the rows `indices` (clamped to valid ones) times B, `b_strip` being at `from`."""
         ...
 
 
@@ -27,18 +27,23 @@ class RowSource(Protocol):
 
 
 class StridedRows:
+    def __init__(self, split: bool) -> None:
+        self.split = split
+
     def begin(self, b: Builder, dims: Any, p: dict[str, Any], a: Any, mr: int, element: Any, dtype: DType) -> Tile:
-        return _StridedTile(b, p, a, element)
+        return _StridedTile(b, p, a, element, self.split)
 
 
 class _StridedTile:
-    def __init__(self, b: Builder, p: dict[str, Any], a: Any, element: Any) -> None:
-        self.b, self.p, self.a, self.element = b, p, a, element
+    def __init__(self, b: Builder, p: dict[str, Any], a: Any, element: Any, split: bool) -> None:
+        self.b, self.p, self.a, self.element, self.split = b, p, a, element, split
 
-    def tile(self, indices: Sequence[Any], b_strip: Any, panel: int, acc: list[Any], product: Product) -> list[Any]:
+    def tile(self, indices: Sequence[Any], b_strip: Any, steps: tuple[Any, Any], acc: list[Any], product: Product) -> list[Any]:
         b = self.b
         starts = [b.at(self.a, b.ir.mul(m, self.p["lda"]), self.element) for m in indices]
-        return product(self.p["k"], starts, b_strip, acc)
+        if self.split:
+            starts = [b.at(start, steps[0], self.element) for start in starts]
+        return product(b.ir.sub(steps[1], steps[0]), starts, b_strip, acc)
 
 
 class _Geometry:
@@ -72,26 +77,25 @@ class _Geometry:
 class ConvRows:
     """Pointers per row and tap; a pixel outside of the image reads a row of zeros."""
 
-    def __init__(self, conv: ConvGeometry, params: Params) -> None:
-        self.geometry = _Geometry(conv, params)
+    def __init__(self, conv: ConvGeometry, params: Params, panel: int) -> None:
+        self.geometry, self.panel = _Geometry(conv, params), panel
 
     def begin(self, b: Builder, dims: Any, p: dict[str, Any], a: Any, mr: int, element: Any, dtype: DType) -> Tile:
-        return _ConvTile(self.geometry, b, dims, p, a, mr, element, dtype)
+        return _ConvTile(self.geometry, self.panel, b, dims, p, a, mr, element, dtype)
 
 
 class _ConvTile:
     def __init__(
-        self, g: _Geometry, b: Builder, dims: Any, p: dict[str, Any], a: Any, mr: int, element: Any, dtype: DType
+        self, g: _Geometry, panel: int, b: Builder, dims: Any, p: dict[str, Any], a: Any, mr: int, element: Any, dtype: DType
     ) -> None:
         self.g, self.b, self.p, self.a, self.element, self.itemsize = g, b, p, a, element, dtype.itemsize
         g.load(b, dims)
+        self.panel = panel
         i = b.ir
         self.width = 1 << (mr - 1).bit_length()  # rows as lanes of an address vector
-        self.table = i.alloca(I64, self.width)
-        self.table.align = 64
+        self.table = b.alloca(I64, self.width)
         self.base = [self._array() for _ in range(g.rank + 1)]
-        zeros = i.alloca(element, p["channels"])
-        zeros.align = 64
+        zeros = b.alloca(element, p["channels"])
         zero = ir.Constant(element, None)
         b.loop(b.i64(0), p["channels"], b.i64(1), [], lambda at, _: (i.store(zero, b.at(zeros, at, element)), ())[1])
         self.zeros = i.ptrtoint(zeros, I64)
@@ -100,20 +104,20 @@ class _ConvTile:
         self.pixel_bytes = i.mul(p["lda"], b.i64(self.itemsize))
 
     def _array(self) -> Any:
-        array = self.b.ir.alloca(I64, self.width)
-        array.align = 64
+        array = self.b.alloca(I64, self.width)
         for r in range(self.width):
             self.b.ir.store(self.b.i64(0), self.b.at(array, self.b.i64(r), I64))
         return array
 
-    def tile(self, indices: Sequence[Any], b_strip: Any, panel: int, acc: list[Any], product: Product) -> list[Any]:
+    def tile(self, indices: Sequence[Any], b_strip: Any, steps: tuple[Any, Any], acc: list[Any], product: Product) -> list[Any]:
         b, g, i, p = self.b, self.g, self.b.ir, self.p
         self._corners(indices)
         rank = g.rank
-        taps = g.kernel[0]
-        for k in g.kernel[1:]:
-            taps = i.mul(taps, k)
-        tap_bytes = i.mul(i.mul(p["channels"], b.i64(panel)), b.i64(self.itemsize))
+        first: list[Any] = [None] * rank
+        rest = steps[0]
+        for d in reversed(range(rank)):
+            rest, first[d] = i.udiv(rest, g.kernel[d]), i.urem(rest, g.kernel[d])
+        tap_bytes = i.mul(i.mul(p["channels"], b.i64(self.panel)), b.i64(self.itemsize))
 
         def tap(_: Any, carried: list[Any]) -> Sequence[Any]:
             counter, b_ptr, acc = carried[:rank], carried[rank], carried[rank + 1 :]
@@ -137,7 +141,7 @@ class _ConvTile:
             b_next = i.gep(b_ptr, [tap_bytes], source_etype=ir.IntType(8))
             return [*following[::-1], b_next, *acc]
 
-        out = b.loop(b.i64(0), taps, b.i64(1), [*[b.i64(0)] * rank, b_strip, *acc], tap)
+        out = b.loop(steps[0], steps[1], b.i64(1), [*first, b_strip, *acc], tap)
         return out[rank + 1 :]
 
     def _corners(self, indices: Sequence[Any]) -> None:
@@ -180,11 +184,10 @@ class _GatheredTile:
         g.load(b, dims)
         i = b.ir
         self.lanes = 16
-        self.scratch = i.alloca(element, i.add(i.mul(p["k"], b.i64(mr)), b.i64(self.lanes)))
-        self.scratch.align = 64
-        self.rows = i.alloca(I64, mr)
+        self.scratch = b.alloca(element, i.add(i.mul(p["k"], b.i64(mr)), b.i64(self.lanes)))
+        self.rows = b.alloca(I64, mr)
 
-    def tile(self, indices: Sequence[Any], b_strip: Any, panel: int, acc: list[Any], product: Product) -> list[Any]:
+    def tile(self, indices: Sequence[Any], b_strip: Any, steps: tuple[Any, Any], acc: list[Any], product: Product) -> list[Any]:
         b, i, p = self.b, self.b.ir, self.p
         for r, m in enumerate(indices):
             i.store(m, b.at(self.rows, b.i64(r), I64))

@@ -13,7 +13,8 @@ from .target import CpuTarget
 _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.F16: DType.F32, DType.BF16: DType.F32,
         DType.I64: DType.I64, DType.U32: DType.U32, DType.U64: DType.U64}  # fmt: skip
 _UNIT_OPS = 6_000_000  # about 50 µs of one core: far above the cost of handing out a unit
-_BLOCK_BYTES = 1 << 20  # rows of A that a unit walks again for the next strip: half of a 2 MB L2
+_BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
+_SPLIT_BYTES = 1 << 18  # of a strip of B: this much in use and this much on its way, beside the rows of A
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class ContractSchedule:
     unroll: int
     k_multiple: bool  # k (of one tap) is a multiple of `unroll`
     prefetch: bool
+    split: bool  # k is walked in blocks of k_block steps (taps, for "taps"), partial sums resting on the stack
+    k_block: int
     block: Dim
     blocks: Dim
     strips: Dim
@@ -68,9 +71,19 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
     k_multiple = isinstance(kernel.k, int) and kernel.k // taps % unroll == 0
     strips = ceildiv(kernel.n, strip)
     block, blocks = _blocks(kernel, strip, strips, tiles[0])
+    step_bytes = kernel.k // taps * kernel.panel * dtype.itemsize if mode == "taps" else kernel.panel * dtype.itemsize
+    steps = taps if mode == "taps" else kernel.k
+    k_block = 0
+    if isinstance(steps, int) and isinstance(step_bytes, int) and mode != "gather" and tiles[0] > 4:
+        pieces = steps * step_bytes // _SPLIT_BYTES
+        k_block = -(-steps // max(1, pieces))
+        if mode == "matmul":
+            k_block = -(-k_block // 64) * 64
+        if k_block >= steps:
+            k_block = 0
     return ContractSchedule(
         acc, lanes, vectors, tiles, -1 if n_tail is None else -(-n_tail // lanes), mode, unroll, k_multiple,
-        prefetch=tiles[0] <= 4, block=block, blocks=blocks, strips=strips,
+        prefetch=tiles[0] > 4 and kernel.panel == strip, split=k_block > 0, k_block=k_block, block=block, blocks=blocks, strips=strips,
     )  # fmt: skip
 
 
@@ -105,7 +118,7 @@ def _blocks(kernel: ContractKernel, strip: int, strips: Dim, tall: int) -> tuple
         pieces = max(1, -(-kernel.m // rows))
         if isinstance(strips, int) and isinstance(kernel.batch, int):
             total = 2 * kernel.m * k * strip * strips * kernel.batch
-            wanted = min(16, total // _UNIT_OPS)
+            wanted = min(8, total // _UNIT_OPS)
             pieces = max(pieces, min(wanted // max(1, strips * kernel.batch), kernel.m // (4 * tall)))
         block = -(-kernel.m // pieces)
         return block, -(-kernel.m // block) if kernel.m else 0
