@@ -182,7 +182,7 @@ def _values(spec: InputSpec, shape: tuple[int, ...], seed: int) -> np.ndarray:
     elif spec.below:
         below = spec.below
     else:
-        below = 256 if kind in (DType.U8, DType.I8) else 100 if "id" in name else 10
+        below = 256 if kind in (DType.U8, DType.I8) or "byte" in name else 100 if "id" in name else 10
     low = 0
     if kind is DType.I8:
         low, below = -128, 128

@@ -1,0 +1,219 @@
+"""onnxruntime as the oracle: run a model there and in mlc, and say how far apart they are, output by output or layer by layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from ..errors import InputError, OnnxImportError
+from .compare import Difference, compare, limits
+
+Feeds = Mapping[str, np.ndarray]
+Source = str | os.PathLike[str] | bytes
+_CONTAINED_LIMIT = 2**31 - 2**20  # a protobuf message holds less than 2 GiB
+_EXTENDED = {np.dtype(ml_dtypes.bfloat16): 16, np.dtype(ml_dtypes.float8_e4m3fn): 17, np.dtype(ml_dtypes.float8_e5m2): 19}
+
+
+class Oracle:
+    """A model in onnxruntime.
+
+    Args:
+        source: path or serialized model.
+        optimize: with all its graph optimizations, or with none (nearest to the model as written).
+        threads: its threads; None leaves the choice to it.
+        sizes: symbolic dims to fix, by name.
+    """
+
+    def __init__(
+        self, source: Source, *, optimize: bool = False, threads: int | None = None, sizes: Mapping[str, int] | None = None
+    ) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+        for symbol, size in (sizes or {}).items():
+            options.add_free_dimension_override_by_name(symbol, size)
+        given = source if isinstance(source, bytes) else os.fspath(source)
+        try:
+            self.session = ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        except Exception as e:  # onnxruntime's exceptions share no base of their own
+            raise OnnxImportError(f"onnxruntime cannot load the model: {_first_line(e)}") from e
+        self.outputs = [o.name for o in self.session.get_outputs()]
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Outputs by name. Raises InputError when onnxruntime refuses."""
+        try:
+            if any(a.dtype in _EXTENDED for a in feeds.values()):
+                return self._run_extended(feeds)
+            found = self.session.run(None, dict(feeds))
+        except Exception as e:
+            raise InputError(f"onnxruntime cannot run the model on these inputs: {_first_line(e)}") from e
+        return dict(zip(self.outputs, found, strict=True))
+
+    def _run_extended(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        # NumPy has no such types of its own, so they pass as raw bits with the ONNX number beside them.
+        values = {
+            n: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(a.view(f"u{a.itemsize}"), _EXTENDED[a.dtype])
+            if a.dtype in _EXTENDED
+            else ort.OrtValue.ortvalue_from_numpy(a)
+            for n, a in feeds.items()
+        }
+        found = self.session.run_with_ort_values(None, values)
+        return {n: v.numpy() for n, v in zip(self.outputs, found, strict=True)}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One intermediate tensor of the model, and the node that makes it."""
+
+    node: str
+    op: str
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        outputs: mlc against onnxruntime without optimizations.
+        noise: relative L2 of onnxruntime with optimizations against without, by output: what rewriting alone changes.
+        layers: all intermediate tensors in order, when asked for.
+    """
+
+    outputs: tuple[Difference, ...]
+    noise: dict[str, float]
+    layers: tuple[Layer, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        return all(d.agrees for d in self.outputs) and all(layer.difference.agrees for layer in self.layers)
+
+    @property
+    def first_divergence(self) -> Layer | None:
+        """The first layer, in the order of the model's nodes, that differs."""
+        return next((layer for layer in self.layers if not layer.difference.agrees), None)
+
+    def as_json(self) -> dict[str, Any]:
+        first = self.first_divergence
+        return {
+            "agrees": self.agrees,
+            "outputs": [{**d.as_json(), "onnxruntime_noise": self.noise.get(d.name)} for d in self.outputs],
+            "layers": [{"node": x.node, "op": x.op, **x.difference.as_json()} for x in self.layers],
+            "first_divergence": None if first is None else {"node": first.node, "op": first.op, "tensor": first.difference.name},
+            "onnxruntime": ort.__version__,
+        }
+
+
+def compare_outputs(
+    got: Feeds, want: Feeds, *, whole_model: bool = True, rtol: float | None = None, atol: float | None = None
+) -> tuple[Difference, ...]:
+    """Differences of all outputs, in the oracle's order."""
+    found = []
+    for name, array in want.items():
+        wanted = np.asarray(array)
+        limit = limits(wanted.dtype, whole_model=whole_model, rtol=rtol, atol=atol)
+        found.append(compare(name, np.asarray(got[name]), wanted, limit))
+    return tuple(found)
+
+
+def check(
+    run: Callable[[Feeds], Feeds],
+    source: Source,
+    feeds: Feeds,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    threads: int | None = None,
+) -> Report:
+    """Compares `run` (a compiled module's) with onnxruntime on the same inputs."""
+    want = Oracle(source, threads=threads).run(feeds)
+    optimized = Oracle(source, optimize=True, threads=threads).run(feeds)
+    outputs = compare_outputs(run(feeds), want, rtol=rtol, atol=atol)
+    noise = {d.name: d.relative_l2 for d in compare_outputs(optimized, want)}
+    return Report(outputs, noise)
+
+
+def check_layers(
+    compile_model: Callable[[onnx.ModelProto], Callable[[Feeds], Feeds]],
+    source: Source,
+    feeds: Feeds,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    threads: int | None = None,
+) -> tuple[Layer, ...]:
+    """Makes every intermediate tensor of the main graph an output, in both, and compares each.
+
+    Args:
+        compile_model: makes a `run` from a model; called once, with the model so extended.
+    """
+    exposed = expose(source, threads=threads)
+    want = Oracle(exposed.model.SerializeToString(), threads=threads).run(feeds)
+    got = compile_model(exposed.model)(feeds)
+    differences = {d.name: d for d in compare_outputs(got, want, rtol=rtol, atol=atol)}
+    return tuple(Layer(node, op, differences[name]) for name, node, op in exposed.tensors if name in differences)
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """A model whose intermediate tensors are outputs; `tensors` are (tensor, node, operator) in the order of nodes."""
+
+    model: onnx.ModelProto
+    tensors: tuple[tuple[str, str, str], ...]
+
+
+def expose(source: Source, *, threads: int | None = None) -> Exposed:
+    """Adds the results of all nodes of the main graph to the outputs; other than tensors are left out."""
+    model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(Path(source))
+    if model.ByteSize() >= _CONTAINED_LIMIT:
+        raise InputError("the model is 2 GiB or larger", expected="a smaller one for a comparison by layer")
+    present = {o.name for o in model.graph.output}
+    tensors = [
+        (name, node.name or f"{node.op_type} #{i}", node.op_type)
+        for i, node in enumerate(model.graph.node)
+        for name in node.output
+        if name
+    ]
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
+    extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name, _, _ in tensors if name not in present)
+    # onnxruntime infers the types that the checker wants to see on outputs.
+    session = Oracle(extended.SerializeToString(), threads=threads).session
+    types = {o.name: o.type for o in session.get_outputs()}
+    for name, _, _ in tensors:
+        number = _element_type(types.get(name, ""))
+        if name not in present and number:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, number, None))
+            present.add(name)
+    return Exposed(model, tuple(t for t in tensors if t[0] in present))
+
+
+_ORT_TYPES = {
+    "float": "FLOAT", "double": "DOUBLE", "float16": "FLOAT16", "bfloat16": "BFLOAT16", "bool": "BOOL", "string": "STRING",
+    **{f"{u}int{n}": f"{u.upper()}INT{n}" for u in ("", "u") for n in (4, 8, 16, 32, 64)},
+}  # fmt: skip
+
+
+def _element_type(text: str) -> int:
+    """ONNX number of `tensor(float)`; 0 for what is no tensor, or of an unlisted type."""
+    if not (text.startswith("tensor(") and text.endswith(")")):
+        return 0
+    name = _ORT_TYPES.get(text[7:-1])
+    return onnx.TensorProto.DataType.Value(name) if name else 0
+
+
+def _first_line(error: BaseException) -> str:
+    lines: Iterable[str] = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:300]
