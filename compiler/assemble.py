@@ -20,6 +20,7 @@ from ..runtime import artifact, memory
 from ..runtime.artifact import Parts
 from ..runtime.dimexpr import DimExpr
 from ..runtime.manifest import CALL, CLEAR, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE
+from ..runtime.objects import join
 
 CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)
 _ALIGN = 64
@@ -73,7 +74,6 @@ def assemble(
         "outputs": _tensors(plan.buffers, "output", plan.output_names),
         "buffers": buffers,
         "program": code.words,
-        "functions": [{"symbol": s, "object": i} for i, s in enumerate(code.functions)],
         "steps": code.steps,
         "sizes": sizes,
         "equal": [[dims.slot(a), dims.slot(b)] for a, b in equal],
@@ -82,8 +82,7 @@ def assemble(
     manifest["symbols"] = dims.symbols(d for b in plan.buffers for d in b.shape)
     if not manifest["symbols"]:
         manifest["layout"] = _layout(buffers, dims)
-    blob, manifest["objects"] = _join([objects[s] for s in code.functions])
-    return artifact.make(manifest, blob, weights)
+    return artifact.make(manifest, join([(s, objects[s]) for s in code.functions]), weights)
 
 
 def dim_expr(dim: Dim) -> DimExpr:
@@ -292,14 +291,6 @@ def _pack(plan: Plan) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
     return weights, spans
 
 
-def _join(objects: Sequence[bytes]) -> tuple[bytes, list[list[int]]]:
-    spans, at = [], 0
-    for o in objects:
-        spans.append([at, len(o)])
-        at += len(o)
-    return b"".join(objects), spans
-
-
 def _tensors(buffers: Sequence[Buffer], kind: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
     by_index = {b.index: b for b in buffers if b.kind == kind}
     if sorted(by_index) != list(range(len(names))):
@@ -313,7 +304,7 @@ def _tensors(buffers: Sequence[Buffer], kind: str, names: tuple[str, ...]) -> li
 def _layout(buffers: list[dict[str, Any]], dims: _Dims) -> dict[str, Any]:
     arena = [i for i, b in enumerate(buffers) if b["kind"] == "arena"]
     ranges = [memory.Range(_static(dims.exprs[buffers[i]["bytes"]]), buffers[i]["first"], buffers[i]["last"]) for i in arena]
-    layout = memory.plan(ranges)
+    layout = memory.plan(ranges, effort=20_000)
     offsets = [0] * len(buffers)
     for i, at in zip(arena, layout.offsets, strict=True):
         offsets[i] = at

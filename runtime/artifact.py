@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError
-from .manifest import Manifest, parse
+from . import objects
+from .manifest import Manifest, check_format, parse
 
 NAMES = ("manifest.json", "code.bin", "weights.bin")
 CHUNK = 4 << 20
@@ -36,7 +37,7 @@ _HEADER = 30  # bytes of a zip local file header before the name
 
 @dataclass(frozen=True)
 class Parts:
-    """What a module is made of. `weights` is a flat uint8 array, its data 64-byte aligned."""
+    """What a module is made of. `code` is as `objects.join` makes it; `weights` is a flat uint8 array, 64-byte aligned."""
 
     manifest: Manifest
     code: bytes
@@ -49,7 +50,7 @@ def make(manifest: dict[str, Any], code: bytes, weights: np.ndarray) -> Parts:
         **manifest,
         "digests": {"code": hashlib.sha256(code).hexdigest(), "chunk": CHUNK, "weights": _digests(weights, CHUNK)},
     }
-    return Parts(parse(raw, len(code), weights.nbytes), code, weights)
+    return Parts(parse(raw, len(objects.split(code)), weights.nbytes), code, weights)
 
 
 def aligned(size: int) -> np.ndarray:
@@ -136,10 +137,11 @@ def _parts(view: memoryview, verify: bool) -> Parts:
         raw = json.loads(manifest_bytes)
     except (ValueError, RecursionError):
         raise ArtifactError("the manifest is no JSON") from None
+    check_format(raw)
     at, size = spans[2]
     weights: np.ndarray = np.frombuffer(view, np.uint8, size, at) if size else np.empty(0, np.uint8)
-    manifest = parse(raw, len(code), size)
     _verify(raw, code, weights, verify)
+    manifest = parse(raw, len(objects.split(code)), size)
     if size and weights.__array_interface__["data"][0] % 64:
         copy = aligned(size)
         copy[:] = weights

@@ -88,17 +88,25 @@ class _Builder:
             elif type(e) is int and -LIMIT <= e <= LIMIT:
                 done.append(self._id(e))
             elif not isinstance(e, list) or depth > _MAX_DEPTH:
-                raise ArtifactError(f"bad dim expression {str(e)[:80]}")
+                raise ArtifactError(f"bad dim expression {brief(e)}")
             elif len(e) == 2 and e[0] == "sym" and isinstance(e[1], str) and e[1] in self.known:
                 done.append(self._id(e[1]))
             elif len(e) == 3 and isinstance(e[0], str) and e[0] in FNS:
                 stack += [(e, depth, True), (e[2], depth + 1, False), (e[1], depth + 1, False)]
             else:
-                raise ArtifactError(f"bad dim expression {str(e)[:80]}")
+                raise ArtifactError(f"bad dim expression {brief(e)}")
         return done[0]
 
     def _id(self, key: Any) -> int:
         return self.ids.setdefault(key, len(self.ids))
+
+
+def brief(value: object) -> str:
+    """A short text of anything JSON may hold, for messages."""
+    try:
+        return repr(value)[:60]
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
 
 
 def show(expr: DimExpr) -> int | str:

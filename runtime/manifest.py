@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError
-from .dimexpr import LIMIT, DimTable, show
+from .dimexpr import LIMIT, DimTable, brief, show
 
 FORMAT = 1
 
@@ -89,8 +89,6 @@ class Manifest:
     control: tuple[tuple[int, int], ...]  # (buffer, bytes the program itself touches)
     program: tuple[int, ...]
     scratch: int  # operands of the largest call
-    functions: tuple[tuple[str, int], ...]  # (symbol, object)
-    objects: tuple[tuple[int, int], ...]  # (offset, size)
     layout: tuple[tuple[int, ...], int] | None  # arena offsets by buffer, total; for static shapes
     steps: tuple[StepInfo, ...]
 
@@ -103,29 +101,34 @@ def dtype_of(name: object) -> np.dtype:
         import ml_dtypes
 
         return np.dtype(getattr(ml_dtypes, _EXTENDED[name]))
-    raise ArtifactError(f"element type {str(name)[:40]!r}", expected="one that modules can hold")
+    raise ArtifactError(f"element type {brief(name)}", expected="one that modules can hold")
 
 
-def parse(raw: object, code_size: int, weights_size: int) -> Manifest:
-    """Check everything. Raises ArtifactError for the first thing that is wrong."""
+def check_format(raw: object) -> None:
+    """Raise ArtifactError unless this is a manifest of a format that this version reads."""
     if not isinstance(raw, dict):
         raise ArtifactError("the manifest is no JSON object")
     version = raw.get("format")
     if type(version) is not int or version < 1:
-        raise ArtifactError(f"format {str(version)[:40]}", expected=f"format {FORMAT}")
+        raise ArtifactError(f"format {brief(version)}", expected=f"format {FORMAT}")
     if version > FORMAT:
-        raise ArtifactError(
-            f"format {version}", expected=f"format {FORMAT} or older", remedy="Install a newer mlc to load this file."
-        )
+        remedy = "Install a newer mlc to load this file."
+        raise ArtifactError(f"format {version}", expected=f"format {FORMAT} or older", remedy=remedy)
+
+
+def parse(raw: object, n_functions: int, weights_size: int) -> Manifest:
+    """Check everything. Raises ArtifactError for the first thing that is wrong."""
+    check_format(raw)
+    assert isinstance(raw, dict)
     try:
-        return _Parser(raw, code_size, weights_size).parse()
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
-        raise ArtifactError(f"malformed manifest ({type(e).__name__}: {str(e)[:80]})") from None
+        return _Parser(raw, n_functions, weights_size).parse()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as e:
+        raise ArtifactError(f"malformed manifest ({type(e).__name__})") from None
 
 
 class _Parser:
-    def __init__(self, raw: dict[str, Any], code_size: int, weights_size: int) -> None:
-        self.raw, self.code_size, self.weights_size = raw, code_size, weights_size
+    def __init__(self, raw: dict[str, Any], n_functions: int, weights_size: int) -> None:
+        self.raw, self.n_functions, self.weights_size = raw, n_functions, weights_size
 
     def parse(self) -> Manifest:
         raw = self.raw
@@ -139,9 +142,6 @@ class _Parser:
         dims = DimTable.build(exprs, [s.name for s in symbols])
         self._bound(symbols, raw["inputs"])
         self.inputs, self.outputs = inputs, outputs
-        objects = tuple(self._span(o, self.code_size, "object") for o in _list(raw["objects"]))
-        functions = tuple((_text(f["symbol"]), _index(f["object"], len(objects), "object")) for f in _list(raw["functions"]))
-        self.n_functions = len(functions)
         specs = _list(raw["buffers"])
         self.kinds = [s["kind"] for s in specs]
         buffers = tuple(self._buffer(s) for s in specs)
@@ -152,7 +152,7 @@ class _Parser:
             raw, inputs, outputs, input_shapes, output_shapes, symbols, dims,
             tuple(self._slot(s) for s in _list(raw["sizes"])),
             tuple((self._slot(a), self._slot(b)) for a, b in _list(raw["equal"])),
-            buffers, control, program, scratch, functions, objects, self._layout(), self._steps(program),
+            buffers, control, program, scratch, self._layout(), self._steps(program),
         )  # fmt: skip
 
     def _tensors(self, key: str, exprs: list[Any]) -> tuple[tuple[TensorInfo, ...], tuple[tuple[int, ...], ...]]:
@@ -199,7 +199,7 @@ class _Parser:
         elif kind == "arena":
             index = 0
         else:
-            raise ArtifactError(f"buffer kind {str(kind)[:40]!r}", expected=", ".join(KINDS))
+            raise ArtifactError(f"buffer kind {brief(kind)}", expected=", ".join(KINDS))
         return BufferSpec(kind, size, index, shift, first, last)
 
     def _program(self, program: tuple[int, ...]) -> tuple[tuple[tuple[int, int], ...], int]:
@@ -272,23 +272,23 @@ class _Parser:
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise ArtifactError(f"{str(value)[:40]} in the manifest", expected="a list")
+        raise ArtifactError(f"{brief(value)} in the manifest", expected="a list")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ArtifactError(f"{str(value)[:40]} in the manifest", expected="a text")
+        raise ArtifactError(f"{brief(value)} in the manifest", expected="a text")
     return value
 
 
 def _int(value: Any) -> int:
     if type(value) is not int or not -LIMIT <= value <= LIMIT:
-        raise ArtifactError(f"{str(value)[:40]} in the manifest", expected="a whole number")
+        raise ArtifactError(f"{brief(value)} in the manifest", expected="a whole number")
     return value
 
 
 def _index(value: Any, end: int, what: str) -> int:
     if type(value) is not int or not 0 <= value < end:
-        raise ArtifactError(f"{what} {str(value)[:40]}", expected=f"0 to {end - 1}")
+        raise ArtifactError(f"{what} {brief(value)}", expected=f"0 to {end - 1}")
     return value

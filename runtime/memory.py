@@ -45,26 +45,34 @@ def live_bytes(ranges: Sequence[Range]) -> int:
     return peak
 
 
-def plan(ranges: Sequence[Range]) -> Layout:
+def plan(ranges: Sequence[Range], effort: int = 2_000) -> Layout:
     """Greedy by size, each into the tightest gap between those already placed that live at the same time.
 
-    When that misses the lower bound, a few other orders compete and the smallest arena wins.
+    While that misses the lower bound, other orders compete, first fixed ones, then ones that place what stuck out on top
+    first; about `effort` placements in all. The smallest arena wins.
     """
     bound = live_bytes(ranges)
     n = len(ranges)
     orders = [
-        sorted(range(n), key=lambda i: (-ranges[i].size, ranges[i].first, i)),
-        sorted(range(n), key=lambda i: (-ranges[i].size * (1 + ranges[i].last - ranges[i].first), i)),
-        sorted(range(n), key=lambda i: (ranges[i].first, -ranges[i].size, i)),
+        lambda: sorted(range(n), key=lambda i: (-ranges[i].size, ranges[i].first, i)),
+        lambda: sorted(range(n), key=lambda i: (-ranges[i].size * (1 + ranges[i].last - ranges[i].first), i)),
+        lambda: sorted(range(n), key=lambda i: (ranges[i].first, -ranges[i].size, i)),
     ]
-    best: Layout | None = None
-    for order in orders:
-        layout = _place(ranges, order)
-        if best is None or layout.total < best.total:
-            best = layout
-        if best.total <= bound or n > 5000:  # the search is quadratic
+    best_order = order = orders[0]()
+    best = layout = _place(ranges, order)
+    for attempt in range(1, 1 + effort // (n + 1)):
+        if best.total <= bound:
             break
-    assert best is not None
+        if attempt < len(orders):
+            order = orders[attempt]()
+        else:
+            if attempt == len(orders):
+                order, layout = best_order, best
+            on_top = [i for i in range(n) if ranges[i].size and layout.offsets[i] + align(ranges[i].size) == layout.total]
+            order = on_top + [i for i in order if i not in on_top]
+        layout = _place(ranges, order)
+        if layout.total < best.total:
+            best, best_order = layout, order
     return best
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..errors import ArtifactError, InputError, MlcError, TargetError
-from . import artifact
+from . import artifact, objects
 from .artifact import Parts
 from .binding import Binding, Program, address
 from .manifest import Manifest, TensorInfo
@@ -242,15 +242,14 @@ def check_target(target: object) -> None:
 
 
 def _program(parts: Parts, threads: int) -> Program:
-    view = memoryview(parts.code)
+    pairs = objects.split(parts.code)
     try:
-        code = Code([bytes(view[at : at + size]) for at, size in parts.manifest.objects])
+        code = Code([blob for _, blob in pairs])
     except RuntimeError as e:
         raise ArtifactError(f"the object code does not load: {str(e)[:100]}") from None
-    addresses = [code.address(symbol) for symbol, _ in parts.manifest.functions]
-    for (symbol, _), at in zip(parts.manifest.functions, addresses, strict=True):
-        if not at:
-            raise ArtifactError(f"function {symbol[:60]} is not in the code")
+    addresses = [code.address(symbol) for symbol, _ in pairs]
+    if 0 in addresses:
+        raise ArtifactError(f"function {pairs[addresses.index(0)][0][:60]} is not in the code")
     return Program(parts.manifest, code, addresses, parts.weights, threads)
 
 

@@ -138,7 +138,7 @@ def control_parts():
     s, t = b.arena(()), b.arena(())
     big, more = b.arena((), DType.BOOL), b.arena((), DType.BOOL)
     counter = b.arena((), DType.I64)
-    greater, below = ("%z0 = fcmp {} float %x, %y\n  %z = zext i1 %z0 to i8".format(c) for c in ("ogt", "ole"))
+    greater, below = (f"%z0 = fcmp {c} float %x, %y\n  %z = zext i1 %z0 to i8" for c in ("ogt", "ole"))
     return b.parts(
         b.step(ADD, x, zero, s, 1),
         b.step(greater, x, three, big, 1, result="i8"),

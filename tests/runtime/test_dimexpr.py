@@ -1,0 +1,80 @@
+"""Dim expressions in JSON: the same values as the IR's dims, and no harm from bad ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlc.compiler.assemble import dim_expr
+from mlc.errors import ArtifactError
+from mlc.ir import ceildiv, dim_max, dim_min, evaluate, floordiv, sym
+from mlc.runtime.dimexpr import DimTable, show
+
+LEAF = st.one_of(st.integers(-50, 50), st.sampled_from([sym("A"), sym("B", 1, 64)]))
+DIMS = st.recursive(
+    LEAF,
+    lambda d: st.one_of(
+        st.tuples(d, d).map(lambda t: t[0] + t[1]),
+        st.tuples(d, d).map(lambda t: t[0] * t[1]),
+        st.tuples(d, d).map(lambda t: dim_min(*t)),
+        st.tuples(d, d).map(lambda t: dim_max(*t)),
+        st.tuples(d, st.integers(1, 9)).map(lambda t: floordiv(*t)),
+        st.tuples(d, st.integers(1, 9)).map(lambda t: ceildiv(*t)),
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(DIMS, max_size=6), st.integers(0, 100), st.integers(1, 64))
+def test_values(dims, a, b):
+    exprs = json.loads(json.dumps([dim_expr(d) for d in dims]))
+    bindings = {"A": a, "B": b}
+    assert DimTable.build(exprs, ["A", "B"]).evaluate(bindings) == [evaluate(d, bindings) for d in dims]
+    for e in exprs:
+        assert isinstance(show(e), (int, str))
+
+
+def test_division_by_zero_is_no_crash():
+    assert DimTable.build([["floordiv", 7, ["sym", "A"]]], ["A"]).evaluate({"A": 0}) == [0]
+
+
+def test_text():
+    assert show(dim_expr(2 * sym("N") + 1)) == "2*N + 1"
+    assert show(3) == 3
+
+
+NESTED: list = ["sym", "A"]
+for _ in range(5000):
+    NESTED = ["add", NESTED, 1]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        True,
+        1.5,
+        "A",
+        [],
+        ["sym"],
+        ["sym", "Z"],
+        ["sym", 3],
+        ["pow", 2, 2],
+        ["add", 1],
+        ["add", 1, None],
+        2**63,
+        NESTED,
+        {},
+    ],
+)
+def test_bad_expressions(bad):
+    with pytest.raises(ArtifactError):
+        DimTable.build([bad], ["A"])
+
+
+def test_overflow():
+    e = ["mul", ["sym", "A"], ["sym", "A"]]
+    with pytest.raises(OverflowError):
+        DimTable.build([e], ["A"]).evaluate({"A": 2**40})

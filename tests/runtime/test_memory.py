@@ -1,0 +1,54 @@
+"""The arena planner: values that live together never overlap, and little is wasted."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+from mlc.runtime.memory import Layout, Range, align, live_bytes, plan
+
+RANGES = st.lists(
+    st.tuples(st.integers(0, 5000), st.integers(0, 30), st.integers(0, 12)).map(lambda t: Range(t[0], t[1], t[1] + t[2])),
+    max_size=40,
+)
+
+
+def check(ranges: list[Range], layout: Layout) -> None:
+    for i, r in enumerate(ranges):
+        at = layout.offsets[i]
+        assert at % 64 == 0 and at >= 0 and at + r.size <= layout.total
+        for j in range(i):
+            other, o = layout.offsets[j], ranges[j]
+            together = r.first <= o.last and o.first <= r.last
+            assert not (together and r.size and o.size) or at + r.size <= other or other + o.size <= at
+    assert live_bytes(ranges) <= layout.total <= sum(align(r.size) for r in ranges)
+
+
+@given(RANGES)
+def test_no_overlap(ranges):
+    check(ranges, plan(ranges))
+
+
+def test_nothing_to_place():
+    assert plan([]) == Layout((), 0)
+    assert plan([Range(0, 0, 3)]).total == 0
+
+
+def test_a_chain_needs_two_buffers():
+    ranges = [Range(1024, i, i + 1) for i in range(500)]
+    layout = plan(ranges)
+    check(ranges, layout)
+    assert layout.total == 2048
+
+
+def test_close_to_the_lower_bound_on_networks():
+    rng = random.Random(0)
+    for _ in range(20):
+        ranges = []
+        for i in range(120):  # a net with shrinking maps and skip connections
+            size = 1 << (20 - i // 15)
+            ranges.append(Range(size + rng.randrange(3) * 64, i, i + rng.choice([1, 1, 1, 2, 4])))
+        layout = plan(ranges)
+        check(ranges, layout)
+        assert layout.total <= 1.15 * live_bytes(ranges)

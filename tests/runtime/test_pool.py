@@ -1,0 +1,117 @@
+"""The native thread pool: every unit runs exactly once, whoever calls, also in children of fork."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from mlc.runtime.native import Context, native
+from mlc.runtime.threads import _cgroup_quota, default_threads
+
+KERNEL = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, ctypes.c_int64)
+
+
+def parallel(units, grain, threads):
+    """Units counted, and the chunks seen."""
+    counts = np.zeros(units, np.int64)
+    chunks = []
+
+    @KERNEL
+    def kernel(bufs, dims, begin, end):
+        counts[begin:end] += 1
+        chunks.append((begin, end, threading.get_ident()))
+
+    native().parallel(ctypes.cast(kernel, ctypes.c_void_p).value, 0, 0, units, grain, threads)
+    return counts, chunks
+
+
+@pytest.mark.parametrize(
+    "units, grain, threads", [(1, 1, 4), (2, 1, 2), (7, 3, 4), (1000, 1, 3), (1001, 17, 2), (64, 64, 8), (50, 0, 8)]
+)
+def test_each_unit_runs_once(units, grain, threads):
+    counts, chunks = parallel(units, grain, threads)
+    assert (counts == 1).all()
+    if units <= grain or threads == 1:
+        assert [c[:2] for c in chunks] == [(0, units)]
+    assert all(e - b >= min(grain, units) for b, e, _ in chunks[:-1] if e != units)
+    assert len({c[2] for c in chunks}) <= threads
+
+
+def test_many_callers_at_once():
+    def work(k):
+        for i in range(30):
+            counts, _ = parallel(k * 10 + i + 1, 1 + i % 3, 1 + k % 5)
+            assert (counts == 1).all()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(24)))
+
+
+def test_workers_are_shared_and_few():
+    parallel(100, 1, 4)
+    assert 0 < native().workers() <= 256
+    before = native().workers()
+    for _ in range(50):
+        parallel(100, 1, 3)
+    assert native().workers() == before
+
+
+def test_fork():
+    script = """
+import os, sys, threading
+sys.path.insert(0, sys.argv[1])
+import test_pool as t
+assert (t.parallel(500, 1, 3)[0] == 1).all()
+stop = threading.Event()
+def busy():
+    while not stop.is_set(): t.parallel(300, 1, 3)
+caller = threading.Thread(target=busy); caller.start()
+for _ in range(10):
+    pid = os.fork()
+    if pid == 0:
+        ok = t.native().workers() == 0
+        ok &= all((t.parallel(500, 1, 3)[0] == 1).all() for _ in range(5))
+        ok &= t.native().workers() == 2
+        os._exit(0 if ok else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+stop.set(); caller.join()
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script, os.path.dirname(__file__)], check=True, timeout=60)
+
+
+def interpret(words, buffers, dims=(0,)):
+    program, table = np.array(words, np.int64), np.array([b.ctypes.data for b in buffers], np.int64)
+    values, fns, scratch = np.array(dims, np.int64), np.zeros(1, np.int64), np.zeros(8, np.int64)
+    at = [a.ctypes.data for a in (program, fns, table, values, scratch)]
+    context = Context(at[0], len(words), at[1], at[2], at[3], 1, at[4], 0)
+    return native().run(ctypes.addressof(context))
+
+
+def test_control_instructions():
+    a, b = np.array(7, np.int64), np.array(3, np.int64)
+    assert interpret([], [a]) == 0
+    assert interpret([5, 0, 4, 0, 4, 0], [a]) == 0 and a == 2
+    # while a < b: a += 1
+    assert interpret([6, 0, 1, 8, 4, 0, 2, 0], [a, b]) == 0 and a == 3
+    flag, n = np.array(False), np.array(0, np.int64)
+    assert interpret([3, 0, 5, 4, 1, 4, 1], [flag, n]) == 0 and n == 1
+    flag[...] = True
+    assert interpret([3, 0, 5, 4, 1, 4, 1], [flag, n]) == 0 and n == 3
+    assert interpret([9, 0], [a]) == 1
+
+
+def test_default_thread_count(monkeypatch, tmp_path):
+    usable = len(os.sched_getaffinity(0))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert 1 <= default_threads() <= usable
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,2")
+    assert default_threads() == 1
+    for text, count in (("max 100000", None), ("150000 100000", 2), ("20000 100000", 1), ("junk", None)):
+        (tmp_path / "cpu.max").write_text(text)
+        assert _cgroup_quota(tmp_path) == count
