@@ -45,7 +45,7 @@ class Recurrent(Op):
     Formulas and gate order (LSTM iofc with peephole iof, GRU zrh, RNN i) as in ONNX; bias is Wb then Rb. `directions` says for
     each direction whether it runs in reverse; `activations` lists those of direction 0, then of direction 1. `clip` 0 is none;
     it bounds the gates before their activation (as in onnxruntime, not the cell state before h). Steps at or beyond seq_lens[b]
-    give zeros in Y and leave the state; a reverse direction starts at seq_lens[b] − 1. c0 and peephole are ignored by GRU and RNN.
+    give zeros in Y and leave the state; a reverse direction starts at seq_lens[b] − 1. GRU and RNN ignore c0 and peephole.
     """
 
     cell: str
