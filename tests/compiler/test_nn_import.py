@@ -130,6 +130,8 @@ CASES = [
     case("GlobalAveragePool", [X4]), case("GlobalMaxPool", [X4]),
     case("GlobalLpPool", [X4], p=1), case("GlobalLpPool", [X4]), case("GlobalLpPool", [X4], p=3),
     case("LRN", [X4], size=3), case("LRN", [X4], size=5, alpha=0.02, beta=0.5, bias=2.0),
+    case("DepthToSpace", [f32(2, 12, 3, 4)], blocksize=2), case("DepthToSpace", [f32(2, 12, 3, 4)], blocksize=2, mode="CRD"),
+    case("SpaceToDepth", [f32(2, 3, 4, 6)], blocksize=2),
     case("BatchNormalization", [X4, f32(6), f32(6), f32(6), abs(f32(6))], const=(1, 2, 3, 4)),
     case("BatchNormalization", [X4, f32(6), f32(6), f32(6), abs(f32(6))], epsilon=1e-2),
     case("BatchNormalization", [f32(5, 6), f32(6), f32(6), f32(6), abs(f32(6))], opset=9, name="BatchNormalization-2d"),
