@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from ...errors import OnnxImportError
 from ...ir import Const, Dim, DType, Expr, Node, Op, Trait, Value, is_static, prod
@@ -113,6 +113,10 @@ class ImportContext:
             return _objects([x.item() for x in op.data.ravel()], op.data.shape)
         return None
 
+    def is_symbolic(self, value: Value) -> bool:
+        """True when the content is known and involves symbols (a constant is not symbolic)."""
+        return value in self._contents or isinstance(value.node.op, DimTensor)
+
     def set_content(self, value: Value, content: np.ndarray) -> None:
         """Remember what a computed value holds."""
         self._contents[value] = content
@@ -147,6 +151,14 @@ class ImportContext:
     def unsupported(self, what: str) -> UnsupportedError:
         """The error to raise when a handler meets a variant it cannot lower."""
         return UnsupportedError(what, loc=", ".join(self.loc))
+
+    def inline(self, graph: GraphProto, args: Sequence[Value]) -> list[Value]:
+        """Import a subgraph in place: its inputs are `args`, what it reads from outside is read directly."""
+        raise NotImplementedError
+
+    def trace(self, graph: GraphProto, args: Sequence[Value], captures: dict[Value, Value]) -> list[Value]:
+        """Import a subgraph as a region of its own; values from outside become `Input` values in `captures`."""
+        raise NotImplementedError
 
     def dim_tensor(self, content: np.ndarray, dtype: DType) -> Value:
         """A value holding known dims (a constant when all are numbers)."""

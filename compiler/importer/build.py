@@ -1,0 +1,381 @@
+"""The import itself: walks ONNX nodes in order, expands functions, traces subgraphs, collects what is unsupported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+
+from ...errors import MlcError, OnnxImportError, VerifyError
+from ...ir import Const, Dim, DType, Graph, Input, Node, TensorType, Value, substitute, sym
+from ...ir.ops import DimTensor
+from .context import ImportContext, UnsupportedError
+from .handlers import find_handler
+from .load import free_names, node_loc
+from .shapes import evaluate_shapes
+from .tensors import TensorReader
+
+_MAX_DEPTH = 64  # of functions and subgraphs inside each other
+
+
+class _PoisonedError(Exception):
+    """A value that depends on an unsupported node is needed."""
+
+
+@dataclass
+class Scope:
+    """Names visible at one level. `captures`, if not None, marks the border of a region: outer values become its inputs."""
+
+    parent: Scope | None = None
+    values: dict[str, Value | None] = field(default_factory=dict)  # None: depends on an unsupported node
+    initializers: dict[str, TensorProto] = field(default_factory=dict)
+    captures: dict[Value, Value] | None = None
+    declared: dict[str, str] = field(default_factory=dict)  # types as text, from value_info
+
+
+class Importer(ImportContext):
+    """Imports one model; use `run` once."""
+
+    def __init__(self, model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None) -> None:
+        super().__init__({("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}, reader)
+        self.model = model
+        self.reader = reader
+        self.shapes = dict(shapes or {})
+        self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+        self.scope = Scope()
+        self.problems: list[str] = []
+        self.depth = 0
+        self.in_function = False
+        self._symbols: dict[str, str] = {}
+
+    def run(self) -> Graph:
+        """The typed graph. Raises OnnxImportError."""
+        proto = self.model.graph
+        self._enter_graph(proto)
+        formals = [i for i in proto.input if i.name not in self.scope.initializers]
+        types = [self._declared_type(i) for i in formals]
+        inputs = self._bind(formals, types)
+        for formal, value in zip(formals, inputs, strict=True):
+            self.scope.values[formal.name] = value
+        self._nodes(proto.node)
+        outputs = []
+        for o in proto.output:
+            try:
+                outputs.append(self._lookup(o.name))
+            except _PoisonedError:
+                pass
+        if self.problems:
+            shown = "".join(f"\n  - {p}" for p in self.problems)
+            raise OnnxImportError(
+                f"{len(self.problems)} unsupported operator{'s' if len(self.problems) > 1 else ''}:{shown}\n ",
+                remedy="Rewrite these nodes with supported operators, or report them",
+            )
+        return Graph(
+            tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output), proto.name or "main"
+        )
+
+    # --- inputs ---------------------------------------------------------------------------------------------------
+
+    def _declared_type(self, info: ValueInfoProto) -> TensorType:
+        loc = f"input {info.name!r}"
+        if info.type.WhichOneof("value") != "tensor_type":
+            raise OnnxImportError(f"has type {info.type.WhichOneof('value')}", expected="a tensor", loc=loc)
+        tensor = info.type.tensor_type
+        if not tensor.HasField("shape"):
+            given = self.shapes.get(info.name)
+            if given is None:
+                raise OnnxImportError("has no shape", remedy=f"Give its shape: --shape {info.name}=…", loc=loc)
+            return TensorType(DType.from_onnx(tensor.elem_type), tuple(self._fresh_dim(f"{info.name}_{i}") for i in range(len(given))))
+        dims: list[Dim] = []
+        for i, d in enumerate(tensor.shape.dim):
+            if d.HasField("dim_value") and d.dim_value >= 0:
+                dims.append(d.dim_value)
+            elif re.search(r"[A-Za-z0-9]", d.dim_param) and not re.fullmatch(r"-?\d+", d.dim_param):
+                dims.append(self._symbol(d.dim_param))
+            else:
+                dims.append(self._fresh_dim(f"{info.name}_{i}"))
+        return TensorType(DType.from_onnx(tensor.elem_type), tuple(dims))
+
+    def _symbol(self, name: str) -> Dim:
+        """The symbol of a dim_param: one name, one unknown."""
+        if name not in self._symbols:
+            clean = re.sub(r"\W", "_", name, flags=re.ASCII)
+            clean = clean if re.match(r"[A-Za-z_]", clean) else f"d_{clean}"
+            while clean in self._symbols.values():
+                clean += "_"
+            self._symbols[name] = clean
+        return sym(self._symbols[name])
+
+    def _fresh_dim(self, hint: str) -> Dim:
+        return self._symbol(hint if hint not in self._symbols else f"{hint}_{len(self._symbols)}")
+
+    def _bind(self, formals: Sequence[ValueInfoProto], types: Sequence[TensorType]) -> list[Value]:
+        """Input values, with the symbols that `shapes` fixes replaced everywhere."""
+        names = [f.name for f in formals]
+        unknown = sorted(set(self.shapes) - set(names))
+        if unknown:
+            raise OnnxImportError(f"shapes names {', '.join(unknown)}", expected=f"inputs: {', '.join(names)}", loc="shapes")
+        bindings: dict[str, Dim] = {}
+        for name, type_ in zip(names, types, strict=True):
+            given = self.shapes.get(name)
+            if given is None:
+                continue
+            loc = f"shape of input {name!r}"
+            if len(given) != type_.rank:
+                raise OnnxImportError(f"{list(given)} has {len(given)} dims", expected=f"{type_.rank} as in {type_}", loc=loc)
+            for dim, size in zip(type_.shape, given, strict=True):
+                size = int(size)
+                if size < 0:
+                    continue  # left open
+                have = substitute(dim, bindings)
+                if isinstance(have, int):
+                    if have != size:
+                        raise OnnxImportError(f"dimension {dim} is given as {size}", expected=str(have), loc=loc)
+                else:
+                    bindings[str(have)] = size
+        return [
+            Node.make(Input(TensorType(t.dtype, tuple(substitute(d, bindings) for d in t.shape))), (), (f"input:{n}",)).out
+            for n, t in zip(names, types, strict=True)
+        ]
+
+    # --- names ----------------------------------------------------------------------------------------------------
+
+    def _enter_graph(self, proto: GraphProto) -> None:
+        self.scope.initializers.update({t.name: t for t in proto.initializer})
+        for s in proto.sparse_initializer:
+            self.scope.values[s.values.name] = self.const(self.reader.sparse(s))
+        for info in (*proto.value_info, *proto.output, *proto.input):
+            self.scope.declared[info.name] = _type_text(info.type)
+
+    def _lookup(self, name: str) -> Value:
+        crossed: list[dict[Value, Value]] = []
+        scope: Scope | None = self.scope
+        while scope is not None:
+            if name in scope.values:
+                value = scope.values[name]
+                if value is None:
+                    raise _PoisonedError
+                return self._capture(value, crossed)
+            if name in scope.initializers:
+                t = scope.initializers[name]
+                value = Node.make(Const(self.reader(t)), (), (f"initializer:{name}",)).out
+                scope.values[name] = value
+                return value
+            if scope.captures is not None:
+                crossed.append(scope.captures)
+            scope = scope.parent
+        raise OnnxImportError(f"value {name!r} is not defined", loc=", ".join(self.loc))
+
+    def _capture(self, value: Value, crossed: Sequence[dict[Value, Value]]) -> Value:
+        if isinstance(value.node.op, (Const, DimTensor)):
+            return value
+        for captures in reversed(crossed):
+            if value not in captures:
+                inner = Node.make(Input(value.type), (), self.loc).out
+                content = self._contents.get(value)
+                if content is not None:
+                    self.set_content(inner, content)
+                captures[value] = inner
+            value = captures[value]
+        return value
+
+    # --- nodes ----------------------------------------------------------------------------------------------------
+
+    def _nodes(self, nodes: Iterable[NodeProto]) -> None:
+        for node in nodes:
+            outer = self.loc
+            if not self.in_function:  # inside a function, the node that calls it is what the user knows
+                self.loc = (node_loc(node),)
+            try:
+                self._node(node)
+            except _PoisonedError:
+                self._poison(node)
+            except UnsupportedError as e:
+                self._report(node, str(e.found) + (f"; expected {e.expected}" if e.expected else ""))
+                self._poison(node)
+            except VerifyError as e:
+                raise OnnxImportError(e.found, expected=e.expected, remedy=e.remedy, loc=", ".join(self.loc)) from e
+            except MlcError:
+                raise
+            except RecursionError as e:
+                raise OnnxImportError("subgraphs or functions are nested too deeply", loc=", ".join(self.loc)) from e
+            except Exception as e:  # a handler met attributes or operands that the ONNX checker lets through
+                raise OnnxImportError(
+                    f"{node.op_type}({', '.join(self._input_types(node))}) cannot be imported: {type(e).__name__}: {e}",
+                    expected="attributes and operands as the ONNX operator defines them", loc=", ".join(self.loc),
+                ) from e  # fmt: skip
+            finally:
+                self.loc = outer
+
+    def _node(self, node: NodeProto) -> None:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        local = self.functions.get((node.domain, node.op_type, node.overload))
+        handler = None if local else find_handler(domain, node.op_type, self.opset(domain))
+        body = local
+        if handler is None and body is None:
+            body = self._schema_function(node, domain)
+        if handler is None and body is None:
+            self._report(node, "")
+            raise _PoisonedError
+        ins = [self._lookup(name) if name else None for name in node.input]
+        if domain == "" or local:
+            for name in free_names(node) - set(node.input) if any(a.type == AttributeProto.GRAPH for a in node.attribute) else ():
+                self._check_poison(name)
+        if handler is not None:
+            outs: Sequence[Value] | None = evaluate_shapes(self, node, ins, handler)
+            if outs is None:
+                outs = handler(self, node, ins)
+        else:
+            assert body is not None
+            outs = self._expand(node, body, ins, domain)
+        for name, value in zip(node.output, outs, strict=False):
+            if name:
+                self.scope.values[name] = value
+        missing = [name for name in node.output[len(outs) :] if name]
+        if missing:
+            raise self.unsupported(f"output {missing[0]!r} of {node.op_type} is not computed")
+
+    def _check_poison(self, name: str) -> None:
+        scope: Scope | None = self.scope
+        while scope is not None:
+            if name in scope.values:
+                if scope.values[name] is None:
+                    raise _PoisonedError
+                return
+            scope = scope.parent
+
+    def _poison(self, node: NodeProto) -> None:
+        for name in node.output:
+            if name and self.scope.values.get(name) is None:
+                self.scope.values[name] = None
+
+    def _input_types(self, node: NodeProto) -> list[str]:
+        texts = []
+        for name in node.input:
+            try:
+                texts.append(str(self._lookup(name).type) if name else "–")
+            except (MlcError, _PoisonedError):
+                texts.append(self.scope.declared.get(name, "?"))
+        return texts
+
+    def _report(self, node: NodeProto, reason: str) -> None:
+        domain = node.domain or "ai.onnx"
+        text = f"{', '.join(self.loc) or node_loc(node)}: {node.op_type} ({domain} {self.opset(node.domain)})"
+        text += f" of {', '.join(self._input_types(node)) or 'nothing'}"
+        self.problems.append(f"{text}: {reason}" if reason else text)
+
+    # --- functions and subgraphs ----------------------------------------------------------------------------------
+
+    def _schema_function(self, node: NodeProto, domain: str) -> FunctionProto | None:
+        """The body that the operator's schema carries, if any."""
+        opset = self.opset(domain)
+        try:
+            schema = onnx.defs.get_schema(node.op_type, opset, domain)
+        except onnx.defs.SchemaError:
+            return None
+        if schema.has_function:
+            versions = [v for v in schema.function_opset_versions if v <= opset]
+            data = schema.get_function_with_opset_version(max(versions)) if versions else None
+        elif schema.has_context_dependent_function:
+            versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
+            types = [_type_proto(self._lookup(n)).SerializeToString() if n else b"" for n in node.input]
+            data = (
+                schema.get_context_dependent_function_with_opset_version(max(versions), node.SerializeToString(), types)
+                if versions
+                else None
+            )
+        else:
+            return None
+        if not data:
+            return None
+        body = FunctionProto()
+        body.ParseFromString(data)
+        for name, attribute in schema.attributes.items():
+            if attribute.default_value.name and name in body.attribute and all(a.name != name for a in node.attribute):
+                body.attribute_proto.add().CopyFrom(attribute.default_value)
+        return body
+
+    def _expand(self, node: NodeProto, body: FunctionProto, ins: Sequence[Value | None], domain: str) -> list[Value]:
+        if self.depth >= _MAX_DEPTH:
+            raise OnnxImportError(f"function {body.name} is nested more than {_MAX_DEPTH} deep", loc=", ".join(self.loc))
+        bindings: dict[str, AttributeProto] = {a.name: a for a in body.attribute_proto}
+        for a in node.attribute:
+            if not a.ref_attr_name:
+                bindings[a.name] = a
+            elif a.ref_attr_name in self.attr_bindings:
+                bindings[a.name] = self.attr_bindings[a.ref_attr_name]
+        scope = Scope()
+        for i, formal in enumerate(body.input):
+            value = ins[i] if i < len(ins) else None
+            if value is not None:
+                scope.values[formal] = value
+        saved = self.scope, self.opsets, self.attr_bindings, self.in_function
+        opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in body.opset_import}
+        self.scope, self.opsets, self.attr_bindings = scope, {**self.opsets, **opsets}, bindings
+        self.depth += 1
+        self.in_function = True
+        try:
+            self._nodes(_without_absent(body, scope))
+            wanted = [name for name, out in zip(body.output, node.output, strict=False) if out]
+            found = {name: self._lookup(name) for name in wanted}
+            # A skipped optional output keeps its place; any value will do there.
+            return [found.get(name, next(iter(found.values()))) for name in body.output[: len(node.output)]]
+        finally:
+            self.depth -= 1
+            self.scope, self.opsets, self.attr_bindings, self.in_function = saved
+
+    def inline(self, graph: GraphProto, args: Sequence[Value]) -> list[Value]:
+        return self._subgraph(graph, args, None)
+
+    def trace(self, graph: GraphProto, args: Sequence[Value], captures: dict[Value, Value]) -> list[Value]:
+        return self._subgraph(graph, args, captures)
+
+    def _subgraph(self, graph: GraphProto, args: Sequence[Value], captures: dict[Value, Value] | None) -> list[Value]:
+        if self.depth >= _MAX_DEPTH:
+            raise OnnxImportError(f"subgraphs are nested more than {_MAX_DEPTH} deep", loc=", ".join(self.loc))
+        if len(args) != len(graph.input):
+            raise OnnxImportError(f"subgraph has {len(graph.input)} inputs", expected=str(len(args)), loc=", ".join(self.loc))
+        saved = self.scope
+        self.scope = Scope(saved, captures=captures)
+        self.scope.values.update({formal.name: value for formal, value in zip(graph.input, args, strict=True)})
+        self.depth += 1
+        try:
+            self._enter_graph(graph)
+            self._nodes(graph.node)
+            return [self._lookup(o.name) for o in graph.output]
+        finally:
+            self.depth -= 1
+            self.scope = saved
+
+
+def _without_absent(body: FunctionProto, scope: Scope) -> list[NodeProto]:
+    """The nodes, with inputs that name absent optional inputs of the function blanked."""
+    absent = {name for name in body.input if name not in scope.values}
+    if not absent:
+        return list(body.node)
+    nodes = []
+    for node in body.node:
+        if absent & set(node.input):
+            copy = NodeProto()
+            copy.CopyFrom(node)
+            copy.input[:] = ["" if name in absent else name for name in node.input]
+            node = copy
+        nodes.append(node)
+    return nodes
+
+
+def _type_proto(value: Value) -> TypeProto:
+    return onnx.helper.make_tensor_type_proto(value.dtype.onnx, [d if isinstance(d, int) else str(d) for d in value.shape])
+
+
+def _type_text(type_: TypeProto) -> str:
+    kind = type_.WhichOneof("value")
+    if kind != "tensor_type":
+        return kind or "?"
+    t = type_.tensor_type
+    dtype = DType.from_onnx(t.elem_type).value if t.elem_type else "?"
+    dims = ", ".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in t.shape.dim)
+    return f"{dtype}[{dims}]" if t.HasField("shape") else f"{dtype}[…]"

@@ -1,0 +1,204 @@
+"""From a path, bytes or ModelProto to a checked ModelProto."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from ...errors import OnnxImportError
+
+OLDEST_OPSET = 7
+# The newest operator set that the handler tables were written for.
+REVIEWED_OPSET = 28
+_UNCHECKED = "mlc.unchecked"
+
+
+def load(model: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto, Path | None, str]:
+    """The model, the folder of its external data (None unless given as a path) and how to call it in messages.
+
+    Raises OnnxImportError when it cannot be read, is not ONNX, is cyclic, fails the ONNX checker or is too old or new.
+    """
+    if isinstance(model, ModelProto):
+        proto, folder, name = model, None, "the model"
+    elif isinstance(model, (bytes, bytearray, memoryview)):
+        proto, folder, name = _parse(bytes(model), "the model"), None, "the model"
+    else:
+        path = Path(model)
+        try:
+            data = path.read_bytes()
+        except OSError as e:
+            raise OnnxImportError(f"cannot be read: {e.strerror or e}", expected="an ONNX file", loc=str(path)) from e
+        proto, folder, name = _parse(data, str(path)), path.absolute().parent, str(path)
+    check(proto, name)
+    return proto, folder, name
+
+
+def _parse(data: bytes, loc: str) -> ModelProto:
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except (DecodeError, RuntimeError) as e:
+        raise OnnxImportError(
+            "is not a protobuf, or is truncated" if data else "is empty",
+            expected="a serialised onnx.ModelProto", remedy="Fetch or export the file again", loc=loc,
+        ) from e  # fmt: skip
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise OnnxImportError("has no ONNX graph", expected="a serialised onnx.ModelProto", loc=loc)
+    return proto
+
+
+def check(model: ModelProto, loc: str) -> None:
+    """Operator sets, cycles, and the ONNX checker (without the weights, which `TensorReader` checks)."""
+    newest = min(onnx.defs.onnx_opset_version(), REVIEWED_OPSET)
+    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    if not versions and not model.functions and any(n.domain in ("", "ai.onnx") for n in model.graph.node):
+        raise OnnxImportError("imports no operator set", expected=f"ai.onnx {OLDEST_OPSET} to {newest}", loc=loc)
+    for version in versions:
+        if not OLDEST_OPSET <= version <= newest:
+            raise OnnxImportError(
+                f"uses opset {version}", expected=f"{OLDEST_OPSET} to {newest}",
+                remedy="Convert it with onnx.version_converter, or export it again", loc=loc,
+            )  # fmt: skip
+    for graph in _graphs(model):
+        cycle = find_cycle(graph)
+        if cycle:
+            raise OnnxImportError(f"the graph is cyclic: {' -> '.join(cycle)}", expected="a directed acyclic graph", loc=loc)
+    try:
+        onnx.checker.check_model(_without_weights(model, versions[0] if versions else newest))
+    except onnx.checker.ValidationError as e:
+        raise OnnxImportError(f"fails the ONNX checker: {str(e).strip()}", remedy="Export the model again", loc=loc) from e
+
+
+def _graphs(model: ModelProto) -> Iterator[GraphProto]:
+    """The main graph and all graphs nested in it (functions are small and checked by onnx)."""
+    stack = [model.graph]
+    while stack:
+        graph = stack.pop()
+        yield graph
+        stack.extend(subgraphs(graph.node))
+
+
+def subgraphs(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
+    """Graphs held by attributes of nodes."""
+    for node in nodes:
+        for a in node.attribute:
+            if a.type == AttributeProto.GRAPH:
+                yield a.g
+            yield from a.graphs
+
+
+def free_names(node: NodeProto) -> set[str]:
+    """Names that a node reads: its inputs, and what its subgraphs read from outside (or name themselves)."""
+    names = set(node.input)
+    stack = list(subgraphs([node]))
+    while stack:
+        graph = stack.pop()
+        for inner in graph.node:
+            names.update(inner.input)
+            stack.extend(subgraphs([inner]))
+        names.update(o.name for o in graph.output)
+    return names
+
+
+def find_cycle(graph: GraphProto) -> list[str]:
+    """Names of nodes along a cycle, first one repeated; empty when there is none."""
+    producer = {out: i for i, node in enumerate(graph.node) for out in node.output if out}
+    done: set[int] = set()
+    for root in range(len(graph.node)):
+        path: list[int] = []
+        on_path: set[int] = set()
+        stack: list[tuple[int, Iterator[str] | None]] = [(root, None)]
+        while stack:
+            i, names = stack.pop()
+            if names is None:
+                if i in done:
+                    continue
+                if i in on_path:
+                    ring = [*path[path.index(i) :], i]
+                    return [node_loc(graph.node[j]) for j in ring]
+                path.append(i)
+                on_path.add(i)
+                node = graph.node[i]
+                inner = {o for g in subgraphs([node]) for o in _defined(g)}
+                names = iter(sorted(free_names(node) - inner) if inner else list(node.input))
+            after = next((n for n in names if n in producer), None)
+            if after is None:
+                done.add(i)
+                on_path.discard(i)
+                path.pop()
+            else:
+                stack.append((i, names))
+                stack.append((producer[after], None))
+    return []
+
+
+def _defined(graph: GraphProto) -> set[str]:
+    """Names that a graph, or one nested in it, defines."""
+    names: set[str] = set()
+    stack = [graph]
+    while stack:
+        g = stack.pop()
+        names.update(v.name for v in (*g.input, *g.initializer))
+        names.update(o for n in g.node for o in n.output)
+        stack.extend(subgraphs(g.node))
+    return names
+
+
+def node_loc(node: NodeProto) -> str:
+    """How a node is called in messages and `loc`: its name, else 'OpType:firstoutput'."""
+    return node.name or f"{node.op_type}:{next((o for o in node.output if o), '')}"
+
+
+def _without_weights(model: ModelProto, opset: int) -> ModelProto:
+    """A copy for the checker: weights emptied; operators without a schema moved to a domain that it does not check.
+
+    The importer itself judges such operators, and names all of them at once.
+    """
+    copy = ModelProto()
+    for field, value in model.ListFields():
+        if field.name not in ("graph", "training_info"):
+            copy.MergeFrom(ModelProto(**{field.name: value}))
+    for field, value in model.graph.ListFields():
+        if field.name == "initializer":
+            for t in value:
+                copy.graph.initializer.add(name=t.name, data_type=t.data_type, dims=[0])
+        else:
+            copy.graph.MergeFrom(GraphProto(**{field.name: value}))
+    local = {(f.domain, f.name) for f in model.functions}
+    renamed = False
+    stack = [copy.graph]
+    while stack:
+        graph = stack.pop()
+        for t in graph.initializer:
+            _empty(t)
+        for node in graph.node:
+            for a in node.attribute:
+                if a.HasField("t"):
+                    _empty(a.t)
+            if node.domain in ("", "ai.onnx") and ("", node.op_type) not in local and not has_schema(node.op_type, opset):
+                node.domain, renamed = _UNCHECKED, True
+        stack.extend(subgraphs(graph.node))
+    if renamed:
+        copy.opset_import.add(domain=_UNCHECKED, version=1)
+    return copy
+
+
+def _empty(t: TensorProto) -> None:
+    if t.data_location == TensorProto.EXTERNAL:
+        name, dtype = t.name, t.data_type
+        t.Clear()
+        t.name, t.data_type = name, dtype
+        t.dims.append(0)
+
+
+def has_schema(op_type: str, opset: int, domain: str = "") -> bool:
+    try:
+        onnx.defs.get_schema(op_type, opset, domain)
+    except onnx.defs.SchemaError:
+        return False
+    return True

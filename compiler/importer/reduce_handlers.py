@@ -1,0 +1,141 @@
+"""Handlers of reductions, arg-reductions, softmax, cumulative sums and top-k."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from onnx import NodeProto
+
+from ...ir import DType, Value, dim_min, prod
+from ...ir import ops as O
+from .compose import Build, optional, required
+from .context import Handler, HandlerTable, ImportContext
+from .shape_handlers import axes_of
+
+
+def _setup(ctx: ImportContext, node: NodeProto, ins: list[Value | None], since: int) -> tuple[Value, tuple[int, ...], bool]:
+    """Operand, sorted axes and keepdims; no axes means all, or none with noop_with_empty_axes."""
+    (x,) = required(ctx, node, ins, 1)
+    axes = axes_of(ctx, node, ins, since)
+    rank = x.type.rank
+    if not axes:
+        axes = () if ctx.attr(node, "noop_with_empty_axes", 0) else tuple(range(rank))
+    if any(not -rank <= a < rank for a in axes):
+        raise ctx.unsupported(f"{node.op_type} over axes {list(axes)} of rank {rank}")
+    return x, tuple(sorted({a % rank for a in axes})), bool(ctx.attr(node, "keepdims", 1))
+
+
+def reduction(kind: str, since: int) -> Handler:
+    """A plain reduction; axes are an input since opset `since`."""
+
+    def handler(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+        x, axes, keep = _setup(ctx, node, ins, since)
+        return [Build(ctx).reduce(kind, x, axes, keep)]
+
+    return handler
+
+
+def around(before: Callable[[Build, Value], Value], after: Callable[[Build, Value], Value]) -> Handler:
+    """after(Σ before(x)); axes are an input since opset 18."""
+
+    def handler(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+        x, axes, keep = _setup(ctx, node, ins, 18)
+        b = Build(ctx)
+        return [after(b, b.reduce("sum", before(b, x), axes, keep))]
+
+    return handler
+
+
+def _same(b: Build, x: Value) -> Value:
+    return x
+
+
+def _float(b: Build, x: Value, fn: O.Sqrt | O.Log) -> Value:
+    """fn(x), integers through float64."""
+    return b.emit(fn, x) if x.dtype.is_float else b.cast(b.emit(fn, b.cast(x, DType.F64)), x.dtype)
+
+
+def log_sum_exp(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """m + log Σ exp(x − m) with the maximum m, so that it does not overflow (m = 0 where the maximum is not finite)."""
+    x, axes, keep = _setup(ctx, node, ins, 18)
+    b, dtype = Build(ctx), x.dtype
+    if not dtype.is_float:
+        x = b.cast(x, DType.F64)
+    m = b.reduce("max", x, axes)
+    finite = b.emit(O.Less(), b.emit(O.Abs(), m), b.const(float("inf"), x.dtype))
+    m = b.where(finite, m, b.const(0, x.dtype))
+    total = b.reduce("sum", b.emit(O.Exp(), b.sub(x, m)), axes)
+    y = b.add(b.emit(O.Log(), total), m)
+    if not keep:
+        y = b.reshape(y, [d for i, d in enumerate(y.shape) if i not in axes])
+    return [b.cast(y, dtype)]
+
+
+def arg_reduce(kind: str) -> Handler:
+    def handler(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+        (x,) = required(ctx, node, ins, 1)
+        axis = ctx.attr(node, "axis", 0) % x.type.rank
+        last = bool(ctx.attr(node, "select_last_index", 0))
+        return ctx.emit(O.ArgReduce(kind, axis, bool(ctx.attr(node, "keepdims", 1)), last), x).outputs
+
+    return handler
+
+
+def softmax(log: bool) -> Handler:
+    """Along one axis; before opset 13, over all axes from `axis` (default 1) on, taken together."""
+
+    def handler(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+        (x,) = required(ctx, node, ins, 1)
+        b, rank = Build(ctx), x.type.rank
+        if ctx.opset() >= 13:
+            return [b.emit(O.Softmax(ctx.attr(node, "axis", -1) % rank, log), x)]
+        axis = ctx.attr(node, "axis", 1)
+        axis = axis + rank if axis < 0 else axis
+        if all(d == 1 for i, d in enumerate(x.shape) if i >= axis and i != rank - 1):
+            return [b.emit(O.Softmax(rank - 1, log), x)]
+        flat = b.reshape(x, (*x.shape[:axis], prod(x.shape[axis:])))
+        return [b.reshape(b.emit(O.Softmax(axis, log), flat), x.shape)]
+
+    return handler
+
+
+def cum_sum(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    (x,) = required(ctx, node, ins, 1)
+    (axis,) = ctx.require_dims(ins[1], "the axis of CumSum")
+    if not isinstance(axis, int):
+        raise ctx.unsupported("CumSum along a symbolic axis")
+    op = O.CumSum(axis % x.type.rank, bool(ctx.attr(node, "exclusive", 0)), bool(ctx.attr(node, "reverse", 0)))
+    return ctx.emit(op, x).outputs
+
+
+def top_k(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    (x,) = required(ctx, node, ins, 1)
+    axis = ctx.attr(node, "axis", -1) % x.type.rank
+    if ctx.opset() < 10:
+        k = ctx.attr(node, "k")
+    else:
+        (k,) = ctx.require_dims(optional(ins, 1), "k of TopK")
+    if not isinstance(k, int):
+        k = dim_min(k, x.shape[axis])  # the model is wrong where it is more; never read beyond the row
+    op = O.TopK(axis, k, bool(ctx.attr(node, "largest", 1)), bool(ctx.attr(node, "sorted", 1)))
+    return ctx.emit(op, x).outputs
+
+
+REDUCE_HANDLERS: HandlerTable = {
+    ("ArgMax", 1): arg_reduce("argmax"),
+    ("ArgMin", 1): arg_reduce("argmin"),
+    ("CumSum", 11): cum_sum,
+    ("LogSoftmax", 1): softmax(True),
+    ("ReduceL1", 1): around(lambda b, x: b.emit(O.Abs(), x), _same),
+    ("ReduceL2", 1): around(lambda b, x: b.mul(x, x), lambda b, x: _float(b, x, O.Sqrt())),
+    ("ReduceLogSum", 1): around(_same, lambda b, x: _float(b, x, O.Log())),
+    ("ReduceLogSumExp", 1): log_sum_exp,
+    ("ReduceMax", 1): reduction("max", 18),
+    ("ReduceMean", 1): reduction("mean", 18),
+    ("ReduceMin", 1): reduction("min", 18),
+    ("ReduceProd", 1): reduction("prod", 18),
+    ("ReduceSum", 1): reduction("sum", 13),
+    ("ReduceSumSquare", 1): around(lambda b, x: b.mul(x, x), _same),
+    ("Softmax", 1): softmax(False),
+    ("TopK", 1): top_k,
+}

@@ -1,0 +1,165 @@
+"""TensorProto -> NumPy, with external data memory-mapped and contained in the model's folder."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from onnx import SparseTensorProto, TensorProto
+
+from ...errors import OnnxImportError
+from ...ir import DType
+
+# Typed data fields of TensorProto by element type; what is not here is stored in int32_data.
+_FIELDS: dict[DType, str] = {
+    DType.F32: "float_data", DType.C64: "float_data", DType.F64: "double_data", DType.C128: "double_data",
+    DType.I64: "int64_data", DType.U64: "uint64_data", DType.U32: "uint64_data",
+}  # fmt: skip
+_BITS = {DType.U4: 4, DType.I4: 4, DType.F4E2M1: 4, DType.U2: 2, DType.I2: 2}
+
+
+class TensorReader:
+    """Decodes tensors of one model. `folder` is where its external data lies (None: it may have none)."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._maps: dict[str, mmap.mmap | bytes] = {}
+
+    def __call__(self, t: TensorProto) -> np.ndarray:
+        """The array; read-only, sharing memory with the file where it is external.
+
+        Raises OnnxImportError for data of the wrong size, or external data that is missing, outside the model's folder, or
+        beyond the end of its file.
+        """
+        loc = f"tensor {t.name!r}"
+        dtype = DType.from_onnx(t.data_type)
+        shape = tuple(t.dims)
+        if any(d < 0 for d in shape):
+            raise OnnxImportError(f"shape {list(shape)} has a negative dimension", loc=loc)
+        count = int(np.prod(shape, dtype=object)) if shape else 1
+        if t.data_location == TensorProto.EXTERNAL:
+            return self._decode(self._external(t, dtype, count, loc), dtype, count, loc).reshape(shape)
+        if dtype is DType.STRING:
+            return _strings(t, count, loc).reshape(shape)
+        if t.HasField("raw_data"):
+            return self._decode(t.raw_data, dtype, count, loc).reshape(shape)
+        values = np.array(getattr(t, _FIELDS.get(dtype, "int32_data")))
+        return _from_field(values, dtype, count, loc).reshape(shape)
+
+    def sparse(self, s: SparseTensorProto) -> np.ndarray:
+        """A sparse tensor as a dense array."""
+        values, indices, shape = self(s.values), self(s.indices), tuple(s.dims)
+        dense = np.zeros(int(np.prod(shape, dtype=object)), values.dtype)
+        flat = np.ravel_multi_index(tuple(indices.T), shape) if indices.ndim == 2 else indices
+        dense[flat] = values
+        return dense.reshape(shape)
+
+    def _decode(self, raw: bytes | memoryview, dtype: DType, count: int, loc: str) -> np.ndarray:
+        bits = _BITS.get(dtype, dtype.itemsize * 8)
+        expected = (count * bits + 7) // 8
+        if len(raw) != expected:
+            raise OnnxImportError(f"data of {len(raw)} bytes", expected=f"{expected} bytes for {count} × {dtype.value}", loc=loc)
+        if bits < 8:
+            return _unpack(np.frombuffer(raw, np.uint8), dtype, bits, count)
+        return np.frombuffer(raw, dtype.np.newbyteorder("<") if dtype.np.isbuiltin else dtype.np, count)
+
+    def _external(self, t: TensorProto, dtype: DType, count: int, loc: str) -> memoryview:
+        entries = {e.key: e.value for e in t.external_data}
+        if self.folder is None:
+            raise OnnxImportError("external data in a model that is not given as a path", remedy="Pass the model's path", loc=loc)
+        name = entries.get("location", "")
+        data = self._map(name, loc)
+        try:
+            offset, length = int(entries.get("offset", "0") or 0), int(entries.get("length", "0") or 0)
+        except ValueError:
+            raise OnnxImportError(f"external data offset or length is not a number in {entries}", loc=loc) from None
+        length = length or (count * _BITS.get(dtype, dtype.itemsize * 8) + 7) // 8
+        if offset < 0 or length < 0 or offset + length > len(data):
+            raise OnnxImportError(
+                f"external data at {offset} of {length} bytes in {name!r}", expected=f"inside the file of {len(data)} bytes", loc=loc
+            )
+        return memoryview(data)[offset : offset + length]
+
+    def _map(self, name: str, loc: str) -> mmap.mmap | bytes:
+        if name not in self._maps:
+            assert self.folder is not None
+            fd = open_contained(self.folder, name, loc)
+            try:
+                size = os.fstat(fd).st_size
+                self._maps[name] = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if size else b""
+            finally:
+                os.close(fd)
+        return self._maps[name]
+
+
+def open_contained(folder: Path, name: str, loc: str) -> int:
+    """A file descriptor of a regular file below `folder`, reached without `..`, symbolic links or hard links."""
+    parts = name.replace("\\", "/").split("/")
+    if not name or name.startswith(("/", "\\")) or ":" in parts[0] or ".." in parts or "\0" in name:
+        raise OnnxImportError(f"external data location {name!r} leaves the model's folder", expected="a relative path inside it", loc=loc)
+    parts = [p for p in parts if p not in ("", ".")]
+    nofollow = getattr(os, "O_NOFOLLOW", 0)
+    fd = -1
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+        for i, part in enumerate(parts):
+            # O_NONBLOCK: opening a FIFO must not hang.
+            flags = os.O_RDONLY | nofollow | getattr(os, "O_NONBLOCK", 0) | (os.O_DIRECTORY if i < len(parts) - 1 else 0)
+            inner = os.open(part, flags, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
+            raise OnnxImportError(f"external data {name!r} is not a plain file, or a hard link to one elsewhere", loc=loc)
+        return fd
+    except OSError as e:
+        if fd >= 0:
+            os.close(fd)
+        link = (folder / name).is_symlink() or any(p.is_symlink() for p in (folder / name).parents if p.is_relative_to(folder) and p != folder)
+        what = "is reached through a symbolic link" if link else f"cannot be opened ({e.strerror})"
+        raise OnnxImportError(f"external data {name!r} {what}", expected=f"a file in {folder}", loc=loc) from e
+    except OnnxImportError:
+        os.close(fd)
+        raise
+
+
+def _strings(t: TensorProto, count: int, loc: str) -> np.ndarray:
+    if len(t.string_data) != count:
+        raise OnnxImportError(f"data of {len(t.string_data)} strings", expected=str(count), loc=loc)
+    out = np.empty(count, object)
+    out[:] = [s.decode("utf-8", "replace") for s in t.string_data]
+    return out
+
+
+def _from_field(values: np.ndarray, dtype: DType, count: int, loc: str) -> np.ndarray:
+    bits = _BITS.get(dtype)
+    stored = (count * bits + 7) // 8 if bits else count * (2 if dtype in (DType.C64, DType.C128) else 1)
+    if len(values) != stored:
+        raise OnnxImportError(f"data of {len(values)} elements", expected=f"{stored} for {count} × {dtype.value}", loc=loc)
+    if bits:
+        return _unpack(values.astype(np.uint8), dtype, bits, count)
+    if dtype is DType.C64:
+        return values.astype(np.float32).view(np.complex64)
+    if dtype is DType.C128:
+        return values.astype(np.float64).view(np.complex128)
+    if dtype.is_float and dtype.itemsize <= 2:  # stored as bit patterns
+        return values.astype(np.uint16 if dtype.itemsize == 2 else np.uint8).view(dtype.np)
+    return values.astype(dtype.np)
+
+
+def _unpack(packed: np.ndarray, dtype: DType, bits: int, count: int) -> np.ndarray:
+    """Elements of 2 or 4 bits, the first in the lowest bits."""
+    per = 8 // bits
+    codes = ((packed[:, None] >> (np.arange(per, dtype=np.uint8) * np.uint8(bits))) & np.uint8(2**bits - 1)).ravel()[:count]
+    if dtype is DType.F4E2M1:
+        return codes.view(dtype.np)
+    if dtype.is_signed:
+        codes = np.where(codes >= 2 ** (bits - 1), codes.astype(np.int8) - 2**bits, codes.astype(np.int8))
+    return codes.astype(dtype.np)
+
+
+Reader = Callable[[TensorProto], np.ndarray]
