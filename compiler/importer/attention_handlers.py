@@ -14,13 +14,13 @@ from .compose import Build, optional, required, wanted
 from .context import HandlerTable, ImportContext
 
 
-def _heads(b: Build, x: Value, count: int) -> Value:
+def split_heads(b: Build, x: Value, count: int) -> Value:
     """[B, S, H·D] -> [B, H, S, D]."""
     n, s, width = x.shape
     return b.transpose(b.reshape(x, (n, s, count, width // count)), (0, 2, 1, 3))
 
 
-def _merge(b: Build, x: Value) -> Value:
+def merge_heads(b: Build, x: Value) -> Value:
     """[B, H, S, D] -> [B, S, H·D]."""
     n, h, s, d = x.shape
     return b.reshape(b.transpose(x, (0, 2, 1, 3)), (n, s, h * d))
@@ -46,7 +46,7 @@ def _visible(b: Build, rows: Dim, cols: Dim, offset: Value | Dim) -> Value:
     return b.emit(O.LessEqual(), j, b.add(i, shift))
 
 
-def _attend(
+def attend(
     b: Build, q: Value, k: Value, v: Value, mask: Value | None, scale: float, causal: bool = False, softcap: float = 0.0
 ) -> Value:
     """Attention over rank-4 operands; only a soft cap keeps it from being one op."""
@@ -80,7 +80,7 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
         heads, kv_heads = int(ctx.attr(node, "q_num_heads", 0)), int(ctx.attr(node, "kv_num_heads", 0))
         if not heads or not kv_heads:
             raise ctx.unsupported("Attention of rank-3 inputs without q_num_heads and kv_num_heads")
-        q, k, v = _heads(b, q, heads), _heads(b, k, kv_heads), _heads(b, v, kv_heads)
+        q, k, v = split_heads(b, q, heads), split_heads(b, k, kv_heads), split_heads(b, v, kv_heads)
     mask, past_k, past_v, valid = (optional(ins, i) for i in (3, 4, 5, 6))
     past: Dim = 0
     if past_k is not None and past_v is not None:
@@ -114,8 +114,8 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
         if not isinstance(q.shape[3], int):
             raise ctx.unsupported(f"Attention with head size {q.shape[3]} not known at compile time")
         scale = default_scale(q.shape[3])
-    y = _attend(b, q, k, v, mask, float(scale), causal, float(ctx.attr(node, "softcap", 0.0) or 0.0))
-    return [_merge(b, y) if flat else y, k, v]
+    y = attend(b, q, k, v, mask, float(scale), causal, float(ctx.attr(node, "softcap", 0.0) or 0.0))
+    return [merge_heads(b, y) if flat else y, k, v]
 
 
 def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -131,9 +131,9 @@ def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | 
         q = b.add(q, b.slice(bias, 0, 0, hq))
         if k.type.rank == 3:
             k, v = b.add(k, b.slice(bias, 0, hq, hq)), b.add(v, b.slice(bias, 0, 2 * hq, hv))
-    qh = _heads(b, q, heads)
-    kh = _heads(b, k, heads) if k.type.rank == 3 else k
-    vh = _heads(b, v, heads) if v.type.rank == 3 else v
+    qh = split_heads(b, q, heads)
+    kh = split_heads(b, k, heads) if k.type.rank == 3 else k
+    vh = split_heads(b, v, heads) if v.type.rank == 3 else v
     if past_k is not None and past_v is not None:
         kh, vh = b.concat(2, past_k, kh), b.concat(2, past_v, vh)
     mask = extra
@@ -151,8 +151,8 @@ def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | 
         if not isinstance(qh.shape[3], int):
             raise ctx.unsupported(f"MultiHeadAttention with head size {qh.shape[3]} not known at compile time")
         scale = default_scale(qh.shape[3])
-    y = _attend(b, qh, kh, vh, mask, scale, bool(ctx.attr(node, "unidirectional", 0)))
-    return [_merge(b, y), kh, vh]
+    y = attend(b, qh, kh, vh, mask, scale, bool(ctx.attr(node, "unidirectional", 0)))
+    return [merge_heads(b, y), kh, vh]
 
 
 def _rotate(ctx: ImportContext, node: NodeProto, x: Value, cos: Value, sin: Value, positions: Value | None) -> Value:

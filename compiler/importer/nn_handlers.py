@@ -5,6 +5,7 @@ from __future__ import annotations
 from .attention_handlers import ATTENTION_HANDLERS
 from .context import HandlerTable
 from .contract_handlers import CONTRACT_HANDLERS
+from .extra_handlers import EXTRA_HANDLERS
 from .norm_handlers import NORM_HANDLERS
 from .quant_handlers import QUANT_HANDLERS
 from .recurrent_handlers import RECURRENT_HANDLERS
@@ -17,4 +18,5 @@ NN_HANDLERS: HandlerTable = {
     **RECURRENT_HANDLERS,
     **ATTENTION_HANDLERS,
     **QUANT_HANDLERS,
+    **EXTRA_HANDLERS,
 }

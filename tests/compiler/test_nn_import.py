@@ -208,6 +208,27 @@ CASES = [
          pads=[1, 1, 1, 1]),
     case("QLinearConv", [ints(np.uint8, 0, 255, 1, 3, 6, 6), np.float32(0.02), np.uint8(99), ints(np.int8, -99, 99, 4, 3, 3, 3),
                          abs(f32(4)) / 50, np.zeros(4, np.int8), np.float32(0.5), np.uint8(128), ints(np.int32, -99, 99, 4)]),
+    case("ReverseSequence", [f32(5, 3, 2), np.array([5, 2, 1])]), case("EyeLike", [f32(3, 5)], k=1, dtype=7),
+    case("ReverseSequence", [f32(3, 5, 2), np.array([5, 2, 1])], time_axis=1, batch_axis=0),
+    *(
+        case("GridSample", [f32(2, 3, 5, 6), 1.6 * RNG.random((2, 4, 3, 2)).astype(np.float32) - 0.8], mode=m, padding_mode=p,
+             align_corners=a)
+        for m in ("bilinear", "nearest", "bicubic") for p in ("zeros", "border", "reflection") for a in (0, 1)
+    ),
+    case("GridSample", [f32(1, 2, 4, 5, 6), 3 * RNG.random((1, 2, 3, 4, 3)).astype(np.float32) - 1.5], mode="linear", opset=20,
+         padding_mode="reflection", name="GridSample-3d"),
+    *(
+        case("GridSample", [f32(1, 2, 5, 6), 6 * RNG.random((1, 4, 9, 2)).astype(np.float32) - 3], mode="bilinear", padding_mode=p,
+             name=f"GridSample-outside-{p}")
+        for p in ("zeros", "border", "reflection")
+    ),
+    case("FusedConv", [IMG, W, f32(8)], domain="com.microsoft", activation="Relu"),
+    case("FusedConv", [IMG, W, f32(8)], domain="com.microsoft", activation="LeakyRelu", activation_params=[0.2]),
+    case("FusedGemm", [f32(3, 4), f32(4, 5), f32(5)], domain="com.microsoft", activation="Relu"),
+    case("Attention", [f32(2, 4, 12), f32(12, 36), f32(36), ints(np.int32, 0, 2, 2, 4)], domain="com.microsoft", num_heads=3,
+         name="Attention-ms"),
+    case("EmbedLayerNormalization", [ints(np.int32, 0, 9, 2, 4), ints(np.int32, 0, 2, 2, 4), f32(9, 6), f32(7, 6), f32(2, 6), f32(6),
+                                     f32(6), ints(np.int32, 0, 2, 2, 4)], domain="com.microsoft", n_out=2),
 ]  # fmt: skip
 
 
