@@ -275,7 +275,7 @@ def _pack(plan: Plan) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
         if array.dtype != b.dtype.np or array.size != expected:
             raise CodegenError(f"constant {i} is {array.dtype}[{array.size}]", expected=f"{b.dtype.np}[{expected}]")
         data = array.reshape(-1).view(np.uint8)
-        key = hashlib.sha256(data).digest() + len(data).to_bytes(8, "little")
+        key = hashlib.sha256(data.data).digest() + len(data).to_bytes(8, "little")
         if key not in places:
             places[key] = (end, data.nbytes)
             arrays.append((end, data))

@@ -70,7 +70,7 @@ class _Builder:
         constants = [k for k in keys if isinstance(k, int)]
         order = {k: i for i, k in enumerate([*constants, *self.symbols])}
         place: dict[int, int] = {self.ids[k]: order[k] for k in keys if not isinstance(k, tuple)}
-        code = []
+        code: list[tuple[Callable[[int, int], int], int, int]] = []
         for k in keys:
             if isinstance(k, tuple):
                 place[self.ids[k]] = len(order) + len(code)

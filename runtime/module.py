@@ -12,8 +12,9 @@ import numpy as np
 
 from ..errors import ArtifactError, InputError, MlcError, TargetError
 from . import artifact, objects
+from .address import address
 from .artifact import Parts
-from .binding import Binding, Program, address
+from .binding import Binding, Program
 from .manifest import Manifest, TensorInfo
 from .native import Code, host_features, native
 from .threads import default_threads

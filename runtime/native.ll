@@ -469,3 +469,61 @@ compare:
   %pc.ge = select i1 %ge, i64 %target, i64 %pc4
   br label %fetch
 }
+
+; Checksum of n bytes: four lanes of lane = rotl(lane ^ word, 23) * P over 32-byte blocks, the last one padded with zeros.
+; Each step is a bijection of the lane, so that any single changed word changes the result; it runs at memory speed.
+declare i64 @llvm.fshl.i64(i64, i64, i64)
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+
+define internal i64 @mix(i64 %lane, i64 %word) alwaysinline {
+  %x = xor i64 %lane, %word
+  %r = call i64 @llvm.fshl.i64(i64 %x, i64 %x, i64 23)
+  %m = mul i64 %r, -7046029288634856825 ; 0x9E3779B185EBCA87, the first prime of xxHash64
+  ret i64 %m
+}
+
+define internal i64 @mix_at(i64 %lane, ptr %block, i64 %i) alwaysinline {
+  %p = getelementptr i64, ptr %block, i64 %i
+  %w = load i64, ptr %p, align 1
+  %m = call i64 @mix(i64 %lane, i64 %w)
+  ret i64 %m
+}
+
+define i64 @mlc_checksum(ptr %data, i64 %n) {
+entry:
+  %tail = alloca [32 x i8], align 8
+  %blocks = lshr i64 %n, 5
+  %whole = shl i64 %blocks, 5
+  %rest = sub i64 %n, %whole
+  call void @llvm.memset.p0.i64(ptr %tail, i8 0, i64 32, i1 false)
+  %last = getelementptr i8, ptr %data, i64 %whole
+  call void @llvm.memcpy.p0.p0.i64(ptr %tail, ptr %last, i64 %rest, i1 false)
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %i1, %block ]
+  %a = phi i64 [ 1, %entry ], [ %a1, %block ]
+  %b = phi i64 [ 2, %entry ], [ %b1, %block ]
+  %c = phi i64 [ 3, %entry ], [ %c1, %block ]
+  %d = phi i64 [ 4, %entry ], [ %d1, %block ]
+  %over = icmp ugt i64 %i, %blocks
+  br i1 %over, label %fold, label %block
+block:
+  %is.tail = icmp eq i64 %i, %blocks
+  %at = shl i64 %i, 5
+  %p0 = getelementptr i8, ptr %data, i64 %at
+  %p = select i1 %is.tail, ptr %tail, ptr %p0
+  %a1 = call i64 @mix_at(i64 %a, ptr %p, i64 0)
+  %b1 = call i64 @mix_at(i64 %b, ptr %p, i64 1)
+  %c1 = call i64 @mix_at(i64 %c, ptr %p, i64 2)
+  %d1 = call i64 @mix_at(i64 %d, ptr %p, i64 3)
+  %i1 = add i64 %i, 1
+  br label %head
+fold:
+  %h0 = call i64 @mix(i64 %n, i64 %a)
+  %h1 = call i64 @mix(i64 %h0, i64 %b)
+  %h2 = call i64 @mix(i64 %h1, i64 %c)
+  %h3 = call i64 @mix(i64 %h2, i64 %d)
+  %s = lshr i64 %h3, 32
+  %h = xor i64 %h3, %s
+  ret i64 %h
+}
