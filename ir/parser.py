@@ -38,7 +38,7 @@ def parse(text: str, constants: Mapping[str, np.ndarray] | None = None) -> Graph
     """The graph that `text` describes.
 
     Args:
-        text: what `printer.to_text` wrote; types after `:` are optional, and checked where given.
+        text: what `printer.print_graph` wrote; types after `:` are optional, and checked where given.
         constants: digest (at least 12 digits) -> array, for constants not printed in full.
 
     Raises VerifyError, with the line number as loc.

@@ -33,13 +33,13 @@ _IDENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 _DEFAULT = Sym("")
 
 
-def to_text(graph: Graph) -> str:
+def print_graph(graph: Graph) -> str:
     """The graph as text. Two graphs have the same text exactly when they are structurally equal."""
     return _Printer().graph(graph, "") + "\n"
 
 
 def constants_of(graph: Graph) -> Mapping[str, np.ndarray]:
-    """Digest -> array of every constant that `to_text` abbreviates, for `parse`."""
+    """Digest -> array of every constant that `print_graph` abbreviates, for `parse`."""
     found: dict[str, np.ndarray] = {}
     todo = [graph]
     while todo:

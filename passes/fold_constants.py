@@ -1,0 +1,51 @@
+"""Constant folding: `reference` of pure nodes whose operands are all constants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from ..errors import VerifyError
+from ..ir import Const, DType, Graph, Input, Node, Trait, Value, const
+from ..ir.ops import Expand
+from .base import Pass, PassContext
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Results above `max_bytes`, or much larger than what they are made from, stay computed.
+
+    Args:
+        max_bytes: upper limit of one folded result.
+        free_bytes: results up to this size fold however small their operands are.
+        max_growth: above `free_bytes`, how many times the operands' bytes a result may take.
+    """
+
+    max_bytes: int = 256 << 20
+    free_bytes: int = 1 << 20
+    max_growth: int = 8
+
+    def run(self, graph: Graph, ctx: PassContext) -> Graph:
+        return graph.rewrite(self.fold)
+
+    def fold(self, node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
+        if isinstance(node.op, (Const, Input)) or Trait.PURE not in node.op.traits:
+            return None
+        if not all(isinstance(v.node.op, Const) for v in inputs) or not self.small_enough(node, inputs):
+            return None
+        if any(isinstance(getattr(node.op, f.name), Graph) for f in fields(node.op)):
+            return None
+        try:
+            arrays = node.op.reference(*(v.node.op.data for v in inputs if isinstance(v.node.op, Const)))
+        except VerifyError:
+            return None  # an attribute is symbolic after all
+        return tuple(const(a, t.dtype, node.loc) for a, t in zip(arrays, node.types, strict=True))
+
+    def small_enough(self, node: Node, inputs: tuple[Value, ...]) -> bool:
+        if any(not t.static or t.dtype is DType.STRING for t in node.types):
+            return False
+        size = sum(int(t.nbytes) for t in node.types if isinstance(t.nbytes, int))
+        given = sum(int(v.type.nbytes) for v in inputs if isinstance(v.type.nbytes, int))
+        if isinstance(node.op, Expand):
+            return size <= max(given, 256)  # readers of an Expand broadcast by themselves
+        return size <= self.max_bytes and (size <= self.free_bytes or size <= self.max_growth * given)

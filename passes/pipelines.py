@@ -1,0 +1,66 @@
+"""Which passes run, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..errors import PassError
+from ..ir import Graph
+from ..ir.verify import verify
+from .base import PassContext, Runnable
+from .cse import Cse
+from .fold_constants import FoldConstants
+from .simplify import Simplify
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A group of passes, run until none of them changes anything (or `limit` times: each round only improves)."""
+
+    name: str
+    passes: tuple[Runnable, ...]
+    limit: int = 4
+
+    def run(self, graph: Graph, ctx: PassContext) -> Graph:
+        for _ in range(self.limit):
+            new = run_passes(graph, self.passes, ctx)
+            if new is graph:
+                break
+            graph = new
+        return graph
+
+
+CLEAN = Repeat("clean", (FoldConstants(), Simplify(), Cse()))
+
+# O0 folds constants and nothing else: lowering wants weights, not computations of weights.
+O0: tuple[Runnable, ...] = (FoldConstants(),)
+O1: tuple[Runnable, ...] = (CLEAN,)
+LEVELS: tuple[tuple[Runnable, ...], ...] = (O0, O1, O1, O1)
+
+
+def run_passes(graph: Graph, passes: Iterable[Runnable], ctx: PassContext) -> Graph:
+    """Run passes in order; verifies and dumps as the context asks."""
+    for p in passes:
+        new = p.run(graph, ctx)
+        if new is graph or isinstance(p, Repeat):
+            graph = new
+            continue
+        graph = new
+        if ctx.verify:
+            verify(graph)
+        if ctx.dump is not None:
+            ctx.dump(p.name, graph)
+    return graph
+
+
+def optimize(graph: Graph, ctx: PassContext | None = None) -> Graph:
+    """The graph as `-O<ctx.opt_level>` leaves it. Raises PassError for an unknown level."""
+    ctx = ctx or PassContext()
+    if not 0 <= ctx.opt_level < len(LEVELS):
+        raise PassError(f"optimisation level {ctx.opt_level}", expected=f"0..{len(LEVELS) - 1}")
+    if ctx.verify:
+        verify(graph)
+    if ctx.dump is not None:
+        ctx.dump("import", graph)
+    return run_passes(graph, LEVELS[ctx.opt_level], ctx)

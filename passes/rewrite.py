@@ -1,0 +1,266 @@
+"""Patterns as data, and the driver that applies rules of them to a whole graph in linear time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..errors import PassError
+from ..ir import Graph, Node, Op, Trait, Value
+from .base import close, const_of, scalar_of
+
+MAX_LOC = 16  # merged nodes name at most this many ONNX nodes
+MAX_SWEEPS = 64
+
+
+@dataclass(frozen=True)
+class X:
+    """Any value, captured as `name` (unless ""); the same name twice must be the same value."""
+
+    name: str
+    where: Callable[[Value], bool] | None = None
+
+
+@dataclass(frozen=True)
+class C(X):
+    """A constant."""
+
+
+@dataclass(frozen=True)
+class Num:
+    """A constant all of whose elements are `value`, up to rounding of the literal."""
+
+    value: float
+
+
+@dataclass(frozen=True, init=False)
+class P:
+    """A node of one of some op classes, with all its operands described (or none of them); commutative ops match in both orders.
+
+    `name` captures its (first) result. `shared=True` lifts the rule that an interior value has no other users.
+    """
+
+    classes: tuple[type[Op], ...]
+    operands: tuple[Pattern, ...]
+    name: str
+    where: Callable[[Value], bool] | None
+    shared: bool
+
+    def __init__(self, classes: type[Op] | tuple[type[Op], ...], *operands: Pattern, name: str = "",
+                 where: Callable[[Value], bool] | None = None, shared: bool = False) -> None:  # fmt: skip
+        found = {"classes": classes if isinstance(classes, tuple) else (classes,), "operands": operands, "name": name,
+                 "where": where, "shared": shared}  # fmt: skip
+        for key, value in found.items():
+            object.__setattr__(self, key, value)
+
+
+Pattern = P | X | Num
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`fn(**captures)` gives the value that replaces the root, or None to decline."""
+
+    pattern: P
+    fn: Callable[..., Value | None]
+
+    @property
+    def name(self) -> str:
+        return self.fn.__name__
+
+
+@dataclass(frozen=True)
+class _Bound:
+    values: tuple[tuple[str, Value], ...] = ()
+    interior: tuple[tuple[Node, bool], ...] = ()  # (node, may be shared)
+
+
+def match(pattern: Pattern, value: Value, bound: _Bound = _Bound()) -> Iterator[_Bound]:  # noqa: B008
+    """Every way in which `value` fits (recursion is over the pattern, never over the graph)."""
+    if isinstance(pattern, Num):
+        if close(scalar_of(value), pattern.value):
+            yield bound
+        return
+    if isinstance(pattern, P):
+        node = value.node
+        if value.index or not isinstance(node.op, pattern.classes) or (
+            pattern.operands and len(node.inputs) != len(pattern.operands)
+        ):
+            return
+    elif isinstance(pattern, C) and const_of(value) is None:
+        return
+    if pattern.where is not None and not pattern.where(value):
+        return
+    known = dict(bound.values)
+    if known.get(pattern.name, value) != value:
+        return
+    if pattern.name and pattern.name not in known:
+        bound = replace(bound, values=(*bound.values, (pattern.name, value)))
+    if not isinstance(pattern, P):
+        yield bound
+        return
+    bound = replace(bound, interior=(*bound.interior, (value.node, pattern.shared)))
+    if not pattern.operands:
+        yield bound
+        return
+    orders = [value.node.inputs]
+    if Trait.COMMUTATIVE in value.node.op.traits and len(value.node.inputs) == 2:
+        orders.append(value.node.inputs[::-1])
+    for order in orders:
+        yield from _match_all(pattern.operands, order, bound)
+
+
+def _match_all(patterns: Sequence[Pattern], values: Sequence[Value], bound: _Bound) -> Iterator[_Bound]:
+    if not patterns:
+        yield bound
+        return
+    for b in match(patterns[0], values[0], bound):
+        yield from _match_all(patterns[1:], values[1:], b)
+
+
+def rewrite(graph: Graph, rules: Sequence[Rule]) -> Graph:
+    """Apply rules until none fires. Returns the same graph when none does.
+
+    Raises PassError when a replacement has another type than what it replaces, or rules keep firing.
+    """
+    for _ in range(MAX_SWEEPS):
+        new = _Sweep(graph, rules).run()
+        if new is graph:
+            return graph
+        graph = new
+    raise PassError(f"rules {', '.join(r.name for r in rules)} still fire after {MAX_SWEEPS} sweeps", expected="a fixpoint")
+
+
+class _Sweep:
+    """One walk in topological order. Operands of the node at hand are final, so whatever a firing enables downstream
+    fires in the same walk. `users` is exact throughout: nodes not yet walked count under what their operands became."""
+
+    def __init__(self, graph: Graph, rules: Sequence[Rule]) -> None:
+        self.graph = graph
+        self.rules: dict[type[Op], list[Rule]] = {}
+        for rule in rules:
+            for cls in rule.pattern.classes:
+                self.rules.setdefault(cls, []).append(rule)
+        self.forward: dict[Value, Value] = {}
+        self.known: set[Node] = set(graph.nodes)
+        self.users: dict[Value, Counter[Node | None]] = {}
+        for node in graph.nodes:
+            for v in node.inputs:
+                self.users.setdefault(v, Counter())[node] += 1
+        for v in graph.outputs:
+            self.users.setdefault(v, Counter())[None] += 1  # None: read by the outside
+        self.budget = 20 * len(graph.nodes) + 1000
+
+    def run(self) -> Graph:
+        if not any(type(n.op) in self.rules for n in self.graph.nodes):
+            return self.graph
+        agenda = list(reversed(self.graph.nodes))
+        while agenda:
+            node = agenda.pop()
+            if node in self.known:
+                agenda.extend(reversed(self.visit(node)))
+        if not self.forward:
+            return self.graph
+        return replace(self.graph, outputs=tuple(map(self.resolve, self.graph.outputs)))
+
+    def resolve(self, v: Value) -> Value:
+        path = []
+        while v in self.forward:
+            path.append(v)
+            v = self.forward[v]
+        for p in path[:-1]:
+            self.forward[p] = v
+        return v
+
+    def visit(self, node: Node) -> list[Node]:
+        """Bring the operands up to date and try the rules; returns the new nodes of a replacement, to be walked next."""
+        ins = tuple(map(self.resolve, node.inputs))
+        if ins != node.inputs:
+            for v in ins:
+                self.users[v].pop(node, None)
+            old, node = node, Node.make(node.op, ins, node.loc)
+            self.known.discard(old)
+            if node.types != old.types:
+                raise PassError(f"{old} became {node}", expected="the same types", loc=" + ".join(old.loc))
+            self.register(node)
+            for a, b in zip(old.outputs, node.outputs, strict=True):
+                self.redirect(a, b)
+        if len(node.types) != 1 or node.out not in self.users:
+            return []
+        for rule in self.rules.get(type(node.op), ()):
+            for bound in match(rule.pattern, node.out):
+                if not self.interior_is_private(node, bound.interior):
+                    continue
+                got = rule.fn(**dict(bound.values))
+                if got is not None and got != node.out:
+                    return self.replace(rule, node, got, bound)
+        return []
+
+    def interior_is_private(self, root: Node, interior: tuple[tuple[Node, bool], ...]) -> bool:
+        inside = {n for n, _ in interior}
+        return all(
+            shared or n is root or all(u in inside for v in n.outputs for u in self.users.get(v, ())) for n, shared in interior
+        )
+
+    def replace(self, rule: Rule, root: Node, got: Value, bound: _Bound) -> list[Node]:
+        self.budget -= 1
+        if self.budget < 0:
+            raise PassError(f"rule {rule.name} keeps firing", expected="a fixpoint", loc=" + ".join(root.loc))
+        if got.type != root.types[0]:
+            raise PassError(f"rule {rule.name} turned {root.types[0]} into {got.type}", expected="the same type",
+                            loc=" + ".join(root.loc))  # fmt: skip
+        loc = tuple(dict.fromkeys(name for n, _ in reversed(bound.interior) for name in n.loc))[:MAX_LOC]
+        fresh, got = self.adopt(got, root, loc, rule)
+        self.redirect(root.out, got)
+        self.release(root)
+        return fresh
+
+    def adopt(self, got: Value, root: Node, loc: tuple[str, ...], rule: Rule) -> tuple[list[Node], Value]:
+        """Register the nodes that a replacement brought, with the loc of what they replace."""
+        mine: Mapping[Node, Node]
+        made: dict[Node, Node] = {}
+        mine = made
+        stack = [(got.node, 0)]
+        while stack:
+            node, i = stack.pop()
+            if node in self.known or node in made:
+                continue
+            while i < len(node.inputs) and (node.inputs[i].node in self.known or node.inputs[i].node in made):
+                i += 1
+            if i < len(node.inputs):
+                stack += [(node, i), (node.inputs[i].node, 0)]
+                continue
+            ins = tuple(Value(mine.get(v.node, v.node), v.index) for v in node.inputs)
+            if any(v.node is root for v in ins):
+                raise PassError(f"rule {rule.name} computes from the value it replaces", loc=" + ".join(root.loc))
+            made[node] = Node(node.op, ins, node.types, node.loc or loc)
+        for node in made.values():
+            self.register(node)
+        return list(made.values()), Value(mine.get(got.node, got.node), got.index)
+
+    def register(self, node: Node) -> None:
+        self.known.add(node)
+        for v in node.inputs:
+            self.users.setdefault(v, Counter())[node] += 1
+
+    def redirect(self, old: Value, new: Value) -> None:
+        self.forward[old] = new
+        if old in self.users:
+            self.users.setdefault(new, Counter()).update(self.users.pop(old))
+
+    def release(self, node: Node) -> None:
+        """Forget nodes that nobody reads any more, so that their operands may become private to another."""
+        dead = [node]
+        while dead:
+            n = dead.pop()
+            if n not in self.known or any(v in self.users for v in n.outputs) or not n.inputs:
+                continue
+            self.known.discard(n)
+            for v in n.inputs:
+                users = self.users.get(v)
+                if users is not None:
+                    users.pop(n, None)
+                    if not users:
+                        del self.users[v]
+                        dead.append(v.node)
