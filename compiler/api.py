@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from ..codegen.cpu.emit import emit
 from ..codegen.cpu.emitted import Emitted
 from ..codegen.cpu.parallel import CompilePool
-from ..codegen.cpu.target import CpuTarget
+from ..codegen.cpu.target import CpuTarget, parse
 from ..codegen.kernel import Branch, Kernel, Plan, PlanStep, Repeat, Step
-from ..codegen.lower import LowerOptions, lower
+from ..codegen.lowering import LowerOptions, lower
 from ..errors import TargetError
 from ..ir import Graph
-from ..passes import PassContext, optimize
+from ..passes.base import PassContext
+from ..passes.pipelines import optimize
 from ..runtime.module import Module
 from .assemble import assemble
 from .dump import Dump
@@ -83,7 +84,7 @@ def compile_stages(
     if target.partition(":")[0] != "cpu":
         raise TargetError(f"target {target!r}", expected="cpu or cpu:NAME", remedy="GPU targets are not built in yet.")
     tell = progress or (lambda stage, done, total: None)
-    cpu = CpuTarget.parse(target)
+    cpu = parse(target)
     writer = Dump(Path(dump)) if dump is not None else None
     clock = _Clock()
     with CompilePool(cpu) as pool:

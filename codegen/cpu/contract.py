@@ -319,4 +319,3 @@ def _taps(kernel: ContractKernel) -> int:
     return taps
 
 
-__all__ = ["I1", "ceildiv", "emit_contract", "prod"]

@@ -12,7 +12,7 @@ from ...ir import DType
 from ..expr import Acc, Axis, Call, Cast, DimParam, E, Load, Num
 from ..kernel import ContractKernel
 from .build import I64, Builder, Params, storage, vec
-from .lanes import Lanes
+from .functions import Functions
 from .target import CpuTarget
 
 _B, _M, _N = 0, 1, 2
@@ -107,7 +107,7 @@ class ActiveEpilogue:
         self.e, self.b, self.pointers, self.column, self.masks = e, b, pointers, column, masks
         self.axes = {_B: batch, _N: column}
         self.sizes = {key: b.param(dims, slot) for key, slot in e.slots.items()}
-        self.math = Lanes(b, e.lanes, e.target)
+        self.math = Functions(b, e.lanes, e.target)
         self.out = e.kernel.operands[-1].dtype
 
     def row(self, m: Any, acc: Sequence[Any], out: Any) -> None:

@@ -84,7 +84,8 @@ class CompilePool:
     def _remote(self, process: subprocess.Popen[str]) -> Callable[[str], bytes]:
         stdin, stdout = process.stdin, process.stdout
         assert stdin and stdout
-        header = json.dumps(self.target.to_json())
+        t = self.target
+        header = json.dumps([t.triple, t.cpu, sorted(t.features), t.vector_bits])
 
         def build(text: str) -> bytes:
             try:
@@ -103,13 +104,18 @@ class CompilePool:
         return build
 
 
+def _target(header: str) -> CpuTarget:
+    triple, cpu, features, bits = json.loads(header)
+    return CpuTarget(triple, cpu, frozenset(features), bits)
+
+
 def serve(source: IO[str] | None = None, sink: IO[str] | None = None) -> None:
     """The loop of a compile process: a JSON request a line in, a JSON answer a line out."""
     source, sink = source or sys.stdin, sink or sys.stdout
     for line in source:
         header, text = json.loads(line)
         try:
-            answer = {"object": base64.b64encode(compile_ir(text, CpuTarget.from_json(json.loads(header)))).decode()}
+            answer = {"object": base64.b64encode(compile_ir(text, _target(header))).decode()}
         except Exception as e:
             answer = {"error": str(e)}
         sink.write(json.dumps(answer) + "\n")

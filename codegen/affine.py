@@ -1,0 +1,85 @@
+"""What an index expression does along each axis."""
+
+from __future__ import annotations
+
+from ..ir import Dim
+from .expr import Axis, Call, Cast, DimParam, E, Load, Num, Reduced
+
+# constant part, and coefficient per axis
+Affine = tuple[Dim, dict[int, Dim]]
+
+
+def children(e: E) -> tuple[E, ...]:
+    """Operands of an expression, an index included."""
+    match e:
+        case Call(args=args):
+            return args
+        case Cast(arg=arg):
+            return (arg,)
+        case Load(offset=offset):
+            return (offset,)
+    return ()
+
+
+def postorder(roots: list[E]) -> list[E]:
+    """Every node once, operands first (no recursion)."""
+    seen: set[int] = set()
+    order: list[E] = []
+    stack: list[tuple[E, bool]] = [(r, False) for r in reversed(roots)]
+    while stack:
+        e, done = stack.pop()
+        if done:
+            order.append(e)
+        elif id(e) not in seen:
+            seen.add(id(e))
+            stack.append((e, True))
+            stack.extend((c, False) for c in reversed(children(e)))
+    return order
+
+
+def axes_of(roots: list[E], reduced: frozenset[int] = frozenset()) -> dict[int, frozenset[int]]:
+    """id(node) -> axes it depends on; `reduced` stands for any Reduced."""
+    found: dict[int, frozenset[int]] = {}
+    for e in postorder(roots):
+        if isinstance(e, Axis):
+            found[id(e)] = frozenset({e.index})
+        elif isinstance(e, Reduced):
+            found[id(e)] = reduced
+        else:
+            found[id(e)] = frozenset().union(*(found[id(c)] for c in children(e)))
+    return found
+
+
+def affine(root: E) -> Affine | None:
+    """root as constant + Σ coefficient·axis, or None."""
+    known: dict[int, Affine | None] = {}
+    for e in postorder([root]):
+        args = [known[id(c)] for c in children(e)]
+        out: Affine | None = None
+        match e:
+            case Axis(index=i):
+                out = (0, {i: 1})
+            case Num(value=v) if isinstance(v, int):
+                out = (int(v), {})
+            case DimParam(dim=d):
+                out = (d, {})
+            case Call(fn=fn) if None not in args:
+                out = _combine(fn, [a for a in args if a is not None])
+        known[id(e)] = out
+    return known[id(root)]
+
+
+def _combine(fn: str, args: list[Affine]) -> Affine | None:
+    match fn, args:
+        case ("add" | "sub"), [(c1, k1), (c2, k2)]:
+            sign = 1 if fn == "add" else -1
+            both = dict(k1)
+            for axis, k in k2.items():
+                both[axis] = both.get(axis, 0) + sign * k
+            return c1 + sign * c2, both
+        case "mul", [(c1, k1), (c2, k2)]:
+            if k1 and k2:
+                return None
+            c, k, scale = (c1, k1, c2) if not k2 else (c2, k2, c1)
+            return c * scale, {axis: v * scale for axis, v in k.items()}
+    return None

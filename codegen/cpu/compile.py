@@ -1,0 +1,125 @@
+"""LLVM IR text to object code, with a cache on disk by content."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from ...errors import CodegenError
+from .target import CpuTarget, initialize
+
+_MAGIC = b"mlcobj1\n"
+_LOCAL = threading.local()
+
+
+def compile_ir(ir_text: str, target: CpuTarget) -> bytes:
+    """An object file for the module. Raises CodegenError when LLVM rejects the text.
+
+    The result is cached in `$XDG_CACHE_HOME/mlc` (default ~/.cache/mlc) under the hash of text, target and LLVM version;
+    an entry that does not carry its own digest is ignored and written anew. `MLC_NO_CACHE=1` turns the cache off.
+    """
+    key = hashlib.sha256("\0".join((ir_text, repr(_identity(target)), llvmlite.__version__)).encode()).hexdigest()
+    path = _cache_dir() / key[:2] / f"{key}.o"
+    use_cache = not os.environ.get("MLC_NO_CACHE")
+    if use_cache and (data := _read(path)) is not None:
+        return data
+    data = _compile(ir_text, target)
+    if use_cache:
+        _write(path, data)
+    return data
+
+
+def assembly(ir_text: str, target: CpuTarget) -> str:
+    """The optimised machine code as text, for inspection."""
+    module, _context = _optimised(ir_text, target)
+    return _machine(target).emit_assembly(module)
+
+
+def _identity(target: CpuTarget) -> tuple[str, str, str]:
+    return target.triple, target.cpu, target.llvm_features
+
+
+def _compile(ir_text: str, target: CpuTarget) -> bytes:
+    module, _context = _optimised(ir_text, target)
+    return _machine(target).emit_object(module)
+
+
+def _optimised(ir_text: str, target: CpuTarget) -> tuple[Any, Any]:
+    initialize()
+    context = llvm.create_context()
+    try:
+        module = llvm.parse_assembly(ir_text, context)
+        machine = _machine(target)
+        module.triple = target.triple
+        module.data_layout = str(machine.target_data)
+        module.verify()
+    except RuntimeError as e:
+        raise CodegenError(f"LLVM rejects generated code: {e}", remedy="This is a bug in mlc; please report it with --dump") from None
+    builder, functions = _pipeline(target)
+    with _unlocked():
+        functions.run(module, builder)
+    return module, context
+
+
+def _pipeline(target: CpuTarget) -> tuple[Any, Any]:
+    """The emitters write vectors and loops explicitly, so cleaning up is all that is wanted. A pass manager runs once."""
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = False
+    options.slp_vectorization = False
+    options.loop_unrolling = False
+    options.loop_interleaving = False
+    builder = llvm.create_pass_builder(_machine(target), options)
+    return builder, builder.getModulePassManager()
+
+
+def _machine(target: CpuTarget) -> Any:
+    """One target machine per thread: LLVM's are not shareable between threads."""
+    key = ("machine", _identity(target))
+    machine = _LOCAL.__dict__.get(key)
+    if machine is None:
+        initialize()
+        machine = _LOCAL.__dict__[key] = llvm.Target.from_triple(target.triple).create_target_machine(
+            cpu=target.cpu, features=target.llvm_features, opt=2, reloc="pic", codemodel="small"
+        )
+    return machine
+
+
+@functools.cache
+def _default_cache_dir(xdg: str | None, home: str) -> Path:
+    return Path(xdg or os.path.join(home, ".cache")) / "mlc"
+
+
+def _cache_dir() -> Path:
+    return _default_cache_dir(os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~"))
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return None
+    head = len(_MAGIC) + 32
+    data = raw[head:]
+    return data if raw[: len(_MAGIC)] == _MAGIC and hashlib.sha256(data).digest() == raw[len(_MAGIC) : head] else None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Atomic; a cache that cannot be written (read-only home, full disk) costs time, not correctness."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as f:
+                f.write(_MAGIC + hashlib.sha256(data).digest() + data)
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)

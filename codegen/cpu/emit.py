@@ -1,0 +1,22 @@
+"""Kernel to LLVM text, by kind of kernel."""
+
+from __future__ import annotations
+
+from ..kernel import ContractKernel, Kernel, LoopKernel, RecurrentKernel
+from .contract import emit_contract
+from .emitted import Emitted
+from .loops import emit_loop
+from .target import CpuTarget
+
+
+def emit(kernel: Kernel, target: CpuTarget) -> Emitted:
+    """Emit any kernel. Raises CodegenError for what the CPU backend lacks."""
+    match kernel:
+        case LoopKernel():
+            return emit_loop(kernel, target)
+        case ContractKernel():
+            return emit_contract(kernel, target)
+        case RecurrentKernel():
+            from .recurrent import emit_recurrent
+
+            return emit_recurrent(kernel, target)

@@ -1,0 +1,304 @@
+"""Which values are stored, and which are computed inside the kernel of another: one analysis for all ops.
+
+Backwards over the graph, every value asks its readers in which kernel they will run. If all name the same one, read each
+element once and the kernel stays small, the value joins it. An anchor (contraction, reduction, norm …) joins the
+elementwise values behind it, one anchor a kernel: they become its epilogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from ...ir import Const, DType, Elementwise, Graph, Node, Op, S, Shape, Value, prod
+from ...ir.ops import (
+    LRN, ArgReduce, Concat, Conv, CumSum, DimTensor, Expand, Gather, GatherElements, GatherND, Iota, LayerNorm, MatMul, OneHot,
+    Pad, Pool, Reduce, Reshape, Resize, RMSNorm, Slice, Softmax, Transpose,
+)  # fmt: skip
+from ..expr import E, ExprScalars
+from ..simplify import Affine, axis, ravel, strides_of, unravel
+from .builder import computed, reachable
+from .composite import ColumnsToImage
+
+CAP = 60  # scalar operations in one kernel
+_REPEATED = 4  # cheap operations that rows may recompute in each of their stages
+_HEAVY = frozenset({"exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh",
+                    "erf", "pow", "div", "sqrt", "rsqrt", "mod", "fmod"})  # fmt: skip
+
+MOVES = (Transpose, Slice, Expand, Gather, Pad, Reshape, Iota, DimTensor, GatherElements, GatherND, OneHot, Resize)
+ANCHORS = (MatMul, Conv, Reduce, ArgReduce, Softmax, LayerNorm, RMSNorm, Pool, LRN, CumSum, ColumnsToImage)
+ROWS = (Softmax, LayerNorm, RMSNorm)
+ANYWHERE = "anywhere"  # trivial: computed in every reader
+Key = Hashable
+
+
+@dataclass
+class Cost:
+    operations: int
+    heavy: bool
+
+
+def is_contraction(node: Node) -> bool:
+    """Whether the node becomes a ContractKernel. Groups with few channels are loops over taps instead."""
+    op = node.op
+    if not isinstance(op, (MatMul, Conv)) or node.out.dtype not in (DType.F32, DType.F64, DType.F16, DType.BF16, DType.I32):
+        return False
+    if isinstance(op, MatMul) or op.groups == 1:
+        return True
+    columns = node.out.shape[-1]
+    return isinstance(columns, int) and columns // op.groups >= 8
+
+
+class Fusion:
+    """Result: `group[v]` is v itself (stored), another value or node key (computed there), or ANYWHERE."""
+
+    def __init__(self, graph: Graph, fuse: bool) -> None:
+        self.graph, self.fuse = graph, fuse
+        self.outputs = set(graph.outputs)
+        self.position = {n: i for i, n in enumerate(graph.nodes)}
+        self.group: dict[Value, Key] = {}
+        self._direct: dict[Value, bool] = {}
+        self._repeated: set[Value] = set()
+        self._size: dict[Key, int] = {}
+        self._repeat_size: dict[Key, int] = {}
+        self._anchor: dict[Value, Node] = {}
+        self._members: dict[Key, list[Node]] = {}
+        self._costs: dict[tuple[Op, tuple[DType, ...]], Cost] = {}
+        self._behind: dict[Value, Node] = {}  # value -> anchor it is pointwise behind
+        for node in graph.nodes:
+            self._forward(node)
+        for node in reversed(graph.nodes):
+            if len(node.types) == 1 and not isinstance(node.op, Const):
+                self._decide(node)
+
+    # --- questions of the driver -------------------------------------------------------------------------------------
+
+    def stored(self, v: Value) -> bool:
+        return self.group.get(v) == v
+
+    def pending(self, v: Value) -> bool:
+        """Computed in the kernel of another value, whose anchor may be needed to compute it."""
+        key = self.group.get(v)
+        return isinstance(key, Value) and key != v and key in self._anchor
+
+    def anchor_of(self, root: Value) -> Node | None:
+        return self._anchor.get(root)
+
+    def locations(self, root: Value) -> tuple[str, ...]:
+        nodes = {*self._members.get(root, ()), root.node}
+        return tuple(dict.fromkeys(name for n in sorted(nodes, key=lambda n: self.position.get(n, 0)) for name in n.loc))
+
+    def between(self, anchor: Node, root: Value) -> list[Value]:
+        """Values of the kernel of `root` that its anchor reaches, in order."""
+        reached = {anchor.out}
+        out = []
+        for n in sorted({*self._members.get(root, ()), root.node}, key=lambda n: self.position[n]):
+            if n is not anchor and any(v in reached for v in n.inputs):
+                reached.add(n.out)
+                out.append(n.out)
+        return out
+
+    # --- forward: what is pointwise behind an anchor ------------------------------------------------------------------
+
+    def _forward(self, node: Node) -> None:
+        op = node.op
+        if isinstance(op, ANCHORS):
+            self._behind[node.out] = node
+        elif isinstance(op, Reshape) and self._only_pointwise(node.inputs[0]):
+            if node.inputs[0] in self._behind:
+                self._behind[node.out] = self._behind[node.inputs[0]]
+        elif isinstance(op, Elementwise):
+            found = [v for v in node.inputs if v in self._behind and v.shape == node.out.shape and self._only_pointwise(v)]
+            if found:
+                anchor = max((self._behind[v] for v in found), key=lambda n: self.position[n])
+                if not is_contraction(anchor) or epilogue_fits(anchor, node):
+                    self._behind[node.out] = anchor
+
+    def _only_pointwise(self, v: Value) -> bool:
+        return v not in self.outputs and all(isinstance(c.op, (Elementwise, Reshape)) for c in self.graph.uses.get(v, ()))
+
+    # --- backward: who computes what ----------------------------------------------------------------------------------
+
+    def _decide(self, node: Node) -> None:
+        v = node.out
+        self.group[v] = v
+        self._direct[v] = True
+        uses = self.graph.uses.get(v, ())
+        if isinstance(node.op, ANCHORS):
+            if self.fuse and uses and v not in self.outputs:
+                self._join_anchor(node)
+            return
+        if not isinstance(node.op, (Elementwise, *MOVES)) or v in self.outputs:
+            return
+        if not uses or not self.fuse and isinstance(node.op, Elementwise):
+            return
+        key = self._common_reader(node)
+        if key is not None:
+            self.group[v] = key
+            self._members.setdefault(key, []).append(node)
+            self._size[key] = self._size.get(key, 0) + self.cost(node).operations
+            pointwise = isinstance(node.op, (Elementwise, Reshape))
+            self._direct[v] = pointwise and all(
+                self._direct.get(c.out, False) and isinstance(c.op, (Elementwise, Reshape)) for c in uses if len(c.types) == 1
+            )
+        elif self._trivial(node):
+            self.group[v] = ANYWHERE
+            self._direct[v] = False
+
+    def _common_reader(self, node: Node) -> Key | None:
+        v = node.out
+        keys: set[Key] = set()
+        repeated = False
+        cost = self.cost(node)
+        for c in set(self.graph.uses[v]):
+            for position, u in enumerate(c.inputs):
+                if u != v:
+                    continue
+                key, again = self._accepts(c, position, v)
+                if key is None or key == ANYWHERE:
+                    return None
+                keys.add(key)
+                repeated = repeated or again
+        if len(keys) != 1:
+            return None
+        (key,) = keys
+        behind = self._behind.get(v)
+        if behind is not None and any(self._behind.get(c.out) is not behind for c in self.graph.uses[v]):
+            return None  # better stored as the epilogue of its anchor
+        if self._size.get(key, 0) + cost.operations > CAP:
+            return None
+        if isinstance(node.op, Reshape) and behind is None and not affine_reshape(node.inputs[0].shape, v.shape):
+            return None
+        if repeated:
+            if cost.heavy or self._repeat_size.get(key, 0) + cost.operations > _REPEATED:
+                return None
+            self._repeat_size[key] = self._repeat_size.get(key, 0) + cost.operations
+            self._repeated.add(v)
+        return key
+
+    def _accepts(self, c: Node, position: int, v: Value) -> tuple[Key | None, bool]:
+        """(kernel in which reader c computes operand `position`, whether it reads elements several times)."""
+        op = c.op
+        again = len(c.types) == 1 and c.out in self._repeated
+        move = isinstance(v.node.op, MOVES)
+        if isinstance(op, Elementwise):
+            return (self.group[c.out], again) if v.shape == c.out.shape or _same_elements(v.shape, c.out.shape) else (None, False)
+        match op:
+            case Transpose() | Slice() | Reshape():
+                return self.group[c.out], again
+            case Pad() if position == 0:
+                return self.group[c.out], again
+            case Expand():
+                return (self.group[c.out], again) if prod(v.shape) == prod(c.out.shape) else (None, False)
+            case Reduce() | ArgReduce():
+                return ("in", c), False
+            case Softmax() | LayerNorm() | RMSNorm() if position == 0:
+                return ("in", c), True
+            case MatMul() if position == 1 and not isinstance(v.node.op, Const):
+                a, b = c.inputs
+                full = prod(c.out.shape[:-2])
+                return (("pack", c), False) if prod(b.shape[:-2]) in (1, full) else (None, False)
+            case MatMul() if position == 0 and move:
+                return ("rows", c), False
+            case Concat() if move:
+                return ("part", c, position), False
+        return None, False
+
+    def _trivial(self, node: Node) -> bool:
+        op = node.op
+        if isinstance(op, (Slice, Expand, Reshape, Iota, DimTensor)):
+            return True
+        cost = self.cost(node)
+        return isinstance(op, Elementwise) and not cost.heavy and cost.operations <= 2 and node.out.type.numel == 1
+
+    def _join_anchor(self, node: Node) -> None:
+        v = node.out
+        keys = set()
+        for c in self.graph.uses[v]:
+            fits = isinstance(c.op, Reshape) or (isinstance(c.op, Elementwise) and c.out.shape == v.shape)
+            if not fits or self._behind.get(c.out) is not node or not self._direct[c.out]:
+                return
+            keys.add(self.group[c.out])
+        if len(keys) != 1:
+            return
+        (root,) = keys
+        if isinstance(root, Value) and root not in self._anchor:
+            self._anchor[root] = node
+            self.group[v] = root
+            self._members.setdefault(root, []).append(node)
+
+    def cost(self, node: Node) -> Cost:
+        op = node.op
+        if isinstance(op, Resize):
+            return Cost(2, False) if op.mode == "nearest" else Cost(20, True)
+        if not isinstance(op, Elementwise):
+            return Cost(1, False)
+        key = (type(op), tuple(v.dtype for v in node.inputs))
+        if key not in self._costs:
+            args: list[E] = [_Leaf(dtype=computed(v.dtype)) for v in node.inputs]
+            body = op.body(S(ExprScalars()), *args)
+            calls = [e for e in reachable([body]) if hasattr(e, "fn")]
+            heavy = any(e.fn in _HEAVY and not _by_constant(e) for e in calls)
+            self._costs[key] = Cost(max(1, len(calls)), heavy)
+        return self._costs[key]
+
+
+class _Leaf(E):
+    """An operand while measuring a body."""
+
+
+def _by_constant(e: E) -> bool:
+    return e.fn == "div" and e.args[1].__class__.__name__ == "Num"  # type: ignore[attr-defined]
+
+
+def _same_elements(a: Shape, b: Shape) -> bool:
+    return tuple(d for d in a if d != 1) == tuple(d for d in b if d != 1)
+
+
+def affine_reshape(source: Shape, target: Shape) -> bool:
+    """Whether an index of the target maps to one of the source without division."""
+    if 0 in source or 0 in target:
+        return False
+    index = tuple(axis(i, d) for i, d in enumerate(target))
+    return all(i.coefficients(len(target)) is not None for i in unravel(ravel(index, target), source))
+
+
+def contraction_linear(anchor: Node, index: tuple[Affine, ...]) -> Affine:
+    """Element of the result of a contraction for (b, m, n)."""
+    b, m, n = index
+    batch, rows, columns = contraction_shape(anchor)
+    if isinstance(anchor.op, Conv):
+        return m * anchor.out.shape[-1] + b * columns + n
+    return b * (rows * columns) + m * columns + n
+
+
+def contraction_shape(anchor: Node) -> Shape:
+    """(batch, m, n): of a matrix product, with the batch folded into m when B has none; of a convolution, batch = groups."""
+    shape = anchor.out.shape
+    if isinstance(anchor.op, Conv):
+        return anchor.op.groups, prod(shape[:-1]), shape[-1] // anchor.op.groups
+    if prod(anchor.inputs[1].shape[:-2]) == 1:
+        return 1, prod(shape[:-1]), shape[-1]
+    return prod(shape[:-2]), shape[-2], shape[-1]
+
+
+def epilogue_fits(anchor: Node, node: Node) -> bool:
+    """Whether the other operands of an elementwise node are affine in (b, m, n), with a stride of 0 or 1 along n."""
+    extents = contraction_shape(anchor)
+    shape = node.out.shape
+    if 0 in shape:
+        return False
+    linear = contraction_linear(anchor, tuple(axis(i, d) for i, d in enumerate(extents)))  # type: ignore[arg-type]
+    index = unravel(linear, shape)
+    for v in node.inputs:
+        if v.shape == shape or prod(v.shape) == 1:
+            continue
+        offset = Affine({})
+        for i, d, s in zip(index[len(index) - len(v.shape) :], v.shape, strides_of(v.shape), strict=True):
+            offset = offset if d == 1 else offset + i * s
+        at = offset.coefficients(3)
+        if at is None or at[2] not in (0, 1):
+            return False
+    return True
+
+

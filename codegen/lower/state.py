@@ -1,0 +1,211 @@
+"""What lowering knows while it walks a graph: buffers, steps, and where each value is or how to compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import CodegenError
+from ...ir import Const, Dim, DType, Graph, Node, Shape, Value, prod
+from ...ir.ops import Concat, Reshape
+from ..expr import E
+from ..kernel import Buffer, Kernel, PlanStep, Reduction, Step, Store
+from ..simplify import Affine, strides_of
+from .builder import KernelBuilder, View, computed, convert, finish, number
+from .fusion import Fusion
+
+Virtual = Callable[[KernelBuilder, tuple[Affine, ...]], E]
+
+_DEPTH = 24  # virtual values on top of each other, before one is stored
+_UNSUPPORTED = (DType.STRING, DType.C64, DType.C128)
+
+
+@dataclass(frozen=True)
+class LowerOptions:
+    """opt_level 0 stores every computed value. `panel`: columns per packed panel of B."""
+
+    opt_level: int = 3
+    panel: int = 64
+
+
+class Storage:
+    """Buffers and constants of the plan, shared by nested graphs."""
+
+    def __init__(self) -> None:
+        self.buffers: list[Buffer] = []
+        self.constants: dict[int, object] = {}
+        self._const_of: dict[object, tuple[int, object]] = {}
+        self._alias_of: dict[tuple[int, Dim, Shape], int] = {}
+
+    def add(self, kind: str, dtype: DType, shape: Shape, index: int = 0) -> View:
+        self.buffers.append(Buffer(kind, dtype, shape, index))
+        return View(len(self.buffers) - 1, dtype, shape, strides_of(shape))
+
+    def const(self, array: np.ndarray, key: object = None) -> View:
+        """A constant buffer; one per array object (and `key`)."""
+        name = (id(array), key) if key is None else key
+        if name not in self._const_of:
+            data = np.ascontiguousarray(array).reshape(array.shape)
+            view = self.add("const", DType.from_numpy(array.dtype), tuple(map(int, array.shape)))
+            self.constants[view.buffer] = data
+            self._const_of[name] = (view.buffer, array)
+        shape = tuple(map(int, array.shape))
+        return View(self._const_of[name][0], DType.from_numpy(array.dtype), shape, strides_of(shape))
+
+    def shifted(self, view: View, shift: Dim) -> View:
+        """The same strides, starting `shift` elements later: an alias buffer, so that kernels do not embed the shift."""
+        if shift == 0:
+            return view
+        of, total = view.buffer, shift
+        base = self.buffers[of]
+        if base.kind == "alias":
+            of, total = base.of, base.shift + shift
+        key = (of, total, (view.span,))
+        if key not in self._alias_of:
+            self.buffers.append(Buffer("alias", view.dtype, (view.span,), of=of, shift=total))
+            self._alias_of[key] = len(self.buffers) - 1
+        return View(self._alias_of[key], view.dtype, view.shape, view.strides)
+
+    def extent(self, buffer: int) -> tuple[DType, Dim]:
+        b = self.buffers[buffer]
+        return b.dtype, prod(b.shape)
+
+
+class Lowering:
+    """Lowers one graph; nested graphs get their own, sharing `storage`."""
+
+    def __init__(self, graph: Graph, options: LowerOptions, storage: Storage) -> None:
+        self.graph, self.options, self.storage = graph, options, storage
+        self.steps: list[PlanStep] = []
+        self.views: dict[Value, View] = {}
+        self.virtuals: dict[Value, Virtual] = {}
+        self.depth: dict[Value, int] = {}
+        self.fusion = Fusion(graph, fuse=options.opt_level > 0)
+        self.outputs = set(graph.outputs)
+        self._placed: dict[Value, View] = {}
+
+    # --- where values are --------------------------------------------------------------------------------------------
+
+    def place(self, v: Value) -> View:
+        """Where a value that is going to be stored belongs: an output, its slice of a concatenation, or a new buffer."""
+        chain = [v]
+        while chain[-1] not in self._placed:
+            got = self._into(chain[-1])
+            if got is None:
+                w = chain[-1]
+                self._placed[w] = self.storage.add("arena", w.dtype, w.shape)
+                break
+            chain.append(got[0])
+        for w in reversed(chain[:-1]):
+            got = self._into(w)
+            assert got is not None
+            target, node = got
+            view = self._placed[target]
+            if isinstance(node.op, Reshape):
+                self._placed[w] = View(view.buffer, w.dtype, w.shape, strides_of(w.shape))
+            else:
+                self._placed[w] = self.slice_of(view, node, node.inputs.index(w))
+        return self._placed[v]
+
+    def _into(self, v: Value) -> tuple[Value, Node] | None:
+        uses = self.graph.uses.get(v, ())
+        for c in uses:
+            if isinstance(c.op, Reshape):
+                placed = self._placed.get(c.out)
+                if placed is not None and placed.contiguous or c.out in self.outputs and placed is None and v not in self.outputs:
+                    if placed is None:
+                        self._placed[c.out] = self.storage.add("arena", c.out.dtype, c.out.shape)
+                    return c.out, c
+        if len(uses) == 1 and isinstance(uses[0].op, Concat) and v not in self.outputs:
+            return uses[0].out, uses[0]
+        return None
+
+    def slice_of(self, view: View, concat: Node, position: int) -> View:
+        """The part of a concatenation that operand `position` fills."""
+        axis = concat.op.axis  # type: ignore[attr-defined]
+        start: Dim = sum((x.shape[axis] for x in concat.inputs[:position]), 0)
+        part = View(view.buffer, view.dtype, concat.inputs[position].shape, view.strides)
+        return self.storage.shifted(part, start * view.strides[axis])
+
+    def set_output(self, v: Value, view: View) -> None:
+        """Say beforehand where a graph output is to be stored."""
+        self._placed.setdefault(v, view)
+
+    def view(self, v: Value) -> View:
+        """Where the value is in memory; computes and stores it first if it is virtual."""
+        if v not in self.views:
+            if isinstance(v.node.op, Const):
+                self.views[v] = self.storage.const(v.node.op.data)
+            else:
+                self.materialise(v)
+        return self.views[v]
+
+    def contiguous(self, v: Value) -> View:
+        """The value in row-major memory."""
+        view = self.view(v)
+        if not view.contiguous:
+            view = self.copy(v, self.storage.add("arena", v.dtype, v.shape))
+            self.views[v] = view
+        return view
+
+    def read(self, k: KernelBuilder, v: Value, index: tuple[Affine, ...]) -> E:
+        """Element `index` of a value inside a kernel."""
+        index = tuple(Affine({}) if d == 1 else i for i, d in zip(index, v.shape, strict=True))
+        key = (v, index)
+        if key not in k.memo:
+            if v in k.override:
+                e = k.override[v](index)
+            elif v in self.views:
+                e = k.load(self.views[v], index)
+            elif v in self.virtuals:
+                e = self.virtuals[v](k, index)
+            elif isinstance(v.node.op, Const) and v.node.op.data.size == 1:
+                e = scalar(v)
+            else:
+                e = k.load(self.view(v), index)
+            k.memo[key] = convert(e, computed(v.dtype))
+        return k.memo[key]
+
+    def define(self, v: Value, virtual: Virtual, sources: Sequence[Value]) -> None:
+        """Give a value as an index function."""
+        depth = 0
+        for s in sources:
+            if s in self.virtuals and s not in self.views:
+                if self.depth[s] >= _DEPTH and self.fusion.anchor_of(s) is None and not self.fusion.pending(s):
+                    self.materialise(s)
+                else:
+                    depth = max(depth, self.depth[s] + 1)
+        self.virtuals[v], self.depth[v] = virtual, depth
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def step(self, kernel: Kernel, buffers: tuple[int, ...], loc: tuple[str, ...]) -> None:
+        self.steps.append(Step(kernel, buffers, loc))
+
+    def loop(self, k: KernelBuilder, stages: Sequence[Reduction], stores: Sequence[Store], loc: tuple[str, ...]) -> None:
+        kernel, buffers = finish(k, stages, stores, self.storage.extent)
+        self.step(kernel, buffers, loc)
+
+    def copy(self, v: Value, to: View, loc: tuple[str, ...] | None = None) -> View:
+        """Store every element of a value."""
+        check(v)
+        k = KernelBuilder(v.shape)
+        self.loop(k, (), [k.store(to, k.index, self.read(k, v, k.index))], v.node.loc if loc is None else loc)
+        return to
+
+    def materialise(self, v: Value) -> None:
+        self.views[v] = self.copy(v, self.place(v), self.fusion.locations(v))
+
+
+def check(v: Value) -> None:
+    if v.dtype in _UNSUPPORTED:
+        raise CodegenError(f"{v.node.op.name} gives {v.type}, which kernels do not compute", loc=" + ".join(v.node.loc))
+
+
+def scalar(v: Value) -> E:
+    """The element of a one-element constant."""
+    data = v.node.op.data.reshape(())  # type: ignore[attr-defined]
+    value = float(data) if v.dtype.is_float else bool(data) if v.dtype is DType.BOOL else int(data)
+    return number(value, computed(v.dtype))

@@ -1,0 +1,80 @@
+"""The ONNX backend suite's node cases: compiled as they are, without optimisation, and with symbolic dims.
+
+A case that mlc refuses with a typed "unsupported" error is skipped with that error as the reason; a wrong result, a
+crash or any other error fails. Loop over what is refused: `pytest tests/conformance -rs`.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import pytest
+from onnx.backend.test.loader import load_model_tests
+
+import mlc
+from mlc.errors import CodegenError, OnnxImportError
+
+# Random results: only their distribution is specified.
+RANDOM = ("bernoulli", "dropout", "random", "multinomial")
+MODES = ("static", "unoptimized", "symbolic")
+
+
+@functools.cache
+def _cases() -> dict[str, Any]:
+    return {c.name: c for c in load_model_tests(kind="node") if not any(r in c.name for r in RANDOM)}
+
+
+def _read(path: Path, type_proto: onnx.TypeProto) -> Any:
+    if not type_proto.HasField("tensor_type"):
+        pytest.skip("not a tensor: sequences, optionals and maps are not supported yet")
+    return onnx.numpy_helper.to_array(onnx.load_tensor(path))
+
+
+def _symbolic(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with every input dim unknown."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    del out.graph.value_info[:]
+    for i, value in enumerate(out.graph.input):
+        for j, dim in enumerate(value.type.tensor_type.shape.dim):
+            dim.Clear()
+            dim.dim_param = f"d{i}_{j}"
+    for value in out.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return out
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", sorted(_cases()))
+def test_node_case(name: str, mode: str) -> None:
+    case = _cases()[name]
+    folder = Path(case.model_dir)
+    model = onnx.load(folder / "model.onnx")
+    graph_inputs, graph_outputs = list(model.graph.input), list(model.graph.output)
+    try:
+        module = mlc.compile(
+            _symbolic(model) if mode == "symbolic" else model, opt_level=0 if mode == "unoptimized" else 3, threads=1
+        )
+    except (OnnxImportError, CodegenError) as e:
+        pytest.skip(str(e)[:300])
+    for data in sorted(folder.glob("test_data_set_*")):
+        inputs = {v.name: _read(data / f"input_{i}.pb", v.type) for i, v in enumerate(graph_inputs)}
+        got = module.run(inputs)
+        for i, v in enumerate(graph_outputs):
+            want = _read(data / f"output_{i}.pb", v.type)
+            have = got[v.name]
+            assert have.dtype == want.dtype and have.shape == want.shape, f"{v.name}: {have.dtype}{have.shape}"
+            if want.dtype.kind in "biuOS":
+                np.testing.assert_array_equal(have, want)
+            else:
+                # The suite's own bound (rtol 1e-3) for float32; float16 and bfloat16 hold 11 and 8 bits.
+                rtol = case.rtol if want.dtype.itemsize >= 4 else 2e-2 if want.dtype.name == "bfloat16" else 2e-3
+                np.testing.assert_allclose(
+                    have.astype(np.float64) if want.dtype.kind != "c" else have,
+                    want.astype(np.float64) if want.dtype.kind != "c" else want, rtol=rtol, atol=max(case.atol, 1e-6),
+                )  # fmt: skip
