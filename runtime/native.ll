@@ -4,19 +4,22 @@
 ;
 ; A parallel step is published in @pool by the one caller that holds `busy`; callers that find it held run their step
 ; alone, so every caller makes progress. Protocol, all on the 64-bit word `ctl` = generation:32 | open:1 | limit:15 | joined:16
-;   caller:  fill in the job, next = left = 0; ctl = new generation | open | limit; wake sleepers; run chunks;
+;   caller:  fill in the job, left = 0; ctl = new generation | open | limit; wake sleepers; run chunks;
 ;            clear `open` (the old value tells how many joined); wait until left == joined.
 ;   worker:  on an open new generation with joined < limit, joined + 1 by compare-and-swap; run chunks; left + 1.
+; Chunks are dealt out as one contiguous range per thread, so that a thread meets the same part of a tensor in one step
+; after another (it is in that core's cache); who has finished takes chunks from the ranges of others.
 ; A worker that comes late finds the job closed and touches nothing, so the caller never waits for sleepers.
 
 %Pool = type {
   i64, [15 x i64],                 ;  0 ctl
-  i64, [15 x i64],                 ;  2 next: first unit not yet taken
-  i32, i32, [15 x i64],            ;  4 left, 5 parked: the caller sleeps on `left`
-  i32, i32, i32, i32, [14 x i64],  ;  7 busy, 8 sleepers, 9 workers, 10 unused
-  ptr, ptr, ptr, i64, i64          ; 12 fn, 13 bufs, 14 dims, 15 units, 16 chunk
+  i64, i64, [14 x i64],            ;  2 pieces: number of chunks, 3 parts: number of ranges
+  i32, i32, [15 x i64],            ;  5 left, 6 parked: the caller sleeps on `left`
+  i32, i32, i32, i32, [14 x i64],  ;  8 busy, 9 sleepers, 10 workers, 11 unused
+  ptr, ptr, ptr, i64, i64          ; 13 fn, 14 bufs, 15 dims, 16 units, 17 chunk
 }
 @pool = internal global %Pool zeroinitializer, align 128
+@next = internal global [256 x [8 x i64]] zeroinitializer, align 128 ; per range: its first chunk not yet taken
 
 ; Execution context, laid out by runtime/native.py.
 %Ctx = type {
@@ -91,24 +94,44 @@ check:
   ret i1 %ok
 }
 
-; Take chunks of the published job until none is left.
-define internal void @chunks() {
+; Take chunks of the published job until none is left, from range %start on.
+define internal void @chunks(i64 %start) {
 entry:
-  %fn = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 12)
-  %bufs = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
-  %dims = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
-  %units = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
-  %chunk = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 16)
+  %pieces = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 2)
+  %parts = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 3)
+  %fn = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
+  %bufs = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
+  %dims = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
+  %units = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 16)
+  %chunk = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 17)
+  %stop = add i64 %start, %parts
+  br label %part
+part:
+  %s = phi i64 [ %start, %entry ], [ %s1, %finished ]
+  %p = urem i64 %s, %parts
+  %p1 = add i64 %p, 1
+  %e0 = mul i64 %p1, %pieces
+  %last = udiv i64 %e0, %parts
+  %next = getelementptr [256 x [8 x i64]], ptr @next, i64 0, i64 %p
   br label %take
 take:
-  %begin = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 2), i64 %chunk monotonic
-  %some = icmp ult i64 %begin, %units
-  br i1 %some, label %work, label %done
+  %seen = load atomic i64, ptr %next monotonic, align 8 ; spares others' lines a write when all is taken
+  %any = icmp ult i64 %seen, %last
+  br i1 %any, label %grab, label %finished
+grab:
+  %i = atomicrmw add ptr %next, i64 1 monotonic
+  %mine = icmp ult i64 %i, %last
+  br i1 %mine, label %work, label %finished
 work:
+  %begin = mul i64 %i, %chunk
   %e = add i64 %begin, %chunk
   %end = call i64 @llvm.umin.i64(i64 %e, i64 %units)
   call void %fn(ptr %bufs, ptr %dims, i64 %begin, i64 %end)
   br label %take
+finished:
+  %s1 = add i64 %s, 1
+  %more = icmp ult i64 %s1, %stop
+  br i1 %more, label %part, label %done
 done:
   ret void
 }
@@ -116,7 +139,9 @@ done:
 define internal ptr @worker(ptr %arg) {
 entry:
   %deadline = alloca i64
-  %gen0 = ptrtoint ptr %arg to i64
+  %a = ptrtoint ptr %arg to i64
+  %gen0 = and i64 %a, 4294967295
+  %id = lshr i64 %a, 32
   br label %idle
 idle:
   %seen0 = phi i64 [ %gen0, %entry ], [ %gen, %missed ], [ %gen, %leave ], [ %seen, %unpark ]
@@ -132,12 +157,12 @@ wait:
   %keep = call i1 @spin(ptr %deadline)
   br i1 %keep, label %poll, label %park
 park:
-  %s0 = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8), i32 1 seq_cst
+  %s0 = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9), i32 1 seq_cst
   %seen32 = trunc i64 %seen to i32
   call void @futex_wait(ptr getelementptr (i8, ptr @pool, i64 4), i32 %seen32)
   br label %unpark
 unpark:
-  %s1 = atomicrmw sub ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8), i32 1 seq_cst
+  %s1 = atomicrmw sub ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9), i32 1 seq_cst
   br label %idle
 try:
   %c = phi i64 [ %ctl, %poll ], [ %c.new, %join ]
@@ -159,13 +184,13 @@ join:
   %won = extractvalue { i64, i1 } %x, 1
   br i1 %won, label %run, label %try
 run:
-  call void @chunks()
-  %n0 = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4), i32 1 seq_cst
-  %p = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5) seq_cst, align 4
+  call void @chunks(i64 %id)
+  %n0 = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5), i32 1 seq_cst
+  %p = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 6) seq_cst, align 4
   %asleep = icmp ne i32 %p, 0
   br i1 %asleep, label %wake, label %leave
 wake:
-  call void @futex_wake(ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4), i64 1)
+  call void @futex_wake(ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5), i64 1)
   br label %leave
 leave:
   br label %idle
@@ -186,19 +211,23 @@ entry:
   %a2 = call i32 @pthread_attr_setstacksize(ptr %attr, i64 8388608)
   %ctl = load atomic i64, ptr @pool monotonic, align 8
   %gen = lshr i64 %ctl, 32
-  %arg = inttoptr i64 %gen to ptr
   br label %next
 next:
-  %n = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9) monotonic, align 4
+  %n = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 10) monotonic, align 4
   %few = icmp ult i32 %n, %want
   br i1 %few, label %create, label %done
 create:
+  %id = add i32 %n, 1
+  %id64 = zext i32 %id to i64
+  %idh = shl i64 %id64, 32
+  %a = or i64 %idh, %gen
+  %arg = inttoptr i64 %a to ptr
   %rc = call i32 @pthread_create(ptr %thread, ptr %attr, ptr @worker, ptr %arg)
   %ok = icmp eq i32 %rc, 0
   br i1 %ok, label %count, label %done
 count:
   %n1 = add i32 %n, 1
-  store atomic i32 %n1, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9) monotonic, align 4
+  store atomic i32 %n1, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 10) monotonic, align 4
   br label %next
 done:
   %d0 = call i32 @pthread_attr_destroy(ptr %attr)
@@ -218,11 +247,11 @@ serial:
   call void %fn(ptr %bufs, ptr %dims, i64 0, i64 %units)
   ret void
 acquire:
-  %held = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 7) monotonic, align 4
+  %held = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8) monotonic, align 4
   %free = icmp eq i32 %held, 0
   br i1 %free, label %swap, label %serial
 swap:
-  %x = cmpxchg ptr getelementptr (%Pool, ptr @pool, i32 0, i32 7), i32 0, i32 1 acquire monotonic, align 4
+  %x = cmpxchg ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8), i32 0, i32 1 acquire monotonic, align 4
   %won = extractvalue { i32, i1 } %x, 1
   br i1 %won, label %plan, label %serial
 plan:
@@ -240,20 +269,32 @@ plan:
   %p1 = call i64 @llvm.umin.i64(i64 %p0, i64 256)
   %helpers = sub i64 %p1, 1
   %h32 = trunc i64 %helpers to i32
-  %have = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9) monotonic, align 4
+  %have = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 10) monotonic, align 4
   %enough = icmp uge i32 %have, %h32
   br i1 %enough, label %publish, label %more
 more:
   %grown = call i32 @grow(i32 %h32)
   br label %publish
 publish:
-  store ptr %fn, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 12)
-  store ptr %bufs, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
-  store ptr %dims, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
-  store i64 %units, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
-  store i64 %chunk, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 16)
-  store atomic i64 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 2) monotonic, align 8
-  store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4) monotonic, align 4
+  store ptr %fn, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
+  store ptr %bufs, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
+  store ptr %dims, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
+  store i64 %units, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 16)
+  store i64 %chunk, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 17)
+  store i64 %pieces, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 2)
+  store i64 %p1, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 3)
+  store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5) monotonic, align 4
+  br label %deal
+deal:
+  %q = phi i64 [ 0, %publish ], [ %q1, %deal ]
+  %f0 = mul i64 %q, %pieces
+  %first = udiv i64 %f0, %p1
+  %slot = getelementptr [256 x [8 x i64]], ptr @next, i64 0, i64 %q
+  store atomic i64 %first, ptr %slot monotonic, align 8
+  %q1 = add i64 %q, 1
+  %undealt = icmp ult i64 %q1, %p1
+  br i1 %undealt, label %deal, label %open
+open:
   %ctl = load atomic i64, ptr @pool monotonic, align 8
   %g0 = lshr i64 %ctl, 32
   %g1 = add i64 %g0, 1
@@ -262,54 +303,54 @@ publish:
   %w0 = or i64 %g2, %lim
   %w1 = or i64 %w0, 2147483648
   store atomic i64 %w1, ptr @pool seq_cst, align 8
-  %sleepers = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8) seq_cst, align 4
+  %sleepers = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9) seq_cst, align 4
   %none = icmp eq i32 %sleepers, 0
   br i1 %none, label %work, label %wake
 wake:
   call void @futex_wake(ptr getelementptr (i8, ptr @pool, i64 4), i64 %helpers)
   br label %work
 work:
-  call void @chunks()
+  call void @chunks(i64 0)
   %closed = atomicrmw and ptr @pool, i64 -2147483649 acq_rel
   %j0 = and i64 %closed, 65535
   %joined = trunc i64 %j0 to i32
   store i64 0, ptr %deadline
   br label %join
 join:
-  %left = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4) acquire, align 4
+  %left = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5) acquire, align 4
   %all = icmp eq i32 %left, %joined
   br i1 %all, label %release, label %wait
 wait:
   %keep = call i1 @spin(ptr %deadline)
   br i1 %keep, label %join, label %park
 park:
-  store atomic i32 1, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5) seq_cst, align 4
-  %left2 = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4) seq_cst, align 4
+  store atomic i32 1, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 6) seq_cst, align 4
+  %left2 = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5) seq_cst, align 4
   %all2 = icmp eq i32 %left2, %joined
   br i1 %all2, label %unpark, label %sleep
 sleep:
-  call void @futex_wait(ptr getelementptr (%Pool, ptr @pool, i32 0, i32 4), i32 %left2)
+  call void @futex_wait(ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5), i32 %left2)
   br label %unpark
 unpark:
-  store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5) seq_cst, align 4
+  store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 6) seq_cst, align 4
   br label %join
 release:
-  store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 7) release, align 4
+  store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8) release, align 4
   ret void
 }
 
 ; After a fork only the calling thread exists in the child: forget the workers, they start again on demand.
 define void @mlc_forget() {
-  store i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5)
-  store i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8)
+  store i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 6)
   store i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9)
+  store i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 10)
   store i64 0, ptr @pool
-  store i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 7)
+  store i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8)
   ret void
 }
 
 define i64 @mlc_workers() {
-  %n = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9) monotonic, align 4
+  %n = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 10) monotonic, align 4
   %r = zext i32 %n to i64
   ret i64 %r
 }
