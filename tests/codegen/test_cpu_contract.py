@@ -1,0 +1,207 @@
+"""Contractions on the CPU against NumPy: shapes with tails, groups, pads, batches, symbolic sizes, epilogues, targets."""
+
+import ctypes
+import itertools
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+from mlc.codegen.cpu.compile import compile_ir
+from mlc.codegen.cpu.contract import emit_contract
+from mlc.codegen.cpu.target import host, missing_features, parse
+from mlc.codegen.expr import Acc, Axis, Call, Cast, DimParam, Load, Num
+from mlc.codegen.kernel import ContractKernel, ConvGeometry, Operand
+from mlc.codegen.packing import pack_b
+from mlc.errors import CodegenError
+from mlc.ir import DType, evaluate, sym
+
+F = DType.F32
+ACC = Acc(dtype=F)
+PAD = 64  # guard elements behind every written buffer
+TARGETS = [t for t in ("cpu", "cpu:x86-64-v3", "cpu:x86-64-v2") if not missing_features(parse(t).triple, parse(t).features)]
+_ENGINES = {}
+
+
+def execute(kernel, buffers, target="cpu", bindings=None, parts=1):
+    """Run all units, in `parts` calls in reverse order (units must not depend on each other)."""
+    t = parse(target)
+    e = emit_contract(kernel, t)
+    key = e.symbol, target
+    if key not in _ENGINES:
+        host()
+        machine = llvm.Target.from_triple(t.triple).create_target_machine(cpu=t.cpu, features=t.llvm_features, jit=True)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(compile_ir(e.ir_text, t)))
+        engine.finalize_object()
+        _ENGINES[key] = engine, ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(
+            engine.get_function_address(e.symbol)
+        )
+    fn = _ENGINES[key][1]
+    bindings = bindings or {}
+    dims = (ctypes.c_int64 * len(e.dims))(*[evaluate(d, bindings) for d in e.dims])
+    pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
+    units = evaluate(e.units, bindings)
+    cuts = np.linspace(0, units, parts + 1).astype(int)
+    for lo, hi in reversed(list(itertools.pairwise(cuts))):
+        fn(pointers, dims, int(lo), int(hi))
+    return e
+
+
+def close(got, want, tolerance=1e-5):
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    assert np.isfinite(got).all()
+    error = np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-30)
+    assert error <= tolerance, error
+
+
+def matmul(m, n, k, *, batch=1, target="cpu", epilogue=ACC, extra=(), dims=None, bindings=None, seed=0, dtype=F, parts=1):
+    r = np.random.default_rng(seed)
+
+    def array(*shape):
+        if dtype.is_int:
+            return r.integers(-50, 50, shape).astype(dtype.np)
+        return r.standard_normal(shape, dtype=np.float32).astype(dtype.np)
+
+    a, b = array(batch, m, k), array(batch, k, n)
+    packed = pack_b(b, 64)
+    c = np.full(batch * m * n + PAD, 7, dtype.np)
+    dm, dn, dk, db = dims or (m, n, k, batch)
+    operands = (Operand(dtype, a.size), Operand(dtype, packed.size), *(Operand(F, x.size) for x in extra), Operand(dtype, c.size, True))
+    kernel = ContractKernel(db, dm, dn, dk, operands, dk, dm * dk, (dn + 63) // 64 * dk * 64, dn, dm * dn, epilogue)
+    e = execute(kernel, [a, packed, *extra, c], target, bindings, parts)
+    assert (c[-PAD:] == 7).all(), "wrote past the end"
+    return a.astype(np.float64) @ b.astype(np.float64), c[:-PAD].reshape(batch, m, n), e
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "m, n, k", [(1, 1, 1), (1, 100, 33), (2, 64, 7), (4, 200, 64), (5, 16, 3), (7, 65, 10), (13, 48, 129), (29, 31, 5), (49, 130, 100),
+                (126, 64, 64), (37, 24, 16), (61, 80, 6), (3, 129, 1), (64, 8, 27)],
+)  # fmt: skip
+def test_matmul_sizes(m, n, k, target):
+    want, got, _ = matmul(m, n, k, target=target)
+    close(got, want)
+
+
+def test_tall_and_deep():
+    for m, n, k in [(700, 70, 40), (50, 70, 4100), (8, 129, 2049), (3136, 24, 16)]:
+        want, got, _ = matmul(m, n, k, parts=3)
+        close(got, want)
+
+
+@pytest.mark.parametrize("m", [1, 2, 6, 11, 30, 41])
+def test_symbolic(m):
+    B, M, N, K = (sym(s) for s in "BMNK")
+    for n, k in [(70, 9), (64, 64)]:
+        want, got, e = matmul(m, n, k, batch=3, dims=(M, N, K, B), bindings={"B": 3, "M": m, "N": n, "K": k}, parts=2)
+        close(got, want)
+    assert M in e.dims and evaluate(e.flops, {"B": 3, "M": m, "N": n, "K": k}) == 2 * 3 * m * n * k
+
+
+def test_equal_text_for_other_sizes():
+    assert matmul(126, 64, 64)[2].symbol == matmul(120, 128, 32)[2].symbol
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_epilogue(target):
+    m, n, k, batch = 23, 75, 12, 2
+    r = np.random.default_rng(1)
+    bias, residual, scale = (r.standard_normal(s, dtype=np.float32) for s in ((n,), (batch, m, n), (batch, m)))
+    row = Call("add", (Call("mul", (Axis(0), DimParam(m))), Axis(1)))
+    at = Call("add", (Call("mul", (row, Num(n))), Axis(2)))
+    t = Call("add", (ACC, Load(2, Axis(2), dtype=F)), dtype=F)
+    t = Call("max", (t, Num(0.0, dtype=F)), dtype=F)
+    t = Call("add", (Call("mul", (t, Load(4, row, dtype=F)), dtype=F), Load(3, at, dtype=F)), dtype=F)
+    odd = Call("eq", (Call("mod", (Axis(2), Num(2))), Num(1)), dtype=DType.BOOL)
+    t = Call("select", (odd, t, Call("tanh", (t,), dtype=F)), dtype=F)
+    want, got, _ = matmul(m, n, k, batch=batch, epilogue=t, extra=(bias, residual, scale), target=target)
+    want = np.maximum(want + bias, 0) * scale[..., None] + residual
+    close(got, np.where(np.arange(n) % 2 == 1, want, np.tanh(want)))
+
+
+def test_epilogue_needs_columns():
+    with pytest.raises(CodegenError, match="column"):
+        matmul(8, 8, 8, epilogue=Load(2, Call("mul", (Axis(2), Num(3))), dtype=F), extra=(np.zeros(64, np.float32),))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", [DType.F64, DType.I32, DType.F16, DType.BF16])
+def test_dtypes(dtype, target):
+    if dtype is DType.F16 and "f16c" not in parse(target).features:
+        pytest.skip("no float16 conversions")
+    want, got, _ = matmul(19, 70, 21, dtype=dtype, epilogue=Acc(dtype=dtype), target=target)
+    close(got, want, {DType.F16: 1e-3, DType.BF16: 8e-3}.get(dtype, 1e-6))
+
+
+def test_mixed_output():
+    want, got, _ = matmul(9, 40, 8, dtype=DType.F64, epilogue=Cast(Cast(Acc(dtype=DType.F64), dtype=F), dtype=DType.F64))
+    close(got, want, 1e-6)
+
+
+def test_unknown_dtype():
+    with pytest.raises(CodegenError):
+        matmul(4, 4, 4, dtype=DType.I8, epilogue=Acc(dtype=DType.I8))
+
+
+def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target="cpu", symbolic=False):
+    r = np.random.default_rng(2)
+    rank = len(spatial)
+    cg, og = c // groups, o // groups
+    x = r.standard_normal((n, *spatial, c), dtype=np.float32)
+    w = r.standard_normal((*kernel, cg, o), dtype=np.float32)
+    out = tuple((s + a + b - d * (k - 1) - 1) // t + 1 for s, k, t, a, b, d in zip(spatial, kernel, strides, lo, hi, dilations, strict=True))
+    padded = np.pad(x, ((0, 0), *zip(lo, hi, strict=True), (0, 0))).astype(np.float64)
+    want = np.zeros((n, *out, o))
+    for tap in itertools.product(*map(range, kernel)):
+        cut = tuple(slice(t * d, t * d + (e - 1) * s + 1, s) for t, d, e, s in zip(tap, dilations, out, strides, strict=True))
+        for g in range(groups):
+            want[..., g * og : (g + 1) * og] += padded[(slice(None), *cut, slice(g * cg, (g + 1) * cg))] @ w[tap][:, g * og : (g + 1) * og]
+    k = cg * int(np.prod(kernel))
+    packed = pack_b(np.moveaxis(w.reshape(k, groups, og), 1, 0), 64)
+    y = np.full(want.size + PAD, 7, np.float32)
+    N, S = (sym("N"), tuple(sym(f"S{i}") for i in range(rank))) if symbolic else (n, spatial)
+    O = tuple((s + a + b - d * (q - 1) - 1) // t + 1 for s, q, t, a, b, d in zip(S, kernel, strides, lo, hi, dilations, strict=True))
+    m = N
+    for d in O:
+        m = m * d
+    operands = (Operand(F, x.size), Operand(F, packed.size), Operand(F, y.size, True))
+    geometry = ConvGeometry(S, O, kernel, strides, lo, dilations)
+    kernel_ = ContractKernel(groups, m, og, k, operands, c, cg, -(-og // 64) * k * 64, o, og, ACC, geometry)
+    execute(kernel_, [x, packed, y], target, {"N": n, **{f"S{i}": s for i, s in enumerate(spatial)}}, parts=2)
+    assert (y[-PAD:] == 7).all(), "wrote past the end"
+    close(y[:-PAD].reshape(want.shape), want)
+
+
+CONVS = {
+    "3x3": (2, (9, 7), 32, 70, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    "stride": (1, (11, 12), 24, 64, (3, 3), (2, 2), (0, 1), (1, 1), (1, 1)),
+    "dilated": (1, (12, 10), 26, 40, (3, 2), (1, 2), (2, 2), (2, 2), (2, 3)),
+    "1x1": (2, (5, 6), 40, 33, (1, 1), (1, 1), (0, 0), (0, 0), (1, 1)),
+    "1x1 stride": (1, (9, 9), 40, 64, (1, 1), (2, 2), (0, 0), (0, 0), (1, 1)),
+    "first": (2, (20, 23), 3, 64, (7, 7), (2, 2), (3, 3), (3, 3), (1, 1)),
+    "first odd": (1, (8, 9), 1, 20, (5, 4), (1, 3), (2, 1), (2, 2), (2, 1)),
+    "1d": (3, (30,), 80, 96, (3,), (2,), (1,), (1,), (1,)),
+    "1d narrow": (1, (40,), 5, 48, (9,), (4,), (4,), (4,), (1,)),
+    "3d": (1, (4, 6, 5), 26, 17, (2, 3, 3), (1, 1, 2), (1, 1, 1), (0, 1, 1), (1, 1, 1)),
+    "3d narrow": (2, (4, 5, 6), 2, 16, (3, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    "groups": (1, (8, 8), 48, 96, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1), 3),
+    "1x1 groups": (2, (3, 4), 32, 64, (1, 1), (1, 1), (0, 0), (0, 0), (1, 1), 2),
+    "deep": (1, (4, 4), 512, 64, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_conv(name):
+    conv(*CONVS[name])
+
+
+@pytest.mark.parametrize("name", ["3x3", "first", "groups", "deep"])
+@pytest.mark.parametrize("target", TARGETS[1:])
+def test_conv_targets(name, target):
+    conv(*CONVS[name], target=target)
+
+
+@pytest.mark.parametrize("name", ["3x3", "1x1", "first", "1d"])
+def test_conv_symbolic(name):
+    conv(*CONVS[name], symbolic=True)
