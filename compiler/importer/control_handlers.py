@@ -23,6 +23,9 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     known = ctx.known(cond)
     if known is not None:
         return ctx.inline(then if bool(known.ravel()[0]) else orelse, [])
+    chosen = _squeeze_idiom(then, orelse)
+    if chosen is not None:
+        return ctx.inline(chosen, [])
     captures: dict[Value, Value] = {}
     a, c = ctx.trace(then, [], captures), ctx.trace(orelse, [], captures)
     for i, (x, y) in enumerate(zip(a, c, strict=True)):
@@ -31,6 +34,19 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     graphs = [_region(outs, tuple(captures.values()), g.name) for outs, g in ((a, then), (c, orelse))]
     b = Build(ctx)
     return ctx.emit(O.If(graphs[0], graphs[1]), b.reshape(cond, ()), *captures).outputs
+
+
+def _squeeze_idiom(then: GraphProto, orelse: GraphProto) -> GraphProto | None:
+    """torch exports `squeeze(dim)` as If(size == 1, Squeeze, Identity), whose rank depends on a size.
+
+    What follows is written for one rank, that of the squeezed result, so where the size is open until run time that branch
+    is the meaning; onnxruntime fails on the other one too, in the first node that needs the rank.
+    """
+
+    def steps(graph: GraphProto) -> list[str]:
+        return [n.op_type for n in graph.node if n.op_type != "Constant"]
+
+    return then if steps(then) == ["Squeeze"] and steps(orelse) == ["Identity"] else None
 
 
 def _region(outputs: Sequence[Value], inputs: tuple[Value, ...], name: str) -> Graph:
