@@ -36,7 +36,9 @@ class Limits:
         return self.rtol is not None or self.atol is not None
 
 
-def limits(dtype: np.dtype, *, whole_model: bool, reduction: int = 1, rtol: float | None = None, atol: float | None = None) -> Limits:
+def limits(
+    dtype: np.dtype, *, whole_model: bool, reduction: int = 1, rtol: float | None = None, atol: float | None = None
+) -> Limits:
     """The limits for results of a dtype.
 
     Args:
@@ -125,7 +127,7 @@ def _cosine(a: np.ndarray, b: np.ndarray, norm: float) -> float:
     other = float(np.linalg.norm(a))
     if not norm or not other:
         return 1.0 if norm == other else 0.0
-    return float(min(1.0, abs(np.vdot(b / norm, a / other))))
+    return min(1.0, abs(complex(np.vdot(b / norm, a / other))))
 
 
 def _max_ulp(a: np.ndarray, b: np.ndarray) -> int | None:

@@ -50,7 +50,9 @@ def specs_of_onnx(model: onnx.ModelProto) -> list[InputSpec]:
 
 def specs_of_module(module: Any) -> list[InputSpec]:
     """The inputs of a compiled module; dims that are not a plain symbol or number get a name of their own."""
-    return [InputSpec(i.name, np.dtype(i.dtype), tuple(d if isinstance(d, int) else str(d) for d in i.shape)) for i in module.inputs]
+    return [
+        InputSpec(i.name, np.dtype(i.dtype), tuple(d if isinstance(d, int) else str(d) for d in i.shape)) for i in module.inputs
+    ]
 
 
 def sizes_of(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
@@ -70,6 +72,14 @@ def sizes_of(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) ->
     return {s.name: tuple(d if isinstance(d, int) else bound[d] for d in s.shape) for s in specs}
 
 
+def symbols_of_sizes(specs: Sequence[InputSpec], sizes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """The sizes of symbolic dims, by name, when inputs have these shapes."""
+    bound: dict[str, int] = {}
+    for s in specs:
+        _bind(s, tuple(sizes[s.name]), bound)
+    return bound
+
+
 def generate(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]], seed: int = SEED) -> dict[str, np.ndarray]:
     """Arrays for all inputs. The same seed gives an input the same values whatever the other inputs are."""
     sizes = sizes_of(specs, shapes)
@@ -84,14 +94,17 @@ def complete(
 ) -> dict[str, np.ndarray]:
     """The given arrays, checked against names and dtypes, and generated ones for the rest."""
     by_name = {s.name: s for s in specs}
+    arrays: dict[str, np.ndarray] = {}
     for name, array in given.items():
         if name not in by_name:
             raise InputError(f"no input is called {name!r}", expected="one of " + ", ".join(by_name), loc="--input")
+        if array.dtype.kind == "V" and array.dtype.itemsize == by_name[name].dtype.itemsize:
+            array = array.view(by_name[name].dtype)  # .npy files hold bfloat16 and the like as raw bytes
         if array.dtype != by_name[name].dtype and by_name[name].dtype != np.dtype(object):
             raise InputError(f"input {name!r} is {array.dtype}", expected=str(by_name[name].dtype), loc="--input")
-    sizes = {**{k: v for k, v in shapes.items()}, **{k: v.shape for k, v in given.items()}}
-    made = generate(specs, sizes, seed)
-    return {s.name: given.get(s.name, made[s.name]) for s in specs}
+        arrays[name] = array
+    made = generate(specs, {**shapes, **{k: v.shape for k, v in arrays.items()}}, seed)
+    return {s.name: arrays.get(s.name, made[s.name]) for s in specs}
 
 
 def read_arrays(pairs: Iterable[str], archive: str | None) -> dict[str, np.ndarray]:
@@ -113,7 +126,9 @@ def read_arrays(pairs: Iterable[str], archive: str | None) -> dict[str, np.ndarr
             raise InputError(f"--input {pair!r}", expected="NAME=FILE.npy")
         loaded = _load(Path(path))
         if not isinstance(loaded, np.ndarray):
-            raise InputError(f"{path} is an archive", expected="one array in .npy form", remedy="Pass it with --inputs.", loc="--input")
+            raise InputError(
+                f"{path} is an archive", expected="one array in .npy form", remedy="Pass it with --inputs.", loc="--input"
+            )
         found[name] = loaded
     return found
 
@@ -150,7 +165,9 @@ def _bind(spec: InputSpec, shape: tuple[int, ...], bound: dict[str, int]) -> Non
         if isinstance(dim, int) and got != dim:
             raise InputError(f"input {spec.name!r} has shape {list(shape)}", expected=wanted)
         if isinstance(dim, str) and bound.setdefault(dim, got) != got:
-            raise InputError(f"symbolic dim {dim!r} is bound to both {bound[dim]} and {got}", expected="one size", loc=spec.name)
+            raise InputError(
+                f"symbolic dim {dim!r} is bound to both {bound[dim]} and {got}", expected="one size", loc=spec.name
+            )
 
 
 def _default_size(symbol: str, axis: int, rank: int) -> int:
@@ -197,7 +214,9 @@ def _table_sizes(graph: onnx.GraphProto) -> dict[str, int]:
     rows = {t.name: tuple(t.dims) for t in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
-            rows.update({node.output[0]: tuple(a.t.dims) for a in node.attribute if a.name == "value"})
+            for a in node.attribute:
+                if a.name == "value":
+                    rows[node.output[0]] = tuple(a.t.dims)
     source = {v.name: v.name for v in graph.input}
     below: dict[str, int] = {}
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""onnxruntime as the oracle: run a model there and in mlc, and say how far apart they are, output by output or layer by layer."""
+"""onnxruntime as the oracle: run a model there and in mlc, and say how far apart they are, by output or by layer."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ class Report:
             "agrees": self.agrees,
             "outputs": [{**d.as_json(), "onnxruntime_noise": self.noise.get(d.name)} for d in self.outputs],
             "layers": [{"node": x.node, "op": x.op, **x.difference.as_json()} for x in self.layers],
-            "first_divergence": None if first is None else {"node": first.node, "op": first.op, "tensor": first.difference.name},
+            "first_divergence": None
+            if first is None
+            else {"node": first.node, "op": first.op, "tensor": first.difference.name},
             "onnxruntime": ort.__version__,
         }
 

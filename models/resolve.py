@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import real, samples, suite
+from .sizes import listed
 
 PREFIXES = ("sample", "real", "suite")
 
@@ -34,3 +35,9 @@ def resolve(name: str) -> Path:
     if not path.is_file():
         raise InputError(f"{name} is not here yet", remedy=f"Bring it with: python -m mlc.models {verb} {rest}")
     return path
+
+
+def default_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Input sizes that a model's recipe lists; empty for others, whose symbolic dims get default sizes."""
+    prefix, colon, rest = name.partition(":")
+    return listed(rest) if colon and prefix == "real" else {}

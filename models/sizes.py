@@ -27,8 +27,8 @@ OTHER_SIZES: dict[str, tuple[Shapes, ...]] = {
     "silero_vad_16k_sequence": ({"input": (11, 576)},),
     "silero_vad_half": ({"input": (3, 576), "state": (2, 3, 128)},),
     "silero_vad_op18_ifless": ({"input": (3, 576), "state": (2, 3, 128)}, {"input": (1, 1088)}),
-    "all-MiniLM-L6-v2_int8": ({k: (3, 8) for k in _IDS}, {k: (1, 21) for k in _IDS}),
-    "paraphrase-MiniLM-L3-v2_fp32": ({k: (3, 8) for k in _IDS[:2]}, {k: (1, 21) for k in _IDS[:2]}),
+    "all-MiniLM-L6-v2_int8": (dict.fromkeys(_IDS, (3, 8)), dict.fromkeys(_IDS, (1, 21))),
+    "paraphrase-MiniLM-L3-v2_fp32": (dict.fromkeys(_IDS[:2], (3, 8)), dict.fromkeys(_IDS[:2], (1, 21))),
 }
 
 

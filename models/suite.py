@@ -131,7 +131,9 @@ def _logits(make: Callable[[], Any]) -> torch.nn.Module:
     return First()
 
 
-def _image_classifier(model: str, config: str, size: int = 224, **fields: Any) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+def _image_classifier(
+    model: str, config: str, size: int = 224, **fields: Any
+) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     import torch
     import transformers
 
@@ -163,7 +165,9 @@ def _efficientnet_b0() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
 
 
 def _convnext_t() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
-    return _image_classifier("ConvNextForImageClassification", "ConvNextConfig", depths=[3, 3, 9, 3], hidden_sizes=[96, 192, 384, 768])
+    return _image_classifier(
+        "ConvNextForImageClassification", "ConvNextConfig", depths=[3, 3, 9, 3], hidden_sizes=[96, 192, 384, 768]
+    )
 
 
 def _vit_b16() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
@@ -171,7 +175,9 @@ def _vit_b16() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
 
 
 def _swin_t() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
-    return _image_classifier("SwinForImageClassification", "SwinConfig", image_size=224, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
+    return _image_classifier(
+        "SwinForImageClassification", "SwinConfig", image_size=224, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24]
+    )
 
 
 def _bert(hidden: int, layers: int, heads: int, tokens: int) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
@@ -207,7 +213,12 @@ def _whisper_tiny_encoder() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     import transformers
 
     cfg = transformers.WhisperConfig(
-        d_model=384, encoder_layers=4, encoder_attention_heads=6, encoder_ffn_dim=1536, decoder_layers=1, decoder_attention_heads=6
+        d_model=384,
+        encoder_layers=4,
+        encoder_attention_heads=6,
+        encoder_ffn_dim=1536,
+        decoder_layers=1,
+        decoder_attention_heads=6,
     )
     # 3000 mel frames; the second convolution halves them to 1500 positions.
     return _logits(lambda: transformers.WhisperModel(cfg).encoder), (torch.randn(1, 80, 3000),)
@@ -217,15 +228,8 @@ def _yolos_tiny() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     import torch
     import transformers
 
-    cfg = transformers.YolosConfig(
-        hidden_size=192,
-        num_hidden_layers=12,
-        num_attention_heads=3,
-        intermediate_size=768,
-        image_size=[256, 256],
-        patch_size=16,
-        num_labels=91,
-    )
+    size: dict[str, Any] = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+    cfg = transformers.YolosConfig(image_size=[256, 256], patch_size=16, **size, **{"num_labels": 91})
 
     class Yolos(torch.nn.Module):
         def __init__(self) -> None:

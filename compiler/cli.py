@@ -1,0 +1,81 @@
+"""The command `mlc`: exit code 0 for success or agreement, 1 when results differ, 2 for bad use or bad input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import MlcError
+
+COMMANDS = ("compile", "run", "check", "bench", "inspect")
+INTERNAL = 70  # EX_SOFTWARE: a bug in mlc, told apart from what the user can mend
+
+
+class _Commands(click.Group):
+    """Imports a command's module only when it is called for: `mlc --help` needs neither onnx nor LLVM."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f".commands.{name}", __package__).command
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error. May stand anywhere.")
+@click.version_option(__version__, prog_name="mlc")
+def cli(debug: bool) -> None:
+    """Compile ONNX models to native code, and check them against onnxruntime.
+
+    MODEL is a path, or sample:NAME (carried by the onnx package), real:NAME or suite:NAME (see: python -m mlc.models list).
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point; always leaves by SystemExit."""
+    given = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in given
+    given = [a for a in given if a != "--debug"]
+    try:
+        code: Any = cli.main(args=given, prog_name="mlc", standalone_mode=False)
+    except MlcError as e:
+        _fail(e, str(e), debug, 2)
+    except click.exceptions.NoArgsIsHelpError as e:
+        click.echo(e.format_message(), err=True)
+        sys.exit(2)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader went away; keep the interpreter from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as e:
+        _fail(e, f"internal error: {type(e).__name__}: {e}\nThis is a bug in mlc; --debug shows where.", debug, INTERNAL)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: BaseException, message: str, debug: bool, code: int) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    else:
+        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(message, err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

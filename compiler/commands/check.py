@@ -1,0 +1,124 @@
+"""`mlc check`: compile, run, and compare with onnxruntime."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from .. import oracle
+from ..compare import Difference
+from .common import compile_options, find, input_options, out, progress, shape_text, static_shapes, threads_option, write_json
+
+
+@click.command("check")
+@click.argument("model")
+@click.option("--per-layer", is_flag=True, help="Also compare every intermediate tensor, and name the first that differs.")
+@click.option("--rtol", type=click.FloatRange(0), help="Element-wise relative tolerance, instead of relative L2.")
+@click.option("--atol", type=click.FloatRange(0), help="Element-wise absolute tolerance, instead of relative L2.")
+@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON (- for standard output).")
+@click.option("--static", is_flag=True, help="Compile for exactly the sizes of the inputs, not for symbolic ones.")
+@input_options
+@compile_options
+@threads_option
+def command(
+    model: str,
+    per_layer: bool,
+    rtol: float | None,
+    atol: float | None,
+    json_path: str | None,
+    static: bool,
+    pairs: tuple[str, ...],
+    archive: str | None,
+    seed: int,
+    shapes: tuple[str, ...],
+    target: str,
+    opt_level: int,
+    dump: str | None,
+    threads: int | None,
+) -> None:
+    """Compile and run MODEL, and compare every output with onnxruntime's.
+
+    Exit code 0: agrees. 1: differs. 2: bad use or bad input.
+    """
+    from ..api import compile as compile_model
+
+    found = find(model, shapes)
+    found.require_onnx()
+
+    with progress() as tell:
+        feeds = None
+        if static:
+            feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
+        fixed = static_shapes(feeds) if feeds is not None else None
+        start = time.perf_counter()
+        module = compile_model(
+            found.path, target=target, shapes=fixed, threads=threads, opt_level=opt_level, dump=dump, progress=tell
+        )
+        seconds = time.perf_counter() - start
+        if feeds is None:
+            feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
+        tell("comparing with onnxruntime", 0, 1)
+        report = oracle.check(module.run, found.path, feeds, rtol=rtol, atol=atol, threads=threads)
+        if per_layer:
+            tell("comparing layers", 0, 1)
+            layers = oracle.check_layers(
+                lambda m: (
+                    compile_model(m, target=target, shapes=fixed, threads=threads, opt_level=opt_level, progress=tell).run
+                ),
+                found.path,
+                feeds,
+                rtol=rtol,
+                atol=atol,
+                threads=threads,
+            )
+            report = replace(report, layers=layers)
+    if json_path:
+        value = {"model": model, "target": target, "opt_level": opt_level, "seed": seed, "compile_seconds": seconds}
+        inputs = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in feeds.items()]
+        write_json(json_path, {**value, "inputs": inputs, **report.as_json()})
+    if json_path != "-":
+        show(model, report, seconds)
+    raise SystemExit(0 if report.agrees else 1)
+
+
+def show(name: str, report: oracle.Report, seconds: float) -> None:
+    """The table of outputs, the layers that differ, and the verdict."""
+    console = out()
+    table = Table(
+        "output", "dtype", "shape", "rel. L2", "limit", "max abs", "max ULP", "cosine", "arg-max", "onnxruntime noise", ""
+    )
+    for d in report.outputs:
+        table.add_row(*_cells(d), f"{report.noise.get(d.name, 0.0):.1e}", _verdict(d))
+    console.print(table)
+    if report.layers:
+        differing = [x for x in report.layers if not x.difference.agrees]
+        console.print(f"{len(report.layers)} layers compared, {len(differing)} differ", highlight=False)
+        if differing:
+            layers = Table("node", "operator", "tensor", "dtype", "shape", "rel. L2", "max abs", "")
+            for x in differing[:10]:
+                d = x.difference
+                cells = (x.node, x.op, d.name, d.dtype, shape_text(d.shape))
+                layers.add_row(*map(escape, cells), f"{d.relative_l2:.1e}", f"{d.max_abs:.1e}", _verdict(d))
+            console.print(layers)
+            first = differing[0]
+            console.print(f"first to differ: {escape(first.node)} ({first.op})", style="bold", highlight=False)
+        elif not all(d.agrees for d in report.outputs):
+            console.print("Every layer agrees when it is an output: the fault appears only where layers are fused.")
+    word = "[green]agrees[/green]" if report.agrees else "[red]differs[/red]"
+    version = oracle.ort.__version__
+    console.print(f"{escape(name)}: {word} with onnxruntime {version} (compiled in {seconds:.2f} s)", highlight=False)
+
+
+def _cells(d: Difference) -> tuple[str, ...]:
+    ulp = "" if d.max_ulp is None else str(d.max_ulp)
+    limit = f"{d.limit:.0e}" if d.limit else "exact"
+    figures = (f"{d.relative_l2:.1e}", limit, f"{d.max_abs:.1e}", ulp, f"{d.cosine:.8f}", f"{100 * d.arg_max:.1f} %")
+    return (escape(d.name), d.dtype, escape(shape_text(d.shape)), *figures)
+
+
+def _verdict(d: Difference) -> str:
+    return "[green]agrees[/green]" if d.agrees else f"[red]{escape(d.why)}[/red]"

@@ -1,0 +1,200 @@
+"""What the commands share: options, opening models, progress on the terminal, files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import click
+import numpy as np
+import onnx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ...errors import ArtifactError, InputError, OnnxImportError
+from ...models.resolve import default_shapes, resolve
+from ..inputs import InputSpec, complete, parse_shapes, read_arrays, specs_of_module, specs_of_onnx
+
+F = TypeVar("F", bound=Callable[..., Any])
+Tell = Callable[[str, int, int], None]
+
+err = Console(stderr=True)
+
+
+def out() -> Console:
+    """Where results go. Wide when it is no terminal, so that tables are not cut."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def compile_options(command: F) -> F:
+    """--target, --shape, --threads, -O and --dump."""
+    for option in (
+        click.option("--dump", type=click.Path(file_okay=False), help="Write every stage of the compiler to this folder."),
+        click.option("-O", "opt_level", type=click.IntRange(0, 3), default=3, show_default=True, help="Optimization level."),
+        click.option(
+            "--target", default="cpu", show_default=True, metavar="TARGET", help="cpu, or cpu:NAME such as cpu:x86-64-v3."
+        ),
+        shape_option,
+    ):
+        command = option(command)
+    return command
+
+
+shape_option = click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=SIZES", help="Sizes of an input, such as x=1,3,224,224. Repeatable."
+)
+threads_option = click.option("--threads", type=click.IntRange(1, 256), help="Threads of a run (default: the usable CPUs).")
+
+
+def input_options(command: F) -> F:
+    """--input, --inputs and --seed."""
+    for option in (
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of generated inputs."),
+        click.option("--inputs", "archive", metavar="FILE.npz", help="Input arrays by name; missing ones are generated."),
+        click.option("--input", "pairs", multiple=True, metavar="NAME=FILE.npy", help="One input array. Repeatable."),
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model named on the command line. `asked` are the sizes of --shape; `shapes` has also those its recipe lists."""
+
+    name: str
+    path: Path
+    asked: dict[str, tuple[int, ...]]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def is_module(self) -> bool:
+        """A compiled `.mlc` file rather than ONNX."""
+        if self.path.suffix == ".mlc":
+            return True
+        with opened(self.path) as f:
+            return f.read(4) == b"PK\x03\x04"
+
+    def require_onnx(self) -> None:
+        """Raises InputError for a compiled module."""
+        if self.is_module:
+            raise InputError(f"{self.name} is a compiled module", expected="an ONNX model, which onnxruntime can run too")
+
+    def onnx_specs(self) -> list[InputSpec]:
+        """The model's inputs. Call after compiling, whose errors say more about a broken file."""
+        with opened(self.path) as f:
+            data = f.read()
+        try:
+            return specs_of_onnx(onnx.load_from_string(data))
+        except Exception as e:  # protobuf's own exceptions differ by its version
+            if isinstance(e, InputError):
+                raise
+            raise OnnxImportError(f"is not an ONNX model: {e}", loc=self.name) from e
+
+    def feeds(self, specs: Sequence[InputSpec], pairs: Sequence[str], archive: str | None, seed: int) -> dict[str, np.ndarray]:
+        """Arrays for all inputs: those given, and generated ones."""
+        return complete(specs, read_arrays(pairs, archive), self.shapes, seed)
+
+
+def find(name: str, shapes: Sequence[str]) -> Model:
+    """The model of a command line argument. Raises InputError."""
+    asked = parse_shapes(shapes)
+    return Model(name, resolve(name), asked, {**default_shapes(name), **asked})
+
+
+def module_specs(module: Any) -> list[InputSpec]:
+    return specs_of_module(module)
+
+
+def static_shapes(feeds: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in feeds.items()}
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file to read. Raises InputError."""
+    try:
+        with path.open("rb") as f:
+            yield f
+    except OSError as e:
+        raise InputError(f"cannot be read: {e.strerror}", loc=str(path)) from e
+
+
+@contextmanager
+def progress() -> Iterator[Tell]:
+    """A function `tell(stage, done, total)` that draws on the terminal, and nowhere else."""
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(stage: str, done: int, total: int) -> None:
+            # A stage that counts one thing has no bar to fill: it pulses.
+            bar.update(task, description=stage, completed=done, total=total if total > 1 else None)
+
+        yield tell
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file beside its place and renames it. Raises ArtifactError, and then leaves nothing."""
+    partial: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        partial = Path(name)
+        with os.fdopen(handle, "wb") as f:
+            write(f)
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)
+        partial.replace(path)
+        partial = None
+    except OSError as e:
+        raise ArtifactError(f"cannot be written: {e.strerror}", loc=str(path)) from e
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def write_json(target: str, value: Any) -> None:
+    """Writes JSON to a file, or to standard output for "-"."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    if target == "-":
+        click.echo(text, nl=False)
+    else:
+        write_whole(Path(target), lambda f: f.write(text.encode()))
+
+
+def shape_text(shape: Sequence[int | str]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def bytes_text(count: float) -> str:
+    """1536 → 1.5 KiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+def count_text(count: float) -> str:
+    """3_100_000 → 3.1 M."""
+    for unit in ("", " k", " M", " G"):
+        if count < 1000:
+            return f"{count:.0f}{unit}" if not unit else f"{count:.1f}{unit}"
+        count /= 1000
+    return f"{count:.2f} T"

@@ -1,0 +1,47 @@
+"""`mlc compile`: ONNX in, a `.mlc` file out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+from rich.markup import escape
+
+from .common import bytes_text, compile_options, err, find, progress, threads_option
+
+
+@click.command("compile")
+@click.argument("model")
+@click.option("-o", "--output", metavar="FILE", help="The file to write (default: the model's name with .mlc).")
+@compile_options
+@threads_option
+def command(
+    model: str,
+    output: str | None,
+    shapes: tuple[str, ...],
+    target: str,
+    opt_level: int,
+    dump: str | None,
+    threads: int | None,
+) -> None:
+    """Compile MODEL, an ONNX file (or sample:, real:, suite: NAME), to native code."""
+    from ..api import compile as compile_model
+
+    found = find(model, shapes)
+    found.require_onnx()
+    path = Path(output) if output else Path(found.path.with_suffix(".mlc").name)
+    start = time.perf_counter()
+    with progress() as tell:
+        module = compile_model(
+            found.path,
+            target=target,
+            shapes=found.asked or None,
+            threads=threads,
+            opt_level=opt_level,
+            dump=dump,
+            progress=tell,
+        )
+        module.save(path)
+    seconds = time.perf_counter() - start
+    err.print(f"{escape(str(path))}: {bytes_text(path.stat().st_size)} in {seconds:.2f} s", highlight=False)

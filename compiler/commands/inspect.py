@@ -1,0 +1,167 @@
+"""`mlc inspect`: what a model needs, and what the compiler made of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+import onnx
+from rich.markup import escape
+from rich.table import Table
+
+from ...runtime.memory import Range, live_bytes
+from ..inputs import InputSpec, sizes_of, symbols_of_sizes
+from .common import (
+    bytes_text,
+    compile_options,
+    count_text,
+    find,
+    module_specs,
+    opened,
+    out,
+    progress,
+    shape_text,
+    write_json,
+)
+
+
+@click.command("inspect")
+@click.argument("model")
+@click.option("--json", "json_path", metavar="FILE", help="Write the figures as JSON (- for standard output).")
+@click.option("--all", "everything", is_flag=True, help="List every kernel call, not only the heaviest.")
+@compile_options
+def command(
+    model: str,
+    json_path: str | None,
+    everything: bool,
+    shapes: tuple[str, ...],
+    target: str,
+    opt_level: int,
+    dump: str | None,
+) -> None:
+    """Show inputs, outputs, operators, kernels, memory plan, flops and bytes of MODEL (ONNX or .mlc)."""
+    from ... import load
+    from ..api import compile as compile_model
+
+    found = find(model, shapes)
+    operators: dict[str, int] = {}
+    if found.is_module:
+        module = load(found.path)
+    else:
+        with progress() as tell:
+            module = compile_model(found.path, target=target, opt_level=opt_level, dump=dump, progress=tell)
+        with opened(found.path) as f:
+            operators = histogram(onnx.load_from_string(f.read()))
+    report = describe(module, found.shapes)
+    report = {"model": model, "operators": operators, **report}
+    if json_path:
+        write_json(json_path, report)
+    if json_path != "-":
+        show(report, everything)
+
+
+def histogram(model: onnx.ModelProto) -> dict[str, int]:
+    """How often each operator occurs, subgraphs included, the most frequent first."""
+    found = Counter(f"{n.domain}.{n.op_type}" if n.domain not in ("", "ai.onnx") else n.op_type for n in _nodes(model.graph))
+    return dict(found.most_common())
+
+
+def describe(module: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Everything as JSON. Symbolic dims get the sizes in `shapes`, or default ones (under "sizes")."""
+    specs: Sequence[InputSpec] = module_specs(module)
+    manifest = module.manifest
+    given = symbols_of_sizes(specs, sizes_of(specs, shapes))
+    sizes = {s.name: given.get(s.name, max(1, s.lo)) for s in manifest.symbols}
+    binding = module.binding(**sizes)
+    calls = [
+        {"kernel": s.symbol, "nodes": list(s.loc), "flops": int(binding.dims[s.flops]), "bytes": int(binding.dims[s.bytes])}
+        for s in manifest.steps
+    ]
+    arena = [
+        Range(int(binding.dims[b.size]), b.first, b.last) for b in manifest.buffers if b.kind == "arena" and b.last >= b.first
+    ]
+    code = sum(size for _, size in manifest.objects)
+    return {
+        "target": manifest.raw.get("target"),
+        "inputs": [{"name": i.name, "dtype": str(i.dtype), "shape": list(i.shape)} for i in module.inputs],
+        "outputs": [{"name": o.name, "dtype": str(o.dtype), "shape": list(o.shape)} for o in module.outputs],
+        "sizes": sizes,
+        "calls": calls,
+        "flops": sum(c["flops"] for c in calls),
+        "bytes": sum(c["bytes"] for c in calls),
+        "memory": {
+            "weights": sum(b.size for b in manifest.buffers if b.kind == "const"),
+            "code": code,
+            "arena": binding.layout.total,
+            "arena_lower_bound": live_bytes(arena),
+            "arena_without_reuse": sum(r.size for r in arena),
+            "inputs": _total(binding.in_shapes, module.inputs),
+            "outputs": _total(binding.out_shapes, module.outputs),
+            "buffers": dict(Counter(b.kind for b in manifest.buffers)),
+        },
+    }
+
+
+def show(report: dict[str, Any], everything: bool) -> None:
+    """The report as tables."""
+    console = out()
+    target = report["target"] or {}
+    console.print(
+        f"[bold]{escape(report['model'])}[/bold]  target {escape(str(target.get('triple')))} {escape(str(target.get('cpu')))}"
+    )
+    table = Table("", "name", "dtype", "shape")
+    for kind in ("input", "output"):
+        for t in report[kind + "s"]:
+            table.add_row(kind, escape(t["name"]), t["dtype"], escape(shape_text(t["shape"])))
+    console.print(table)
+    if report["operators"]:
+        total = sum(report["operators"].values())
+        console.print(
+            f"[bold]{total} operators[/bold]: " + ", ".join(f"{escape(k)} {v}" for k, v in report["operators"].items())
+        )
+    if report["sizes"]:
+        console.print("figures at " + escape(", ".join(f"{k}={v}" for k, v in report["sizes"].items())))
+    calls = sorted(report["calls"], key=lambda c: -c["flops"]) if not everything else report["calls"]
+    kernels = len({c["kernel"] for c in report["calls"]})
+    table = Table("kernel", "flops", "bytes", "from", title=f"{len(calls)} calls of {kernels} kernels")
+    for c in calls if everything else calls[:15]:
+        nodes = " + ".join(c["nodes"])
+        table.add_row(
+            c["kernel"][-16:],
+            count_text(c["flops"]),
+            bytes_text(c["bytes"]),
+            escape(nodes if len(nodes) < 90 else nodes[:87] + "…"),
+        )
+    console.print(table)
+    if not everything and len(calls) > 15:
+        console.print(f"… and {len(calls) - 15} more (--all lists them in order)")
+    m = report["memory"]
+    table = Table("memory", "size")
+    for label, key in (
+        ("weights", "weights"),
+        ("code", "code"),
+        ("arena", "arena"),
+        ("  most alive at once", "arena_lower_bound"),
+        ("  without reuse", "arena_without_reuse"),
+        ("inputs", "inputs"),
+        ("outputs", "outputs"),
+    ):
+        table.add_row(label, bytes_text(m[key]))
+    console.print(table)
+    console.print(f"{count_text(report['flops'])}flop and {bytes_text(report['bytes'])} moved in a run", highlight=False)
+
+
+def _total(shapes: Sequence[tuple[int, ...]], infos: Sequence[Any]) -> int:
+    return sum(math.prod(shape) * info.dtype.itemsize for shape, info in zip(shapes, infos, strict=True))
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    stack = [graph]
+    while stack:
+        for node in stack.pop().node:
+            yield node
+            for a in node.attribute:
+                stack.extend([a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs)

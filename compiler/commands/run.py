@@ -1,0 +1,85 @@
+"""`mlc run`: a model on given or generated inputs."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import click
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from .common import (
+    compile_options,
+    err,
+    find,
+    input_options,
+    module_specs,
+    out,
+    progress,
+    shape_text,
+    threads_option,
+    write_whole,
+)
+
+
+@click.command("run")
+@click.argument("model")
+@click.option("-o", "--output", metavar="FILE.npz", help="Write the outputs here, by name.")
+@input_options
+@compile_options
+@threads_option
+def command(
+    model: str,
+    output: str | None,
+    pairs: tuple[str, ...],
+    archive: str | None,
+    seed: int,
+    shapes: tuple[str, ...],
+    target: str,
+    opt_level: int,
+    dump: str | None,
+    threads: int | None,
+) -> None:
+    """Run MODEL, an ONNX file (compiled first) or a .mlc file. Inputs not given are generated."""
+    from ... import load
+    from ..api import compile as compile_model
+
+    found = find(model, shapes)
+    if found.is_module:
+        module, specs = load(found.path, threads=threads), None
+    else:
+        with progress() as tell:
+            module = compile_model(found.path, target=target, threads=threads, opt_level=opt_level, dump=dump, progress=tell)
+        specs = found.onnx_specs()
+    feeds = found.feeds(specs if specs is not None else module_specs(module), pairs, archive, seed)
+    results = module.run(feeds)
+    if output:
+        write_whole(Path(output), lambda f: write_npz(f, results))
+        err.print(f"{escape(output)}: {len(results)} outputs", highlight=False)
+    else:
+        out().print(summary(results))
+
+
+def write_npz(f: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+    """Like np.savez, but any name goes (that has a parameter of its own) and objects are texts, never pickles."""
+    with zipfile.ZipFile(f, "w") as z:
+        for name, array in arrays.items():
+            plain = array.astype(str) if array.dtype == object else np.asarray(array)
+            with z.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, plain, allow_pickle=False)
+
+
+def summary(arrays: Mapping[str, np.ndarray]) -> Table:
+    """A line on each array."""
+    table = Table("output", "dtype", "shape", "min", "mean", "max")
+    for name, array in arrays.items():
+        figures = ["", "", ""]
+        if array.size and array.dtype.kind not in "OUSTc":
+            wide = array.astype(np.float64)
+            figures = [f"{v:.6g}" for v in (wide.min(), wide.mean(), wide.max())]
+        table.add_row(escape(name), str(array.dtype), escape(shape_text(array.shape)), *figures)
+    return table
