@@ -12,7 +12,7 @@ from .address import address
 from .artifact import aligned
 from .dimexpr import LIMIT
 from .manifest import Manifest
-from .memory import Layout, Range, plan
+from .memory import Layout, Planner
 from .native import Code, Context
 
 _MAX_IDLE = 8  # contexts kept for later runs; more callers than this at once allocate afresh
@@ -27,15 +27,16 @@ class Program:
         self.functions = np.array(functions, np.uint64)
         self.weights = weights
         self.weights_at = address(weights)
+        self.planner = Planner([(b.first, b.last) for b in manifest.buffers if b.kind == "arena"])
 
 
 class Execution:
     """One run at a time: a buffer table with its arena."""
 
-    __slots__ = ("_keep", "at", "bufs", "struct")
+    __slots__ = ("_keep", "arena", "at", "bufs", "struct")
 
-    def __init__(self, program: Program, binding: Binding) -> None:
-        arena = aligned(binding.layout.total)
+    def __init__(self, program: Program, binding: Binding, arena: np.ndarray | None) -> None:
+        self.arena = arena = aligned(binding.layout.total) if arena is None else arena
         bufs = (ctypes.c_int64 * max(1, len(binding.template)))()
         base = address(arena)
         for i, (fixed, offset) in enumerate(binding.template):
@@ -47,7 +48,7 @@ class Execution:
         )  # fmt: skip
         self.at = ctypes.addressof(self.struct)
         self.bufs = bufs
-        self._keep = (arena, scratch, program, binding.dims)
+        self._keep = (scratch, program, binding.dims)
 
 
 class Binding:
@@ -78,6 +79,7 @@ class Binding:
         self.layout, offsets = self._plan(m, sizes, symbols)
         self._table(m, offsets, values)
         self.idle: list[Execution] = []
+        self._inherited: list[np.ndarray] = []
 
     def acquire(self) -> Execution:
         """An execution for this caller alone."""
@@ -86,7 +88,11 @@ class Binding:
         except IndexError:
             pass
         try:
-            return Execution(self.program, self)
+            arena = self._inherited.pop()
+        except IndexError:
+            arena = None
+        try:
+            return Execution(self.program, self, arena)
         except MemoryError:
             raise InputError(f"sizes {_show(self.symbols)} need {self.layout.total} bytes of memory",
                              expected="what this machine has") from None  # fmt: skip
@@ -95,9 +101,21 @@ class Binding:
         if len(self.idle) < _MAX_IDLE:
             self.idle.append(execution)
 
+    def inherit(self, other: Binding) -> bool:
+        """Take over an arena that the other binding does not use now, if it is about the right size."""
+        need = self.layout.total
+        if need <= other.layout.total <= 2 * need:
+            try:
+                arena = other.idle.pop().arena
+            except IndexError:
+                return False
+            self._inherited.append(arena)
+            return True
+        return False
+
     @property
     def idle_bytes(self) -> int:
-        return self.layout.total * len(self.idle)
+        return sum(e.arena.nbytes for e in self.idle)
 
     @staticmethod
     def _check_sizes(m: Manifest, sizes: list[int], values: list[int]) -> None:
@@ -122,8 +140,7 @@ class Binding:
             if sizes[i] < need:
                 raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"at least {need}")
 
-    @staticmethod
-    def _plan(m: Manifest, sizes: list[int], symbols: Mapping[str, int]) -> tuple[Layout, list[int]]:
+    def _plan(self, m: Manifest, sizes: list[int], symbols: Mapping[str, int]) -> tuple[Layout, list[int]]:
         arena = [i for i, b in enumerate(m.buffers) if b.kind == "arena"]
         offsets = [0] * len(m.buffers)
         if m.layout is not None and not symbols:
@@ -133,7 +150,7 @@ class Binding:
                     raise ArtifactError(f"buffer {i} at {stored[i]} lies outside the arena of {total} bytes")
                 offsets[i] = stored[i]
             return Layout(tuple(offsets), total), offsets
-        layout = plan([Range(sizes[i], m.buffers[i].first, m.buffers[i].last) for i in arena])
+        layout = self.program.planner.plan([sizes[i] for i in arena])
         for i, at in zip(arena, layout.offsets, strict=True):
             offsets[i] = at
         return layout, offsets

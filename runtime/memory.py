@@ -76,6 +76,32 @@ def plan(ranges: Sequence[Range], effort: int = 2_000) -> Layout:
     return best
 
 
+class Planner:
+    """Plans for one set of live ranges as sizes vary. A decoder grows its sizes with every run, so that a plan is made
+    with room to grow once sizes keep changing, and serves as long as it wastes little."""
+
+    def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
+        self.spans = spans
+        self._known: list[tuple[np.ndarray, Layout]] = []  # what each buffer may hold, newest last
+        self._misses = 0
+
+    def plan(self, sizes: Sequence[int]) -> Layout:
+        """Offsets good for these sizes; at most about a quarter (and a megabyte) larger than a fresh plan."""
+        need = np.array(sizes, np.int64)
+        ranges = [Range(s, *span) for s, span in zip(sizes, self.spans, strict=True)]
+        limit = live_bytes(ranges) * 5 // 4 + (1 << 20)
+        for room, layout in reversed(self._known):
+            if layout.total <= limit and (need <= room).all():
+                return layout
+        self._misses += 1
+        if self._misses > 3:
+            need += need >> 3
+            ranges = [Range(int(s), *span) for s, span in zip(need, self.spans, strict=True)]
+        layout = plan(ranges)
+        self._known = [*self._known[-7:], (need, layout)]  # replaced as a whole: other threads may be reading it
+        return layout
+
+
 def _place(ranges: Sequence[Range], order: Sequence[int]) -> Layout:
     n = len(ranges)
     first, last, start, end = (np.zeros(n, np.int64) for _ in range(4))
@@ -86,7 +112,7 @@ def _place(ranges: Sequence[Range], order: Sequence[int]) -> Layout:
         size = align(r.size)
         if not size:
             continue
-        clash = np.flatnonzero((first[:count] <= r.last) & (last[:count] >= r.first))
+        clash = ((first[:count] <= r.last) & (last[:count] >= r.first)).nonzero()[0]
         at = _best_fit(start[clash], end[clash], size) if clash.size else 0
         offsets[i] = at
         first[count], last[count], start[count], end[count] = r.first, r.last, at, at + size
@@ -97,10 +123,12 @@ def _place(ranges: Sequence[Range], order: Sequence[int]) -> Layout:
 
 def _best_fit(start: np.ndarray, end: np.ndarray, size: int) -> int:
     """The tightest gap of at least `size` between the intervals, else after all of them."""
-    order = np.argsort(start, kind="stable")
-    s = start[order]
+    order = start.argsort(kind="stable")
     top = np.maximum.accumulate(end[order])
-    floor = np.concatenate((np.zeros(1, np.int64), top[:-1]))
-    gap = s - floor
-    fits = np.flatnonzero(gap >= size)
-    return int(floor[fits[np.argmin(gap[fits])]]) if fits.size else int(top[-1])
+    gap = start[order]
+    gap[1:] -= top[:-1]
+    fits = (gap >= size).nonzero()[0]
+    if not fits.size:
+        return int(top[-1])
+    i = int(fits[gap[fits].argmin()])
+    return int(top[i - 1]) if i else 0

@@ -20,6 +20,7 @@ from .native import Code, host_features, native
 from .threads import default_threads
 
 _MAX_BINDINGS = 32  # sizes whose plans are remembered
+_INHERIT_FROM = 4  # remembered sizes from which on new ones take over the arena of the oldest
 _SPARE_BYTES = 64 << 20  # arenas of other sizes that may stay allocated, beyond twice the one in use
 
 _ndarray, _empty = np.ndarray, np.empty
@@ -196,6 +197,9 @@ class Module:
             binding = self._bindings.get(key)
         if binding is None:
             binding = Binding(self._program, dict(zip(self._symbols, key, strict=True)))
+            if len(self._bindings) >= _INHERIT_FROM:
+                with self._lock:  # sizes that keep changing hand one arena on, whose pages are there already
+                    any(binding.inherit(b) for b in self._bindings.values())
         with self._lock:
             binding = self._bindings.setdefault(key, binding)
             self._bindings.move_to_end(key)

@@ -6,7 +6,7 @@ import random
 
 from hypothesis import given
 from hypothesis import strategies as st
-from mlc.runtime.memory import Layout, Range, align, live_bytes, plan
+from mlc.runtime.memory import Layout, Planner, Range, align, live_bytes, plan
 
 RANGES = st.lists(
     st.tuples(st.integers(0, 5000), st.integers(0, 30), st.integers(0, 12)).map(lambda t: Range(t[0], t[1], t[1] + t[2])),
@@ -52,3 +52,26 @@ def test_close_to_the_lower_bound_on_networks():
         layout = plan(ranges)
         check(ranges, layout)
         assert layout.total <= 1.15 * live_bytes(ranges)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12)), min_size=1, max_size=12), st.data())
+def test_plans_shared_between_sizes(spans, data):
+    spans = [(a, a + b) for a, b in spans]
+    planner = Planner(spans)
+    for _ in range(8):
+        sizes = data.draw(st.lists(st.integers(0, 1 << 22), min_size=len(spans), max_size=len(spans)))
+        ranges = [Range(s, *span) for s, span in zip(sizes, spans, strict=True)]
+        layout = planner.plan(sizes)
+        for i, r in enumerate(ranges):
+            for j in range(i):
+                o, at, other = ranges[j], layout.offsets[i], layout.offsets[j]
+                together = r.first <= o.last and o.first <= r.last and r.size and o.size
+                assert not together or at + r.size <= other or other + o.size <= at
+            assert layout.offsets[i] + r.size <= layout.total
+        assert layout.total <= sum(align(s + s // 8) for s in sizes) * 5 // 4 + (1 << 20)
+
+
+def test_growing_sizes_share_plans():
+    planner = Planner([(i, i + 1) for i in range(50)])
+    layouts = [planner.plan([1024 * n] * 50) for n in range(64, 128)]
+    assert len(set(map(id, layouts))) < 16

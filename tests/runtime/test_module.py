@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from mlc.errors import InputError, TargetError
-from mlc.runtime import artifact
+from mlc.runtime import artifact, module
 from mlc.runtime.module import Module, check_target, load
 from mlc.runtime.native import host_features
 
@@ -112,18 +112,29 @@ def test_many_callers(dynamic, static):
         list(pool.map(work, range(48)))
 
 
-def test_memory_returns_after_a_peak(dynamic):
+def test_memory_returns_after_a_peak(dynamic, monkeypatch):
     big, small = data(100_000, 4), data(3, 4)
     many = [data(n, 4) for n in range(100)]
     dynamic._bindings.clear()
+    monkeypatch.setattr(module, "_SPARE_BYTES", 1 << 10)
     dynamic(big, big)
-    for b in dynamic._bindings.values():
-        b.layout = type(b.layout)(b.layout.offsets, 1 << 40)  # as if the peak were large
+    dynamic(small, small)
+    assert [len(b.idle) for b in dynamic._bindings.values()] == [0, 1]
+    dynamic(big, big)
     dynamic(small, small)
     assert [len(b.idle) for b in dynamic._bindings.values()] == [0, 1]
     for x in many:
-        dynamic(x, x)
+        np.testing.assert_array_equal(dynamic(x, x)[0], x + x * x)
     assert len(dynamic._bindings) <= 32
+
+
+def test_growing_sizes_hand_the_arena_on(dynamic):
+    arenas = set()
+    for n in range(2000, 2040):
+        x = data(n, 4)
+        np.testing.assert_array_equal(dynamic(x, x)[0], x + x * x)
+        arenas |= {e.arena.ctypes.data for b in dynamic._bindings.values() for e in b.idle}
+    assert len(arenas) < 20
 
 
 def test_targets(static_parts):
