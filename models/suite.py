@@ -228,8 +228,9 @@ def _yolos_tiny() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     import torch
     import transformers
 
-    size: dict[str, Any] = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
-    cfg = transformers.YolosConfig(image_size=[256, 256], patch_size=16, **size, **{"num_labels": 91})
+    fields: dict[str, Any] = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+    fields |= {"image_size": [256, 256], "patch_size": 16, "num_labels": 91}
+    cfg = transformers.YolosConfig(**fields)
 
     class Yolos(torch.nn.Module):
         def __init__(self) -> None:

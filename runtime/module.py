@@ -87,6 +87,11 @@ class Module:
     def manifest(self) -> Manifest:
         return self._manifest
 
+    @property
+    def code_bytes(self) -> int:
+        """The size of the object code."""
+        return len(self._parts.code)
+
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name, in the model's order. Raises InputError when an input does not fit."""
         try:

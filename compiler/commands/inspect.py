@@ -83,7 +83,6 @@ def describe(module: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     arena = [
         Range(int(binding.dims[b.size]), b.first, b.last) for b in manifest.buffers if b.kind == "arena" and b.last >= b.first
     ]
-    code = sum(size for _, size in manifest.objects)
     return {
         "target": manifest.raw.get("target"),
         "inputs": [{"name": i.name, "dtype": str(i.dtype), "shape": list(i.shape)} for i in module.inputs],
@@ -94,7 +93,7 @@ def describe(module: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         "bytes": sum(c["bytes"] for c in calls),
         "memory": {
             "weights": sum(b.size for b in manifest.buffers if b.kind == "const"),
-            "code": code,
+            "code": module.code_bytes,
             "arena": binding.layout.total,
             "arena_lower_bound": live_bytes(arena),
             "arena_without_reuse": sum(r.size for r in arena),
