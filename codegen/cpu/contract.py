@@ -12,13 +12,14 @@ from typing import Any
 
 from llvmlite import ir
 
-from ...ir import Dim, DType, ceildiv, prod
+from ...ir import Dim
 from ..kernel import ContractKernel
-from .build import I1, I32, I64, PTR, Builder, Params, storage, vec
+from .build import I64, PTR, Builder, Params, storage, vec
 from .contract_rows import ConvRows, GatheredRows, RowSource, StridedRows
 from .contract_schedule import ContractSchedule, schedule_contract
 from .emitted import PLACEHOLDER, Emitted, named
 from .epilogue import Epilogue
+from .product import Product
 from .target import CpuTarget
 
 
@@ -34,6 +35,9 @@ class _Emitter:
         self.dtype = kernel.operands[0].dtype
         self.acc = storage(schedule.acc)
         self.vector = vec(self.acc, schedule.lanes)
+        self.product = Product(
+            self.dtype, schedule.acc, schedule.lanes, kernel.panel, schedule.unroll, schedule.k_multiple, target
+        )
         self.params = Params()
         k = kernel
         conv = k.conv
@@ -73,7 +77,9 @@ class _Emitter:
         for o in k.operands:
             size = size + o.numel * o.dtype.itemsize
         strip = s.lanes * s.vectors
-        return Emitted(text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.strips, 2 * s.block * strip * k.k, flops, size)
+        return Emitted(
+            text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.strips, 2 * s.block * strip * k.k, flops, size
+        )
 
     def _entry(self, tiles: dict[tuple[int, bool], ir.Function]) -> None:
         """void kernel(bufs, dims, begin, end): units, strips fastest so that a row block stays in the second-level cache."""
@@ -180,7 +186,7 @@ class _Emitter:
             ahead = self._ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr))) if s.prefetch else None
 
             def product(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
-                return self._accumulate(b, length, starts, b_ptr, acc, vectors, ahead)
+                return self.product.accumulate(b, length, starts, b_ptr, acc, vectors, ahead)
 
             acc = rows.tile(indices, b_strip, (k0, k1), acc, product)
 
@@ -224,7 +230,9 @@ class _Emitter:
         before = i.block
         with i.if_then(i.not_(fresh)):
             kept = [
-                b.load(self.vector, b.at(sums, b.i64(r * strip + v * self.schedule.lanes), self.acc), self.schedule.acc.itemsize)
+                b.load(
+                    self.vector, b.at(sums, b.i64(r * strip + v * self.schedule.lanes), self.acc), self.schedule.acc.itemsize
+                )
                 for r in range(mr)
                 for v in range(vectors)
             ]
@@ -251,71 +259,9 @@ class _Emitter:
         first = i.select(i.icmp_unsigned("<", tile, b.i64(8)), i.add(size, i.mul(eighth, tile)), b.i64(0))
         return i.sub(i.add(here, first), i.lshr(here, b.i64(3)))
 
-    def _accumulate(
-        self, b: Builder, length: Any, starts: list[Any], b_ptr: Any, acc: list[Any], vectors: int, ahead: Any
-    ) -> list[Any]:
-        """acc[r][v] += Σ_{t < length} starts[r][t] · b_ptr[t·panel + v·lanes …]."""
-        s, i = self.schedule, b.ir
-        element = storage(self.dtype)
-        panel = self.kernel.panel
-
-        def step(at: Any, acc: list[Any], count: int) -> list[Any]:
-            base = b.at(b_ptr, i.mul(at, b.i64(panel)), element)
-            acc = list(acc)
-            if ahead is not None and count > 1:
-                far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), b.i64(3)), ahead), PTR)
-                for line in range(0, max(64, count * panel * self.dtype.itemsize // 8), 64):
-                    self._prefetch(b, i.gep(far, [b.i64(line)], source_etype=ir.IntType(8)))
-            for u in range(count):
-                row = [self._b_vector(b, b.at(base, b.i64(u * panel + v * s.lanes), element)) for v in range(vectors)]
-                for r, start in enumerate(starts):
-                    x = self._scalar(b, b.at(b.at(start, at, element), b.i64(u), element))
-                    x = b.splat(x, s.lanes)
-                    for v in range(vectors):
-                        acc[r * vectors + v] = self._fma(b, x, row[v], acc[r * vectors + v])
-            return acc
-
-        main = length if s.k_multiple else i.and_(length, b.i64(-s.unroll))
-        acc = b.loop(b.i64(0), main, b.i64(s.unroll), acc, lambda at, acc: step(at, acc, s.unroll))
-        if not s.k_multiple:
-            acc = b.loop(main, length, b.i64(1), acc, lambda at, acc: step(at, acc, 1))
-        return acc
-
-    def _prefetch(self, b: Builder, ptr: Any) -> None:
-        """Into the second-level cache (locality 2)."""
-        b.call("llvm.prefetch.p0", ir.VoidType(), ptr, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1))
-
-    def _b_vector(self, b: Builder, ptr: Any) -> Any:
-        align = min(64, self.dtype.itemsize)
-        return self._widen(b, b.load(vec(storage(self.dtype), self.schedule.lanes), ptr, align))
-
-    def _scalar(self, b: Builder, ptr: Any) -> Any:
-        return self._widen(b, b.load(storage(self.dtype), ptr, self.dtype.itemsize))
-
-    def _widen(self, b: Builder, x: Any) -> Any:
-        """Storage type → accumulator type."""
-        if self.dtype is DType.F16:
-            to = self.vector if isinstance(x.type, ir.VectorType) else self.acc
-            return b.ir.fpext(x, to)
-        if self.dtype is DType.BF16:
-            many = isinstance(x.type, ir.VectorType)
-            t = vec(I32, self.schedule.lanes) if many else I32
-            shift = ir.Constant(t, [16] * self.schedule.lanes if many else 16)
-            return b.ir.bitcast(b.ir.shl(b.ir.zext(x, t), shift), self.vector if many else self.acc)
-        return x
-
-    def _fma(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
-        if not self.schedule.acc.is_float:
-            return b.ir.add(b.ir.mul(x, y), z)
-        if not self.target.fma:
-            return b.ir.fadd(b.ir.fmul(x, y), z)
-        return b.call(f"llvm.fma.v{self.schedule.lanes}f{self.schedule.acc.itemsize * 8}", x.type, x, y, z)
-
 
 def _taps(kernel: ContractKernel) -> int:
     taps = 1
     for k in kernel.conv.kernel if kernel.conv else ():
         taps *= k
     return taps
-
-

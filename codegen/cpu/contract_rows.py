@@ -227,7 +227,8 @@ class _GatheredTile:
                 lane = i.add(b.splat(e, self.lanes), iota)
                 x = i.add(lane, b.splat(start, self.lanes))
                 mask = i.and_(
-                    i.icmp_unsigned("<", x, b.splat(limit, self.lanes)), i.icmp_unsigned("<", lane, b.splat(segment, self.lanes))
+                    i.icmp_unsigned("<", x, b.splat(limit, self.lanes)),
+                    i.icmp_unsigned("<", lane, b.splat(segment, self.lanes)),
                 )
                 value = b.masked_load(t, b.at(self.a, i.add(source, e), self.element), mask, self.itemsize)
                 i.store(value, b.at(out, e, self.element), align=self.itemsize)

@@ -59,8 +59,10 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
     if isinstance(kernel.n, int):
         while vectors > 1 and kernel.n <= lanes * (vectors // 2):
             vectors //= 2
+    if not wide and isinstance(kernel.m, int) and kernel.m <= 2:  # enough accumulators to hide the latency of the multiply-add
+        vectors = next(v for v in (8 // kernel.m if kernel.m else 1, 4, 2, 1) if per_panel % v == 0)
     strip = lanes * vectors
-    tall = {4: 6, 2: 12, 1: 14}[vectors] if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}[vectors]
+    tall = {4: 6, 2: 12, 1: 14}[vectors] if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}.get(vectors, 2)
     mode = _mode(kernel)
     if mode != "matmul":
         tall = min(tall, 8)

@@ -6,7 +6,6 @@ import itertools
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-
 from mlc.codegen.cpu.compile import compile_ir
 from mlc.codegen.cpu.contract import emit_contract
 from mlc.codegen.cpu.target import host, missing_features, parse
@@ -34,8 +33,9 @@ def execute(kernel, buffers, target="cpu", bindings=None, parts=1):
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         engine.add_object_file(llvm.ObjectFileRef.from_data(compile_ir(e.ir_text, t)))
         engine.finalize_object()
-        _ENGINES[key] = engine, ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(
-            engine.get_function_address(e.symbol)
+        _ENGINES[key] = (
+            engine,
+            ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(engine.get_function_address(e.symbol)),
         )
     fn = _ENGINES[key][1]
     bindings = bindings or {}
@@ -67,7 +67,12 @@ def matmul(m, n, k, *, batch=1, target="cpu", epilogue=ACC, extra=(), dims=None,
     packed = pack_b(b, 64)
     c = np.full(batch * m * n + PAD, 7, dtype.np)
     dm, dn, dk, db = dims or (m, n, k, batch)
-    operands = (Operand(dtype, a.size), Operand(dtype, packed.size), *(Operand(F, x.size) for x in extra), Operand(dtype, c.size, True))
+    operands = (
+        Operand(dtype, a.size),
+        Operand(dtype, packed.size),
+        *(Operand(F, x.size) for x in extra),
+        Operand(dtype, c.size, True),
+    )
     kernel = ContractKernel(db, dm, dn, dk, operands, dk, dm * dk, (dn + 63) // 64 * dk * 64, dn, dm * dn, epilogue)
     e = execute(kernel, [a, packed, *extra, c], target, bindings, parts)
     assert (c[-PAD:] == 7).all(), "wrote past the end"
@@ -150,18 +155,25 @@ def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target=
     cg, og = c // groups, o // groups
     x = r.standard_normal((n, *spatial, c), dtype=np.float32)
     w = r.standard_normal((*kernel, cg, o), dtype=np.float32)
-    out = tuple((s + a + b - d * (k - 1) - 1) // t + 1 for s, k, t, a, b, d in zip(spatial, kernel, strides, lo, hi, dilations, strict=True))
+    out = tuple(
+        (s + a + b - d * (k - 1) - 1) // t + 1
+        for s, k, t, a, b, d in zip(spatial, kernel, strides, lo, hi, dilations, strict=True)
+    )
     padded = np.pad(x, ((0, 0), *zip(lo, hi, strict=True), (0, 0))).astype(np.float64)
     want = np.zeros((n, *out, o))
     for tap in itertools.product(*map(range, kernel)):
         cut = tuple(slice(t * d, t * d + (e - 1) * s + 1, s) for t, d, e, s in zip(tap, dilations, out, strides, strict=True))
         for g in range(groups):
-            want[..., g * og : (g + 1) * og] += padded[(slice(None), *cut, slice(g * cg, (g + 1) * cg))] @ w[tap][:, g * og : (g + 1) * og]
+            want[..., g * og : (g + 1) * og] += (
+                padded[(slice(None), *cut, slice(g * cg, (g + 1) * cg))] @ w[tap][:, g * og : (g + 1) * og]
+            )
     k = cg * int(np.prod(kernel))
     packed = pack_b(np.moveaxis(w.reshape(k, groups, og), 1, 0), 64)
     y = np.full(want.size + PAD, 7, np.float32)
     N, S = (sym("N"), tuple(sym(f"S{i}") for i in range(rank))) if symbolic else (n, spatial)
-    O = tuple((s + a + b - d * (q - 1) - 1) // t + 1 for s, q, t, a, b, d in zip(S, kernel, strides, lo, hi, dilations, strict=True))
+    O = tuple(
+        (s + a + b - d * (q - 1) - 1) // t + 1 for s, q, t, a, b, d in zip(S, kernel, strides, lo, hi, dilations, strict=True)
+    )
     m = N
     for d in O:
         m = m * d

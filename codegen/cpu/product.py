@@ -1,0 +1,94 @@
+"""The innermost loops of every contraction: broadcast A, stream packed B, accumulate in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from ...ir import DType
+from .build import I8, I32, I64, PTR, Builder, storage, vec
+from .target import CpuTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Elements of A and B are `dtype` in memory and `acc` in registers; rows of B are `panel` elements apart.
+
+    `exact`: k is a multiple of `unroll`.
+    """
+
+    dtype: DType
+    acc: DType
+    lanes: int
+    panel: int
+    unroll: int
+    exact: bool
+    target: CpuTarget
+
+    @property
+    def vector(self) -> Any:
+        return vec(storage(self.acc), self.lanes)
+
+    def accumulate(
+        self, b: Builder, length: Any, starts: Sequence[Any], b_ptr: Any, acc: list[Any], vectors: int, ahead: Any = None
+    ) -> list[Any]:
+        """acc[r·vectors + v] += Σ_{t < length} starts[r][t] · b_ptr[t·panel + v·lanes …].
+
+        `ahead` (see `contract.py`), added to an eighth of the address of B, is where to prefetch from.
+        """
+        i = b.ir
+        element = storage(self.dtype)
+
+        def step(at: Any, acc: list[Any], count: int) -> list[Any]:
+            base = b.at(b_ptr, i.mul(at, b.i64(self.panel)), element)
+            acc = list(acc)
+            if ahead is not None and count > 1:
+                far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), b.i64(3)), ahead), PTR)
+                for line in range(0, max(64, count * self.panel * self.dtype.itemsize // 8), 64):
+                    _prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8))
+            for u in range(count):
+                row = [self._columns(b, b.at(base, b.i64(u * self.panel + v * self.lanes), element)) for v in range(vectors)]
+                for r, start in enumerate(starts):
+                    x = b.splat(self._scalar(b, b.at(b.at(start, at, element), b.i64(u), element)), self.lanes)
+                    for v in range(vectors):
+                        acc[r * vectors + v] = self._fma(b, x, row[v], acc[r * vectors + v])
+            return acc
+
+        main = length if self.exact else i.and_(length, b.i64(-self.unroll))
+        acc = b.loop(b.i64(0), main, b.i64(self.unroll), acc, lambda at, acc: step(at, acc, self.unroll))
+        if not self.exact:
+            acc = b.loop(main, length, b.i64(1), acc, lambda at, acc: step(at, acc, 1))
+        return acc
+
+    def _columns(self, b: Builder, ptr: Any) -> Any:
+        return self._widen(b, b.load(vec(storage(self.dtype), self.lanes), ptr, self.dtype.itemsize))
+
+    def _scalar(self, b: Builder, ptr: Any) -> Any:
+        return self._widen(b, b.load(storage(self.dtype), ptr, self.dtype.itemsize))
+
+    def _widen(self, b: Builder, x: Any) -> Any:
+        """Storage type → accumulator type."""
+        if self.dtype is self.acc:
+            return x
+        many = isinstance(x.type, ir.VectorType)
+        to = self.vector if many else storage(self.acc)
+        if self.dtype is DType.BF16:
+            t = vec(I32, self.lanes) if many else I32
+            shift = ir.Constant(t, [16] * self.lanes if many else 16)
+            return b.ir.bitcast(b.ir.shl(b.ir.zext(x, t), shift), to)
+        return b.ir.fpext(x, to)
+
+    def _fma(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
+        if not self.acc.is_float:
+            return b.ir.add(b.ir.mul(x, y), z)
+        if not self.target.fma:
+            return b.ir.fadd(b.ir.fmul(x, y), z)
+        return b.call(f"llvm.fma.v{self.lanes}f{self.acc.itemsize * 8}", x.type, x, y, z)
+
+
+def _prefetch(b: Builder, ptr: Any) -> None:
+    """Into the second-level cache (locality 2)."""
+    b.call("llvm.prefetch.p0", ir.VoidType(), ptr, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1))
