@@ -67,7 +67,7 @@ def compile(
         MlcError: a typed error that says what was found, what was expected and what to do.
     """
     result = compile_stages(model, target=target, shapes=shapes, opt_level=opt_level, dump=dump, progress=progress)
-    parts = assemble(result.plan, result.emitted, result.objects, result.target)
+    parts = assemble(result.plan, result.emitted, result.objects, result.target, equal=result.graph.equal)
     return Module(parts, threads=threads)
 
 

@@ -1,5 +1,6 @@
 """The graph IR: types, dims, ops, graphs."""
 
+from .bind import bind, sizes_of
 from .dims import Dim, Expr, Shape, Sym, ceildiv, dim_max, dim_min, evaluate, floordiv, is_static, lower, mod, prod, substitute, sym, symbols_of, upper
 from .dtypes import DType
 from .graph import Const, Graph, Input, Node, Value, const
@@ -9,6 +10,6 @@ from .types import TensorType
 
 __all__ = [
     "COMPARISONS", "NUMPY", "SCALAR_FNS", "Const", "DType", "Dim", "Elementwise", "Expr", "Graph", "Input", "Node", "Op",
-    "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "broadcast", "ceildiv", "const", "dim_max", "dim_min",
-    "evaluate", "floordiv", "is_static", "lower", "mod", "prod", "substitute", "sym", "symbols_of", "upper",
+    "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "bind", "broadcast", "ceildiv", "const", "dim_max", "dim_min",
+    "evaluate", "floordiv", "is_static", "lower", "mod", "prod", "sizes_of", "substitute", "sym", "symbols_of", "upper",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import VerifyError
+from .dims import Dim
 from .dtypes import DType
 from .op import Op, Trait
 from .types import TensorType
@@ -118,13 +119,17 @@ class Const(Op):
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """inputs are values of `Input` nodes, in order; outputs any values. Names live here, not on values."""
+    """inputs are values of `Input` nodes, in order; outputs any values. Names live here, not on values.
+
+    `equal` are pairs of dims that have to agree for the model to be legal; they are checked when sizes are bound.
+    """
 
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     name: str = "main"
+    equal: tuple[tuple[Dim, Dim], ...] = ()
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:

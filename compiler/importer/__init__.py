@@ -21,9 +21,9 @@ def import_model(model: str | os.PathLike[str] | bytes | ModelProto, shapes: Map
     Raises OnnxImportError for a file that is not readable or valid, uses unsupported operators (all of them are named), or
     keeps external data outside its folder.
     """
-    from .build import Importer
+    from .build import import_proto
     from .load import load
     from .tensors import TensorReader
 
     proto, folder, _ = load(model)
-    return Importer(proto, TensorReader(folder), shapes).run()
+    return import_proto(proto, TensorReader(folder), shapes)

@@ -18,6 +18,7 @@ from .load import free_names, node_loc
 from .shapes import evaluate_shapes
 from .tensors import TensorReader
 
+_MAX_ATTEMPTS = 16
 _MAX_DEPTH = 64  # of functions and subgraphs inside each other
 
 
@@ -39,7 +40,10 @@ class Scope:
 class Importer(ImportContext):
     """Imports one model; use `run` once."""
 
-    def __init__(self, model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None) -> None:
+    def __init__(
+        self, model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
+        decisions: Sequence[bool] = (), pin: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__({("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}, reader)
         self.model = model
         self.reader = reader
@@ -49,6 +53,10 @@ class Importer(ImportContext):
         self.problems: list[str] = []
         self.depth = 0
         self.in_function = False
+        self.decisions = list(decisions)
+        self.decided = 0
+        self.pin = pin  # keep symbols that `shapes` fixes, and require their sizes
+        self.failed_in_region = False
         self._symbols: dict[str, str] = {}
 
     def run(self) -> Graph:
@@ -74,8 +82,15 @@ class Importer(ImportContext):
                 remedy="Rewrite these nodes with supported operators, or report them",
             )
         return Graph(
-            tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output), proto.name or "main"
-        )
+            tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output), proto.name or "main",
+            tuple(self.equal),
+        )  # fmt: skip
+
+    def decide(self) -> bool:
+        if self.decided == len(self.decisions):
+            self.decisions.append(True)
+        self.decided += 1
+        return self.decisions[self.decided - 1]
 
     # --- inputs ---------------------------------------------------------------------------------------------------
 
@@ -136,6 +151,10 @@ class Importer(ImportContext):
                         raise OnnxImportError(f"dimension {dim} is given as {size}", expected=str(have), loc=loc)
                 else:
                     bindings[str(have)] = size
+        if self.pin:
+            for symbol, size in bindings.items():
+                self.require_equal(sym(symbol), size)
+            bindings = {}
         return [
             Node.make(Input(TensorType(t.dtype, tuple(substitute(d, bindings) for d in t.shape))), (), (f"input:{n}",)).out
             for n, t in zip(names, types, strict=True)
@@ -197,12 +216,14 @@ class Importer(ImportContext):
                 self._report(node, str(e.found) + (f"; expected {e.expected}" if e.expected else ""))
                 self._poison(node)
             except VerifyError as e:
+                self.failed_in_region |= self.in_region
                 raise OnnxImportError(e.found, expected=e.expected, remedy=e.remedy, loc=", ".join(self.loc)) from e
             except MlcError:
                 raise
             except RecursionError as e:
                 raise OnnxImportError("subgraphs or functions are nested too deeply", loc=", ".join(self.loc)) from e
             except Exception as e:  # a handler met attributes or operands that the ONNX checker lets through
+                self.failed_in_region |= self.in_region
                 raise OnnxImportError(
                     f"{node.op_type}({', '.join(self._input_types(node))}) cannot be imported: {type(e).__name__}: {e}",
                     expected="attributes and operands as the ONNX operator defines them", loc=", ".join(self.loc),
@@ -338,8 +359,9 @@ class Importer(ImportContext):
             raise OnnxImportError(f"subgraphs are nested more than {_MAX_DEPTH} deep", loc=", ".join(self.loc))
         if len(args) != len(graph.input):
             raise OnnxImportError(f"subgraph has {len(graph.input)} inputs", expected=str(len(args)), loc=", ".join(self.loc))
-        saved = self.scope
-        self.scope = Scope(saved, captures=captures)
+        saved = self.scope, self.in_region
+        self.scope = Scope(saved[0], captures=captures)
+        self.in_region = self.in_region or captures is not None
         self.scope.values.update({formal.name: value for formal, value in zip(graph.input, args, strict=True)})
         self.depth += 1
         try:
@@ -348,7 +370,45 @@ class Importer(ImportContext):
             return [self._lookup(o.name) for o in graph.output]
         finally:
             self.depth -= 1
-            self.scope = saved
+            self.scope, self.in_region = saved
+
+
+def import_proto(model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None) -> Graph:
+    """Import, trying the other branch of an undecided If where what follows does not fit the first.
+
+    Where a branch that depends on data does not fit the sizes given by `shapes` (it is for other sizes, and will not run),
+    the sizes stay symbolic and become requirements instead.
+    """
+    graph, error, in_region = _attempt(model, reader, shapes, pin=False)
+    if graph is None and in_region and shapes:
+        graph, _, _ = _attempt(model, reader, shapes, pin=True)
+    if graph is None:
+        assert error is not None
+        raise error
+    return graph
+
+
+def _attempt(
+    model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None, pin: bool
+) -> tuple[Graph | None, OnnxImportError | None, bool]:
+    """The graph, or the first error and whether it arose in a region."""
+    decisions: list[bool] = []
+    first: OnnxImportError | None = None
+    in_region = False
+    for _ in range(_MAX_ATTEMPTS):
+        importer = Importer(model, reader, shapes, decisions, pin)
+        try:
+            return importer.run(), None, False
+        except OnnxImportError as e:
+            if first is None:
+                first, in_region = e, importer.failed_in_region
+            decisions = importer.decisions[: importer.decided]
+            while decisions and not decisions[-1]:
+                decisions.pop()
+            if not decisions:
+                break
+            decisions[-1] = False
+    return None, first, in_region
 
 
 def _without_absent(body: FunctionProto, scope: Scope) -> list[NodeProto]:

@@ -18,6 +18,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 from ...errors import OnnxImportError
 from ...ir import Const, Dim, DType, Expr, Node, Op, Trait, Value, is_static, prod
 from ...ir.ops import DimTensor
+from .constraints import constraints
 
 Handler = Callable[["ImportContext", NodeProto, list[Value | None]], Sequence[Value]]
 HandlerTable = Mapping[tuple[str, int], Handler]
@@ -42,7 +43,8 @@ class ImportContext:
         self.attr_bindings: Mapping[str, AttributeProto] = {}  # of the function being expanded
         self._tensor = tensor
         self._contents: dict[Value, np.ndarray] = {}
-        self._fresh = 0
+        self.equal: dict[tuple[Dim, Dim], None] = {}  # pairs of dims that must agree at run time
+        self.in_region = False  # inside a graph that may not run at all
 
     def opset(self, domain: str = "") -> int:
         """Version of the operator set in force (0 when the model does not import the domain)."""
@@ -71,6 +73,7 @@ class ImportContext:
     def emit(self, op: Op, *inputs: Value) -> Node:
         """Append a node; small pure nodes of constants become constants."""
         node = Node.make(op, inputs, self.loc)
+        self.equal.update(dict.fromkeys(constraints(node)))
         foldable = (
             Trait.PURE in op.traits
             and not isinstance(op, Const)
@@ -151,6 +154,17 @@ class ImportContext:
     def unsupported(self, what: str) -> UnsupportedError:
         """The error to raise when a handler meets a variant it cannot lower."""
         return UnsupportedError(what, loc=", ".join(self.loc))
+
+    def require_equal(self, a: Dim, b: Dim) -> None:
+        """Two dims have to agree whenever the model runs."""
+        if isinstance(a, int) and isinstance(b, int) and a != b:
+            raise OnnxImportError(f"dimension {a}", expected=str(b), loc=", ".join(self.loc))
+        if a != b:
+            self.equal[a, b] = None
+
+    def decide(self) -> bool:
+        """Which branch of an If to take first whose branches do not fit together; asked again where the choice fails."""
+        raise NotImplementedError
 
     def inline(self, graph: GraphProto, args: Sequence[Value]) -> list[Value]:
         """Import a subgraph in place: its inputs are `args`, what it reads from outside is read directly."""

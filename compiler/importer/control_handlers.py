@@ -11,6 +11,7 @@ from ...ir import Const, Dim, DType, Graph, Input, Node, TensorType, Value
 from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
+from .shapes import equality_of
 
 # Loops of at most this many nodes in total are unrolled; those that have to be (states change type) up to the second.
 _UNROLL_NODES = 256
@@ -28,9 +29,9 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
         return ctx.inline(chosen, [])
     captures: dict[Value, Value] = {}
     a, c = ctx.trace(then, [], captures), ctx.trace(orelse, [], captures)
-    for i, (x, y) in enumerate(zip(a, c, strict=True)):
-        if x.type != y.type:
-            raise ctx.unsupported(f"If whose branches give {x.type} and {y.type} as output {i}")
+    misfit = next((f"{x.type} and {y.type}" for x, y in zip(a, c, strict=True) if x.type != y.type), None)
+    if misfit is not None:
+        return _assume_branch(ctx, cond, then, orelse, misfit)
     graphs = [_region(outs, tuple(captures.values()), g.name) for outs, g in ((a, then), (c, orelse))]
     b = Build(ctx)
     return ctx.emit(O.If(graphs[0], graphs[1]), b.reshape(cond, ()), *captures).outputs
@@ -47,6 +48,23 @@ def _squeeze_idiom(then: GraphProto, orelse: GraphProto) -> GraphProto | None:
         return [n.op_type for n in graph.node if n.op_type != "Constant"]
 
     return then if steps(then) == ["Squeeze"] and steps(orelse) == ["Identity"] else None
+
+
+def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: GraphProto, misfit: str) -> Sequence[Value]:
+    """One branch, where the condition depends on sizes only and the branches' results do not fit together.
+
+    PyTorch exports x.squeeze(d) as "if size d is 1: Squeeze, else Identity". Only one of them fits what follows; the sizes for
+    which the condition holds (or not) become a requirement of the model.
+    """
+    truth = ctx.content(cond)
+    if truth is None or not ctx.is_symbolic(cond):
+        raise ctx.unsupported(f"If whose branches give {misfit}")
+    (holds,) = truth.ravel()
+    taken = ctx.decide()
+    if not ctx.in_region:
+        pair = equality_of(holds) if taken else None
+        ctx.require_equal(*(pair or (holds, int(taken))))
+    return ctx.inline(then if taken else orelse, [])
 
 
 def _region(outputs: Sequence[Value], inputs: tuple[Value, ...], name: str) -> Graph:

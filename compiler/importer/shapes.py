@@ -1,6 +1,6 @@
 """Shape arithmetic at compile time: what integer operators do to tensors whose elements are known dims.
 
-The content of a tensor is an object array of `int | Expr | bool | Fraction | Ratio`. Operators that only move elements
+The content of a tensor is an object array of `int | Expr | bool | Fraction | Ratio` (in a BOOL tensor, an Expr is 0 or 1). Operators that only move elements
 are evaluated by their ordinary handlers on element numbers; arithmetic is evaluated here.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 from onnx import NodeProto
 
 from ...ir import Dim, DType, Expr, Value, ceildiv, dim_max, dim_min, floordiv, lower, upper
+from ...ir.dims import Atom
 from .context import CONTENT_LIMIT, Handler, ImportContext, whole
 
 
@@ -126,40 +127,71 @@ def _trunc(a: Element) -> Element:
     return floordiv(n, d)
 
 
-def _sign(a: Element, b: Element) -> int:
-    """−1, 0, 1 as a < b, a == b, a > b."""
-    (an, ad), (bn, bd) = _split(a), _split(b)
-    gap = an * bd - bn * ad
-    if gap == 0:
-        return 0
-    if lower(gap) > 0:
-        return 1
-    if upper(gap) < 0:
-        return -1
-    raise UnknownError
-
-
 def _gap(a: Element, b: Element) -> Dim:
+    """A dim with the sign of a − b."""
     (an, ad), (bn, bd) = _split(a), _split(b)
     return an * bd - bn * ad
 
 
-def _equal(a: Element, b: Element) -> bool:
+# Truth values that are not decided at compile time are dims that are 0 or 1.
+
+
+def _truth(x: Dim) -> Element:
+    return bool(x) if isinstance(x, int) else x
+
+
+def _equal(a: Element, b: Element) -> Element:
     gap = _gap(a, b)
     if gap == 0:
         return True
     if lower(gap) > 0 or upper(gap) < 0:
         return False
-    raise UnknownError
+    return 1 - dim_min(1, dim_max(0, dim_max(gap, gap * -1)))
 
 
-def _less(a: Element, b: Element) -> bool:
+def equality_of(truth: Dim) -> tuple[Dim, Dim] | None:
+    """The two dims whose equality a truth value made by `_equal` states."""
+    if not isinstance(truth, Expr):
+        return None
+    for mono, c in truth.terms:
+        if len(mono) == 1 and c == -1 and isinstance(mono[0], Atom) and mono[0].fn == "min":
+            inner = next((x for x in mono[0].args if isinstance(x, Expr)), None)
+            for _ in range(2):  # max(0, max(gap, −gap)), the arguments in either order
+                found = inner.terms[0][0][0] if inner is not None and len(inner.terms) == 1 and inner.terms[0][0] else None
+                if not isinstance(found, Atom) or found.fn != "max":
+                    return None
+                gap, inner = found.args[0], next((x for x in found.args if isinstance(x, Expr)), None)
+            if isinstance(gap, Expr) and truth == _equal(gap, 0):
+                constant = next((k for m, k in gap.terms if not m), 0)
+                return (gap - constant, -constant) if constant <= 0 else (gap * -1 + constant, constant)
+    return None
+
+
+def _less(a: Element, b: Element) -> Element:
     gap = _gap(a, b)
     if upper(gap) < 0:
         return True
     if lower(gap) >= 0:
         return False
-    raise UnknownError
+    return dim_min(1, dim_max(0, gap * -1))
+
+
+def _not(a: Element) -> Element:
+    return _truth(1 - _split(a)[0])
+
+
+def _and(a: Element, b: Element) -> Element:
+    return _truth(_split(a)[0] * _split(b)[0])
+
+
+def _xor(a: Element, b: Element) -> Element:
+    return _truth(_gap(a, b) * _gap(a, b))
+
+
+def _select(c: Element, a: Element, b: Element) -> Element:
+    if isinstance(c, bool):
+        return a if c else b
+    return _add(_mul(c, a), _mul(1 - c, b))
 
 
 def _dims(fn: Callable[[Dim, Dim], Dim]) -> Callable[[Element, Element], Element]:
@@ -172,25 +204,19 @@ def _dims(fn: Callable[[Dim, Dim], Dim]) -> Callable[[Element, Element], Element
     return pick
 
 
-def _bool(x: Element) -> bool:
-    if isinstance(x, bool):
-        return x
-    raise UnknownError
-
-
 def _abs(a: Element) -> Element:
-    return a if _sign(a, 0) >= 0 else _neg(a)
+    n, d = _split(a)
+    return a if lower(n) >= 0 else _join(dim_max(n, n * -1), d)
 
 
 _UNARY: dict[str, Callable[[Element], Element]] = {
-    "Neg": _neg, "Abs": _abs, "Floor": _floor, "Ceil": _ceil, "Not": lambda a: not _bool(a), "Sign": lambda a: _sign(a, 0),
+    "Neg": _neg, "Abs": _abs, "Floor": _floor, "Ceil": _ceil, "Not": _not,
 }  # fmt: skip
 _BINARY: dict[str, Callable[[Element, Element], Element]] = {
     "Add": _add, "Sub": lambda a, b: _add(a, _neg(b)), "Mul": _mul, "Mod": _mod, "Sum": _add,
     "Min": _dims(dim_min), "Max": _dims(dim_max), "Equal": _equal, "Less": _less, "Greater": lambda a, b: _less(b, a),
-    "LessOrEqual": lambda a, b: not _less(b, a), "GreaterOrEqual": lambda a, b: not _less(a, b),
-    "And": lambda a, b: _bool(a) and _bool(b), "Or": lambda a, b: _bool(a) or _bool(b),
-    "Xor": lambda a, b: _bool(a) != _bool(b),
+    "LessOrEqual": lambda a, b: _not(_less(b, a)), "GreaterOrEqual": lambda a, b: _not(_less(a, b)),
+    "And": _and, "Or": lambda a, b: _not(_and(_not(a), _not(b))), "Xor": _xor,
 }  # fmt: skip
 _REDUCE: dict[str, Callable[[Element, Element], Element]] = {
     "ReduceSum": _add, "ReduceProd": _mul, "ReduceMin": _dims(dim_min), "ReduceMax": _dims(dim_max),
@@ -211,7 +237,7 @@ def evaluate_shapes(ctx: ImportContext, node: NodeProto, ins: list[Value | None]
         return None
     present = [v for v in ins if v is not None]
     try:
-        if op in _STRUCTURAL:
+        if op in _STRUCTURAL and (op != "Where" or ctx.known(ins[0]) is not None):
             return _structural(ctx, node, ins, handler)
         contents = [ctx.content(v) for v in present]
         if any(c is None for c in contents):
@@ -260,14 +286,16 @@ def _arithmetic(
         for c in contents[1:]:
             out = _objects(ufunc(out, c))
         return out, DType.BOOL if op in _COMPARISONS else dtype
+    if op == "Where":
+        return _objects(np.frompyfunc(_select, 3, 1)(*contents)), ins[1].dtype  # type: ignore[union-attr]
     if op == "Cast":
         to = DType.from_onnx(ctx.attr(node, "to"))
         if to is DType.BOOL:
-            return _objects(np.frompyfunc(lambda a: not _equal(a, 0), 1, 1)(contents[0])), to
+            return _objects(np.frompyfunc(lambda a: _not(_equal(a, 0)), 1, 1)(contents[0])), to
         if to.is_int and dtype.is_float:
             return _objects(np.frompyfunc(_trunc, 1, 1)(contents[0])), to
         if to.is_int or to.is_float:
-            return contents[0], to
+            return _objects(np.frompyfunc(lambda a: int(a) if isinstance(a, bool) else a, 1, 1)(contents[0])), to
         return None
     if op in _REDUCE:
         return _reduce(ctx, node, ins, contents[0]), dtype
