@@ -74,8 +74,7 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
     b, flat = Build(ctx), ins[0] is not None and ins[0].type.rank == 3
     if wanted(node, 3):
         raise ctx.unsupported("Attention with its qk_matmul_output")
-    if ctx.attr(node, "left_window_size", -1) not in (-1, None) or ctx.attr(node, "right_window_size", -1) not in (-1, None):
-        raise ctx.unsupported("Attention with a sliding window")
+    left, right = int(ctx.attr(node, "left_window_size", -1)), int(ctx.attr(node, "right_window_size", -1))
     if flat:
         heads, kv_heads = int(ctx.attr(node, "q_num_heads", 0)), int(ctx.attr(node, "kv_num_heads", 0))
         if not heads or not kv_heads:
@@ -101,12 +100,19 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
         return extra if mask is None else b.add(mask, extra)
 
     causal = bool(ctx.attr(node, "is_causal", 0))
+    offset: Value = b.dim(past, DType.I64)
+    if valid is not None:
+        offset = b.sub(b.cast(valid, DType.I64), b.dim(rows, DType.I64))
+    if left >= 0:  # i + offset − left ≤ j, that is, not j ≤ i + offset − left − 1
+        mask = also(b.emit(O.Not(), _visible(b, rows, cols, b.sub(offset, left + 1))))
+    if right >= 0:
+        mask = also(_visible(b, rows, cols, b.add(offset, right)))
     if valid is not None:
         n = b.cast(valid, DType.I64)
         limit = b.sub(b.reshape(n, (n.shape[0], 1, 1, 1)), b.const(1, DType.I64))
         mask = also(b.emit(O.LessEqual(), b.reshape(b.iota(cols), (1, 1, 1, cols)), limit))
         if causal:
-            mask, causal = also(_visible(b, rows, cols, b.sub(n, b.dim(rows, DType.I64)))), False
+            mask, causal = also(_visible(b, rows, cols, offset)), False
     elif causal and cols - past != rows:  # the op aligns the last query with the last key
         mask, causal = also(_visible(b, rows, cols, past)), False
     scale = ctx.attr(node, "scale", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ml_dtypes
 import numpy as np
 from onnx import NodeProto
 
@@ -16,7 +17,7 @@ from .window_handlers import convolve
 
 _RANGES = {
     DType.U8: (0, 255), DType.I8: (-128, 127), DType.U16: (0, 65535), DType.I16: (-32768, 32767), DType.U4: (0, 15),
-    DType.I4: (-8, 7),
+    DType.I4: (-8, 7), DType.U2: (0, 3), DType.I2: (-2, 1),
 }  # fmt: skip
 
 
@@ -43,9 +44,15 @@ def quantize_linear(ctx: ImportContext, node: NodeProto, ins: list[Value | None]
     x, scale = required(ctx, node, ins, 2)
     b, zero = Build(ctx), optional(ins, 2)
     out = zero.dtype if zero is not None else DType.from_onnx(int(ctx.attr(node, "output_dtype", 0)) or DType.U8.onnx)
+    y = b.div(b.cast(x, DType.F32), _per_block(ctx, node, b, x, b.cast(scale, DType.F32)))
+    if out.is_float:
+        if zero is not None:
+            y = b.add(y, _per_block(ctx, node, b, x, b.cast(zero, DType.F32)))
+        limit = float(ml_dtypes.finfo(out.np).max)
+        return [b.cast(b.min(b.max(y, -limit), limit), out)]
     if out not in _RANGES:
         raise ctx.unsupported(f"QuantizeLinear to {out.value}")
-    y = b.emit(O.Round(), b.div(b.cast(x, DType.F32), _per_block(ctx, node, b, x, b.cast(scale, DType.F32))))
+    y = b.emit(O.Round(), y)
     if zero is not None:
         y = b.add(y, _per_block(ctx, node, b, x, b.cast(zero, DType.F32)))
     return [saturate(b, y, out)]
@@ -57,7 +64,8 @@ def dequantize_linear(ctx: ImportContext, node: NodeProto, ins: list[Value | Non
     b, zero = Build(ctx), optional(ins, 2)
     y = x
     if zero is not None and not _all_zero(ctx, zero):
-        y = b.sub(b.cast(x, DType.I32), b.cast(_per_block(ctx, node, b, x, zero), DType.I32))
+        exact = DType.F32 if x.dtype.is_float else DType.I32
+        y = b.sub(b.cast(x, exact), _per_block(ctx, node, b, x, b.cast(zero, exact)))
     return [b.cast(b.mul(b.cast(y, DType.F32), _per_block(ctx, node, b, x, b.cast(scale, DType.F32))), scale.dtype)]
 
 

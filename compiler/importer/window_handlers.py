@@ -196,12 +196,15 @@ def depth_to_space(ctx: ImportContext, node: NodeProto, ins: list[Value | None])
 
 
 def space_to_depth(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """[N, C, H, W] -> [N, C·b², H/b, W/b]."""
+    """[N, C, H, W] -> [N, C·b², H/b, W/b]: the place in the block is the slow part of C·b² (DCR) or the fast one (CRD)."""
     (x,) = required(ctx, node, ins, 1)
     b, k = Build(ctx), int(ctx.attr(node, "blocksize"))
     n, c, h, w = x.shape
     h2, w2 = floordiv(h, k), floordiv(w, k)
-    y = b.transpose(b.reshape(x, (n, c, h2, k, w2, k)), (0, 3, 5, 1, 2, 4))
+    mode = ctx.attr(node, "mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        raise ctx.unsupported(f"SpaceToDepth: mode {mode!r}")
+    y = b.transpose(b.reshape(x, (n, c, h2, k, w2, k)), (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4))
     return [b.reshape(y, (n, c * k * k, h2, w2))]
 
 
