@@ -31,7 +31,6 @@ def assemble(
     emitted: Mapping[int, Emitted],
     objects: Mapping[str, bytes],
     target: CpuTarget,
-    *,
     equal: Sequence[tuple[Dim, Dim]] = (),
 ) -> Parts:
     """Parts of the module that runs `plan`.

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ArtifactError, InputError
 from .address import address
 from .artifact import aligned
-from .dimexpr import LIMIT
+from .dimexpr import LIMIT, show
 from .manifest import Manifest
 from .memory import Layout, Planner
 from .native import Code, Context
@@ -68,7 +68,11 @@ class Binding:
                                  remedy="Give larger inputs.")  # fmt: skip
         for a, b in m.equal:
             if values[a] != values[b]:
-                raise InputError(f"sizes {values[a]} and {values[b]} must agree inside the model", loc=_show(symbols))
+                left, right = (show(m.raw["dims"][slot]) for slot in (a, b))
+                raise InputError(
+                    f"{left} = {values[a]} differs from {right} = {values[b]} (sizes {_show(symbols)})",
+                    expected="equal sizes, for this model to make sense",
+                )
         self.dims = np.array(values, np.int64)
         self.in_shapes = [tuple(values[s] for s in shape) for shape in m.input_shapes]
         self.out_shapes = [tuple(values[s] for s in shape) for shape in m.output_shapes]
