@@ -1,7 +1,25 @@
 """The graph IR: types, dims, ops, graphs."""
 
 from .bind import bind, sizes_of
-from .dims import Dim, Expr, Shape, Sym, ceildiv, dim_max, dim_min, evaluate, floordiv, is_static, lower, mod, prod, substitute, sym, symbols_of, upper
+from .dims import (
+    Dim,
+    Expr,
+    Shape,
+    Sym,
+    ceildiv,
+    dim_max,
+    dim_min,
+    evaluate,
+    floordiv,
+    is_static,
+    lower,
+    mod,
+    prod,
+    substitute,
+    sym,
+    symbols_of,
+    upper,
+)
 from .dtypes import DType
 from .graph import Const, Graph, Input, Node, Value, const
 from .op import Elementwise, Op, Trait, broadcast

@@ -103,7 +103,9 @@ class Importer(ImportContext):
             given = self.shapes.get(info.name)
             if given is None:
                 raise OnnxImportError("has no shape", remedy=f"Give its shape: --shape {info.name}=…", loc=loc)
-            return TensorType(DType.from_onnx(tensor.elem_type), tuple(self._fresh_dim(f"{info.name}_{i}") for i in range(len(given))))
+            return TensorType(
+                DType.from_onnx(tensor.elem_type), tuple(self._fresh_dim(f"{info.name}_{i}") for i in range(len(given)))
+            )
         dims: list[Dim] = []
         for i, d in enumerate(tensor.shape.dim):
             if d.HasField("dim_value") and d.dim_value >= 0:
@@ -243,7 +245,9 @@ class Importer(ImportContext):
             raise _PoisonedError
         ins = [self._lookup(name) if name else None for name in node.input]
         if domain == "" or local:
-            for name in free_names(node) - set(node.input) if any(a.type == AttributeProto.GRAPH for a in node.attribute) else ():
+            for name in (
+                free_names(node) - set(node.input) if any(a.type == AttributeProto.GRAPH for a in node.attribute) else ()
+            ):
                 self._check_poison(name)
         if handler is not None:
             outs: Sequence[Value] | None = evaluate_shapes(self, node, ins, handler)

@@ -68,7 +68,9 @@ def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: Gr
 
 
 def _region(outputs: Sequence[Value], inputs: tuple[Value, ...], name: str) -> Graph:
-    return Graph(inputs, tuple(outputs), tuple(f"i{k}" for k in range(len(inputs))), tuple(f"o{k}" for k in range(len(outputs))), name)
+    return Graph(
+        inputs, tuple(outputs), tuple(f"i{k}" for k in range(len(inputs))), tuple(f"o{k}" for k in range(len(outputs))), name
+    )
 
 
 def _formal(type_: TensorType, loc: tuple[str, ...]) -> Value:

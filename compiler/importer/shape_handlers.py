@@ -78,7 +78,9 @@ def flatten(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
     return [Build(ctx).reshape(x, (prod(x.shape[:axis]), prod(x.shape[axis:])))]
 
 
-def axes_of(ctx: ImportContext, node: NodeProto, ins: Sequence[Value | None], since: int, index: int = 1) -> tuple[int, ...] | None:
+def axes_of(
+    ctx: ImportContext, node: NodeProto, ins: Sequence[Value | None], since: int, index: int = 1
+) -> tuple[int, ...] | None:
     """Axes from the attribute, or from input `index` since an opset; None when not given."""
     if ctx.opset() < since:
         found = ctx.attr(node, "axes")
@@ -153,7 +155,10 @@ def range_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
         s, e, d = (k.ravel()[0] for k in known)  # type: ignore[union-attr]
         if d == 0:
             raise ctx.unsupported("Range with a step of 0")
-        count: Dim = max(0, int(np.ceil((np.float64(e) - np.float64(s)) / np.float64(d))) if dtype.is_float else -((int(s) - int(e)) // int(d)))
+        count: Dim = max(
+            0,
+            int(np.ceil((np.float64(e) - np.float64(s)) / np.float64(d))) if dtype.is_float else -((int(s) - int(e)) // int(d)),
+        )
         if count <= FOLD_LIMIT:
             return [ctx.const((s + np.arange(count) * d).astype(dtype.np))]
     else:
