@@ -48,7 +48,8 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
     acc = _ACC.get(dtype)
     if acc is None or kernel.operands[1].dtype is not dtype:
         raise CodegenError(
-            f"contraction of {dtype} by {kernel.operands[1].dtype}", expected="one of " + ", ".join(map(str, _ACC))
+            f"contraction of {dtype.value} by {kernel.operands[1].dtype.value}",
+            expected="one of " + ", ".join(d.value for d in _ACC),
         )
     lanes = target.vector_bits // 8 // acc.itemsize
     wide = target.vector_bits >= 512 or "aarch64" in target.triple  # 32 vector registers
