@@ -14,7 +14,7 @@ from ..expr import E
 from ..kernel import Buffer, Kernel, PlanStep, Reduction, Step, Store
 from ..simplify import Affine, strides_of
 from .builder import KernelBuilder, View, computed, convert, finish, number
-from .fusion import Fusion
+from .fusion import ANCHORS, Fusion
 
 Virtual = Callable[[KernelBuilder, tuple[Affine, ...]], E]
 
@@ -37,14 +37,25 @@ class Storage:
         self.buffers: list[Buffer] = []
         self.constants: dict[int, object] = {}
         self._const_of: dict[object, tuple[int, object]] = {}
+        self._keep: list[object] = []
         self._alias_of: dict[tuple[int, Dim, Shape], int] = {}
 
     def add(self, kind: str, dtype: DType, shape: Shape, index: int = 0) -> View:
         self.buffers.append(Buffer(kind, dtype, shape, index))
         return View(len(self.buffers) - 1, dtype, shape, strides_of(shape))
 
+    def const_lazy(self, key: object, make: Callable[[], np.ndarray], keep: object) -> View:
+        """A constant computed once per key; `keep` is what the key's ids refer to."""
+        if key in self._const_of:
+            buffer = self._const_of[key][0]
+            array = self.constants[buffer]
+        else:
+            array = make()
+            self._keep.append(keep)
+        return self.const(array, key)  # type: ignore[arg-type]
+
     def const(self, array: np.ndarray, key: object = None) -> View:
-        """A constant buffer; one per array object (and `key`)."""
+        """A constant buffer; one per array object, or per `key`."""
         name = (id(array), key) if key is None else key
         if name not in self._const_of:
             data = np.ascontiguousarray(array).reshape(array.shape)
@@ -196,7 +207,20 @@ class Lowering:
         return to
 
     def materialise(self, v: Value) -> None:
+        """Compute and store a value, in the kernel of its anchor if it has one."""
+        anchor = v.node if isinstance(v.node.op, ANCHORS) else self.fusion.anchor_of(v)
+        if anchor is None or anchor.out in self.views:
+            self.materialise_plain(v)
+        else:
+            self.emit_anchor(anchor, v)
+
+    def materialise_plain(self, v: Value) -> None:
         self.views[v] = self.copy(v, self.place(v), self.fusion.locations(v))
+
+    def emit_anchor(self, anchor: Node, root: Value) -> None:
+        from .anchors import emit_anchor
+
+        emit_anchor(self, anchor, root)
 
 
 def check(v: Value) -> None:

@@ -1,0 +1,316 @@
+"""The meaning of kernels and plans, in NumPy. Every access is bounds-checked; slow, exact, used by tests and --validate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, VerifyError
+from ..ir import NUMPY, Dim, DType, evaluate
+from ..ir.ops import Recurrent
+from .expr import Acc, Axis, Call, Cast, DimParam, E, Load, Num, Reduced
+from .kernel import Branch, ContractKernel, Kernel, LoopKernel, Plan, PlanStep, RecurrentKernel, Reduction, Repeat
+from .packing import packed_size, unpack_b
+
+Arrays = Sequence[np.ndarray]
+Bindings = Mapping[str, int]
+
+
+def run_plan(plan: Plan, inputs: Sequence[np.ndarray], bindings: Bindings | None = None) -> list[np.ndarray]:
+    """Run a plan on arrays, in the order of its inputs; returns its outputs. Raises VerifyError for an access out of bounds."""
+    bound = bindings or {}
+    memory: list[np.ndarray] = []
+    outputs: dict[int, np.ndarray] = {}
+    for i, b in enumerate(plan.buffers):
+        shape = tuple(evaluate(d, bound) for d in b.shape)
+        size = math.prod(shape)
+        match b.kind:
+            case "input":
+                x = np.ascontiguousarray(inputs[b.index])
+                if x.shape != shape or x.dtype != b.dtype.np:
+                    raise InputError(f"input {b.index} is {x.dtype}{list(x.shape)}", expected=f"{b.dtype.np}{list(shape)}")
+                memory.append(x.reshape(-1))
+            case "const":
+                memory.append(np.asarray(plan.constants[i]).reshape(-1))
+            case "alias":
+                shift = evaluate(b.shift, bound)
+                if shift < 0 or shift + size > memory[b.of].size:
+                    raise VerifyError(f"alias buffer {i} covers {shift}..{shift + size} of {memory[b.of].size} elements")
+                memory.append(memory[b.of][shift : shift + size])
+            case _:
+                memory.append(_garbage(b.dtype.np, size))
+                if b.kind == "output":
+                    outputs[b.index] = memory[-1].reshape(shape)
+    _run_steps(plan.steps, memory, bound)
+    return [outputs[i] for i in range(len(outputs))]
+
+
+def _garbage(dtype: np.dtype, size: int) -> np.ndarray:
+    """Memory nobody has written: reading it must show."""
+    if dtype.kind == "f":
+        return np.full(size, np.nan, dtype)
+    return np.full(size, 1 if dtype.kind == "b" else 77, dtype)
+
+
+def _run_steps(steps: Sequence[PlanStep], memory: list[np.ndarray], bound: Bindings) -> None:
+    for step in steps:
+        match step:
+            case Branch():
+                _run_steps(step.then if bool(memory[step.cond][0]) else step.orelse, memory, bound)
+            case Repeat():
+                i = 0
+                while (step.trips < 0 or i < int(memory[step.trips][0])) and (step.cond < 0 or bool(memory[step.cond][0])):
+                    memory[step.counter][0] = i
+                    _run_steps(step.body, memory, bound)
+                    i += 1
+            case _:
+                try:
+                    run_kernel(step.kernel, [memory[b] for b in step.buffers], bound)
+                except VerifyError as e:
+                    raise VerifyError(e.found, expected=e.expected, remedy=e.remedy, loc=" + ".join(step.loc)) from e
+
+
+def run_kernel(kernel: Kernel, arrays: Arrays, bindings: Bindings | None = None) -> None:
+    """Run one kernel on flat arrays, writing those of its written operands."""
+    bound = bindings or {}
+    for i, (o, a) in enumerate(zip(kernel.operands, arrays, strict=True)):
+        if a.dtype != o.dtype.np or a.size < evaluate(o.numel, bound):
+            raise VerifyError(f"operand {i} is {a.dtype}[{a.size}]", expected=f"{o.dtype.np}[{evaluate(o.numel, bound)}]")
+    match kernel:
+        case LoopKernel():
+            _run_loop(kernel, arrays, bound)
+        case ContractKernel():
+            _run_contract(kernel, arrays, bound)
+        case RecurrentKernel():
+            _run_recurrent(kernel, arrays, bound)
+
+
+class Evaluator:
+    """Values of expressions over a grid of loop variables; `axes[i]` broadcasts over the grid."""
+
+    def __init__(self, arrays: Arrays, bound: Bindings, axes: Sequence[np.ndarray]) -> None:
+        self.arrays, self.bound, self.axes = arrays, bound, axes
+        self.reduced: list[np.ndarray] = []
+        self.acc: np.ndarray | None = None
+        self._memo: dict[int, np.ndarray] = {}
+
+    def __call__(self, e: E) -> np.ndarray:
+        if id(e) not in self._memo:
+            self._memo[id(e)] = self._value(e)
+        return self._memo[id(e)]
+
+    def _value(self, e: E) -> np.ndarray:
+        match e:
+            case Num():
+                return NUMPY.const(e.value, e.dtype)
+            case Axis():
+                return self.axes[e.index]
+            case DimParam():
+                return np.asarray(evaluate(e.dim, self.bound), np.int64)
+            case Load():
+                offset = self(e.offset)
+                data = self.arrays[e.operand]
+                check_bounds(offset, data.size, f"load of operand {e.operand}")
+                if data.dtype != e.dtype.np:
+                    raise VerifyError(f"load of {e.dtype.value} from operand {e.operand} of {data.dtype}")
+                return np.asarray(data[offset])
+            case Cast():
+                return np.asarray(NUMPY.cast(self(e.arg), e.dtype))
+            case Call():
+                args = [self(a) for a in e.args]
+                kinds = {a.dtype for a in (e.args[1:] if e.fn == "select" else e.args)}
+                if len(kinds) > 1:
+                    raise VerifyError(f"{e.fn} of {', '.join(sorted(k.value for k in kinds))}", expected="one dtype")
+                out = np.asarray(NUMPY.ops.call(e.fn, *args))
+                if out.dtype != e.dtype.np:
+                    raise VerifyError(f"{e.fn} gives {out.dtype}", expected=e.dtype.value)
+                return out
+            case Reduced():
+                return self.reduced[e.stage]
+            case Acc():
+                assert self.acc is not None
+                return self.acc
+        raise VerifyError(f"unknown expression {type(e).__name__}")
+
+
+def check_bounds(offset: np.ndarray, size: int, what: str) -> None:
+    if offset.size and (int(offset.min()) < 0 or int(offset.max()) >= size):
+        raise VerifyError(f"{what} at {int(offset.min())}..{int(offset.max())} of {size} elements")
+
+
+def _grid(sizes: Sequence[int]) -> list[np.ndarray]:
+    return list(np.indices(sizes, np.int64, sparse=True)) if sizes else []
+
+
+def _reads_own_result(kernel: LoopKernel) -> bool:
+    stack: list[E] = [e for s in kernel.stores for e in (s.value, s.offset, s.guard) if e is not None]
+    seen: set[int] = set()
+    while stack:
+        e = stack.pop()
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        if isinstance(e, Load):
+            if kernel.operands[e.operand].written:
+                return True
+            stack.append(e.offset)
+        stack.extend(e.args if isinstance(e, Call) else (e.arg,) if isinstance(e, Cast) else ())
+    return False
+
+
+def _run_loop(kernel: LoopKernel, arrays: Arrays, bound: Bindings) -> None:
+    axes = [evaluate(d, bound) for d in kernel.axes]
+    inner = [evaluate(d, bound) for d in kernel.reduce_axes]
+    if any(d <= 0 for d in axes):
+        return
+    if not kernel.stages and _reads_own_result(kernel):
+        for point in itertools.product(*map(range, inner)):
+            outer = [a.reshape(a.shape) for a in _grid(axes)]
+            ev = Evaluator(arrays, bound, [*outer, *(np.asarray(p, np.int64) for p in point)])
+            _stores(kernel, ev, arrays, axes, [])
+        return
+    ev = Evaluator(arrays, bound, _grid([*axes, *(max(d, 0) for d in inner)]))
+    for stage in kernel.stages:
+        ev.reduced.append(_reduce(stage, ev, axes, inner))
+    _stores(kernel, ev, arrays, axes, inner)
+
+
+def _stores(kernel: LoopKernel, ev: Evaluator, arrays: Arrays, axes: list[int], inner: list[int]) -> None:
+    for s in kernel.stores:
+        if s.per_element and any(d <= 0 for d in inner):
+            continue
+        shape = [*axes, *(inner if s.per_element else [1] * len(inner))]
+        if not kernel.operands[s.operand].written:
+            raise VerifyError(f"store to operand {s.operand}, which is not written")
+        if s.value.dtype is not kernel.operands[s.operand].dtype:
+            raise VerifyError(f"store of {s.value.dtype.value}", expected=kernel.operands[s.operand].dtype.value)
+        offset, value = (np.broadcast_to(ev(e), shape).reshape(-1) for e in (s.offset, s.value))
+        if s.guard is not None:
+            keep = np.broadcast_to(ev(s.guard), shape).reshape(-1)
+            offset, value = offset[keep], value[keep]
+        check_bounds(offset, arrays[s.operand].size, f"store to operand {s.operand}")
+        arrays[s.operand][offset] = value
+
+
+def _reduce(stage: Reduction, ev: Evaluator, axes: list[int], inner: list[int]) -> np.ndarray:
+    """fn over the reduce axes; these stay, with size 1. Floats accumulate in float64."""
+    kept = [*axes, *(1 for _ in inner)]
+    dtype = stage.value.dtype
+    if any(d <= 0 for d in inner):
+        x = np.zeros([*axes, 0], dtype.np)
+    else:
+        x = np.broadcast_to(ev(stage.value), [*axes, *inner]).reshape([*axes, -1])
+    match stage.fn:
+        case "argmax" | "argmin":
+            return getattr(np, stage.fn)(x, axis=-1).astype(np.int64).reshape(kept)
+        case "sum" | "prod":
+            out = getattr(np, stage.fn)(x, axis=-1, dtype=np.float64 if dtype.is_float else dtype.np)
+        case "and":
+            out = np.logical_and.reduce(x, axis=-1)
+        case "or":
+            out = np.logical_or.reduce(x, axis=-1)
+        case "max" | "min":
+            out = getattr(np, stage.fn)(x, axis=-1, initial=neutral(stage.fn, dtype))
+        case _:
+            raise VerifyError(f"unknown reduction {stage.fn!r}")
+    with np.errstate(all="ignore"):
+        return np.asarray(out).astype(dtype.np).reshape(kept)
+
+
+def neutral(fn: str, dtype: DType) -> Any:
+    """The value that a max or min of nothing has."""
+    if dtype.is_float:
+        return -np.inf if fn == "max" else np.inf
+    if dtype is DType.BOOL:
+        return fn == "min"
+    info = np.iinfo(dtype.np)
+    return info.min if fn == "max" else info.max
+
+
+def _wide(a: np.ndarray) -> np.ndarray:
+    return a.astype(np.float64) if DType.from_numpy(a.dtype).is_float else a
+
+
+def _run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> None:
+    def dim(d: Dim) -> int:
+        return evaluate(d, bound)
+
+    batch, m, n, k = map(dim, (kernel.batch, kernel.m, kernel.n, kernel.k))
+    if batch <= 0 or m <= 0 or n <= 0:
+        return
+    a, b, out = arrays[0], arrays[1], arrays[-1]
+    one = dim(packed_size(k, n, kernel.panel))
+    sums = []
+    for g in range(batch):
+        left = _conv_rows(kernel, a, g, m, k, bound) if kernel.conv else _plain_rows(kernel, a, g, m, k, bound)
+        start = g * dim(kernel.b_batch)
+        if start + one > b.size:
+            raise VerifyError(f"packed B ends at {start + one} of {b.size} elements")
+        sums.append(_wide(left) @ _wide(unpack_b(b[start : start + one], k, n, kernel.panel)))
+    ev = Evaluator(arrays, bound, _grid([batch, m, n]))
+    dtype = DType.from_numpy(a.dtype)
+    acc = np.stack(sums)
+    ev.acc = acc.astype(np.float32) if dtype.is_float and dtype.itemsize < 4 else acc.astype(a.dtype)
+    value = np.broadcast_to(ev(kernel.epilogue), [batch, m, n])
+    if kernel.epilogue.dtype is not kernel.operands[-1].dtype:
+        raise VerifyError(f"contraction stores {kernel.epilogue.dtype.value}", expected=kernel.operands[-1].dtype.value)
+    gb, gm, gn = ev.axes
+    offset = np.broadcast_to(gb * dim(kernel.c_batch) + gm * dim(kernel.ldc) + gn, [batch, m, n])
+    check_bounds(offset, out.size, "store of a contraction")
+    out[offset] = value
+
+
+def _plain_rows(kernel: ContractKernel, a: np.ndarray, g: int, m: int, k: int, bound: Bindings) -> np.ndarray:
+    gm, gk = _grid([m, k])
+    offset = g * evaluate(kernel.a_batch, bound) + gm * evaluate(kernel.lda, bound) + gk
+    check_bounds(offset, a.size, "load of A")
+    return a[offset]
+
+
+def _conv_rows(kernel: ContractKernel, a: np.ndarray, g: int, m: int, k: int, bound: Bindings) -> np.ndarray:
+    """im2col of one group: [m, taps·channels]."""
+    c = kernel.conv
+    assert c is not None
+    out_spatial = [evaluate(d, bound) for d in c.out_spatial]
+    spatial = [evaluate(d, bound) for d in c.spatial]
+    channels = k // math.prod(c.kernel)
+    rows = np.arange(m)
+    tap_channel = np.arange(k)
+    tap, channel = tap_channel // channels, tap_channel % channels
+    outs = np.unravel_index(rows, (m // math.prod(out_spatial), *out_spatial))
+    taps = np.unravel_index(tap, c.kernel)
+    pixel = outs[0][:, None]
+    inside = np.ones((m, k), bool)
+    for i, size in enumerate(spatial):
+        at = outs[1 + i][:, None] * c.strides[i] + taps[i][None] * c.dilations[i] - evaluate(c.pads_lo[i], bound)
+        inside &= (at >= 0) & (at < size)
+        pixel = pixel * size + at
+    offset = pixel * evaluate(kernel.lda, bound) + g * channels + channel[None]
+    check_bounds(offset[inside], a.size, "load of the input of a convolution")
+    return np.where(inside, a[np.where(inside, offset, 0)] if a.size else 0, 0).astype(a.dtype)
+
+
+def _run_recurrent(kernel: RecurrentKernel, arrays: Arrays, bound: Bindings) -> None:
+    xg, packed, bias, h0, c0, peephole, lens, y, hn, cn = arrays
+    steps, batch, h = evaluate(kernel.steps, bound), evaluate(kernel.batch, bound), kernel.hidden
+    gates = bias.size
+    r = unpack_b(packed[: packed_size(h, gates, kernel.panel)], h, gates, kernel.panel).T
+    op = Recurrent(kernel.cell, h, (kernel.reverse,), kernel.activations, kernel.clip, kernel.linear_before_reset,
+                   kernel.input_forget)  # fmt: skip
+    # the reference multiplies by W: the identity, because the gates are there already
+    got = op.reference(
+        xg[: steps * batch * gates].reshape(steps, batch, gates), np.eye(gates, dtype=xg.dtype)[None], r[None],
+        np.concatenate([np.zeros_like(bias), bias])[None], lens[:batch], h0[: batch * h].reshape(1, batch, h),
+        c0[: batch * h].reshape(1, batch, h), peephole[None],
+    )  # fmt: skip
+    t, b, j = _grid([steps, batch, h])
+    offset = t * evaluate(kernel.y_step, bound) + b * evaluate(kernel.y_batch, bound) + j
+    check_bounds(offset, y.size, "store of a recurrent result")
+    y[offset] = got[0][:, 0]
+    hn[: batch * h] = got[1].reshape(-1)
+    if kernel.cell == "lstm":
+        cn[: batch * h] = got[2].reshape(-1)

@@ -1,0 +1,255 @@
+"""Matrix products and convolutions as contraction kernels: B packed, what follows fused as the epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import CodegenError
+from ...ir import Const, Dim, Node, Shape, Value, ceildiv, prod
+from ...ir.ops import Conv, MatMul, Reshape, Transpose
+from ..expr import Acc, DimParam, E, Load
+from ..kernel import ContractKernel, ConvGeometry, Operand
+from ..packing import pack_b, packed_size
+from ..simplify import Affine, axis, clamp, ravel, unravel
+from .builder import Finisher, Index, KernelBuilder, View, computed, convert, fn, index_expr, number, reachable
+from .fusion import contraction_linear, contraction_shape
+from .state import Lowering
+
+_LANES = 16  # panels are whole vectors
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Operand A: where it is, how rows and batches are apart, and the geometry of a convolution."""
+
+    buffer: int
+    lda: Dim
+    batch: Dim
+    k: Dim
+    conv: ConvGeometry | None = None
+
+
+def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
+    """Store `root`, an elementwise function of the contraction `node`, cutting the epilogue short where it does not fit."""
+    behind = lw.fusion.between(node, root) if root != node.out else []
+    extents = contraction_shape(node)
+    rows = _matmul_rows(lw, node, extents) if isinstance(node.op, MatMul) else _conv_rows(lw, node)
+    panel = _panel(lw, extents[2])
+    packed = _pack(lw, node, extents, rows.k, panel)
+    for end in [*reversed(behind), node.out]:
+        if end != node.out and not _only_exit(lw, behind[: behind.index(end) + 1], node, end):
+            continue
+        k = KernelBuilder(extents)
+        epilogue = _epilogue(lw, k, node, end, extents)
+        if epilogue is None:
+            _store_sides(lw, [v for v in behind if v == end or behind.index(v) <= behind.index(end)], {node.out, *behind})
+            k = KernelBuilder(extents)
+            epilogue = _epilogue(lw, k, node, end, extents)
+        if epilogue is not None:
+            _emit(lw, node, end, k, epilogue, extents, rows, packed, panel)
+            if end != root:
+                lw.materialise_plain(root)
+            return
+    raise CodegenError(f"{node.op.name} has no epilogue that fits", loc=" + ".join(node.loc))
+
+
+def _only_exit(lw: Lowering, inside: Sequence[Value], node: Node, end: Value) -> bool:
+    """Whether nothing but `end` is read outside the values `inside`."""
+    readers = {v.node for v in inside}
+    return all(set(lw.graph.uses.get(v, ())) <= readers for v in (node.out, *inside) if v != end)
+
+
+def _store_sides(lw: Lowering, behind: Sequence[Value], fused: set[Value]) -> None:
+    """Put operands of the epilogue that are themselves computed into memory."""
+    for v in behind:
+        for u in v.node.inputs:
+            if u not in fused and (u in lw.virtuals or u in lw.views):
+                lw.contiguous(u)
+
+
+def _epilogue(lw: Lowering, k: KernelBuilder, node: Node, end: Value, extents: Shape) -> E | None:
+    linear = contraction_linear(node, k.index)  # type: ignore[arg-type]
+
+    def result(index: tuple[Affine, ...]) -> E:
+        if ravel(index, node.out.shape) != linear:
+            raise CodegenError(f"{node.op.name} fused with a consumer that reads other elements", loc=" + ".join(node.loc))
+        return Acc(dtype=computed(node.out.dtype))
+
+    k.override[node.out] = result
+    e = lw.read(k, end, unravel(linear, end.shape))
+    parts = reachable([e])
+    offsets = {id(p.offset) for p in parts if isinstance(p, Load)}
+    for p in parts:
+        if isinstance(p, DimParam) or (isinstance(p, Index) and id(p) not in offsets):
+            return None
+        if isinstance(p, Load):
+            assert isinstance(p.offset, Index)
+            at = p.offset.value.coefficients(3)
+            if at is None or at[2] not in (0, 1):
+                return None
+    return e
+
+
+def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, extents: Shape, rows: Rows, packed: int,
+          panel: int) -> None:  # fmt: skip
+    batch, m, n = extents
+    linear = contraction_linear(node, k.index)  # type: ignore[arg-type]
+    target = _transposed_place(lw, end, linear)
+    if target is None:
+        to = lw.place(end)
+        strides = to.offset(unravel(linear, end.shape)).coefficients(3)
+        if strides is None or (strides[2] != 1 and n != 1):
+            direct, to = to, lw.storage.add("arena", end.dtype, end.shape)
+            strides = linear.coefficients(3)
+            lw.views[end] = to
+        else:
+            direct = None
+            lw.views[end] = to
+    else:
+        to, strides = target
+        direct = None
+    assert strides is not None
+    c_batch, ldc, _ = strides
+    f = _Operands(rows.buffer, packed)
+    value = f(convert(epilogue, end.dtype))
+    buffers = (*f.order, to.buffer)
+    operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
+    one = batch == 1
+    kernel = ContractKernel(
+        batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 else rows.k, a_batch=0 if one else rows.batch,
+        b_batch=0 if one else packed_size(rows.k, n, panel), ldc=ldc if m != 1 else n, c_batch=0 if one else c_batch,
+        epilogue=value, conv=rows.conv, panel=panel,
+    )  # fmt: skip
+    lw.step(kernel, buffers, lw.fusion.locations(end) or node.loc)
+    if direct is not None:
+        lw.copy(end, direct)
+        lw.views[end] = direct
+
+
+class _Operands(Finisher):
+    """Numbers operands: A and B first, even when the epilogue reads them too."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__()
+        self.order = [a, b]
+        self._extra: dict[int, int] = {}
+
+    def operand(self, buffer: int) -> int:
+        if buffer not in self._extra:
+            self._extra[buffer] = len(self.order)
+            self.order.append(buffer)
+        return self._extra[buffer]
+
+
+def _transposed_place(lw: Lowering, end: Value, linear: Affine) -> tuple[View, Shape] | None:
+    """If the only reader is a transpose that gets stored, its memory, where the contraction can write to it directly."""
+    v, index = end, unravel(linear, end.shape)
+    while v not in lw.outputs and len(uses := lw.graph.uses.get(v, ())) == 1:
+        reader = uses[0]
+        if isinstance(reader.op, Reshape):
+            v = reader.out
+            index = unravel(linear, v.shape)
+        elif isinstance(reader.op, Transpose) and lw.fusion.stored(reader.out):
+            to = lw.place(reader.out)
+            strides = to.offset(tuple(index[p] for p in reader.op.perm)).coefficients(3)
+            if strides is None or strides[2] != 1:
+                return None
+            lw.views[reader.out] = to
+            return to, strides
+        else:
+            return None
+    return None
+
+
+def _panel(lw: Lowering, n: Dim) -> int:
+    return min(lw.options.panel, max(1, -(-n // _LANES)) * _LANES) if isinstance(n, int) else lw.options.panel
+
+
+def _matmul_rows(lw: Lowering, node: Node, extents: Shape) -> Rows:
+    a = node.inputs[0]
+    batch, m, _ = extents
+    k = a.shape[-1]
+    b_axis, m_axis, k_axis = (axis(i, d) for i, d in enumerate((batch, m, k)))
+
+    def place(view: View) -> Rows | None:
+        if prod(node.inputs[1].shape[:-2]) == 1:
+            index = (*unravel(m_axis, a.shape[:-1]), k_axis)
+        else:
+            lead = unravel(b_axis, node.out.shape[:-2])
+            index = (*lead[len(lead) - (len(view.shape) - 2) :], m_axis, k_axis)
+        at = view.offset(index).coefficients(3)
+        if at is None or (at[2] != 1 and k != 1):
+            return None
+        return Rows(view.buffer, at[1], at[0], k)
+
+    found = place(lw.view(a))
+    if found is None:
+        found = place(lw.contiguous(a))
+    if found is None:  # a batch axis is repeated in the middle: write it out
+        full = (*node.out.shape[:-2], *a.shape[-2:])
+        to = lw.storage.add("arena", a.dtype, full)
+        kb = KernelBuilder(full)
+        e = lw.read(kb, a, kb.index[len(full) - len(a.shape) :])
+        lw.loop(kb, (), [kb.store(to, kb.index, e)], node.loc)
+        found = place(to)
+    assert found is not None
+    return found
+
+
+def _conv_rows(lw: Lowering, node: Node) -> Rows:
+    op, x = node.op, node.inputs[0]
+    assert isinstance(op, Conv)
+    *kernel, per_group, _ = node.inputs[1].shape
+    taps = prod(kernel)
+    pixel, c = axis(1, prod(x.shape[:-1])), axis(2, x.shape[-1])
+    view = lw.view(x)
+    at = view.offset((*unravel(pixel, x.shape[:-1]), c)).coefficients(3)
+    if at is None or (at[2] != 1 and x.shape[-1] != 1):
+        view = lw.contiguous(x)
+        at = (0, x.shape[-1], 1)
+    lda = at[1] if prod(x.shape[:-1]) != 1 else x.shape[-1]
+    plain = all(k == 1 for k in kernel) and all(s == 1 for s in op.strides) and not any((*op.pads_lo, *op.pads_hi))
+    conv = None if plain else ConvGeometry(
+        x.shape[1:-1], node.out.shape[1:-1], tuple(int(k) for k in kernel), op.strides, op.pads_lo, op.dilations
+    )  # fmt: skip
+    return Rows(view.buffer, lda, per_group, taps * per_group, conv)
+
+
+def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
+    batch, _, n = extents
+    b = node.inputs[1]
+    grouped = isinstance(node.op, Conv)
+    if isinstance(b.node.op, Const):
+        data = b.node.op.data
+        if grouped:
+            data = np.moveaxis(data.reshape(k, batch, n), 1, 0)
+        elif batch == 1:
+            data = data.reshape(k, n)
+        else:
+            lead = node.out.shape[:-2]
+            data = np.broadcast_to(data, (*lead, k, n)).reshape(batch, k, n)  # type: ignore[arg-type]
+        key = ("packed", id(b.node.op.data), batch, panel, grouped)
+        return lw.storage.const_lazy(key, lambda: pack_b(data, panel), b.node.op.data).buffer
+    panels = ceildiv(n, panel)
+    to = lw.storage.add("arena", b.dtype, (batch, panels, k, panel))
+    kb = KernelBuilder(to.shape)
+    g, p, row, j = kb.index
+    column = p * panel + j
+    whole = isinstance(n, int) and n % panel == 0
+    at = column if whole else clamp(column, 0, n - 1)
+    if grouped:
+        index = (*unravel(row, b.shape[:-1]), g * n + at)
+    elif batch == 1:
+        index = (*unravel(Affine({}), b.shape[:-2]), row, at)
+    else:
+        lead = unravel(g, node.out.shape[:-2])
+        index = (*lead[len(lead) - (len(b.shape) - 2) :], row, at)
+    e = lw.read(kb, b, index)
+    if not whole:
+        zero = number(0.0 if e.dtype.is_float else 0, e.dtype)
+        e = fn("select", fn("lt", index_expr(column), index_expr(Affine({}, n))), e, zero)
+    lw.loop(kb, (), [kb.store(to, kb.index, e)], node.loc)
+    return to.buffer

@@ -1,0 +1,71 @@
+"""If and Loop: nested graphs become nested steps over shared buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ...ir import Const, DType, Graph, Node, Value
+from ...ir.ops import If, Loop
+from ..kernel import Branch, PlanStep, Repeat
+from ..simplify import opaque
+from .builder import KernelBuilder, View
+from .state import Lowering, LowerOptions, Storage
+
+LowerGraph = Callable[[Graph, LowerOptions, Storage, Sequence[View], Sequence[View]], list[PlanStep]]
+
+
+def emit_if(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
+    op = node.op
+    assert isinstance(op, If)
+    cond = lw.contiguous(node.inputs[0])
+    captured = [lw.view(v) for v in node.inputs[1:]]
+    results = [lw.place(v) for v in node.outputs]
+    then, orelse = (
+        tuple(lower_graph(g, lw.options, lw.storage, captured, results)) for g in (op.then_branch, op.else_branch)
+    )
+    lw.steps.append(Branch(cond.buffer, then, orelse, node.loc))
+    lw.views.update(zip(node.outputs, results, strict=True))
+
+
+def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
+    """State lives in buffers of its own: a body computes the next state beside it, then it is copied."""
+    op = node.op
+    assert isinstance(op, Loop)
+    trip, go, *rest = node.inputs
+    new = lw.storage.add
+    counter = new("arena", DType.I64, ())
+    cond = lw.copy(go, new("arena", DType.BOOL, ()), node.loc)
+    state = []
+    for v, out in zip(rest[: op.n_state], node.outputs, strict=False):
+        to = lw.place(out)
+        to = to if to.contiguous else new("arena", v.dtype, v.shape)
+        state.append(lw.copy(v, to, node.loc))
+    captured = [lw.view(v) for v in rest[op.n_state :]]
+    scans = [lw.place(v) for v in node.outputs[op.n_state :]]
+    trips = lw.contiguous(trip)
+
+    nexts = [new("arena", v.dtype, v.shape) for v in op.body.outputs]
+    body = lower_graph(op.body, lw.options, lw.storage, [counter, cond, *state, *captured], nexts)
+    inner = Lowering(lw.graph, lw.options, lw.storage)
+    always = _always(op.body.outputs[0]) and _always(go)
+    targets = [cond, *state]
+    for i, (source, to) in enumerate(zip(nexts[: 1 + op.n_state], targets, strict=True)):
+        if not (i == 0 and always):
+            _move(inner, source, to, node.loc)
+    for source, to in zip(nexts[1 + op.n_state :], scans, strict=True):
+        k = KernelBuilder(source.shape)
+        at = opaque(k.load(counter, ()), 0)
+        e = k.load(source, k.index)
+        inner.loop(k, (), [k.store(to, (at, *k.index), e)], node.loc)
+    lw.steps.append(Repeat(trips.buffer, -1 if always else cond.buffer, counter.buffer, (*body, *inner.steps), node.loc))
+    for v, view in zip(node.outputs, (*state, *scans), strict=True):
+        lw.views[v] = view
+
+
+def _always(v: Value) -> bool:
+    return isinstance(v.node.op, Const) and bool(v.node.op.data.all())
+
+
+def _move(lw: Lowering, source: View, to: View, loc: tuple[str, ...]) -> None:
+    k = KernelBuilder(source.shape)
+    lw.loop(k, (), [k.store(to, k.index, k.load(source, k.index))], loc)

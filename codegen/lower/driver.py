@@ -1,0 +1,80 @@
+"""The walk over a graph in order: each node defines an index function, emits kernels, or waits for its epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ...errors import CodegenError, MlcError
+from ...ir import Const, Elementwise, Graph, Input, Node, Op
+from ...ir.ops import Concat, If, Loop, ScatterElements, ScatterND, TopK
+from ..kernel import Plan
+from .builder import View
+from .composite import RecurrentCell, decompose
+from .control import emit_if, emit_loop
+from .fusion import ANCHORS, MOVES
+from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
+from .moves import define_elementwise, define_move
+from .recurrent import emit_recurrent
+from .state import Lowering, LowerOptions, Storage, check
+
+__all__ = ["LowerOptions", "lower"]
+
+_EMIT: dict[type[Op], Callable[[Lowering, Node], None]] = {
+    Concat: emit_concat, TopK: emit_topk, ScatterElements: emit_scatter_elements, ScatterND: emit_scatter_nd,
+    RecurrentCell: emit_recurrent, If: lambda lw, n: emit_if(lw, n, lower_graph), Loop: lambda lw, n: emit_loop(lw, n, lower_graph),
+}  # fmt: skip
+
+
+def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
+    """Kernels and buffers that compute the graph. Raises CodegenError for what no kernel can express."""
+    storage = Storage()
+    inputs = [storage.add("input", v.dtype, v.shape, i) for i, v in enumerate(graph.inputs)]
+    outputs = [storage.add("output", v.dtype, v.shape, i) for i, v in enumerate(graph.outputs)]
+    steps = lower_graph(graph, options or LowerOptions(), storage, inputs, outputs)
+    return Plan(tuple(storage.buffers), tuple(steps), storage.constants, graph.input_names, graph.output_names)
+
+
+def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: Sequence[View], outputs: Sequence[View]) -> list:
+    """Steps that read `inputs` and write `outputs`. Nested graphs come back here, one level per nesting."""
+    old = graph
+    graph = decompose(graph)
+    del old
+    lw = Lowering(graph, options, storage)
+    lw.views.update(zip(graph.inputs, inputs, strict=True))
+    for v, view in zip(graph.outputs, outputs, strict=True):
+        check(v)
+        if not isinstance(v.node.op, (Input, Const)):
+            lw.set_output(v, view)
+    for node in graph.nodes:
+        try:
+            _visit(lw, node)
+        except MlcError as e:
+            if e.loc or not node.loc:
+                raise
+            raise type(e)(e.found, expected=e.expected, remedy=e.remedy, loc=" + ".join(node.loc)) from None
+    for v, view in zip(graph.outputs, outputs, strict=True):
+        if v not in lw.views or lw.views[v] != view:
+            lw.copy(v, view)
+    return lw.steps
+
+
+def _visit(lw: Lowering, node: Node) -> None:
+    op = node.op
+    if isinstance(op, (Input, Const)):
+        return
+    for v in node.outputs:
+        check(v)
+    if type(op) in _EMIT:
+        _EMIT[type(op)](lw, node)
+    elif isinstance(op, Elementwise) or isinstance(op, MOVES):
+        v = node.out
+        if v in lw.views:
+            return  # its producer wrote it already
+        (define_elementwise if isinstance(op, Elementwise) else define_move)(lw, node)
+        if lw.fusion.stored(v) and v not in lw.views:
+            lw.materialise(v)
+    elif isinstance(op, ANCHORS):
+        if lw.fusion.stored(node.out) and node.out not in lw.views:
+            lw.materialise(node.out)
+    else:
+        raise CodegenError(f"operator {op.name} has no kernel", loc=" + ".join(node.loc))

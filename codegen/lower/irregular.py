@@ -1,0 +1,118 @@
+"""Concatenation, top-k and scatters: kernels that write where their operands say."""
+
+from __future__ import annotations
+
+from ...errors import CodegenError
+from ...ir import Dim, DType, Node
+from ...ir.ops import ScatterElements, ScatterND, TopK
+from ..expr import E, Reduced
+from ..kernel import Reduction
+from ..simplify import Affine, as_affine
+from .builder import KernelBuilder, View, computed, convert, fn, index_expr, number
+from .moves import memo_wrapped
+from .state import Lowering
+
+_TOPK_LIMIT = 4096  # elements of a row: ranks are counted, n² comparisons
+
+
+def emit_concat(lw: Lowering, node: Node) -> None:
+    """Every operand goes to its slice; those written there already cost nothing."""
+    to = lw.place(node.out)
+    for position, v in enumerate(node.inputs):
+        part = lw.slice_of(to, node, position)
+        if lw.views.get(v) != part and 0 not in v.shape:
+            lw.copy(v, part, node.loc)
+    lw.views[node.out] = to
+
+
+def emit_topk(lw: Lowering, node: Node) -> None:
+    """The rank of an element is the number of elements before it in order; it is stored there if that is below k."""
+    op, x = node.op, node.inputs[0]
+    assert isinstance(op, TopK)
+    size = x.shape[op.axis]
+    if isinstance(size, int) and size > _TOPK_LIMIT:
+        raise CodegenError(f"topk over {size} elements", expected=f"at most {_TOPK_LIMIT}", loc=" + ".join(node.loc))
+    lw.contiguous(x)
+    k = KernelBuilder(x.shape, (size,))
+    i, (j,) = k.parallel[op.axis], k.reduced
+    own = lw.read(k, x, k.parallel)
+    other = lw.read(k, x, tuple(j if a == op.axis else p for a, p in enumerate(k.parallel)))
+    first = fn("gt" if op.largest else "lt", other, own)
+    if x.dtype.is_float:  # NaN sorts as the largest value
+        nan_first = fn("and_", fn("isnan", other), fn("not_", fn("isnan", own), dtype=DType.BOOL))
+        nan_last = fn("and_", fn("isnan", own), fn("not_", fn("isnan", other), dtype=DType.BOOL))
+        first = fn("or_", first, nan_first if op.largest else nan_last)
+        after = fn("or_", fn("gt" if not op.largest else "lt", other, own), nan_last if op.largest else nan_first)
+    else:
+        after = fn("gt" if not op.largest else "lt", other, own)
+    tie = fn("not_", fn("or_", first, after), dtype=DType.BOOL)
+    before = fn("or_", first, fn("and_", tie, fn("lt", index_expr(j), index_expr(i))))
+    one, zero = number(1, DType.I64), number(0, DType.I64)
+    rank: E = Reduced(0, dtype=DType.I64)
+    guard = fn("lt", rank, index_expr(as_affine(op.k)))
+    stores = []
+    for v, value in zip(node.outputs, (own, convert(index_expr(i), DType.I64)), strict=True):
+        to = lw.place(v)
+        stores.append(_computed_store(k, to, tuple(p for p in k.parallel), op.axis, rank, op.k, value, guard))
+        lw.views[v] = to
+    if op.k != 0:
+        lw.loop(k, [Reduction("sum", fn("select", before, one, zero))], stores, node.loc)
+
+
+def _computed_store(k: KernelBuilder, to: View, index: tuple[Affine, ...], axis: int, at: E, size: Dim, value: E, guard: E):  # type: ignore[no-untyped-def]
+    from ..simplify import clamp, opaque
+
+    # the offset stays in range where the guard is false too
+    moved = tuple(clamp(opaque(at, 0), 0, size - 1) if a == axis else i for a, i in enumerate(index))
+    return k.store(to, moved, value, guard=guard)
+
+
+_COMBINE = {"add": "add", "mul": "mul", "max": "max", "min": "min"}
+
+
+def emit_scatter_elements(lw: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ScatterElements)
+    x, indices, updates = node.inputs
+    to = _copied(lw, node)
+    if 0 in updates.shape:
+        return
+    # sequential along the scatter axis (duplicates are legal), parallel over the others
+    axis = op.axis
+    k = KernelBuilder(tuple(d for a, d in enumerate(indices.shape) if a != axis), (indices.shape[axis],))
+    outer = iter(k.parallel)
+    index = tuple(k.reduced[0] if a == axis else next(outer) for a in range(len(indices.shape)))
+    at = memo_wrapped(lw, k, indices, index, x.shape[axis])
+    target = tuple(at if a == axis else i for a, i in enumerate(index))
+    _scatter(lw, k, node, to, target, lw.read(k, updates, index), op.reduction)
+
+
+def emit_scatter_nd(lw: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ScatterND)
+    x, indices, updates = node.inputs
+    to = _copied(lw, node)
+    if 0 in updates.shape:
+        return
+    depth = int(indices.shape[-1])
+    rows, inner = indices.shape[:-1], x.shape[depth:]
+    k = KernelBuilder(inner, rows)
+    found = tuple(memo_wrapped(lw, k, indices, (*k.reduced, Affine({}, i)), x.shape[i]) for i in range(depth))
+    _scatter(lw, k, node, to, (*found, *k.parallel), lw.read(k, updates, (*k.reduced, *k.parallel)), op.reduction)
+
+
+def _copied(lw: Lowering, node: Node) -> View:
+    x, indices, updates = node.inputs
+    lw.contiguous(indices)
+    lw.contiguous(updates)
+    to = lw.place(node.out)
+    lw.copy(x, to, node.loc)
+    lw.views[node.out] = to
+    return to
+
+
+def _scatter(lw: Lowering, k: KernelBuilder, node: Node, to: View, target: tuple[Affine, ...], value: E, reduction: str) -> None:
+    """Per-element stores run in the order of the reduce axes, so the last duplicate wins and sums see each other."""
+    if reduction != "none":
+        value = fn(_COMBINE[reduction], k.load(to, target), value)
+    lw.loop(k, [], [k.store(to, target, convert(value, computed(to.dtype)), per_element=True)], node.loc)

@@ -1,0 +1,277 @@
+"""Reductions, softmax, norms, pooling and other kernels with reduce axes. Consumers behind them become the stored value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ...errors import CodegenError
+from ...ir import Dim, DType, Node, Value, prod
+from ...ir.ops import LRN, ArgReduce, Conv, CumSum, LayerNorm, Pool, Reduce, RMSNorm, Softmax
+from ..expr import E, Reduced
+from ..kernel import Reduction
+from ..simplify import Affine, as_affine, div, ravel, unravel
+from .builder import KernelBuilder, all_of, computed, convert, fn, index_expr, number
+from .composite import ColumnsToImage, SafeSoftmax
+from .moves import broadcast_index, guarded, inside
+from .state import Lowering
+
+Index = tuple[Affine, ...]
+
+
+def emit_rows(lw: Lowering, node: Node, root: Value) -> None:
+    """Store `root`, computed from the result of `node` in the same kernel."""
+    match node.op:
+        case Reduce():
+            _reduce(lw, node, node.op, root)
+        case ArgReduce():
+            _arg(lw, node, node.op, root)
+        case Softmax():
+            _softmax(lw, node, node.op, root)
+        case LayerNorm() | RMSNorm():
+            _norm(lw, node, node.op, root)
+        case Pool():
+            _pool(lw, node, node.op, root)
+        case LRN():
+            _lrn(lw, node, node.op, root)
+        case CumSum():
+            _cumsum(lw, node, node.op, root)
+        case Conv():
+            _windowed_conv(lw, node, node.op, root)
+        case ColumnsToImage():
+            _columns_to_image(lw, node, node.op, root)
+        case _:
+            raise CodegenError(f"{node.op.name} has no kernel", loc=" + ".join(node.loc))
+
+
+def finish_rows(lw: Lowering, k: KernelBuilder, node: Node, root: Value, stages: Sequence[Reduction], index: Index,
+                value: Callable[[], E], *, per_element: bool = False) -> None:  # fmt: skip
+    """The store of `root` at the points where the anchor's result has `index`."""
+
+    def result(at: Index) -> E:
+        if ravel(at, node.out.shape) != ravel(index, node.out.shape):
+            raise CodegenError(f"{node.op.name} fused with a consumer that reads other elements", loc=" + ".join(node.loc))
+        return convert(value(), computed(node.out.dtype))
+
+    k.override[node.out] = result
+    at = index if root.shape == node.out.shape else unravel(ravel(index, node.out.shape), root.shape)
+    e = lw.read(k, root, at)
+    to = lw.place(root)
+    lw.loop(k, stages, [k.store(to, at, e, per_element=per_element)], lw.fusion.locations(root))
+    lw.views[root] = to
+
+
+def reduced(stage: int, dtype: DType) -> E:
+    return Reduced(stage, dtype=dtype)
+
+
+def size_of(d: Dim, dtype: DType) -> E:
+    return number(d, dtype) if isinstance(d, int) else convert(index_expr(as_affine(d)), dtype)
+
+
+def _split(k: KernelBuilder, rank: int, axes: Sequence[int]) -> Index:
+    """Full index from parallel variables for kept axes and reduce variables for `axes`."""
+    outer, inner = iter(k.parallel), iter(k.reduced)
+    return tuple(next(inner) if a in axes else next(outer) for a in range(rank))
+
+
+def _reduce(lw: Lowering, node: Node, op: Reduce, root: Value) -> None:
+    x = node.inputs[0]
+    rank = len(x.shape)
+    k = KernelBuilder(tuple(d for a, d in enumerate(x.shape) if a not in op.axes), tuple(x.shape[a] for a in op.axes))
+    index = _split(k, rank, op.axes)
+    e = lw.read(k, x, index)
+    dtype = e.dtype
+    kind = {"sum": "sum", "mean": "sum", "prod": "prod", "max": "max", "min": "min"}[op.kind]
+    if dtype is DType.BOOL:
+        kind = {"max": "or", "min": "and"}.get(kind, kind)
+    count = prod(x.shape[a] for a in op.axes)
+    if op.kind == "mean" and dtype.is_int:
+        dtype, e = DType.I64, convert(e, DType.I64)
+    if not op.axes:
+        k = KernelBuilder(x.shape, (1,))
+        e = lw.read(k, x, k.parallel)
+
+    def value() -> E:
+        r = reduced(0, dtype)
+        if op.kind != "mean":
+            return r
+        return convert(fn("div", r, size_of(count, dtype)), x.dtype if x.dtype.is_int else dtype)
+
+    kept = iter(k.parallel)
+    out = tuple(Affine({}) if a in op.axes else next(kept) for a in range(rank) if op.keepdims or a not in op.axes)
+    finish_rows(lw, k, node, root, [Reduction(kind, e)], out, value)
+
+
+def _arg(lw: Lowering, node: Node, op: ArgReduce, root: Value) -> None:
+    x = node.inputs[0]
+    k = KernelBuilder(tuple(d for a, d in enumerate(x.shape) if a != op.axis), (x.shape[op.axis],))
+    index = list(_split(k, len(x.shape), (op.axis,)))
+    last = as_affine(x.shape[op.axis]) - 1
+    if op.select_last:
+        index[op.axis] = last - index[op.axis]
+    e = lw.read(k, x, tuple(index))
+
+    def value() -> E:
+        r = reduced(0, DType.I64)
+        return fn("sub", index_expr(last), r) if op.select_last else r
+
+    kept = iter(k.parallel)
+    out = tuple(Affine({}) if a == op.axis else next(kept) for a in range(len(x.shape)) if op.keepdims or a != op.axis)
+    finish_rows(lw, k, node, root, [Reduction(op.kind, e)], out, value)
+
+
+def _softmax(lw: Lowering, node: Node, op: Softmax, root: Value) -> None:
+    x = node.inputs[0]
+    k = KernelBuilder(tuple(d for a, d in enumerate(x.shape) if a != op.axis), (x.shape[op.axis],))
+    index = _split(k, len(x.shape), (op.axis,))
+    e = lw.read(k, x, index)
+    dtype = e.dtype
+    top, total = reduced(0, dtype), reduced(1, dtype)
+    if isinstance(op, SafeSoftmax):
+        top = fn("select", fn("eq", top, number(float("-inf"), dtype)), number(0.0, dtype), top)
+        total = fn("select", fn("eq", total, number(0.0, dtype)), number(1.0, dtype), total)
+    shifted = fn("sub", e, top)
+    power = fn("exp", shifted)
+    stages = [Reduction("max", e), Reduction("sum", power)]
+    result = fn("sub", shifted, fn("log", total)) if op.log else fn("div", power, total)
+    finish_rows(lw, k, node, root, stages, index, lambda: result, per_element=True)
+
+
+def _norm(lw: Lowering, node: Node, op: LayerNorm | RMSNorm, root: Value) -> None:
+    x, *params = node.inputs
+    axes = tuple(range(op.axis, len(x.shape)))
+    k = KernelBuilder(x.shape[: op.axis], x.shape[op.axis :])
+    index = _split(k, len(x.shape), axes)
+    e = lw.read(k, x, index)
+    dtype = e.dtype
+    count = size_of(prod(x.shape[op.axis :]), dtype)
+    stages = []
+    if isinstance(op, LayerNorm):
+        stages.append(Reduction("sum", e))
+        e = fn("sub", e, fn("div", reduced(0, dtype), count))
+    stages.append(Reduction("sum", fn("mul", e, e)))
+    variance = fn("div", reduced(len(stages) - 1, dtype), count)
+    scale = fn("div", number(1.0, dtype), fn("sqrt", fn("add", variance, number(op.epsilon, dtype))))
+    y = fn("mul", e, scale)
+    y = fn("mul", y, lw.read(k, params[0], broadcast_index(index, params[0].shape)))
+    if len(params) > 1:
+        y = fn("add", y, lw.read(k, params[1], broadcast_index(index, params[1].shape)))
+    finish_rows(lw, k, node, root, stages, index, lambda: y, per_element=True)
+
+
+def _windows(k: KernelBuilder, strides: Sequence[int], pads: Sequence[Dim], dilations: Sequence[int], taps: Index) -> Index:
+    """Input positions of the window taps: [n, *positions, c] of kernel axes [n, *out, c]."""
+    n, *out, c = k.parallel
+    positions = (o * s + t * d - lo for o, s, t, d, lo in zip(out, strides, taps, dilations, pads, strict=True))
+    return (n, *positions, c)
+
+
+def _pool(lw: Lowering, node: Node, op: Pool, root: Value) -> None:
+    x = node.inputs[0]
+    k = KernelBuilder(node.out.shape, op.kernel)
+    index = _windows(k, op.strides, op.pads_lo, op.dilations, k.reduced)
+    dtype = computed(x.dtype)
+    spatial = range(1, len(x.shape) - 1)
+    if op.kind == "max":
+        lowest = float("-inf") if dtype.is_float else False if dtype is DType.BOOL else _lowest(dtype)
+        e = guarded(lw, k, x, index, spatial, number(lowest, dtype))
+        finish_rows(lw, k, node, root, [Reduction("max", e)], k.parallel, lambda: reduced(0, dtype))
+        return
+    zero = number(0.0 if dtype.is_float else 0, dtype)
+    e = guarded(lw, k, x, index, spatial, zero)
+    if op.kind == "lp":
+        power = e
+        if op.p == 1:
+            power = fn("abs", e)
+        elif op.p == 2:
+            power = fn("mul", e, e)
+        else:
+            power = fn("pow", fn("abs", e), number(float(op.p), dtype))
+        root_of = reduced(0, dtype)
+        final = root_of if op.p == 1 else fn("sqrt", root_of) if op.p == 2 else fn("pow", root_of, number(1.0 / op.p, dtype))
+        finish_rows(lw, k, node, root, [Reduction("sum", power)], k.parallel, lambda: final)
+        return
+    counted = []
+    for a in spatial:
+        lo, hi = op.pads_lo[a - 1], op.pads_hi[a - 1]
+        n = x.shape[a] + lo + hi if op.count_include_pad else x.shape[a]
+        counted.append(inside(index[a] + lo if op.count_include_pad else index[a], n))
+    condition = all_of(c for c in counted if c is not None)
+    stages = [Reduction("sum", e)]
+    if condition is None:
+        count: E = size_of(prod(op.kernel), dtype)
+    else:
+        one = number(1.0 if dtype.is_float else 1, dtype)
+        stages.append(Reduction("sum", fn("select", condition, one, zero)))
+        count = fn("max", reduced(1, dtype), one)
+    finish_rows(lw, k, node, root, stages, k.parallel, lambda: fn("div", reduced(0, dtype), count))
+
+
+def _lowest(dtype: DType) -> int:
+    bits = dtype.itemsize * 8
+    return -(2 ** (bits - 1)) if dtype.is_signed else 0
+
+
+def _lrn(lw: Lowering, node: Node, op: LRN, root: Value) -> None:
+    x = node.inputs[0]
+    k = KernelBuilder(x.shape, (op.size,))
+    dtype = computed(x.dtype)
+    (tap,) = k.reduced
+    at = (*k.parallel[:-1], k.parallel[-1] + tap - (op.size - 1) // 2)
+    e = guarded(lw, k, x, at, range(len(at) - 1, len(at)), number(0.0, dtype))
+    base = fn("add", number(op.bias, dtype), fn("mul", number(op.alpha / op.size, dtype), reduced(0, dtype)))
+    own = lw.read(k, x, k.parallel)
+    y = fn("div", own, fn("pow", base, number(op.beta, dtype)))
+    finish_rows(lw, k, node, root, [Reduction("sum", fn("mul", e, e))], k.parallel, lambda: y)
+
+
+def _cumsum(lw: Lowering, node: Node, op: CumSum, root: Value) -> None:
+    x = node.inputs[0]
+    k = KernelBuilder(x.shape, (x.shape[op.axis],))
+    (j,) = k.reduced
+    i = k.parallel[op.axis]
+    e = lw.read(k, x, tuple(j if a == op.axis else p for a, p in enumerate(k.parallel)))
+    compare = {(False, False): "le", (True, False): "lt", (False, True): "ge", (True, True): "gt"}[op.exclusive, op.reverse]
+    zero = number(0.0 if e.dtype.is_float else 0, e.dtype)
+    kept = fn("select", fn(compare, index_expr(j), index_expr(i)), e, zero)
+    finish_rows(lw, k, node, root, [Reduction("sum", kept)], k.parallel, lambda: reduced(0, e.dtype))
+
+
+def _windowed_conv(lw: Lowering, node: Node, op: Conv, root: Value) -> None:
+    """Groups with few channels: vectors over output channels, a loop over taps and the channels of the group."""
+    x, w = node.inputs
+    *kernel, per_group, columns = w.shape
+    reduce_axes = tuple(kernel) if per_group == 1 else (*kernel, per_group)
+    k = KernelBuilder(node.out.shape, reduce_axes)
+    taps = k.reduced[: len(kernel)]
+    channel = k.reduced[-1] if per_group != 1 else Affine({})
+    o = k.parallel[-1]
+    group = div(o, columns // op.groups)
+    index = (*_windows(k, op.strides, op.pads_lo, op.dilations, taps)[:-1], group * per_group + channel)
+    dtype = computed(x.dtype)
+    e = guarded(lw, k, x, index, range(1, len(x.shape) - 1), number(0.0 if dtype.is_float else 0, dtype))
+    e = fn("mul", e, lw.read(k, w, (*taps, channel, o)))
+    finish_rows(lw, k, node, root, [Reduction("sum", e)], k.parallel, lambda: reduced(0, dtype))
+
+
+def _columns_to_image(lw: Lowering, node: Node, op: ColumnsToImage, root: Value) -> None:
+    x = node.inputs[0]
+    k = KernelBuilder(node.out.shape, op.kernel)
+    n, *out, c = k.parallel
+    dtype = computed(x.dtype)
+    zero = number(0.0 if dtype.is_float else 0, dtype)
+    pixels: list[Affine] = []
+    exact: list[E] = []
+    for o, t, s, d, lo in zip(out, k.reduced, op.strides, op.dilations, op.pads_lo, strict=True):
+        p = o - t * d + lo
+        q = div(p, s)
+        pixels.append(q)
+        if s != 1:
+            exact.append(fn("eq", index_expr(p - q * s), number(0, DType.I64)))
+    tap = ravel(k.reduced, op.kernel)
+    index = (n, *pixels, tap * node.out.shape[-1] + c)
+    e = guarded(lw, k, x, index, range(1, len(x.shape) - 1), zero)
+    condition = all_of(exact)
+    if condition is not None:
+        e = fn("select", condition, e, zero)
+    finish_rows(lw, k, node, root, [Reduction("sum", e)], k.parallel, lambda: reduced(0, dtype))
