@@ -9,6 +9,8 @@ from .extra_handlers import EXTRA_HANDLERS
 from .norm_handlers import NORM_HANDLERS
 from .quant_handlers import QUANT_HANDLERS
 from .recurrent_handlers import RECURRENT_HANDLERS
+from .sampling_handlers import SAMPLING_HANDLERS
+from .signal_handlers import SIGNAL_HANDLERS
 from .window_handlers import WINDOW_HANDLERS
 
 NN_HANDLERS: HandlerTable = {
@@ -19,4 +21,6 @@ NN_HANDLERS: HandlerTable = {
     **ATTENTION_HANDLERS,
     **QUANT_HANDLERS,
     **EXTRA_HANDLERS,
+    **SAMPLING_HANDLERS,
+    **SIGNAL_HANDLERS,
 }
