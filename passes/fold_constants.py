@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from ..errors import VerifyError
-from ..ir import Const, DType, Graph, Input, Node, Trait, Value, const
+from ..ir import Const, DType, Expr, Graph, Input, Node, Trait, Value, const, symbols_of
 from ..ir.ops import Expand
 from .base import Pass, PassContext
 
@@ -33,12 +32,10 @@ class FoldConstants(Pass):
             return None
         if not all(isinstance(v.node.op, Const) for v in inputs) or not self.small_enough(node, inputs):
             return None
-        if any(isinstance(getattr(node.op, f.name), Graph) for f in fields(node.op)):
+        attributes = [getattr(node.op, f.name) for f in fields(node.op)]
+        if any(isinstance(a, (Graph, Expr)) or (isinstance(a, tuple) and symbols_of(a)) for a in attributes):
             return None
-        try:
-            arrays = node.op.reference(*(v.node.op.data for v in inputs if isinstance(v.node.op, Const)))
-        except VerifyError:
-            return None  # an attribute is symbolic after all
+        arrays = node.op.reference(*(v.node.op.data for v in inputs if isinstance(v.node.op, Const)))
         return tuple(const(a, t.dtype, node.loc) for a, t in zip(arrays, node.types, strict=True))
 
     def small_enough(self, node: Node, inputs: tuple[Value, ...]) -> bool:

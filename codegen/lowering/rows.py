@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 
 from ...errors import CodegenError
-from ...ir import DType, Node, Shape, TensorType, Value, prod
+from ...ir import Dim, DType, Node, Shape, TensorType, Value, prod
 from ...ir.ops import LRN, ArgReduce, CumSum, LayerNorm, Pool, Reduce, RMSNorm, Softmax, TopK
 from ..expr import Axis, Call, Cast, E, Load, Num, Reduced
 from ..kernel import Reduction, Store
 from .core import Index, Lowering, Pending, Stored, Virtual
-from .index import add, both, clamp, inside, linear, mul, num, sub
+from .index import add, both, clamp, div, inside, linear, mul, num, sub
 from .moves import NARROW, SCALARS, project, widen
 
 
@@ -177,46 +177,57 @@ def pool(lo: Lowering, node: Node) -> None:
     assert isinstance(op, Pool)
     x = lo.load(lo.stored(node.inputs[0]), node.inputs[0].type)
     nd = len(op.kernel)
-    spatial = x.type.shape[1:-1]
     rank = nd + 2
     inner: list[E] = [Axis(0)]
     guard: E | None = None
-    padded: E | None = None
+    extents: list[int] = []
+    count: E = Num(1)  # taps that take part in an average
     for i in range(nd):
-        p = sub(add(mul(Axis(1 + i), num(op.strides[i])), mul(Axis(rank + i), num(op.dilations[i]))), num(op.pads_lo[i]))
-        exact = op.pads_lo[i] == 0 and not op.ceil_mode and op.pads_hi[i] == 0
+        size, out, k, s, d, low = x.type.shape[1 + i], value.shape[1 + i], op.kernel[i], op.strides[i], op.dilations[i], op.pads_lo[i]
+        static = isinstance(size, int) and isinstance(out, int) and isinstance(low, int)
+        if out == 1 and low == 0 and isinstance(size, int):
+            k = min(k, -(-size // d))  # one window, cut off at the end of the input: what is beyond never counts
+        exact = low == 0 and static and (out - 1) * s + (k - 1) * d < size  # type: ignore[operator]
+        start = sub(mul(Axis(1 + i), num(s)), num(low))
+        p = add(start, mul(Axis(rank + i), num(d)))
         if not exact:
-            guard = both(guard, inside(p, spatial[i]))
-            whole = add(p, num(op.pads_lo[i]))
-            padded = both(padded, Call("lt", (whole, num(spatial[i] + op.pads_lo[i] + op.pads_hi[i])), dtype=DType.BOOL))
-        inner.append(p if exact else clamp(p, spatial[i]))
+            guard = both(guard, inside(p, size))
+        include = op.count_include_pad
+        first, last = (-1 * low, size + op.pads_hi[i] - 1) if include else (0, size - 1)
+        count = mul(count, num(k) if exact else _taps_between(start, first, last, op.kernel[i], d))
+        inner.append(p if exact else clamp(p, size))
+        extents.append(k)
     inner.append(Axis(rank - 1))
-    raw = x.at(tuple(inner))
-    e = widen(raw)
+    e = widen(x.at(tuple(inner)))
     dt = e.dtype
-    stages: list[Reduction]
     if op.kind == "max":
         lowest: float | int = -math.inf if dt.is_float else (0 if not dt.is_signed else -(2 ** (8 * dt.itemsize - 1)))
-        stages = [Reduction("max", e if guard is None else Call("select", (guard, e, Num(lowest, dtype=dt)), dtype=dt))]
+        stage = Reduction("max", e if guard is None else Call("select", (guard, e, Num(lowest, dtype=dt)), dtype=dt))
         result: E = Reduced(0, dtype=dt)
     else:
         if op.kind == "lp":
-            e = Call("pow", (Call("abs", (e,), dtype=dt), Num(float(op.p), dtype=dt)), dtype=dt) if op.p != 1 else Call("abs", (e,), dtype=dt)
-        stages = [Reduction("sum", e if guard is None else Call("select", (guard, e, Num(0, dtype=dt)), dtype=dt))]
+            e = Call("abs", (e,), dtype=dt)
+            e = e if op.p == 1 else Call("pow", (e, Num(float(op.p), dtype=dt)), dtype=dt)
+        stage = Reduction("sum", e if guard is None else Call("select", (guard, e, Num(0, dtype=dt)), dtype=dt))
         result = Reduced(0, dtype=dt)
         if op.kind == "lp":
-            if op.p != 1:
-                result = Call("pow", (result, Num(1 / op.p, dtype=dt)), dtype=dt)
-        elif guard is None:
-            result = Call("mul", (result, Num(1 / math.prod(op.kernel), dtype=dt)), dtype=dt)
+            result = result if op.p == 1 else Call("pow", (result, Num(1 / op.p, dtype=dt)), dtype=dt)
+        elif isinstance(count, Num):
+            result = Call("mul", (result, Num(1 / count.value, dtype=dt)), dtype=dt)
         else:
-            inside_of = padded if op.count_include_pad else guard
-            assert inside_of is not None
-            one = Call("select", (inside_of, Num(1.0, dtype=dt), Num(0.0, dtype=dt)), dtype=dt)
-            stages.append(Reduction("sum", one))
-            result = Call("div", (result, Reduced(1, dtype=dt)), dtype=dt)
+            result = Call("div", (result, Cast(count, dtype=dt)), dtype=dt)
     final = _cast(result, value.dtype)
-    lo.forms[value] = pending_rows(lo, value.type, tuple(op.kernel), stages, lambda _: final, (), node.loc)
+    lo.forms[value] = pending_rows(lo, value.type, tuple(extents), (stage,), lambda _: final, (), node.loc)
+
+
+def _taps_between(start: E, first: Dim, last: Dim, k: int, d: int) -> E:
+    """How many of the taps start, start + d, … (k of them) lie in [first, last]."""
+    skipped = div(add(Call("max", (sub(num(first), start), Num(0))), Num(d - 1)), Num(d))
+    end = Call("min", (add(start, Num((k - 1) * d)), num(last)))
+    reached = add(div(Call("max", (Call("sub", (end, start)), Num(-1))), Num(d)), Num(1))
+    if d == 1:
+        reached = add(Call("max", (Call("sub", (end, start)), Num(-1))), Num(1))
+    return Call("max", (Call("sub", (reached, skipped)), Num(1)))
 
 
 def lrn(lo: Lowering, node: Node) -> None:

@@ -32,11 +32,12 @@ def recurrent(lo: Lowering, node: Node) -> None:
     def part(v: Value, d: int, shape: tuple[object, ...], extra: int = 0) -> int:
         """Direction d of an operand: a constant of its own, or a view."""
         stored = lo.stored(v)
-        count = prod(shape)  # type: ignore[arg-type]
         shift = d * prod(v.shape[1:]) + extra
         array = lo.constants.get(stored)
         if isinstance(array, np.ndarray):
-            return lo.constant(array.reshape(-1)[int(shift) : int(shift + count)].reshape(shape))  # type: ignore[arg-type]
+            # its own size, which the kernel's dims equal at run time even where they are symbolic
+            count = gh if v is bias else prod(v.shape[1:])
+            return lo.constant(array.reshape(-1)[int(shift) : int(shift + count)])  # type: ignore[arg-type]
         return lo.alias(stored, TensorType(v.dtype, shape), shift)  # type: ignore[arg-type]
 
     def transposed(v: Value, d: int, rows: object, columns: object) -> int:
