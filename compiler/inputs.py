@@ -42,7 +42,8 @@ def specs_of_onnx(model: onnx.ModelProto) -> list[InputSpec]:
         dims: list[int | str] = []
         for axis, d in enumerate(tensor.shape.dim):
             known = d.HasField("dim_value") and d.dim_value >= 0
-            dims.append(d.dim_value if known else d.dim_param or f"{value.name}.{axis}")
+            named = d.dim_param not in ("", "?")  # "?" is how some exporters write a dim without a name
+            dims.append(d.dim_value if known else d.dim_param if named else f"{value.name}.{axis}")
         below = tables.get(value.name, 0)
         specs.append(InputSpec(value.name, DType.from_onnx(tensor.elem_type).np, tuple(dims), below))
     return specs

@@ -77,7 +77,12 @@ def describe(module: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     sizes = {s.name: given.get(s.name, max(1, s.lo)) for s in manifest.symbols}
     binding = module.binding(**sizes)
     calls = [
-        {"kernel": s.symbol, "nodes": list(s.loc), "flops": int(binding.dims[s.flops]), "bytes": int(binding.dims[s.bytes])}
+        {
+            "kernel": s.symbol,
+            "nodes": list(dict.fromkeys(s.loc)),
+            "flops": int(binding.dims[s.flops]),
+            "bytes": int(binding.dims[s.bytes]),
+        }
         for s in manifest.steps
     ]
     arena = [

