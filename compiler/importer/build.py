@@ -53,6 +53,7 @@ class Importer(ImportContext):
         self.problems: list[str] = []
         self.depth = 0
         self.in_function = False
+        self.attr_bindings: Mapping[str, AttributeProto] = {}  # of the function being expanded
         self.decisions = list(decisions)
         self.decided = 0
         self.pin = pin  # keep symbols that `shapes` fixes, and require their sizes
@@ -234,6 +235,7 @@ class Importer(ImportContext):
                 self.loc = outer
 
     def _node(self, node: NodeProto) -> None:
+        node = self._resolved(node)
         domain = "" if node.domain == "ai.onnx" else node.domain
         local = self.functions.get((node.domain, node.op_type, node.overload))
         handler = None if local else find_handler(domain, node.op_type, self.opset(domain))
@@ -323,15 +325,24 @@ class Importer(ImportContext):
                 body.attribute_proto.add().CopyFrom(attribute.default_value)
         return body
 
+    def _resolved(self, node: NodeProto) -> NodeProto:
+        """The node with attributes that refer to those of the function being expanded replaced by their values."""
+        if not any(a.ref_attr_name for a in node.attribute):
+            return node
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        del copy.attribute[:]
+        for a in node.attribute:
+            value = self.attr_bindings.get(a.ref_attr_name) if a.ref_attr_name else a
+            if value is not None:
+                copy.attribute.add().CopyFrom(value)
+                copy.attribute[-1].name = a.name
+        return copy
+
     def _expand(self, node: NodeProto, body: FunctionProto, ins: Sequence[Value | None], domain: str) -> list[Value]:
         if self.depth >= _MAX_DEPTH:
             raise OnnxImportError(f"function {body.name} is nested more than {_MAX_DEPTH} deep", loc=", ".join(self.loc))
-        bindings: dict[str, AttributeProto] = {a.name: a for a in body.attribute_proto}
-        for a in node.attribute:
-            if not a.ref_attr_name:
-                bindings[a.name] = a
-            elif a.ref_attr_name in self.attr_bindings:
-                bindings[a.name] = self.attr_bindings[a.ref_attr_name]
+        bindings: dict[str, AttributeProto] = {a.name: a for a in (*body.attribute_proto, *node.attribute)}
         scope = Scope()
         for i, formal in enumerate(body.input):
             value = ins[i] if i < len(ins) else None

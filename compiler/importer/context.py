@@ -40,7 +40,6 @@ class ImportContext:
     def __init__(self, opsets: Mapping[str, int], tensor: Callable[[TensorProto], np.ndarray]) -> None:
         self.opsets = dict(opsets)
         self.loc: tuple[str, ...] = ()
-        self.attr_bindings: Mapping[str, AttributeProto] = {}  # of the function being expanded
         self._tensor = tensor
         self._contents: dict[Value, np.ndarray] = {}
         self.equal: dict[tuple[Dim, Dim], None] = {}  # pairs of dims that must agree at run time
@@ -54,9 +53,6 @@ class ImportContext:
         """Attribute as int, float, str, tuple, np.ndarray or GraphProto; `default` when absent."""
         for a in node.attribute:
             if a.name == name:
-                if a.ref_attr_name:
-                    bound = self.attr_bindings.get(a.ref_attr_name)
-                    return default if bound is None else self._attr_value(bound)
                 return self._attr_value(a)
         return default
 

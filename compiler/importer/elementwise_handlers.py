@@ -87,7 +87,7 @@ def shrink(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
 def _cast(ctx: ImportContext, x: Value, dtype: DType, saturate: bool) -> Value:
     if x.dtype is dtype:
         return x
-    if dtype.value.startswith("f8") and saturate and dtype not in (DType.F8E8M0,) and x.dtype.is_float:
+    if dtype.value.startswith("f8") and saturate and x.dtype.is_float:
         b, top = Build(ctx), _largest(dtype)
         wide = b.cast(x, DType.F32) if x.dtype.itemsize < 4 else x
         limited = b.max(b.min(wide, top), -top)
@@ -110,6 +110,8 @@ def cast(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
         return [ctx.const(_cast_strings(known, dtype))]
     if DType.STRING in (dtype, x.dtype) and dtype is not x.dtype:
         raise ctx.unsupported(f"Cast from {x.dtype.value} to {dtype.value}")
+    if dtype is DType.F8E8M0 and x.dtype is not dtype:
+        raise ctx.unsupported("Cast to f8e8m0, which has rounding modes of its own")
     return [_cast(ctx, x, dtype, bool(ctx.attr(node, "saturate", 1)))]
 
 

@@ -169,6 +169,9 @@ def _without_weights(model: ModelProto, opset: int) -> ModelProto:
                 copy.graph.initializer.add(name=t.name, data_type=t.data_type, dims=[0])
         else:
             copy.graph.MergeFrom(GraphProto(**{field.name: value}))
+    for info in (*copy.graph.input, *copy.graph.output):  # the importer derives shapes; absent ones need not be declared
+        if info.type.HasField("tensor_type") and not info.type.tensor_type.HasField("shape"):
+            info.type.tensor_type.shape.SetInParent()
     local = {(f.domain, f.name) for f in model.functions}
     renamed = False
     stack = [copy.graph]

@@ -419,12 +419,13 @@ class ShiftLeft(_Binary):
 
 @dataclass(frozen=True)
 class ShiftRight(_Binary):
-    """Shifts by the width or more give 0."""
+    """Shifts by the width or more give 0, or −1 for negative numbers (whose shift keeps the sign)."""
 
     def body(self, s: S, *args: Any) -> Any:
         x, n = args
         bits = s.dtype(x).itemsize * 8
-        return s.select(s.lt(n, bits), s.shr(x, s.min(n, bits - 1)), s.const(0, s.dtype(x)))
+        shifted = s.shr(x, s.min(n, bits - 1))
+        return shifted if s.dtype(x).is_signed else s.select(s.lt(n, bits), shifted, s.const(0, s.dtype(x)))
 
 
 # --- selection and conversion -----------------------------------------------------------------------------------------

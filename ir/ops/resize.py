@@ -129,7 +129,7 @@ class Resize(Op):
         for k in range(-reach, reach + 1):
             index = base + k
             value = self._kernel(np.abs(index - at) * shrink)
-            if self.exclude_outside or self.antialias:
+            if self.exclude_outside:
                 value = np.where((index >= 0) & (index < n), value, 0)
             np.add.at(w, (rows, np.clip(index, 0, n - 1)), value)
         return w / w.sum(1, keepdims=True)
