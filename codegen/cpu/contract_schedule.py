@@ -12,7 +12,7 @@ from .target import CpuTarget
 
 _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.F16: DType.F32, DType.BF16: DType.F32,
         DType.I64: DType.I64, DType.U32: DType.U32, DType.U64: DType.U64}  # fmt: skip
-_UNIT_OPS = 6_000_000  # about 50 µs of one core: far above the cost of handing out a unit
+_UNIT_OPS = 2_000_000  # 10 to 20 µs of one core: far above the cost of handing out a unit
 _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
 _SPLIT_BYTES = 1 << 18  # of a strip of B: this much in use and this much on its way, beside the rows of A
 
@@ -86,7 +86,8 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
             k_block = 0
     return ContractSchedule(
         acc, lanes, vectors, tiles, -1 if n_tail is None else -(-n_tail // lanes), mode, unroll, k_multiple,
-        prefetch=tiles[0] > 4 and kernel.panel == strip, split=k_block > 0, k_block=k_block, block=block, blocks=blocks, strips=strips,
+        prefetch=tiles[0] > 4 and kernel.panel == strip, split=k_block > 0, k_block=k_block, block=block, blocks=blocks,
+        strips=strips,
     )  # fmt: skip
 
 

@@ -133,7 +133,8 @@ class ActiveEpilogue:
         return self.e.kernel.operands[load.operand].dtype
 
     def _evaluate(self, v: int, acc: Any, addresses: dict[int, Any], splats: dict[int, Any]) -> Any:
-        b, lanes, value = self.b, self.e.lanes, {}
+        b, lanes = self.b, self.e.lanes
+        value: dict[int, Any] = {}
         for e in self.e.order:
             match e:
                 case Acc():
@@ -172,7 +173,8 @@ class ActiveEpilogue:
 
     def _scalar(self, offset: E) -> Any:
         """An index expression at the first column of the strip. Operands are never negative, so `div` is unsigned."""
-        i, value = self.b.ir, {}
+        i = self.b.ir
+        value: dict[int, Any] = {}
         ops = {"add": i.add, "sub": i.sub, "mul": i.mul, "div": i.udiv, "mod": i.urem, "fmod": i.urem,
                "min": self.b.smin, "max": self.b.smax}  # fmt: skip
         for e in postorder(offset):

@@ -121,7 +121,7 @@ class _Emitter:
                     continue
                 at = b.at(self.buffers[source], i.mul(batch_row(r), p["hidden"]), self.element)
                 to = b.at(state, i.mul(r, self.state_width), self.element)
-                self._columns(lambda j, mask, at=at, to=to: self._put(to, j, self._get(at, j, mask), None))
+                self._columns(self._copier(at, to, load=True))
 
         def finish(r: Any) -> None:
             for state, result in ((self.h, H_N), (self.c, C_N)):
@@ -129,7 +129,7 @@ class _Emitter:
                     continue
                 at = b.at(state, i.mul(r, self.state_width), self.element)
                 to = b.at(self.buffers[result], i.mul(batch_row(r), p["hidden"]), self.element)
-                self._columns(lambda j, mask, at=at, to=to: self._put(to, j, self._get(at, j, None), mask))
+                self._columns(self._copier(at, to, load=False))
 
         self._rows(start)
 
@@ -223,16 +223,34 @@ class _Emitter:
         if self.schedule.rows == 1:
             body(b.i64(0))
             return
-        b.loop(b.i64(0), b.i64(self.schedule.rows), b.i64(1), [], lambda r, _: (body(r), ())[1])  # type: ignore[func-returns-value]
+
+        def row(r: Any, _: list[Any]) -> Sequence[Any]:
+            body(r)
+            return ()
+
+        b.loop(b.i64(0), b.i64(self.schedule.rows), b.i64(1), [], row)
 
     def _columns(self, body: Callable[[Any, Any], None]) -> None:
         """body(j, mask) for j = 0, lanes, … < hidden; the last, partial vector has a mask, the others None."""
         b, lanes, i, hidden = self.b, self.schedule.lanes, self.b.ir, self.p["hidden"]
         whole = i.sub(hidden, b.i64(self.kernel.hidden % lanes))
         if self.kernel.hidden >= lanes:
-            b.loop(b.i64(0), whole, b.i64(lanes), [], lambda j, _: (body(j, None), ())[1])  # type: ignore[func-returns-value]
+
+            def vector(j: Any, _: list[Any]) -> Sequence[Any]:
+                body(j, None)
+                return ()
+
+            b.loop(b.i64(0), whole, b.i64(lanes), [], vector)
         if self.kernel.hidden % lanes:
             body(whole, b.below(b.i64(self.kernel.hidden % lanes), lanes))
+
+    def _copier(self, source: Any, to: Any, load: bool) -> Callable[[Any, Any], None]:
+        """Copies operands to the state (`load`), whose rows have room for whole vectors, or back."""
+
+        def copy(j: Any, mask: Any) -> None:
+            self._put(to, j, self._get(source, j, mask if load else None), None if load else mask)
+
+        return copy
 
     def _get(self, base: Any, j: Any, mask: Any) -> Any:
         t = vec(self.element, self.schedule.lanes)

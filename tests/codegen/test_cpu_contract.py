@@ -81,8 +81,8 @@ def matmul(m, n, k, *, batch=1, target="cpu", epilogue=ACC, extra=(), dims=None,
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
-    "m, n, k", [(1, 1, 1), (1, 100, 33), (2, 64, 7), (4, 200, 64), (5, 16, 3), (7, 65, 10), (13, 48, 129), (29, 31, 5), (49, 130, 100),
-                (126, 64, 64), (37, 24, 16), (61, 80, 6), (3, 129, 1), (64, 8, 27)],
+    "m, n, k", [(1, 1, 1), (1, 100, 33), (2, 64, 7), (4, 200, 64), (5, 16, 3), (7, 65, 10), (13, 48, 129), (29, 31, 5),
+                (49, 130, 100), (126, 64, 64), (37, 24, 16), (61, 80, 6), (3, 129, 1), (64, 8, 27)],
 )  # fmt: skip
 def test_matmul_sizes(m, n, k, target):
     want, got, _ = matmul(m, n, k, target=target)

@@ -5,7 +5,6 @@ import ctypes
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-
 from mlc.codegen.cpu.compile import compile_ir
 from mlc.codegen.cpu.recurrent import GATES, emit_recurrent
 from mlc.codegen.cpu.target import host, missing_features, parse
