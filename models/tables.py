@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import InputError
 from . import real, samples, suite
 from .resolve import resolve
-from .sizes import Shapes, all_sizes
+from .sizes import LARGER_LIMITS, Shapes, all_sizes
 
 # Operators of another domain (com.microsoft, nchwc): the issue on coverage is to bring it.
 NOT_YET = ("common_old",)
@@ -78,6 +78,10 @@ def check_table(rows: Sequence[Row]) -> str:
             f"| {r.model} | {sizes} | {float(worst['relative_l2']):.1e} | {most:.1e} | {noise:.1e} "
             f"| {r.figures['compile_seconds']:.2f} | {result} |"
         )
+    shown = {r.model.partition(":")[2] for r in rows}
+    lines += [
+        f"\n`real:{name}` is granted {limit:.0e}: {why}." for name, (limit, why) in LARGER_LIMITS.items() if name in shown
+    ]
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from ...models.resolve import larger_limit
 from .. import oracle
 from ..compare import Difference
 from .common import compile_options, find, input_options, out, progress, shape_text, static_shapes, threads_option, write_json
@@ -62,7 +63,9 @@ def command(
         if feeds is None:
             feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
         tell("comparing with onnxruntime", 0, 1)
-        report = oracle.check(module.run, found.path, feeds, rtol=rtol, atol=atol, threads=threads)
+        report = oracle.check(
+            module.run, found.path, feeds, rtol=rtol, atol=atol, threads=threads, larger_limit=larger_limit(model)
+        )
         if per_layer:
             tell("comparing layers", 0, 1)
             layers = oracle.check_layers(
