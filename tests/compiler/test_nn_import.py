@@ -222,6 +222,20 @@ CASES = [
              name=f"GridSample-outside-{p}")
         for p in ("zeros", "border", "reflection")
     ),
+    case("DFT", [f32(2, 9, 1)], axis=1), case("DFT", [f32(2, 9, 3, 2), np.array(7)], const=(1,), axis=1),
+    case("DFT", [f32(2, 10, 1)], onesided=1), case("DFT", [f32(2, 8, 2)], inverse=1),
+    case("STFT", [f32(2, 40, 1), np.array(4), f32(16)], const=(1,)),
+    case("STFT", [f32(2, 40, 1), np.array(5), None, np.array(12)], const=(1, 3), onesided=0),
+    case("Col2Im", [f32(2, 12, 9), np.array([4, 5]), np.array([2, 3])], opset=18, const=(1, 2), name="Col2Im-plain"),
+    case("Col2Im", [f32(1, 8, 6), np.array([5, 4]), np.array([2, 2])], opset=18, const=(1, 2), strides=[2, 2], pads=[0, 1, 0, 1]),
+    *(
+        case("RoiAlign", [f32(2, 3, 8, 9), np.array([[0, 0, 5, 6], [1.5, 2, 7, 7.5], [-2, -3, 12, 11]], np.float32),
+                          np.array([0, 1, 1])], output_height=3, output_width=2, sampling_ratio=2, spatial_scale=0.7, mode=m,
+             coordinate_transformation_mode=t)
+        for m in ("avg", "max") for t in ("half_pixel", "output_half_pixel")
+    ),
+    case("DeformConv", [f32(2, 4, 6, 7), f32(6, 2, 3, 2), f32(2, 24, 4, 6), f32(6), f32(2, 12, 4, 6)], opset=19, group=2, offset_group=2),
+    case("DeformConv", [f32(1, 2, 6, 7), f32(3, 2, 2, 2), f32(1, 8, 4, 4)], opset=19, strides=[2, 2], pads=[1, 1, 1, 1]),
     case("FusedConv", [IMG, W, f32(8)], domain="com.microsoft", activation="Relu"),
     case("FusedConv", [IMG, W, f32(8)], domain="com.microsoft", activation="LeakyRelu", activation_params=[0.2]),
     case("FusedGemm", [f32(3, 4), f32(4, 5), f32(5)], domain="com.microsoft", activation="Relu"),
