@@ -30,7 +30,7 @@ def run_plan(plan: Plan, inputs: Sequence[np.ndarray], bindings: Bindings | None
         size = math.prod(shape)
         match b.kind:
             case "input":
-                x = np.ascontiguousarray(inputs[b.index])
+                x = np.asarray(inputs[b.index])
                 if x.shape != shape or x.dtype != b.dtype.np:
                     raise InputError(f"input {b.index} is {x.dtype}{list(x.shape)}", expected=f"{b.dtype.np}{list(shape)}")
                 memory.append(x.reshape(-1))

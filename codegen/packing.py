@@ -27,4 +27,5 @@ def pack_b(b: np.ndarray, panel: int) -> np.ndarray:
 
 def unpack_b(packed: np.ndarray, k: int, n: int, panel: int) -> np.ndarray:
     """Inverse of `pack_b` for one matrix (given exactly its packed elements): [K, N]."""
-    return packed.reshape(-(-n // panel), k, panel).transpose(1, 0, 2).reshape(k, -1)[:, :n]
+    panels = -(-n // panel)
+    return packed.reshape(panels, k, panel).transpose(1, 0, 2).reshape(k, panels * panel)[:, :n]

@@ -38,10 +38,9 @@ def broadcast_index(index: Index, shape: Shape) -> Index:
 def define_move(lw: Lowering, node: Node) -> None:
     """Make the result a view of a stored operand if strides can say it, else an index function."""
     v = node.out
-    if lw.fusion.stored(v) and v in lw.outputs:
+    view = _view(lw, node)
+    if v in lw.outputs and view != lw.placed(v):
         view = None
-    else:
-        view = _view(lw, node)
     if view is not None and (isinstance(node.op, Reshape) or not lw.fusion.stored(v)):
         lw.views[v] = view
         return

@@ -85,11 +85,11 @@ def _reduce(lw: Lowering, node: Node, op: Reduce, root: Value) -> None:
     if dtype is DType.BOOL:
         kind = {"max": "or", "min": "and"}.get(kind, kind)
     count = prod(x.shape[a] for a in op.axes)
-    if op.kind == "mean" and dtype.is_int:
-        dtype, e = DType.I64, convert(e, DType.I64)
     if not op.axes:
         k = KernelBuilder(x.shape, (1,))
         e = lw.read(k, x, k.parallel)
+    if op.kind == "mean" and dtype.is_int:
+        dtype, e = DType.I64, convert(e, DType.I64)
 
     def value() -> E:
         r = reduced(0, dtype)

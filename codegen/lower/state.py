@@ -67,7 +67,7 @@ class Storage:
 
     def shifted(self, view: View, shift: Dim) -> View:
         """The same strides, starting `shift` elements later: an alias buffer, so that kernels do not embed the shift."""
-        if shift == 0:
+        if shift == 0 and view.span == self.extent(view.buffer)[1]:
             return view
         of, total = view.buffer, shift
         base = self.buffers[of]
@@ -139,6 +139,9 @@ class Lowering:
         start: Dim = sum((x.shape[axis] for x in concat.inputs[:position]), 0)
         part = View(view.buffer, view.dtype, concat.inputs[position].shape, view.strides)
         return self.storage.shifted(part, start * view.strides[axis])
+
+    def placed(self, v: Value) -> View | None:
+        return self._placed.get(v)
 
     def set_output(self, v: Value, view: View) -> None:
         """Say beforehand where a graph output is to be stored."""

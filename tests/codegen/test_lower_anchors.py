@@ -1,0 +1,196 @@
+"""Contractions, reductions, norms, pools, recurrent and control flow: results, and what fuses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lowering import F, ap, graph, run, tensor
+
+from mlc.codegen.kernel import ContractKernel, LoopKernel
+from mlc.ir import DType, Node, const, sym
+from mlc.ir.ops import (
+    LRN, Add, ArgReduce, Attention, Concat, Conv, ConvTranspose, CumSum, Erf, If, LayerNorm, Loop, MatMul, Mul, Pool, Recurrent,
+    Reduce, Relu, Reshape, RMSNorm, Sigmoid, Slice, Softmax, Sub, Transpose,
+)  # fmt: skip
+
+B = sym("B", 1)
+rng = np.random.default_rng(3)
+
+
+def weights(*shape: int) -> object:
+    return const(rng.standard_normal(shape).astype(np.float32))
+
+
+@pytest.mark.parametrize("shapes", [((2, 3, 5), (5, 7)), ((2, 3, 5), (2, 5, 7)), ((3, 5), (4, 5, 70)), ((2, 1, 3, 5), (4, 5, 7)),
+                                    ((2, 4, 3, 5), (2, 1, 5, 7)), ((B, 3, 5), (5, 7)), ((3, B), (B, 7)), ((3, 5), (5, B)),
+                                    ((B, 2, 3, 5), (B, 2, 5, 3)), ((1, 5), (5, 1)), ((0, 5), (5, 3)), ((3, 0), (0, 2))])  # fmt: skip
+def test_matmul(shapes: tuple[tuple, tuple]) -> None:
+    a, b = (tensor(*s) for s in shapes)
+    run(graph([a, b], ap(Relu(), ap(MatMul(), a, b))), B=4)
+    if all(isinstance(d, int) for d in shapes[1]):
+        run(graph([a], ap(MatMul(), a, weights(*shapes[1]))), B=4)
+
+
+def test_gelu_epilogue() -> None:
+    a, res = tensor(B, 6, 8), tensor(B, 6, 20)
+    y = ap(Add(), ap(MatMul(), a, weights(8, 20)), weights(20))
+    y = ap(Mul(), y, ap(Add(), ap(Erf(), ap(Mul(), y, const(np.float32(0.7)))), const(np.float32(1))))
+    y = ap(Add(), res, y)
+    plan = run(graph([a, res], y), B=3)
+    assert [type(s.kernel) for s in plan.steps] == [ContractKernel]
+
+
+def test_second_branch_is_the_residual() -> None:
+    x = tensor(2, 5, 5, 4)
+    c1 = ap(Add(), ap(Conv((1, 1), (1, 1), (1, 1), (1, 1)), x, weights(3, 3, 4, 8)), weights(8))
+    c2 = ap(Add(), ap(Conv((1, 1), (0, 0), (0, 0), (1, 1)), x, weights(1, 1, 4, 8)), weights(8))
+    plan = run(graph([x], ap(Relu(), ap(Add(), c1, c2))))
+    assert len(plan.steps) == 2
+
+
+def test_channel_scale_per_image_is_not_an_epilogue() -> None:
+    x, s = tensor(2, 5, 5, 4), tensor(2, 1, 1, 8)
+    y = ap(Relu(), ap(Conv((1, 1), (0, 0), (0, 0), (1, 1)), x, weights(1, 1, 4, 8)))
+    assert len(run(graph([x, s], ap(Mul(), y, ap(Sigmoid(), s)))).steps) == 3
+    x, s = tensor(1, 5, 5, 4), tensor(1, 1, 1, 8)
+    y = ap(Conv((1, 1), (0, 0), (0, 0), (1, 1)), x, weights(1, 1, 4, 8))
+    assert len(run(graph([x, s], ap(Mul(), y, s))).steps) == 1
+
+
+@pytest.mark.parametrize("groups,c,o", [(1, 4, 6), (2, 4, 32), (4, 4, 4), (4, 4, 8), (2, 6, 4)])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_conv(groups: int, c: int, o: int, rank: int) -> None:
+    x = tensor(B, *(7, 6)[:rank], c)
+    op = Conv((2, 1)[:rank], (1, 0)[:rank], (2, 1)[:rank], (1, 2)[:rank], groups)
+    w = weights(*(3, 2)[:rank], c // groups, o)
+    plan = run(graph([x], ap(Relu(), ap(Add(), ap(op, x, w), weights(o)))), B=2)
+    assert len(plan.steps) == 1
+    w = tensor(*(3, 2)[:rank], c // groups, o)
+    run(graph([x, w], ap(op, x, w)), B=2)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_conv_transpose(groups: int) -> None:
+    x = tensor(B, 4, 3, 4)
+    op = ConvTranspose((2, 1), (1, 0), (0, 1), (1, 0), (1, 2), groups)
+    run(graph([x], ap(Relu(), ap(Add(), ap(op, x, weights(3, 2, 8 // groups, 4)), weights(8)))), B=2)
+
+
+@pytest.mark.parametrize("axes,keep", [((1,), True), ((0, 2), False), ((0, 1, 2), False), ((), True), ((2,), False)])
+@pytest.mark.parametrize("kind", ["sum", "mean", "prod", "max", "min"])
+def test_reduce(axes: tuple[int, ...], keep: bool, kind: str) -> None:
+    x = tensor(B, 3, 4)
+    plan = run(graph([x], ap(Relu(), ap(Reduce(kind, axes, keep), ap(Mul(), x, x)))), B=2)
+    assert len(plan.steps) == 1
+    i = tensor(2, 3, 4, dtype=DType.I32)
+    run(graph([i], ap(Reduce(kind, axes, keep), i)))
+
+
+def test_arg_and_cumsum() -> None:
+    x = tensor(B, 5)
+    for kind in ("argmax", "argmin"):
+        for last in (False, True):
+            run(graph([x], ap(ArgReduce(kind, 1, last, last), x)), [np.array([[1, 3, 3, -1, -1]] * 2, np.float32)], B=2)
+    for exclusive in (False, True):
+        for reverse in (False, True):
+            run(graph([x], ap(CumSum(1, exclusive, reverse), x)), B=2)
+
+
+def test_rows() -> None:
+    x = tensor(B, 3, 6)
+    for axis in (1, 2):
+        plan = run(graph([x], ap(Relu(), ap(Softmax(axis), ap(Mul(), x, const(np.float32(0.3)))))), B=2)
+        assert len(plan.steps) == 1
+        run(graph([x], ap(Softmax(axis, True), x)), B=2)
+    run(graph([x], ap(Relu(), ap(LayerNorm(1, 1e-5), x, weights(3, 6), weights(3, 6)))), B=2)
+    run(graph([x], ap(LayerNorm(2, 1e-5), ap(Sigmoid(), x), weights(6), weights(1))), B=2)
+    run(graph([x], ap(RMSNorm(2, 1e-5), x, weights(6))), B=2)
+    assert len(run(graph([x], ap(Softmax(2), ap(Sigmoid(), x))), B=2).steps) == 2
+
+
+@pytest.mark.parametrize("kind", ["max", "avg", "lp"])
+@pytest.mark.parametrize("ceil", [False, True])
+def test_pool(kind: str, ceil: bool) -> None:
+    x = tensor(B, 7, 6, 3)
+    for include in (False, True):
+        run(graph([x], ap(Pool(kind, (3, 2), (2, 2), (1, 0), (0, 1), (1, 2), ceil, include), x)), B=2)
+    run(graph([x], ap(Pool(kind, (2, 2), (2, 2), (0, 0), (0, 0), (1, 1), ceil), x)), B=2)
+    run(graph([x], ap(LRN(3), x)), B=2)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention(heads: int, causal: bool) -> None:
+    q, k, v, m = tensor(B, 4, 5, 3), tensor(B, heads, 6, 3), tensor(B, heads, 6, 2), tensor(B, 1, 1, 6)
+    op = Attention(0.5, causal)
+    run(graph([q, k, v, m], ap(op, q, k, v, m)), B=2)
+    run(graph([q, k, v], ap(op, q, k, v)), B=1)
+
+
+def test_attention_block_moves_nothing_for_one_image() -> None:
+    x = tensor(1, 6, 8)
+    q, k, v = (ap(Transpose((0, 2, 1, 3)), ap(Reshape((1, 6, 2, 4)), ap(Add(), ap(MatMul(), x, weights(8, 8)), weights(8))))
+               for _ in range(3))  # fmt: skip
+    y = ap(Reshape((1, 6, 8)), ap(Transpose((0, 2, 1, 3)), ap(Attention(0.5), q, k, v)))
+    plan = run(graph([x], ap(MatMul(), y, weights(8, 8))))
+    # q, k, v, scores, softmax, product, output, and the packing of k and v
+    assert len(plan.steps) == 9, [s.kernel for s in plan.steps]
+
+
+def test_concat_of_convolutions() -> None:
+    x = tensor(B, 4, 4, 3)
+    parts = [ap(Relu(), ap(Conv((1, 1), (0, 0), (0, 0), (1, 1)), x, weights(1, 1, 3, n))) for n in (8, 5)]
+    plan = run(graph([x], ap(Reshape((B, 16, 13)), ap(Concat(3), *parts))), B=2)
+    assert len(plan.steps) == 2
+
+
+@pytest.mark.parametrize("cell,n,acts", [("lstm", 4, ("Sigmoid", "Tanh", "Tanh")), ("gru", 3, ("Sigmoid", "Tanh")), ("rnn", 1, ("Tanh",))])
+@pytest.mark.parametrize("directions", [(False,), (False, True)])
+def test_recurrent(cell: str, n: int, acts: tuple[str, ...], directions: tuple[bool, ...]) -> None:
+    d, t, b, i, h = len(directions), 4, 2, 3, 5
+    x, h0 = tensor(t, b, i), tensor(d, b, h)
+    op = Recurrent(cell, h, directions, tuple((a, 0.0, 0.0) for a in acts) * d, 0.0, True, False)
+    lens = const(np.array([4, 3], np.int32))
+    args = (weights(d, n * h, i), weights(d, n * h, h), weights(d, 2 * n * h), lens, h0, weights(d, b, h), weights(d, 3 * h))
+    node = Node.make(op, (x, *args))
+    run(graph([x, h0], *node.outputs))
+    run(graph([x, h0], node.outputs[0]))
+
+
+def test_if() -> None:
+    c, x = tensor(dtype=DType.BOOL), tensor(2, 3)
+    y = tensor(2, 3)
+    then, other = graph([y], ap(Relu(), y), y), graph([y], ap(Sub(), y, y), ap(Add(), y, y))
+    node = Node.make(If(then, other), (c, x))
+    for flag in (True, False):
+        run(graph([c, x], ap(Sigmoid(), node.outputs[0]), node.outputs[1]), [np.array(flag), rng.standard_normal((2, 3)).astype(np.float32)])
+
+
+def test_loop() -> None:
+    i, c, s, k = tensor(dtype=DType.I64), tensor(dtype=DType.BOOL), tensor(2, 3), tensor(2, 3)
+    body = graph([i, c, s, k], c, ap(Add(), s, k), ap(Mul(), s, s))
+    x, y = tensor(2, 3), tensor(2, 3)
+    node = Node.make(Loop(body, 1, 1, 4), (const(np.int64(4)), const(np.bool_(True)), x, y))
+    run(graph([x, y], *node.outputs))
+
+
+def test_deep_graph() -> None:
+    x = tensor(1, 4)
+    y = x
+    for n in range(3000):
+        y = ap(Slice((0, 0), (1, 4), (1, 1)), ap(Relu(), y)) if n % 7 == 0 else ap(Add(), y, x)
+    assert run(graph([x], y), [np.full((1, 4), 1e-3, np.float32)]).steps
+
+
+def test_kernels_are_equal_where_only_offsets_differ() -> None:
+    x = tensor(4, 12, dtype=F)
+    parts = [ap(Relu(), ap(Slice((0, start), (4, 4), (1, 1)), x)) for start in (0, 4, 8)]
+    plan = run(graph([x], *parts))
+    assert all(isinstance(s.kernel, LoopKernel) for s in plan.steps)
+    assert len({repr(s.kernel) for s in plan.steps}) == 1

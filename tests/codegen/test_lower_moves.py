@@ -1,0 +1,161 @@
+"""Elementwise and data movement: results, and what must or must not fuse."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lowering import ap, graph, run, tensor
+
+from mlc.ir import DType, const, sym
+from mlc.ir.ops import (
+    Add, Cast, Concat, DimTensor, Exp, Expand, Gather, GatherElements, GatherND, Iota, Mul, OneHot, Pad, Relu, Reshape, Resize,
+    ScatterElements, ScatterND, Sigmoid, Slice, Sub, Tanh, TopK, Transpose, Where,
+)  # fmt: skip
+
+B = sym("B", 1)
+
+
+def test_chain_is_one_kernel() -> None:
+    x, y = tensor(2, 3, 4), tensor(4)
+    z = ap(Relu(), ap(Mul(), ap(Add(), x, y), ap(Sigmoid(), x)))
+    plan = run(graph([x, y], z))
+    assert len(plan.steps) == 1
+
+
+def test_flat_axes_collapse() -> None:
+    x = tensor(2, 3, B)
+    plan = run(graph([x], ap(Relu(), x)), B=4)
+    assert plan.steps[0].kernel.axes == (6 * B,)
+
+
+def test_shared_value_is_stored_once() -> None:
+    x = tensor(3, 4)
+    e = ap(Exp(), x)
+    plan = run(graph([x], ap(Relu(), e), ap(Transpose((1, 0)), e)))
+    assert len(plan.steps) == 3
+
+
+def test_diamond_fuses() -> None:
+    x = tensor(3, 4)
+    e = ap(Exp(), x)
+    plan = run(graph([x], ap(Mul(), ap(Relu(), e), ap(Tanh(), e))))
+    assert len(plan.steps) == 1
+
+
+def test_broadcast_does_not_repeat_math() -> None:
+    x, y = tensor(8), tensor(16, 8)
+    plan = run(graph([x, y], ap(Add(), ap(Exp(), x), y)))
+    assert len(plan.steps) == 2
+
+
+def test_long_chain_is_cut() -> None:
+    x = tensor(5)
+    y = x
+    for _ in range(200):
+        y = ap(Add(), y, x)
+    plan = run(graph([x], y))
+    assert 4 <= len(plan.steps) <= 12
+
+
+def test_reshape_is_free() -> None:
+    x = tensor(2, 6)
+    e = ap(Exp(), x)
+    plan = run(graph([x], ap(Reshape((3, 4)), e)))
+    assert len(plan.steps) == 1
+    assert run(graph([x], ap(Relu(), ap(Reshape((3, 4)), e)))).steps
+
+
+def test_moves() -> None:
+    x = tensor(2, 3, 4)
+    t = ap(Transpose((2, 0, 1)), x)
+    run(graph([x], t))
+    run(graph([x], ap(Reshape((8, 3)), t)))
+    run(graph([x], ap(Slice((1, 2, 0), (1, 2, 2), (1, -1, 3)), x)))
+    run(graph([x], ap(Expand((5, 2, 3, 4)), x)))
+    run(graph([x], ap(Relu(), ap(Transpose((0, 2, 1)), ap(Slice((0, 1, 0), (2, 2, 4), (1, 1, 1)), ap(Exp(), x))))))
+    run(graph([x], x, x))
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
+def test_pad(mode: str) -> None:
+    x = tensor(3, B)
+    value = const(np.float32(1.5))
+    run(graph([x], ap(Pad((1, 2), (2, 1), mode), x, value)), B=4)
+    run(graph([x], ap(Exp(), ap(Pad((1, -1), (-1, 2), mode), x, value))), B=4)
+
+
+def test_gathers() -> None:
+    x, i = tensor(5, 6), tensor(2, 3, dtype=DType.I64)
+    run(graph([x, i], ap(Gather(1), x, ap(Sub(), i, const(np.int64(2))))))
+    run(graph([x, i], ap(Gather(0), x, i)))
+    run(graph([x, i], ap(GatherElements(0), x, i)))
+    j = tensor(4, 2, dtype=DType.I64)
+    run(graph([x, j], ap(GatherND(0), x, j)))
+    k = tensor(5, 1, dtype=DType.I64)
+    run(graph([x, k], ap(GatherND(1), x, k)))
+    run(graph([i], ap(OneHot(1, 4), i, const(np.array([0.5, 2], np.float32)))))
+
+
+def test_scatters() -> None:
+    x, i, u = tensor(5, 6), tensor(3, 6, dtype=DType.I64), tensor(3, 6)
+    for reduction in ("none", "add", "mul", "max", "min"):
+        run(graph([x, i, u], ap(ScatterElements(0, reduction), x, i, u)))
+        j, v = tensor(4, 1, dtype=DType.I64), tensor(4, 6)
+        run(graph([x, j, v], ap(ScatterND(reduction), x, j, v)))
+
+
+def test_concat_writes_in_place() -> None:
+    x, y = tensor(2, 3, 4), tensor(2, 3, 5)
+    c = ap(Concat(2), ap(Exp(), x), y, ap(Relu(), x))
+    plan = run(graph([x, y], c))
+    assert len(plan.steps) == 3
+    run(graph([x, y], ap(Concat(0), c, c, ap(Tanh(), c))))
+
+
+def test_numbers() -> None:
+    x = tensor(B, 3)
+    d = ap(DimTensor((B, 3 * B), (2,)))
+    i = ap(Iota(B, DType.F32))
+    plan = run(graph([x], d, ap(Add(), ap(Reshape((B, 1)), i), x), ap(Cast(DType.F32), d)), B=4)
+    assert len(plan.steps) == 3
+
+
+def test_zero_size() -> None:
+    x, y = tensor(0, 3), tensor(2, 3)
+    run(graph([x, y], ap(Concat(0), x, y), ap(Relu(), x), ap(Pad((1, 0), (1, 0)), x, const(np.float32(3)))))
+    z = tensor(sym("Z"), 3)
+    run(graph([z], ap(Exp(), z), ap(Concat(0), z, z)), Z=0)
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16, DType.F64, DType.I32, DType.U8, DType.I64])
+def test_dtypes(dtype: DType) -> None:
+    x, y = tensor(3, 4, dtype=dtype), tensor(4, dtype=dtype)
+    run(graph([x, y], ap(Relu(), ap(Add(), x, ap(Mul(), x, y))), ap(Cast(DType.F32), ap(Transpose((1, 0)), x))), tol=1e-2)
+
+
+def test_where_and_topk() -> None:
+    c, x = tensor(3, 1, dtype=DType.BOOL), tensor(3, 7)
+    run(graph([c, x], ap(Where(), c, x, const(np.float32(0)))))
+    for largest in (True, False):
+        from mlc.ir import Node
+
+        values, indices = Node.make(TopK(1, 3, largest), (x,)).outputs
+        run(graph([x], values, indices), [np.array([[1, 5, 5, np.inf, -1, 5, 2]] * 3, np.float32)])
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("coord", ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"])
+def test_resize(mode: str, coord: str) -> None:
+    x = tensor(1, 4, 5, 3)
+    for nearest in ("round_prefer_floor", "floor"):
+        op = Resize((1, 8, 9, 3), (1.0, 2.0, None, 1.0), mode, coord, nearest)
+        run(graph([x], ap(op, ap(Relu(), x))))
+    if mode != "cubic":
+        s = tensor(1, B, 5, 3)
+        run(graph([s], ap(Resize((1, 2 * B, 9, 3), (1.0, 2.0, None, 1.0), mode, coord), s)), B=4)
