@@ -15,8 +15,8 @@ import io
 import json
 import mmap
 import os
+import secrets
 import struct
-import tempfile
 import threading
 import zipfile
 from dataclasses import dataclass
@@ -66,23 +66,20 @@ def aligned(size: int) -> np.ndarray:
 def save(parts: Parts, path: str | os.PathLike[str]) -> None:
     """Write atomically: a reader sees the old file or the new one. Raises ArtifactError, leaving no partial file."""
     target = Path(path)
-    temporary = ""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "wb") as f:
+        with open(temporary, "xb") as f:
             _write(parts, f)
             f.flush()
             os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, target)
-    except OSError as e:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise ArtifactError(f"cannot write: {e.strerror or e}", loc=str(path), remedy="Nothing was left behind.") from None
+    except (OSError, ValueError) as e:  # zipfile turns a second failure, while it closes, into a ValueError
+        temporary.unlink(missing_ok=True)
+        cause = e if isinstance(e, OSError) else e.__context__
+        reason = (isinstance(cause, OSError) and cause.strerror) or str(e)
+        raise ArtifactError(f"cannot write: {reason}", loc=str(path), remedy="Nothing was left behind.") from None
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -8,6 +8,8 @@ import io
 import json
 import os
 import random
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -163,6 +165,24 @@ def test_saving_fails_cleanly(static_parts, tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match="No space left"):
         artifact.save(static_parts, tmp_path / "m.mlc")
     assert (tmp_path / "m.mlc").read_bytes() == b"old" and os.listdir(tmp_path) == ["m.mlc"]
+
+
+@pytest.mark.parametrize("limit", [10, 2000, 4200])
+def test_disk_full(static_parts, tmp_path, limit):
+    artifact.save(static_parts, tmp_path / "good.mlc")
+    script = (
+        "import resource, sys, mlc\n"
+        "m = mlc.load(sys.argv[1])\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "try:\n"
+        "    m.save(sys.argv[2])\n"
+        "except mlc.MlcError as e:\n"
+        "    print(type(e).__name__, e)\n"
+    )
+    args = [sys.executable, "-c", script, tmp_path / "good.mlc", tmp_path / "new.mlc"]
+    out = subprocess.run(args, capture_output=True, text=True, cwd=tmp_path)
+    assert out.stdout.startswith("ArtifactError") and "File too large" in out.stdout, out
+    assert os.listdir(tmp_path) == ["good.mlc"]
 
 
 JUNK = [None, -1, 0, 1, 7, 2**31, 2**62, 2**63, 10**30, 1.5, "x", "", [], [1], [[]], {}, True, ["sym", "N"], ["floordiv", 1, 0]]
