@@ -64,9 +64,8 @@ def _optimised(ir_text: str, target: CpuTarget) -> tuple[Any, Any]:
         module.verify()
     except RuntimeError as e:
         raise CodegenError(f"LLVM rejects generated code: {e}", remedy="This is a bug in mlc; please report it with --dump") from None
-    builder, functions = _pipeline(target)
-    if True:
-        functions.run(module, builder)
+    builder, passes = _pipeline(target)
+    passes.run(module, builder)
     return module, context
 
 

@@ -1,7 +1,6 @@
 """exp, tanh, erf … on vectors: float32 polynomials with stated error, LLVM's own for the rest.
 
-exp: range reduction by ln 2 and a degree-6 polynomial, ≤ 2 ULP. tanh and erf: odd rational approximations on a clamped
-range (the coefficients of the well-known single-precision minimax fits), about 4 ULP.
+Bounds (tests/codegen/test_cpu_loops.py): exp, log, erf ≤ 2 ULP; tanh, an odd rational fit on a clamped range, ≤ 6 ULP.
 """
 
 from __future__ import annotations
@@ -20,10 +19,13 @@ _LIBM = {"log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "ta
 _TANH_P = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08, 1.48572235717979e-05,
            6.37261928875436e-04, 4.89352455891786e-03)  # fmt: skip
 _TANH_Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
-_ERF_P = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05, -7.34990630326855e-04,
-          -2.95459980854025e-03, -1.60960333262415e-02)  # fmt: skip
-_ERF_Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03, -1.42647390514189e-02)
-_EXP = (1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0)
+# Minimax fits by N. Juffa: exp on |x| ≤ ln 2 / 2; erf near 0 (in x²) and 1 − exp(…) beyond; log on [2/3, 4/3).
+_EXP = (1.37805939e-3, 8.37312452e-3, 4.16695364e-2, 1.66664720e-1, 4.99999851e-1, 1.0, 1.0)
+_ERF_SMALL = (-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1)
+_ERF_LARGE = (-1.72853470e-5, 3.83197126e-4, -3.88396438e-3, 2.42546219e-2, -1.06777877e-1, -6.34846687e-1, -1.28717512e-1)
+_LOG_ODD = (-0.130310059, -0.121483825, -0.166846126, -0.249996200)
+_LOG_EVEN = (0.140869141, 0.139814854, 0.200120345)
+_ROUND = 12582912.0  # 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
 
 
 class Functions(Lanes):
@@ -75,21 +77,50 @@ class Functions(Lanes):
     # float functions ---------------------------------------------------------------------------------------------
     def _f_exp(self, x: Any) -> Any:
         if not self._single(x):
-            return self._intrinsic("exp", x)
+            return self._each("exp", x)
         i = self.b.ir
         x = self._clamp(x, -104.0, 89.0)
-        n = self._intrinsic("roundeven", i.fmul(x, self._k(x, math.log2(math.e))))
+        shifted = self._fma(x, self._k(x, math.log2(math.e)), self._k(x, _ROUND))
+        n = i.fsub(shifted, self._k(x, _ROUND))
         r = self._fma(n, self._k(x, -0.693145751953125), x)
         r = self._fma(n, self._k(x, -1.428606765330187e-06), r)
         p = self._poly(r, _EXP)
+        lanes = x.type.count
+        if "avx512vl" in self.target.features and lanes in (4, 8, 16):
+            mask, mode = ir.Constant(ir.IntType(max(8, lanes)), -1), [ir.Constant(I32, 4)] if lanes == 16 else []
+            return self.b.call(f"llvm.x86.avx512.mask.scalef.ps.{32 * lanes}", x.type, p, n, p, mask, *mode)
         # 2^n in two halves, so that neither leaves the exponent range before the product does
-        t = vec(I32, x.type.count)
-        whole = self.b.call(f"llvm.fptosi.sat.{mangle(t)}.{mangle(x.type)}", t, n)
-        half = i.ashr(whole, ir.Constant(t, [1] * x.type.count))
+        t = vec(I32, lanes)
+        whole = i.sub(i.bitcast(shifted, t), i.bitcast(self._k(x, _ROUND), t))
+        half = i.ashr(whole, ir.Constant(t, [1] * lanes))
         for part in (half, i.sub(whole, half)):
-            bits = i.shl(i.add(part, ir.Constant(t, [127] * x.type.count)), ir.Constant(t, [23] * x.type.count))
+            bits = i.shl(i.add(part, ir.Constant(t, [127] * lanes)), ir.Constant(t, [23] * lanes))
             p = i.fmul(p, i.bitcast(bits, x.type))
         return p
+
+    def _f_log(self, x: Any) -> Any:
+        if not self._single(x):
+            return self._each("log", x)
+        i, lanes = self.b.ir, x.type.count
+        t = vec(I32, lanes)
+
+        def c(v: int) -> Any:
+            return ir.Constant(t, [v] * lanes)
+
+        tiny = i.fcmp_ordered("<", x, self._k(x, 2.0**-126))
+        a = i.select(tiny, i.fmul(x, self._k(x, 2.0**23)), x)
+        bits = i.bitcast(a, t)
+        e = i.and_(i.sub(bits, c(0x3F2AAAAB)), c(-(2**23)))
+        f = i.fsub(i.bitcast(i.sub(bits, e), x.type), self._k(x, 1.0))
+        exponent = self._fma(i.sitofp(e, x.type), self._k(x, 2.0**-23), i.select(tiny, self._k(x, -23.0), self._k(x, 0.0)))
+        s = i.fmul(f, f)
+        r = self._fma(self._poly(s, _LOG_EVEN), f, self._poly(s, _LOG_ODD))
+        r = self._fma(self._fma(r, f, self._k(x, 0.333331972)), f, self._k(x, -0.5))
+        r = self._fma(exponent, self._k(x, math.log(2)), self._fma(r, s, f))
+        positive = i.fcmp_ordered("<", x, self._k(x, math.inf))
+        r = i.select(positive, r, x)  # inf and NaN
+        r = i.select(i.fcmp_ordered("==", x, self._k(x, 0.0)), self._k(x, -math.inf), r)
+        return i.select(i.fcmp_ordered("<", x, self._k(x, 0.0)), self._k(x, math.nan), r)
 
     def _f_tanh(self, x: Any) -> Any:
         if not self._single(x):
@@ -105,9 +136,15 @@ class Functions(Lanes):
         if not self._single(x):
             return self._each("erf", x)
         i = self.b.ir
-        c = self._clamp(x, -4.0, 4.0)
-        s = i.fmul(c, c)
-        return i.fdiv(i.fmul(c, self._poly(s, _ERF_P)), self._poly(s, _ERF_Q))
+        t, s = self._intrinsic("fabs", x), i.fmul(x, x)
+        large = self._fma(self._k(x, _ERF_LARGE[0]), t, self._k(x, _ERF_LARGE[1]))
+        large = self._fma(large, s, self._fma(self._k(x, _ERF_LARGE[2]), t, self._k(x, _ERF_LARGE[3])))
+        for c in _ERF_LARGE[4:]:
+            large = self._fma(large, t, self._k(x, c))
+        large = i.fsub(self._k(x, 1.0), self._f_exp(self._fma(large, t, i.fneg(t))))
+        large = self._intrinsic("copysign", large, x)
+        small = self._fma(self._poly(s, _ERF_SMALL), x, x)
+        return i.select(i.fcmp_ordered(">", t, self._k(x, 0.921875)), large, small)
 
     def _each(self, name: str, *args: Any) -> Any:
         """A libm function, lane by lane."""
@@ -130,6 +167,20 @@ class Functions(Lanes):
         return self._each("atanh", x)
 
     def _f_pow(self, x: Any, y: Any) -> Any:
+        i = self.b.ir
+        exponent = y.constant[0] if isinstance(y, ir.Constant) and isinstance(y.constant, list) else None
+        match getattr(exponent, "constant", exponent):
+            case 1:
+                return x
+            case 2:
+                return i.fmul(x, x)
+            case 3:
+                return i.fmul(i.fmul(x, x), x)
+            case 0.5:  # √−∞ and √−0 differ from pow there
+                root = i.fadd(self._intrinsic("sqrt", x), self._k(x, 0.0))
+                return i.select(i.fcmp_ordered("==", x, self._k(x, -math.inf)), self._k(x, math.inf), root)
+            case -1:
+                return i.fdiv(self._k(x, 1.0), x)
         return self._intrinsic("pow", x, y)
 
     def _f_fmod(self, x: Any, y: Any) -> Any:

@@ -10,6 +10,7 @@ from llvmlite import ir
 from ...errors import CodegenError
 from ...ir import DType
 from .build import I16, I32, Builder, mangle, storage, vec
+from .half import from_half, to_half
 from .target import CpuTarget
 
 _SMALL = (DType.F16, DType.BF16)
@@ -39,7 +40,7 @@ class Lanes:
         if dtype is DType.BOOL:
             return i.icmp_unsigned("!=", x, ir.Constant(x.type, None))
         if dtype is DType.F16:
-            return i.fpext(x, self.type(dtype))
+            return i.fpext(x, self.type(dtype)) if self.target.half else from_half(self.b, x)
         if dtype is DType.BF16:
             wide = vec(I32, self.lanes)
             return i.bitcast(i.shl(i.zext(x, wide), ir.Constant(wide, [16] * self.lanes)), self.type(dtype))
@@ -50,7 +51,7 @@ class Lanes:
         if dtype is DType.BOOL:
             return i.zext(x, vec(storage(dtype), self.lanes))
         if dtype is DType.F16:
-            return i.fptrunc(x, vec(storage(dtype), self.lanes))
+            return i.fptrunc(x, vec(storage(dtype), self.lanes)) if self.target.half else to_half(self.b, x)
         if dtype is DType.BF16:  # round to nearest even; a NaN keeps a set mantissa bit
             wide = vec(I32, self.lanes)
 
@@ -68,6 +69,9 @@ class Lanes:
         return acc
 
     def cast(self, x: Any, source: DType, to: DType) -> Any:
+        if to in _SMALL and to is not source:
+            single = self.cast(x, source, DType.F32)
+            return self.from_storage(self.to_storage(single, to), to)
         source, to, i = compute(source), compute(to), self.b.ir
         if source is to:
             return x

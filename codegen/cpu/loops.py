@@ -353,6 +353,8 @@ class _Writer:
     def _widen(self, x: Any, lanes: int) -> Any:
         if x.type.count == lanes:
             return x
+        if isinstance(x, ir.Constant):
+            return ir.Constant(vec(x.type.element, lanes), list(x.constant) * lanes)
         return self.b.splat(self.b.ir.extract_element(x, ir.Constant(I32, 0)), lanes)
 
     def _evaluate(self, e: E, s: _Scope) -> Any:

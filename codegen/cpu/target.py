@@ -67,6 +67,11 @@ class CpuTarget:
         return "fma" in self.features or not self.is_x86
 
     @property
+    def half(self) -> bool:
+        """float16 converts to and from float32 in one instruction."""
+        return "f16c" in self.features or not self.is_x86
+
+    @property
     def llvm_features(self) -> str:
         return ",".join(f"+{f}" for f in sorted(self.features))
 
