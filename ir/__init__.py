@@ -27,7 +27,8 @@ from .scalar import COMPARISONS, NUMPY, SCALAR_FNS, S, ScalarOps
 from .types import TensorType
 
 __all__ = [
-    "COMPARISONS", "NUMPY", "SCALAR_FNS", "Const", "DType", "Dim", "Elementwise", "Expr", "Graph", "Input", "Node", "Op",
-    "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "bind", "broadcast", "ceildiv", "const", "dim_max", "dim_min",
-    "evaluate", "floordiv", "is_static", "lower", "mod", "prod", "sizes_of", "substitute", "sym", "symbols_of", "upper",
+    "COMPARISONS", "NUMPY", "SCALAR_FNS", "Const", "DType", "Dim", "Elementwise", "Expr", "Graph", "Input", "Node",
+    "Op", "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "bind", "broadcast", "ceildiv", "const",
+    "dim_max", "dim_min", "evaluate", "floordiv", "is_static", "lower", "mod", "prod", "sizes_of", "substitute", "sym",
+    "symbols_of", "upper",
 ]  # fmt: skip

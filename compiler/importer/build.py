@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
@@ -72,10 +74,8 @@ class Importer(ImportContext):
         self._nodes(proto.node)
         outputs = []
         for o in proto.output:
-            try:
+            with suppress(_PoisonedError):
                 outputs.append(self._lookup(o.name))
-            except _PoisonedError:
-                pass
         if self.problems:
             shown = "".join(f"\n  - {p}" for p in self.problems)
             raise OnnxImportError(
@@ -83,8 +83,8 @@ class Importer(ImportContext):
                 remedy="Rewrite these nodes with supported operators, or report them",
             )
         return Graph(
-            tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output), proto.name or "main",
-            tuple(self.equal),
+            tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output),
+            proto.name or "main", tuple(self.equal),
         )  # fmt: skip
 
     def decide(self) -> bool:
@@ -144,8 +144,7 @@ class Importer(ImportContext):
             loc = f"shape of input {name!r}"
             if len(given) != type_.rank:
                 raise OnnxImportError(f"{list(given)} has {len(given)} dims", expected=f"{type_.rank} as in {type_}", loc=loc)
-            for dim, size in zip(type_.shape, given, strict=True):
-                size = int(size)
+            for dim, size in zip(type_.shape, map(int, given), strict=True):
                 if size < 0:
                     continue  # left open
                 have = substitute(dim, bindings)
@@ -155,8 +154,8 @@ class Importer(ImportContext):
                 else:
                     bindings[str(have)] = size
         if self.pin:
-            for symbol, size in bindings.items():
-                self.require_equal(sym(symbol), size)
+            for symbol, bound in bindings.items():
+                self.require_equal(sym(symbol), bound)
             bindings = {}
         return [
             Node.make(Input(TensorType(t.dtype, tuple(substitute(d, bindings) for d in t.shape))), (), (f"input:{n}",)).out
@@ -300,7 +299,7 @@ class Importer(ImportContext):
         """The body that the operator's schema carries, if any."""
         opset = self.opset(domain)
         try:
-            schema = onnx.defs.get_schema(node.op_type, opset, domain)
+            schema: Any = onnx.defs.get_schema(node.op_type, opset, domain)  # the onnx stubs lack what concerns functions
         except onnx.defs.SchemaError:
             return None
         if schema.has_function:

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from ...errors import OnnxImportError
-from ...ir import Const, Dim, DType, Expr, Node, Op, Trait, Value, is_static, prod
+from ...ir import Const, Dim, DType, Expr, Node, Op, Trait, Value, is_static, upper
 from ...ir.ops import DimTensor
 from .constraints import constraints
 
@@ -76,7 +76,7 @@ class ImportContext:
             and len(node.types) == 1
             and is_static(node.types[0].shape)
             and all(isinstance(v.node.op, Const) for v in inputs)
-            and sum(int(v.type.numel) for v in (*inputs, node.out)) <= FOLD_LIMIT
+            and upper(sum((v.type.numel for v in (*inputs, node.out)), 0)) <= FOLD_LIMIT
             and not _symbolic(op)
         )
         if not foldable:
@@ -185,11 +185,11 @@ def whole(x: Fraction) -> int | Fraction:
     return int(x) if x.denominator == 1 else x
 
 
-def _objects(flat: Sequence[Any], shape: Sequence[Any]) -> np.ndarray:
-    out = np.empty(int(prod(tuple(shape))), object)
+def _objects(flat: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    out = np.empty(len(flat), dtype=object)
     for i, x in enumerate(flat):
         out[i] = x
-    return out.reshape([int(d) for d in shape])
+    return out.reshape(shape)
 
 
 def _symbolic(op: Op) -> bool:

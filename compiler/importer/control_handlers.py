@@ -24,9 +24,6 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     known = ctx.known(cond)
     if known is not None:
         return ctx.inline(then if bool(known.ravel()[0]) else orelse, [])
-    chosen = _squeeze_idiom(then, orelse)
-    if chosen is not None:
-        return ctx.inline(chosen, [])
     captures: dict[Value, Value] = {}
     a, c = ctx.trace(then, [], captures), ctx.trace(orelse, [], captures)
     misfit = next((f"{x.type} and {y.type}" for x, y in zip(a, c, strict=True) if x.type != y.type), None)
@@ -35,19 +32,6 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     graphs = [_region(outs, tuple(captures.values()), g.name) for outs, g in ((a, then), (c, orelse))]
     b = Build(ctx)
     return ctx.emit(O.If(graphs[0], graphs[1]), b.reshape(cond, ()), *captures).outputs
-
-
-def _squeeze_idiom(then: GraphProto, orelse: GraphProto) -> GraphProto | None:
-    """torch exports `squeeze(dim)` as If(size == 1, Squeeze, Identity), whose rank depends on a size.
-
-    What follows is written for one rank, that of the squeezed result, so where the size is open until run time that branch
-    is the meaning; onnxruntime fails on the other one too, in the first node that needs the rank.
-    """
-
-    def steps(graph: GraphProto) -> list[str]:
-        return [n.op_type for n in graph.node if n.op_type != "Constant"]
-
-    return then if steps(then) == ["Squeeze"] and steps(orelse) == ["Identity"] else None
 
 
 def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: GraphProto, misfit: str) -> Sequence[Value]:

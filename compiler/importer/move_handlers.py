@@ -206,19 +206,6 @@ def space_to_depth(ctx: ImportContext, node: NodeProto, ins: list[Value | None])
     return [b.reshape(y, (n, c * k * k, h, w))]
 
 
-def reverse_sequence(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """Along the time axis, position t < len becomes len − 1 − t, by gathering with computed indices."""
-    x, lens = required(ctx, node, ins, 2)
-    b = Build(ctx)
-    time, batch = ctx.attr(node, "time_axis", 0) % x.type.rank, ctx.attr(node, "batch_axis", 1) % x.type.rank
-    rank = x.type.rank
-    t = b.along(b.iota(x.shape[time]), time, rank)
-    n = b.along(b.cast(lens, DType.I64), batch, rank)
-    mirrored = b.sub(b.sub(n, 1), t)
-    index = b.where(b.emit(O.Less(), t, n), mirrored, t)
-    return [b.emit(O.GatherElements(time), x, b.expand(index, x.shape))]
-
-
 def compress(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
     b = Build(ctx)
@@ -238,7 +225,6 @@ MOVE_HANDLERS: HandlerTable = {
     ("GatherND", 11): gather_nd,
     ("OneHot", 9): one_hot,
     ("Pad", 2): pad,
-    ("ReverseSequence", 10): reverse_sequence,
     ("Scatter", 9): scatter_elements,
     ("ScatterElements", 11): scatter_elements,
     ("ScatterND", 11): scatter_nd,

@@ -78,7 +78,7 @@ def resize(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
                 sizes[axis], scales[axis] = int(np.floor(scale * x.shape[axis] + 0.5)), scale
     elif scale_values is not None and scale_values.type.numel != 0:
         numbers = ctx.require_known(scale_values, "the scales of Resize").ravel()
-        _check_count(ctx, numbers, axes)
+        _check_count(ctx, list(numbers), axes)
         for axis, number in zip(axes, numbers, strict=True):
             scales[axis] = float(number)
             sizes[axis] = _scaled(x.shape[axis], float(number))
@@ -94,9 +94,10 @@ def resize(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
             full[axis], full[rank + axis] = roi[i], roi[len(axes) + i]
         region = tuple(full)
     op = O.Resize(
-        tuple(sizes), tuple(scales), ctx.attr(node, "mode", "nearest"), coord, ctx.attr(node, "nearest_mode", "round_prefer_floor"),
-        float(ctx.attr(node, "cubic_coeff_a", -0.75)), bool(ctx.attr(node, "exclude_outside", 0)),
-        float(ctx.attr(node, "extrapolation_value", 0.0)), bool(ctx.attr(node, "antialias", 0)), region,
+        tuple(sizes), tuple(scales), ctx.attr(node, "mode", "nearest"), coord,
+        ctx.attr(node, "nearest_mode", "round_prefer_floor"), float(ctx.attr(node, "cubic_coeff_a", -0.75)),
+        bool(ctx.attr(node, "exclude_outside", 0)), float(ctx.attr(node, "extrapolation_value", 0.0)),
+        bool(ctx.attr(node, "antialias", 0)), region,
     )  # fmt: skip
     return _emit(ctx, x, op)
 

@@ -13,10 +13,14 @@ from .compose import Build, optional, required
 from .context import FOLD_LIMIT, HandlerTable, ImportContext
 from .tensors import TensorReader
 
+_CONSTANT_ATTRIBUTES = (
+    ("value", None), ("value_float", DType.F32), ("value_floats", DType.F32), ("value_int", DType.I64),
+    ("value_ints", DType.I64), ("value_string", DType.STRING), ("value_strings", DType.STRING),
+)  # fmt: skip
+
 
 def constant(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    for name, dtype in (("value", None), ("value_float", DType.F32), ("value_floats", DType.F32), ("value_int", DType.I64),
-                        ("value_ints", DType.I64), ("value_string", DType.STRING), ("value_strings", DType.STRING)):  # fmt: skip
+    for name, dtype in _CONSTANT_ATTRIBUTES:
         value = ctx.attr(node, name)
         if value is not None:
             return [ctx.const(value, dtype)]
@@ -155,12 +159,13 @@ def range_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
         s, e, d = (k.ravel()[0] for k in known)  # type: ignore[union-attr]
         if d == 0:
             raise ctx.unsupported("Range with a step of 0")
-        count: Dim = max(
+        length = max(
             0,
             int(np.ceil((np.float64(e) - np.float64(s)) / np.float64(d))) if dtype.is_float else -((int(s) - int(e)) // int(d)),
         )
-        if count <= FOLD_LIMIT:
-            return [ctx.const((s + np.arange(count) * d).astype(dtype.np))]
+        if length <= FOLD_LIMIT:
+            return [ctx.const((s + np.arange(length) * d).astype(dtype.np))]
+        count: Dim = length
     else:
         dims = [ctx.require_dims(v, "the length of Range")[0] for v in (start, limit, delta)]
         step = dims[2]
@@ -180,16 +185,6 @@ def range_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     return [b.cast(x, dtype)]
 
 
-def eye_like(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    (x,) = required(ctx, node, ins, 1)
-    b = Build(ctx)
-    to = ctx.attr(node, "dtype")
-    rows, columns = x.shape
-    diagonal = b.add(b.iota(rows), int(ctx.attr(node, "k", 0)))
-    same = b.emit(O.Equal(), b.reshape(diagonal, (rows, 1)), b.iota(columns))
-    return [b.cast(same, x.dtype if to is None else DType.from_onnx(to))]
-
-
 def trilu(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """Elements with column − row ≥ k (upper) or ≤ k (lower); the others become 0."""
     (x,) = required(ctx, node, ins, 1)
@@ -207,7 +202,6 @@ SHAPE_HANDLERS: HandlerTable = {
     ("Constant", 1): constant,
     ("ConstantOfShape", 9): constant_of_shape,
     ("Expand", 8): expand,
-    ("EyeLike", 9): eye_like,
     ("Flatten", 1): flatten,
     ("Range", 11): range_,
     ("Reshape", 5): reshape,

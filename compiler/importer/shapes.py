@@ -1,6 +1,7 @@
 """Shape arithmetic at compile time: what integer operators do to tensors whose elements are known dims.
 
-The content of a tensor is an object array of `int | Expr | bool | Fraction | Ratio` (in a BOOL tensor, an Expr is 0 or 1). Operators that only move elements
+The content of a tensor is an object array of `int | Expr | bool | Fraction | Ratio`; in a BOOL tensor, an
+Expr is 0 or 1. Operators that only move elements
 are evaluated by their ordinary handlers on element numbers; arithmetic is evaluated here.
 """
 
@@ -74,7 +75,7 @@ def _neg(a: Element) -> Element:
 def _int_div(a: Element, b: Element) -> Element:
     """Integer division truncates; it is a floor where neither side can be negative."""
     if isinstance(a, int) and isinstance(b, int):
-        return 0 if b == 0 else int(math.trunc(Fraction(a, b)))
+        return 0 if b == 0 else math.trunc(Fraction(a, b))
     if isinstance(b, int) and b < 0:
         a, b = _neg(a), -b
     if b == 0 or lower(b) < 0:

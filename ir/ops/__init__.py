@@ -92,12 +92,13 @@ from .recurrent import Recurrent
 from .reduce import ArgReduce, CumSum, LayerNorm, Reduce, RMSNorm, Softmax, TopK
 
 __all__ = [
-    "LRN", "Abs", "Acos", "Acosh", "Add", "And", "ArgReduce", "Asin", "Asinh", "Atan", "Atanh", "Attention", "BitAnd", "BitNot",
-    "BitOr", "BitXor", "Cast", "Ceil", "Celu", "Concat", "Conv", "ConvTranspose", "Cos", "Cosh", "CumSum", "DimTensor", "Div",
-    "Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "Fmod", "Gather", "GatherElements", "GatherND", "Gelu", "Greater",
-    "GreaterEqual", "HardSigmoid", "HardSwish", "If", "Iota", "IsInf", "IsNaN", "LayerNorm", "LeakyRelu", "Less", "LessEqual",
-    "Log", "Loop", "MatMul", "Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "PRelu", "Pad", "Pool", "Pow",
-    "RMSNorm", "Reciprocal", "Recurrent", "Reduce", "Relu", "Reshape", "Resize", "Round", "ScatterElements", "ScatterND", "Selu",
-    "ShiftLeft", "ShiftRight", "Sigmoid", "Sign", "Silu", "Sin", "Sinh", "Slice", "Softmax", "Softplus", "Softsign", "Sqrt", "Sub",
-    "Tan", "Tanh", "ThresholdedRelu", "TopK", "Transpose", "Where", "Xor",
+    "LRN", "Abs", "Acos", "Acosh", "Add", "And", "ArgReduce", "Asin", "Asinh", "Atan", "Atanh", "Attention", "BitAnd",
+    "BitNot", "BitOr", "BitXor", "Cast", "Ceil", "Celu", "Concat", "Conv", "ConvTranspose", "Cos", "Cosh", "CumSum",
+    "DimTensor", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "Fmod", "Gather", "GatherElements", "GatherND",
+    "Gelu", "Greater", "GreaterEqual", "HardSigmoid", "HardSwish", "If", "Iota", "IsInf", "IsNaN", "LayerNorm",
+    "LeakyRelu", "Less", "LessEqual", "Log", "Loop", "MatMul", "Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not",
+    "OneHot", "Or", "PRelu", "Pad", "Pool", "Pow", "RMSNorm", "Reciprocal", "Recurrent", "Reduce", "Relu", "Reshape",
+    "Resize", "Round", "ScatterElements", "ScatterND", "Selu", "ShiftLeft", "ShiftRight", "Sigmoid", "Sign", "Silu",
+    "Sin", "Sinh", "Slice", "Softmax", "Softplus", "Softsign", "Sqrt", "Sub", "Tan", "Tanh", "ThresholdedRelu", "TopK",
+    "Transpose", "Where", "Xor",
 ]  # fmt: skip

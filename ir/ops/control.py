@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from ...errors import VerifyError
-from ..dims import Dim
+from ..dims import Dim, evaluate
 from ..dtypes import DType
 from ..graph import Graph
 from ..op import Op, Trait
@@ -87,11 +87,14 @@ class Loop(Op):
         scans: list[list[np.ndarray]] = [[] for _ in range(self.n_scan)]
         i = 0
         while i < trip and cond:
-            got = self.body.evaluate(np.int64(i), np.bool_(cond), *state, *captured)
+            got = self.body.evaluate(np.array(i), np.array(cond), *state, *captured)
             cond, state = bool(got[0]), list(got[1 : 1 + self.n_state])
             for scan, value in zip(scans, got[1 + self.n_state :], strict=True):
                 scan.append(value)
             i += 1
-        empty = [v.type for v in self.body.outputs[1 + self.n_state :]]
-        stacked = [np.stack(s) if s else np.zeros((0, *t.shape), t.dtype.np) for s, t in zip(scans, empty, strict=True)]
+        types = [v.type for v in self.body.outputs[1 + self.n_state :]]
+        stacked = [
+            np.stack(scan) if scan else np.zeros((0, *(evaluate(d, {}) for d in t.shape)), t.dtype.np)
+            for scan, t in zip(scans, types, strict=True)
+        ]
         return (*state, *stacked)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import VerifyError
-from ..dims import Dim, Shape, is_static, prod
+from ..dims import Dim, Shape, evaluate, is_static, prod
 from ..dtypes import DType
 from ..op import Op, Trait, broadcast
 from ..types import TensorType
@@ -85,7 +85,8 @@ class Expand(Op):
         return (TensorType(x.dtype, self.shape),)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (np.array(np.broadcast_to(np.asarray(args[0]), self.shape), copy=True, order="C"),)  # type: ignore[arg-type]
+        shape = tuple(evaluate(d, {}) for d in self.shape)
+        return (np.array(np.broadcast_to(np.asarray(args[0]), shape), copy=True, order="C"),)
 
 
 @dataclass(frozen=True)
@@ -272,8 +273,8 @@ class OneHot(Op):
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
         index, values = np.asarray(args[0]), np.asarray(args[1]).ravel()
-        index = np.expand_dims(np.where(index < 0, index + index.dtype.type(self.depth), index), self.axis)
-        at = np.arange(self.depth).reshape([-1 if i == self.axis else 1 for i in range(index.ndim)])
+        index = np.expand_dims(np.where(index < 0, index + index.dtype.type(evaluate(self.depth, {})), index), self.axis)
+        at = np.arange(evaluate(self.depth, {})).reshape([-1 if i == self.axis else 1 for i in range(index.ndim)])
         return (np.where(index == at, values[1], values[0]).astype(values.dtype),)
 
 
@@ -289,7 +290,7 @@ class Iota(Op):
         return (TensorType(self.dtype, (self.size,)),)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (np.arange(self.size).astype(self.dtype.np),)
+        return (np.arange(evaluate(self.size, {})).astype(self.dtype.np),)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ...errors import VerifyError
-from ..dims import Dim, Shape
+from ..dims import Dim, Shape, evaluate
 from ..dtypes import DType
 from ..op import Op, broadcast
 from ..types import TensorType
@@ -30,7 +31,7 @@ def _reduced(shape: Shape, axes: Sequence[int], keepdims: bool) -> Shape:
     return tuple(1 if i in axes else d for i, d in enumerate(shape) if keepdims or i not in axes)
 
 
-_UFUNCS = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
+_UFUNCS: dict[str, Any] = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Reduce(Op):
         with np.errstate(all="ignore"):
             if self.kind == "mean":
                 count = int(np.prod([x.shape[a] for a in self.axes], dtype=np.int64))
-                total = np.add.reduce(_wide(x), self.axes, keepdims=self.keepdims)
+                total = _UFUNCS["sum"].reduce(_wide(x), self.axes, keepdims=self.keepdims)
                 if DType.from_numpy(x.dtype).is_int:
                     out = (total / count).astype(np.int64) if count else np.zeros_like(total)
                 else:
@@ -223,5 +224,5 @@ class TopK(Op):
             order = x.shape[self.axis] - 1 - np.flip(np.argsort(np.flip(x, self.axis), self.axis, kind="stable"), self.axis)
         else:
             order = np.argsort(x, self.axis, kind="stable")
-        order = np.take(order, np.arange(self.k), self.axis)
+        order = np.take(order, np.arange(evaluate(self.k, {})), self.axis)
         return (np.take_along_axis(x, order, self.axis), order.astype(np.int64))
