@@ -7,7 +7,9 @@ from the params table: layers that differ in sizes only share one compiled funct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llvmlite import ir
@@ -27,6 +29,12 @@ def emit_contract(kernel: ContractKernel, target: CpuTarget) -> Emitted:
     """Raises CodegenError for element types or epilogues that cannot be emitted."""
     schedule = schedule_contract(kernel, target)
     return _Emitter(kernel, schedule, target).emit()
+
+
+@functools.lru_cache(maxsize=256)
+def _text(emitter: _Emitter) -> tuple[str, str]:
+    """(text, symbol). Layers of other sizes have the same text, and building it takes milliseconds."""
+    return emitter.text()
 
 
 class _Emitter:
@@ -60,18 +68,24 @@ class _Emitter:
         else:
             self.rows = GatheredRows(conv, self.params)
         self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
-        self.module = ir.Module(name="kernel")
+
+    def fingerprint(self) -> Hashable:
+        """Everything that the text depends on: what the schedule fixes, but no sizes."""
+        k, s = self.kernel, self.schedule
+        narrow = isinstance(k.n, int) and k.n < s.lanes * s.vectors
+        rank = len(k.conv.kernel) if k.conv else 0
+        fixed = replace(s, block=0, blocks=0, strips=0, k_block=0)
+        return fixed, narrow, rank, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Emitter) and self.fingerprint() == other.fingerprint()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
 
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
-        tile_fns = {}
-        for mr in s.tiles:
-            if not (isinstance(k.n, int) and k.n < s.lanes * s.vectors):
-                tile_fns[mr, False] = self._tile_function(mr, s.vectors, masked=False)
-            if s.tail:
-                tile_fns[mr, True] = self._tile_function(mr, s.vectors if s.tail < 0 else s.tail, masked=True)
-        self._entry(tile_fns)
-        text, symbol = named(str(self.module))
+        text, symbol = _text(self)
         flops = 2 * k.batch * k.m * k.n * k.k
         size: Dim = 0
         for o in k.operands:
@@ -80,6 +94,18 @@ class _Emitter:
         return Emitted(
             text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.strips, 2 * s.block * strip * k.k, flops, size
         )
+
+    def text(self) -> tuple[str, str]:
+        k, s = self.kernel, self.schedule
+        self.module = ir.Module(name="kernel")
+        tile_fns = {}
+        for mr in s.tiles:
+            if not (isinstance(k.n, int) and k.n < s.lanes * s.vectors):
+                tile_fns[mr, False] = self._tile_function(mr, s.vectors, masked=False)
+            if s.tail:
+                tile_fns[mr, True] = self._tile_function(mr, s.vectors if s.tail < 0 else s.tail, masked=True)
+        self._entry(tile_fns)
+        return named(str(self.module))
 
     def _entry(self, tiles: dict[tuple[int, bool], ir.Function]) -> None:
         """void kernel(bufs, dims, begin, end): units, strips fastest so that a row block stays in the second-level cache."""

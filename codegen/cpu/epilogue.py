@@ -94,6 +94,25 @@ class Epilogue:
                 elif isinstance(x, Num) and int(x.value) not in (0, 1):
                     self.slots[id(x)] = params.add(int(x.value))
 
+    def fingerprint(self) -> tuple[object, ...]:
+        """The structure, with sizes and index constants left out: those are in the params table."""
+        nodes = postorder(self.kernel.epilogue)
+        at = {id(e): x for x, e in enumerate(nodes)}
+
+        def own(e: E) -> object:
+            match e:
+                case Call():
+                    return e.fn
+                case Load():
+                    return e.operand
+                case Axis():
+                    return e.index
+                case Num() if id(e) not in self.slots:
+                    return repr(e.value)
+            return self.slots.get(id(e))
+
+        return tuple((type(e).__name__, e.dtype, own(e), tuple(at[id(c)] for c in children(e))) for e in nodes)
+
     def begin(
         self, b: Builder, dims: Any, pointers: list[Any], batch: Any, column: Any, masks: Sequence[Any]
     ) -> ActiveEpilogue:

@@ -217,3 +217,10 @@ def test_conv_targets(name, target):
 @pytest.mark.parametrize("name", ["3x3", "1x1", "first", "1d"])
 def test_conv_symbolic(name):
     conv(*CONVS[name], symbolic=True)
+
+
+def test_text_depends_on_epilogue_constants():
+    low, high = (Call("min", (ACC, Num(v, dtype=F)), dtype=F) for v in (0.5, 6.0))
+    for limit, epilogue in ((0.5, low), (6.0, high)):
+        want, got, _ = matmul(7, 20, 8, epilogue=epilogue)
+        close(got, np.minimum(want, limit))
