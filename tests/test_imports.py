@@ -1,0 +1,26 @@
+"""Who may import whom (docs/architecture.md), and that loading a module never imports the compiler."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_import_contracts(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    cli = pytest.importorskip("importlinter.cli")
+    monkeypatch.chdir(ROOT)
+    code = cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert code == 0, capfd.readouterr().out
+
+
+def test_public_api_is_lazy() -> None:
+    code = (
+        "import sys, mlc, mlc.runtime.module as m; assert mlc.load is m.load;"
+        "bad = [n for n in sys.modules if n == 'onnx' or n == 'onnxruntime' or n.startswith(('mlc.compiler', 'mlc.ir',"
+        " 'mlc.passes', 'mlc.codegen'))]; assert not bad, bad"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
