@@ -12,6 +12,7 @@ from ...ir import ops as O
 from ...ir.ops.contract import default_scale
 from .compose import Build, optional, required, wanted
 from .context import HandlerTable, ImportContext
+from .norm_handlers import fitted
 
 
 def split_heads(b: Build, x: Value, count: int) -> Value:
@@ -68,6 +69,13 @@ def attend(
     return b.reshape(b.matmul(weights, v5), (n, h, s, v.shape[3]))
 
 
+def _scale(ctx: ImportContext, node: NodeProto, q: Value, k: Value) -> float:
+    for size in (q.shape[3], k.shape[3]):
+        if isinstance(size, int):
+            return default_scale(size)
+    raise ctx.unsupported(f"{node.op_type} with head size {q.shape[3]} not known at compile time")
+
+
 def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """ONNX Attention: heads split, past joined, masks made additive, then one op."""
     q, k, v = required(ctx, node, ins, 3)
@@ -116,10 +124,7 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
     elif causal and cols - past != rows:  # the op aligns the last query with the last key
         mask, causal = also(_visible(b, rows, cols, past)), False
     scale = ctx.attr(node, "scale", None)
-    if scale is None:
-        if not isinstance(q.shape[3], int):
-            raise ctx.unsupported(f"Attention with head size {q.shape[3]} not known at compile time")
-        scale = default_scale(q.shape[3])
+    scale = _scale(ctx, node, q, k) if scale is None else scale
     y = attend(b, q, k, v, mask, float(scale), causal, float(ctx.attr(node, "softcap", 0.0) or 0.0))
     return [merge_heads(b, y) if flat else y, k, v]
 
@@ -152,11 +157,7 @@ def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | 
         allowed = b.reshape(b.cast(padding, DType.BOOL), shape)
         add = b.where(allowed, b.const(0, q.dtype), b.const(fill, q.dtype))
         mask = add if mask is None else b.add(mask, add)
-    scale = float(ctx.attr(node, "scale", 0.0) or 0.0)
-    if not scale:
-        if not isinstance(qh.shape[3], int):
-            raise ctx.unsupported(f"MultiHeadAttention with head size {qh.shape[3]} not known at compile time")
-        scale = default_scale(qh.shape[3])
+    scale = float(ctx.attr(node, "scale", 0.0) or 0.0) or _scale(ctx, node, qh, kh)
     y = attend(b, qh, kh, vh, mask, scale, bool(ctx.attr(node, "unidirectional", 0)))
     return [merge_heads(b, y), kh, vh]
 
@@ -229,7 +230,7 @@ def skip_layer_normalization(ctx: ImportContext, node: NodeProto, ins: list[Valu
         raise ctx.unsupported(f"{node.op_type} with its statistics outputs")
     beta, bias = (None, optional(ins, 3)) if simplified else (optional(ins, 3), optional(ins, 4))
     total = b.add(x, skip)
-    total = total if bias is None else b.add(total, bias)
+    total = fitted(ctx, total if bias is None else b.add(total, bias), gamma)
     eps, axis = float(ctx.attr(node, "epsilon", 1e-12 if not simplified else 1e-5)), x.type.rank - 1
     if simplified:
         y = b.emit(O.RMSNorm(axis, eps), total, gamma)

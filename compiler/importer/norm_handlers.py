@@ -77,11 +77,23 @@ def _axis(ctx: ImportContext, node: NodeProto, rank: int, default: int) -> int:
     return axis % max(rank, 1)
 
 
+def fitted(ctx: ImportContext, x: Value, *params: Value) -> Value:
+    """x with open dims replaced by the known ones of parameters that broadcast to it (and have to be equal)."""
+    shape = list(x.shape)
+    for p in params:
+        for i, d in enumerate(reversed(p.shape[-len(shape) :]), 1):
+            if isinstance(d, int) and d != 1 and not isinstance(shape[-i], int):
+                ctx.require_equal(shape[-i], d)
+                shape[-i] = d
+    return Build(ctx).reshape(x, shape)
+
+
 def layer_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, scale = required(ctx, node, ins, 2)
     b, axis = Build(ctx), _axis(ctx, node, x.type.rank, -1)
     bias = optional(ins, 2)
     bias = b.const(np.zeros(()), x.dtype) if bias is None else bias
+    x = fitted(ctx, x, scale, bias)
     eps = float(ctx.attr(node, "epsilon", 1e-5))
     y = b.emit(O.LayerNorm(axis, eps), x, scale, bias)
     if not (wanted(node, 1) or wanted(node, 2)):
@@ -96,6 +108,7 @@ def rms_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | Non
     x, scale = required(ctx, node, ins, 2)
     b, axis = Build(ctx), _axis(ctx, node, x.type.rank, -1)
     eps = float(ctx.attr(node, "epsilon", 1e-5))
+    x = fitted(ctx, x, scale)
     y = b.emit(O.RMSNorm(axis, eps), x, scale)
     if not wanted(node, 1):
         return [y]

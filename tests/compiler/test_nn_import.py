@@ -267,6 +267,11 @@ def test_agrees_with_onnxruntime(op, inputs, opset, domain, n_out, const, check,
     case("Attention", [f32(2, 3, 4, 8), f32(2, 3, 6, 8), f32(2, 3, 6, 8)], opset=23, scale=0.5, is_causal=1),
     case("Gemm", [f32(3, 4), f32(4, 5), f32(5)], const=(1, 2)),
     case("Hardmax", [X4], opset=11, axis=2),
+    case("LayerNormalization", [X4, f32(9), f32(9)], const=(1, 2)),
+    case("RMSNormalization", [X4, f32(11, 9)], const=(1,), axis=2, opset=23),
+    case("DeformConv", [f32(2, 4, 6, 7), f32(6, 4, 3, 2), f32(2, 12, 4, 6)], const=(1,), opset=19),
+    case("GridSample", [f32(2, 3, 5, 6), f32(2, 4, 3, 2)], const=()),
+    case("STFT", [f32(2, 40), np.array(4), f32(16)], const=(1, 2)),
 ])  # fmt: skip
 def test_symbolic_shapes_hold_the_static_ones(op, inputs, opset, domain, n_out, const, check, attrs):
     static, _, _ = build(op, inputs, opset, domain, n_out, const, attrs)
