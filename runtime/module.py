@@ -153,7 +153,10 @@ class Module:
             binding.release(execution)
 
     def _launch(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        outputs = [_empty(shape, dtype) for shape, dtype in binding.results]
+        try:
+            outputs = [_empty(shape, dtype) for shape, dtype in binding.results]
+        except MemoryError:
+            raise InputError(f"outputs of {[list(s) for s in binding.out_shapes]}", expected="what fits into memory") from None
         bufs = execution.bufs
         for i, position, shift in binding.in_patches:
             bufs[i] = address(arrays[position]) + shift

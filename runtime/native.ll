@@ -1,6 +1,6 @@
 ; The native part of the runtime: one thread pool for the process, and the interpreter of module programs.
-; Compiled once per process by runtime/native.py, which substitutes $FUTEX$ (the system call number) and $PAUSE$ (the
-; spin-wait hint instruction) for the machine at hand.
+; Compiled once per process by runtime/native.py, which fills in the futex system call number and the spin-wait hint of the
+; machine at hand.
 ;
 ; A parallel step is published in @pool by the one caller that holds `busy`; callers that find it held run their step
 ; alone, so every caller makes progress. Protocol, all on the 64-bit word `ctl` = generation:32 | open:1 | limit:15 | joined:16
@@ -37,7 +37,7 @@
 
 declare i64 @syscall(i64, ...)
 declare i32 @clock_gettime(i32, ptr)
-declare i32 @sched_yield()
+declare void $PAUSE_TYPE$
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_attr_init(ptr)
 declare i32 @pthread_attr_setdetachstate(ptr, i32)
@@ -76,7 +76,7 @@ entry:
   br label %pause
 pause:
   %i = phi i32 [ 0, %entry ], [ %i1, %pause ]
-  call void asm sideeffect "$PAUSE$", "~{memory}"()
+  call void $PAUSE$
   %i1 = add i32 %i, 1
   %more = icmp ult i32 %i1, 2
   br i1 %more, label %pause, label %clock

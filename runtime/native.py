@@ -18,7 +18,11 @@ import llvmlite.binding as llvm
 
 from ..errors import TargetError
 
-_MACHINES = {"x86_64": ("202", "pause"), "aarch64": ("98", "yield")}  # futex system call, spin-wait hint
+# Number of the futex system call; type and call of the spin-wait hint.
+_MACHINES = {
+    "x86_64": ("202", "@llvm.x86.sse2.pause()", "@llvm.x86.sse2.pause()"),
+    "aarch64": ("98", "@llvm.aarch64.hint(i32)", "@llvm.aarch64.hint(i32 1)"),
+}
 
 
 class Context(ctypes.Structure):
@@ -81,7 +85,6 @@ def _initialize() -> None:
     if not _initialized:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        llvm.initialize_native_asmparser()  # for the inline assembly of native.ll
         _initialized = True
 
 
@@ -106,13 +109,18 @@ def native() -> Native:
     return _native
 
 
+def source(machine: str) -> str:
+    """native.ll for "x86_64" or "aarch64"."""
+    futex, kind, pause = _MACHINES[machine]
+    text = resources.files(__package__).joinpath("native.ll").read_text("utf-8")
+    return text.replace("$FUTEX$", futex).replace("$PAUSE_TYPE$", kind).replace("$PAUSE$", pause)
+
+
 def _object() -> bytes:
     name = os.uname().machine
     if name not in _MACHINES or os.uname().sysname != "Linux":
         raise TargetError(f"this machine is {os.uname().sysname} {name}", expected="Linux on x86_64 or aarch64")
-    futex, pause = _MACHINES[name]
-    text = resources.files(__package__).joinpath("native.ll").read_text("utf-8")
-    text = text.replace("$FUTEX$", futex).replace("$PAUSE$", pause)
+    text = source(name)
     key = f"{text}\n{llvmlite.__version__} {llvm.llvm_version_info} {llvm.get_process_triple()}"
     path = cache_dir() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:32]}.o"
     cached = None if os.environ.get("MLC_NO_CACHE") else _read_cache(path)

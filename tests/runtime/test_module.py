@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from mlc.errors import InputError, TargetError
+from mlc.ir import sym
 from mlc.runtime import artifact, module
 from mlc.runtime.module import Module, check_target, load
 from mlc.runtime.native import host_features
@@ -145,6 +146,18 @@ def test_targets(static_parts):
     with pytest.raises(TargetError, match="warp9"):
         check_target({**here, "features": [*here["features"], "warp9"]})
     assert {"sse2"} <= host_features() or {"neon"} <= host_features()
+
+
+def test_more_than_the_memory(builder):
+    b, n = builder, sym("N")
+    x, y = b.io("input", "x", (n, 0)), b.io("output", "y", (n, 0))
+    far = b.arena((n * 2**40,))
+    module = Module(b.parts(b.step("%z = fadd float %x, %y", x, x, far, 0)))
+    assert module(np.empty((0, 0), np.float32)).shape == (0, 0)
+    for n in (2**10, 2**19, 2**30):
+        with pytest.raises(InputError, match=r"bytes of memory|tensors of less"):
+            module(np.empty((n, 0), np.float32))
+    assert y != far
 
 
 def test_profile(dynamic):

@@ -9,9 +9,10 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from mlc.runtime.native import Context, native
+from mlc.runtime.native import Context, native, source
 from mlc.runtime.threads import _cgroup_quota, default_threads
 
 KERNEL = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, ctypes.c_int64)
@@ -104,6 +105,19 @@ def test_control_instructions():
     flag[...] = True
     assert interpret([3, 0, 5, 4, 1, 4, 1], [flag, n]) == 0 and n == 3
     assert interpret([9, 0], [a]) == 1
+
+
+@pytest.mark.parametrize("machine, hint", [("x86_64", "pause"), ("aarch64", "yield")])
+def test_both_machines_compile(machine, hint):
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    native()
+    triple = f"{machine}-unknown-linux-gnu"
+    target = llvm.Target.from_triple(triple).create_target_machine(opt=2, reloc="pic")
+    module = llvm.parse_assembly(source(machine))
+    module.verify()
+    module.triple = triple
+    assert hint in target.emit_assembly(module)
 
 
 def test_default_thread_count(monkeypatch, tmp_path):
