@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from itertools import product
 
 import numpy as np
 from onnx import NodeProto
 
-from ...ir import Dim, DType, Value
+from ...ir import DType, Value, prod
 from ...ir import ops as O
 from ...ir.ops.contract import default_scale
 from .attention_handlers import attend, merge_heads, split_heads
@@ -73,7 +72,7 @@ def grid_sample(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) ->
         raise ctx.unsupported(f"GridSample with mode {mode!r} and padding {padding!r} on {rank} axes")
     n, c, *spatial = x.shape
     out = grid.shape[1:-1]
-    pixels = b.reshape(b.channels_last(x), (n * _product(spatial), c))
+    pixels = b.reshape(b.channels_last(x), (n * prod(spatial), c))
     per_axis: list[list[tuple[Value, Value | None, Value | None]]] = []  # (index, weight, inside) of every neighbour
     for axis, size in enumerate(spatial):
         # the last grid component is x, the last spatial axis
@@ -111,7 +110,7 @@ def grid_sample(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) ->
             held = fix(place) if padding != "zeros" else b.min(b.max(place, 0.0), top)
             found.append((b.cast(held, DType.I64), weight, inside))
         per_axis.append(found)
-    base = b.mul(b.reshape(b.iota(n), (n, *(1 for _ in out))), b.dim(_product(spatial), DType.I64))
+    base = b.mul(b.reshape(b.iota(n), (n, *(1 for _ in out))), b.dim(prod(spatial), DType.I64))
     total: Value | None = None
     for corner in product(*per_axis):
         index, scale = None, None
@@ -127,10 +126,6 @@ def grid_sample(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) ->
         total = part if total is None else b.add(total, part)
     assert total is not None
     return [b.channels_first(total)]
-
-
-def _product(dims: Sequence[Dim]) -> Dim:
-    return reduce(lambda a, d: a * d, dims, 1)
 
 
 def eye_like(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
