@@ -1,0 +1,225 @@
+"""The command line: what it prints, its exit codes, and that failures leave nothing behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from mlc.compiler.cli import cli, main
+from onnx import TensorProto, helper
+
+
+def save(path: Path, nodes: list[onnx.NodeProto], inputs: dict[str, list[int | str]], outputs: list[str], **constants) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
+        [onnx.numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="project"),
+        helper.make_node("Add", ["h", "b"], ["a"], name="shift"),
+        helper.make_node("Relu", ["a"], ["y"], name="rectify"),
+    ]
+    weights = {"w": np.linspace(-1, 1, 24).reshape(4, 6), "b": np.arange(6)}
+    return save(tmp_path / "model.onnx", nodes, {"x": ["batch", 4]}, ["y"], **weights)
+
+
+def mlc(capfd: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit_info:
+        main([str(a) for a in args])
+    streams = capfd.readouterr()
+    return exit_info.value.code or 0, streams.out, streams.err  # type: ignore[return-value]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]):
+    return lambda *args: mlc(capfd, *args)
+
+
+def test_check_agrees(run, model: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    code, out, _ = run("check", model, "--per-layer", "--json", report)
+    assert code == 0 and "agrees" in out and "3 layers compared, 0 differ" in out
+    figures = json.loads(report.read_text())
+    assert figures["agrees"] and [x["node"] for x in figures["layers"]] == ["project", "shift", "rectify"]
+    assert figures["outputs"][0]["relative_l2"] < 1e-6
+
+
+@pytest.mark.parametrize("options", [["-O0"], ["--static"], ["--shape", "x=5,4"], ["--target", "cpu:x86-64-v3", "--threads", "1"]])
+def test_check_options(run, model: Path, options: list[str]) -> None:
+    assert run("check", model, *options)[0] == 0
+
+
+def test_check_names_what_differs(run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlc.compiler import api
+
+    compile_model = api.compile
+
+    def planted(source, **options):
+        module = compile_model(source, **options)
+
+        class Wrong:
+            @staticmethod
+            def run(feeds):
+                found = module.run(feeds)
+                return {k: v + (k in ("a", "y")) for k, v in found.items()}
+
+        return Wrong()
+
+    monkeypatch.setattr(api, "compile", planted)
+    code, out, _ = run("check", model, "--per-layer")
+    assert code == 1
+    assert "differs" in out and "first to differ: shift (Add)" in out
+
+
+def test_compile_run_inspect(run, model: Path, tmp_path: Path) -> None:
+    module, x, out = tmp_path / "model.mlc", tmp_path / "x.npy", tmp_path / "out.npz"
+    np.save(x, np.ones((3, 4), np.float32))
+    assert run("compile", model, "-o", module)[0] == 0
+    assert run("run", module, "--input", f"x={x}", "-o", out)[0] == 0
+    from_module = np.load(out)["y"]
+    assert from_module.shape == (3, 6)
+    assert run("run", model, "--input", f"x={x}", "-o", out)[0] == 0
+    np.testing.assert_array_equal(np.load(out)["y"], from_module)
+    np.savez(tmp_path / "in.npz", x=np.ones((2, 4), np.float32))
+    code, text, _ = run("run", module, "--inputs", tmp_path / "in.npz")
+    assert code == 0 and "[2, 6]" in text
+    for path in (module, model):
+        code, text, _ = run("inspect", path, "--json", "-")
+        assert code == 0
+        figures = json.loads(text)
+        assert figures["flops"] > 0 and figures["memory"]["weights"] > 0
+        assert figures["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}]
+    assert figures["operators"] == {"MatMul": 1, "Add": 1, "Relu": 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.npz", "model.mlc", "model.onnx", "out.npz", "x.npy"]
+
+
+def test_compile_is_deterministic(run, model: Path, tmp_path: Path) -> None:
+    for name in ("a.mlc", "b.mlc"):
+        assert run("compile", model, "-o", tmp_path / name)[0] == 0
+    assert (tmp_path / "a.mlc").read_bytes() == (tmp_path / "b.mlc").read_bytes()
+
+
+def test_compile_binds_shapes(run, model: Path, tmp_path: Path) -> None:
+    assert run("compile", model, "--shape", "x=7,4", "-o", tmp_path / "m.mlc", "--dump", tmp_path / "dump")[0] == 0
+    assert any((tmp_path / "dump").iterdir())
+    _, text, _ = run("inspect", tmp_path / "m.mlc", "--json", "-")
+    assert json.loads(text)["inputs"][0]["shape"] == [7, 4]
+
+
+def test_bench(run, model: Path, tmp_path: Path) -> None:
+    code, out, _ = run("bench", model, "--threads", "1", "--seconds", "0.02", "--rounds", "2", "--json", tmp_path / "b.json")
+    assert code == 0 and "onnxruntime" in out
+    timings = json.loads((tmp_path / "b.json").read_text())["timings"]
+    assert [t["engine"] for t in timings] == ["mlc", "onnxruntime"] and all(t["min_ms"] > 0 for t in timings)
+
+
+def test_sample_is_resolved(run) -> None:
+    code, out, _ = run("inspect", "sample:zfnet512", "--json", "-")
+    assert code == 0 and json.loads(out)["operators"]["Conv"] == 5
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["check", "sample:nothing"], "bvlc_alexnet"),
+        (["check", "real:nothing"], "silero_vad"),
+        (["check", "suite:nothing"], "bert_base"),
+        (["check", "no_such.onnx"], "no such file"),
+        (["check", "{folder}"], "is a folder"),
+        (["check", "{text}"], "protobuf"),
+        (["check", "{empty}"], "empty"),
+        (["check", "{cut}"], "truncated"),
+        (["compile", "{model}", "--target", "cpu:nonsense"], "nonsense"),
+        (["compile", "{model}", "--target", "tpu"], "tpu"),
+        (["compile", "{model}", "-o", "{folder}/missing/m.mlc"], "missing"),
+        (["compile", "{model}", "--shape", "q=1"], "q"),
+        (["compile", "{model}", "--shape", "x=1,5"], "4"),
+        (["compile", "{model}", "--shape", "x"], "--shape"),
+        (["run", "{model}", "--input", "x"], "NAME=FILE.npy"),
+        (["run", "{model}", "--input", "q={array}"], "'q'"),
+        (["run", "{model}", "--input", "x={array}"], "float64"),
+        (["run", "{model}", "--input", "x={text}"], "cannot be read"),
+        (["run", "{model}", "--inputs", "{array}"], "one array"),
+        (["run", "{model}", "-o", "{folder}/missing/o.npz"], "written"),
+        (["run", "{mlc}"], "mlc"),
+        (["bench", "{model}", "--threads", "0"], "--threads"),
+        (["bench", "{model}", "--against", "pytorch"], "pytorch"),
+        (["check", "{model}", "-O7"], "7"),
+        (["check", "{model}", "--nonsense"], "--nonsense"),
+        (["nonsense"], "nonsense"),
+        ([], "Usage"),
+    ],
+)
+def test_bad_use(run, model: Path, tmp_path: Path, args: list[str], message: str) -> None:
+    (tmp_path / "text").write_text("this is no model, but a text that goes on for a while")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "cut").write_bytes(model.read_bytes()[:-30])
+    (tmp_path / "bad.mlc").write_bytes(b"PK\x03\x04 and then nothing of use")
+    np.save(tmp_path / "array.npy", np.ones((1, 4)))
+    names = {n: tmp_path / n for n in ("text", "empty", "cut")}
+    names |= {"model": model, "folder": tmp_path, "array": tmp_path / "array.npy", "mlc": tmp_path / "bad.mlc"}
+    before = sorted(p.name for p in tmp_path.iterdir())
+    code, out, err = run(*[a.format(**names) for a in args])
+    assert code == 2, out + err
+    assert message.lower() in err.lower()
+    assert "Traceback" not in err + out
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_unsupported_operators_are_all_listed(run, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("FancyOp", ["x"], ["a"], domain="acme"),
+        helper.make_node("OtherOp", ["a"], ["y"], domain="acme"),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, {"x": [2]}, ["y"])
+    proto = onnx.load(path)
+    proto.opset_import.append(helper.make_opsetid("acme", 1))
+    onnx.save(proto, path)
+    code, _, err = run("compile", path, "-o", tmp_path / "m.mlc")
+    assert code == 2 and "FancyOp" in err and "OtherOp" in err
+    assert not (tmp_path / "m.mlc").exists()
+
+
+def test_debug_shows_the_traceback(run) -> None:
+    for args in (["--debug", "check", "sample:nothing"], ["check", "sample:nothing", "--debug"]):
+        code, _, err = run(*args)
+        assert code == 2 and "Traceback" in err and "InputError" in err
+
+
+def test_bugs_are_told_apart(run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlc.compiler import api
+
+    def broken(*args, **options):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(api, "compile", broken)
+    code, _, err = run("run", model)
+    assert code == 70 and "internal error: RuntimeError: boom" in err and "Traceback" not in err
+
+
+def test_help_lists_every_command_without_the_compiler() -> None:
+    result = CliRunner().invoke(cli, ["--help"])
+    assert result.exit_code == 0
+    assert all(name in result.output for name in ("compile", "run", "check", "bench", "inspect"))
+    for name in ("compile", "run", "check", "bench", "inspect"):
+        assert CliRunner().invoke(cli, [name, "--help"]).exit_code == 0
+
+
+def test_no_progress_when_not_a_terminal(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlc.compiler.cli", "run", str(model), "-o", str(tmp_path / "o.npz")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout == ""
+    assert result.stderr == f"{tmp_path / 'o.npz'}: 1 outputs\n" or result.stderr.split() == [f"{tmp_path / 'o.npz'}:", "1", "outputs"]
