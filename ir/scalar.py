@@ -85,6 +85,12 @@ def _int_mod(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(b == 0, 0, np.mod(a, np.where(b == 0, 1, b).astype(b.dtype))).astype(a.dtype)
 
 
+def _shift(fn: np.ufunc, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A shift by a negative amount, or by more than all bits, gives 0."""
+    fits = (b >= 0) & (b < a.dtype.itemsize * 8)
+    return np.where(fits, fn(a, np.where(fits, b, 0).astype(b.dtype)), 0).astype(a.dtype)
+
+
 _NP: dict[str, Any] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "min": np.minimum, "max": np.maximum, "pow": np.power,
     "fmod": np.fmod, "neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log,
@@ -92,7 +98,7 @@ _NP: dict[str, Any] = {
     "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh,
     "erf": _erf, "floor": np.floor, "ceil": np.ceil, "round": np.rint, "trunc": np.trunc, "isnan": np.isnan,
     "isinf": np.isinf, "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-    "ge": np.greater_equal, "shl": np.left_shift, "shr": np.right_shift, "select": np.where,
+    "ge": np.greater_equal, "shl": lambda a, b: _shift(np.left_shift, a, b), "shr": lambda a, b: _shift(np.right_shift, a, b), "select": np.where,
     "and_": np.bitwise_and, "or_": np.bitwise_or, "xor": np.bitwise_xor, "not_": np.invert,
     "rsqrt": lambda x: (1 / np.sqrt(x)).astype(x.dtype), "fma": lambda a, b, c: a * b + c,
     "div": lambda a, b: _int_div(a, b) if a.dtype.kind in "iu" else np.divide(a, b),

@@ -239,10 +239,16 @@ class Functions(Lanes):
         return i.select(wrong, i.add(r, y), r)
 
     def _i_shl(self, dtype: DType, x: Any, y: Any) -> Any:
-        return self.b.ir.shl(x, y)
+        return self._shift(self.b.ir.shl, x, y)
 
     def _i_shr(self, dtype: DType, x: Any, y: Any) -> Any:
-        return self.b.ir.ashr(x, y) if dtype.is_signed else self.b.ir.lshr(x, y)
+        return self._shift(self.b.ir.ashr if dtype.is_signed else self.b.ir.lshr, x, y)
+
+    def _shift(self, fn: Any, x: Any, y: Any) -> Any:
+        """A shift by a negative amount, or by more than all bits, gives 0 (LLVM leaves it undefined)."""
+        i = self.b.ir
+        fits = i.icmp_unsigned("<", y, ir.Constant(y.type, [x.type.element.width] * y.type.count))
+        return i.select(fits, fn(x, i.select(fits, y, ir.Constant(y.type, None))), ir.Constant(x.type, None))
 
     def _i_isnan(self, dtype: DType, x: Any) -> Any:
         return ir.Constant(ir.VectorType(ir.IntType(1), x.type.count), None)
