@@ -73,7 +73,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
     unroll = 4
     k_multiple = isinstance(kernel.k, int) and kernel.k // taps % unroll == 0
     strips = ceildiv(kernel.n, strip)
-    block, blocks = _blocks(kernel, strip, strips, tiles[0])
+    block, blocks = _blocks(kernel, strip, strips, tiles[0], taps)
     step_bytes = kernel.k // taps * kernel.panel * dtype.itemsize if mode == "taps" else kernel.panel * dtype.itemsize
     steps = taps if mode == "taps" else kernel.k
     k_block = 0
@@ -114,10 +114,11 @@ def _tiles(m: Dim, tall: int) -> tuple[int, ...]:
     return (tall, tall - 1) if isinstance(m, int) else (tall, tall - 1, 1)
 
 
-def _blocks(kernel: ContractKernel, strip: int, strips: Dim, tall: int) -> tuple[Dim, Dim]:
+def _blocks(kernel: ContractKernel, strip: int, strips: Dim, tall: int, taps: int) -> tuple[Dim, Dim]:
     """(rows per unit, units along m). Symbolic sizes get a fixed number of rows."""
     k = kernel.k if isinstance(kernel.k, int) else 512
-    rows = max(8 * tall, _BLOCK_BYTES // (4 * max(1, k)))
+    # taps read overlapping pixels, so a row of A takes only its channels of the cache
+    rows = max(8 * tall, min(1024, _BLOCK_BYTES // (4 * max(1, k // taps))))
     if isinstance(kernel.m, int):
         pieces = max(1, -(-kernel.m // rows))
         if isinstance(strips, int) and isinstance(kernel.batch, int):

@@ -135,22 +135,22 @@ class _Emitter:
 
         def step(s: Any, _: list[Any]) -> Sequence[Any]:
             t = i.sub(i.sub(p["steps"], b.i64(1)), s) if self.kernel.reverse else s
-            self._step(t, batch_row)
+            self._step(t, batch_row, i.trunc(s, ir.IntType(1)))
             return ()
 
         b.loop(b.i64(0), p["steps"], b.i64(1), [], step)
         self._rows(finish)
         return ()
 
-    def _step(self, t: Any, batch_row: Callable[[Any], Any]) -> None:
+    def _step(self, t: Any, batch_row: Callable[[Any], Any], odd: Any) -> None:
         b, p, i, k = self.b, self.p, self.b.ir, self.kernel
         two_stage = k.cell == "gru" and not k.linear_before_reset
         border = i.mul(p["hidden"], b.i64(2))
         total = i.mul(p["hidden"], b.i64(self.gate_count))
-        self._multiply(self.h, self.sums, b.i64(0), border if two_stage else total)
+        self._multiply(self.h, self.sums, b.i64(0), border if two_stage else total, odd)
         if two_stage:  # R of the candidate multiplies reset ∘ h, so reset comes first
             self._rows(lambda r: self._row(t, r, batch_row(r), "reset"))
-            self._multiply(self.reset, self.late, border, total)
+            self._multiply(self.reset, self.late, border, total, odd)
         self._rows(lambda r: self._row(t, r, batch_row(r), "update"))
 
     def _row(self, t: Any, r: Any, m: Any, phase: str) -> None:
@@ -197,14 +197,21 @@ class _Emitter:
     def _late(self, gate: int) -> bool:
         return self.kernel.cell == "gru" and not self.kernel.linear_before_reset and gate == 2
 
-    def _multiply(self, state: Any, out: Any, begin: Any, end: Any) -> None:
-        """out[r][j] = Σ_k state[r][k] · R[k][j] for all strips that overlap columns [begin, end)."""
+    def _multiply(self, state: Any, out: Any, begin: Any, end: Any, backward: Any) -> None:
+        """out[r][j] = Σ_k state[r][k] · R[k][j] for all strips that overlap columns [begin, end).
+
+        Steps alternate in direction: when R is larger than the cache, the strips read last are still there.
+        """
         b, s, i, p = self.b, self.schedule, self.b.ir, self.p
         strip, panel = s.lanes * s.vectors, self.kernel.panel
         zero = ir.Constant(self.product.vector, None)
         starts = [b.at(state, i.mul(self.state_width, b.i64(r)), self.element) for r in range(s.rows)]
 
+        first = i.mul(i.udiv(begin, b.i64(strip)), b.i64(strip))
+        last = i.mul(i.udiv(i.sub(end, b.i64(1)), b.i64(strip)), b.i64(strip))
+
         def one(column: Any, _: list[Any]) -> Sequence[Any]:
+            column = i.select(backward, i.sub(i.add(first, last), column), column)
             inner = i.and_(column, b.i64(panel - 1)) if panel & (panel - 1) == 0 else i.urem(column, b.i64(panel))
             offset = i.add(i.mul(i.sub(column, inner), p["hidden"]), inner)
             columns = b.at(self.buffers[R], offset, self.element)
@@ -215,7 +222,7 @@ class _Emitter:
                 i.store(value, b.at(out, at, self.element), align=self.dtype.itemsize)
             return ()
 
-        b.loop(i.mul(i.udiv(begin, b.i64(strip)), b.i64(strip)), end, b.i64(strip), [], one)
+        b.loop(first, end, b.i64(strip), [], one)
 
     # loops and memory ------------------------------------------------------------------------------------------------
     def _rows(self, body: Callable[[Any], None]) -> None:
