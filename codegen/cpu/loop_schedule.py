@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ...ir import Dim, is_static, prod
+from ...ir import Dim, prod
 from ..affine import affine, axes_of, children, postorder
-from ..expr import Axis, Call, Cast, DimParam, E, Load, Num, Reduced
-from ..kernel import LoopKernel, Reduction, Store
+from ..expr import Axis, Call, Cast, E, Load, Num
+from ..kernel import LoopKernel, Reduction
 from .target import CpuTarget
 
 UNROLL_POINTS = 32  # reduce spaces up to this size are unrolled
@@ -145,6 +145,3 @@ def schedule(k: LoopKernel, target: CpuTarget) -> LoopSchedule:
     axis = min(candidates)[1]
     return LoopSchedule(axis, width, 4 if k.stages else 2, block)
 
-
-def unrolled(k: LoopKernel) -> bool:
-    return is_static(k.reduce_axes) and prod(k.reduce_axes) <= UNROLL_POINTS  # type: ignore[operator]

@@ -9,16 +9,17 @@ from typing import Any
 from llvmlite import ir
 
 from ...errors import CodegenError
-from ...ir import Dim, DType, ceildiv, prod
-from ..affine import affine, axes_of, postorder
+from ...ir import Dim, DType, ceildiv, is_static, prod, upper
+from ..affine import Affine, affine, axes_of, postorder
 from ..expr import Axis, Call, Cast, DimParam, E, Load, Num, Reduced
 from ..kernel import LoopKernel, Reduction, Store
 from .build import I8, I32, I64, PTR, Builder, Params, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
 from .functions import Functions
 from .lanes import compute
-from .loop_schedule import LoopSchedule, merge_axes, roots, schedule, unrolled
+from .loop_schedule import UNROLL_POINTS, LoopSchedule, merge_axes, roots, schedule
 from .target import CpuTarget
+from .windows import windows
 
 _NEUTRAL = {"sum": 0, "prod": 1, "and": 1, "or": 0}
 _COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "and": "and_", "or": "or_"}
@@ -55,6 +56,7 @@ class _Scope:
     mask: Any  # <lanes x i1>, or None
     reduced: list[Any]
     memo: dict[tuple[int, bool], Any]
+    shift: int = 0  # added to the vector axis
 
 
 class _Writer:
@@ -71,7 +73,7 @@ class _Writer:
         self.outer = [i for i in range(n) if not (self.parallel and i == plan.axis)]
         last = k.axes[plan.axis] if self.parallel else 1
         self.blocked = not self.outer and (self.parallel or n == 0)
-        if plan.axis < 0 and n == 1 or (not self.parallel and n >= 1):
+        if (plan.axis < 0 and n == 1) or (not self.parallel and n >= 1):
             self.blocked = False
         if self.blocked and self.parallel:
             self.units: Dim = ceildiv(last, plan.block)
@@ -82,6 +84,13 @@ class _Writer:
         reduced_axes = frozenset({plan.axis}) if self.parallel else frozenset()
         self.depends = axes_of(roots(k), reduced_axes)
         self.pointers: list[Any] = []
+        self.forms: dict[int, Affine | None] = {}
+        self.sums: dict[Any, Any] = {}
+        self.bounds: dict[int, tuple[Any, Any]] | None = None
+        self.cuts: tuple[tuple[Affine, ...], ...] | None = None
+        self.windows = windows(k, plan.axis) if self.parallel and is_static(k.reduce_axes) else None
+        if self.windows is not None:
+            self.depends |= axes_of(roots(self.windows.inside), reduced_axes)
 
     # sizes ---------------------------------------------------------------------------------------------------------
     def dim(self, d: Dim) -> Any:
@@ -112,19 +121,40 @@ class _Writer:
                     size = self.dim(k.axes[i])
                     axes[i] = b.ir.urem(rest, size)
                     rest = b.ir.udiv(rest, size)
-            if not self.parallel:
-                self._point(axes, None, 1, 1, None)
-            elif self.blocked:
-                start = b.ir.mul(u, b.i64(self.plan.block))
-                stop = b.smin(b.ir.add(start, b.i64(self.plan.block)), self.dim(k.axes[self.plan.axis]))
-                self._span(axes, start, stop, None)
-            else:
-                size_dim = k.axes[self.plan.axis]
-                self._span(axes, b.i64(0), self.dim(size_dim), size_dim if isinstance(size_dim, int) else None)
+            if self.windows is None:
+                self._unit(u, axes)
+                return []
+            whole, win = self.k, self.windows
+            last = {len(k.axes) + j: size - 1 for j, size in enumerate(k.reduce_axes) if isinstance(size, int)}
+            least = [self._minimum(f, axes, last) for f in win.facts]
+            fits = least[0]
+            for x in least[1:]:
+                fits = b.ir.or_(fits, x)  # the sign bit is set when any is negative
+            with b.ir.if_else(b.ir.icmp_signed(">=", fits, b.i64(0))) as (then, otherwise):
+                with then:
+                    self.k = win.inside
+                    self._unit(u, axes)
+                with otherwise:
+                    self.cuts, self.k = win.cuts, whole if win.cuts is None else win.inside
+                    self.bounds = self._bounds((), axes)  # loops, so that the rare case stays small
+                    self._unit(u, axes)
+            self.k, self.cuts, self.bounds = whole, None, None
             return []
 
         b.loop(self.begin, self.end, b.i64(1), [], unit)
         b.ir.ret_void()
+
+    def _unit(self, u: Any, axes: dict[int, Any]) -> None:
+        b, k = self.b, self.k
+        if not self.parallel:
+            self._point(axes, None, 1, 1, None)
+        elif self.blocked:
+            start = b.ir.mul(u, b.i64(self.plan.block))
+            stop = b.smin(b.ir.add(start, b.i64(self.plan.block)), self.dim(k.axes[self.plan.axis]))
+            self._span(axes, start, stop, None)
+        else:
+            size_dim = k.axes[self.plan.axis]
+            self._span(axes, b.i64(0), self.dim(size_dim), size_dim if isinstance(size_dim, int) else None)
 
     def _span(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None) -> None:
         """The vector axis from start to stop: groups of vectors, single vectors, one masked vector."""
@@ -150,18 +180,17 @@ class _Writer:
 
     # one point (or group of vectors) of the parallel axes -----------------------------------------------------------
     def _point(self, outer: dict[int, Any], start: Any, lanes: int, group: int, mask: Any) -> None:
-        b, axis, w = self.b, self.plan.axis, self.plan.width
+        axis, w = self.plan.axis, self.plan.width
         scopes = []
         for g in range(group):
             axes = dict(outer)
             if start is not None:
-                axes[axis] = b.ir.add(start, b.i64(g * w)) if g else start
-            scopes.append(_Scope(axes, lanes, mask, [], {}))
+                axes[axis] = start
+            scopes.append(_Scope(axes, lanes, mask, [], {}, g * w))
         for number, stage in enumerate(self.k.stages):
-            results = self._stage(stage, scopes)
+            results = self._stage(number, stage, scopes)
             for s, r in zip(scopes, results, strict=True):
                 s.reduced.append(r)
-            del number
         per_point = [s for s in self.k.stores if not s.per_element]
         for scope in scopes:
             for store in per_point:
@@ -170,8 +199,10 @@ class _Writer:
         if per_element:
             self._reduce_space(scopes, [], lambda inner, _: [self._store(s, x) for x in inner for s in per_element] and [])
 
-    def _child(self, s: _Scope, extra: dict[int, Any], lanes: int | None = None, mask: Any = None) -> _Scope:
-        return _Scope({**s.axes, **extra}, s.lanes if lanes is None else lanes, s.mask if lanes is None else mask, s.reduced, {})
+    def _child(self, s: _Scope, extra: dict[int, Any], lanes: int | None = None, mask: Any = None, shift: int = 0) -> _Scope:
+        if lanes is None:
+            return _Scope({**s.axes, **extra}, s.lanes, s.mask, s.reduced, {}, s.shift)
+        return _Scope({**s.axes, **extra}, lanes, mask, s.reduced, {}, shift)
 
     def _reduce_space(
         self, scopes: list[_Scope], carried: list[Any], body: Callable[[list[_Scope], list[Any]], list[Any]]
@@ -179,23 +210,21 @@ class _Writer:
         """Run body over the reduce axes (the vector axis, if one of them, is handled by the caller through `body`)."""
         k, b, n = self.k, self.b, len(self.k.axes)
         axes = [n + j for j in range(len(k.reduce_axes)) if n + j != self.plan.axis]
-        if unrolled(k) and self.parallel:
-            points: list[dict[int, Any]] = [{}]
-            for a in axes:
-                size = k.reduce_axes[a - n]
-                assert isinstance(size, int)
-                points = [{**p, a: b.i64(i)} for p in points for i in range(size)]
-            for p in points:
-                carried = body([self._child(s, p) for s in scopes], carried)
-            return carried
+        inner = axes if self.bounds is None and self.parallel else []
+        while inner and upper(prod(k.reduce_axes[a - n] for a in inner)) > UNROLL_POINTS:
+            inner = inner[1:]
+        inner = [a for a in inner if isinstance(k.reduce_axes[a - n], int)]
 
         def nest(depth: int, extra: dict[int, Any], values: list[Any]) -> list[Any]:
             if depth == len(axes):
                 return self._vector_reduce([self._child(s, extra) for s in scopes], values, body)
             a = axes[depth]
-            return b.loop(
-                b.i64(0), self.dim(k.reduce_axes[a - n]), b.i64(1), values, lambda i, v: nest(depth + 1, {**extra, a: i}, v)
-            )
+            if a in inner:
+                for i in range(k.reduce_axes[a - n]):  # type: ignore[arg-type]
+                    values = nest(depth + 1, {**extra, a: b.i64(i)}, values)
+                return values
+            first, stop = (b.i64(0), self.dim(k.reduce_axes[a - n])) if self.bounds is None else self.bounds[a]
+            return b.loop(first, stop, b.i64(1), values, lambda i, v: nest(depth + 1, {**extra, a: i}, v))
 
         return nest(0, {}, carried)
 
@@ -214,7 +243,7 @@ class _Writer:
 
         def run(step: int, first: Any, values: list[Any]) -> tuple[Any, list[Any]]:
             def inner(i: Any, v: list[Any]) -> list[Any]:
-                subs = [self._child(scope, {axis: b.ir.add(i, b.i64(j * w)) if j else i}, w) for j in range(step // w)]
+                subs = [self._child(scope, {axis: i}, w, None, j * w) for j in range(step // w)]
                 return [b.ir.add(i, b.i64(step)), *body(subs, v[1:])]
 
             out = b.loop(first, b.ir.sub(stop, b.i64(step - 1)), b.i64(step), [first, *values], inner)
@@ -238,8 +267,10 @@ class _Writer:
             carried = merged
         return carried
 
-    def _stage(self, stage: Reduction, scopes: list[_Scope]) -> list[Any]:
+    def _stage(self, number: int, stage: Reduction, scopes: list[_Scope]) -> list[Any]:
         dtype = stage.value.dtype
+        if self.cuts is not None:
+            self.bounds = self._bounds(self.cuts[number], scopes[0].axes)
         if stage.fn.startswith("arg"):
             return self._arg_stage(stage, scopes)
         vector_reduce = self.plan.axis >= len(self.k.axes)
@@ -368,7 +399,8 @@ class _Writer:
                 return b.splat(self.dim(d), 1)
             case Axis(index=i):
                 x = b.splat(s.axes[i], lanes)
-                return b.ir.add(x, b.iota(lanes)) if lanes > 1 else x
+                shift = s.shift if i == self.plan.axis else 0
+                return b.ir.add(x, b.iota(lanes, shift)) if lanes > 1 or shift else x
             case Reduced(stage=i):
                 return s.reduced[i]
             case Load():
@@ -380,11 +412,16 @@ class _Writer:
                 return math.call(fn, got, [a.dtype for a in args])
         raise CodegenError(f"{type(e).__name__} in a loop kernel")
 
+    def form(self, offset: E) -> Affine | None:
+        if id(offset) not in self.forms:
+            self.forms[id(offset)] = affine(offset)
+        return self.forms[id(offset)]
+
     def _stride(self, offset: E, s: _Scope) -> int | None:
         """Elements per lane when constant: 0, or known; None for a gather."""
         if not self.varies(offset, s):
             return 0
-        form = affine(offset)
+        form = self.form(offset)
         if form is None:
             return None
         k = form[1].get(self.plan.axis, 0)
@@ -392,9 +429,78 @@ class _Writer:
 
     def scalar(self, e: E, s: _Scope) -> Any:
         """An I64 at the first lane: every axis is taken at its (first) value."""
-        first = _Scope(s.axes, 1, None, s.reduced, s.memo if s.lanes == 1 else {})
+        first = _Scope(s.axes, 1, None, s.reduced, s.memo if s.lanes == 1 else {}, s.shift)
         x = self.value(e, first)
         return self.b.ir.extract_element(x, ir.Constant(I32, 0))
+
+    def linear(self, form: Affine, axes: dict[int, Any], shift: int = 0) -> tuple[Any, int]:
+        """An affine form as (I64 value, constant to add). Values are shared within a block."""
+        b = self.b
+        constant, rest = (form[0], ()) if isinstance(form[0], int) else (0, (form[0],))
+        terms: list[tuple[Any, Dim]] = []
+        for axis, c in form[1].items():
+            if axis == self.plan.axis and shift:
+                if isinstance(c, int):
+                    constant += c * shift
+                else:
+                    rest += (c * shift,)
+            at = axes[axis]
+            if isinstance(at, ir.Constant):
+                if isinstance(c, int):
+                    constant += c * at.constant
+                elif at.constant:
+                    rest += (c * at.constant,)
+            elif c != 0:
+                terms.append((at, c))
+        key = (id(b.ir.block), rest, tuple((id(v), c) for v, c in terms))
+        if key not in self.sums:
+            total: Any = None
+            for t in [*(self.dim(d) for d in rest), *(v if c == 1 else b.ir.mul(v, self.dim(c)) for v, c in terms)]:
+                total = t if total is None else b.ir.add(total, t)
+            self.sums[key] = (b.i64(0) if total is None else total, b.ir.block, terms)
+        return self.sums[key][0], constant
+
+    def address(self, operand: int, offset: E, s: _Scope) -> Any:
+        """Of the element at the first lane."""
+        b, t, base = self.b, storage(self.k.operands[operand].dtype), self.pointers[operand]
+        form = self.form(offset)
+        if form is None:
+            return b.at(base, self.scalar(offset, s), t)
+        value, constant = self.linear(form, s.axes, s.shift)
+        key = (id(b.ir.block), operand, id(value))
+        if key not in self.sums:
+            self.sums[key] = (b.at(base, value, t), value)
+        at = self.sums[key][0]
+        return b.at(at, b.i64(constant), t) if constant else at
+
+    def _minimum(self, fact: Affine, axes: dict[int, Any], over: dict[int, int]) -> Any:
+        """The least value of an affine form over the boxes [0, over[axis]]."""
+        constant, coefficients = fact
+        for a, last in over.items():
+            c = coefficients.get(a, 0)
+            if isinstance(c, int) and c < 0:
+                constant = constant + c * last
+        value, extra = self.linear((constant, {a: c for a, c in coefficients.items() if a not in over}), axes)
+        return self.b.ir.add(value, self.b.i64(extra))
+
+    def _bounds(self, facts: Sequence[Affine], axes: dict[int, Any]) -> dict[int, tuple[Any, Any]]:
+        """Where all facts hold: [first, stop) of each reduce axis; every fact has one reduce axis."""
+        b, n = self.b, len(self.k.axes)
+        out = {n + j: (b.i64(0), self.dim(size)) for j, size in enumerate(self.k.reduce_axes)}
+        zero = b.i64(0)
+        for constant, coefficients in facts:
+            (a,) = (x for x in coefficients if x >= n)
+            d = coefficients[a]
+            assert isinstance(d, int)
+            value, extra = self.linear((constant, {x: c for x, c in coefficients.items() if x != a}), axes)
+            first, stop = out[a]
+            if d > 0:  # rest + d·r ≥ 0: r ≥ ⌈−rest / d⌉
+                least = b.ir.udiv(b.ir.add(b.smax(b.ir.sub(b.i64(-extra), value), zero), b.i64(d - 1)), b.i64(d))
+                out[a] = b.smax(first, least), stop
+            else:  # r ≤ ⌊rest / −d⌋
+                most = b.ir.udiv(b.smax(b.ir.add(value, b.i64(extra - d)), zero), b.i64(-d))
+                out[a] = first, b.smin(stop, most)
+        return out
 
     def _load(self, e: Load, s: _Scope, lanes: int, math: Functions) -> Any:
         b = self.b
@@ -404,10 +510,10 @@ class _Writer:
         stride = self._stride(e.offset, s)
         if stride == 0 or lanes == 1:
             one = Functions(b, 1, self.target)
-            return one.from_storage(b.splat(b.load(t, b.at(base, self.scalar(e.offset, s), t), align), 1), dtype)
+            return one.from_storage(b.splat(b.load(t, self.address(e.operand, e.offset, s), align), 1), dtype)
         wide = vec(t, lanes)
         if stride == 1:
-            at = b.at(base, self.scalar(e.offset, s), t)
+            at = self.address(e.operand, e.offset, s)
             raw = b.load(wide, at, align) if s.mask is None else b.masked_load(wide, at, s.mask, align)
             return math.from_storage(raw, dtype)
         index = self._lane_offsets(e.offset, s, lanes)
@@ -424,13 +530,12 @@ class _Writer:
 
     def _store(self, store: Store, s: _Scope) -> None:
         b, dtype = self.b, self.k.operands[store.operand].dtype
-        t, base = storage(dtype), self.pointers[store.operand]
         lanes = s.lanes
         math = Functions(b, lanes, self.target)
         x = math.to_storage(self._widen(self.value(store.value, s), lanes), dtype)
         guard = None if store.guard is None else self._widen(self.value(store.guard, s), lanes)
         if lanes == 1:
-            at = b.at(base, self.scalar(store.offset, s), t)
+            at = self.address(store.operand, store.offset, s)
             single = b.ir.extract_element(x, ir.Constant(I32, 0))
             if guard is None:
                 b.ir.store(single, at, align=dtype.itemsize)
@@ -438,7 +543,7 @@ class _Writer:
             with b.ir.if_then(b.ir.extract_element(guard, ir.Constant(I32, 0))):
                 b.ir.store(single, at, align=dtype.itemsize)
             return
-        at = b.at(base, self.scalar(store.offset, s), t)
+        at = self.address(store.operand, store.offset, s)
         mask = s.mask if guard is None else guard if s.mask is None else b.ir.and_(guard, s.mask)
         if mask is None:
             b.ir.store(x, at, align=dtype.itemsize)

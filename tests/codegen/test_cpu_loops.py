@@ -7,7 +7,6 @@ import math
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-
 from mlc.codegen.affine import children, postorder
 from mlc.codegen.cpu.compile import compile_ir
 from mlc.codegen.cpu.loops import emit_loop
@@ -52,8 +51,9 @@ def native(kernel, buffers, target="cpu", bindings=None, parts=1):
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         engine.add_object_file(llvm.ObjectFileRef.from_data(compile_ir(e.ir_text, t)))
         engine.finalize_object()
-        _ENGINES[key] = engine, ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(
-            engine.get_function_address(e.symbol)
+        _ENGINES[key] = (
+            engine,
+            ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(engine.get_function_address(e.symbol)),
         )
     fn = _ENGINES[key][1]
     dims = (ctypes.c_int64 * max(1, len(e.dims)))(*[evaluate(d, bindings or {}) for d in e.dims])
@@ -84,7 +84,9 @@ def interpret(kernel, buffers, bindings=None):
                 case Num(value=v):
                     out = NUMPY.const(v, e.dtype)
                 case Load(operand=o):
-                    assert args[0].size == 0 or (args[0].min() >= 0 and args[0].max() < buffers[o].size - PAD * kernel.operands[o].written)
+                    assert args[0].size == 0 or (
+                        args[0].min() >= 0 and args[0].max() < buffers[o].size - PAD * kernel.operands[o].written
+                    )
                     out = buffers[o][args[0]]
                 case Call(fn=fn):
                     out = NUMPY.ops.call(fn, *args)
@@ -103,7 +105,14 @@ def interpret(kernel, buffers, bindings=None):
             out = getattr(np, stage.fn)(flat, axis=-1).reshape(*axes[:n], *[1] * len(over))
         else:
             wide = x.astype(np.float64) if stage.value.dtype.is_float else x
-            fn = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum, "and": np.logical_and, "or": np.logical_or}
+            fn = {
+                "sum": np.add,
+                "prod": np.multiply,
+                "max": np.maximum,
+                "min": np.minimum,
+                "and": np.logical_and,
+                "or": np.logical_or,
+            }
             if stage.fn in ("max", "min"):
                 d = stage.value.dtype
                 far = -math.inf if d.is_float else np.iinfo(d.np).min if d is not DType.BOOL else False
@@ -188,7 +197,9 @@ def test_broadcast_rows_columns_scalar():
 @pytest.mark.parametrize("dtype", [F, DType.F64, DType.U8, DType.BOOL, DType.I64, DType.F16])
 def test_transpose(dtype):
     x = random(19, 35, dtype=dtype)
-    k = kernel([35, 19], [], [x], [(dtype, x.size)], [], [Store(1, index((0, 19), (1, 1)), load(0, (0, 1), (1, 35), dtype=dtype))])
+    k = kernel(
+        [35, 19], [], [x], [(dtype, x.size)], [], [Store(1, index((0, 19), (1, 1)), load(0, (0, 1), (1, 35), dtype=dtype))]
+    )
     check(k, [x])
 
 
@@ -232,7 +243,9 @@ def test_integer_arithmetic(dtype):
             y = np.where(y == 0, 1, y).astype(dtype.np)
         check(kernel([77], [], [x, y], [(dtype, 77)], [], [Store(2, Axis(0), call(fn, a, b))]), [x, y], targets=TARGETS[:1])
     for fn in ("eq", "lt", "ge"):
-        check(kernel([77], [], [x, y], [(DType.BOOL, 77)], [], [Store(2, Axis(0), call(fn, a, b))]), [x, y], targets=TARGETS[:1])
+        check(
+            kernel([77], [], [x, y], [(DType.BOOL, 77)], [], [Store(2, Axis(0), call(fn, a, b))]), [x, y], targets=TARGETS[:1]
+        )
     three = Num(3, dtype=dtype)
     for fn in ("shl", "shr", "div", "mod"):
         check(map_kernel(x, lambda e, fn=fn: call(fn, e, three)), [x], targets=TARGETS[:1])
@@ -337,9 +350,23 @@ def test_reduce_rows_and_columns(fn, rows, columns):
     if fn == "prod":
         x = np.abs(x) + 0.5
     out = DType.I64 if fn.startswith("arg") else F
-    k = kernel([rows], [columns], [x], [(out, rows)], [Reduction(fn, load(0, (0, columns), (1, 1)))], [Store(1, Axis(0), Reduced(0, dtype=out))])
+    k = kernel(
+        [rows],
+        [columns],
+        [x],
+        [(out, rows)],
+        [Reduction(fn, load(0, (0, columns), (1, 1)))],
+        [Store(1, Axis(0), Reduced(0, dtype=out))],
+    )
     check(k, [x], tolerance=1e-5)
-    k = kernel([columns], [rows], [x], [(out, columns)], [Reduction(fn, load(0, (1, columns), (0, 1)))], [Store(1, Axis(0), Reduced(0, dtype=out))])
+    k = kernel(
+        [columns],
+        [rows],
+        [x],
+        [(out, columns)],
+        [Reduction(fn, load(0, (1, columns), (0, 1)))],
+        [Store(1, Axis(0), Reduced(0, dtype=out))],
+    )
     check(k, [x], tolerance=1e-5)
 
 
@@ -348,14 +375,28 @@ def test_reduce_dtypes(dtype):
     x = random(3, 75, dtype=dtype)
     for fn in ("sum", "max", "min", "argmax"):
         out = DType.I64 if fn == "argmax" else dtype
-        k = kernel([3], [75], [x], [(out, 3)], [Reduction(fn, load(0, (0, 75), (1, 1), dtype=dtype))], [Store(1, Axis(0), Reduced(0, dtype=out))])
+        k = kernel(
+            [3],
+            [75],
+            [x],
+            [(out, 3)],
+            [Reduction(fn, load(0, (0, 75), (1, 1), dtype=dtype))],
+            [Store(1, Axis(0), Reduced(0, dtype=out))],
+        )
         check(k, [x], tolerance=0.05 if dtype.itemsize == 2 else 1e-5, targets=TARGETS[:2])
 
 
 def test_reduce_bool_and_everything_to_a_scalar():
     x = random(300, dtype=DType.BOOL)
     for fn in ("and", "or"):
-        k = kernel([], [300], [x], [(DType.BOOL, 1)], [Reduction(fn, load(0, (0, 1), dtype=DType.BOOL))], [Store(1, Num(0), Reduced(0, dtype=DType.BOOL))])
+        k = kernel(
+            [],
+            [300],
+            [x],
+            [(DType.BOOL, 1)],
+            [Reduction(fn, load(0, (0, 1), dtype=DType.BOOL))],
+            [Store(1, Num(0), Reduced(0, dtype=DType.BOOL))],
+        )
         check(k, [x])
 
 
@@ -369,7 +410,14 @@ def test_arg_of_ties_nan_and_infinity():
 
 def test_reduce_over_two_axes_and_middle_axis():
     x = random(4, 6, 5, 20)
-    k = kernel([4], [6, 5, 20], [x], [(F, 4)], [Reduction("sum", load(0, (0, 600), (1, 100), (2, 20), (3, 1)))], [Store(1, Axis(0), Reduced(0, dtype=F))])
+    k = kernel(
+        [4],
+        [6, 5, 20],
+        [x],
+        [(F, 4)],
+        [Reduction("sum", load(0, (0, 600), (1, 100), (2, 20), (3, 1)))],
+        [Store(1, Axis(0), Reduced(0, dtype=F))],
+    )
     check(k, [x], tolerance=1e-5)
     k = kernel([4, 20], [6, 5], [x], [(F, 80)], [Reduction("max", load(0, (0, 600), (2, 100), (3, 20), (1, 1)))],
                [Store(1, index((0, 20), (1, 1)), Reduced(0, dtype=F))])  # fmt: skip
@@ -458,7 +506,14 @@ def test_depthwise_convolution_with_bias_and_activation():
     value = s.mul(k.stages[0].value, weights)
     y = s.max(s.add(Reduced(0, dtype=F), load(2, (2, 1))), 0.0)
     x, w, b = random(size, size, c), random(3, 3, c, seed=1), random(c, seed=2)
-    k = kernel(k.axes, k.reduce_axes, [x, w, b], [(F, k.operands[1].numel)], [Reduction("sum", value)], [Store(3, k.stores[0].offset, y)])
+    k = kernel(
+        k.axes,
+        k.reduce_axes,
+        [x, w, b],
+        [(F, k.operands[1].numel)],
+        [Reduction("sum", value)],
+        [Store(3, k.stores[0].offset, y)],
+    )
     check(k, [x, w, b], tolerance=1e-5)
 
 

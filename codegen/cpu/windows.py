@@ -1,0 +1,143 @@
+"""Windows: reductions whose elements are guarded against the border (pooling, depthwise convolution).
+
+A guard is a conjunction of affine conditions on the position and the reduce axes, the same for all vector lanes. Where
+it holds for the whole window (the interior) it disappears, and with it the clamps that keep addresses in range. Elsewhere the
+reduce axes are cut to where it holds, provided that a guarded-off element does not count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir import Dim, DType
+from ..affine import Affine, affine, children, postorder
+from ..expr import Call, E, Num
+from ..kernel import LoopKernel
+from .loop_schedule import rebuilt, roots, transform
+
+Fact = Affine  # constant + Σ coefficient·axis, known to be ≥ 0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """inside: the kernel where every guard holds; facts: what must be ≥ 0 for that; cuts: per stage, its facts, or None
+    when the reduce axes cannot be cut."""
+
+    inside: LoopKernel
+    facts: tuple[Fact, ...]
+    cuts: tuple[tuple[Fact, ...], ...] | None
+
+
+def windows(k: LoopKernel, vector_axis: int) -> Windows | None:
+    """None when the kernel has no guards of this kind."""
+    n = len(k.axes)
+    if not k.reduce_axes or any(s.per_element for s in k.stores):
+        return None
+    values = [s.value for s in k.stages]
+    guards: dict[int, list[Fact]] = {}
+    for e in postorder(roots(k)):
+        if isinstance(e, Call) and e.fn == "select":
+            facts = _facts(e.args[0])
+            if facts is not None and all(vector_axis not in f[1] and _integer(f, n) for f in facts):
+                guards[id(e)] = facts
+    facts = [f for v in values for e in postorder([v]) for f in guards.get(id(e), [])]
+    if not facts:
+        return None
+
+    def change(e: E, kids: tuple[E, ...]) -> E:
+        if id(e) in guards:
+            return kids[1]
+        if isinstance(e, Call) and e.fn in ("min", "max") and e.dtype is DType.I64:
+            x, y = affine(kids[0]), affine(kids[1])
+            if x is not None and y is not None:
+                less = _minus(y, x) if e.fn == "min" else _minus(x, y)
+                if _implied(less, facts):
+                    return kids[0]
+        return rebuilt(e, kids)
+
+    inside = transform(k, change, k.axes, k.reduce_axes)
+    cuts: list[tuple[Fact, ...]] = []
+    for s in k.stages:
+        mine = [f for e in postorder([s.value]) for f in guards.get(id(e), [])]
+        removing = _removing(s.value, guards, s.fn)
+        if removing is None or any(f not in removing for f in mine) or any(len(_reduced(f, n)) != 1 for f in mine):
+            return Windows(inside, _unique(facts), None)
+        cuts.append(_unique(mine))
+    return Windows(inside, _unique(facts), tuple(cuts))
+
+
+def _unique(facts: list[Fact]) -> tuple[Fact, ...]:
+    out: list[Fact] = []
+    for f in facts:
+        if f not in out:
+            out.append(f)
+    return tuple(out)
+
+
+def _facts(cond: E) -> list[Fact] | None:
+    """The conditions of a conjunction, each as something ≥ 0."""
+    out: list[Fact] = []
+    stack = [cond]
+    while stack:
+        e = stack.pop()
+        if not isinstance(e, Call) or len(e.args) != 2:
+            return None
+        if e.fn == "and_":
+            stack.extend(reversed(e.args))
+            continue
+        x, y = (affine(a) if a.dtype is DType.I64 else None for a in e.args)
+        if x is None or y is None:
+            return None
+        match e.fn:
+            case "ge":
+                out.append(_minus(x, y))
+            case "le":
+                out.append(_minus(y, x))
+            case "gt":
+                out.append(_minus(x, y, 1))
+            case "lt":
+                out.append(_minus(y, x, 1))
+            case _:
+                return None
+    return out
+
+
+def _minus(x: Affine, y: Affine, less: int = 0) -> Fact:
+    coefficients = dict(x[1])
+    for axis, c in y[1].items():
+        coefficients[axis] = coefficients.get(axis, 0) - c
+    return x[0] - y[0] - less, {a: c for a, c in coefficients.items() if c != 0}
+
+
+def _implied(want: Fact, facts: list[Fact]) -> bool:
+    """Whether want ≥ 0 follows from one fact (equal up to a non-negative constant)."""
+    for c, k in facts:
+        if k == want[1]:
+            slack: Dim = want[0] - c
+            if isinstance(slack, int) and slack >= 0:
+                return True
+    return False
+
+
+def _reduced(f: Fact, n: int) -> list[int]:
+    return [a for a in f[1] if a >= n]
+
+
+def _integer(f: Fact, n: int) -> bool:
+    return all(isinstance(f[1][a], int) for a in _reduced(f, n))
+
+
+def _removing(root: E, guards: dict[int, list[Fact]], fn: str) -> list[Fact] | None:
+    """Facts any of which, when false, makes `root` the neutral element of fn."""
+    neutral = {"sum": 0.0, "max": float("-inf"), "min": float("inf")}.get(fn)
+    stack, out = [root], []
+    while stack:
+        e = stack.pop()
+        if id(e) in guards:
+            other = children(e)[2]
+            if not (isinstance(other, Num) and float(other.value) == neutral):
+                return None
+            out += guards[id(e)]
+        elif isinstance(e, Call) and e.fn == "mul" and fn == "sum":
+            stack.extend(e.args)
+    return out
