@@ -10,6 +10,7 @@ from llvmlite import ir
 
 from ...ir import DType
 from .build import I8, I32, I64, PTR, Builder, storage, vec
+from .half import from_half
 from .target import CpuTarget
 
 
@@ -52,7 +53,7 @@ class Product:
             for u in range(count):
                 row = [self._columns(b, b.at(base, b.i64(u * self.panel + v * self.lanes), element)) for v in range(vectors)]
                 for r, start in enumerate(starts):
-                    x = b.splat(self._scalar(b, b.at(b.at(start, at, element), b.i64(u), element)), self.lanes)
+                    x = self._broadcast(b, b.at(b.at(start, at, element), b.i64(u), element))
                     for v in range(vectors):
                         acc[r * vectors + v] = self._fma(b, x, row[v], acc[r * vectors + v])
             return acc
@@ -66,8 +67,11 @@ class Product:
     def _columns(self, b: Builder, ptr: Any) -> Any:
         return self._widen(b, b.load(vec(storage(self.dtype), self.lanes), ptr, self.dtype.itemsize))
 
-    def _scalar(self, b: Builder, ptr: Any) -> Any:
-        return self._widen(b, b.load(storage(self.dtype), ptr, self.dtype.itemsize))
+    def _broadcast(self, b: Builder, ptr: Any) -> Any:
+        x = b.load(storage(self.dtype), ptr, self.dtype.itemsize)
+        if self.dtype is DType.F16 and not self.target.half:
+            return self._widen(b, b.splat(x, self.lanes))
+        return b.splat(self._widen(b, x), self.lanes)
 
     def _widen(self, b: Builder, x: Any) -> Any:
         """Storage type → accumulator type."""
@@ -79,7 +83,7 @@ class Product:
             t = vec(I32, self.lanes) if many else I32
             shift = ir.Constant(t, [16] * self.lanes if many else 16)
             return b.ir.bitcast(b.ir.shl(b.ir.zext(x, t), shift), to)
-        return b.ir.fpext(x, to)
+        return b.ir.fpext(x, to) if self.target.half else from_half(b, x)
 
     def _fma(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
         if not self.acc.is_float:
