@@ -1,0 +1,221 @@
+"""Bad models give one OnnxImportError that says what was found."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import onnx
+import pytest
+from mlc.compiler.importer import import_model
+from mlc.errors import MlcError, OnnxImportError
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
+
+F = TensorProto.FLOAT
+
+
+def model(nodes, inputs=(("x", [2, 3]),), outputs=("y",), initializers=(), opset=17, domains=(), **kw):
+    infos = [helper.make_tensor_value_info(n, F, s) for n, s in inputs]
+    outs = [helper.make_tensor_value_info(n, F, None) for n in outputs]
+    graph = helper.make_graph(nodes, "g", infos, outs, list(initializers))
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8, **kw)
+
+
+def message(bad, **kw):
+    with pytest.raises(OnnxImportError) as e:
+        import_model(bad, **kw)
+    return str(e.value)
+
+
+def test_missing_file(tmp_path):
+    assert "cannot be read" in message(tmp_path / "none.onnx")
+
+
+def test_directory(tmp_path):
+    assert "cannot be read" in message(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a protobuf at all", b"\x00" * 100])
+def test_not_a_protobuf(data):
+    assert "the model" in message(data)
+
+
+def test_truncated():
+    whole = model(
+        [helper.make_node("Add", ["x", "w"], ["y"])], initializers=[numpy_helper.from_array(np.ones(3, np.float32), "w")]
+    )
+    data = whole.SerializeToString()
+    for cut in range(1, len(data) - 1, 7):
+        with pytest.raises(MlcError):
+            import_model(data[:cut])
+
+
+def test_checker():
+    assert "ONNX checker" in message(model([helper.make_node("Relu", ["x", "x"], ["y"])]))
+
+
+def test_unsorted_is_not_called_cyclic():
+    nodes = [helper.make_node("Relu", ["a"], ["y"]), helper.make_node("Relu", ["x"], ["a"])]
+    text = message(model(nodes))
+    assert "ONNX checker" in text and "cyclic" not in text
+
+
+def test_cyclic():
+    nodes = [
+        helper.make_node("Add", ["x", "b"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["b"], name="second"),
+        helper.make_node("Relu", ["b"], ["y"], name="third"),
+    ]
+    assert "cyclic: first -> second -> first" in message(model(nodes)) or "second -> first -> second" in message(model(nodes))
+
+
+def test_cyclic_through_a_subgraph():
+    then = helper.make_graph(
+        [helper.make_node("Relu", ["b"], ["t"])], "then", [], [helper.make_tensor_value_info("t", F, None)]
+    )
+    other = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["o"])], "else", [], [helper.make_tensor_value_info("o", F, None)]
+    )
+    nodes = [
+        helper.make_node("If", ["c"], ["a"], then_branch=then, else_branch=other, name="choice"),
+        helper.make_node("Relu", ["a"], ["b"], name="after"),
+        helper.make_node("Relu", ["b"], ["y"]),
+    ]
+    condition = numpy_helper.from_array(np.array(True), "c")
+    assert "cyclic" in message(model(nodes, initializers=[condition]))
+
+
+@pytest.mark.parametrize("opset", [1, 6, 1000])
+def test_opset_out_of_range(opset):
+    text = message(model([helper.make_node("Relu", ["x"], ["y"])], opset=opset))
+    assert f"opset {opset}" in text and "7 to" in text
+
+
+def test_all_unsupported_operators_are_listed():
+    nodes = [
+        helper.make_node("NoSuchOp", ["x"], ["a"], name="node_a"),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Exotic", ["b", "x"], ["c"], domain="acme", name="node_b"),
+        helper.make_node("Unique", ["x"], ["u"]),
+        helper.make_node("Add", ["c", "x"], ["y"]),
+    ]
+    text = message(model(nodes, domains=["acme"]))
+    assert "3 unsupported operators" in text
+    assert "node_a: NoSuchOp (ai.onnx 17) of f32[2, 3]" in text
+    assert "node_b: Exotic (acme 1) of ?, f32[2, 3]" in text
+    assert "Unique:u: Unique" in text
+    assert "Relu" not in text and "Add" not in text
+
+
+def test_unsupported_inside_a_branch_is_listed():
+    then = helper.make_graph(
+        [helper.make_node("NoSuchOp", ["x"], ["t"], name="inner")], "then", [], [helper.make_tensor_value_info("t", F, None)]
+    )
+    other = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["o"])], "else", [], [helper.make_tensor_value_info("o", F, None)]
+    )
+    nodes = [
+        helper.make_node("Cast", ["x0"], ["c"], to=TensorProto.BOOL),
+        helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=other),
+    ]
+    assert "inner: NoSuchOp" in message(model(nodes, inputs=[("x", [2]), ("x0", [])]))
+
+
+def test_shape_computed_from_data():
+    nodes = [helper.make_node("Cast", ["x"], ["s"], to=TensorProto.INT64), helper.make_node("Reshape", ["x", "s"], ["y"])]
+    text = message(model(nodes, inputs=[("x", [2])]))
+    assert "the shape of Reshape is computed from data at run time" in text
+
+
+def test_operands_that_do_not_fit_name_the_node():
+    text = message(model([helper.make_node("Add", ["x", "z"], ["y"], name="sum")], inputs=[("x", [2]), ("z", [3])]))
+    assert text.startswith("sum:") and "2 and 3" in text
+
+
+def test_attribute_of_nonsense():
+    text = message(model([helper.make_node("Transpose", ["x"], ["y"], perm=[0, 7], name="t")]))
+    assert text.startswith("t:")
+
+
+def test_initializer_of_the_wrong_size():
+    w = TensorProto(name="w", data_type=F, dims=[4], raw_data=b"\0" * 12)
+    assert "data of 12 bytes" in message(model([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[w]))
+
+
+def test_shapes_are_checked():
+    ok = model([helper.make_node("Relu", ["x"], ["y"])], inputs=[("x", ["n", "n", 3])])
+    assert "inputs: x" in message(ok, shapes={"z": (1,)})
+    assert "2 dims" in message(ok, shapes={"x": (1, 2)})
+    assert "dimension 3 is given as 4" in message(ok, shapes={"x": (1, 1, 4)})
+    assert "dimension n is given as 2" in message(ok, shapes={"x": (1, 2, 3)})
+
+
+def test_sequence_input():
+    m = model([helper.make_node("Relu", ["x"], ["y"])])
+    m.graph.input.add().CopyFrom(helper.make_tensor_sequence_value_info("s", F, [1]))
+    assert "sequence_type" in message(m)
+
+
+# --- external data ----------------------------------------------------------------------------------------------------
+
+
+def external(folder, location, *, size=12, offset=None, length=None):
+    """A model whose weight lies in `location`; saved without checks."""
+    w = numpy_helper.from_array(np.arange(3, dtype=np.float32), "w")
+    set_external_data(w, location, offset, length)
+    w.ClearField("raw_data")
+    path = folder / "model.onnx"
+    path.write_bytes(model([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[w]).SerializeToString())
+    return path
+
+
+def test_external_data_is_read(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "w.bin").write_bytes(b"junk" + np.arange(3, dtype=np.float32).tobytes())
+    graph = import_model(external(tmp_path, "sub/w.bin", offset=4, length=12))
+    (got,) = graph.evaluate(np.zeros((2, 3), np.float32))
+    assert got.tolist() == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize("location", ["../w.bin", "sub/../../w.bin", "/etc/passwd", "", "C:\\w.bin", "..\\w.bin"])
+def test_external_data_outside_the_folder(tmp_path, location):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (tmp_path / "w.bin").write_bytes(bytes(12))
+    assert "leaves the model's folder" in message(external(folder, location))
+
+
+def test_external_data_through_a_link(tmp_path):
+    folder = tmp_path / "m"
+    (tmp_path / "out").mkdir()
+    folder.mkdir()
+    (tmp_path / "out" / "w.bin").write_bytes(bytes(12))
+    (folder / "w.bin").symlink_to(tmp_path / "out" / "w.bin")
+    assert "symbolic link" in message(external(folder, "w.bin"))
+    (folder / "dir").symlink_to(tmp_path / "out")
+    assert "symbolic link" in message(external(folder, "dir/w.bin"))
+    os.link(tmp_path / "out" / "w.bin", folder / "hard.bin")
+    assert "hard link" in message(external(folder, "hard.bin"))
+
+
+def test_external_data_missing_or_not_a_file(tmp_path):
+    assert "cannot be opened" in message(external(tmp_path, "none.bin"))
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a plain file" in message(external(tmp_path, "pipe"))
+    (tmp_path / "dir").mkdir()
+    assert "not a plain file" in message(external(tmp_path, "dir"))
+
+
+@pytest.mark.parametrize("offset,length", [(4, 12), (0, 16), (None, 13), (1 << 62, 12), (-4, 12)])
+def test_external_data_beyond_the_file(tmp_path, offset, length):
+    (tmp_path / "w.bin").write_bytes(bytes(12))
+    message(external(tmp_path, "w.bin", offset=offset, length=length))
+
+
+def test_external_data_needs_a_path(tmp_path):
+    (tmp_path / "w.bin").write_bytes(bytes(12))
+    path = external(tmp_path, "w.bin")
+    assert "Pass the model's path" in message(path.read_bytes())
+    assert "Pass the model's path" in message(onnx.load(path, load_external_data=False))
