@@ -12,6 +12,7 @@ from .base import PassContext, Runnable
 from .cse import Cse
 from .fold_constants import FoldConstants
 from .simplify import Simplify
+from .sink_transposes import SinkTransposes
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ CLEAN = Repeat("clean", (FoldConstants(), Simplify(), Cse()))
 # O0 folds constants and nothing else: lowering wants weights, not computations of weights.
 O0: tuple[Runnable, ...] = (FoldConstants(),)
 O1: tuple[Runnable, ...] = (CLEAN,)
-LEVELS: tuple[tuple[Runnable, ...], ...] = (O0, O1, O1, O1)
+O2: tuple[Runnable, ...] = (CLEAN, SinkTransposes(), CLEAN)
+LEVELS: tuple[tuple[Runnable, ...], ...] = (O0, O1, O2, O2)
 
 
 def run_passes(graph: Graph, passes: Iterable[Runnable], ctx: PassContext) -> Graph:
