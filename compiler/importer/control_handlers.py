@@ -25,9 +25,11 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     if known is not None:
         return ctx.inline(then if bool(known.ravel()[0]) else orelse, [])
     captures: dict[Value, Value] = {}
+    required_before = dict(ctx.equal)
     a, c = ctx.trace(then, [], captures), ctx.trace(orelse, [], captures)
     misfit = next((f"{x.type} and {y.type}" for x, y in zip(a, c, strict=True) if x.type != y.type), None)
     if misfit is not None:
+        ctx.equal = required_before  # the traced branches are dropped
         return _assume_branch(ctx, cond, then, orelse, misfit)
     graphs = [_region(outs, tuple(captures.values()), g.name) for outs, g in ((a, then), (c, orelse))]
     b = Build(ctx)
@@ -79,12 +81,14 @@ def loop(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
         if unrolled is not None:
             return unrolled
     captures: dict[Value, Value] = {}
+    required_before = dict(ctx.equal)
     counter, running = _formal(TensorType(DType.I64, ()), ctx.loc), _formal(TensorType(DType.BOOL, ()), ctx.loc)
     formals = [_formal(v.type, ctx.loc) for v in states]
     outs = [b.reshape(v, ()) if i == 0 else v for i, v in enumerate(ctx.trace(body, [counter, running, *formals], captures))]
     always = outs[0] is running or outs[0] == running or (isinstance(outs[0].node.op, Const) and bool(outs[0].node.op.data))
     changed = [(f.type, o.type) for f, o in zip(formals, outs[1:], strict=False) if f.type != o.type]
     if changed:
+        ctx.equal = required_before
         if isinstance(trips, int) and trips <= _UNROLL_TRIPS and not unknown_start:
             unrolled = _unroll(ctx, body, trips, states)
             if unrolled is not None:
