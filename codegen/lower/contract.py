@@ -119,7 +119,7 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
     operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
     one = batch == 1
     kernel = ContractKernel(
-        batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 else rows.k, a_batch=0 if one else rows.batch,
+        batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 or rows.conv else rows.k, a_batch=0 if one else rows.batch,
         b_batch=0 if one else packed_size(rows.k, n, panel), ldc=ldc if m != 1 else n, c_batch=0 if one else c_batch,
         epilogue=value, conv=rows.conv, panel=panel,
     )  # fmt: skip

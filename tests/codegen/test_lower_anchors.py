@@ -194,3 +194,8 @@ def test_kernels_are_equal_where_only_offsets_differ() -> None:
     plan = run(graph([x], *parts))
     assert all(isinstance(s.kernel, LoopKernel) for s in plan.steps)
     assert len({repr(s.kernel) for s in plan.steps}) == 1
+
+
+def test_convolution_to_one_pixel() -> None:
+    x = tensor(1, 2, 4)
+    run(graph([x], ap(Conv((2,), (1,), (1,), (1,)), x, weights(3, 4, 5))))
