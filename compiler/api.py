@@ -14,7 +14,7 @@ from ..codegen.cpu.emitted import Emitted
 from ..codegen.cpu.parallel import CompilePool
 from ..codegen.cpu.target import CpuTarget, parse
 from ..codegen.kernel import Branch, Kernel, Plan, PlanStep, Repeat, Step
-from ..codegen.lowering import LowerOptions, lower
+from ..codegen.lower import LowerOptions, lower
 from ..errors import TargetError
 from ..ir import Graph
 from ..passes.base import PassContext
