@@ -34,7 +34,9 @@ OTHER_SIZES: dict[str, tuple[Shapes, ...]] = {
 
 # Models whose float32 results need a larger relative L2 than 1e-4 against onnxruntime, and why.
 _SIGMOID = "its probabilities are about 1e-4 here, where onnxruntime's Sigmoid is up to 2e-3 off (1.2e-7 absolute)"
+_DETECTOR = _SIGMOID + "; from a float64 evaluation at 128×160, mlc is 4e-6 away and onnxruntime 3e-4"
 LARGER_LIMITS: dict[str, tuple[float, str]] = {
+    "PP-OCRv6_det_small": (1e-3, _DETECTOR),
     "silero_vad_16k_op15": (2e-3, _SIGMOID),
     "silero_vad_16k_sequence": (2e-3, _SIGMOID),
 }
