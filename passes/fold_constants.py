@@ -25,12 +25,13 @@ class FoldConstants(Pass):
     max_growth: int = 8
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
-        return graph.rewrite(self.fold)
+        whole = read_whole(graph)
+        return graph.rewrite(lambda node, inputs: self.fold(node, inputs, node in whole))
 
-    def fold(self, node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
+    def fold(self, node: Node, inputs: tuple[Value, ...], whole: bool) -> Sequence[Value] | None:
         if isinstance(node.op, (Const, Input)) or Trait.PURE not in node.op.traits:
             return None
-        if not all(isinstance(v.node.op, Const) for v in inputs) or not self.small_enough(node, inputs):
+        if not all(isinstance(v.node.op, Const) for v in inputs) or not self.small_enough(node, inputs, whole):
             return None
         attributes = [getattr(node.op, f.name) for f in fields(node.op)]
         if any(isinstance(a, (Graph, Expr)) or (isinstance(a, tuple) and symbols_of(a)) for a in attributes):
@@ -38,11 +39,26 @@ class FoldConstants(Pass):
         arrays = node.op.reference(*(v.node.op.data for v in inputs if isinstance(v.node.op, Const)))
         return tuple(const(a, t.dtype, node.loc) for a, t in zip(arrays, node.types, strict=True))
 
-    def small_enough(self, node: Node, inputs: tuple[Value, ...]) -> bool:
+    def small_enough(self, node: Node, inputs: tuple[Value, ...], whole: bool) -> bool:
         if any(not t.static or t.dtype is DType.STRING for t in node.types):
             return False
         size = sum(int(t.nbytes) for t in node.types if isinstance(t.nbytes, int))
         given = sum(int(v.type.nbytes) for v in inputs if isinstance(v.type.nbytes, int))
+        if whole:
+            return size <= self.max_bytes
         if isinstance(node.op, Expand):
-            return size <= max(given, 256)  # readers of an Expand broadcast by themselves
+            return size <= max(given, 256)  # its readers broadcast by themselves
         return size <= self.max_bytes and (size <= self.free_bytes or size <= self.max_growth * given)
+
+
+def read_whole(graph: Graph) -> set[Node]:
+    """Nodes whose elements some op (a contraction, say) reads as a matrix of its own, be it through data movement.
+
+    Elementwise readers take a repeated constant as it is; these want it written out, once, at compile time.
+    """
+    found: set[Node] = set()
+    for node in reversed(graph.nodes):
+        plain = node.op.traits & {Trait.ELEMENTWISE, Trait.MOVE}
+        if not plain or (Trait.MOVE in node.op.traits and node in found):
+            found.update(v.node for v in node.inputs)
+    return found

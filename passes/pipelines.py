@@ -13,6 +13,7 @@ from .cse import Cse
 from .fold_constants import FoldConstants
 from .simplify import Simplify
 from .sink_transposes import SinkTransposes
+from .subgraphs import Subgraphs
 
 
 @dataclass(frozen=True)
@@ -65,4 +66,5 @@ def optimize(graph: Graph, ctx: PassContext | None = None) -> Graph:
         verify(graph)
     if ctx.dump is not None:
         ctx.dump("import", graph)
-    return run_passes(graph, LEVELS[ctx.opt_level], ctx)
+    passes = LEVELS[ctx.opt_level]
+    return run_passes(graph, (*passes, Subgraphs(passes)), ctx)
