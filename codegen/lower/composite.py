@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...errors import VerifyError
 from ...ir import Const, Dim, Graph, Node, Op, Shape, TensorType, Value, const, lower, prod
 from ...ir.ops import (
     Add, Attention, Concat, ConvTranspose, Iota, LessEqual, MatMul, Mul, Recurrent, Reshape, Slice, Softmax, Transpose, Where,
@@ -82,13 +81,12 @@ def _attention(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...]) -> V
     q, k, v = ins[:3]
     batch, heads, rows, size = q.shape
     kv_heads, columns = k.shape[1], k.shape[2]
-    if heads != kv_heads:  # the query heads that share a key head become rows of one product
-        if not isinstance(heads, int) or not isinstance(kv_heads, int) or kv_heads == 0:
-            raise VerifyError(f"attention with {heads} query and {kv_heads} key heads", expected="static numbers of heads")
+    grouped = isinstance(heads, int) and isinstance(kv_heads, int) and heads != kv_heads
+    if grouped:  # the query heads that share a key head become rows of one product
         q = apply(Reshape((batch, kv_heads, heads // kv_heads * rows, size)), loc, q)
     s = apply(MatMul(), loc, q, apply(Transpose((0, 1, 3, 2)), loc, k))
     s = apply(Mul(), loc, s, const(op.scale, s.dtype, loc))
-    if heads != kv_heads:
+    if grouped:
         s = apply(Reshape((s.shape[0], heads, rows, columns)), loc, s)
     if len(ins) == 4:
         s = apply(Add(), loc, s, ins[3])
@@ -99,10 +97,10 @@ def _attention(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...]) -> V
         s = apply(Where(), loc, seen, s, const(-np.inf, s.dtype, loc))
     sees_all = len(ins) == 3 and (not op.causal or lower(columns - rows) >= 0)
     p = apply(Softmax(3) if sees_all else SafeSoftmax(3), loc, s)
-    if heads != kv_heads:
+    if grouped:
         p = apply(Reshape((p.shape[0], kv_heads, heads // kv_heads * rows, columns)), loc, p)  # type: ignore[operator]
     y = apply(MatMul(), loc, p, v)
-    return apply(Reshape((y.shape[0], heads, rows, v.shape[3])), loc, y) if heads != kv_heads else y
+    return apply(Reshape((y.shape[0], heads, rows, v.shape[3])), loc, y) if grouped else y
 
 
 def _conv_transpose(op: ConvTranspose, ins: tuple[Value, ...], shape: Shape, loc: tuple[str, ...]) -> Value:

@@ -29,6 +29,13 @@ def constraints(node: Node) -> Iterator[tuple[Dim, Dim]]:
             yield from _differing(types[0].shape[-1], types[1].shape[-2])
             for t in types:
                 yield from _broadcast(t.shape[:-2], node.types[0].shape[:-2])
+        case O.Attention():
+            q, k, v = (t.shape for t in types[:3])
+            pairs = [(q[0], k[0]), (k[0], v[0]), (k[1], v[1]), (q[3], k[3]), (k[2], v[2])]
+            if not (isinstance(q[1], int) and isinstance(k[1], int)):  # only static numbers of heads may be grouped
+                pairs.append((q[1], k[1]))
+            for a, b in pairs:
+                yield from _differing(a, b)
         case O.Recurrent():
             batch = types[0].shape[1]
             for t, axis in zip(types[4:7], (0, 1, 1), strict=True):
