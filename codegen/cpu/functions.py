@@ -43,8 +43,6 @@ class Functions(Lanes):
             method = getattr(self, f"_i_{fn}", None)
             if method is not None:
                 return method(dtype, *args)
-        if fn in ("and_", "or_", "xor", "eq", "ne", "lt", "le", "gt", "ge") and dtype is DType.BOOL and fn in ("lt", "le", "gt", "ge"):
-            return getattr(self.b.ir, "icmp_unsigned")({"lt": "<", "le": "<=", "gt": ">", "ge": ">="}[fn], *args)
         return super().call(fn, args, dtypes)
 
     # helpers -----------------------------------------------------------------------------------------------------
@@ -156,6 +154,22 @@ class Functions(Lanes):
             scalars = [self.b.ir.extract_element(a, at) for a in args]
             out = self.b.ir.insert_element(out, self.b.call(name + suffix, element, *scalars), at)
         return out
+
+    def _f_max(self, x: Any, y: Any) -> Any:
+        return self._extreme("max", ">", x, y)
+
+    def _f_min(self, x: Any, y: Any) -> Any:
+        return self._extreme("min", "<", x, y)
+
+    def _extreme(self, fn: str, better: str, x: Any, y: Any) -> Any:
+        """A NaN in either operand wins, as in NumPy. x86 maxps(x, y) gives y when unordered, which settles a NaN in y."""
+        i = self.b.ir
+        if not self.target.is_x86:
+            return self._intrinsic(f"{fn}imum", x, y)
+        if isinstance(y, ir.Constant):
+            x, y = y, x
+        out = i.select(i.fcmp_ordered(better, x, y), x, y)
+        return out if isinstance(x, ir.Constant) else i.select(i.fcmp_unordered("uno", x, x), x, out)
 
     def _f_asinh(self, x: Any) -> Any:
         return self._each("asinh", x)

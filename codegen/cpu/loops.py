@@ -18,6 +18,7 @@ from .emitted import PLACEHOLDER, Emitted, named
 from .functions import Functions
 from .lanes import compute
 from .loop_schedule import UNROLL_POINTS, LoopSchedule, merge_axes, roots, schedule
+from .spill import spill
 from .target import CpuTarget
 from .windows import windows
 
@@ -68,6 +69,9 @@ class _Writer:
         self.b = Builder(fn)
         self.bufs, self.dims, self.begin, self.end = fn.args
         self.parallel = plan.axis >= 0 and plan.axis < len(k.axes)
+        self.spill = None if self.parallel else spill(k)
+        if self.spill is not None:
+            k = self.k = self.spill.kernel
         self.sizes: dict[Dim, Any] = {}
         n = len(k.axes)
         self.outer = [i for i in range(n) if not (self.parallel and i == plan.axis)]
@@ -83,6 +87,12 @@ class _Writer:
             self.elements_per_unit = max_dim(last)
         reduced_axes = frozenset({plan.axis}) if self.parallel else frozenset()
         self.depends = axes_of(roots(k), reduced_axes)
+        # results of reductions that are the same for all lanes, and what follows from them
+        mark = 1 << 20
+        marked = axes_of(roots(k), frozenset({mark}))
+        self.uniform_results: set[int] = set()
+        if not self.parallel:
+            self.uniform_results = {i for i, axes in marked.items() if mark in axes and plan.axis not in axes}
         self.pointers: list[Any] = []
         self.forms: dict[int, Affine | None] = {}
         self.sums: dict[Any, Any] = {}
@@ -284,6 +294,8 @@ class _Writer:
             acc = list(acc)
             for j, s in enumerate(inner):
                 x = self.value(stage.value, s, True)
+                if self.spill is not None and number == self.spill.stage:
+                    self._store(self.k.stores[self.spill.store], s, x)
                 if vector_reduce and s.mask is not None:
                     x = self.b.ir.select(s.mask, x, neutral)
                 acc[j] = math.call(_COMBINE[stage.fn], [acc[j], x], [dtype, dtype])
@@ -407,6 +419,11 @@ class _Writer:
                 return self._load(e, s, lanes, math)
             case Cast(arg=a):
                 return math.cast(self._widen(s.memo[id(a), False], lanes), a.dtype, e.dtype)
+            case Call(fn="div", args=(x, y)) if lanes > 1 and e.dtype.is_float and id(y) in self.uniform_results:
+                # one division per row; ≤ 1.5 ULP
+                one = Functions(b, 1, self.target)
+                inverse = one.call("div", [one.const(1.0, y.dtype), s.memo[id(y), False]], [y.dtype, y.dtype])
+                return math.call("mul", [self._widen(s.memo[id(x), False], lanes), self._widen(inverse, lanes)], [e.dtype] * 2)
             case Call(fn=fn, args=args):
                 got = [self._widen(s.memo[id(a), False], lanes) for a in args]
                 return math.call(fn, got, [a.dtype for a in args])
@@ -528,11 +545,11 @@ class _Writer:
         index = self._widen(self.value(offset, s), lanes)
         return index if s.mask is None else self.b.ir.select(s.mask, index, ir.Constant(index.type, None))
 
-    def _store(self, store: Store, s: _Scope) -> None:
+    def _store(self, store: Store, s: _Scope, value: Any = None) -> None:
         b, dtype = self.b, self.k.operands[store.operand].dtype
         lanes = s.lanes
         math = Functions(b, lanes, self.target)
-        x = math.to_storage(self._widen(self.value(store.value, s), lanes), dtype)
+        x = math.to_storage(self._widen(self.value(store.value, s) if value is None else value, lanes), dtype)
         guard = None if store.guard is None else self._widen(self.value(store.guard, s), lanes)
         if lanes == 1:
             at = self.address(store.operand, store.offset, s)
