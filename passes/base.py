@@ -81,9 +81,9 @@ def scalar_of(v: Value) -> float | None:
     return float(got)
 
 
-def close(a: float | None, b: float) -> bool:
-    """Equal up to float16 or float32 rounding of a literal."""
-    return a is not None and abs(a - b) <= 1e-6 * max(1.0, abs(b))
+def close(a: float | None, b: float, tolerance: float = 1e-6) -> bool:
+    """Equal up to float32 rounding of a literal; 0 and 1 exactly."""
+    return a is not None and (a == b or (b not in (0.0, 1.0) and abs(a - b) <= tolerance * abs(b)))
 
 
 def like(v: Value, number: float) -> Value:

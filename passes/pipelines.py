@@ -11,6 +11,8 @@ from ..ir.verify import verify
 from .base import PassContext, Runnable
 from .cse import Cse
 from .fold_constants import FoldConstants
+from .fold_scale import FoldScale
+from .fuse_patterns import FusePatterns
 from .simplify import Simplify
 from .sink_transposes import SinkTransposes
 from .subgraphs import Subgraphs
@@ -38,7 +40,15 @@ CLEAN = Repeat("clean", (FoldConstants(), Simplify(), Cse()))
 # O0 folds constants and nothing else: lowering wants weights, not computations of weights.
 O0: tuple[Runnable, ...] = (FoldConstants(),)
 O1: tuple[Runnable, ...] = (CLEAN,)
-O2: tuple[Runnable, ...] = (CLEAN, SinkTransposes(), CLEAN)
+O2: tuple[Runnable, ...] = (
+    CLEAN,
+    FusePatterns(),  # before layout: fewer nodes to choose for
+    SinkTransposes(),
+    CLEAN,  # before scales: factors must meet their convolution, without reshapes of constants between
+    FoldScale(),
+    FusePatterns(),  # again: channel norms are over the last axis only now
+    CLEAN,
+)
 LEVELS: tuple[tuple[Runnable, ...], ...] = (O0, O1, O2, O2)
 
 

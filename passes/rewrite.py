@@ -29,9 +29,10 @@ class C(X):
 
 @dataclass(frozen=True)
 class Num:
-    """A constant all of whose elements are `value`, up to rounding of the literal."""
+    """A constant all of whose elements are `value`, up to rounding of the literal (relative `tolerance`)."""
 
     value: float
+    tolerance: float = 1e-6
 
 
 @dataclass(frozen=True, init=False)
@@ -79,7 +80,7 @@ class _Bound:
 def match(pattern: Pattern, value: Value, bound: _Bound = _Bound()) -> Iterator[_Bound]:  # noqa: B008
     """Every way in which `value` fits (recursion is over the pattern, never over the graph)."""
     if isinstance(pattern, Num):
-        if close(scalar_of(value), pattern.value):
+        if close(scalar_of(value), pattern.value, pattern.tolerance):
             yield bound
         return
     if isinstance(pattern, P):
