@@ -17,7 +17,7 @@ from llvmlite import ir
 from ...ir import Dim
 from ..kernel import ContractKernel
 from .build import I64, PTR, Builder, Params, storage, vec
-from .contract_rows import ConvRows, GatheredRows, RowSource, StridedRows
+from .contract_rows import ConvRows, RowSource, StridedRows
 from .contract_schedule import ContractSchedule, schedule_contract
 from .emitted import PLACEHOLDER, Emitted, named
 from .epilogue import Epilogue
@@ -57,16 +57,14 @@ class _Emitter:
                 "m": k.m, "n": k.n, "k": k.k, "lda": k.lda, "a_batch": channels if grouped else k.a_batch,
                 "b_batch": k.b_batch, "ldc": k.ldc, "c_batch": k.n if grouped else k.c_batch,
                 "block": schedule.block, "blocks": schedule.blocks, "strips": schedule.strips, "channels": channels,
-                "k_block": schedule.k_block, "k_steps": _taps(k) if schedule.mode == "taps" else k.k,
+                "k_block": schedule.k_block, "k_steps": schedule.steps,
             }.items()
         }  # fmt: skip
         self.rows: RowSource
         if schedule.mode == "matmul" or conv is None:
             self.rows = StridedRows(schedule.split)
-        elif schedule.mode == "taps":
-            self.rows = ConvRows(conv, self.params, kernel.panel)
         else:
-            self.rows = GatheredRows(conv, self.params)
+            self.rows = ConvRows(conv, self.params, kernel.panel, schedule.mode == "segments")
         self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
 
     def fingerprint(self) -> Hashable:
@@ -74,7 +72,7 @@ class _Emitter:
         k, s = self.kernel, self.schedule
         narrow = isinstance(k.n, int) and k.n < s.lanes * s.vectors
         rank = len(k.conv.kernel) if k.conv else 0
-        fixed = replace(s, block=0, blocks=0, strips=0, k_block=0)
+        fixed = replace(s, block=0, blocks=0, strips=0, k_block=0, steps=0)
         return fixed, narrow, rank, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
     def __eq__(self, other: object) -> bool:
@@ -178,7 +176,7 @@ class _Emitter:
     def _tile_function(self, mr: int, vectors: int, masked: bool) -> ir.Function:
         """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial): row tiles of one strip.
 
-        Steps [k0, k1) of k (of taps, for "taps"); sums rest in `partial` [row − block_start][strip] between calls.
+        Steps [k0, k1) of k (of taps, for convolutions); sums rest in `partial` [row − block_start][strip] between calls.
         """
         s = self.schedule
         name = f"{PLACEHOLDER}.{mr}x{vectors}{'t' if masked else ''}"
@@ -195,7 +193,9 @@ class _Emitter:
         width = b.i64(self.kernel.panel)
         inner = i.urem(column, width) if self.kernel.panel != strip else b.i64(0)
         b_offset = i.add(i.add(i.mul(batch, p["b_batch"]), i.mul(i.sub(column, inner), p["k"])), inner)
-        step = i.mul(p["channels"] if s.mode == "taps" else b.i64(1), width)  # elements of B in one step of k
+        step = width  # elements of B in one step of k
+        if s.mode != "matmul":
+            step = i.mul(i.udiv(p["k"], p["k_steps"]), width)
         b_strip = b.at(pointers[1], i.add(b_offset, i.mul(k0, step)), storage(self.dtype))
         b_bytes = i.mul(i.mul(i.sub(k1, k0), step), b.i64(self.dtype.itemsize))
         c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), storage(self.kernel.operands[-1].dtype))

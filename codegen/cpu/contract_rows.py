@@ -1,4 +1,4 @@
-"""Where the rows of A come from: a stride, convolution taps by indirection, or a gathered scratch tile."""
+"""Where the rows of A come from: a stride, or convolution taps by indirection."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from llvmlite import ir
 
 from ...ir import DType
 from ..kernel import ConvGeometry
-from .build import I64, PTR, Builder, Params, vec
+from .build import I1, I8, I64, PTR, Builder, Params, vec
 
+_COPY = 16  # elements copied at a time
 Product = Callable[[Any, list[Any], Any, list[Any]], list[Any]]  # (k, row starts, B, accumulators) -> accumulators
 
 
@@ -59,49 +60,54 @@ class _Geometry:
             [b.param(dims, s) for s in field] for field in self.slots
         )
 
-    def corner(self, b: Builder, m: Any) -> tuple[Any, list[Any]]:
-        """(image, input coordinates of the first tap) of output pixel m."""
-        i = b.ir
-        at = []
+    def output(self, b: Builder, m: Any) -> tuple[Any, list[Any]]:
+        """(image, coordinates) of output pixel m."""
+        at: list[Any] = [None] * self.rank
         for d in reversed(range(self.rank)):
-            m, o = i.udiv(m, self.out[d]), i.urem(m, self.out[d])
-            at.append(i.sub(i.mul(o, self.strides[d]), self.pads[d]))
-        return m, at[::-1]
-
-    def pixel(self, b: Builder, image: Any, at: list[Any]) -> Any:
-        for d in range(self.rank):
-            image = b.ir.add(b.ir.mul(image, self.spatial[d]), at[d])
-        return image
+            m, at[d] = b.ir.udiv(m, self.out[d]), b.ir.urem(m, self.out[d])
+        return m, at
 
 
 class ConvRows:
-    """Pointers per row and tap; a pixel outside of the image reads a row of zeros."""
+    """Pointers per row and tap; a pixel outside of the image reads a row of zeros.
 
-    def __init__(self, conv: ConvGeometry, params: Params, panel: int) -> None:
-        self.geometry, self.panel = _Geometry(conv, params), panel
+    `segments`: few channels, so the taps along the last axis, contiguous in memory, count as one. Rows that cross the border
+    of the image along that axis are copied first, with zeros outside.
+    """
+
+    def __init__(self, conv: ConvGeometry, params: Params, panel: int, segments: bool) -> None:
+        self.geometry, self.panel, self.segments = _Geometry(conv, params), panel, segments
 
     def begin(self, b: Builder, dims: Any, p: dict[str, Any], a: Any, mr: int, element: Any, dtype: DType) -> Tile:
-        return _ConvTile(self.geometry, self.panel, b, dims, p, a, mr, element, dtype)
+        self.geometry.load(b, dims)
+        return _ConvTile(self, b, p, a, mr, element, dtype.itemsize)
 
 
 class _ConvTile:
-    def __init__(
-        self, g: _Geometry, panel: int, b: Builder, dims: Any, p: dict[str, Any], a: Any, mr: int, element: Any, dtype: DType
-    ) -> None:
-        self.g, self.b, self.p, self.a, self.element, self.itemsize = g, b, p, a, element, dtype.itemsize
-        g.load(b, dims)
-        self.panel = panel
-        i = b.ir
+    def __init__(self, rows: ConvRows, b: Builder, p: dict[str, Any], a: Any, mr: int, element: Any, itemsize: int) -> None:
+        self.g, self.panel, self.segments = rows.geometry, rows.panel, rows.segments
+        self.b, self.p, self.a, self.element, self.itemsize = b, p, a, element, itemsize
+        i, g = b.ir, self.g
+        self.looped = g.rank - self.segments  # axes whose taps are walked one by one
         self.width = 1 << (mr - 1).bit_length()  # rows as lanes of an address vector
-        self.table = b.alloca(I64, self.width)
-        self.base = [self._array() for _ in range(g.rank + 1)]
-        zeros = b.alloca(element, p["channels"])
-        zero = ir.Constant(element, None)
-        b.loop(b.i64(0), p["channels"], b.i64(1), [], lambda at, _: (i.store(zero, b.at(zeros, at, element)), ())[1])
-        self.zeros = i.ptrtoint(zeros, I64)
         self.lanes = vec(I64, self.width)
+        self.length = i.mul(g.kernel[-1], p["channels"]) if self.segments else p["channels"]
+        self.table = b.alloca(I64, self.width)
+        self.base = [self._array() for _ in range(self.looped + 1)]
+        if self.segments:
+            self.border = self._array()
+            self.scratch = b.alloca(element, i.add(i.mul(p["k"], b.i64(mr)), b.i64(_COPY)))
+        zeros = b.alloca(element, self.length)
+        zero = ir.Constant(element, None)
+
+        def clear(at: Any, _: list[Any]) -> Sequence[Any]:
+            i.store(zero, b.at(zeros, at, element))
+            return ()
+
+        b.loop(b.i64(0), self.length, b.i64(1), [], clear)
+        self.zeros = i.ptrtoint(zeros, I64)
         self.start = i.ptrtoint(a, I64)
-        self.pixel_bytes = i.mul(p["lda"], b.i64(self.itemsize))
+        self.pixel_bytes = i.mul(p["lda"], b.i64(itemsize))
 
     def _array(self) -> Any:
         array = self.b.alloca(I64, self.width)
@@ -110,47 +116,53 @@ class _ConvTile:
         return array
 
     def tile(self, indices: Sequence[Any], b_strip: Any, steps: tuple[Any, Any], acc: list[Any], product: Product) -> list[Any]:
-        b, g, i, p = self.b, self.g, self.b.ir, self.p
+        b, g, i = self.b, self.g, self.b.ir
         self._corners(indices)
-        rank = g.rank
-        first: list[Any] = [None] * rank
+        looped = self.looped
+        first: list[Any] = [None] * looped
         rest = steps[0]
-        for d in reversed(range(rank)):
+        for d in reversed(range(looped)):
             rest, first[d] = i.udiv(rest, g.kernel[d]), i.urem(rest, g.kernel[d])
-        tap_bytes = i.mul(i.mul(p["channels"], b.i64(self.panel)), b.i64(self.itemsize))
+        row_bytes = i.mul(self.length, b.i64(self.itemsize))
+        tap_bytes = i.mul(row_bytes, b.i64(self.panel))
 
-        def tap(_: Any, carried: list[Any]) -> Sequence[Any]:
-            counter, b_ptr, acc = carried[:rank], carried[rank], carried[rank + 1 :]
-            inside, pixel = None, b.i64(0)
-            for d in range(rank):
-                shift = i.mul(counter[d], g.dilations[d])
-                pixel = i.add(i.mul(pixel, g.spatial[d]), shift)
-                at = i.add(b.load(self.lanes, self.base[d + 1], 64), b.splat(shift, self.width))
-                ok = i.icmp_unsigned("<", at, b.splat(g.spatial[d], self.width))
-                inside = ok if inside is None else i.and_(inside, ok)
-            moved = i.add(b.load(self.lanes, self.base[0], 64), b.splat(i.mul(pixel, self.pixel_bytes), self.width))
-            i.store(i.select(inside, moved, b.splat(self.zeros, self.width)), self.table, align=64)
+        def tap(t: Any, carried: list[Any]) -> Sequence[Any]:
+            counter, b_ptr, acc = carried[:looped], carried[looped], carried[looped + 1 :]
+            inside, pixel = ir.Constant(vec(I1, self.width), [1] * self.width), b.i64(0)
+            for d in range(g.rank):
+                pixel = i.mul(pixel, g.spatial[d])
+                if d < looped:
+                    shift = i.mul(counter[d], g.dilations[d])
+                    pixel = i.add(pixel, shift)
+                    at = i.add(b.load(self.lanes, self.base[d + 1], 64), b.splat(shift, self.width))
+                    inside = i.and_(inside, i.icmp_unsigned("<", at, b.splat(g.spatial[d], self.width)))
+            base = b.load(self.lanes, self.base[0], 64)
+            address = i.add(base, b.splat(i.mul(pixel, self.pixel_bytes), self.width))
+            address = i.select(inside, address, b.splat(self.zeros, self.width))
+            if self.segments:
+                border = i.icmp_unsigned("!=", b.load(self.lanes, self.border, 64), ir.Constant(self.lanes, None))
+                address = i.select(border, i.add(base, b.splat(i.mul(t, row_bytes), self.width)), address)
+            i.store(address, self.table, align=64)
             starts = [i.inttoptr(b.load(I64, b.at(self.table, b.i64(r), I64), 8), PTR) for r in range(len(indices))]
-            acc = product(p["channels"], starts, b_ptr, acc)
+            acc = product(self.length, starts, b_ptr, acc)
             carry, following = b.i64(1), []
-            for d in reversed(range(rank)):
+            for d in reversed(range(looped)):
                 up = i.add(counter[d], carry)
                 wrap = i.icmp_signed("==", up, g.kernel[d])
                 following.append(i.select(wrap, b.i64(0), up))
                 carry = i.zext(wrap, I64)
-            b_next = i.gep(b_ptr, [tap_bytes], source_etype=ir.IntType(8))
+            b_next = i.gep(b_ptr, [tap_bytes], source_etype=I8)
             return [*following[::-1], b_next, *acc]
 
         out = b.loop(steps[0], steps[1], b.i64(1), [*first, b_strip, *acc], tap)
-        return out[rank + 1 :]
+        return out[looped + 1 :]
 
     def _corners(self, indices: Sequence[Any]) -> None:
         """Coordinates and addresses of the first tap of each row: divided out once, then counted up row by row."""
         b, g, i = self.b, self.g, self.b.ir
-        rest = indices[0]
-        out: list[Any] = [None] * g.rank
-        for d in reversed(range(g.rank)):
-            rest, out[d] = i.udiv(rest, g.out[d]), i.urem(rest, g.out[d])
+        image, out = g.output(b, indices[0])
+        crossing: Any = ir.Constant(I1, 0)
+        line = i.mul(g.spatial[-1], self.p["channels"])
         for r, m in enumerate(indices):
             if r:
                 carry = i.sub(m, indices[r - 1])  # 0 where clamped to the last row
@@ -159,57 +171,49 @@ class _ConvTile:
                     wrap = i.icmp_signed("==", up, g.out[d])
                     out[d] = i.select(wrap, b.i64(0), up)
                     carry = i.zext(wrap, I64)
-                rest = i.add(rest, carry)
+                image = i.add(image, carry)
             at = [i.sub(i.mul(out[d], g.strides[d]), g.pads[d]) for d in range(g.rank)]
-            address = i.add(self.start, i.mul(g.pixel(b, rest, at), self.pixel_bytes))
-            for array, value in zip(self.base, [address, *at], strict=True):
+            pixel = image
+            for d in range(g.rank):
+                pixel = i.add(i.mul(pixel, g.spatial[d]), at[d])
+            address = i.add(self.start, i.mul(pixel, self.pixel_bytes))
+            if self.segments:
+                start = i.mul(at[-1], self.p["channels"])
+                ends = i.icmp_signed(">", i.add(start, self.length), line)
+                border = i.or_(i.icmp_signed("<", start, b.i64(0)), ends)
+                crossing = i.or_(crossing, border)
+                copy = b.at(self.scratch, i.mul(self.p["k"], b.i64(r)), self.element)
+                address = i.select(border, i.ptrtoint(copy, I64), address)
+                i.store(i.zext(border, I64), b.at(self.border, b.i64(r), I64))
+            for array, value in zip(self.base, [address, *at[: self.looped]], strict=True):
                 i.store(value, b.at(array, b.i64(r), I64))
+        if self.segments:
+            with i.if_then(crossing):
+                self._copy_border(indices)
 
-
-class GatheredRows:
-    """Few channels: the taps along the last spatial axis are contiguous, so rows are copied, with zeros outside, first."""
-
-    def __init__(self, conv: ConvGeometry, params: Params) -> None:
-        self.geometry = _Geometry(conv, params)
-
-    def begin(self, b: Builder, dims: Any, p: dict[str, Any], a: Any, mr: int, element: Any, dtype: DType) -> Tile:
-        return _GatheredTile(self.geometry, b, dims, p, a, mr, element, dtype)
-
-
-class _GatheredTile:
-    def __init__(
-        self, g: _Geometry, b: Builder, dims: Any, p: dict[str, Any], a: Any, mr: int, element: Any, dtype: DType
-    ) -> None:
-        self.g, self.b, self.p, self.a, self.element, self.itemsize = g, b, p, a, element, dtype.itemsize
-        g.load(b, dims)
-        i = b.ir
-        self.lanes = 16
-        self.scratch = b.alloca(element, i.add(i.mul(p["k"], b.i64(mr)), b.i64(self.lanes)))
-        self.rows = b.alloca(I64, mr)
-
-    def tile(self, indices: Sequence[Any], b_strip: Any, steps: tuple[Any, Any], acc: list[Any], product: Product) -> list[Any]:
-        b, i, p = self.b, self.b.ir, self.p
+    def _copy_border(self, indices: Sequence[Any]) -> None:
+        b, i = self.b, self.b.ir
         for r, m in enumerate(indices):
-            i.store(m, b.at(self.rows, b.i64(r), I64))
+            i.store(m, b.at(self.table, b.i64(r), I64))  # free until the first tap
 
-        def copy_row(r: Any, _: list[Any]) -> Sequence[Any]:
-            m = b.load(I64, b.at(self.rows, r, I64), 8)
-            self._copy(m, b.at(self.scratch, i.mul(r, p["k"]), self.element))
+        def row(r: Any, _: list[Any]) -> Sequence[Any]:
+            with i.if_then(i.icmp_unsigned("!=", b.load(I64, b.at(self.border, r, I64), 8), b.i64(0))):
+                m = b.load(I64, b.at(self.table, r, I64), 8)
+                self._copy(m, b.at(self.scratch, i.mul(r, self.p["k"]), self.element))
             return ()
 
-        b.loop(b.i64(0), b.i64(len(indices)), b.i64(1), [], copy_row)
-        starts = [b.at(self.scratch, i.mul(p["k"], b.i64(r)), self.element) for r in range(len(indices))]
-        return product(p["k"], starts, b_strip, acc)
+        b.loop(b.i64(0), b.i64(len(indices)), b.i64(1), [], row)
 
     def _copy(self, m: Any, out: Any) -> None:
-        """Ascending whole vectors: what one segment writes too far, the next overwrites (the scratch has room at its end)."""
+        """A whole row of A. Ascending whole vectors: what one segment writes too far, the next overwrites (the scratch has
+        room at its end; a later row is written later, or is not read)."""
         b, g, i, p = self.b, self.g, self.b.ir, self.p
-        image, corner = g.corner(b, m)
-        segment = i.mul(g.kernel[-1], p["channels"])
+        image, pixel = g.output(b, m)
+        corner = [i.sub(i.mul(pixel[d], g.strides[d]), g.pads[d]) for d in range(g.rank)]
         line = i.mul(g.spatial[-1], p["channels"])
         start = i.mul(corner[-1], p["channels"])
-        t = vec(self.element, self.lanes)
-        iota = ir.Constant(vec(I64, self.lanes), list(range(self.lanes)))
+        t = vec(self.element, _COPY)
+        iota = b.iota(_COPY)
 
         def nest(d: int, position: Any, inside: Any, out: Any) -> Any:
             if d < g.rank - 1:
@@ -224,17 +228,16 @@ class _GatheredTile:
             source = i.add(i.mul(position, line), start)
 
             def chunk(e: Any, _: list[Any]) -> Sequence[Any]:
-                lane = i.add(b.splat(e, self.lanes), iota)
-                x = i.add(lane, b.splat(start, self.lanes))
+                lane = i.add(b.splat(e, _COPY), iota)
+                x = i.add(lane, b.splat(start, _COPY))
                 mask = i.and_(
-                    i.icmp_unsigned("<", x, b.splat(limit, self.lanes)),
-                    i.icmp_unsigned("<", lane, b.splat(segment, self.lanes)),
+                    i.icmp_unsigned("<", x, b.splat(limit, _COPY)), i.icmp_unsigned("<", lane, b.splat(self.length, _COPY))
                 )
                 value = b.masked_load(t, b.at(self.a, i.add(source, e), self.element), mask, self.itemsize)
                 i.store(value, b.at(out, e, self.element), align=self.itemsize)
                 return ()
 
-            b.loop(b.i64(0), segment, b.i64(self.lanes), [], chunk)
-            return b.at(out, segment, self.element)
+            b.loop(b.i64(0), self.length, b.i64(_COPY), [], chunk)
+            return b.at(out, self.length, self.element)
 
-        nest(0, image, ir.Constant(ir.IntType(1), 1), out)
+        nest(0, image, ir.Constant(I1, 1), out)

@@ -23,7 +23,7 @@ class ContractSchedule:
 
     tiles: row counts of the register tiles, descending. Rows are cut exactly: h·tiles[0] + l·tiles[1], h as large as can be.
     tail: vectors of the last strip: 0 none (n divides), -1 unknown until run time. mode: "matmul" rows at a stride,
-    "taps" rows by indirection per filter tap, "gather" rows copied to a scratch tile first (few channels).
+    "taps" rows by indirection per filter tap, "segments" the same with the taps of the last axis as one (few channels).
     """
 
     acc: DType
@@ -35,6 +35,7 @@ class ContractSchedule:
     unroll: int
     k_multiple: bool  # k (of one tap) is a multiple of `unroll`
     prefetch: bool
+    steps: Dim  # of k: its elements, or the taps that are walked one by one
     split: bool  # k is walked in blocks of k_block steps (taps, for "taps"), partial sums resting on the stack
     k_block: int
     block: Dim
@@ -69,15 +70,17 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
         tall = min(tall, 8)
     tiles = _tiles(kernel.m, tall)
     n_tail = kernel.n % strip if isinstance(kernel.n, int) else None
-    taps = math.prod(kernel.conv.kernel) if kernel.conv and mode == "taps" else 1
+    taps = 1
+    if kernel.conv is not None and mode != "matmul":
+        taps = math.prod(kernel.conv.kernel[:-1] if mode == "segments" else kernel.conv.kernel)
     unroll = 4
     k_multiple = isinstance(kernel.k, int) and kernel.k // taps % unroll == 0
     strips = ceildiv(kernel.n, strip)
     block, blocks = _blocks(kernel, strip, strips, tiles[0], taps)
-    step_bytes = kernel.k // taps * kernel.panel * dtype.itemsize if mode == "taps" else kernel.panel * dtype.itemsize
-    steps = taps if mode == "taps" else kernel.k
+    steps = kernel.k if mode == "matmul" else taps
+    step_bytes = (1 if mode == "matmul" else kernel.k // taps) * kernel.panel * dtype.itemsize
     k_block = 0
-    if isinstance(steps, int) and isinstance(step_bytes, int) and mode != "gather" and tiles[0] > 4:
+    if isinstance(steps, int) and isinstance(step_bytes, int) and mode != "segments" and tiles[0] > 4:
         pieces = steps * step_bytes // _SPLIT_BYTES
         k_block = -(-steps // max(1, pieces))
         if mode == "matmul":
@@ -86,8 +89,8 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
             k_block = 0
     return ContractSchedule(
         acc, lanes, vectors, tiles, -1 if n_tail is None else -(-n_tail // lanes), mode, unroll, k_multiple,
-        prefetch=tiles[0] > 4 and kernel.panel == strip, split=k_block > 0, k_block=k_block, block=block, blocks=blocks,
-        strips=strips,
+        prefetch=tiles[0] > 4 and kernel.panel == strip, steps=steps, split=k_block > 0, k_block=k_block, block=block,
+        blocks=blocks, strips=strips,
     )  # fmt: skip
 
 
@@ -102,7 +105,7 @@ def _mode(kernel: ContractKernel) -> str:
     if isinstance(kernel.k, int) and kernel.batch == 1 and conv.dilations[-1] == 1:
         channels = kernel.k // taps
         if channels == kernel.lda and channels < 24 and kernel.k <= 4096:
-            return "gather"
+            return "segments"
     return "taps"
 
 
