@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 from ...errors import MlcError, OnnxImportError, VerifyError
-from ...ir import Const, Dim, DType, Graph, Input, Node, TensorType, Value, substitute, sym
+from ...ir import Const, DType, Graph, Input, Node, TensorType, Value, substitute, sym
 from ...ir.ops import DimTensor
 from .context import ImportContext, UnsupportedError
 from .handlers import find_handler
 from .load import free_names, node_loc
 from .shapes import evaluate_shapes
+from .signature import Signature
 from .tensors import TensorReader
 
 _MAX_ATTEMPTS = 16
@@ -60,15 +60,23 @@ class Importer(ImportContext):
         self.decided = 0
         self.pin = pin  # keep symbols that `shapes` fixes, and require their sizes
         self.failed_in_region = False
-        self._symbols: dict[str, str] = {}
 
     def run(self) -> Graph:
         """The typed graph. Raises OnnxImportError."""
         proto = self.model.graph
         self._enter_graph(proto)
         formals = [i for i in proto.input if i.name not in self.scope.initializers]
-        types = [self._declared_type(i) for i in formals]
-        inputs = self._bind(formals, types)
+        signature = Signature(self.shapes)
+        types = [signature.declared(i) for i in formals]
+        bindings = signature.bindings([i.name for i in formals], types)
+        if self.pin:
+            for symbol, size in bindings.items():
+                self.require_equal(sym(symbol), size)
+            bindings = {}
+        inputs = [
+            Node.make(Input(TensorType(t.dtype, tuple(substitute(d, bindings) for d in t.shape))), (), (f"input:{i.name}",)).out
+            for i, t in zip(formals, types, strict=True)
+        ]
         for formal, value in zip(formals, inputs, strict=True):
             self.scope.values[formal.name] = value
         self._nodes(proto.node)
@@ -92,75 +100,6 @@ class Importer(ImportContext):
             self.decisions.append(True)
         self.decided += 1
         return self.decisions[self.decided - 1]
-
-    # --- inputs ---------------------------------------------------------------------------------------------------
-
-    def _declared_type(self, info: ValueInfoProto) -> TensorType:
-        loc = f"input {info.name!r}"
-        if info.type.WhichOneof("value") != "tensor_type":
-            raise OnnxImportError(f"has type {info.type.WhichOneof('value')}", expected="a tensor", loc=loc)
-        tensor = info.type.tensor_type
-        if not tensor.HasField("shape"):
-            given = self.shapes.get(info.name)
-            if given is None:
-                raise OnnxImportError("has no shape", remedy=f"Give its shape: --shape {info.name}=…", loc=loc)
-            return TensorType(
-                DType.from_onnx(tensor.elem_type), tuple(self._fresh_dim(f"{info.name}_{i}") for i in range(len(given)))
-            )
-        dims: list[Dim] = []
-        for i, d in enumerate(tensor.shape.dim):
-            if d.HasField("dim_value") and d.dim_value >= 0:
-                dims.append(d.dim_value)
-            elif re.search(r"[A-Za-z0-9]", d.dim_param) and not re.fullmatch(r"-?\d+", d.dim_param):
-                dims.append(self._symbol(d.dim_param))
-            else:
-                dims.append(self._fresh_dim(f"{info.name}_{i}"))
-        return TensorType(DType.from_onnx(tensor.elem_type), tuple(dims))
-
-    def _symbol(self, name: str) -> Dim:
-        """The symbol of a dim_param: one name, one unknown."""
-        if name not in self._symbols:
-            clean = re.sub(r"\W", "_", name, flags=re.ASCII)
-            clean = clean if re.match(r"[A-Za-z_]", clean) else f"d_{clean}"
-            while clean in self._symbols.values():
-                clean += "_"
-            self._symbols[name] = clean
-        return sym(self._symbols[name])
-
-    def _fresh_dim(self, hint: str) -> Dim:
-        return self._symbol(hint if hint not in self._symbols else f"{hint}_{len(self._symbols)}")
-
-    def _bind(self, formals: Sequence[ValueInfoProto], types: Sequence[TensorType]) -> list[Value]:
-        """Input values, with the symbols that `shapes` fixes replaced everywhere."""
-        names = [f.name for f in formals]
-        unknown = sorted(set(self.shapes) - set(names))
-        if unknown:
-            raise OnnxImportError(f"shapes names {', '.join(unknown)}", expected=f"inputs: {', '.join(names)}", loc="shapes")
-        bindings: dict[str, Dim] = {}
-        for name, type_ in zip(names, types, strict=True):
-            given = self.shapes.get(name)
-            if given is None:
-                continue
-            loc = f"shape of input {name!r}"
-            if len(given) != type_.rank:
-                raise OnnxImportError(f"{list(given)} has {len(given)} dims", expected=f"{type_.rank} as in {type_}", loc=loc)
-            for dim, size in zip(type_.shape, map(int, given), strict=True):
-                if size < 0:
-                    continue  # left open
-                have = substitute(dim, bindings)
-                if isinstance(have, int):
-                    if have != size:
-                        raise OnnxImportError(f"dimension {dim} is given as {size}", expected=str(have), loc=loc)
-                else:
-                    bindings[str(have)] = size
-        if self.pin:
-            for symbol, bound in bindings.items():
-                self.require_equal(sym(symbol), bound)
-            bindings = {}
-        return [
-            Node.make(Input(TensorType(t.dtype, tuple(substitute(d, bindings) for d in t.shape))), (), (f"input:{n}",)).out
-            for n, t in zip(names, types, strict=True)
-        ]
 
     # --- names ----------------------------------------------------------------------------------------------------
 

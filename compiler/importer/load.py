@@ -30,11 +30,15 @@ def load(model: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto
     else:
         path = Path(model)
         try:
-            data = path.read_bytes()
+            proto = _parse(path.read_bytes(), str(path))
         except OSError as e:
             raise OnnxImportError(f"cannot be read: {e.strerror or e}", expected="an ONNX file", loc=str(path)) from e
-        proto, folder, name = _parse(data, str(path)), path.absolute().parent, str(path)
-    check(proto, name)
+        folder, name = path.absolute().parent, str(path)
+    try:
+        check_text(proto)
+        check(proto, name)
+    except (ValueError, TypeError, DecodeError) as e:  # what protobuf and the checker raise for malformed messages
+        raise OnnxImportError(f"is malformed: {e}", expected="a serialised onnx.ModelProto", loc=name) from e
     return proto, folder, name
 
 
@@ -72,6 +76,31 @@ def check(model: ModelProto, loc: str) -> None:
         onnx.checker.check_model(_without_weights(model, versions[0] if versions else newest))
     except onnx.checker.ValidationError as e:
         raise OnnxImportError(f"fails the ONNX checker: {str(e).strip()}", remedy="Export the model again", loc=loc) from e
+
+
+def check_text(model: ModelProto) -> None:
+    """Raise ValueError for names that are not UTF-8 (protobuf then gives bytes)."""
+    for graph in _graphs(model):
+        names = [graph.name, *(t.name for t in graph.initializer), *(o.domain for o in model.opset_import)]
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            names += [info.name, *(d.dim_param for d in info.type.tensor_type.shape.dim)]
+        _check_names(names)
+        _check_nodes(graph.node)
+    for function in model.functions:
+        _check_names([function.name, function.domain, *function.input, *function.output, *function.attribute])
+        _check_nodes(function.node)
+
+
+def _check_nodes(nodes: Iterable[NodeProto]) -> None:
+    for node in nodes:
+        _check_names([node.name, node.op_type, node.domain, *node.input, *node.output])
+        _check_names([text for a in node.attribute for text in (a.name, a.ref_attr_name)])
+
+
+def _check_names(names: Iterable[object]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"name {name!r} is not UTF-8")
 
 
 def _graphs(model: ModelProto) -> Iterator[GraphProto]:

@@ -22,7 +22,7 @@ _COMMUTATIVE = frozenset({Trait.PURE, Trait.ELEMENTWISE, Trait.COMMUTATIVE})
 
 
 @dataclass(frozen=True)
-class _Same(Elementwise):
+class Same(Elementwise):
     """All operands and the result have one dtype."""
 
     arity: ClassVar[int] = 1
@@ -33,7 +33,7 @@ class _Same(Elementwise):
 
 
 @dataclass(frozen=True)
-class _Binary(_Same):
+class _Binary(Same):
     arity: ClassVar[int] = 2
 
 
@@ -154,127 +154,127 @@ class PRelu(_Binary):
 
 
 @dataclass(frozen=True)
-class Neg(_Same):
+class Neg(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.neg(*args)
 
 
 @dataclass(frozen=True)
-class Abs(_Same):
+class Abs(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.abs(*args)
 
 
 @dataclass(frozen=True)
-class Sqrt(_Same):
+class Sqrt(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.sqrt(*args)
 
 
 @dataclass(frozen=True)
-class Exp(_Same):
+class Exp(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.exp(*args)
 
 
 @dataclass(frozen=True)
-class Log(_Same):
+class Log(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.log(*args)
 
 
 @dataclass(frozen=True)
-class Sin(_Same):
+class Sin(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.sin(*args)
 
 
 @dataclass(frozen=True)
-class Cos(_Same):
+class Cos(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.cos(*args)
 
 
 @dataclass(frozen=True)
-class Tan(_Same):
+class Tan(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.tan(*args)
 
 
 @dataclass(frozen=True)
-class Asin(_Same):
+class Asin(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.asin(*args)
 
 
 @dataclass(frozen=True)
-class Acos(_Same):
+class Acos(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.acos(*args)
 
 
 @dataclass(frozen=True)
-class Atan(_Same):
+class Atan(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.atan(*args)
 
 
 @dataclass(frozen=True)
-class Sinh(_Same):
+class Sinh(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.sinh(*args)
 
 
 @dataclass(frozen=True)
-class Cosh(_Same):
+class Cosh(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.cosh(*args)
 
 
 @dataclass(frozen=True)
-class Tanh(_Same):
+class Tanh(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.tanh(*args)
 
 
 @dataclass(frozen=True)
-class Asinh(_Same):
+class Asinh(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.asinh(*args)
 
 
 @dataclass(frozen=True)
-class Acosh(_Same):
+class Acosh(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.acosh(*args)
 
 
 @dataclass(frozen=True)
-class Atanh(_Same):
+class Atanh(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.atanh(*args)
 
 
 @dataclass(frozen=True)
-class Erf(_Same):
+class Erf(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.erf(*args)
 
 
 @dataclass(frozen=True)
-class Floor(_Same):
+class Floor(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.floor(*args)
 
 
 @dataclass(frozen=True)
-class Ceil(_Same):
+class Ceil(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.ceil(*args)
 
 
 @dataclass(frozen=True)
-class Round(_Same):
+class Round(Same):
     """To the nearest integer, halves to even."""
 
     def body(self, s: S, *args: Any) -> Any:
@@ -282,13 +282,13 @@ class Round(_Same):
 
 
 @dataclass(frozen=True)
-class Reciprocal(_Same):
+class Reciprocal(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.div(1, *args)
 
 
 @dataclass(frozen=True)
-class Sign(_Same):
+class Sign(Same):
     """−1, 0 or 1; 0 for NaN, as onnxruntime."""
 
     def body(self, s: S, *args: Any) -> Any:
@@ -300,13 +300,13 @@ class Sign(_Same):
 
 
 @dataclass(frozen=True)
-class Not(_Same):
+class Not(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.not_(*args)
 
 
 @dataclass(frozen=True)
-class BitNot(_Same):
+class BitNot(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.not_(*args)
 
@@ -469,132 +469,3 @@ class Cast(Elementwise):
             with np.errstate(all="ignore"):  # through int64: NumPy's direct narrow conversion is undefined when out of range
                 return (x.astype(np.int64).astype(self.dtype.np),)
         return super().reference(x)
-
-
-# --- activations ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Relu(_Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.max(*args, 0)
-
-
-@dataclass(frozen=True)
-class LeakyRelu(_Same):
-    alpha: float = 0.01
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        return s.select(s.lt(x, 0), s.mul(x, self.alpha), x)
-
-
-@dataclass(frozen=True)
-class Elu(_Same):
-    alpha: float = 1.0
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        return s.select(s.lt(x, 0), s.mul(s.sub(s.exp(x), 1), self.alpha), x)
-
-
-@dataclass(frozen=True)
-class Selu(_Same):
-    alpha: float = 1.67326319217681884765625
-    gamma: float = 1.05070102214813232421875
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        return s.mul(s.select(s.gt(x, 0), x, s.mul(s.sub(s.exp(x), 1), self.alpha)), self.gamma)
-
-
-@dataclass(frozen=True)
-class Celu(_Same):
-    alpha: float = 1.0
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        return s.select(s.lt(x, 0), s.mul(s.sub(s.exp(s.div(x, self.alpha)), 1), self.alpha), x)
-
-
-@dataclass(frozen=True)
-class ThresholdedRelu(_Same):
-    alpha: float = 1.0
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        return s.select(s.gt(x, self.alpha), x, s.const(0, s.dtype(x)))
-
-
-@dataclass(frozen=True)
-class HardSigmoid(_Same):
-    alpha: float = 0.2
-    beta: float = 0.5
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        return s.min(s.max(s.add(s.mul(x, self.alpha), self.beta), 0), 1)
-
-
-@dataclass(frozen=True)
-class HardSwish(_Same):
-    """x · max(0, min(1, x/6 + 1/2))."""
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        return s.mul(x, s.min(s.max(s.add(s.mul(x, 1 / 6), 0.5), 0), 1))
-
-
-@dataclass(frozen=True)
-class Sigmoid(_Same):
-    """1 / (1 + e⁻ˣ); e⁻ˣ may overflow to ∞, which gives the right 0."""
-
-    def body(self, s: S, *args: Any) -> Any:
-        return s.div(1, s.add(s.exp(s.neg(*args)), 1))
-
-
-@dataclass(frozen=True)
-class Softplus(_Same):
-    """log(1 + eˣ), as max(x, 0) + log(1 + e^−|x|) so that it does not overflow."""
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        return s.add(s.max(x, 0), s.log(s.add(s.exp(s.neg(s.abs(x))), 1)))
-
-
-@dataclass(frozen=True)
-class Softsign(_Same):
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        return s.div(x, s.add(s.abs(x), 1))
-
-
-@dataclass(frozen=True)
-class Mish(_Same):
-    """x · tanh(softplus(x))."""
-
-    def body(self, s: S, *args: Any) -> Any:
-        return s.mul(*args, s.tanh(Softplus().body(s, *args)))
-
-
-@dataclass(frozen=True)
-class Silu(_Same):
-    """x · sigmoid(x), also known as Swish."""
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        return s.div(x, s.add(s.exp(s.neg(x)), 1))
-
-
-@dataclass(frozen=True)
-class Gelu(_Same):
-    """x · Φ(x); with `approximate`, Φ by tanh (Hendrycks & Gimpel, arXiv:1606.08415)."""
-
-    approximate: bool = False
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        if self.approximate:
-            inner = s.mul(s.add(s.mul(s.mul(s.mul(x, x), x), 0.044715), x), math.sqrt(2 / math.pi))
-            return s.mul(s.mul(x, 0.5), s.add(s.tanh(inner), 1))
-        return s.mul(s.mul(x, 0.5), s.add(s.erf(s.mul(x, math.sqrt(0.5))), 1))

@@ -219,3 +219,44 @@ def test_external_data_needs_a_path(tmp_path):
     path = external(tmp_path, "w.bin")
     assert "Pass the model's path" in message(path.read_bytes())
     assert "Pass the model's path" in message(onnx.load(path, load_external_data=False))
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+def test_damaged_models_raise_nothing_but_our_errors():
+    """Bytes of a model with a loop and a branch, changed, dropped and inserted at random."""
+    result = helper.make_tensor_value_info("t", F, None)
+    then = helper.make_graph([helper.make_node("Relu", ["x"], ["t"])], "then", [], [result])
+    other = helper.make_graph([helper.make_node("Neg", ["x"], ["t"])], "else", [], [result])
+    nodes = [
+        helper.make_node("Cast", ["x0"], ["c"], to=TensorProto.BOOL),
+        helper.make_node("If", ["c"], ["a"], then_branch=then, else_branch=other),
+        helper.make_node("Reshape", ["a", "s"], ["b"]),
+        helper.make_node("Conv", ["b", "w"], ["z"], kernel_shape=[3], strides=[2]),
+        helper.make_node("Softmax", ["z"], ["y"], axis=-1),
+    ]
+    weights = [
+        numpy_helper.from_array(np.ones((4, 2, 3), np.float32), "w"),
+        numpy_helper.from_array(np.array([1, 2, -1]), "s"),
+    ]
+    data = model(nodes, inputs=[("x", ["n", 4]), ("x0", [])], initializers=weights).SerializeToString()
+    rng = np.random.default_rng(11)
+    accepted = 0
+    for _ in range(4000):
+        damaged = bytearray(data)
+        for _ in range(rng.integers(1, 4)):
+            at = int(rng.integers(len(damaged)))
+            match rng.integers(3):
+                case 0:
+                    damaged[at] = rng.integers(256)
+                case 1:
+                    del damaged[at : at + int(rng.integers(1, 8))]
+                case _:
+                    damaged[at:at] = rng.integers(0, 256, rng.integers(1, 6), dtype=np.uint8).tobytes()
+        try:
+            import_model(bytes(damaged))
+            accepted += 1
+        except MlcError:
+            pass
+    assert 0 < accepted < 4000
