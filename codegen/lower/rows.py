@@ -9,7 +9,7 @@ from ...ir import Dim, DType, Node, Value, prod
 from ...ir.ops import LRN, ArgReduce, Conv, CumSum, LayerNorm, Pool, Reduce, RMSNorm, Softmax
 from ..expr import E, Reduced
 from ..kernel import Reduction
-from ..simplify import Affine, as_affine, div, ravel, unravel
+from ..simplify import Affine, as_affine, clamp, div, ravel, unravel
 from .builder import KernelBuilder, all_of, computed, convert, fn, index_expr, number
 from .composite import ColumnsToImage, SafeSoftmax
 from .moves import broadcast_index, guarded, inside
@@ -55,9 +55,9 @@ def finish_rows(lw: Lowering, k: KernelBuilder, node: Node, root: Value, stages:
     k.override[node.out] = result
     at = index if root.shape == node.out.shape else unravel(ravel(index, node.out.shape), root.shape)
     e = lw.read(k, root, at)
-    to = lw.place(root)
-    lw.loop(k, stages, [k.store(to, at, e, per_element=per_element)], lw.fusion.locations(root))
-    lw.views[root] = to
+    to, moved, placed = lw.destination(root, at)
+    lw.loop(k, stages, [k.store(to, moved, e, per_element=per_element)], lw.fusion.locations(root))
+    lw.views[placed] = to
 
 
 def reduced(stage: int, dtype: DType) -> E:
@@ -255,23 +255,37 @@ def _windowed_conv(lw: Lowering, node: Node, op: Conv, root: Value) -> None:
 
 
 def _columns_to_image(lw: Lowering, node: Node, op: ColumnsToImage, root: Value) -> None:
+    """Each output pixel gathers the taps that reach it: of every `stride` taps in a row only one does, if not dilated."""
     x = node.inputs[0]
-    k = KernelBuilder(node.out.shape, op.kernel)
+    spread = [s if d == 1 else 1 for s, d in zip(op.strides, op.dilations, strict=True)]
+    k = KernelBuilder(node.out.shape, tuple(-(-n // s) for n, s in zip(op.kernel, spread, strict=True)))
     n, *out, c = k.parallel
     dtype = computed(x.dtype)
     zero = number(0.0 if dtype.is_float else 0, dtype)
     pixels: list[Affine] = []
-    exact: list[E] = []
-    for o, t, s, d, lo in zip(out, k.reduced, op.strides, op.dilations, op.pads_lo, strict=True):
-        p = o - t * d + lo
-        q = div(p, s)
-        pixels.append(q)
-        if s != 1:
-            exact.append(fn("eq", index_expr(p - q * s), number(0, DType.I64)))
-    tap = ravel(k.reduced, op.kernel)
-    index = (n, *pixels, tap * node.out.shape[-1] + c)
+    taps: list[Affine] = []
+    exact: list[E | None] = []
+    fields = zip(out, k.reduced, op.kernel, op.strides, spread, op.dilations, op.pads_lo, strict=True)
+    for o, u, size, stride, step, dilation, lo in fields:
+        at = o + lo
+        if step > 1:  # tap ≡ at (mod stride)
+            t = at - div(at, stride) * stride + u * stride
+            pixels.append(div(at, stride) - u)
+            exact.append(inside(t, size) if size % stride else None)
+            t = t if size % stride == 0 else clamp(t, 0, size - 1)
+        else:
+            t = u
+            p = at - t * dilation
+            pixels.append(div(p, stride))
+            exact.append(fn("eq", index_expr(p - div(p, stride) * stride), number(0, DType.I64)) if stride != 1 else None)
+        taps.append(t)
+    index = (n, *pixels, ravel(taps, op.kernel) * node.out.shape[-1] + c)
     e = guarded(lw, k, x, index, range(1, len(x.shape) - 1), zero)
-    condition = all_of(exact)
+    condition = all_of(c for c in exact if c is not None)
     if condition is not None:
         e = fn("select", condition, e, zero)
-    finish_rows(lw, k, node, root, [Reduction("sum", e)], k.parallel, lambda: reduced(0, dtype))
+    if all(d == 1 for d in k.reduce_axes):  # nothing overlaps: a move
+        k.reduce_axes = ()
+        finish_rows(lw, k, node, root, [], k.parallel, lambda: e)
+    else:
+        finish_rows(lw, k, node, root, [Reduction("sum", e)], k.parallel, lambda: reduced(0, dtype))
