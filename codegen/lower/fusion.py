@@ -39,14 +39,16 @@ class Cost:
 
 
 def is_contraction(node: Node) -> bool:
-    """Whether the node becomes a ContractKernel. Groups with few channels are loops over taps instead."""
+    """Whether the node becomes a ContractKernel. Depthwise convolutions are loops over taps instead.
+
+    Groups of a few channels waste lanes of a contraction, but a loop over taps would gather every element.
+    """
     op = node.op
     if not isinstance(op, (MatMul, Conv)) or node.out.dtype not in (DType.F32, DType.F64, DType.F16, DType.BF16, DType.I32):
         return False
     if isinstance(op, MatMul) or op.groups == 1:
         return True
-    columns = node.out.shape[-1]
-    return isinstance(columns, int) and columns // op.groups >= 8
+    return node.inputs[1].shape[-2] != 1 or node.out.shape[-1] != op.groups
 
 
 class Fusion:
