@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir import Const, Dim, Graph, Node, Op, Shape, TensorType, Value, const, lower, prod
+from ...ir import Const, Dim, Elementwise, Graph, Node, Op, Shape, TensorType, Value, const, lower, prod
 from ...ir.ops import (
     Add, Attention, Concat, ConvTranspose, Iota, LessEqual, MatMul, Mul, Recurrent, Reshape, Slice, Softmax, Transpose, Where,
 )  # fmt: skip
@@ -65,6 +65,36 @@ def decompose(graph: Graph) -> Graph:
             case Recurrent():
                 return _recurrent(node.op, ins, node.loc)
         return None
+
+    return graph.rewrite(visit)
+
+
+def hoist(graph: Graph) -> Graph:
+    """f(move(x)) -> move(f(x)) for a computed x and f of one tensor and scalars, so that f becomes part of what computes x."""
+    uses, outputs = graph.uses, set(graph.outputs)
+    fresh: set[Node] = set()  # moves made here: read once
+
+    def visit(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
+        tensors = [i for i, v in enumerate(node.inputs) if not (isinstance(v.node.op, Const) and v.node.op.data.size == 1)]
+        if not isinstance(node.op, Elementwise) or len(tensors) != 1 or ins[tensors[0]].shape != node.out.shape:
+            return None
+        moves: list[Node] = []
+        old, x = node.inputs[tensors[0]], ins[tensors[0]]  # the value in the graph before, and now
+        while len(uses[old]) == 1 and old not in outputs and isinstance(x.node.op, (Reshape, Transpose)):
+            moves.append(x.node)
+            if x.node not in fresh:
+                if type(old.node.op) is not type(x.node.op):
+                    return None
+                old = old.node.inputs[0]
+            x = x.node.inputs[0]
+        if not moves or not isinstance(x.node.op, (MatMul, Elementwise)) or len(uses[old]) != 1 or old in outputs:
+            return None
+        args = [x if i in tensors else const(v.node.op.data.reshape(())) for i, v in enumerate(ins)]  # type: ignore[attr-defined]
+        y = Node.make(node.op, tuple(args), node.loc).out
+        for move in reversed(moves):
+            y = Node.make(move.op, (y,), move.loc).out
+            fresh.add(y.node)
+        return [y]
 
     return graph.rewrite(visit)
 

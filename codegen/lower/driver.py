@@ -9,7 +9,7 @@ from ...ir import Const, Elementwise, Graph, Input, Node, Op
 from ...ir.ops import Concat, If, Loop, ScatterElements, ScatterND, TopK
 from ..kernel import Plan
 from .builder import View
-from .composite import RecurrentCell, decompose
+from .composite import RecurrentCell, decompose, hoist
 from .control import emit_if, emit_loop
 from .fusion import ANCHORS, MOVES
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
@@ -36,9 +36,9 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
 
 def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: Sequence[View], outputs: Sequence[View]) -> list:
     """Steps that read `inputs` and write `outputs`. Nested graphs come back here, one level per nesting."""
-    old = graph
     graph = decompose(graph)
-    del old
+    if options.opt_level > 0:
+        graph = hoist(graph)
     lw = Lowering(graph, options, storage)
     lw.views.update(zip(graph.inputs, inputs, strict=True))
     for v, view in zip(graph.outputs, outputs, strict=True):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import CodegenError
-from ...ir import Const, Dim, DType, Graph, Node, Shape, Value, prod
-from ...ir.ops import Concat, Reshape
+from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, prod
+from ...ir.ops import Concat, Conv, MatMul, Pool, Reduce, Reshape, Transpose
 from ..expr import E
 from ..kernel import Buffer, Kernel, PlanStep, Reduction, Step, Store
-from ..simplify import Affine, strides_of
-from .builder import KernelBuilder, View, computed, convert, finish, number
+from ..simplify import Affine, ravel, strides_of, unravel
+from .builder import KernelBuilder, View, computed, convert, finish, nested, number
 from .fusion import ANCHORS, Fusion
 
 Virtual = Callable[[KernelBuilder, tuple[Affine, ...]], E]
@@ -129,8 +129,9 @@ class Lowering:
                     if placed is None:
                         self._placed[c.out] = self.storage.add("arena", c.out.dtype, c.out.shape)
                     return c.out, c
-        if len(uses) == 1 and isinstance(uses[0].op, Concat) and v not in self.outputs:
-            return uses[0].out, uses[0]
+        joined = [c for c in uses if isinstance(c.op, Concat)]
+        if len(joined) == 1 and v not in self.outputs and all(c is joined[0] or _reads_strided(c.op) for c in uses):
+            return joined[0].out, joined[0]
         return None
 
     def slice_of(self, view: View, concat: Node, position: int) -> View:
@@ -218,12 +219,45 @@ class Lowering:
             self.emit_anchor(anchor, v)
 
     def materialise_plain(self, v: Value) -> None:
-        self.views[v] = self.copy(v, self.place(v), self.fusion.locations(v))
+        check(v)
+        k = KernelBuilder(v.shape)
+        to, index, placed = self.destination(v, k.index)
+        self.loop(k, (), [k.store(to, index, self.read(k, v, k.index))], self.fusion.locations(v))
+        self.views[placed] = to
+
+    def destination(self, v: Value, index: tuple[Affine, ...]) -> tuple[View, tuple[Affine, ...], Value]:
+        """Where and at which index to store v[index], and the value that is then in memory.
+
+        If the only reader is a transpose that gets stored, v goes right there, unless that would scatter what is contiguous.
+        """
+        w = v
+        moved = index
+        innermost = {a for a, c in ravel(index, v.shape).terms.items() if a.kind == "axis" and c == 1}
+        while w not in self.outputs and len(uses := self.graph.uses.get(w, ())) == 1 and len(innermost) == 1:
+            reader = uses[0]
+            if isinstance(reader.op, Reshape) and not self.fusion.stored(reader.out):
+                moved = unravel(ravel(moved, w.shape), reader.out.shape)
+                w = reader.out
+                continue
+            if isinstance(reader.op, Transpose) and self.fusion.stored(reader.out):
+                moved = tuple(moved[p] for p in reader.op.perm)
+                offset = self.place(reader.out).offset(moved)
+                (a,) = innermost
+                deep = {b for x in nested(offset)[1:] for b in x.terms}
+                if offset.terms.get(a) == 1 and a not in deep:
+                    return self.place(reader.out), moved, reader.out
+            break
+        return self.place(v), index, v
 
     def emit_anchor(self, anchor: Node, root: Value) -> None:
         from .anchors import emit_anchor
 
         emit_anchor(self, anchor, root)
+
+
+def _reads_strided(op: Op) -> bool:
+    """Readers that take a slice of a concatenation as well as a tensor of its own."""
+    return isinstance(op, (Conv, Elementwise, MatMul, Pool, Reduce))
 
 
 def check(v: Value) -> None:

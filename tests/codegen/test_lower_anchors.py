@@ -199,3 +199,40 @@ def test_kernels_are_equal_where_only_offsets_differ() -> None:
 def test_convolution_to_one_pixel() -> None:
     x = tensor(1, 2, 4)
     run(graph([x], ap(Conv((2,), (1,), (1,), (1,)), x, weights(3, 4, 5))))
+
+
+def test_scale_behind_moves_joins_the_product() -> None:
+    x = tensor(1, 6, 8)
+    y = x
+    for _ in range(2):  # twice: what was rewritten before does not stop it
+        y = ap(Add(), ap(MatMul(), y, weights(8, 8)), weights(8))
+        y = ap(Transpose((0, 2, 1, 3)), ap(Reshape((1, 6, 2, 4)), y))
+        y = ap(Relu(), ap(Mul(), y, const(np.float32(0.5))))
+        y = ap(Reshape((1, 6, 8)), ap(Transpose((0, 2, 1, 3)), y))
+    plan = run(graph([x], y))
+    assert all(isinstance(s.kernel, ContractKernel) for s in plan.steps) or len(plan.steps) <= 4
+
+
+def test_skip_connection_lives_in_the_concatenation() -> None:
+    x = tensor(B, 4, 4, 3)
+    skip = ap(Relu(), ap(Conv((1, 1), (1, 1), (1, 1), (1, 1)), x, weights(3, 3, 3, 8)))
+    down = ap(Pool("max", (2, 2), (2, 2), (0, 0), (0, 0), (1, 1)), skip)
+    up = ap(ConvTranspose((2, 2), (0, 0), (0, 0), (0, 0), (1, 1)), down, weights(2, 2, 6, 8))
+    y = ap(Conv((1, 1), (1, 1), (1, 1), (1, 1)), ap(Concat(3), up, skip), weights(3, 3, 14, 4))
+    plan = run(graph([x], y), B=2)
+    assert len(plan.steps) == 5
+    assert not plan.steps[3].kernel.stages  # taps that do not overlap are a move
+
+
+@pytest.mark.parametrize("k,s,d,lo", [(3, 2, 1, 1), (4, 2, 1, 1), (5, 3, 1, 0), (2, 3, 1, 0), (3, 2, 2, 1), (4, 1, 1, 2)])
+def test_conv_transpose_taps(k: int, s: int, d: int, lo: int) -> None:
+    x = tensor(1, 5, 4)
+    run(graph([x], ap(ConvTranspose((s,), (lo,), (0,), (0,), (d,)), x, weights(k, 3, 4))))
+
+
+def test_window_partition_is_the_store_of_the_norm() -> None:
+    x = tensor(1, 4, 6, 8)
+    y = ap(LayerNorm(3, 1e-5), x, weights(8), weights(8))
+    y = ap(Transpose((0, 1, 3, 2, 4, 5)), ap(Reshape((1, 2, 2, 2, 3, 8)), y))
+    plan = run(graph([x], ap(MatMul(), ap(Reshape((4, 6, 8)), y), weights(8, 5))))
+    assert len(plan.steps) == 2
