@@ -6,7 +6,6 @@ A perm π of a value v means that v is held as transpose(v, π).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..ir import Dim, Node, Op, Shape, Trait, floordiv
@@ -58,10 +57,6 @@ def permuted(node: Node, perm: Perm) -> Permuted | None:
             return Permuted(replace(op, axes=tuple(sorted(perm.index(a) for a in axes))), (perm,), perm)
         case ArgReduce(keepdims=True):
             return Permuted(replace(op, axis=perm.index(op.axis)), (perm,), perm)
-        case Reduce():
-            return _dropping(op, op.axes, perm)
-        case ArgReduce():
-            return _dropping(op, (op.axis,), perm)
         case Reshape():
             x = node.inputs[0].shape
             found = reshape_perm(op.shape, x, perm)
@@ -75,33 +70,9 @@ def forward_perm(node: Node, operand: int, perm: Perm) -> Perm | None:
     out_rank = len(node.types[0].shape)
     if len(node.types) != 1:
         return None
-    match op:
-        case Reduce(axes=axes, keepdims=False) if axes:
-            return _without(perm, axes)
-        case ArgReduce(axis=axis, keepdims=False):
-            return _without(perm, (axis,))
-        case Reshape():
-            return reshape_perm(node.inputs[0].shape, op.shape, perm)
+    if isinstance(op, Reshape):
+        return reshape_perm(node.inputs[0].shape, op.shape, perm)
     return perm if len(perm) == out_rank else None
-
-
-def _without(perm: Perm, axes: Sequence[int]) -> Perm:
-    kept = [p for p in perm if p not in axes]
-    order = sorted(kept)
-    return tuple(order.index(p) for p in kept)
-
-
-def _dropping(op: Reduce | ArgReduce, axes: Sequence[int], perm: Perm) -> Permuted:
-    """A reduction that drops its axes: the operand's order is the result's, with the dropped axes kept where they were,
-    next to their left neighbour."""
-    rank = len(perm) + len(axes)
-    kept = [a for a in range(rank) if a not in axes]
-    full: list[int] = [kept[p] for p in perm]
-    for a in sorted(axes):
-        full.insert(full.index(a - 1) + 1 if a else 0, a)
-    inside = tuple(sorted(full.index(a) for a in axes))
-    new: Op = replace(op, axes=inside) if isinstance(op, Reduce) else replace(op, axis=inside[0])
-    return Permuted(new, (tuple(full),), perm)
 
 
 def reshape_perm(src: Shape, dst: Shape, perm: Perm) -> Perm | None:

@@ -8,13 +8,13 @@ Transpose of that value. The cheapest assignment over the whole graph is a minim
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import networkx as nx
 
 from ..ir import Const, Graph, Node, Value, prod
-from ..ir.ops import Transpose
+from ..ir.ops import ArgReduce, Reduce, Reshape, Transpose
 from .base import Pass, PassContext, const_of, estimate, inverse, is_trivial, reshape, transpose
 from .layout_ops import Perm, forward_perm, permuted
 
@@ -31,7 +31,8 @@ class SinkTransposes(Pass):
             if cost == 0:
                 break
             # orders may be asked for from above (a producer's transposed result) or from below: whichever does better
-            tried = [_Layout(graph, backward).apply() for backward in (False, True)]
+            plain = graph.rewrite(keep_dims)
+            tried = [_Layout(plain, backward).apply() for backward in (False, True)]
             new_cost, new = min(((moved_elements(g), g) for g in tried), key=lambda t: t[0])
             if new_cost >= cost:
                 break
@@ -103,9 +104,10 @@ class _Layout:
         for backward in (self.backward, not self.backward):
             for node in moving:
                 assert isinstance(node.op, Transpose)
-                if backward:
+                # one side only: two sides that both could absorb the transpose would contradict each other
+                if backward and self.perms.get(node.out) != inverse(node.op.perm):
                     give(node.inputs[0], node.op.perm)
-                else:
+                elif not backward and self.perms.get(node.inputs[0]) != node.op.perm:
                     give(node.out, inverse(node.op.perm))
             self.spread(queue, give)
 
@@ -227,6 +229,14 @@ class _Layout:
                 made = Node.make(node.op, ins, node.loc)
                 held.update(zip(node.outputs, made.outputs, strict=True))
         return replace(self.graph, outputs=tuple(get(v, None) for v in self.graph.outputs))
+
+
+def keep_dims(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
+    """Reductions that drop axes as reductions that keep them, then a reshape: axes of size 1 are free to move."""
+    if not isinstance(node.op, (Reduce, ArgReduce)) or node.op.keepdims:
+        return None
+    kept = Node.make(replace(node.op, keepdims=True), inputs, node.loc)
+    return Node.make(Reshape(node.types[0].shape), kept.outputs, node.loc).outputs
 
 
 def size_of(v: Value) -> int:
