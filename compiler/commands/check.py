@@ -91,11 +91,15 @@ def command(
 def show(name: str, report: oracle.Report, seconds: float) -> None:
     """The table of outputs, the layers that differ, and the verdict."""
     console = out()
-    table = Table(
-        "output", "dtype", "shape", "rel. L2", "limit", "max abs", "max ULP", "cosine", "arg-max", "onnxruntime noise", ""
-    )
+    # A common terminal has no room for all figures; --json always has them.
+    wide = console.width >= 130
+    table = Table("output", "type", "rel. L2", "limit", "max abs", "max ULP")
+    for heading in ("cosine", "arg-max", "onnxruntime noise") if wide else ():
+        table.add_column(heading)
+    table.add_column("")
     for d in report.outputs:
-        table.add_row(*_cells(d), f"{report.noise.get(d.name, 0.0):.1e}", _verdict(d))
+        more = (f"{d.cosine:.8f}", f"{100 * d.arg_max:.1f} %", f"{report.noise.get(d.name, 0.0):.1e}") if wide else ()
+        table.add_row(*_cells(d), *more, _verdict(d))
     console.print(table)
     if report.layers:
         differing = [x for x in report.layers if not x.difference.agrees]
@@ -119,8 +123,8 @@ def show(name: str, report: oracle.Report, seconds: float) -> None:
 def _cells(d: Difference) -> tuple[str, ...]:
     ulp = "" if d.max_ulp is None else str(d.max_ulp)
     limit = f"{d.limit:.0e}" if d.limit else "exact"
-    figures = (f"{d.relative_l2:.1e}", limit, f"{d.max_abs:.1e}", ulp, f"{d.cosine:.8f}", f"{100 * d.arg_max:.1f} %")
-    return (escape(d.name), d.dtype, escape(shape_text(d.shape)), *figures)
+    kind = d.dtype + shape_text(d.shape)
+    return (escape(d.name), escape(kind), f"{d.relative_l2:.1e}", limit, f"{d.max_abs:.1e}", ulp)
 
 
 def _verdict(d: Difference) -> str:
