@@ -16,7 +16,7 @@ from llvmlite import ir
 
 from ...ir import Dim
 from ..kernel import ContractKernel
-from .build import I64, PTR, Builder, Params, storage, vec
+from .build import I32, I64, PTR, Builder, Params, storage, vec
 from .contract_rows import ConvRows, RowSource, StridedRows
 from .contract_schedule import ContractSchedule, schedule_contract
 from .emitted import PLACEHOLDER, Emitted, named
@@ -147,8 +147,29 @@ class _Emitter:
                 run(has.pop())
             return ()
 
+        restore = self._flush_subnormals(b)
         b.loop(begin, end, b.i64(1), [], unit)
+        restore()
         i.ret_void()
+
+    def _flush_subnormals(self, b: Builder) -> Callable[[], None]:
+        """Products with subnormals (softmax of masked scores has many) take x86 a hundred times longer; here they count as 0.
+
+        Returns what emits the restoring of the caller's mode. The arithmetic is in functions that are not inlined, so it
+        cannot move out of the bracket.
+        """
+        if not self.target.is_x86 or not self.schedule.acc.is_float:
+            return lambda: None
+        i = b.ir
+        saved, ours = b.alloca(I32, b.i64(1), 4), b.alloca(I32, b.i64(1), 4)
+        b.call("llvm.x86.sse.stmxcsr", ir.VoidType(), saved)
+        i.store(i.or_(b.load(I32, saved, 4), ir.Constant(I32, 0x8040)), ours)
+        b.call("llvm.x86.sse.ldmxcsr", ir.VoidType(), ours)
+
+        def restore() -> None:
+            b.call("llvm.x86.sse.ldmxcsr", ir.VoidType(), saved)
+
+        return restore
 
     def _cut_rows(self, b: Builder, rows: Any, call: Callable[[int, Any, Any], None]) -> None:
         """rows = h·high + l·low with as few tiles as possible; a remainder (tiny blocks only) is met by clamping."""
@@ -201,6 +222,8 @@ class _Emitter:
         c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), storage(self.kernel.operands[-1].dtype))
         masks = self._masks(b, i.sub(p["n"], column), vectors) if masked else [None] * vectors
         epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks)
+        # A long epilogue runs row by row from the stack: unrolled over the tile it would be mostly compile time.
+        shelf = b.alloca(self.vector, b.i64(mr * vectors)) if self.epilogue.long and mr > 1 else None
         rows = self.rows.begin(b, dims, p, a, mr, storage(self.dtype), self.dtype)
 
         def tile(first: Any, _: list[Any]) -> Sequence[Any]:
@@ -216,15 +239,28 @@ class _Emitter:
 
             acc = rows.tile(indices, b_strip, (k0, k1), acc, product)
 
-            def finish(r: int) -> None:
-                out = b.at(c, i.mul(indices[r], p["ldc"]), storage(self.kernel.operands[-1].dtype))
-                epilogue.row(indices[r], acc[r * vectors : (r + 1) * vectors], out)
+            def finish(m: Any, sums: Sequence[Any]) -> None:
+                out = b.at(c, i.mul(m, p["ldc"]), storage(self.kernel.operands[-1].dtype))
+                epilogue.row(m, sums, out)
 
             def finish_all() -> None:
-                finish(0)
+                if shelf is not None:
+                    for x, value in enumerate(acc):
+                        i.store(value, b.at(shelf, b.i64(x), self.vector), align=64)
+
+                    def one(r: Any, _: list[Any]) -> Sequence[Any]:
+                        at = b.at(shelf, i.mul(r, b.i64(vectors)), self.vector)
+                        finish(
+                            i.add(first, r), [b.load(self.vector, b.at(at, b.i64(v), self.vector), 16) for v in range(vectors)]
+                        )
+                        return ()
+
+                    b.loop(b.i64(0), b.smin(i.sub(row_end, first), b.i64(mr)), b.i64(1), [], one)
+                    return
+                finish(first, acc[:vectors])
                 for r in range(1, mr):
                     with i.if_then(i.icmp_signed("<", i.add(first, b.i64(r)), row_end)):
-                        finish(r)
+                        finish(indices[r], acc[r * vectors : (r + 1) * vectors])
 
             if not s.split:
                 finish_all()

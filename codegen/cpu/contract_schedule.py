@@ -14,6 +14,7 @@ _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.
         DType.I64: DType.I64, DType.U32: DType.U32, DType.U64: DType.U64}  # fmt: skip
 _UNIT_OPS = 2_000_000  # 10 to 20 µs of one core: far above the cost of handing out a unit
 _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
+_RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it
 _SPLIT_BYTES = 1 << 18  # of a strip of B: this much in use and this much on its way, beside the rows of A
 
 
@@ -122,6 +123,8 @@ def _blocks(kernel: ContractKernel, strip: int, strips: Dim, tall: int, taps: in
     k = kernel.k if isinstance(kernel.k, int) else 512
     # taps read overlapping pixels, so a row of A takes only its channels of the cache
     rows = max(8 * tall, min(1024, _BLOCK_BYTES // (4 * max(1, k // taps))))
+    if isinstance(kernel.n, int) and kernel.n > strip and 4 * k * kernel.n <= _BLOCK_BYTES // 2:
+        rows = min(rows, max(8 * tall, _RESULT_BYTES // (4 * (kernel.n + k // taps))))
     if isinstance(kernel.m, int):
         pieces = max(1, -(-kernel.m // rows))
         if isinstance(strips, int) and isinstance(kernel.batch, int):

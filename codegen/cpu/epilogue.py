@@ -16,6 +16,8 @@ from .functions import Functions
 from .target import CpuTarget
 
 _B, _M, _N = 0, 1, 2
+_LONG = frozenset({"exp", "tanh", "erf", "log", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
+                   "acosh", "atanh", "mod", "fmod"})  # fmt: skip
 
 
 def children(e: E) -> tuple[E, ...]:
@@ -93,6 +95,10 @@ class Epilogue:
                     self.slots[id(x)] = params.add(x.dim)
                 elif isinstance(x, Num) and int(x.value) not in (0, 1):
                     self.slots[id(x)] = params.add(int(x.value))
+
+    @property
+    def long(self) -> bool:
+        return any(isinstance(e, Call) and e.fn in _LONG for e in self.order)
 
     def fingerprint(self) -> tuple[object, ...]:
         """The structure, with sizes and index constants left out: those are in the params table."""
