@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import onnx
 
 Progress = Callable[[str, int, int], None]
+_SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
 
 
 @dataclass
@@ -90,6 +91,8 @@ def compile_stages(
     with CompilePool(cpu) as pool:
         tell("import", 0, 1)
         graph = import_model(model, shapes)
+        if len(graph.nodes) > _SMALL:
+            pool.start()
         clock.lap("import")
         tell("optimize", 0, 1)
         graph = optimize(graph, PassContext(opt_level=opt_level, dump=writer.graph if writer else None))
@@ -150,5 +153,3 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[stage] = now - self._last
         self._last = now
-
-

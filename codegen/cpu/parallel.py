@@ -1,12 +1,13 @@
 """Compile many kernels at once.
 
-llvmlite takes one process-wide lock around every LLVM call, so threads gain nothing: further processes do. They start
-while the model is still being imported, and end with the `with` block.
+llvmlite takes one process-wide lock around every LLVM call, so threads gain nothing: further processes do. One takes a third
+of a second to start, so small models do without, and for others they start while the graph is still being optimized.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import queue
@@ -23,7 +24,7 @@ from .target import CpuTarget
 
 
 class CompilePool:
-    """`workers` further processes beside this one. `compile` may be called once or more inside the `with` block."""
+    """This process, and after `start` `workers` further ones, which end with the `with` block."""
 
     def __init__(self, target: CpuTarget, workers: int | None = None) -> None:
         self.target = target
@@ -31,21 +32,22 @@ class CompilePool:
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> CompilePool:
+        return self
+
+    def start(self) -> None:
+        """Start the further processes; `compile` uses those that there are."""
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
         for _ in range(self.workers):
-            self._processes.append(
-                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-            )
-        return self
+            self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for p in self._processes:
             assert p.stdin and p.stdout
-            p.stdin.close()
+            p.kill()  # all answers are in, or nobody wants them: one that is still starting is not waited for
+            with contextlib.suppress(OSError):
+                p.stdin.close()
             p.stdout.close()
-            if kind is not None:
-                p.kill()
             p.wait()
         self._processes.clear()
 
