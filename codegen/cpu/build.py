@@ -39,6 +39,8 @@ def intrinsic(module: ir.Module, name: str, result: Any, args: Sequence[Any]) ->
 def mangle(t: Any) -> str:
     if isinstance(t, ir.VectorType):
         return f"v{t.count}{mangle(t.element)}"
+    if isinstance(t, ir.PointerType):
+        return "p0"
     return _MANGLED.get(type(t)) or f"i{t.width}"
 
 

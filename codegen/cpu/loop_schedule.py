@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ...ir import Dim, prod
-from ..affine import affine, axes_of, children, postorder
-from ..expr import Axis, Call, Cast, E, Load, Num
+from ...ir import Dim, DType, Shape, prod
+from ..affine import Affine, affine, axes_of, children, postorder
+from ..expr import Axis, Call, Cast, DimParam, E, Load, Num
 from ..kernel import LoopKernel, Reduction
 from .target import CpuTarget
 
@@ -33,7 +33,7 @@ def roots(k: LoopKernel) -> list[E]:
     return out
 
 
-def transform(k: LoopKernel, fn: Callable[[E, tuple[E, ...]], E], axes: tuple[Dim, ...], reduce_axes: tuple[Dim, ...]) -> LoopKernel:
+def transform(k: LoopKernel, fn: Callable[[E, tuple[E, ...]], E], axes: Shape, reduce_axes: Shape) -> LoopKernel:
     """Rebuild all expressions bottom-up through fn(node, new children)."""
     new: dict[int, E] = {}
     for e in postorder(roots(k)):
@@ -45,7 +45,10 @@ def transform(k: LoopKernel, fn: Callable[[E, tuple[E, ...]], E], axes: tuple[Di
     return replace(
         k, axes=axes, reduce_axes=reduce_axes,
         stages=tuple(Reduction(s.fn, at(s.value)) for s in k.stages),
-        stores=tuple(replace(s, offset=at(s.offset), value=at(s.value), guard=None if s.guard is None else at(s.guard)) for s in k.stores),
+        stores=tuple(
+            replace(s, offset=at(s.offset), value=at(s.value), guard=None if s.guard is None else at(s.guard))
+            for s in k.stores
+        ),
     )  # fmt: skip
 
 
@@ -111,37 +114,58 @@ def merge_axes(k: LoopKernel) -> LoopKernel:
 def schedule(k: LoopKernel, target: CpuTarget) -> LoopSchedule:
     """Rules in order; the last always applies."""
     n = len(k.axes)
-    narrow = all(o.dtype.itemsize == 8 for o in k.operands)
-    width = target.vector_bits // (64 if narrow else 32)
+    width = target.vector_bits // (8 * _lane_bytes(k))
     arg = any(s.fn.startswith("arg") for s in k.stages)
     loads = [e for e in postorder(roots(k)) if isinstance(e, Load)]
-    block = 64 if k.reduce_axes else 1024
+    forms: dict[int, Affine | None] = {}
 
     def stride(offset: E, axis: int) -> Dim | None:
-        form = affine(offset)
+        if id(offset) not in forms:
+            forms[id(offset)] = affine(offset)
+        form = forms[id(offset)]
         if form is not None:
             return form[1].get(axis, 0)
         return 0 if axis not in axes_of([offset])[id(offset)] else None
 
-    def cost(axis: int) -> float:
-        """Cycles a vector spends on memory, roughly: a gather costs a load per lane."""
-        return sum(0.3 if stride(e.offset, axis) == 0 else 1 if stride(e.offset, axis) == 1 else width for e in loads)
+    def access(offset: E, axis: int) -> float:
+        """Cycles to move a vector, roughly: a gather costs an access per lane."""
+        return {0: 0.3, 1: 1.0}.get(step, width) if isinstance(step := stride(offset, axis), int) else 1.2 * width
 
-    def long(d: Dim) -> bool:
-        return not isinstance(d, int) or d >= 4
+    def cost(axis: int, size: Dim, per_element: bool) -> float:
+        """Cycles per full vector of results, short axes filling theirs badly."""
+        stores = [s.offset for s in k.stores if s.per_element or not per_element]
+        fill = min(1.0, size / width) if isinstance(size, int) else 1.0
+        return (sum(access(e.offset, axis) for e in loads) + sum(access(o, axis) for o in stores)) / fill
 
     candidates: list[tuple[float, int]] = []
-    if n and all(stride(s.offset, n - 1) == 1 for s in k.stores) and long(k.axes[-1]):
-        fill = 1.0 if not isinstance(k.axes[-1], int) else min(1.0, k.axes[-1] / width)
-        candidates.append((cost(n - 1) / fill, n - 1))
-    if k.stages and k.reduce_axes and not arg and long(k.reduce_axes[-1]):
+    for axis, size in enumerate(k.axes):
+        if (isinstance(size, int) and size < 4) or any(stride(s.offset, axis) == 0 for s in k.stores):
+            continue
+        candidates.append((cost(axis, size, False), -axis))
+    if k.stages and k.reduce_axes and not arg:
+        size = k.reduce_axes[-1]
         last = n + len(k.reduce_axes) - 1
-        if all(not s.per_element or stride(s.offset, last) == 1 for s in k.stores):
-            d = k.reduce_axes[-1]
-            fill = 1.0 if not isinstance(d, int) else min(1.0, d / (2 * width))
-            candidates.append(((cost(last) + 0.5) / fill, last))
+        short = 1.5 if isinstance(size, int) and size < 2 * width else 1.0  # the horizontal end weighs more
+        fixed = any(s.per_element and stride(s.offset, last) == 0 for s in k.stores)
+        if not (isinstance(size, int) and size < 4) and not fixed:
+            candidates.append(((cost(last, size, True) + 0.5) * short, -last))
     if not candidates:
         return LoopSchedule(-1, 1, 1, 256 if not k.reduce_axes else 8)
-    axis = min(candidates)[1]
-    return LoopSchedule(axis, width, 4 if k.stages else 2, block)
+    axis = -min(candidates)[1]
+    most = 4 if k.stages else 2
+    size = k.axes[axis] if axis < n else k.reduce_axes[axis - n]
+    group = most
+    if k.stages and isinstance(size, int) and axis < n and len(k.axes) > 1 and size // width % most:
+        group = next((g for g in (4, 3, 2) if size // width % g == 0), most)
+    return LoopSchedule(axis, width, group, width * most if k.stages else max(1024, width * most))
 
+
+def _lane_bytes(k: LoopKernel) -> int:
+    """Bytes of a lane: 1 for kernels on bytes only, 8 where all is 64-bit, else 4."""
+    sizes = {o.dtype.itemsize for o in k.operands}
+    if sizes == {8}:
+        return 8
+    values = [e.dtype for e in postorder(roots(k)) if not isinstance(e, Axis | DimParam | Num)]
+    inner = {d.itemsize for d in values if d is not DType.I64}
+    index_values = any(s.value.dtype is DType.I64 for s in (*k.stages, *k.stores))
+    return 1 if max(sizes) == 1 and max(inner, default=1) == 1 and not index_values else 4

@@ -13,7 +13,7 @@ from ...ir import Dim, DType, ceildiv, is_static, prod, upper
 from ..affine import Affine, affine, axes_of, postorder
 from ..expr import Axis, Call, Cast, DimParam, E, Load, Num, Reduced
 from ..kernel import LoopKernel, Reduction, Store
-from .build import I8, I32, I64, PTR, Builder, Params, storage, vec
+from .build import I1, I8, I32, I64, PTR, Builder, Params, mangle, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
 from .functions import Functions
 from .lanes import compute
@@ -533,6 +533,11 @@ class _Writer:
             at = self.address(e.operand, e.offset, s)
             raw = b.load(wide, at, align) if s.mask is None else b.masked_load(wide, at, s.mask, align)
             return math.from_storage(raw, dtype)
+        if self.target.masked and dtype.itemsize >= 4:  # a gather instruction
+            pointers = self._lane_pointers(e.operand, e.offset, s, lanes)
+            name = f"llvm.masked.gather.{mangle(wide)}.{mangle(pointers.type)}"
+            mask = s.mask if s.mask is not None else ir.Constant(vec(I1, lanes), [1] * lanes)
+            return math.from_storage(b.call(name, wide, pointers, ir.Constant(I32, align), mask, ir.Constant(wide, None)), dtype)
         index = self._lane_offsets(e.offset, s, lanes)
         raw = ir.Constant(wide, ir.Undefined)
         for lane in range(lanes):
@@ -544,6 +549,18 @@ class _Writer:
         """An offset per lane; masked lanes point at element 0, which exists."""
         index = self._widen(self.value(offset, s), lanes)
         return index if s.mask is None else self.b.ir.select(s.mask, index, ir.Constant(index.type, None))
+
+    def _lane_pointers(self, operand: int, offset: E, s: _Scope, lanes: int) -> Any:
+        """A pointer per lane: a constant stride from the first lane, or an offset each."""
+        b, t = self.b, storage(self.k.operands[operand].dtype)
+        stride = self._stride(offset, s)
+        if stride is None:
+            out = b.at(self.pointers[operand], self._widen(self.value(offset, s), lanes), t)
+        else:
+            steps = ir.Constant(vec(I64, lanes), [stride * lane for lane in range(lanes)])
+            out = b.at(self.address(operand, offset, s), steps, t)
+        out.type = vec(PTR, lanes)  # llvmlite types every getelementptr as one pointer
+        return out
 
     def _store(self, store: Store, s: _Scope, value: Any = None) -> None:
         b, dtype = self.b, self.k.operands[store.operand].dtype
@@ -560,8 +577,15 @@ class _Writer:
             with b.ir.if_then(b.ir.extract_element(guard, ir.Constant(I32, 0))):
                 b.ir.store(single, at, align=dtype.itemsize)
             return
-        at = self.address(store.operand, store.offset, s)
         mask = s.mask if guard is None else guard if s.mask is None else b.ir.and_(guard, s.mask)
+        if self._stride(store.offset, s) != 1:
+            pointers = self._lane_pointers(store.operand, store.offset, s, lanes)
+            if mask is None:
+                mask = ir.Constant(vec(I1, lanes), [1] * lanes)
+            name = f"llvm.masked.scatter.{mangle(x.type)}.{mangle(pointers.type)}"
+            b.call(name, ir.VoidType(), x, pointers, ir.Constant(I32, dtype.itemsize), mask)
+            return
+        at = self.address(store.operand, store.offset, s)
         if mask is None:
             b.ir.store(x, at, align=dtype.itemsize)
         else:
