@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import CodegenError
-from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, prod
+from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, dim_max, prod
 from ...ir.ops import Concat, Conv, MatMul, Pool, Reduce, Reshape, Transpose
 from ..expr import E
 from ..kernel import Buffer, Kernel, PlanStep, Reduction, Step, Store
@@ -75,7 +75,8 @@ class Storage:
             of, total = base.of, base.shift + shift
         key = (of, total, (view.span,))
         if key not in self._alias_of:
-            self.buffers.append(Buffer("alias", view.dtype, (view.span,), of=of, shift=total))
+            span = dim_max(view.span, 0)  # an axis of size 0 would make it negative
+            self.buffers.append(Buffer("alias", view.dtype, (span,), of=of, shift=total))
             self._alias_of[key] = len(self.buffers) - 1
         return View(self._alias_of[key], view.dtype, view.shape, view.strides)
 
