@@ -70,7 +70,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
     if mode != "matmul":
         tall = min(tall, 8)
     tiles = _tiles(kernel.m, tall)
-    n_tail = kernel.n % strip if isinstance(kernel.n, int) else None
+    n_tail = (kernel.n % strip if kernel.n else 1) if isinstance(kernel.n, int) else None
     taps = 1
     if kernel.conv is not None and mode != "matmul":
         taps = math.prod(kernel.conv.kernel[:-1] if mode == "segments" else kernel.conv.kernel)
@@ -113,7 +113,7 @@ def _mode(kernel: ContractKernel) -> str:
 def _tiles(m: Dim, tall: int) -> tuple[int, ...]:
     """Two neighbouring heights cut any m ≥ tall·(tall−2) exactly; smaller static m get heights of their own."""
     if isinstance(m, int) and m < tall * (tall - 1):
-        high = -(-m // max(1, -(-m // tall)))
+        high = max(1, -(-m // max(1, -(-m // tall))))
         return (high,) if high <= 1 or m % high == 0 else (high, high - 1)
     return (tall, tall - 1) if isinstance(m, int) else (tall, tall - 1, 1)
 

@@ -104,6 +104,23 @@ def test_symbolic(m):
     assert M in e.dims and evaluate(e.flops, {"B": 3, "M": m, "N": n, "K": k}) == 2 * 3 * m * n * k
 
 
+@pytest.mark.parametrize("m, n, k", [(0, 5, 6), (5, 0, 6), (5, 6, 0)])
+def test_empty(m, n, k):
+    B, M, N, K = (sym(s) for s in "BMNK")
+    for dims in (None, (M, N, K, B)):
+        want, got, _ = matmul(m, n, k, dims=dims, bindings={"B": 1, "M": m, "N": n, "K": k})
+        assert np.array_equal(want, got)
+
+
+def test_subnormals_cost_nothing():
+    """They count as zero, and the caller's mode is back afterwards."""
+    tiny = np.float32(1e-40)
+    a, c = np.full((6, 8), tiny), np.full(6 * 16, 7, np.float32)
+    kernel = ContractKernel(1, 6, 16, 8, (Operand(F, 48), Operand(F, 512), Operand(F, 96, True)), 8, 0, 0, 16, 0, ACC)
+    execute(kernel, [a, pack_b(np.full((8, 16), np.float32(1e30)), 64), c])
+    assert (c == 0).all() and tiny * np.float32(1) == tiny
+
+
 def test_equal_text_for_other_sizes():
     assert matmul(126, 64, 64)[2].symbol == matmul(120, 128, 32)[2].symbol
 
