@@ -1,0 +1,95 @@
+"""Each kind of broken model is one clear error, exit code 2, and no file left behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from mlc.compiler.cli import main
+from onnx import TensorProto, helper
+
+
+def build(nodes: list[onnx.NodeProto], **constants: np.ndarray) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def external(folder: Path, location: str, **fields: str) -> bytes:
+    model = build([helper.make_node("Add", ["x", "w"], ["y"])], w=np.ones(4, np.float32))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, **fields}.items():
+        tensor.external_data.add(key=key, value=value)
+    return model.SerializeToString()
+
+
+def cyclic(folder: Path) -> bytes:
+    return build(
+        [
+            helper.make_node("Add", ["x", "b"], ["a"]),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("Relu", ["b"], ["y"]),
+        ]
+    ).SerializeToString()
+
+
+def outside(folder: Path) -> bytes:
+    (folder.parent / "secret.bin").write_bytes(b"\0" * 16)
+    return external(folder, "../secret.bin")
+
+
+def linked(folder: Path) -> bytes:
+    (folder.parent / "secret.bin").write_bytes(b"\0" * 16)
+    (folder / "link.bin").symlink_to(folder.parent / "secret.bin")
+    return external(folder, "link.bin")
+
+
+def short(folder: Path) -> bytes:
+    (folder / "short.bin").write_bytes(b"\0" * 8)
+    return external(folder, "short.bin")
+
+
+BROKEN: dict[str, tuple[Callable[[Path], bytes], str]] = {
+    "empty": (lambda f: b"", "empty"),
+    "text": (lambda f: b"hello, this is not a model\n" * 20, "protobuf"),
+    "truncated": (lambda f: build([helper.make_node("Relu", ["x"], ["y"])]).SerializeToString()[:-9], "truncated"),
+    "undefined": (lambda f: build([helper.make_node("Add", ["x", "nowhere"], ["y"])]).SerializeToString(), "nowhere"),
+    "no such operator": (lambda f: build([helper.make_node("Relux", ["x"], ["y"])]).SerializeToString(), "Relux"),
+    "bad attribute": (lambda f: build([helper.make_node("Relu", ["x"], ["y"], alpha=1.0)]).SerializeToString(), "alpha"),
+    "cyclic": (cyclic, "cycl"),
+    "shapes": (
+        lambda f: build([helper.make_node("Add", ["x", "w"], ["y"])], w=np.ones(3, np.float32)).SerializeToString(),
+        "3",
+    ),
+    "types": (lambda f: build([helper.make_node("Add", ["x", "w"], ["y"])], w=np.ones(4, np.int64)).SerializeToString(), "x"),
+    "missing data": (lambda f: external(f, "weights.bin"), "weights.bin"),
+    "data outside": (outside, "secret.bin"),
+    "data behind a link": (linked, "link.bin"),
+    "absolute data": (lambda f: external(f, "/etc/hostname"), "/etc/hostname"),
+    "short data": (short, "short.bin"),
+    "bad offset": (lambda f: (f / "w.bin").write_bytes(b"\0" * 16) and external(f, "w.bin", offset="8"), "w.bin"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_model(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    make, message = BROKEN[kind]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "m.onnx").write_bytes(make(folder))
+    before = sorted(p.name for p in folder.iterdir())
+    with pytest.raises(SystemExit) as exit_info:
+        main(["compile", str(folder / "m.onnx"), "-o", str(folder / "m.mlc")])
+    text = capfd.readouterr().err
+    assert exit_info.value.code == 2, text
+    assert message.lower() in text.lower()
+    assert "Traceback" not in text and "internal error" not in text
+    assert sorted(p.name for p in folder.iterdir()) == before
