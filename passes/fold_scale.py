@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import Graph, Value, const
-from ..ir.ops import Add, Conv, ConvTranspose, Div, MatMul, Mul
+from ..ir.ops import Add, Conv, ConvTranspose, Div, MatMul, Mul, Reshape, Transpose
 from .base import Pass, PassContext, apply, const_of, is_float
 from .rewrite import C, P, Rule, X, rewrite
 
@@ -99,6 +99,20 @@ def product_of_products(x: Value, a: Value, b: Value, root: Value) -> Value | No
     return None if both is None else apply(Mul(), x, both)
 
 
+def scale_through_move(x: Value, moved: Value, c: Value, root: Value) -> Value | None:
+    """move(x) · s → move(x · s) for one number s, where weights that can take it are further up."""
+    if root.type != moved.type or _data(c).size != 1 or not is_float(x):
+        return None
+    v = x
+    while not isinstance(v.node.op, _PRODUCTS):
+        if not isinstance(v.node.op, (Reshape, Transpose, Add)) or (len(v.node.inputs) == 2 and const_of(v.node.inputs[1]) is None):
+            return None
+        v = v.node.inputs[0]
+    if const_of(v.node.inputs[1]) is None:
+        return None
+    return apply(moved.node.op, apply(Mul(), x, const(_data(c).reshape(()))))
+
+
 def _combine(fn: Callable[..., np.ndarray], a: Value, b: Value, root: Value) -> Value | None:
     """fn(a, b) as a constant, if it is finite and no larger than the larger of the two."""
     p, q = _data(a), _data(b)
@@ -116,6 +130,7 @@ RULES: tuple[Rule, ...] = (
     *(Rule(P(cls, _products, _c, name="root"), scale_after) for cls in (Mul, Div)),
     Rule(P(_PRODUCTS, P(Mul, _x, _c), _w, name="product"), scale_before),
     *(Rule(P(cls, P(Add, _x, _b), _c, name="root"), scale_of_sum) for cls in (Mul, Div)),
+    Rule(P(Mul, P((Reshape, Transpose), _x, name="moved"), _c, name="root"), scale_through_move),
     Rule(P(Add, P(Add, _x, _a), _b, name="root"), sum_of_sums),
     Rule(P(Mul, P(Mul, _x, _a), _b, name="root"), product_of_products),
 )

@@ -12,6 +12,7 @@ from .base import PassContext, Runnable
 from .cse import Cse
 from .fold_constants import FoldConstants
 from .fold_scale import FoldScale
+from .fuse_attention import FuseAttention
 from .fuse_patterns import FusePatterns
 from .simplify import Simplify
 from .sink_transposes import SinkTransposes
@@ -43,6 +44,7 @@ O1: tuple[Runnable, ...] = (CLEAN,)
 O2: tuple[Runnable, ...] = (
     CLEAN,
     FusePatterns(),  # before layout: fewer nodes to choose for
+    FuseAttention(),  # before layout: what it makes of kᵀ merges there
     SinkTransposes(),
     CLEAN,  # before scales: factors must meet their convolution, without reshapes of constants between
     FoldScale(),

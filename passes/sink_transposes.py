@@ -102,14 +102,14 @@ class _Layout:
 
         moving = [n for n in self.graph.nodes if isinstance(n.op, Transpose) and const_of(n.inputs[0]) is None]
         for backward in (self.backward, not self.backward):
-            for node in moving:
+            for node in reversed(moving) if backward else moving:
                 assert isinstance(node.op, Transpose)
                 # one side only: two sides that both could absorb the transpose would contradict each other
                 if backward and self.perms.get(node.out) != inverse(node.op.perm):
                     give(node.inputs[0], node.op.perm)
                 elif not backward and self.perms.get(node.inputs[0]) != node.op.perm:
                     give(node.out, inverse(node.op.perm))
-            self.spread(queue, give)
+                self.spread(queue, give)
 
     def spread(self, queue: deque[Value], give: Callable[[Value, Perm | None], None]) -> None:
         while queue:
