@@ -153,7 +153,7 @@ def identity(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
 
 
 def dropout(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """The identity at inference; the mask, if wanted, is all true (before opset 10, all 1 of the data's type)."""
+    """The identity at inference; the mask, if wanted, is all true, or all false before opset 12, as in onnxruntime."""
     (x,) = required(ctx, node, ins, 1)
     training = ctx.known(optional(ins, 2))
     ratio = ctx.known(optional(ins, 1))
@@ -162,7 +162,7 @@ def dropout(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
     if len(node.output) < 2 or not node.output[1]:
         return [x]
     b = Build(ctx)
-    return [x, b.expand(b.const(1, DType.BOOL if ctx.opset() >= 10 else x.dtype), x.shape)]
+    return [x, b.expand(b.const(ctx.opset() >= 12, DType.BOOL if ctx.opset() >= 10 else x.dtype), x.shape)]
 
 
 def bit_cast(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

@@ -147,3 +147,40 @@ def test_empty_reductions():
 def test_operands_that_do_not_fit_are_refused(op, types):
     with pytest.raises(VerifyError):
         op.infer(types)
+
+
+OLD = {
+    "slice": ("Slice", 9, [X], {"starts": [1, -3], "ends": [3, 100], "axes": [0, 2]}),
+    "pad": ("Pad", 10, [X], {"pads": [0, 1, 0, 2, 0, 1], "value": 1.5}),
+    "clip": ("Clip", 10, [X], {"min": -0.5, "max": 0.25}),
+    "clip-one-side": ("Clip", 10, [X], {"max": 0.25}),
+    "squeeze": ("Squeeze", 12, [X[:, :1]], {"axes": [1]}),
+    "squeeze-all": ("Squeeze", 12, [X[:1, :1]], {}),
+    "unsqueeze": ("Unsqueeze", 12, [X], {"axes": [0, 4]}),
+    "split": ("Split", 12, [X], {"axis": 1, "split": [1, 3]}),
+    "split-equal": ("Split", 12, [X], {"axis": 1}),
+    "reduce-sum": ("ReduceSum", 12, [X], {"axes": [-1], "keepdims": 0}),
+    "reduce-max": ("ReduceMax", 11, [X], {"axes": [0, 1]}),
+    "top-k": ("TopK", 9, [X], {"k": 2, "axis": 1}),
+    "upsample": ("Upsample", 7, [X[None]], {"scales": [1.0, 1.0, 2.0, 1.5], "mode": "nearest"}),
+    "upsample-linear": ("Upsample", 7, [X[None]], {"scales": [1.0, 1.0, 2.0, 3.0], "mode": "linear"}),
+    "upsample-9": ("Upsample", 9, [X[None], SCALES], {}),
+    "resize-10": ("Resize", 10, [X[None], SCALES], {"mode": "linear"}),
+    "scatter": ("Scatter", 9, [X, np.tile(np.arange(4)[:, None], (3, 1, 5)), -X], {"axis": 1}),
+    "flatten": ("Flatten", 7, [X], {"axis": 0}),
+    "hardmax": ("Hardmax", 11, [X], {"axis": 1}),
+    "log-softmax": ("LogSoftmax", 11, [X], {"axis": 0}),
+    "dropout": ("Dropout", 10, [X], {"ratio": 0.5}),
+    "max": ("Max", 7, [X, -X], {}),
+    "depth-to-space": ("DepthToSpace", 10, [CHANNELS], {"blocksize": 2}),
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_old_opsets(run_both, name):
+    op, opset, inputs, attrs = OLD[name]
+    known = [1] if op in ("Upsample", "Resize") else ()
+    outputs = 2 if op in ("Split", "TopK", "Dropout") else 1
+    for got, want in run_both(op, inputs, opset=opset, known=known, outputs=outputs, **attrs):
+        assert got.dtype == want.dtype and got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
