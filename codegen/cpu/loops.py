@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llvmlite import ir
@@ -20,8 +20,10 @@ from .lanes import compute
 from .loop_schedule import UNROLL_POINTS, LoopSchedule, merge_axes, roots, schedule
 from .spill import spill
 from .target import CpuTarget
+from .transpose import Turn, turn, turning
 from .windows import windows
 
+_FEW_UNITS = 32  # fewer outer indices than this would leave threads idle
 _NEUTRAL = {"sum": 0, "prod": 1, "and": 1, "or": 0}
 _COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "and": "and_", "or": "or_"}
 
@@ -29,8 +31,9 @@ _COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "and": "and
 def emit_loop(kernel: LoopKernel, target: CpuTarget) -> Emitted:
     """Emit a loop kernel. Raises CodegenError for an element type or function the CPU backend lacks."""
     kernel = merge_axes(kernel)
-    plan = schedule(kernel, target)
-    writer = _Writer(kernel, plan, target)
+    tile = turning(kernel, target)
+    plan = schedule(kernel, target) if tile is None else LoopSchedule(tile.write, tile.lanes, 1, 0)
+    writer = _Writer(kernel, plan, target, tile)
     writer.write()
     text, symbol = named(str(writer.module))
     nodes = len(postorder(roots(kernel)))
@@ -61,8 +64,8 @@ class _Scope:
 
 
 class _Writer:
-    def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget) -> None:
-        self.k, self.plan, self.target = k, plan, target
+    def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget, tile: Turn | None) -> None:
+        self.k, self.plan, self.target, self.tile = k, plan, target, tile
         self.params = Params()
         self.module = ir.Module("")
         fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
@@ -74,17 +77,19 @@ class _Writer:
             k = self.k = self.spill.kernel
         self.sizes: dict[Dim, Any] = {}
         n = len(k.axes)
-        self.outer = [i for i in range(n) if not (self.parallel and i == plan.axis)]
+        taken = {tile.read, tile.write} if tile is not None else {plan.axis} if self.parallel else set()
+        self.outer = [i for i in range(n) if i not in taken]
+        outer = prod(k.axes[i] for i in self.outer)
         last = k.axes[plan.axis] if self.parallel else 1
-        self.blocked = not self.outer and (self.parallel or n == 0)
-        if (plan.axis < 0 and n == 1) or (not self.parallel and n >= 1):
-            self.blocked = False
-        if self.blocked and self.parallel:
-            self.units: Dim = ceildiv(last, plan.block)
-            self.elements_per_unit: Dim = plan.block
-        else:
-            self.units = prod(k.axes[i] for i in self.outer)
-            self.elements_per_unit = max_dim(last)
+        # units of one outer index each, cut further along the vector axis where those are few
+        self.blocks: Dim = 1
+        self.elements_per_unit: Dim = max_dim(last)
+        if tile is not None:
+            self.blocks, self.elements_per_unit = ceildiv(k.axes[tile.read], tile.lanes), last * tile.lanes
+        elif self.parallel and (not self.outer or (upper(outer) < _FEW_UNITS and upper(last) >= 2 * plan.block)):
+            self.blocks, self.elements_per_unit = ceildiv(last, plan.block), plan.block
+        self.blocked = tile is not None or not self.outer or self.blocks != 1
+        self.units: Dim = outer * self.blocks
         reduced_axes = frozenset({plan.axis}) if self.parallel else frozenset()
         self.depends = axes_of(roots(k), reduced_axes)
         # results of reductions that are the same for all lanes, and what follows from them
@@ -123,16 +128,16 @@ class _Writer:
 
         def unit(u: Any, _: list[Any]) -> list[Any]:
             axes: dict[int, Any] = {}
-            rest = u
+            rest = part = u
+            if self.blocked and self.outer:
+                part, rest = self._split(u, self.blocks)
             for i in reversed(self.outer):
                 if i == self.outer[0]:
                     axes[i] = rest
                 else:
-                    size = self.dim(k.axes[i])
-                    axes[i] = b.ir.urem(rest, size)
-                    rest = b.ir.udiv(rest, size)
+                    axes[i], rest = self._split(rest, k.axes[i])
             if self.windows is None:
-                self._unit(u, axes)
+                self._unit(part, axes)
                 return []
             whole, win = self.k, self.windows
             last = {len(k.axes) + j: size - 1 for j, size in enumerate(k.reduce_axes) if isinstance(size, int)}
@@ -143,28 +148,60 @@ class _Writer:
             with b.ir.if_else(b.ir.icmp_signed(">=", fits, b.i64(0))) as (then, otherwise):
                 with then:
                     self.k = win.inside
-                    self._unit(u, axes)
+                    self._unit(part, axes)
                 with otherwise:
                     self.cuts, self.k = win.cuts, whole if win.cuts is None else win.inside
                     self.bounds = self._bounds((), axes)  # loops, so that the rare case stays small
-                    self._unit(u, axes)
+                    self._unit(part, axes)
             self.k, self.cuts, self.bounds = whole, None, None
             return []
 
         b.loop(self.begin, self.end, b.i64(1), [], unit)
         b.ir.ret_void()
 
-    def _unit(self, u: Any, axes: dict[int, Any]) -> None:
+    def _split(self, u: Any, size: Dim) -> tuple[Any, Any]:
+        return self.b.ir.urem(u, self.dim(size)), self.b.ir.udiv(u, self.dim(size))
+
+    def _unit(self, part: Any, axes: dict[int, Any]) -> None:
         b, k = self.b, self.k
+        if self.tile is not None:
+            self._tiles(self.tile, part, axes)
+            return
         if not self.parallel:
             self._point(axes, None, 1, 1, None)
         elif self.blocked:
-            start = b.ir.mul(u, b.i64(self.plan.block))
-            stop = b.smin(b.ir.add(start, b.i64(self.plan.block)), self.dim(k.axes[self.plan.axis]))
-            self._span(axes, start, stop, None)
+            size, block = k.axes[self.plan.axis], self.plan.block
+            start = b.ir.mul(part, b.i64(block))
+            stop = b.smin(b.ir.add(start, b.i64(block)), self.dim(size))
+            self._span(axes, start, stop, block if isinstance(size, int) and size % block == 0 else None)
         else:
-            size_dim = k.axes[self.plan.axis]
-            self._span(axes, b.i64(0), self.dim(size_dim), size_dim if isinstance(size_dim, int) else None)
+            size = k.axes[self.plan.axis]
+            self._span(axes, b.i64(0), self.dim(size), size if isinstance(size, int) else None)
+
+    def _tiles(self, tile: Turn, part: Any, outer: dict[int, Any]) -> None:
+        """One strip of tiles: `lanes` elements along the read axis, all of the write axis."""
+        b, k, n = self.b, self.k, tile.lanes
+        long, across = self.dim(k.axes[tile.write]), self.dim(k.axes[tile.read])
+        first = b.smin(b.ir.mul(part, b.i64(n)), b.ir.sub(across, b.i64(n)))
+        rows = [b.ir.add(first, b.i64(j)) for j in range(n)]
+
+        def body(i: Any, _: list[Any]) -> list[Any]:
+            at = b.smin(i, b.ir.sub(long, b.i64(n)))
+            scopes = [_Scope({**outer, tile.write: at, tile.read: rows[j]}, n, None, [], {}) for j in range(n)]
+            math = Functions(b, n, self.target)
+            for e in tile.loads:
+                dtype = k.operands[e.operand].dtype
+                t = vec(storage(dtype), n)
+                starts = [self.address(e.operand, e.offset, replace(scopes[0], shift=j)) for j in range(n)]
+                read = [b.load(t, at, dtype.itemsize) for at in starts]
+                for s, x in zip(scopes, turn(b, read), strict=True):
+                    s.memo[id(e), False] = math.from_storage(x, dtype)
+            for s in scopes:
+                for store in k.stores:
+                    self._store(store, s)
+            return []
+
+        b.loop(b.i64(0), long, b.i64(n), [], body)
 
     def _span(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None) -> None:
         """The vector axis from start to stop: groups of vectors, single vectors, one masked vector."""
@@ -537,7 +574,8 @@ class _Writer:
             pointers = self._lane_pointers(e.operand, e.offset, s, lanes)
             name = f"llvm.masked.gather.{mangle(wide)}.{mangle(pointers.type)}"
             mask = s.mask if s.mask is not None else ir.Constant(vec(I1, lanes), [1] * lanes)
-            return math.from_storage(b.call(name, wide, pointers, ir.Constant(I32, align), mask, ir.Constant(wide, None)), dtype)
+            raw = b.call(name, wide, pointers, ir.Constant(I32, align), mask, ir.Constant(wide, None))
+            return math.from_storage(raw, dtype)
         index = self._lane_offsets(e.offset, s, lanes)
         raw = ir.Constant(wide, ir.Undefined)
         for lane in range(lanes):

@@ -203,6 +203,15 @@ def test_transpose(dtype):
     check(k, [x])
 
 
+@pytest.mark.parametrize("m, n", [(16, 16), (17, 33), (40, 64), (5, 70)])
+def test_transpose_fused_with_other_operands(m, n):
+    x, y, row, column = random(3, m, n), random(3, n, m, seed=1), random(m, seed=2), random(n, seed=3)
+    at = index((0, m * n), (1, m), (2, 1))
+    e = s.mul(load(0, (0, m * n), (2, n), (1, 1)), Load(1, at, dtype=F))
+    e = s.add(s.add(e, load(2, (2, 1))), load(3, (1, 1)))
+    check(kernel([3, n, m], [], [x, y, row, column], [(F, x.size)], [], [Store(4, at, e)]), [x, y, row, column])
+
+
 def test_gather_rows_and_elements():
     x, rows = random(20, 33), np.asarray([3, 19, 0, 7], np.int64)
     at = call("add", call("mul", load(1, (0, 1), dtype=DType.I64), Num(33)), Axis(1))
