@@ -14,7 +14,7 @@ from .expr import Axis, Call, DimParam, E, Num
 
 
 class Atom:
-    """What an index depends on: a loop variable ("axis"), a floor quotient ("div"), "min" or "max", or any I64 expression ("e").
+    """What an index depends on: a loop variable ("axis"), a floor quotient ("div"), "min", "max", or an I64 expression ("e").
 
     `lo`/`hi` are inclusive bounds (None: unknown). Atoms with equal keys are equal.
     """
@@ -128,7 +128,7 @@ def div(x: Affine, d: Dim) -> Affine:
         else:
             rest[a] = c
     q = floordiv(x.const, d)
-    const = x.const - q * d if isinstance(d, int) and isinstance(x.const, int) or q * d == x.const else x.const
+    const = x.const - q * d if (isinstance(d, int) and isinstance(x.const, int)) or q * d == x.const else x.const
     out = Affine(whole, q if const is not x.const or const == 0 else 0)
     r = Affine(rest, const)
     if below(r, d):
@@ -140,13 +140,15 @@ def div(x: Affine, d: Dim) -> Affine:
             if isinstance(k, int) or k * g == const:
                 return out + div(Affine({a: floordiv(c, g) for a, c in rest.items()}, k), e)
     if len(rest) == 1 and const == 0:
-        (a, c), = rest.items()
+        ((a, c),) = rest.items()
         if c == 1 and a.kind == "div":
             return out + div(a.args[0], a.args[1] * d)
     if not rest:
         return out + floordiv(const, d)
     lo, hi = r.bounds()
-    return out + Affine({Atom("div", (r, d), None if lo is None else floordiv(lo, d), None if hi is None else floordiv(hi, d)): 1})
+    return out + Affine(
+        {Atom("div", (r, d), None if lo is None else floordiv(lo, d), None if hi is None else floordiv(hi, d)): 1}
+    )
 
 
 def mod(x: Affine, d: Dim) -> Affine:

@@ -9,7 +9,20 @@ import numpy as np
 
 from ...ir import Const, Dim, Elementwise, Graph, Node, Op, Shape, TensorType, Value, const, lower, prod
 from ...ir.ops import (
-    Add, Attention, Concat, ConvTranspose, Iota, LessEqual, MatMul, Mul, Recurrent, Reshape, Slice, Softmax, Transpose, Where,
+    Add,
+    Attention,
+    Concat,
+    ConvTranspose,
+    Iota,
+    LessEqual,
+    MatMul,
+    Mul,
+    Recurrent,
+    Reshape,
+    Slice,
+    Softmax,
+    Transpose,
+    Where,
 )  # fmt: skip
 from ...ir.ops import DimTensor as Dims
 
@@ -37,7 +50,7 @@ class ColumnsToImage(Op):
 
 @dataclass(frozen=True)
 class RecurrentCell(Op):
-    """One direction: (x_gates[T, B, G·H], r[G·H, H], bias[G·H], seq_lens, h0[B, H], c0[B, H], peephole[3·H]) -> Y[T, B, H], h, c."""
+    """(x_gates[T, B, G·H], r[G·H, H], bias[G·H], seq_lens, h0[B, H], c0[B, H], peephole[3·H]) -> Y[T, B, H], h, c."""
 
     cell: str
     hidden: int
@@ -171,7 +184,15 @@ def _recurrent(op: Recurrent, ins: tuple[Value, ...], loc: tuple[str, ...]) -> S
         rows = apply(Reshape((steps * batch, size)), loc, x)
         xg = apply(Add(), loc, apply(MatMul(), loc, rows, wt), halves[0])
         cell = RecurrentCell(op.cell, hidden, reverse, op.activations_of(d), op.clip, op.linear_before_reset, op.input_forget)
-        args = (apply(Reshape((steps, batch, gates)), loc, xg), of(r, d), halves[1], lens, of(h0, d), of(c0, d), of(peephole, d))
+        args = (
+            apply(Reshape((steps, batch, gates)), loc, xg),
+            of(r, d),
+            halves[1],
+            lens,
+            of(h0, d),
+            of(c0, d),
+            of(peephole, d),
+        )
         y, h, c = Node.make(cell, args, loc).outputs
         results[0].append(apply(Reshape((steps, 1, batch, hidden)), loc, y))
         results[1].append(apply(Reshape((1, batch, hidden)), loc, h))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ...errors import CodegenError
-from ...ir import Const, Dim, Node, Shape, Value, ceildiv, prod
+from ...ir import Const, Dim, Node, Shape, Value, ceildiv, is_static, prod
 from ...ir.ops import Conv, MatMul, Reshape, Transpose
 from ..expr import Acc, DimParam, E, Load
 from ..kernel import ContractKernel, ConvGeometry, Operand
@@ -119,7 +120,8 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
     operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
     one = batch == 1
     kernel = ContractKernel(
-        batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 or rows.conv else rows.k, a_batch=0 if one else rows.batch,
+        batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 or rows.conv else rows.k,
+        a_batch=0 if one else rows.batch,
         b_batch=0 if one else packed_size(rows.k, n, panel), ldc=ldc if m != 1 else n, c_batch=0 if one else c_batch,
         epilogue=value, conv=rows.conv, panel=panel,
     )  # fmt: skip
@@ -222,8 +224,9 @@ def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
     batch, _, n = extents
     b = node.inputs[1]
     grouped = isinstance(node.op, Conv)
-    if isinstance(b.node.op, Const):
-        data = b.node.op.data
+    static = grouped or batch == 1 or is_static(node.out.shape[:-2])
+    if isinstance(b.node.op, Const) and static:
+        data: Any = b.node.op.data
         if grouped:
             data = np.moveaxis(data.reshape(k, batch, n), 1, 0)
         elif batch == 1:

@@ -20,9 +20,7 @@ def emit_if(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
     cond = lw.contiguous(node.inputs[0])
     captured = [lw.view(v) for v in node.inputs[1:]]
     results = [lw.place(v) for v in node.outputs]
-    then, orelse = (
-        tuple(lower_graph(g, lw.options, lw.storage, captured, results)) for g in (op.then_branch, op.else_branch)
-    )
+    then, orelse = (tuple(lower_graph(g, lw.options, lw.storage, captured, results)) for g in (op.then_branch, op.else_branch))
     lw.steps.append(Branch(cond.buffer, then, orelse, node.loc))
     lw.views.update(zip(node.outputs, results, strict=True))
 

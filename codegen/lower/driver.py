@@ -21,7 +21,8 @@ __all__ = ["LowerOptions", "lower"]
 
 _EMIT: dict[type[Op], Callable[[Lowering, Node], None]] = {
     Concat: emit_concat, TopK: emit_topk, ScatterElements: emit_scatter_elements, ScatterND: emit_scatter_nd,
-    RecurrentCell: emit_recurrent, If: lambda lw, n: emit_if(lw, n, lower_graph), Loop: lambda lw, n: emit_loop(lw, n, lower_graph),
+    RecurrentCell: emit_recurrent, If: lambda lw, n: emit_if(lw, n, lower_graph),
+    Loop: lambda lw, n: emit_loop(lw, n, lower_graph),
 }  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def _visit(lw: Lowering, node: Node) -> None:
         check(v)
     if type(op) in _EMIT:
         _EMIT[type(op)](lw, node)
-    elif isinstance(op, Elementwise) or isinstance(op, MOVES):
+    elif isinstance(op, (Elementwise, MOVES)):
         v = node.out
         if v in lw.views:
             return  # its producer wrote it already

@@ -12,8 +12,29 @@ from dataclasses import dataclass
 
 from ...ir import Const, DType, Elementwise, Graph, Node, Op, S, Shape, Value, prod
 from ...ir.ops import (
-    LRN, ArgReduce, Concat, Conv, CumSum, DimTensor, Expand, Gather, GatherElements, GatherND, Iota, LayerNorm, MatMul, OneHot,
-    Pad, Pool, Reduce, Reshape, Resize, RMSNorm, Slice, Softmax, Transpose,
+    LRN,
+    ArgReduce,
+    Concat,
+    Conv,
+    CumSum,
+    DimTensor,
+    Expand,
+    Gather,
+    GatherElements,
+    GatherND,
+    Iota,
+    LayerNorm,
+    MatMul,
+    OneHot,
+    Pad,
+    Pool,
+    Reduce,
+    Reshape,
+    Resize,
+    RMSNorm,
+    Slice,
+    Softmax,
+    Transpose,
 )  # fmt: skip
 from ..expr import E, ExprScalars
 from ..simplify import Affine, axis, ravel, strides_of, unravel
@@ -22,8 +43,8 @@ from .composite import ColumnsToImage
 
 CAP = 60  # scalar operations in one kernel
 _REPEATED = 4  # cheap operations that rows may recompute in each of their stages
-_HEAVY = frozenset({"exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh",
-                    "erf", "pow", "div", "sqrt", "rsqrt", "mod", "fmod"})  # fmt: skip
+_HEAVY = frozenset({"exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh",
+                    "atanh", "erf", "pow", "div", "sqrt", "rsqrt", "mod", "fmod"})  # fmt: skip
 
 MOVES = (Transpose, Slice, Expand, Gather, Pad, Reshape, Iota, DimTensor, GatherElements, GatherND, OneHot, Resize)
 ANCHORS = (MatMul, Conv, Reduce, ArgReduce, Softmax, LayerNorm, RMSNorm, Pool, LRN, CumSum, ColumnsToImage)
@@ -65,7 +86,7 @@ class Fusion:
         self._repeat_size: dict[Key, int] = {}
         self._anchor: dict[Value, Node] = {}
         self._members: dict[Key, list[Node]] = {}
-        self._costs: dict[tuple[Op, tuple[DType, ...]], Cost] = {}
+        self._costs: dict[tuple[type[Op], tuple[DType, ...]], Cost] = {}
         self._behind: dict[Value, Node] = {}  # value -> anchor it is pointwise behind
         for node in graph.nodes:
             self._forward(node)
@@ -132,7 +153,7 @@ class Fusion:
             return
         if not isinstance(node.op, (Elementwise, *MOVES)) or v in self.outputs:
             return
-        if not uses or not self.fuse and isinstance(node.op, Elementwise):
+        if not uses or (not self.fuse and isinstance(node.op, Elementwise)):
             return
         key = self._common_reader(node)
         if key is not None:
@@ -184,7 +205,9 @@ class Fusion:
         again = len(c.types) == 1 and c.out in self._repeated
         move = isinstance(v.node.op, MOVES)
         if isinstance(op, Elementwise):
-            return (self.group[c.out], again) if v.shape == c.out.shape or _same_elements(v.shape, c.out.shape) else (None, False)
+            return (
+                (self.group[c.out], again) if v.shape == c.out.shape or _same_elements(v.shape, c.out.shape) else (None, False)
+            )
         match op:
             case Transpose() | Slice() | Reshape():
                 return self.group[c.out], again
@@ -197,7 +220,7 @@ class Fusion:
             case Softmax() | LayerNorm() | RMSNorm() if position == 0:
                 return ("in", c), True
             case MatMul() if position == 1 and not isinstance(v.node.op, Const):
-                a, b = c.inputs
+                _a, b = c.inputs
                 full = prod(c.out.shape[:-2])
                 return (("pack", c), False) if prod(b.shape[:-2]) in (1, full) else (None, False)
             case MatMul() if position == 0 and move:
@@ -268,7 +291,7 @@ def affine_reshape(source: Shape, target: Shape) -> bool:
 def contraction_linear(anchor: Node, index: tuple[Affine, ...]) -> Affine:
     """Element of the result of a contraction for (b, m, n)."""
     b, m, n = index
-    batch, rows, columns = contraction_shape(anchor)
+    _batch, rows, columns = contraction_shape(anchor)
     if isinstance(anchor.op, Conv):
         return m * anchor.out.shape[-1] + b * columns + n
     return b * (rows * columns) + m * columns + n
@@ -302,5 +325,3 @@ def epilogue_fits(anchor: Node, node: Node) -> bool:
         if at is None or at[2] not in (0, 1):
             return False
     return True
-
-

@@ -7,7 +7,18 @@ from collections.abc import Callable
 from ...errors import CodegenError
 from ...ir import Const, Dim, DType, Elementwise, Node, S, Shape, Value, upper
 from ...ir.ops import (
-    DimTensor, Expand, Gather, GatherElements, GatherND, Iota, OneHot, Pad, Reshape, Resize, Slice, Transpose,
+    DimTensor,
+    Expand,
+    Gather,
+    GatherElements,
+    GatherND,
+    Iota,
+    OneHot,
+    Pad,
+    Reshape,
+    Resize,
+    Slice,
+    Transpose,
 )  # fmt: skip
 from ..expr import DimParam, E, ExprScalars
 from ..simplify import Affine, Atom, as_affine, below, clamp, mod, opaque, ravel, strides_of, unravel
@@ -219,9 +230,7 @@ def _gather_nd(lw: Lowering, op: GatherND, node: Node, k: KernelBuilder, index: 
     x, indices = node.inputs
     lead = index[: len(indices.shape) - 1]
     depth = int(indices.shape[-1])
-    found = tuple(
-        memo_wrapped(lw, k, indices, (*lead, Affine({}, i)), x.shape[op.batch_dims + i]) for i in range(depth)
-    )
+    found = tuple(memo_wrapped(lw, k, indices, (*lead, Affine({}, i)), x.shape[op.batch_dims + i]) for i in range(depth))
     return lw.read(k, x, (*index[: op.batch_dims], *found, *index[len(lead) :]))
 
 
@@ -231,5 +240,3 @@ def _one_hot(lw: Lowering, op: OneHot, node: Node, k: KernelBuilder, index: Inde
     e = fn("select", fn("lt", e, number(0, DType.I64)), fn("add", e, index_expr(as_affine(op.depth))), e, dtype=DType.I64)
     off, on = (lw.read(k, values, unravel(Affine({}, i), values.shape)) for i in range(2))
     return fn("select", fn("eq", e, index_expr(index[op.axis])), on, off)
-
-

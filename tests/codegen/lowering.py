@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
 from mlc.codegen.interpret import run_plan
 from mlc.codegen.kernel import Plan
 from mlc.codegen.lower import lower
@@ -23,7 +22,9 @@ def ap(op: Op, *args: Value) -> Value:
 
 
 def graph(inputs: Sequence[Value], *outputs: Value) -> Graph:
-    return Graph(tuple(inputs), outputs, tuple(f"x{i}" for i in range(len(inputs))), tuple(f"y{i}" for i in range(len(outputs))))
+    return Graph(
+        tuple(inputs), outputs, tuple(f"x{i}" for i in range(len(inputs))), tuple(f"y{i}" for i in range(len(outputs)))
+    )
 
 
 def random(v: Value, rng: np.random.Generator, bindings: Mapping[str, int]) -> np.ndarray:
@@ -36,7 +37,11 @@ def random(v: Value, rng: np.random.Generator, bindings: Mapping[str, int]) -> n
 
 
 def run(
-    g: Graph, arrays: Sequence[np.ndarray] | None = None, want: Sequence[np.ndarray] | None = None, tol: float = 2e-5, **bindings: int
+    g: Graph,
+    arrays: Sequence[np.ndarray] | None = None,
+    want: Sequence[np.ndarray] | None = None,
+    tol: float = 2e-5,
+    **bindings: int,
 ) -> Plan:
     """Compare the plan with `want` (default: the references, when nothing is symbolic); returns the plan."""
     rng = np.random.default_rng(7)

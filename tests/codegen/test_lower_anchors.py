@@ -11,12 +11,34 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lowering import F, ap, graph, run, tensor
-
 from mlc.codegen.kernel import ContractKernel, LoopKernel
 from mlc.ir import DType, Node, const, sym
 from mlc.ir.ops import (
-    LRN, Add, ArgReduce, Attention, Concat, Conv, ConvTranspose, CumSum, Erf, If, LayerNorm, Loop, MatMul, Mul, Pool, Recurrent,
-    Reduce, Relu, Reshape, RMSNorm, Sigmoid, Slice, Softmax, Sub, Transpose,
+    LRN,
+    Add,
+    ArgReduce,
+    Attention,
+    Concat,
+    Conv,
+    ConvTranspose,
+    CumSum,
+    Erf,
+    If,
+    LayerNorm,
+    Loop,
+    MatMul,
+    Mul,
+    Pool,
+    Recurrent,
+    Reduce,
+    Relu,
+    Reshape,
+    RMSNorm,
+    Sigmoid,
+    Slice,
+    Softmax,
+    Sub,
+    Transpose,
 )  # fmt: skip
 
 B = sym("B", 1)
@@ -27,9 +49,11 @@ def weights(*shape: int) -> object:
     return const(rng.standard_normal(shape).astype(np.float32))
 
 
-@pytest.mark.parametrize("shapes", [((2, 3, 5), (5, 7)), ((2, 3, 5), (2, 5, 7)), ((3, 5), (4, 5, 70)), ((2, 1, 3, 5), (4, 5, 7)),
+@pytest.mark.parametrize("shapes", [((2, 3, 5), (5, 7)), ((2, 3, 5), (2, 5, 7)), ((3, 5), (4, 5, 70)),
+                                    ((2, 1, 3, 5), (4, 5, 7)), ((B, 2, 3, 5), (2, 5, 7)),
                                     ((2, 4, 3, 5), (2, 1, 5, 7)), ((B, 3, 5), (5, 7)), ((3, B), (B, 7)), ((3, 5), (5, B)),
-                                    ((B, 2, 3, 5), (B, 2, 5, 3)), ((1, 5), (5, 1)), ((0, 5), (5, 3)), ((3, 0), (0, 2))])  # fmt: skip
+                                    ((B, 2, 3, 5), (B, 2, 5, 3)), ((1, 5), (5, 1)), ((0, 5), (5, 3)),
+                                    ((3, 0), (0, 2))])  # fmt: skip
 def test_matmul(shapes: tuple[tuple, tuple]) -> None:
     a, b = (tensor(*s) for s in shapes)
     run(graph([a, b], ap(Relu(), ap(MatMul(), a, b))), B=4)
@@ -150,7 +174,9 @@ def test_concat_of_convolutions() -> None:
     assert len(plan.steps) == 2
 
 
-@pytest.mark.parametrize("cell,n,acts", [("lstm", 4, ("Sigmoid", "Tanh", "Tanh")), ("gru", 3, ("Sigmoid", "Tanh")), ("rnn", 1, ("Tanh",))])
+@pytest.mark.parametrize(
+    "cell,n,acts", [("lstm", 4, ("Sigmoid", "Tanh", "Tanh")), ("gru", 3, ("Sigmoid", "Tanh")), ("rnn", 1, ("Tanh",))]
+)
 @pytest.mark.parametrize("directions", [(False,), (False, True)])
 def test_recurrent(cell: str, n: int, acts: tuple[str, ...], directions: tuple[bool, ...]) -> None:
     d, t, b, i, h = len(directions), 4, 2, 3, 5
@@ -169,7 +195,10 @@ def test_if() -> None:
     then, other = graph([y], ap(Relu(), y), y), graph([y], ap(Sub(), y, y), ap(Add(), y, y))
     node = Node.make(If(then, other), (c, x))
     for flag in (True, False):
-        run(graph([c, x], ap(Sigmoid(), node.outputs[0]), node.outputs[1]), [np.array(flag), rng.standard_normal((2, 3)).astype(np.float32)])
+        run(
+            graph([c, x], ap(Sigmoid(), node.outputs[0]), node.outputs[1]),
+            [np.array(flag), rng.standard_normal((2, 3)).astype(np.float32)],
+        )
 
 
 def test_loop() -> None:

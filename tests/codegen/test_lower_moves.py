@@ -11,11 +11,33 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lowering import ap, graph, run, tensor
-
 from mlc.ir import DType, const, sym
 from mlc.ir.ops import (
-    Add, Cast, Concat, DimTensor, Exp, Expand, Gather, GatherElements, GatherND, Iota, Mul, OneHot, Pad, Relu, Reshape, Resize,
-    ScatterElements, ScatterND, Sigmoid, Slice, Sub, Tanh, TopK, Transpose, Where,
+    Add,
+    Cast,
+    Concat,
+    DimTensor,
+    Exp,
+    Expand,
+    Gather,
+    GatherElements,
+    GatherND,
+    Iota,
+    Mul,
+    OneHot,
+    Pad,
+    Relu,
+    Reshape,
+    Resize,
+    ScatterElements,
+    ScatterND,
+    Sigmoid,
+    Slice,
+    Sub,
+    Tanh,
+    TopK,
+    Transpose,
+    Where,
 )  # fmt: skip
 
 B = sym("B", 1)
