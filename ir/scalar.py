@@ -86,9 +86,10 @@ def _int_mod(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _shift(fn: np.ufunc, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """A shift by a negative amount, or by more than all bits, gives 0."""
+    """A shift by a negative amount, or by all bits or more, gives 0; a right shift of a signed number its sign."""
     fits = (b >= 0) & (b < a.dtype.itemsize * 8)
-    return np.where(fits, fn(a, np.where(fits, b, 0).astype(b.dtype)), 0).astype(a.dtype)
+    beyond = np.where(a < 0, -1, 0) if fn is np.right_shift and a.dtype.kind == "i" else 0
+    return np.where(fits, fn(a, np.where(fits, b, 0).astype(b.dtype)), beyond).astype(a.dtype)
 
 
 _NP: dict[str, Any] = {

@@ -256,10 +256,15 @@ class Functions(Lanes):
         return self._shift(self.b.ir.shl, x, y)
 
     def _i_shr(self, dtype: DType, x: Any, y: Any) -> Any:
-        return self._shift(self.b.ir.ashr if dtype.is_signed else self.b.ir.lshr, x, y)
+        i = self.b.ir
+        if not dtype.is_signed:
+            return self._shift(i.lshr, x, y)
+        # as far as bits − 1, which leaves copies of the sign
+        last = ir.Constant(y.type, [x.type.element.width - 1] * y.type.count)
+        return i.ashr(x, i.select(i.icmp_unsigned("<", y, last), y, last))
 
     def _shift(self, fn: Any, x: Any, y: Any) -> Any:
-        """A shift by a negative amount, or by more than all bits, gives 0 (LLVM leaves it undefined)."""
+        """A shift by a negative amount, or by all bits or more, gives 0 (LLVM leaves it undefined)."""
         i = self.b.ir
         fits = i.icmp_unsigned("<", y, ir.Constant(y.type, [x.type.element.width] * y.type.count))
         return i.select(fits, fn(x, i.select(fits, y, ir.Constant(y.type, None))), ir.Constant(x.type, None))
