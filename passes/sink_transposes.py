@@ -70,15 +70,18 @@ class _Flow:
         self.edge(v, "other", own - low)
 
     def other_side(self) -> set[Hashable]:
+        # reversed, so that what is indifferent stays on the side "own"
         graph = nx.DiGraph()
         for (a, b), capacity in self.capacity.items():
             if capacity is None:
-                graph.add_edge(a, b)
+                graph.add_edge(b, a)
             elif capacity:
-                graph.add_edge(a, b, capacity=capacity)
-        if "own" not in graph or "other" not in graph:
+                graph.add_edge(b, a, capacity=capacity)
+        if "other" not in graph:
             return set()
-        _, (_, other) = nx.minimum_cut(graph, "own", "other", flow_func=nx.algorithms.flow.boykov_kolmogorov)
+        if "own" not in graph:
+            return set(nx.descendants(graph, "other"))
+        _, (other, _) = nx.minimum_cut(graph, "other", "own", flow_func=nx.algorithms.flow.boykov_kolmogorov)
         return other
 
 
