@@ -83,3 +83,27 @@ def _combine(fn: str, args: list[Affine]) -> Affine | None:
             c, k, scale = (c1, k1, c2) if not k2 else (c2, k2, c1)
             return c * scale, {axis: v * scale for axis, v in k.items()}
     return None
+
+
+def stride_along(root: E, axis: int) -> Dim | None:
+    """How much root grows per step of `axis`, None when not a constant. Parts without the axis may be anything."""
+    known: dict[int, Dim | None] = {}
+    for e in postorder([root]):
+        args = [known[id(c)] for c in children(e)]
+        out: Dim | None = 0 if all(a == 0 for a in args) else None
+        match e:
+            case Axis(index=i):
+                out = int(i == axis)
+            case Call(fn="add", args=_) if None not in args:
+                out = args[0] + args[1]  # type: ignore[operator]
+            case Call(fn="sub", args=_) if None not in args:
+                out = args[0] - args[1]  # type: ignore[operator]
+            case Call(fn="mul", args=(x, y)) if out is None and None not in args:
+                other, moving = (x, args[1]) if args[0] == 0 else (y, args[0])
+                scale = other.value if isinstance(other, Num) else other.dim if isinstance(other, DimParam) else None
+                if scale is not None and 0 in args and moving is not None and not isinstance(scale, float):
+                    out = moving * scale
+            case Call(fn="select", args=_) if args[0] == 0 and args[1] == args[2]:
+                out = args[1]
+        known[id(e)] = out
+    return known[id(root)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ...ir import Dim, DType, Shape, prod
-from ..affine import Affine, affine, axes_of, children, postorder
+from ..affine import affine, children, postorder, stride_along
 from ..expr import Axis, Call, Cast, DimParam, E, Load, Num
 from ..kernel import LoopKernel, Reduction
 from .target import CpuTarget
@@ -117,15 +117,13 @@ def schedule(k: LoopKernel, target: CpuTarget) -> LoopSchedule:
     width = target.vector_bits // (8 * _lane_bytes(k))
     arg = any(s.fn.startswith("arg") for s in k.stages)
     loads = [e for e in postorder(roots(k)) if isinstance(e, Load)]
-    forms: dict[int, Affine | None] = {}
+    known: dict[tuple[int, int], Dim | None] = {}
 
     def stride(offset: E, axis: int) -> Dim | None:
-        if id(offset) not in forms:
-            forms[id(offset)] = affine(offset)
-        form = forms[id(offset)]
-        if form is not None:
-            return form[1].get(axis, 0)
-        return 0 if axis not in axes_of([offset])[id(offset)] else None
+        key = id(offset), axis
+        if key not in known:
+            known[key] = stride_along(offset, axis)
+        return known[key]
 
     def access(offset: E, axis: int) -> float:
         """Cycles to move a vector, roughly: a gather costs an access per lane."""

@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, ceildiv, is_static, prod, upper
-from ..affine import Affine, affine, axes_of, postorder
+from ..affine import Affine, affine, axes_of, postorder, stride_along
 from ..expr import Axis, Call, Cast, DimParam, E, Load, Num, Reduced
 from ..kernel import LoopKernel, Reduction, Store
 from .build import I1, I8, I32, I64, PTR, Builder, Params, mangle, storage, vec
@@ -100,6 +100,7 @@ class _Writer:
             self.uniform_results = {i for i, axes in marked.items() if mark in axes and plan.axis not in axes}
         self.pointers: list[Any] = []
         self.forms: dict[int, Affine | None] = {}
+        self.strides: dict[int, Dim | None] = {}
         self.sums: dict[Any, Any] = {}
         self.bounds: dict[int, tuple[Any, Any]] | None = None
         self.cuts: tuple[tuple[Affine, ...], ...] | None = None
@@ -475,10 +476,9 @@ class _Writer:
         """Elements per lane when constant: 0, or known; None for a gather."""
         if not self.varies(offset, s):
             return 0
-        form = self.form(offset)
-        if form is None:
-            return None
-        k = form[1].get(self.plan.axis, 0)
+        if id(offset) not in self.strides:
+            self.strides[id(offset)] = stride_along(offset, self.plan.axis)
+        k = self.strides[id(offset)]
         return k if isinstance(k, int) else None
 
     def scalar(self, e: E, s: _Scope) -> Any:
