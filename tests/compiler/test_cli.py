@@ -86,6 +86,18 @@ def test_check_names_what_differs(run, model: Path, monkeypatch: pytest.MonkeyPa
     assert "differs" in out and "first to differ: shift (Add)" in out
 
 
+@pytest.mark.parametrize("level", ["-O0", "-O3"])
+def test_a_planted_wrong_kernel_is_found(model: Path, level: str) -> None:
+    # In a process of its own: lowering remembers the bodies of ops.
+    code = (
+        "import sys; from mlc.ir.ops import Relu; from mlc.compiler.cli import main;"
+        "Relu.body = lambda self, s, x: x; main(sys.argv[1:])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, "check", str(model), level], capture_output=True, text=True)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "relative L2" in result.stdout and "differs" in result.stdout
+
+
 def test_compile_run_inspect(run, model: Path, tmp_path: Path) -> None:
     module, x, out = tmp_path / "model.mlc", tmp_path / "x.npy", tmp_path / "out.npz"
     np.save(x, np.ones((3, 4), np.float32))
