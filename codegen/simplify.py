@@ -159,6 +159,10 @@ def mod(x: Affine, d: Dim) -> Affine:
 def clamp(x: Affine, lo: Dim, hi: Dim) -> Affine:
     """max(lo, min(x, hi)), dropping what cannot matter."""
     xlo, xhi = x.bounds()
+    if xhi is not None and upper(xhi - lo) <= 0:
+        return as_affine(lo)
+    if xlo is not None and lower(xlo - hi) >= 0:
+        return as_affine(hi)
     low_ok = xlo is not None and lower(xlo - lo) >= 0
     if xhi is None or upper(xhi - hi) > 0:
         x = Affine({Atom("min", (x, hi), lo if low_ok else None, hi): 1})

@@ -191,20 +191,30 @@ def _pool(lw: Lowering, node: Node, op: Pool, root: Value) -> None:
         final = root_of if op.p == 1 else fn("sqrt", root_of) if op.p == 2 else fn("pow", root_of, number(1.0 / op.p, dtype))
         finish_rows(lw, k, node, root, [Reduction("sum", power)], k.parallel, lambda: final)
         return
-    counted = []
-    for a in spatial:
-        lo, hi = op.pads_lo[a - 1], op.pads_hi[a - 1]
-        n = x.shape[a] + lo + hi if op.count_include_pad else x.shape[a]
-        counted.append(inside(index[a] + lo if op.count_include_pad else index[a], n))
-    condition = all_of(c for c in counted if c is not None)
-    stages = [Reduction("sum", e)]
-    if condition is None:
-        count: E = size_of(prod(op.kernel), dtype)
-    else:
-        one = number(1.0 if dtype.is_float else 1, dtype)
-        stages.append(Reduction("sum", fn("select", condition, one, zero)))
-        count = fn("max", reduced(1, dtype), one)
-    finish_rows(lw, k, node, root, stages, k.parallel, lambda: fn("div", reduced(0, dtype), count))
+    count = _taps_inside(op, x, k, dtype)
+    finish_rows(lw, k, node, root, [Reduction("sum", e)], k.parallel, lambda: fn("div", reduced(0, dtype), count))
+
+
+def _taps_inside(op: Pool, x: Value, k: KernelBuilder, dtype: DType) -> E:
+    """How many taps of a window count: per axis those t with 0 ≤ first + t·dilation < n."""
+    total: E | None = None
+    known: Dim = 1
+    for a, o in enumerate(k.parallel[1:-1]):
+        n, size, d, lo = x.shape[a + 1], op.kernel[a], op.dilations[a], op.pads_lo[a]
+        first = o * op.strides[a] - lo
+        if op.count_include_pad:
+            first, n = first + lo, n + lo + op.pads_hi[a]
+        start, end = (clamp(div(as_affine(at) - first + (d - 1), d), 0, size) for at in (0, n))
+        taps = end - start
+        if taps.is_const:
+            known = known * taps.const
+        else:
+            total = index_expr(taps) if total is None else fn("mul", total, index_expr(taps))
+    if total is None:
+        return size_of(known, dtype)
+    if known != 1:
+        total = fn("mul", total, index_expr(as_affine(known)))
+    return convert(fn("max", total, number(1, DType.I64)), dtype)
 
 
 def _lowest(dtype: DType) -> int:
