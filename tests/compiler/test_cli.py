@@ -93,7 +93,9 @@ def test_a_planted_wrong_kernel_is_found(model: Path, level: str) -> None:
         "import sys; from mlc.ir.ops import Relu; from mlc.compiler.cli import main;"
         "Relu.body = lambda self, s, x: x; main(sys.argv[1:])"
     )
-    result = subprocess.run([sys.executable, "-c", code, "check", str(model), level], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code, "check", str(model), level, "--shape=x=64,4"], capture_output=True, text=True
+    )
     assert result.returncode == 1, result.stdout + result.stderr
     assert "relative L2" in result.stdout and "differs" in result.stdout
 
