@@ -80,8 +80,8 @@ def _combine(fn: str, args: list[Affine]) -> Affine | None:
         case "mul", [(c1, k1), (c2, k2)]:
             if k1 and k2:
                 return None
-            c, k, scale = (c1, k1, c2) if not k2 else (c2, k2, c1)
-            return c * scale, {axis: v * scale for axis, v in k.items()}
+            constant, coefficients, scale = (c1, k1, c2) if not k2 else (c2, k2, c1)
+            return constant * scale, {axis: v * scale for axis, v in coefficients.items()}
     return None
 
 
@@ -95,9 +95,9 @@ def stride_along(root: E, axis: int) -> Dim | None:
             case Axis(index=i):
                 out = int(i == axis)
             case Call(fn="add", args=_) if None not in args:
-                out = args[0] + args[1]  # type: ignore[operator]
+                out = args[0] + args[1]  # type: ignore[operator, arg-type]
             case Call(fn="sub", args=_) if None not in args:
-                out = args[0] - args[1]  # type: ignore[operator]
+                out = args[0] + -1 * args[1]  # type: ignore[operator, arg-type]
             case Call(fn="mul", args=(x, y)) if out is None and None not in args:
                 other, moving = (x, args[1]) if args[0] == 0 else (y, args[0])
                 scale = other.value if isinstance(other, Num) else other.dim if isinstance(other, DimParam) else None

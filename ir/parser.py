@@ -126,7 +126,8 @@ class _Parser:
         self.word("graph")
         title = self.name()
         env: dict[str, Value] = {}
-        inputs, input_names = [], []
+        inputs: list[Value] = []
+        input_names: list[str] = []
         self.mark("(")
         while not self.skip(")"):
             if inputs:

@@ -96,8 +96,9 @@ def reshape(v: Value, shape: Shape) -> Value:
     if v.shape == shape:
         return v
     data = const_of(v)
-    if data is not None and all(isinstance(d, int) for d in shape):
-        return const(data.reshape(tuple(int(d) for d in shape)), loc=v.node.loc)
+    sizes = [d for d in shape if isinstance(d, int)]
+    if data is not None and len(sizes) == len(shape):
+        return const(data.reshape(sizes), loc=v.node.loc)
     return apply(Reshape(shape), v, loc=v.node.loc)
 
 

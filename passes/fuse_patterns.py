@@ -7,8 +7,29 @@ from dataclasses import dataclass
 
 from ..ir import Graph, Value
 from ..ir.ops import (
-    Add, Div, Erf, Exp, Gelu, HardSigmoid, HardSwish, LayerNorm, Min, Mish, Mul, Neg, Reciprocal, Reduce, Relu, RMSNorm, Sigmoid,
-    Silu, Softmax, Softplus, Sqrt, Sub, Tanh,
+    Add,
+    Div,
+    Erf,
+    Exp,
+    Gelu,
+    HardSigmoid,
+    HardSwish,
+    LayerNorm,
+    Min,
+    Mish,
+    Mul,
+    Neg,
+    Reciprocal,
+    Reduce,
+    Relu,
+    RMSNorm,
+    Sigmoid,
+    Silu,
+    Softmax,
+    Softplus,
+    Sqrt,
+    Sub,
+    Tanh,
 )  # fmt: skip
 from .base import Pass, PassContext, apply, close, is_float, like, scalar_of
 from .rewrite import C, Num, P, Pattern, Rule, X, rewrite

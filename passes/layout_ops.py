@@ -10,7 +10,18 @@ from dataclasses import dataclass, replace
 
 from ..ir import Dim, Node, Op, Shape, Trait, floordiv
 from ..ir.ops import (
-    ArgReduce, Concat, CumSum, Expand, LayerNorm, Pad, Reduce, Reshape, Resize, RMSNorm, Slice, Softmax,
+    ArgReduce,
+    Concat,
+    CumSum,
+    Expand,
+    LayerNorm,
+    Pad,
+    Reduce,
+    Reshape,
+    Resize,
+    RMSNorm,
+    Slice,
+    Softmax,
 )  # fmt: skip
 
 Perm = tuple[int, ...]

@@ -77,7 +77,7 @@ class _Bound:
     interior: tuple[tuple[Node, bool], ...] = ()  # (node, may be shared)
 
 
-def match(pattern: Pattern, value: Value, bound: _Bound = _Bound()) -> Iterator[_Bound]:  # noqa: B008
+def match(pattern: Pattern, value: Value, bound: _Bound = _Bound()) -> Iterator[_Bound]:
     """Every way in which `value` fits (recursion is over the pattern, never over the graph)."""
     if isinstance(pattern, Num):
         if close(scalar_of(value), pattern.value, pattern.tolerance):

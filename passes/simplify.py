@@ -9,8 +9,28 @@ import numpy as np
 
 from ..ir import DType, Graph, Value, const
 from ..ir.ops import (
-    Add, Cast, Concat, Conv, Div, Equal, Expand, Max, Min, Mul, Neg, Not, Pad, Pow, Reciprocal, Reduce, Relu, Reshape, Slice,
-    Sqrt, Sub, Transpose, Where,
+    Add,
+    Cast,
+    Concat,
+    Conv,
+    Div,
+    Equal,
+    Expand,
+    Max,
+    Min,
+    Mul,
+    Neg,
+    Not,
+    Pad,
+    Pow,
+    Reciprocal,
+    Reduce,
+    Relu,
+    Reshape,
+    Sqrt,
+    Sub,
+    Transpose,
+    Where,
 )  # fmt: skip
 from .base import Pass, PassContext, apply, close, const_of, is_float, like, reshape, scalar_of, splat_of, transpose
 from .rewrite import C, Num, P, Rule, X, rewrite

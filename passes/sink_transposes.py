@@ -187,7 +187,7 @@ class _Layout:
         total = perm if result is None else tuple(perm[r] for r in result)
         if held is not None:
             back = inverse(held)
-            return int(not is_trivial([back[t] for t in total], [u.shape[h] for h in held]))
+            return int(not is_trivial([back[t] for t in total], tuple(u.shape[h] for h in held)))
         return int(not is_trivial(total, u.shape))
 
     # --- rebuild ------------------------------------------------------------------------------------------------------

@@ -44,6 +44,17 @@ def mangle(t: Any) -> str:
     return _MANGLED.get(type(t)) or f"i{t.width}"
 
 
+class Splat(ir.Constant):
+    """A vector constant of equal lanes, printed as one element: the text is what emission spends its time on."""
+
+    def __init__(self, t: Any, value: float | int) -> None:
+        super().__init__(t, [value] * t.count)
+
+    def _get_reference(self) -> str:
+        element = self.type.element
+        return f"splat ({element} {element.format_constant(self.constant[0].constant)})"
+
+
 class Params:
     """The table of sizes a kernel reads: index by order of first use, values kept for `Emitted.dims`."""
 

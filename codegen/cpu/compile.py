@@ -80,13 +80,19 @@ def _pipeline(target: CpuTarget) -> tuple[Any, Any]:
     return builder, builder.getModulePassManager()
 
 
+def _machines() -> dict[tuple[str, tuple[str, str, str]], Any]:
+    if not hasattr(_LOCAL, "machines"):
+        _LOCAL.machines = {}
+    return _LOCAL.machines  # type: ignore[no-any-return]
+
+
 def _machine(target: CpuTarget) -> Any:
     """One target machine per thread: LLVM's are not shareable between threads."""
     key = ("machine", _identity(target))
-    machine = _LOCAL.__dict__.get(key)
+    machine = _machines().get(key)
     if machine is None:
         initialize()
-        machine = _LOCAL.__dict__[key] = llvm.Target.from_triple(target.triple).create_target_machine(
+        machine = _machines()[key] = llvm.Target.from_triple(target.triple).create_target_machine(
             cpu=target.cpu, features=target.llvm_features, opt=2, reloc="pic", codemodel="small"
         )
     return machine

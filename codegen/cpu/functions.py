@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 
 from ...ir import DType
-from .build import I32, mangle, vec
+from .build import I32, Splat, mangle, vec
 from .lanes import Lanes
 
 _LIBM = {"log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp"}
@@ -50,7 +50,7 @@ class Functions(Lanes):
         return self.b.call(f"llvm.{name}.{mangle(args[0].type)}", args[0].type, *args)
 
     def _k(self, like: Any, value: float) -> Any:
-        return ir.Constant(like.type, [value] * like.type.count)
+        return Splat(like.type, value)
 
     def _fma(self, a: Any, b: Any, c: Any) -> Any:
         if self.target.fma:
@@ -90,9 +90,9 @@ class Functions(Lanes):
         # 2^n in two halves, so that neither leaves the exponent range before the product does
         t = vec(I32, lanes)
         whole = i.sub(i.bitcast(shifted, t), i.bitcast(self._k(x, _ROUND), t))
-        half = i.ashr(whole, ir.Constant(t, [1] * lanes))
+        half = i.ashr(whole, Splat(t, 1))
         for part in (half, i.sub(whole, half)):
-            bits = i.shl(i.add(part, ir.Constant(t, [127] * lanes)), ir.Constant(t, [23] * lanes))
+            bits = i.shl(i.add(part, Splat(t, 127)), Splat(t, 23))
             p = i.fmul(p, i.bitcast(bits, x.type))
         return p
 
@@ -103,7 +103,7 @@ class Functions(Lanes):
         t = vec(I32, lanes)
 
         def c(v: int) -> Any:
-            return ir.Constant(t, [v] * lanes)
+            return Splat(t, v)
 
         tiny = i.fcmp_ordered("<", x, self._k(x, 2.0**-126))
         a = i.select(tiny, i.fmul(x, self._k(x, 2.0**23)), x)

@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from ...errors import CodegenError
 from ...ir import DType
-from .build import I16, I32, Builder, mangle, storage, vec
+from .build import I16, I32, Builder, Splat, mangle, storage, vec
 from .half import from_half, to_half
 from .target import CpuTarget
 
@@ -33,7 +33,7 @@ class Lanes:
 
     def const(self, value: float | int | bool, dtype: DType) -> Any:
         number = float(value) if dtype.is_float else int(value)
-        return ir.Constant(self.type(dtype), [number] * self.lanes)
+        return Splat(self.type(dtype), number)
 
     def from_storage(self, x: Any, dtype: DType) -> Any:
         i = self.b.ir

@@ -78,7 +78,7 @@ def merge_axes(k: LoopKernel) -> LoopKernel:
     for f, o in zip(forms, offsets, strict=True):
         if f is None:
             loose |= {e.index for e in postorder([o]) if isinstance(e, Axis)}
-    loose |= {e.index for e in [x.value for x in (*k.stages, *k.stores)] if isinstance(e, Axis)}
+    loose |= {e.index for e in [*(x.value for x in k.stages), *(x.value for x in k.stores)] if isinstance(e, Axis)}
     mergeable = [
         i + 1 < n and i not in loose and i + 1 not in loose
         and all(f[1].get(i, 0) == f[1].get(i + 1, 0) * k.axes[i + 1] for f in forms if f is not None)
@@ -165,5 +165,5 @@ def _lane_bytes(k: LoopKernel) -> int:
         return 8
     values = [e.dtype for e in postorder(roots(k)) if not isinstance(e, Axis | DimParam | Num)]
     inner = {d.itemsize for d in values if d is not DType.I64}
-    index_values = any(s.value.dtype is DType.I64 for s in (*k.stages, *k.stores))
+    index_values = any(v.dtype is DType.I64 for v in [*(s.value for s in k.stages), *(s.value for s in k.stores)])
     return 1 if max(sizes) == 1 and max(inner, default=1) == 1 and not index_values else 4

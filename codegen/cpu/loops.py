@@ -245,7 +245,14 @@ class _Writer:
                 self._store(store, scope)
         per_element = [s for s in self.k.stores if s.per_element]
         if per_element:
-            self._reduce_space(scopes, [], lambda inner, _: [self._store(s, x) for x in inner for s in per_element] and [])
+
+            def each(inner: list[_Scope], _: list[Any]) -> list[Any]:
+                for scope in inner:
+                    for store in per_element:
+                        self._store(store, scope)
+                return []
+
+            self._reduce_space(scopes, [], each)
 
     def _child(self, s: _Scope, extra: dict[int, Any], lanes: int | None = None, mask: Any = None, shift: int = 0) -> _Scope:
         if lanes is None:
@@ -490,7 +497,8 @@ class _Writer:
     def linear(self, form: Affine, axes: dict[int, Any], shift: int = 0) -> tuple[Any, int]:
         """An affine form as (I64 value, constant to add). Values are shared within a block."""
         b = self.b
-        constant, rest = (form[0], ()) if isinstance(form[0], int) else (0, (form[0],))
+        rest: tuple[Dim, ...] = () if isinstance(form[0], int) else (form[0],)
+        constant = form[0] if isinstance(form[0], int) else 0
         terms: list[tuple[Any, Dim]] = []
         for axis, c in form[1].items():
             if axis == self.plan.axis and shift:

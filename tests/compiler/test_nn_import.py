@@ -10,7 +10,6 @@ from mlc.compiler.importer.nn_handlers import NN_HANDLERS
 from mlc.ir import DType, Graph, Input, Node, TensorType, evaluate, sym
 from onnx import TensorProto, helper, numpy_helper
 
-# ruff: noqa: E501  (the table of cases reads better wide)
 RNG = np.random.default_rng(7)
 
 

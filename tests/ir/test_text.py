@@ -63,7 +63,7 @@ def test_several_results():
 )  # fmt: skip
 def test_constants(data):
     back = round_trip(graph([], [const(data)])).outputs[0].node.op.data
-    assert back.dtype == data.dtype and back.shape == data.shape and back.tobytes() == data.tobytes() or data.dtype == object
+    assert (back.dtype == data.dtype and back.shape == data.shape and back.tobytes() == data.tobytes()) or data.dtype == object
 
 
 def test_strange_names():
