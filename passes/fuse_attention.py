@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import Graph, Value
-from ..ir.ops import Add, Attention, Div, IsNaN, MatMul, Mul, Softmax, Where
+from ..ir.ops import Add, Attention, Div, IsNaN, MatMul, Mul, Softmax, Transpose, Where
 from .base import Pass, PassContext, apply, const_of, is_float, reshape, scalar_of, transpose
 from .rewrite import Num, P, Pattern, Rule, X, rewrite
 
@@ -56,6 +56,9 @@ def attention(q: Value, kt: Value, v: Value, p: Value, scaled: Value, product: V
 def _unscaled(v: Value) -> tuple[Value, float]:
     """v = value · factor."""
     op = v.node.op
+    if isinstance(op, Transpose) and isinstance(v.node.inputs[0].node.op, (Mul, Div)):
+        x, factor = _unscaled(v.node.inputs[0])
+        return (transpose(x, op.perm), factor) if x != v.node.inputs[0] else (v, 1.0)
     if isinstance(op, (Mul, Div)):
         for x, c in (v.node.inputs, v.node.inputs[::-1]):
             factor = scalar_of(c)
@@ -81,7 +84,7 @@ def _scores() -> Iterator[Pattern]:
     product = P(MatMul, X("q"), X("kt"), name="product")
     for scaled in (P(Mul, product, X("", lambda v: scalar_of(v) is not None), name="scaled"),
                    P(Div, product, X("", lambda v: scalar_of(v) is not None), name="scaled"), product):  # fmt: skip
-        yield P(Add, scaled, X("mask"), where=lambda v: is_float(v))
+        yield P(Add, scaled, X("mask"), where=is_float)
         yield scaled
 
 

@@ -9,8 +9,27 @@ import numpy as np
 import pytest
 from mlc.ir import DType, Graph, Input, Node, TensorType, const
 from mlc.ir.ops import (
-    Add, Div, Erf, Exp, IsNaN, MatMul, Max, Min, Mul, Neg, Pow, Reciprocal, Reduce, Sigmoid, Softmax, Softplus, Sqrt, Sub, Tanh,
-    Transpose, Where,
+    Add,
+    Div,
+    Erf,
+    Exp,
+    IsNaN,
+    MatMul,
+    Max,
+    Min,
+    Mul,
+    Neg,
+    Pow,
+    Reciprocal,
+    Reduce,
+    Sigmoid,
+    Softmax,
+    Softplus,
+    Sqrt,
+    Sub,
+    Tanh,
+    Transpose,
+    Where,
 )  # fmt: skip
 from mlc.ir.verify import verify
 from mlc.passes import PassContext, run_passes
@@ -49,7 +68,7 @@ def both(op, a, b, swap):
     return apply(op, b, a) if swap else apply(op, a, b)
 
 
-@pytest.mark.parametrize("swap", itertools.product((False, True), repeat=3))
+@pytest.mark.parametrize("swap", list(itertools.product((False, True), repeat=3)))
 @pytest.mark.parametrize("form", range(3))
 @pytest.mark.parametrize("inner", ["div", "mul", "tanh", "tanh3"])
 def test_gelu(numbers, swap, form, inner):
