@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from llvmlite import ir
 
-from ...errors import CodegenError
 from ...ir import Dim, DType, ceildiv, is_static, prod, upper
-from ..affine import Affine, affine, axes_of, postorder, stride_along
-from ..expr import Axis, Call, Cast, DimParam, E, Load, Num, Reduced
-from ..kernel import LoopKernel, Reduction, Store
-from .build import I1, I8, I32, I64, PTR, Builder, Params, mangle, storage, vec
-from .emitted import PLACEHOLDER, Emitted, named
+from ..affine import Affine, postorder
+from ..expr import Call, DimParam
+from ..kernel import LoopKernel, Reduction
+from .build import I32, PTR, storage, vec
+from .emitted import Emitted, named
 from .functions import Functions
 from .lanes import compute
 from .loop_schedule import UNROLL_POINTS, LoopSchedule, merge_axes, roots, schedule
+from .points import Points, Scope
 from .spill import spill
 from .target import CpuTarget
 from .transpose import Turn, turn, turning
@@ -51,31 +51,11 @@ def max_dim(d: Dim) -> Dim:
     return 1 if d == 0 else d
 
 
-@dataclass
-class _Scope:
-    """Values of axes at a point of the loop nest, and what was computed there."""
-
-    axes: dict[int, Any]  # axis -> I64 (for the vector axis: its first lane)
-    lanes: int
-    mask: Any  # <lanes x i1>, or None
-    reduced: list[Any]
-    memo: dict[tuple[int, bool], Any]
-    shift: int = 0  # added to the vector axis
-
-
-class _Writer:
+class _Writer(Points):
     def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget, tile: Turn | None) -> None:
-        self.k, self.plan, self.target, self.tile = k, plan, target, tile
-        self.params = Params()
-        self.module = ir.Module("")
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
-        self.b = Builder(fn)
-        self.bufs, self.dims, self.begin, self.end = fn.args
-        self.parallel = plan.axis >= 0 and plan.axis < len(k.axes)
-        self.spill = None if self.parallel else spill(k)
-        if self.spill is not None:
-            k = self.k = self.spill.kernel
-        self.sizes: dict[Dim, Any] = {}
+        saved = spill(k) if plan.axis >= len(k.axes) or plan.axis < 0 else None
+        super().__init__(k if saved is None else saved.kernel, plan, target)
+        self.tile, self.spill, k = tile, saved, self.k
         n = len(k.axes)
         taken = {tile.read, tile.write} if tile is not None else {plan.axis} if self.parallel else set()
         self.outer = [i for i in range(n) if i not in taken]
@@ -90,33 +70,11 @@ class _Writer:
             self.blocks, self.elements_per_unit = ceildiv(last, plan.block), plan.block
         self.blocked = tile is not None or not self.outer or self.blocks != 1
         self.units: Dim = outer * self.blocks
-        reduced_axes = frozenset({plan.axis}) if self.parallel else frozenset()
-        self.depends = axes_of(roots(k), reduced_axes)
-        # results of reductions that are the same for all lanes, and what follows from them
-        mark = 1 << 20
-        marked = axes_of(roots(k), frozenset({mark}))
-        self.uniform_results: set[int] = set()
-        if not self.parallel:
-            self.uniform_results = {i for i, axes in marked.items() if mark in axes and plan.axis not in axes}
-        self.pointers: list[Any] = []
-        self.forms: dict[int, Affine | None] = {}
-        self.strides: dict[int, Dim | None] = {}
-        self.sums: dict[Any, Any] = {}
         self.bounds: dict[int, tuple[Any, Any]] | None = None
         self.cuts: tuple[tuple[Affine, ...], ...] | None = None
         self.windows = windows(k, plan.axis) if self.parallel and is_static(k.reduce_axes) else None
         if self.windows is not None:
-            self.depends |= axes_of(roots(self.windows.inside), reduced_axes)
-
-    # sizes ---------------------------------------------------------------------------------------------------------
-    def dim(self, d: Dim) -> Any:
-        """A dim as an I64: a literal, or read from the table in the entry block."""
-        if isinstance(d, int):
-            return self.b.i64(d)
-        if d not in self.sizes:
-            with self.b.ir.goto_block(self.b.entry):
-                self.sizes[d] = self.b.param(self.dims, self.params.add(d))
-        return self.sizes[d]
+            self.depends |= self.dependence(self.windows.inside)
 
     def write(self) -> None:
         b, k = self.b, self.k
@@ -188,7 +146,7 @@ class _Writer:
 
         def body(i: Any, _: list[Any]) -> list[Any]:
             at = b.smin(i, b.ir.sub(long, b.i64(n)))
-            scopes = [_Scope({**outer, tile.write: at, tile.read: rows[j]}, n, None, [], {}) for j in range(n)]
+            scopes = [Scope({**outer, tile.write: at, tile.read: rows[j]}, n, None, [], {}) for j in range(n)]
             math = Functions(b, n, self.target)
             for e in tile.loads:
                 dtype = k.operands[e.operand].dtype
@@ -234,7 +192,7 @@ class _Writer:
             axes = dict(outer)
             if start is not None:
                 axes[axis] = start
-            scopes.append(_Scope(axes, lanes, mask, [], {}, g * w))
+            scopes.append(Scope(axes, lanes, mask, [], {}, g * w))
         for number, stage in enumerate(self.k.stages):
             results = self._stage(number, stage, scopes)
             for s, r in zip(scopes, results, strict=True):
@@ -246,7 +204,7 @@ class _Writer:
         per_element = [s for s in self.k.stores if s.per_element]
         if per_element:
 
-            def each(inner: list[_Scope], _: list[Any]) -> list[Any]:
+            def each(inner: list[Scope], _: list[Any]) -> list[Any]:
                 for scope in inner:
                     for store in per_element:
                         self._store(store, scope)
@@ -254,13 +212,13 @@ class _Writer:
 
             self._reduce_space(scopes, [], each)
 
-    def _child(self, s: _Scope, extra: dict[int, Any], lanes: int | None = None, mask: Any = None, shift: int = 0) -> _Scope:
+    def _child(self, s: Scope, extra: dict[int, Any], lanes: int | None = None, mask: Any = None, shift: int = 0) -> Scope:
         if lanes is None:
-            return _Scope({**s.axes, **extra}, s.lanes, s.mask, s.reduced, {}, s.shift)
-        return _Scope({**s.axes, **extra}, lanes, mask, s.reduced, {}, shift)
+            return Scope({**s.axes, **extra}, s.lanes, s.mask, s.reduced, {}, s.shift)
+        return Scope({**s.axes, **extra}, lanes, mask, s.reduced, {}, shift)
 
     def _reduce_space(
-        self, scopes: list[_Scope], carried: list[Any], body: Callable[[list[_Scope], list[Any]], list[Any]]
+        self, scopes: list[Scope], carried: list[Any], body: Callable[[list[Scope], list[Any]], list[Any]]
     ) -> list[Any]:
         """Run body over the reduce axes (the vector axis, if one of them, is handled by the caller through `body`)."""
         k, b, n = self.k, self.b, len(self.k.axes)
@@ -284,7 +242,7 @@ class _Writer:
         return nest(0, {}, carried)
 
     def _vector_reduce(
-        self, scopes: list[_Scope], carried: list[Any], body: Callable[[list[_Scope], list[Any]], list[Any]]
+        self, scopes: list[Scope], carried: list[Any], body: Callable[[list[Scope], list[Any]], list[Any]]
     ) -> list[Any]:
         """The innermost reduce axis, in vectors, when the vector axis is a reduce axis; else just the body."""
         k, b, w, g = self.k, self.b, self.plan.width, self.plan.group
@@ -322,7 +280,7 @@ class _Writer:
             carried = merged
         return carried
 
-    def _stage(self, number: int, stage: Reduction, scopes: list[_Scope]) -> list[Any]:
+    def _stage(self, number: int, stage: Reduction, scopes: list[Scope]) -> list[Any]:
         dtype = stage.value.dtype
         if self.cuts is not None:
             self.bounds = self._bounds(self.cuts[number], scopes[0].axes)
@@ -335,7 +293,7 @@ class _Writer:
         count = self.plan.group if vector_reduce else len(scopes)
         carried = [neutral] * count
 
-        def body(inner: list[_Scope], acc: list[Any]) -> list[Any]:
+        def body(inner: list[Scope], acc: list[Any]) -> list[Any]:
             acc = list(acc)
             for j, s in enumerate(inner):
                 x = self.value(stage.value, s, True)
@@ -365,7 +323,7 @@ class _Writer:
             x = Functions(self.b, lanes, self.target).call(_COMBINE[fn], [lo, hi], [dtype, dtype])
         return x
 
-    def _arg_stage(self, stage: Reduction, scopes: list[_Scope]) -> list[Any]:
+    def _arg_stage(self, stage: Reduction, scopes: list[Scope]) -> list[Any]:
         """Best value and its linear index, carried together; the first of equals wins, a NaN wins over all."""
         k, n, b = self.k, len(self.k.axes), self.b
         dtype = stage.value.dtype
@@ -374,7 +332,7 @@ class _Writer:
         count = len(scopes)
         carried = [worst] * count + [math.const(-1, DType.I64)] * count
 
-        def body(inner: list[_Scope], acc: list[Any]) -> list[Any]:
+        def body(inner: list[Scope], acc: list[Any]) -> list[Any]:
             best, where = list(acc[:count]), list(acc[count:])
             for j, s in enumerate(inner):
                 x = self.value(stage.value, s, True)
@@ -406,135 +364,6 @@ class _Writer:
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dtype.is_signed else (0, 2**bits - 1)
         return low if fn == "max" else high
 
-    # expressions -----------------------------------------------------------------------------------------------------
-    def varies(self, e: E, s: _Scope) -> bool:
-        return s.lanes > 1 and self.plan.axis in self.depends[id(e)]
-
-    def value(self, root: E, s: _Scope, wide: bool = False) -> Any:
-        """root at a point: one lane if it does not vary along the vector axis (unless `wide`), else s.lanes lanes."""
-        order = self._order(root, s)
-        for e in order:
-            s.memo[id(e), False] = self._evaluate(e, s)
-        x = s.memo[id(root), False]
-        if wide and s.lanes > 1 and x.type.count == 1:
-            x = self._widen(x, s.lanes)
-        return x
-
-    def _order(self, root: E, s: _Scope) -> list[E]:
-        """Nodes to evaluate; the offset of a load is evaluated by the load itself."""
-        seen: set[int] = set()
-        order: list[E] = []
-        stack: list[tuple[E, bool]] = [(root, False)]
-        while stack:
-            e, done = stack.pop()
-            if done:
-                order.append(e)
-                continue
-            if id(e) in seen or (id(e), False) in s.memo:
-                continue
-            seen.add(id(e))
-            stack.append((e, True))
-            kids: Sequence[E] = e.args if isinstance(e, Call) else (e.arg,) if isinstance(e, Cast) else ()
-            stack.extend((c, False) for c in reversed(kids))
-        return order
-
-    def _widen(self, x: Any, lanes: int) -> Any:
-        if x.type.count == lanes:
-            return x
-        if isinstance(x, ir.Constant):
-            return ir.Constant(vec(x.type.element, lanes), list(x.constant) * lanes)
-        return self.b.splat(self.b.ir.extract_element(x, ir.Constant(I32, 0)), lanes)
-
-    def _evaluate(self, e: E, s: _Scope) -> Any:
-        b = self.b
-        lanes = s.lanes if self.varies(e, s) else 1
-        math = Functions(b, lanes, self.target)
-        match e:
-            case Num(value=v):
-                return math.const(v, e.dtype)
-            case DimParam(dim=d):
-                return b.splat(self.dim(d), 1)
-            case Axis(index=i):
-                x = b.splat(s.axes[i], lanes)
-                shift = s.shift if i == self.plan.axis else 0
-                return b.ir.add(x, b.iota(lanes, shift)) if lanes > 1 or shift else x
-            case Reduced(stage=i):
-                return s.reduced[i]
-            case Load():
-                return self._load(e, s, lanes, math)
-            case Cast(arg=a):
-                return math.cast(self._widen(s.memo[id(a), False], lanes), a.dtype, e.dtype)
-            case Call(fn="div", args=(x, y)) if lanes > 1 and e.dtype.is_float and id(y) in self.uniform_results:
-                # one division per row; ≤ 1.5 ULP
-                one = Functions(b, 1, self.target)
-                inverse = one.call("div", [one.const(1.0, y.dtype), s.memo[id(y), False]], [y.dtype, y.dtype])
-                return math.call("mul", [self._widen(s.memo[id(x), False], lanes), self._widen(inverse, lanes)], [e.dtype] * 2)
-            case Call(fn=fn, args=args):
-                got = [self._widen(s.memo[id(a), False], lanes) for a in args]
-                return math.call(fn, got, [a.dtype for a in args])
-        raise CodegenError(f"{type(e).__name__} in a loop kernel")
-
-    def form(self, offset: E) -> Affine | None:
-        if id(offset) not in self.forms:
-            self.forms[id(offset)] = affine(offset)
-        return self.forms[id(offset)]
-
-    def _stride(self, offset: E, s: _Scope) -> int | None:
-        """Elements per lane when constant: 0, or known; None for a gather."""
-        if not self.varies(offset, s):
-            return 0
-        if id(offset) not in self.strides:
-            self.strides[id(offset)] = stride_along(offset, self.plan.axis)
-        k = self.strides[id(offset)]
-        return k if isinstance(k, int) else None
-
-    def scalar(self, e: E, s: _Scope) -> Any:
-        """An I64 at the first lane: every axis is taken at its (first) value."""
-        first = _Scope(s.axes, 1, None, s.reduced, s.memo if s.lanes == 1 else {}, s.shift)
-        x = self.value(e, first)
-        return self.b.ir.extract_element(x, ir.Constant(I32, 0))
-
-    def linear(self, form: Affine, axes: dict[int, Any], shift: int = 0) -> tuple[Any, int]:
-        """An affine form as (I64 value, constant to add). Values are shared within a block."""
-        b = self.b
-        rest: tuple[Dim, ...] = () if isinstance(form[0], int) else (form[0],)
-        constant = form[0] if isinstance(form[0], int) else 0
-        terms: list[tuple[Any, Dim]] = []
-        for axis, c in form[1].items():
-            if axis == self.plan.axis and shift:
-                if isinstance(c, int):
-                    constant += c * shift
-                else:
-                    rest += (c * shift,)
-            at = axes[axis]
-            if isinstance(at, ir.Constant):
-                if isinstance(c, int):
-                    constant += c * at.constant
-                elif at.constant:
-                    rest += (c * at.constant,)
-            elif c != 0:
-                terms.append((at, c))
-        key = (id(b.ir.block), rest, tuple((id(v), c) for v, c in terms))
-        if key not in self.sums:
-            total: Any = None
-            for t in [*(self.dim(d) for d in rest), *(v if c == 1 else b.ir.mul(v, self.dim(c)) for v, c in terms)]:
-                total = t if total is None else b.ir.add(total, t)
-            self.sums[key] = (b.i64(0) if total is None else total, b.ir.block, terms)
-        return self.sums[key][0], constant
-
-    def address(self, operand: int, offset: E, s: _Scope) -> Any:
-        """Of the element at the first lane."""
-        b, t, base = self.b, storage(self.k.operands[operand].dtype), self.pointers[operand]
-        form = self.form(offset)
-        if form is None:
-            return b.at(base, self.scalar(offset, s), t)
-        value, constant = self.linear(form, s.axes, s.shift)
-        key = (id(b.ir.block), operand, id(value))
-        if key not in self.sums:
-            self.sums[key] = (b.at(base, value, t), value)
-        at = self.sums[key][0]
-        return b.at(at, b.i64(constant), t) if constant else at
-
     def _minimum(self, fact: Affine, axes: dict[int, Any], over: dict[int, int]) -> Any:
         """The least value of an affine form over the boxes [0, over[axis]]."""
         constant, coefficients = fact
@@ -563,79 +392,3 @@ class _Writer:
                 most = b.ir.udiv(b.smax(b.ir.add(value, b.i64(extra - d)), zero), b.i64(-d))
                 out[a] = first, b.smin(stop, most)
         return out
-
-    def _load(self, e: Load, s: _Scope, lanes: int, math: Functions) -> Any:
-        b = self.b
-        dtype = self.k.operands[e.operand].dtype
-        t, base = storage(dtype), self.pointers[e.operand]
-        align = dtype.itemsize
-        stride = self._stride(e.offset, s)
-        if stride == 0 or lanes == 1:
-            one = Functions(b, 1, self.target)
-            return one.from_storage(b.splat(b.load(t, self.address(e.operand, e.offset, s), align), 1), dtype)
-        wide = vec(t, lanes)
-        if stride == 1:
-            at = self.address(e.operand, e.offset, s)
-            raw = b.load(wide, at, align) if s.mask is None else b.masked_load(wide, at, s.mask, align)
-            return math.from_storage(raw, dtype)
-        if self.target.masked and dtype.itemsize >= 4:  # a gather instruction
-            pointers = self._lane_pointers(e.operand, e.offset, s, lanes)
-            name = f"llvm.masked.gather.{mangle(wide)}.{mangle(pointers.type)}"
-            mask = s.mask if s.mask is not None else ir.Constant(vec(I1, lanes), [1] * lanes)
-            raw = b.call(name, wide, pointers, ir.Constant(I32, align), mask, ir.Constant(wide, None))
-            return math.from_storage(raw, dtype)
-        index = self._lane_offsets(e.offset, s, lanes)
-        raw = ir.Constant(wide, ir.Undefined)
-        for lane in range(lanes):
-            at = ir.Constant(I32, lane)
-            raw = b.ir.insert_element(raw, b.load(t, b.at(base, b.ir.extract_element(index, at), t), align), at)
-        return math.from_storage(raw, dtype)
-
-    def _lane_offsets(self, offset: E, s: _Scope, lanes: int) -> Any:
-        """An offset per lane; masked lanes point at element 0, which exists."""
-        index = self._widen(self.value(offset, s), lanes)
-        return index if s.mask is None else self.b.ir.select(s.mask, index, ir.Constant(index.type, None))
-
-    def _lane_pointers(self, operand: int, offset: E, s: _Scope, lanes: int) -> Any:
-        """A pointer per lane: a constant stride from the first lane, or an offset each."""
-        b, t = self.b, storage(self.k.operands[operand].dtype)
-        stride = self._stride(offset, s)
-        if stride is None:
-            out = b.at(self.pointers[operand], self._widen(self.value(offset, s), lanes), t)
-        else:
-            steps = ir.Constant(vec(I64, lanes), [stride * lane for lane in range(lanes)])
-            out = b.at(self.address(operand, offset, s), steps, t)
-        out.type = vec(PTR, lanes)  # llvmlite types every getelementptr as one pointer
-        return out
-
-    def _store(self, store: Store, s: _Scope, value: Any = None) -> None:
-        b, dtype = self.b, self.k.operands[store.operand].dtype
-        lanes = s.lanes
-        math = Functions(b, lanes, self.target)
-        x = math.to_storage(self._widen(self.value(store.value, s) if value is None else value, lanes), dtype)
-        guard = None if store.guard is None else self._widen(self.value(store.guard, s), lanes)
-        if lanes == 1:
-            at = self.address(store.operand, store.offset, s)
-            single = b.ir.extract_element(x, ir.Constant(I32, 0))
-            if guard is None:
-                b.ir.store(single, at, align=dtype.itemsize)
-                return
-            with b.ir.if_then(b.ir.extract_element(guard, ir.Constant(I32, 0))):
-                b.ir.store(single, at, align=dtype.itemsize)
-            return
-        mask = s.mask if guard is None else guard if s.mask is None else b.ir.and_(guard, s.mask)
-        if self._stride(store.offset, s) != 1:
-            pointers = self._lane_pointers(store.operand, store.offset, s, lanes)
-            if mask is None:
-                mask = ir.Constant(vec(I1, lanes), [1] * lanes)
-            name = f"llvm.masked.scatter.{mangle(x.type)}.{mangle(pointers.type)}"
-            b.call(name, ir.VoidType(), x, pointers, ir.Constant(I32, dtype.itemsize), mask)
-            return
-        at = self.address(store.operand, store.offset, s)
-        if mask is None:
-            b.ir.store(x, at, align=dtype.itemsize)
-        else:
-            b.masked_store(x, at, mask, dtype.itemsize)
-
-
-__all__ = ["I8", "emit_loop"]
