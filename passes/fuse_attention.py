@@ -58,15 +58,15 @@ def _unscaled(v: Value) -> tuple[Value, float]:
     op = v.node.op
     if isinstance(op, Transpose) and isinstance(v.node.inputs[0].node.op, (Mul, Div)):
         x, factor = _unscaled(v.node.inputs[0])
-        return (transpose(x, op.perm), factor) if x != v.node.inputs[0] else (v, 1.0)
+        return (v, 1.0) if x == v.node.inputs[0] else (transpose(x, op.perm), factor)
     if isinstance(op, (Mul, Div)):
         for x, c in (v.node.inputs, v.node.inputs[::-1]):
-            factor = scalar_of(c)
-            if factor is not None and x.type == v.type:
+            number = scalar_of(c)
+            if number is not None and x.type == v.type:
                 if isinstance(op, Mul):
-                    return x, factor
-                if c is v.node.inputs[1] and factor != 0:
-                    return x, 1 / factor
+                    return x, number
+                if c is v.node.inputs[1] and number != 0:
+                    return x, 1 / number
     return v, 1.0
 
 
