@@ -508,6 +508,29 @@ def test_guarded_window(channels, size, stride, fn):
     check(window(channels, size, stride, fn), [random(size, size, channels)], tolerance=1e-5)
 
 
+@pytest.mark.parametrize("dilation, reverse", [(1, False), (2, False), (3, False), (1, True), (2, True)])
+def test_window_over_a_symbolic_size(dilation, reverse):
+    """Taps cut at the border by division (dilation), from either end (a reversed window)."""
+    n, channels, taps, pad = sym("N"), 20, 5, 3
+    tap = call("sub", Num(taps - 1), Axis(2)) if reverse else Axis(2)
+    i = call("sub", call("add", Axis(0), call("mul", tap, Num(dilation))), Num(pad))
+    inside = s.and_(call("ge", i, Num(0)), call("lt", i, DimParam(n)))
+    clamped = call("max", call("min", i, call("sub", DimParam(n), Num(1))), Num(0))
+    x = Load(0, call("add", call("mul", clamped, Num(channels)), Axis(1)), dtype=F)
+    operands = (Operand(F, n * channels), Operand(F, n * channels, True))
+    for fn, far in (("sum", 0.0), ("max", -math.inf), ("sum", 1.0)):
+        value = s.select(inside, x, Num(far, dtype=F))
+        k = LoopKernel(
+            (n, channels),
+            (taps,),
+            operands,
+            (Reduction(fn, value),),
+            (Store(1, index((0, channels), (1, 1)), Reduced(0, dtype=F)),),
+        )
+        for size in (1, 2, 9, 30):
+            check(k, [random(size * channels)], bindings={"N": size}, tolerance=1e-5, targets=TARGETS[:2])
+
+
 def test_depthwise_convolution_with_bias_and_activation():
     c, size = 40, 8
     k = window(c, size, 1, "sum")
