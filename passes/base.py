@@ -130,10 +130,10 @@ def inverse(perm: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(out)
 
 
-def estimate(dim: Dim, guess: int = 32) -> int:
-    """A plausible value of a dim, for costs: every symbol is taken as `guess`, within its bounds."""
+def estimate(dim: Dim, guess: int = 500) -> int:
+    """A plausible value of a dim, at least 1, for costs: every symbol is taken as `guess`, within its bounds."""
     if isinstance(dim, int):
-        return dim
+        return max(dim, 1)
     found: dict[str, int] = {}
     todo: list[Dim] = [dim]
     while todo:
@@ -145,7 +145,7 @@ def estimate(dim: Dim, guess: int = 32) -> int:
                         found[f.name] = min(max(guess, f.lo), f.hi)
                     else:
                         todo += f.args
-    return max(evaluate(dim, found), 0)
+    return max(evaluate(dim, found), 1)
 
 
 def is_float(v: Value) -> bool:

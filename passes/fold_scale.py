@@ -80,8 +80,8 @@ def scale_of_sum(x: Value, b: Value, c: Value, root: Value) -> Value | None:
     """(x + b) · c → x · c + b · c, where x · c then folds further."""
     if not is_float(x) or x.type != root.type:
         return None
-    foldable = isinstance(x.node.op, _PRODUCTS) and const_of(x.node.inputs[1]) is not None
-    if not foldable or _per_channel(c, x.shape[-1]) is None:
+    takes_factors = isinstance(x.node.op, (*_PRODUCTS, Mul)) and any(const_of(v) is not None for v in x.node.inputs)
+    if not takes_factors or _per_channel(c, x.shape[-1]) is None:
         return None
     both = _combine(np.multiply if isinstance(root.node.op, Mul) else np.divide, b, c, root)
     return None if both is None else apply(Add(), apply(root.node.op, x, c), both)

@@ -7,13 +7,14 @@ Transpose of that value. The cheapest assignment over the whole graph is a minim
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import networkx as nx
 
-from ..ir import Const, Graph, Node, Value, prod
+from ..ir import Const, Graph, Node, Value
 from ..ir.ops import ArgReduce, Reduce, Reshape, Transpose
 from .base import Pass, PassContext, const_of, estimate, inverse, is_trivial, reshape, transpose
 from .layout_ops import Perm, forward_perm, permuted
@@ -43,7 +44,7 @@ class SinkTransposes(Pass):
 def moved_elements(graph: Graph) -> int:
     """Elements that the graph's transposes move; those of constants are free, as they fold."""
     return sum(
-        estimate(prod(n.types[0].shape))
+        size_of(n.out)
         for n in graph.nodes
         if isinstance(n.op, Transpose) and const_of(n.inputs[0]) is None and not is_trivial(n.op.perm, n.inputs[0].shape)
     )
@@ -243,7 +244,7 @@ def keep_dims(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
 
 
 def size_of(v: Value) -> int:
-    return estimate(prod(v.shape))
+    return math.prod(map(estimate, v.shape))
 
 
 def transposes(graph: Graph) -> Iterator[Node]:
