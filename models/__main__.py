@@ -89,7 +89,7 @@ def bench(names: tuple[str, ...], threads: str, against: str, seconds: float) ->
 def _announce(row: tables.Row) -> None:
     sizes = " ".join(f"{k}={','.join(map(str, v))}" for k, v in row.sizes.items())
     verdict = row.error or {0: "ok", 1: "differs"}.get(row.code, f"code {row.code}")
-    err.print(f"{row.model} {sizes}: {verdict}", highlight=False, markup=False)
+    err.print(f"{row.model} {sizes}: {verdict}", highlight=False, markup=False, soft_wrap=True)
 
 
 def main(command: Callable[..., Any] = cli) -> None:
