@@ -3,38 +3,10 @@
 from __future__ import annotations
 
 from ..ir import Dim
-from .expr import Axis, Call, Cast, DimParam, E, Load, Num, Reduced
+from .expr import Axis, Call, DimParam, E, Num, Reduced, children, postorder
 
 # constant part, and coefficient per axis
 Affine = tuple[Dim, dict[int, Dim]]
-
-
-def children(e: E) -> tuple[E, ...]:
-    """Operands of an expression, an index included."""
-    match e:
-        case Call(args=args):
-            return args
-        case Cast(arg=arg):
-            return (arg,)
-        case Load(offset=offset):
-            return (offset,)
-    return ()
-
-
-def postorder(roots: list[E]) -> list[E]:
-    """Every node once, operands first (no recursion)."""
-    seen: set[int] = set()
-    order: list[E] = []
-    stack: list[tuple[E, bool]] = [(r, False) for r in reversed(roots)]
-    while stack:
-        e, done = stack.pop()
-        if done:
-            order.append(e)
-        elif id(e) not in seen:
-            seen.add(id(e))
-            stack.append((e, True))
-            stack.extend((c, False) for c in reversed(children(e)))
-    return order
 
 
 def axes_of(roots: list[E], reduced: frozenset[int] = frozenset()) -> dict[int, frozenset[int]]:

@@ -6,6 +6,7 @@ known at run time. Expressions are immutable and shared; emitters must memoise b
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..ir import COMPARISONS, Dim, DType
@@ -68,6 +69,34 @@ class Reduced(E):
 @dataclass(frozen=True, slots=True, eq=False)
 class Acc(E):
     """The accumulator of a contraction, in its epilogue."""
+
+
+def children(e: E) -> tuple[E, ...]:
+    """Operands of an expression, an index included."""
+    match e:
+        case Call(args=args):
+            return args
+        case Cast(arg=arg):
+            return (arg,)
+        case Load(offset=offset):
+            return (offset,)
+    return ()
+
+
+def postorder(roots: Sequence[E], into: Callable[[E], tuple[E, ...]] = children) -> list[E]:
+    """Every node once, operands first. Iterative: fused chains get long."""
+    seen: set[int] = set()
+    order: list[E] = []
+    stack: list[tuple[E, bool]] = [(r, False) for r in reversed(roots)]
+    while stack:
+        e, done = stack.pop()
+        if done:
+            order.append(e)
+        elif id(e) not in seen:
+            seen.add(id(e))
+            stack.append((e, True))
+            stack.extend((c, False) for c in reversed(into(e)))
+    return order
 
 
 class ExprScalars:

@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from ...errors import CodegenError
 from ...ir import DType
-from ..expr import Acc, Axis, Call, Cast, DimParam, E, Load, Num
+from ..expr import Acc, Axis, Call, Cast, DimParam, E, Load, Num, children, postorder
 from ..kernel import ContractKernel
 from .build import I64, Builder, Params, storage, vec
 from .functions import Functions
@@ -20,37 +20,10 @@ _LONG = frozenset({"exp", "tanh", "erf", "log", "pow", "sin", "cos", "tan", "asi
                    "acosh", "atanh", "mod", "fmod"})  # fmt: skip
 
 
-def children(e: E) -> tuple[E, ...]:
-    match e:
-        case Call(args=args):
-            return args
-        case Cast(arg=arg):
-            return (arg,)
-        case Load(offset=offset):
-            return (offset,)
-    return ()
-
-
-def postorder(root: E, into: Any = children) -> list[E]:
-    """Every node once, operands first. Iterative: fused chains get long."""
-    seen: set[int] = set()
-    order: list[E] = []
-    stack: list[tuple[E, bool]] = [(root, False)]
-    while stack:
-        e, done = stack.pop()
-        if done:
-            order.append(e)
-        elif id(e) not in seen:
-            seen.add(id(e))
-            stack.append((e, True))
-            stack.extend((c, False) for c in reversed(into(e)))
-    return order
-
-
 def column_stride(offset: E) -> int | None:
     """d offset / d n when it is a constant; None otherwise."""
     known: dict[int, int | None] = {}
-    for e in postorder(offset):
+    for e in postorder([offset]):
         args = [known[id(c)] for c in children(e)]
         stride: int | None = 0
         if isinstance(e, Axis):
@@ -78,7 +51,7 @@ class Epilogue:
 
     def __init__(self, kernel: ContractKernel, params: Params, target: CpuTarget, lanes: int) -> None:
         self.kernel, self.target, self.lanes = kernel, target, lanes
-        self.order = postorder(kernel.epilogue, lambda e: () if isinstance(e, Load) else children(e))
+        self.order = postorder([kernel.epilogue], lambda e: () if isinstance(e, Load) else children(e))
         self.strides: dict[int, int] = {}
         self.slots: dict[int, int] = {}  # sizes go to the params table, so that they do not tell kernels apart
         for e in self.order:
@@ -90,7 +63,7 @@ class Epilogue:
             if stride not in (0, 1):
                 raise CodegenError("epilogue operand is not read along columns", expected="column stride 0 or 1")
             self.strides[id(e)] = stride
-            for x in postorder(e.offset):
+            for x in postorder([e.offset]):
                 if isinstance(x, DimParam):
                     self.slots[id(x)] = params.add(x.dim)
                 elif isinstance(x, Num) and int(x.value) not in (0, 1):
@@ -102,7 +75,7 @@ class Epilogue:
 
     def fingerprint(self) -> tuple[object, ...]:
         """The structure, with sizes and index constants left out: those are in the params table."""
-        nodes = postorder(self.kernel.epilogue)
+        nodes = postorder([self.kernel.epilogue])
         at = {id(e): x for x, e in enumerate(nodes)}
 
         def own(e: E) -> object:
@@ -202,7 +175,7 @@ class ActiveEpilogue:
         value: dict[int, Any] = {}
         ops = {"add": i.add, "sub": i.sub, "mul": i.mul, "div": i.udiv, "mod": i.urem, "fmod": i.urem,
                "min": self.b.smin, "max": self.b.smax}  # fmt: skip
-        for e in postorder(offset):
+        for e in postorder([offset]):
             match e:
                 case Axis():
                     x = self.axes[e.index]

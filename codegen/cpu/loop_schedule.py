@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ...ir import Dim, DType, Shape, prod
-from ..affine import affine, children, postorder, stride_along
-from ..expr import Axis, Call, Cast, DimParam, E, Load, Num
+from ...ir import COMPARISONS, Dim, DType, Shape, prod
+from ..affine import affine, stride_along
+from ..expr import Axis, Call, Cast, DimParam, E, Load, Num, children, postorder
 from ..kernel import LoopKernel, Reduction
 from .target import CpuTarget
 
-UNROLL_POINTS = 32  # reduce spaces up to this size are unrolled
+UNROLL_POINTS = 32  # reduce spaces up to this size are unrolled,
+UNROLL_WORK = 512  # unless that makes more vector operations than this: compile time grows with them
+_CHEAP = frozenset({"add", "sub", "mul", "min", "max", "neg", "abs", "and_", "or_", "xor", "not_", "select", "sqrt", "div", "fma"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,15 @@ def rebuilt(e: E, kids: tuple[E, ...]) -> E:
         case Load(operand=o):
             return Load(o, kids[0], dtype=e.dtype)
     return e
+
+
+def work(root: E) -> int:
+    """Vector operations of a value, roughly."""
+    return sum(
+        (1 if e.fn in _CHEAP or e.fn in COMPARISONS else 16) if isinstance(e, Call) else 1
+        for e in postorder([root])
+        if isinstance(e, Call | Load | Cast) and e.dtype is not DType.I64
+    )
 
 
 def merge_axes(k: LoopKernel) -> LoopKernel:

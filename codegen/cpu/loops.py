@@ -9,14 +9,14 @@ from typing import Any
 from llvmlite import ir
 
 from ...ir import Dim, DType, ceildiv, is_static, prod, upper
-from ..affine import Affine, postorder
-from ..expr import Call, DimParam
+from ..affine import Affine
+from ..expr import Call, DimParam, postorder
 from ..kernel import LoopKernel, Reduction
 from .build import I32, PTR, storage, vec
 from .emitted import Emitted, named
 from .functions import Functions
 from .lanes import compute
-from .loop_schedule import UNROLL_POINTS, LoopSchedule, merge_axes, roots, schedule
+from .loop_schedule import UNROLL_POINTS, UNROLL_WORK, LoopSchedule, merge_axes, roots, schedule, work
 from .points import Points, Scope
 from .spill import spill
 from .target import CpuTarget
@@ -75,6 +75,10 @@ class _Writer(Points):
         self.windows = windows(k, plan.axis) if self.parallel and is_static(k.reduce_axes) else None
         if self.windows is not None:
             self.depends |= self.dependence(self.windows.inside)
+            k = self.windows.inside
+        values = [x.value for x in k.stages] + [x.value for x in k.stores if x.per_element]
+        self.work = max([1, *(work(e) for e in values)])
+        self.work = max(self.work, 64 * any(x.fn.startswith("arg") for x in k.stages))
 
     def write(self) -> None:
         b, k = self.b, self.k
@@ -224,7 +228,8 @@ class _Writer(Points):
         k, b, n = self.k, self.b, len(self.k.axes)
         axes = [n + j for j in range(len(k.reduce_axes)) if n + j != self.plan.axis]
         inner = axes if self.bounds is None and self.parallel else []
-        while inner and upper(prod(k.reduce_axes[a - n] for a in inner)) > UNROLL_POINTS:
+        most = min(UNROLL_POINTS, UNROLL_WORK // (self.work * len(scopes)))
+        while inner and upper(prod(k.reduce_axes[a - n] for a in inner)) > most:
             inner = inner[1:]
         inner = [a for a in inner if isinstance(k.reduce_axes[a - n], int)]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..affine import axes_of, postorder
-from ..expr import Call, E, Load
+from ..affine import axes_of
+from ..expr import Call, E, Load, postorder
 from ..kernel import LoopKernel
 from .loop_schedule import rebuilt, transform
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from ..affine import affine, postorder
-from ..expr import Load
+from ..affine import affine
+from ..expr import Load, postorder
 from ..kernel import LoopKernel
 from .build import I32, Builder, vec
 from .loop_schedule import roots

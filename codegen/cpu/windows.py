@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir import Dim, DType
-from ..affine import Affine, affine, children, postorder
-from ..expr import Call, E, Num
+from ..affine import Affine, affine
+from ..expr import Call, E, Num, children, postorder
 from ..kernel import LoopKernel
 from .loop_schedule import rebuilt, roots, transform
 
