@@ -15,10 +15,10 @@ from .rewrite import Num, P, Pattern, Rule, X, rewrite
 
 @dataclass(frozen=True)
 class FuseAttention(Pass):
-    """Runs only under the option `fuse_attention`."""
+    """The option `fuse_attention=False` turns it off."""
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
-        return rewrite(graph, RULES) if ctx.options.get("fuse_attention", False) else graph
+        return rewrite(graph, RULES) if ctx.options.get("fuse_attention", True) else graph
 
 
 def attention(q: Value, kt: Value, v: Value, p: Value, scaled: Value, product: Value, root: Value,

@@ -35,7 +35,7 @@ class SinkTransposes(Pass):
             plain = graph.rewrite(keep_dims)
             tried = [_Layout(plain, backward).apply() for backward in (False, True)]
             new_cost, new = min(((moved_elements(g), g) for g in tried), key=lambda t: t[0])
-            if new_cost >= cost:
+            if new_cost >= cost or [v.type for v in new.outputs] != [v.type for v in graph.outputs]:
                 break
             graph, cost = new, new_cost
         return graph

@@ -189,7 +189,7 @@ def attention(q, k, v, mask=None, scale="after", nan=False):
 def test_attention(numbers, scale, mask, nan):
     shapes = [(1, 2, 3, 4), (1, 2, 5, 4), (1, 2, 5, 6)] + [(1, 1, 3, 5)] * mask
     new = fused(numbers, lambda q, k, v, m=None: attention(q, k, v, m, scale, nan), *shapes,
-                passes=(Simplify(), FuseAttention(), Simplify()), fuse_attention=True)  # fmt: skip
+                passes=(Simplify(), FuseAttention(), Simplify()))  # fmt: skip
     assert compute(new) == ["attention"]
     op = next(n.op for n in new.nodes if n.op.name == "attention")
     assert op.scale == pytest.approx(1.0 if scale == "none" else 0.5) and not op.causal
@@ -198,10 +198,10 @@ def test_attention(numbers, scale, mask, nan):
 def test_attention_of_rank_3_and_causal(numbers):
     mask = c(np.triu(np.full((4, 4), -1e30), 1))
     new = fused(numbers, lambda q, k, v: attention(q, k, v, mask), *[(2, 4, 3)] * 3,
-                passes=(Simplify(), FuseAttention()), fuse_attention=True)  # fmt: skip
+                passes=(Simplify(), FuseAttention()))  # fmt: skip
     assert "attention" in compute(new) and next(n.op for n in new.nodes if n.op.name == "attention").causal
 
 
 def test_attention_is_an_option(numbers):
-    new = fused(numbers, attention, *[(1, 2, 4, 4)] * 3, passes=(Simplify(), FuseAttention()))
+    new = fused(numbers, attention, *[(1, 2, 4, 4)] * 3, passes=(Simplify(), FuseAttention()), fuse_attention=False)
     assert "attention" not in compute(new)

@@ -125,7 +125,7 @@ def graphs(draw):
 @settings(max_examples=150, deadline=None)
 @given(graphs(), st.integers(1, 3))
 def test_optimised_graphs_compute_the_same(g, level):
-    new = optimize(g, PassContext(opt_level=level, verify=True, options={"fuse_attention": True}))
+    new = optimize(g, PassContext(opt_level=level, verify=True))
     rng = np.random.default_rng(1)
     args = [rng.standard_normal(v.shape).astype(np.float32) for v in g.inputs]
     for x, y in zip(g.evaluate(*args), new.evaluate(*args), strict=True):
