@@ -13,9 +13,7 @@ OTHER_SIZES: dict[str, tuple[Shapes, ...]] = {
     "common_old": ({"input1": (1, 1, 64, 97)},),
     "DFN3_df_dec": ({"emb": (1, 37, 512), "c0": (1, 64, 37, 96)},),
     "DFN3_enc": ({"feat_erb": (1, 1, 37, 32), "feat_spec": (1, 2, 37, 96)},),
-    "DFN3_erb_dec": (
-        {"emb": (1, 37, 512), "e3": (1, 64, 37, 8), "e2": (1, 64, 37, 8), "e1": (1, 64, 37, 16), "e0": (1, 64, 37, 32)},
-    ),
+    "DFN3_erb_dec": ({"emb": (1, 37, 512), "e3": (1, 64, 37, 8), "e2": (1, 64, 37, 8), "e1": (1, 64, 37, 16), "e0": (1, 64, 37, 32)},),
     "standard_v3_3": ({"bytes": (3, 2048)},),
     # Height and width must be multiples of 32: the model adds feature maps of two resolutions.
     "PP-OCRv6_det_small": ({"x": (2, 3, 480, 640)}, {"x": (1, 3, 320, 640)}, {"x": (1, 3, 480, 352)}),
@@ -34,9 +32,12 @@ OTHER_SIZES: dict[str, tuple[Shapes, ...]] = {
 
 # Models whose float32 results need a larger relative L2 than 1e-4 against onnxruntime, and why.
 _SIGMOID = "its probabilities are about 1e-4 here, where onnxruntime's Sigmoid is up to 2e-3 off (1.2e-7 absolute)"
-_DETECTOR = _SIGMOID + "; from a float64 evaluation at 128×160, mlc is 4e-6 away and onnxruntime 3e-4"
+_DETECTOR = (
+    "it has means over up to 240×320 positions, which channels-last code adds up in one float32 accumulator per channel "
+    "(4e-6 off), and amplifies that; at -O1, which keeps the layout, the difference is 6e-5"
+)
 LARGER_LIMITS: dict[str, tuple[float, str]] = {
-    "PP-OCRv6_det_small": (1e-3, _DETECTOR),
+    "PP-OCRv6_det_small": (5e-4, _DETECTOR),
     "silero_vad_16k_op15": (2e-3, _SIGMOID),
     "silero_vad_16k_sequence": (2e-3, _SIGMOID),
 }
