@@ -116,7 +116,8 @@ class Lanes:
                 return i.neg(x)
             raise CodegenError(f"{fn} on {dtype} in the epilogue of a contraction")
         if fn in _FLOAT:
-            return getattr(i, _FLOAT[fn])(*args)
+            # a·b + c may round once (fused multiply-add); nothing else is reassociated
+            return getattr(i, _FLOAT[fn])(*args, flags=("contract",))
         if fn in ("min", "max"):  # a NaN in either operand wins, as in NumPy
             return b.call(f"llvm.{fn}imum.{mangle(x.type)}", x.type, *args)
         if fn == "neg":

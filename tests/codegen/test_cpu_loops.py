@@ -209,7 +209,7 @@ def test_transpose_fused_with_other_operands(m, n):
     at = index((0, m * n), (1, m), (2, 1))
     e = s.mul(load(0, (0, m * n), (2, n), (1, 1)), Load(1, at, dtype=F))
     e = s.add(s.add(e, load(2, (2, 1))), load(3, (1, 1)))
-    check(kernel([3, n, m], [], [x, y, row, column], [(F, x.size)], [], [Store(4, at, e)]), [x, y, row, column])
+    check(kernel([3, n, m], [], [x, y, row, column], [(F, x.size)], [], [Store(4, at, e)]), [x, y, row, column], tolerance=1e-5)
 
 
 def test_gather_rows_and_elements():
