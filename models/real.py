@@ -48,9 +48,7 @@ def table() -> dict[str, RealModel]:
     text = resources.files(__package__).joinpath("real_models.tsv").read_text(encoding="utf-8")
     rows = csv.DictReader(io.StringIO(text), delimiter="\t")
     return {
-        r["model"]: RealModel(
-            r["model"], r["package"], r["path_inside"], r["sha256"], r["license"], _inputs(r["inputs"]), r["exercises"]
-        )
+        r["model"]: RealModel(r["model"], r["package"], r["path_inside"], r["sha256"], r["license"], _inputs(r["inputs"]), r["exercises"])
         for r in rows
     }
 

@@ -131,9 +131,7 @@ def _logits(make: Callable[[], Any]) -> torch.nn.Module:
     return First()
 
 
-def _image_classifier(
-    model: str, config: str, size: int = 224, **fields: Any
-) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+def _image_classifier(model: str, config: str, size: int = 224, **fields: Any) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     import torch
     import transformers
 
@@ -165,9 +163,7 @@ def _efficientnet_b0() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
 
 
 def _convnext_t() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
-    return _image_classifier(
-        "ConvNextForImageClassification", "ConvNextConfig", depths=[3, 3, 9, 3], hidden_sizes=[96, 192, 384, 768]
-    )
+    return _image_classifier("ConvNextForImageClassification", "ConvNextConfig", depths=[3, 3, 9, 3], hidden_sizes=[96, 192, 384, 768])
 
 
 def _vit_b16() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
@@ -175,18 +171,14 @@ def _vit_b16() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
 
 
 def _swin_t() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
-    return _image_classifier(
-        "SwinForImageClassification", "SwinConfig", image_size=224, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24]
-    )
+    return _image_classifier("SwinForImageClassification", "SwinConfig", image_size=224, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
 
 
 def _bert(hidden: int, layers: int, heads: int, tokens: int) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     import torch
     import transformers
 
-    cfg = transformers.BertConfig(
-        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * hidden
-    )
+    cfg = transformers.BertConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * hidden)
     module = _logits(lambda: transformers.BertModel(cfg, add_pooling_layer=False))
     ids = torch.randint(0, cfg.vocab_size, (1, tokens))
     return module, (ids, torch.ones_like(ids), torch.zeros_like(ids))

@@ -69,19 +69,13 @@ def check_table(rows: Sequence[Row]) -> str:
         worst = max(outputs, key=lambda o: float(o["relative_l2"]))
         most = max(float(o["max_abs"]) for o in outputs)
         noise = max(float(o["onnxruntime_noise"] or 0.0) for o in outputs)
-        result = (
-            "agrees"
-            if r.figures["agrees"]
-            else "**differs**: " + "; ".join(f"{o['name']} {o['why']}" for o in outputs if o["why"])
-        )
+        result = "agrees" if r.figures["agrees"] else "**differs**: " + "; ".join(f"{o['name']} {o['why']}" for o in outputs if o["why"])
         lines.append(
             f"| {r.model} | {sizes} | {float(worst['relative_l2']):.1e} | {most:.1e} | {noise:.1e} "
             f"| {r.figures['compile_seconds']:.2f} | {result} |"
         )
     shown = {r.model.partition(":")[2] for r in rows}
-    lines += [
-        f"\n`real:{name}` is granted {limit:.0e}: {why}." for name, (limit, why) in LARGER_LIMITS.items() if name in shown
-    ]
+    lines += [f"\n`real:{name}` is granted {limit:.0e}: {why}." for name, (limit, why) in LARGER_LIMITS.items() if name in shown]
     return "\n".join(lines)
 
 
