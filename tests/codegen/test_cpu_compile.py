@@ -1,0 +1,58 @@
+"""Targets and the object cache."""
+
+import pytest
+from mlc.codegen.cpu import compile as compiling
+from mlc.codegen.cpu.target import CpuTarget, check_host, host, missing_features, parse
+from mlc.errors import CodegenError, TargetError
+
+TEXT = "define void @f(ptr %p) {\n  store float 1.0, ptr %p\n  ret void\n}\n"
+
+
+def test_unknown_target_lists_the_known_ones():
+    for name in ("cpu:pentium9", "gpu", "cpu:x86-64-v9"):
+        with pytest.raises(TargetError) as e:
+            parse(name)
+        assert "cpu" in str(e.value)
+    with pytest.raises(TargetError, match=r"znver4.*neoverse-n1"):
+        parse("cpu:pentium9")
+
+
+@pytest.mark.parametrize("name, bits", [("x86-64", 128), ("x86-64-v3", 256), ("znver3", 256), ("znver4", 512), ("aarch64", 128)])
+def test_vector_width(name, bits):
+    assert parse(f"cpu:{name}").vector_bits == bits
+
+
+def test_missing_instruction_sets_are_named():
+    check_host(host())
+    odd = CpuTarget(host().triple, "x", host().features | {"avx9000"}, 512)
+    assert missing_features(odd.triple, odd.features) == ["avx9000"]
+    with pytest.raises(TargetError, match="avx9000"):
+        check_host(odd)
+    other = "aarch64-unknown-linux-gnu" if host().is_x86 else "x86_64-unknown-linux-gnu"
+    assert missing_features(other, set()) == [other.split("-")[0]]
+
+
+def test_cache_is_used_and_a_corrupt_entry_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("MLC_NO_CACHE", raising=False)
+    data = compiling.compile_ir(TEXT, host())
+    (entry,) = tmp_path.rglob("*.o")
+    monkeypatch.setattr(compiling, "_compile", lambda *a: pytest.fail("compiled again"))
+    assert compiling.compile_ir(TEXT, host()) == data
+    for damage in (b"", b"junk", entry.read_bytes()[:-1]):
+        entry.write_bytes(damage)
+        monkeypatch.setattr(compiling, "_compile", lambda *a: data)
+        assert compiling.compile_ir(TEXT, host()) == data
+        assert entry.read_bytes().endswith(data)
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    assert compiling.compile_ir(TEXT, host())
+
+
+def test_rejected_text_is_a_typed_error():
+    with pytest.raises(CodegenError, match="LLVM"):
+        compiling.compile_ir("define nonsense", host())
