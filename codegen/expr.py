@@ -99,6 +99,26 @@ def postorder(roots: Sequence[E], into: Callable[[E], tuple[E, ...]] = children)
     return order
 
 
+def structure(roots: Sequence[E]) -> tuple[object, ...]:
+    """A hashable value, equal for expressions that are built alike: nodes in postorder, operands by their position."""
+    at: dict[int, int] = {}
+    nodes: list[object] = []
+    for e in postorder(roots):
+        own: object = None
+        match e:
+            case Axis(index=i) | Load(operand=i) | Reduced(stage=i):
+                own = i
+            case DimParam(dim=d):
+                own = d
+            case Num(value=v):
+                own = (type(v), repr(v))  # repr: 0.0 and -0.0 differ, and a NaN equals itself
+            case Call(fn=fn):
+                own = fn
+        at[id(e)] = len(nodes)
+        nodes.append((type(e), e.dtype, own, tuple(at[id(c)] for c in children(e))))
+    return (*nodes, tuple(at[id(r)] for r in roots))
+
+
 class ExprScalars:
     """ScalarOps that build expressions: `S(ExprScalars())` turns an op's body into kernel code."""
 

@@ -58,6 +58,14 @@ class LoopKernel:
     stages: tuple[Reduction, ...]
     stores: tuple[Store, ...]
 
+    @property
+    def roots(self) -> list[E]:
+        """Every expression of the kernel: of the stages, then of the stores."""
+        out = [s.value for s in self.stages]
+        for s in self.stores:
+            out += [s.offset, s.value, *([s.guard] if s.guard is not None else [])]
+        return out
+
 
 @dataclass(frozen=True, slots=True)
 class ConvGeometry:

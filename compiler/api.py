@@ -13,7 +13,8 @@ from ..codegen.cpu.emit import emit
 from ..codegen.cpu.emitted import Emitted
 from ..codegen.cpu.parallel import CompilePool
 from ..codegen.cpu.target import CpuTarget, parse
-from ..codegen.kernel import Branch, Kernel, Plan, PlanStep, Repeat, Step
+from ..codegen.expr import structure
+from ..codegen.kernel import Branch, Kernel, LoopKernel, Plan, PlanStep, Repeat, Step
 from ..codegen.lower import LowerOptions, lower
 from ..errors import TargetError
 from ..ir import Graph
@@ -134,14 +135,23 @@ def steps_of(steps: Sequence[PlanStep]) -> list[Step]:
 
 
 def _emit_all(plan: Plan, cpu: CpuTarget) -> dict[int, Emitted]:
-    by_kernel: dict[int, Emitted] = {}
+    """Code of every step; kernels that are built alike are emitted once."""
+    known: dict[object, Emitted] = {}
     out: dict[int, Emitted] = {}
     for step in steps_of(plan.steps):
-        kernel: Kernel = step.kernel
-        if id(kernel) not in by_kernel:
-            by_kernel[id(kernel)] = emit(kernel, cpu)
-        out[id(step)] = by_kernel[id(kernel)]
+        key = _key(step.kernel)
+        if key not in known:
+            known[key] = emit(step.kernel, cpu)
+        out[id(step)] = known[key]
     return out
+
+
+def _key(kernel: Kernel) -> object:
+    if not isinstance(kernel, LoopKernel):
+        return id(kernel)
+    stages = tuple(s.fn for s in kernel.stages)
+    stores = tuple((s.operand, s.per_element, s.guard is None) for s in kernel.stores)
+    return kernel.axes, kernel.reduce_axes, kernel.operands, stages, stores, structure(kernel.roots)
 
 
 class _Clock:

@@ -27,18 +27,10 @@ class LoopSchedule:
     block: int
 
 
-def roots(k: LoopKernel) -> list[E]:
-    """Every expression of a kernel."""
-    out = [s.value for s in k.stages]
-    for s in k.stores:
-        out += [s.offset, s.value, *([s.guard] if s.guard is not None else [])]
-    return out
-
-
 def transform(k: LoopKernel, fn: Callable[[E, tuple[E, ...]], E], axes: Shape, reduce_axes: Shape) -> LoopKernel:
     """Rebuild all expressions bottom-up through fn(node, new children)."""
     new: dict[int, E] = {}
-    for e in postorder(roots(k)):
+    for e in postorder(k.roots):
         new[id(e)] = fn(e, tuple(new[id(c)] for c in children(e)))
 
     def at(e: E) -> E:
@@ -77,7 +69,7 @@ def work(root: E) -> int:
 def merge_axes(k: LoopKernel) -> LoopKernel:
     """Drop parallel axes of size 1, and merge neighbours that every offset walks as one."""
     n = len(k.axes)
-    everything = postorder(roots(k))
+    everything = postorder(k.roots)
     offsets = [e.offset for e in everything if isinstance(e, Load)] + [s.offset for s in k.stores]
     forms = [affine(o) for o in offsets]
     inside_offsets = {id(x) for o in offsets for x in postorder([o])}
@@ -127,7 +119,7 @@ def schedule(k: LoopKernel, target: CpuTarget) -> LoopSchedule:
     n = len(k.axes)
     width = target.vector_bits // (8 * _lane_bytes(k))
     arg = any(s.fn.startswith("arg") for s in k.stages)
-    loads = [e for e in postorder(roots(k)) if isinstance(e, Load)]
+    loads = [e for e in postorder(k.roots) if isinstance(e, Load)]
     known: dict[tuple[int, int], Dim | None] = {}
 
     def stride(offset: E, axis: int) -> Dim | None:
@@ -174,7 +166,7 @@ def _lane_bytes(k: LoopKernel) -> int:
     sizes = {o.dtype.itemsize for o in k.operands}
     if sizes == {8}:
         return 8
-    values = [e.dtype for e in postorder(roots(k)) if not isinstance(e, Axis | DimParam | Num)]
+    values = [e.dtype for e in postorder(k.roots) if not isinstance(e, Axis | DimParam | Num)]
     inner = {d.itemsize for d in values if d is not DType.I64}
     index_values = any(v.dtype is DType.I64 for v in [*(s.value for s in k.stages), *(s.value for s in k.stores)])
     return 1 if max(sizes) == 1 and max(inner, default=1) == 1 and not index_values else 4

@@ -16,7 +16,7 @@ from .build import I32, PTR, storage, vec
 from .emitted import Emitted, named
 from .functions import Functions
 from .lanes import compute
-from .loop_schedule import UNROLL_POINTS, UNROLL_WORK, LoopSchedule, merge_axes, roots, schedule, work
+from .loop_schedule import UNROLL_POINTS, UNROLL_WORK, LoopSchedule, merge_axes, schedule, work
 from .points import Points, Scope
 from .spill import spill
 from .target import CpuTarget
@@ -36,7 +36,7 @@ def emit_loop(kernel: LoopKernel, target: CpuTarget) -> Emitted:
     writer = _Writer(kernel, plan, target, tile)
     writer.write()
     text, symbol = named(str(writer.module))
-    nodes = len(postorder(roots(kernel)))
+    nodes = len(postorder(kernel.roots))
     points = max_dim(prod(kernel.reduce_axes) * max(1, len(kernel.stages)))
     per_unit = writer.elements_per_unit * points
     total = prod(kernel.axes) * points
@@ -44,7 +44,7 @@ def emit_loop(kernel: LoopKernel, target: CpuTarget) -> Emitted:
     for o in kernel.operands:
         moved = moved + o.numel * o.dtype.itemsize
     return Emitted(text, symbol, tuple(writer.params.dims), writer.units, per_unit * max(1, nodes // max(1, plan.width)),
-                   total * sum(isinstance(e, Call) and e.dtype.is_float for e in postorder(roots(kernel))), moved)  # fmt: skip
+                   total * sum(isinstance(e, Call) and e.dtype.is_float for e in postorder(kernel.roots)), moved)  # fmt: skip
 
 
 def max_dim(d: Dim) -> Dim:
@@ -85,7 +85,7 @@ class _Writer(Points):
         for i in range(len(k.operands)):
             self.pointers.append(b.load(PTR, b.at(self.bufs, b.i64(i), PTR), 8))
         # every symbolic size is read before the entry block is closed
-        for d in (*k.axes, *k.reduce_axes, *(e.dim for e in postorder(roots(k)) if isinstance(e, DimParam)), self.units):
+        for d in (*k.axes, *k.reduce_axes, *(e.dim for e in postorder(k.roots) if isinstance(e, DimParam)), self.units):
             if not isinstance(d, int) and d not in self.sizes:
                 self.sizes[d] = b.param(self.dims, self.params.add(d))
 

@@ -16,7 +16,7 @@ from ..kernel import LoopKernel, Store
 from .build import I1, I32, I64, PTR, Builder, Params, mangle, storage, vec
 from .emitted import PLACEHOLDER
 from .functions import Functions
-from .loop_schedule import LoopSchedule, roots
+from .loop_schedule import LoopSchedule
 from .target import CpuTarget
 
 
@@ -47,7 +47,7 @@ class Points:
         self.depends = self.dependence(k)
         # results of reductions that are the same for all lanes, and what follows from them
         mark = 1 << 20
-        marked = axes_of(roots(k), frozenset({mark}))
+        marked = axes_of(k.roots, frozenset({mark}))
         self.uniform_results: set[int] = set()
         if not self.parallel:
             self.uniform_results = {i for i, axes in marked.items() if mark in axes and plan.axis not in axes}
@@ -58,7 +58,7 @@ class Points:
 
     def dependence(self, k: LoopKernel) -> dict[int, frozenset[int]]:
         """id(node) -> axes it depends on; a result of a reduction differs between lanes along a parallel axis."""
-        return axes_of(roots(k), frozenset({self.plan.axis}) if self.parallel else frozenset())
+        return axes_of(k.roots, frozenset({self.plan.axis}) if self.parallel else frozenset())
 
     # sizes ---------------------------------------------------------------------------------------------------------
     def dim(self, d: Dim) -> Any:

@@ -11,7 +11,6 @@ from ..affine import affine
 from ..expr import Load, postorder
 from ..kernel import LoopKernel
 from .build import I32, Builder, vec
-from .loop_schedule import roots
 from .target import CpuTarget
 
 
@@ -39,7 +38,7 @@ def turning(k: LoopKernel, target: CpuTarget) -> Turn | None:
     if write is None:
         return None
     found: dict[int, list[Load]] = {}
-    for e in postorder(roots(k)):
+    for e in postorder(k.roots):
         if not isinstance(e, Load) or k.operands[e.operand].dtype.itemsize != 4:
             continue
         form = affine(e.offset)

@@ -13,7 +13,7 @@ from ...ir import Dim, DType
 from ..affine import Affine, affine
 from ..expr import Call, E, Num, children, postorder
 from ..kernel import LoopKernel
-from .loop_schedule import rebuilt, roots, transform
+from .loop_schedule import rebuilt, transform
 
 Fact = Affine  # constant + Σ coefficient·axis, known to be ≥ 0
 
@@ -35,7 +35,7 @@ def windows(k: LoopKernel, vector_axis: int) -> Windows | None:
         return None
     values = [s.value for s in k.stages]
     guards: dict[int, list[Fact]] = {}
-    for e in postorder(roots(k)):
+    for e in postorder(k.roots):
         if isinstance(e, Call) and e.fn == "select":
             facts = _facts(e.args[0])
             if facts is not None and all(vector_axis not in f[1] and _integer(f, n) for f in facts):
