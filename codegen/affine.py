@@ -43,7 +43,7 @@ def affine(root: E) -> Affine | None:
 
 def _combine(fn: str, args: list[Affine]) -> Affine | None:
     match fn, args:
-        case ("add" | "sub"), [(c1, k1), (c2, k2)]:
+        case (("add" | "sub"), [(c1, k1), (c2, k2)]):
             sign = 1 if fn == "add" else -1
             both = dict(k1)
             for axis, k in k2.items():

@@ -146,9 +146,7 @@ def div(x: Affine, d: Dim) -> Affine:
     if not rest:
         return out + floordiv(const, d)
     lo, hi = r.bounds()
-    return out + Affine(
-        {Atom("div", (r, d), None if lo is None else floordiv(lo, d), None if hi is None else floordiv(hi, d)): 1}
-    )
+    return out + Affine({Atom("div", (r, d), None if lo is None else floordiv(lo, d), None if hi is None else floordiv(hi, d)): 1})
 
 
 def mod(x: Affine, d: Dim) -> Affine:

@@ -297,10 +297,7 @@ def _tensors(buffers: Sequence[Buffer], kind: str, names: tuple[str, ...]) -> li
     by_index = {b.index: b for b in buffers if b.kind == kind}
     if sorted(by_index) != list(range(len(names))):
         raise CodegenError(f"{kind} buffers {sorted(by_index)}", expected=f"one for each of {len(names)} names")
-    return [
-        {"name": n, "dtype": by_index[i].dtype.value, "shape": [dim_expr(d) for d in by_index[i].shape]}
-        for i, n in enumerate(names)
-    ]
+    return [{"name": n, "dtype": by_index[i].dtype.value, "shape": [dim_expr(d) for d in by_index[i].shape]} for i, n in enumerate(names)]
 
 
 def _layout(buffers: list[dict[str, Any]], dims: _Dims) -> dict[str, Any]:

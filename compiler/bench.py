@@ -104,9 +104,7 @@ def openvino_engine(path: Path, feeds: Mapping[str, np.ndarray], threads: int, s
     try:
         import openvino as ov
     except ImportError as e:
-        raise InputError(
-            "OpenVINO is not installed", remedy="pip install openvino, or use --against onnxruntime", loc="--against"
-        ) from e
+        raise InputError("OpenVINO is not installed", remedy="pip install openvino, or use --against onnxruntime", loc="--against") from e
     core = ov.Core()
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     ready = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
@@ -117,9 +115,7 @@ def openvino_engine(path: Path, feeds: Mapping[str, np.ndarray], threads: int, s
         request = core.compile_model(model, "CPU", settings).create_infer_request()
         request.infer(ready)
     except Exception as e:  # OpenVINO raises bare RuntimeErrors
-        raise InputError(
-            f"OpenVINO cannot run the model: {' '.join(str(e).split())[:200]}", remedy="Use --against onnxruntime."
-        ) from e
+        raise InputError(f"OpenVINO cannot run the model: {' '.join(str(e).split())[:200]}", remedy="Use --against onnxruntime.") from e
 
     def run() -> Any:
         request.infer(ready, share_inputs=True)

@@ -36,9 +36,7 @@ class Limits:
         return self.rtol is not None or self.atol is not None
 
 
-def limits(
-    dtype: np.dtype, *, whole_model: bool, reduction: int = 1, rtol: float | None = None, atol: float | None = None
-) -> Limits:
+def limits(dtype: np.dtype, *, whole_model: bool, reduction: int = 1, rtol: float | None = None, atol: float | None = None) -> Limits:
     """The limits for results of a dtype.
 
     Args:
@@ -118,9 +116,7 @@ def compare(name: str, got: np.ndarray, want: np.ndarray, limit: Limits) -> Diff
         why = f"{int(over.sum())} of {want.size} elements are over atol={atol:g} rtol={rtol:g}" if over.any() else ""
     else:
         why = f"relative L2 {relative:.2e} is over {limit.relative_l2:.0e}" if relative > limit.relative_l2 else ""
-    return Difference(
-        name, dtype, shape, not why, why, limit.relative_l2, max_abs, ulps, relative, cosine, _arg_max_agreement(got, want)
-    )
+    return Difference(name, dtype, shape, not why, why, limit.relative_l2, max_abs, ulps, relative, cosine, _arg_max_agreement(got, want))
 
 
 def _cosine(a: np.ndarray, b: np.ndarray, norm: float) -> float:

@@ -51,9 +51,7 @@ def specs_of_onnx(model: onnx.ModelProto) -> list[InputSpec]:
 
 def specs_of_module(module: Any) -> list[InputSpec]:
     """The inputs of a compiled module; dims that are not a plain symbol or number get a name of their own."""
-    return [
-        InputSpec(i.name, np.dtype(i.dtype), tuple(d if isinstance(d, int) else str(d) for d in i.shape)) for i in module.inputs
-    ]
+    return [InputSpec(i.name, np.dtype(i.dtype), tuple(d if isinstance(d, int) else str(d) for d in i.shape)) for i in module.inputs]
 
 
 def sizes_of(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
@@ -127,9 +125,7 @@ def read_arrays(pairs: Iterable[str], archive: str | None) -> dict[str, np.ndarr
             raise InputError(f"--input {pair!r}", expected="NAME=FILE.npy")
         loaded = _load(Path(path))
         if not isinstance(loaded, np.ndarray):
-            raise InputError(
-                f"{path} is an archive", expected="one array in .npy form", remedy="Pass it with --inputs.", loc="--input"
-            )
+            raise InputError(f"{path} is an archive", expected="one array in .npy form", remedy="Pass it with --inputs.", loc="--input")
         found[name] = loaded
     return found
 
@@ -166,9 +162,7 @@ def _bind(spec: InputSpec, shape: tuple[int, ...], bound: dict[str, int]) -> Non
         if isinstance(dim, int) and got != dim:
             raise InputError(f"input {spec.name!r} has shape {list(shape)}", expected=wanted)
         if isinstance(dim, str) and bound.setdefault(dim, got) != got:
-            raise InputError(
-                f"symbolic dim {dim!r} is bound to both {bound[dim]} and {got}", expected="one size", loc=spec.name
-            )
+            raise InputError(f"symbolic dim {dim!r} is bound to both {bound[dim]} and {got}", expected="one size", loc=spec.name)
 
 
 def _default_size(symbol: str, axis: int, rank: int) -> int:

@@ -111,9 +111,7 @@ class Report:
             "agrees": self.agrees,
             "outputs": [{**d.as_json(), "onnxruntime_noise": self.noise.get(d.name)} for d in self.outputs],
             "layers": [{"node": x.node, "op": x.op, **x.difference.as_json()} for x in self.layers],
-            "first_divergence": None
-            if first is None
-            else {"node": first.node, "op": first.op, "tensor": first.difference.name},
+            "first_divergence": None if first is None else {"node": first.node, "op": first.op, "tensor": first.difference.name},
             "onnxruntime": ort.__version__,
         }
 
@@ -195,10 +193,7 @@ def expose(source: Source, *, threads: int | None = None) -> Exposed:
         raise InputError("the model is 2 GiB or larger", expected="a smaller one for a comparison by layer")
     present = {o.name for o in model.graph.output}
     tensors = [
-        (name, node.name or f"{node.op_type} #{i}", node.op_type)
-        for i, node in enumerate(model.graph.node)
-        for name in node.output
-        if name
+        (name, node.name or f"{node.op_type} #{i}", node.op_type) for i, node in enumerate(model.graph.node) for name in node.output if name
     ]
     extended = onnx.ModelProto()
     extended.CopyFrom(model)

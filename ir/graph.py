@@ -178,9 +178,7 @@ class Graph:
             new.update(zip(node.outputs, got, strict=True))
         if not changed:
             return self
-        return replace(
-            self, inputs=tuple(new.get(v, v) for v in self.inputs), outputs=tuple(new.get(v, v) for v in self.outputs)
-        )
+        return replace(self, inputs=tuple(new.get(v, v) for v in self.inputs), outputs=tuple(new.get(v, v) for v in self.outputs))
 
     def evaluate(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
         """Run every node's `reference` (static shapes only): the slow oracle."""

@@ -85,9 +85,7 @@ def match(pattern: Pattern, value: Value, bound: _Bound = _Bound()) -> Iterator[
         return
     if isinstance(pattern, P):
         node = value.node
-        if value.index or not isinstance(node.op, pattern.classes) or (
-            pattern.operands and len(node.inputs) != len(pattern.operands)
-        ):
+        if value.index or not isinstance(node.op, pattern.classes) or (pattern.operands and len(node.inputs) != len(pattern.operands)):
             return
     elif isinstance(pattern, C) and const_of(value) is None:
         return
@@ -200,9 +198,7 @@ class _Sweep:
 
     def interior_is_private(self, root: Node, interior: tuple[tuple[Node, bool], ...]) -> bool:
         inside = {n for n, _ in interior}
-        return all(
-            shared or n is root or all(u in inside for v in n.outputs for u in self.users.get(v, ())) for n, shared in interior
-        )
+        return all(shared or n is root or all(u in inside for v in n.outputs for u in self.users.get(v, ())) for n, shared in interior)
 
     def replace(self, rule: Rule, root: Node, got: Value, bound: _Bound) -> list[Node]:
         self.budget -= 1

@@ -133,9 +133,7 @@ class Binding:
                 for s in shapes[b.index]:
                     real *= values[s]
                 if real != sizes[i]:
-                    raise ArtifactError(
-                        f"buffer {i} of {sizes[i]} bytes", expected=f"{real} bytes as {b.kind} {infos[b.index].name}"
-                    )
+                    raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"{real} bytes as {b.kind} {infos[b.index].name}")
             elif b.kind == "alias":
                 shift = values[b.shift]
                 if shift < 0 or shift + sizes[i] > sizes[b.index]:

@@ -237,11 +237,7 @@ class Module:
 
 def check_target(target: object) -> None:
     """Raise TargetError unless this machine runs code of the manifest's target."""
-    if (
-        not isinstance(target, dict)
-        or not isinstance(target.get("triple"), str)
-        or not isinstance(target.get("features"), list)
-    ):
+    if not isinstance(target, dict) or not isinstance(target.get("triple"), str) or not isinstance(target.get("features"), list):
         raise ArtifactError("the manifest names no target")
     machine, wanted = os.uname().machine, target["triple"].split("-")[0]
     if machine != wanted:
@@ -271,9 +267,7 @@ def _as_array(value: Any, info: TensorInfo) -> np.ndarray:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as e:
-        raise InputError(
-            f"a {type(value).__name__} that is no array: {str(e)[:80]}", expected=str(info.dtype), loc=loc
-        ) from None
+        raise InputError(f"a {type(value).__name__} that is no array: {str(e)[:80]}", expected=str(info.dtype), loc=loc) from None
     if array.dtype != info.dtype:
         raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)
     if array.ndim != len(info.shape):

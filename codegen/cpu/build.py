@@ -123,9 +123,7 @@ class Builder:
     def smax(self, a: Any, b: Any) -> Any:
         return self.call(f"llvm.smax.{mangle(a.type)}", a.type, a, b)
 
-    def loop(
-        self, start: Any, stop: Any, step: Any, carried: Sequence[Any], body: Callable[[Any, list[Any]], Sequence[Any]]
-    ) -> list[Any]:
+    def loop(self, start: Any, stop: Any, step: Any, carried: Sequence[Any], body: Callable[[Any, list[Any]], Sequence[Any]]) -> list[Any]:
         """for i in range(start, stop, step): carried = body(i, carried); may run zero times. Returns the final `carried`."""
         b = self.ir
         before = b.block

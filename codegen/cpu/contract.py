@@ -43,9 +43,7 @@ class _Emitter:
         self.dtype = kernel.operands[0].dtype
         self.acc = storage(schedule.acc)
         self.vector = vec(self.acc, schedule.lanes)
-        self.product = Product(
-            self.dtype, schedule.acc, schedule.lanes, kernel.panel, schedule.unroll, schedule.k_multiple, target
-        )
+        self.product = Product(self.dtype, schedule.acc, schedule.lanes, kernel.panel, schedule.unroll, schedule.k_multiple, target)
         self.params = Params()
         k = kernel
         conv = k.conv
@@ -89,9 +87,7 @@ class _Emitter:
         for o in k.operands:
             size = size + o.numel * o.dtype.itemsize
         strip = s.lanes * s.vectors
-        return Emitted(
-            text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.strips, 2 * s.block * strip * k.k, flops, size
-        )
+        return Emitted(text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.strips, 2 * s.block * strip * k.k, flops, size)
 
     def text(self) -> tuple[str, str]:
         k, s = self.kernel, self.schedule
@@ -250,9 +246,7 @@ class _Emitter:
 
                     def one(r: Any, _: list[Any]) -> Sequence[Any]:
                         at = b.at(shelf, i.mul(r, b.i64(vectors)), self.vector)
-                        finish(
-                            i.add(first, r), [b.load(self.vector, b.at(at, b.i64(v), self.vector), 16) for v in range(vectors)]
-                        )
+                        finish(i.add(first, r), [b.load(self.vector, b.at(at, b.i64(v), self.vector), 16) for v in range(vectors)])
                         return ()
 
                     b.loop(b.i64(0), b.smin(i.sub(row_end, first), b.i64(mr)), b.i64(1), [], one)
@@ -292,9 +286,7 @@ class _Emitter:
         before = i.block
         with i.if_then(i.not_(fresh)):
             kept = [
-                b.load(
-                    self.vector, b.at(sums, b.i64(r * strip + v * self.schedule.lanes), self.acc), self.schedule.acc.itemsize
-                )
+                b.load(self.vector, b.at(sums, b.i64(r * strip + v * self.schedule.lanes), self.acc), self.schedule.acc.itemsize)
                 for r in range(mr)
                 for v in range(vectors)
             ]

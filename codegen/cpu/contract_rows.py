@@ -230,9 +230,7 @@ class _ConvTile:
             def chunk(e: Any, _: list[Any]) -> Sequence[Any]:
                 lane = i.add(b.splat(e, _COPY), iota)
                 x = i.add(lane, b.splat(start, _COPY))
-                mask = i.and_(
-                    i.icmp_unsigned("<", x, b.splat(limit, _COPY)), i.icmp_unsigned("<", lane, b.splat(self.length, _COPY))
-                )
+                mask = i.and_(i.icmp_unsigned("<", x, b.splat(limit, _COPY)), i.icmp_unsigned("<", lane, b.splat(self.length, _COPY)))
                 value = b.masked_load(t, b.at(self.a, i.add(source, e), self.element), mask, self.itemsize)
                 i.store(value, b.at(out, e, self.element), align=self.itemsize)
                 return ()

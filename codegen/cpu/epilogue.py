@@ -92,16 +92,12 @@ class Epilogue:
 
         return tuple((type(e).__name__, e.dtype, own(e), tuple(at[id(c)] for c in children(e))) for e in nodes)
 
-    def begin(
-        self, b: Builder, dims: Any, pointers: list[Any], batch: Any, column: Any, masks: Sequence[Any]
-    ) -> ActiveEpilogue:
+    def begin(self, b: Builder, dims: Any, pointers: list[Any], batch: Any, column: Any, masks: Sequence[Any]) -> ActiveEpilogue:
         return ActiveEpilogue(self, b, dims, pointers, batch, column, masks)
 
 
 class ActiveEpilogue:
-    def __init__(
-        self, e: Epilogue, b: Builder, dims: Any, pointers: list[Any], batch: Any, column: Any, masks: Sequence[Any]
-    ) -> None:
+    def __init__(self, e: Epilogue, b: Builder, dims: Any, pointers: list[Any], batch: Any, column: Any, masks: Sequence[Any]) -> None:
         self.e, self.b, self.pointers, self.column, self.masks = e, b, pointers, column, masks
         self.axes = {_B: batch, _N: column}
         self.sizes = {key: b.param(dims, slot) for key, slot in e.slots.items()}

@@ -221,9 +221,7 @@ class _Writer(Points):
             return Scope({**s.axes, **extra}, s.lanes, s.mask, s.reduced, {}, s.shift)
         return Scope({**s.axes, **extra}, lanes, mask, s.reduced, {}, shift)
 
-    def _reduce_space(
-        self, scopes: list[Scope], carried: list[Any], body: Callable[[list[Scope], list[Any]], list[Any]]
-    ) -> list[Any]:
+    def _reduce_space(self, scopes: list[Scope], carried: list[Any], body: Callable[[list[Scope], list[Any]], list[Any]]) -> list[Any]:
         """Run body over the reduce axes (the vector axis, if one of them, is handled by the caller through `body`)."""
         k, b, n = self.k, self.b, len(self.k.axes)
         axes = [n + j for j in range(len(k.reduce_axes)) if n + j != self.plan.axis]
@@ -246,9 +244,7 @@ class _Writer(Points):
 
         return nest(0, {}, carried)
 
-    def _vector_reduce(
-        self, scopes: list[Scope], carried: list[Any], body: Callable[[list[Scope], list[Any]], list[Any]]
-    ) -> list[Any]:
+    def _vector_reduce(self, scopes: list[Scope], carried: list[Any], body: Callable[[list[Scope], list[Any]], list[Any]]) -> list[Any]:
         """The innermost reduce axis, in vectors, when the vector axis is a reduce axis; else just the body."""
         k, b, w, g = self.k, self.b, self.plan.width, self.plan.group
         axis, n = self.plan.axis, len(self.k.axes)

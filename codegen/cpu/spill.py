@@ -49,5 +49,3 @@ def spill(k: LoopKernel) -> Spill | None:
     if any(a >= n for e in others for a in depends[id(e)]):
         return None
     return Spill(replace(k, stores=(new,)), stage, 0)
-
-

@@ -102,9 +102,7 @@ class KernelBuilder:
             self._loads[key] = convert(e, computed(view.dtype))
         return self._loads[key]
 
-    def store(
-        self, view: View, index: Sequence[Affine], value: E, *, per_element: bool = False, guard: E | None = None
-    ) -> Store:
+    def store(self, view: View, index: Sequence[Affine], value: E, *, per_element: bool = False, guard: E | None = None) -> Store:
         return Store(view.buffer, Index(view.offset(index), dtype=DType.I64), convert(value, view.dtype), per_element, guard)
 
 

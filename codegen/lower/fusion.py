@@ -205,9 +205,7 @@ class Fusion:
         again = len(c.types) == 1 and c.out in self._repeated
         move = isinstance(v.node.op, MOVES)
         if isinstance(op, Elementwise):
-            return (
-                (self.group[c.out], again) if v.shape == c.out.shape or _same_elements(v.shape, c.out.shape) else (None, False)
-            )
+            return (self.group[c.out], again) if v.shape == c.out.shape or _same_elements(v.shape, c.out.shape) else (None, False)
         match op:
             case Transpose() | Slice() | Reshape():
                 return self.group[c.out], again

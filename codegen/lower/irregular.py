@@ -59,9 +59,7 @@ def emit_topk(lw: Lowering, node: Node) -> None:
         lw.loop(k, [Reduction("sum", fn("select", before, one, zero))], stores, node.loc)
 
 
-def _computed_store(
-    k: KernelBuilder, to: View, index: tuple[Affine, ...], axis: int, at: E, size: Dim, value: E, guard: E
-) -> Store:
+def _computed_store(k: KernelBuilder, to: View, index: tuple[Affine, ...], axis: int, at: E, size: Dim, value: E, guard: E) -> Store:
     # the offset stays in range where the guard is false too
     moved = tuple(clamp(opaque(at, 0), 0, size - 1) if a == axis else i for a, i in enumerate(index))
     return k.store(to, moved, value, guard=guard)
@@ -111,9 +109,7 @@ def _copied(lw: Lowering, node: Node) -> View:
     return to
 
 
-def _scatter(
-    lw: Lowering, k: KernelBuilder, node: Node, to: View, target: tuple[Affine, ...], value: E, reduction: str
-) -> None:
+def _scatter(lw: Lowering, k: KernelBuilder, node: Node, to: View, target: tuple[Affine, ...], value: E, reduction: str) -> None:
     """Per-element stores run in the order of the reduce axes, so the last duplicate wins and sums see each other."""
     if reduction != "none":
         value = fn(_COMBINE[reduction], k.load(to, target), value)

@@ -128,9 +128,7 @@ def _coordinate(op: Resize, a: int, node: Node, i: Affine) -> E:
             shift = fn("mul", fn("mul", length, half), adjustment)
             return fn("sub", fn("add", shift, fn("div", fn("add", e, half), s)), half)
         case "tf_crop_and_resize":
-            raise CodegenError(
-                f"resize tf_crop_and_resize of symbolic size {n}", expected="static sizes", loc=" + ".join(node.loc)
-            )
+            raise CodegenError(f"resize tf_crop_and_resize of symbolic size {n}", expected="static sizes", loc=" + ".join(node.loc))
     out = fn("sub", fn("div", fn("add", e, half), s), half)
     if op.coord_mode == "pytorch_half_pixel":
         out = fn("select", fn("gt", target, f(1.0)), out, f(0.0))

@@ -126,9 +126,7 @@ class Lowering:
         for c in uses:
             if isinstance(c.op, Reshape):
                 placed = self._placed.get(c.out)
-                if (placed is not None and placed.contiguous) or (
-                    c.out in self.outputs and placed is None and v not in self.outputs
-                ):
+                if (placed is not None and placed.contiguous) or (c.out in self.outputs and placed is None and v not in self.outputs):
                     if placed is None:
                         self._placed[c.out] = self.storage.add("arena", c.out.dtype, c.out.shape)
                     return c.out, c

@@ -15,17 +15,11 @@ from .common import Model, compile_options, find, input_options, out, progress, 
 
 @click.command("bench")
 @click.argument("model")
-@click.option(
-    "--against", default="onnxruntime", show_default=True, metavar="LIST", help="onnxruntime, openvino, or both by comma."
-)
-@click.option(
-    "--threads", "threads_text", default="1,2", show_default=True, metavar="LIST", help="Numbers of threads, by comma."
-)
+@click.option("--against", default="onnxruntime", show_default=True, metavar="LIST", help="onnxruntime, openvino, or both by comma.")
+@click.option("--threads", "threads_text", default="1,2", show_default=True, metavar="LIST", help="Numbers of threads, by comma.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the figures as JSON (- for standard output).")
 @click.option("--static", is_flag=True, help="Fix symbolic dims to the sizes of the inputs, in every engine.")
-@click.option(
-    "--seconds", type=click.FloatRange(0.01), default=2.0, show_default=True, help="Time in timed runs of each engine."
-)
+@click.option("--seconds", type=click.FloatRange(0.01), default=2.0, show_default=True, help="Time in timed runs of each engine.")
 @click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Blocks of runs of each engine.")
 @input_options
 @compile_options

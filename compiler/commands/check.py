@@ -56,22 +56,16 @@ def command(
             feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
         fixed = static_shapes(feeds) if feeds is not None else None
         start = time.perf_counter()
-        module = compile_model(
-            found.path, target=target, shapes=fixed, threads=threads, opt_level=opt_level, dump=dump, progress=tell
-        )
+        module = compile_model(found.path, target=target, shapes=fixed, threads=threads, opt_level=opt_level, dump=dump, progress=tell)
         seconds = time.perf_counter() - start
         if feeds is None:
             feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
         tell("comparing with onnxruntime", 0, 1)
-        report = oracle.check(
-            module.run, found.path, feeds, rtol=rtol, atol=atol, threads=threads, larger_limit=larger_limit(model)
-        )
+        report = oracle.check(module.run, found.path, feeds, rtol=rtol, atol=atol, threads=threads, larger_limit=larger_limit(model))
         if per_layer:
             tell("comparing layers", 0, 1)
             layers = oracle.check_layers(
-                lambda m: (
-                    compile_model(m, target=target, shapes=fixed, threads=threads, opt_level=opt_level, progress=tell).run
-                ),
+                lambda m: compile_model(m, target=target, shapes=fixed, threads=threads, opt_level=opt_level, progress=tell).run,
                 found.path,
                 feeds,
                 rtol=rtol,

@@ -38,9 +38,7 @@ def compile_options(command: F) -> F:
     for option in (
         click.option("--dump", type=click.Path(file_okay=False), help="Write every stage of the compiler to this folder."),
         click.option("-O", "opt_level", type=click.IntRange(0, 3), default=3, show_default=True, help="Optimization level."),
-        click.option(
-            "--target", default="cpu", show_default=True, metavar="TARGET", help="cpu, or cpu:NAME such as cpu:x86-64-v3."
-        ),
+        click.option("--target", default="cpu", show_default=True, metavar="TARGET", help="cpu, or cpu:NAME such as cpu:x86-64-v3."),
         shape_option,
     ):
         command = option(command)

@@ -85,9 +85,7 @@ def describe(module: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         }
         for s in manifest.steps
     ]
-    arena = [
-        Range(int(binding.dims[b.size]), b.first, b.last) for b in manifest.buffers if b.kind == "arena" and b.last >= b.first
-    ]
+    arena = [Range(int(binding.dims[b.size]), b.first, b.last) for b in manifest.buffers if b.kind == "arena" and b.last >= b.first]
     return {
         "target": manifest.raw.get("target"),
         "inputs": [{"name": i.name, "dtype": str(i.dtype), "shape": list(i.shape)} for i in module.inputs],
@@ -113,9 +111,7 @@ def show(report: dict[str, Any], everything: bool) -> None:
     """The report as tables."""
     console = out()
     target = report["target"] or {}
-    console.print(
-        f"[bold]{escape(report['model'])}[/bold]  target {escape(str(target.get('triple')))} {escape(str(target.get('cpu')))}"
-    )
+    console.print(f"[bold]{escape(report['model'])}[/bold]  target {escape(str(target.get('triple')))} {escape(str(target.get('cpu')))}")
     table = Table("", "name", "dtype", "shape")
     for kind in ("input", "output"):
         for t in report[kind + "s"]:
@@ -123,9 +119,7 @@ def show(report: dict[str, Any], everything: bool) -> None:
     console.print(table)
     if report["operators"]:
         total = sum(report["operators"].values())
-        console.print(
-            f"[bold]{total} operators[/bold]: " + ", ".join(f"{escape(k)} {v}" for k, v in report["operators"].items())
-        )
+        console.print(f"[bold]{total} operators[/bold]: " + ", ".join(f"{escape(k)} {v}" for k, v in report["operators"].items()))
     if report["sizes"]:
         console.print("figures at " + escape(", ".join(f"{k}={v}" for k, v in report["sizes"].items())))
     calls = sorted(report["calls"], key=lambda c: -c["flops"]) if not everything else report["calls"]

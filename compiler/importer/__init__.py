@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["import_model"]
 
 
-def import_model(
-    model: str | os.PathLike[str] | bytes | ModelProto, shapes: Mapping[str, Sequence[int]] | None = None
-) -> Graph:
+def import_model(model: str | os.PathLike[str] | bytes | ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
     """The graph of an ONNX model: a path, the serialised bytes or a ModelProto.
 
     `shapes` fixes the shapes of inputs (−1 leaves a dim open); symbols that it binds are replaced everywhere.

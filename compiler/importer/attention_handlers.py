@@ -47,9 +47,7 @@ def _visible(b: Build, rows: Dim, cols: Dim, offset: Value | Dim) -> Value:
     return b.emit(O.LessEqual(), j, b.add(i, shift))
 
 
-def attend(
-    b: Build, q: Value, k: Value, v: Value, mask: Value | None, scale: float, causal: bool = False, softcap: float = 0.0
-) -> Value:
+def attend(b: Build, q: Value, k: Value, v: Value, mask: Value | None, scale: float, causal: bool = False, softcap: float = 0.0) -> Value:
     """Attention over rank-4 operands; only a soft cap keeps it from being one op."""
     if not softcap:
         return b.emit(O.Attention(scale, causal), q, k, v, *([] if mask is None else [mask]))

@@ -185,9 +185,7 @@ class Importer(ImportContext):
             raise _PoisonedError
         ins = [self._lookup(name) if name else None for name in node.input]
         if domain == "" or local:
-            for name in (
-                free_names(node) - set(node.input) if any(a.type == AttributeProto.GRAPH for a in node.attribute) else ()
-            ):
+            for name in free_names(node) - set(node.input) if any(a.type == AttributeProto.GRAPH for a in node.attribute) else ():
                 self._check_poison(name)
         if handler is not None:
             outs: Sequence[Value] | None = evaluate_shapes(self, node, ins, handler)

@@ -114,9 +114,7 @@ def required(ctx: ImportContext, node: NodeProto, ins: Sequence[Value | None], c
     """The first `count` inputs, which must be present."""
     got = [v for v in ins[:count] if v is not None]
     if len(got) < count:
-        raise OnnxImportError(
-            f"{node.op_type} lacks a required input", expected=f"{count} leading inputs", loc=", ".join(ctx.loc)
-        )
+        raise OnnxImportError(f"{node.op_type} lacks a required input", expected=f"{count} leading inputs", loc=", ".join(ctx.loc))
     return got
 
 

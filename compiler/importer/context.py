@@ -174,9 +174,7 @@ class ImportContext:
         """A value holding known dims (a constant when all are numbers)."""
         flat = list(content.ravel())
         if all(not isinstance(d, Expr) for d in flat):
-            return self.const(
-                np.array([float(d) if isinstance(d, Fraction) else d for d in flat]).reshape(content.shape), dtype
-            )
+            return self.const(np.array([float(d) if isinstance(d, Fraction) else d for d in flat]).reshape(content.shape), dtype)
         return Node.make(DimTensor(tuple(flat), tuple(content.shape), dtype), (), self.loc).out
 
 

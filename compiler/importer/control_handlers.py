@@ -54,9 +54,7 @@ def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: Gr
 
 
 def _region(outputs: Sequence[Value], inputs: tuple[Value, ...], name: str) -> Graph:
-    return Graph(
-        inputs, tuple(outputs), tuple(f"i{k}" for k in range(len(inputs))), tuple(f"o{k}" for k in range(len(outputs))), name
-    )
+    return Graph(inputs, tuple(outputs), tuple(f"i{k}" for k in range(len(inputs))), tuple(f"o{k}" for k in range(len(outputs))), name)
 
 
 def _formal(type_: TensorType, loc: tuple[str, ...]) -> Value:
@@ -146,9 +144,7 @@ def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
         if f.type != o.type:
             raise ctx.unsupported(f"Scan that turns a state of {f.type} into {o.type}")
     graph = _region([running, *outs], (counter, running, *formals, *captures.values()), body.name)
-    results = ctx.emit(
-        O.Loop(graph, n_state, n_out, steps), b.dim(steps, DType.I64), ctx.const(np.bool_(True)), *states, *captures
-    ).outputs
+    results = ctx.emit(O.Loop(graph, n_state, n_out, steps), b.dim(steps, DType.I64), ctx.const(np.bool_(True)), *states, *captures).outputs
     stacked = []
     out_axes = ctx.attr(node, "scan_output_axes", (0,) * n_out)
     out_backward = ctx.attr(node, "scan_output_directions", (0,) * n_out)

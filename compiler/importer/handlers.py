@@ -25,9 +25,7 @@ HANDLERS: dict[tuple[str, int], Handler] = {
 }
 
 # Versions at which each operator's handler changes, newest first.
-_VERSIONS: dict[str, tuple[int, ...]] = {
-    name: tuple(sorted((v for n, v in HANDLERS if n == name), reverse=True)) for name, _ in HANDLERS
-}
+_VERSIONS: dict[str, tuple[int, ...]] = {name: tuple(sorted((v for n, v in HANDLERS if n == name), reverse=True)) for name, _ in HANDLERS}
 
 
 def find_handler(domain: str, op_type: str, opset: int) -> Handler | None:

@@ -132,9 +132,7 @@ def gather_nd(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
 
 def scatter_elements(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, index, updates = required(ctx, node, ins, 3)
-    return ctx.emit(
-        O.ScatterElements(axis_of(ctx, node, x.type.rank), ctx.attr(node, "reduction", "none")), x, index, updates
-    ).outputs
+    return ctx.emit(O.ScatterElements(axis_of(ctx, node, x.type.rank), ctx.attr(node, "reduction", "none")), x, index, updates).outputs
 
 
 def scatter_nd(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

@@ -82,9 +82,7 @@ def flatten(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
     return [Build(ctx).reshape(x, (prod(x.shape[:axis]), prod(x.shape[axis:])))]
 
 
-def axes_of(
-    ctx: ImportContext, node: NodeProto, ins: Sequence[Value | None], since: int, index: int = 1
-) -> tuple[int, ...] | None:
+def axes_of(ctx: ImportContext, node: NodeProto, ins: Sequence[Value | None], since: int, index: int = 1) -> tuple[int, ...] | None:
     """Axes from the attribute, or from input `index` since an opset; None when not given."""
     if ctx.opset() < since:
         found = ctx.attr(node, "axes")

@@ -29,9 +29,7 @@ class Signature:
             given = self.shapes.get(info.name)
             if given is None:
                 raise OnnxImportError("has no shape", remedy=f"Give its shape: --shape {info.name}=…", loc=loc)
-            return TensorType(
-                DType.from_onnx(tensor.elem_type), tuple(self._fresh_dim(f"{info.name}_{i}") for i in range(len(given)))
-            )
+            return TensorType(DType.from_onnx(tensor.elem_type), tuple(self._fresh_dim(f"{info.name}_{i}") for i in range(len(given))))
         dims: list[Dim] = []
         for i, d in enumerate(tensor.shape.dim):
             if d.HasField("dim_value") and d.dim_value >= 0:

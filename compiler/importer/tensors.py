@@ -62,9 +62,7 @@ class TensorReader:
         bits = _BITS.get(dtype, dtype.itemsize * 8)
         expected = (count * bits + 7) // 8
         if len(raw) != expected:
-            raise OnnxImportError(
-                f"data of {len(raw)} bytes", expected=f"{expected} bytes for {count} × {dtype.value}", loc=loc
-            )
+            raise OnnxImportError(f"data of {len(raw)} bytes", expected=f"{expected} bytes for {count} × {dtype.value}", loc=loc)
         if bits < 8:
             return _unpack(np.frombuffer(raw, np.uint8), dtype, bits, count)
         return np.frombuffer(raw, dtype.np.newbyteorder("<") if dtype.np.isbuiltin else dtype.np, count)
@@ -72,9 +70,7 @@ class TensorReader:
     def _external(self, t: TensorProto, dtype: DType, count: int, loc: str) -> memoryview:
         entries = {e.key: e.value for e in t.external_data}
         if self.folder is None:
-            raise OnnxImportError(
-                "external data in a model that is not given as a path", remedy="Pass the model's path", loc=loc
-            )
+            raise OnnxImportError("external data in a model that is not given as a path", remedy="Pass the model's path", loc=loc)
         name = entries.get("location", "")
         data = self._map(name, loc)
         try:
@@ -106,9 +102,7 @@ def open_contained(folder: Path, name: str, loc: str) -> int:
     """A file descriptor of a regular file below `folder`, reached without `..`, symbolic links or hard links."""
     parts = name.replace("\\", "/").split("/")
     if not name or name.startswith(("/", "\\")) or ":" in parts[0] or ".." in parts or "\0" in name:
-        raise OnnxImportError(
-            f"external data location {name!r} leaves the model's folder", expected="a relative path inside it", loc=loc
-        )
+        raise OnnxImportError(f"external data location {name!r} leaves the model's folder", expected="a relative path inside it", loc=loc)
     parts = [p for p in parts if p not in ("", ".")]
     nofollow = getattr(os, "O_NOFOLLOW", 0)
     fd = -1

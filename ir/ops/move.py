@@ -66,9 +66,7 @@ class Transpose(Op):
         return (TensorType(x.dtype, tuple(x.shape[p] for p in self.perm)),)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (
-            np.ascontiguousarray(np.transpose(np.asarray(args[0]), self.perm)).reshape([args[0].shape[p] for p in self.perm]),
-        )
+        return (np.ascontiguousarray(np.transpose(np.asarray(args[0]), self.perm)).reshape([args[0].shape[p] for p in self.perm]),)
 
 
 @dataclass(frozen=True)
@@ -155,11 +153,7 @@ class Pad(Op):
                     period = max(2 * (n - 1), 1)
                     at = (n - 1) - np.abs(at % period - (n - 1))
             inside = (at >= 0) & (at < n)
-            y = (
-                np.take(x, np.where(inside, at, 0), axis)
-                if n
-                else np.zeros([*x.shape[:axis], len(at), *x.shape[axis + 1 :]], x.dtype)
-            )
+            y = np.take(x, np.where(inside, at, 0), axis) if n else np.zeros([*x.shape[:axis], len(at), *x.shape[axis + 1 :]], x.dtype)
             mask = inside.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
             x = np.where(mask, y, value.reshape(()).astype(x.dtype)).astype(x.dtype)
         return (np.ascontiguousarray(x),)

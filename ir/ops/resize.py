@@ -41,11 +41,7 @@ class Resize(Op):
         (x,) = types
         if len(self.sizes) != x.rank or len(self.scales) != x.rank:
             raise VerifyError(f"resize of {x} to {list(self.sizes)}", expected=f"{x.rank} sizes and scales")
-        if (
-            self.mode not in ("nearest", "linear", "cubic")
-            or self.coord_mode not in _COORD
-            or self.nearest_mode not in _NEAREST
-        ):
+        if self.mode not in ("nearest", "linear", "cubic") or self.coord_mode not in _COORD or self.nearest_mode not in _NEAREST:
             raise VerifyError(f"resize with {self.mode}, {self.coord_mode}, {self.nearest_mode}")
         if self.coord_mode == "tf_crop_and_resize" and len(self.roi) != 2 * x.rank:
             raise VerifyError(f"resize has a region of {len(self.roi)} numbers", expected=str(2 * x.rank))
@@ -59,11 +55,7 @@ class Resize(Op):
             assert isinstance(size, int)
             n = x.shape[axis]
             crop = self.coord_mode == "tf_crop_and_resize"
-            if (
-                size == n
-                and (scale is None or scale == 1)
-                and not (crop and (self.roi[axis], self.roi[x.ndim + axis]) != (0, 1))
-            ):
+            if size == n and (scale is None or scale == 1) and not (crop and (self.roi[axis], self.roi[x.ndim + axis]) != (0, 1)):
                 continue
             at = self.coordinates(n, size, size / n if scale is None else scale, axis)
             if crop:

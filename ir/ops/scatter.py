@@ -75,9 +75,7 @@ class ScatterND(Op):
         _check(self.name, self.reduction, x, index, updates)
         depth = index.shape[-1] if index.rank else 0
         if not isinstance(depth, int) or not 1 <= depth <= x.rank or updates.rank != index.rank - 1 + x.rank - depth:
-            raise VerifyError(
-                f"{self.name} of {x} by {index} with {updates}", expected="indices [..., k ≤ rank], updates to match"
-            )
+            raise VerifyError(f"{self.name} of {x} by {index} with {updates}", expected="indices [..., k ≤ rank], updates to match")
         return (x,)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:

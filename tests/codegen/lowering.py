@@ -22,9 +22,7 @@ def ap(op: Op, *args: Value) -> Value:
 
 
 def graph(inputs: Sequence[Value], *outputs: Value) -> Graph:
-    return Graph(
-        tuple(inputs), outputs, tuple(f"x{i}" for i in range(len(inputs))), tuple(f"y{i}" for i in range(len(outputs)))
-    )
+    return Graph(tuple(inputs), outputs, tuple(f"x{i}" for i in range(len(inputs))), tuple(f"y{i}" for i in range(len(outputs))))
 
 
 def random(v: Value, rng: np.random.Generator, bindings: Mapping[str, int]) -> np.ndarray:

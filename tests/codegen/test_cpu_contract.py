@@ -171,24 +171,19 @@ def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target=
     x = r.standard_normal((n, *spatial, c), dtype=np.float32)
     w = r.standard_normal((*kernel, cg, o), dtype=np.float32)
     out = tuple(
-        (s + a + b - d * (k - 1) - 1) // t + 1
-        for s, k, t, a, b, d in zip(spatial, kernel, strides, lo, hi, dilations, strict=True)
+        (s + a + b - d * (k - 1) - 1) // t + 1 for s, k, t, a, b, d in zip(spatial, kernel, strides, lo, hi, dilations, strict=True)
     )
     padded = np.pad(x, ((0, 0), *zip(lo, hi, strict=True), (0, 0))).astype(np.float64)
     want = np.zeros((n, *out, o))
     for tap in itertools.product(*map(range, kernel)):
         cut = tuple(slice(t * d, t * d + (e - 1) * s + 1, s) for t, d, e, s in zip(tap, dilations, out, strides, strict=True))
         for g in range(groups):
-            want[..., g * og : (g + 1) * og] += (
-                padded[(slice(None), *cut, slice(g * cg, (g + 1) * cg))] @ w[tap][:, g * og : (g + 1) * og]
-            )
+            want[..., g * og : (g + 1) * og] += padded[(slice(None), *cut, slice(g * cg, (g + 1) * cg))] @ w[tap][:, g * og : (g + 1) * og]
     k = cg * int(np.prod(kernel))
     packed = pack_b(np.moveaxis(w.reshape(k, groups, og), 1, 0), 64)
     y = np.full(want.size + PAD, 7, np.float32)
     N, S = (sym("N"), tuple(sym(f"S{i}") for i in range(rank))) if symbolic else (n, spatial)
-    O = tuple(
-        (s + a + b - d * (q - 1) - 1) // t + 1 for s, q, t, a, b, d in zip(S, kernel, strides, lo, hi, dilations, strict=True)
-    )
+    O = tuple((s + a + b - d * (q - 1) - 1) // t + 1 for s, q, t, a, b, d in zip(S, kernel, strides, lo, hi, dilations, strict=True))
     m = N
     for d in O:
         m = m * d

@@ -84,9 +84,7 @@ def interpret(kernel, buffers, bindings=None):
                 case Num(value=v):
                     out = NUMPY.const(v, e.dtype)
                 case Load(operand=o):
-                    assert args[0].size == 0 or (
-                        args[0].min() >= 0 and args[0].max() < buffers[o].size - PAD * kernel.operands[o].written
-                    )
+                    assert args[0].size == 0 or (args[0].min() >= 0 and args[0].max() < buffers[o].size - PAD * kernel.operands[o].written)
                     out = buffers[o][args[0]]
                 case Call(fn=fn):
                     out = NUMPY.ops.call(fn, *args)
@@ -197,9 +195,7 @@ def test_broadcast_rows_columns_scalar():
 @pytest.mark.parametrize("dtype", [F, DType.F64, DType.U8, DType.BOOL, DType.I64, DType.F16])
 def test_transpose(dtype):
     x = random(19, 35, dtype=dtype)
-    k = kernel(
-        [35, 19], [], [x], [(dtype, x.size)], [], [Store(1, index((0, 19), (1, 1)), load(0, (0, 1), (1, 35), dtype=dtype))]
-    )
+    k = kernel([35, 19], [], [x], [(dtype, x.size)], [], [Store(1, index((0, 19), (1, 1)), load(0, (0, 1), (1, 35), dtype=dtype))])
     check(k, [x])
 
 
@@ -252,9 +248,7 @@ def test_integer_arithmetic(dtype):
             y = np.where(y == 0, 1, y).astype(dtype.np)
         check(kernel([77], [], [x, y], [(dtype, 77)], [], [Store(2, Axis(0), call(fn, a, b))]), [x, y], targets=TARGETS[:1])
     for fn in ("eq", "lt", "ge"):
-        check(
-            kernel([77], [], [x, y], [(DType.BOOL, 77)], [], [Store(2, Axis(0), call(fn, a, b))]), [x, y], targets=TARGETS[:1]
-        )
+        check(kernel([77], [], [x, y], [(DType.BOOL, 77)], [], [Store(2, Axis(0), call(fn, a, b))]), [x, y], targets=TARGETS[:1])
     three = Num(3, dtype=dtype)
     for fn in ("shl", "shr", "div", "mod"):
         check(map_kernel(x, lambda e, fn=fn: call(fn, e, three)), [x], targets=TARGETS[:1])

@@ -174,9 +174,7 @@ def test_concat_of_convolutions() -> None:
     assert len(plan.steps) == 2
 
 
-@pytest.mark.parametrize(
-    "cell,n,acts", [("lstm", 4, ("Sigmoid", "Tanh", "Tanh")), ("gru", 3, ("Sigmoid", "Tanh")), ("rnn", 1, ("Tanh",))]
-)
+@pytest.mark.parametrize("cell,n,acts", [("lstm", 4, ("Sigmoid", "Tanh", "Tanh")), ("gru", 3, ("Sigmoid", "Tanh")), ("rnn", 1, ("Tanh",))])
 @pytest.mark.parametrize("directions", [(False,), (False, True)])
 def test_recurrent(cell: str, n: int, acts: tuple[str, ...], directions: tuple[bool, ...]) -> None:
     d, t, b, i, h = len(directions), 4, 2, 3, 5

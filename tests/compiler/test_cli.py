@@ -57,9 +57,7 @@ def test_check_agrees(run, model: Path, tmp_path: Path) -> None:
     assert figures["outputs"][0]["relative_l2"] < 1e-6
 
 
-@pytest.mark.parametrize(
-    "options", [["-O0"], ["--static"], ["--shape", "x=5,4"], ["--target", "cpu:x86-64-v3", "--threads", "1"]]
-)
+@pytest.mark.parametrize("options", [["-O0"], ["--static"], ["--shape", "x=5,4"], ["--target", "cpu:x86-64-v3", "--threads", "1"]])
 def test_check_options(run, model: Path, options: list[str]) -> None:
     assert run("check", model, *options)[0] == 0
 
@@ -89,13 +87,8 @@ def test_check_names_what_differs(run, model: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("level", ["-O0", "-O3"])
 def test_a_planted_wrong_kernel_is_found(model: Path, level: str) -> None:
     # In a process of its own: lowering remembers the bodies of ops.
-    code = (
-        "import sys; from mlc.ir.ops import Relu; from mlc.compiler.cli import main;"
-        "Relu.body = lambda self, s, x: x; main(sys.argv[1:])"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, "check", str(model), level, "--shape=x=64,4"], capture_output=True, text=True
-    )
+    code = "import sys; from mlc.ir.ops import Relu; from mlc.compiler.cli import main;Relu.body = lambda self, s, x: x; main(sys.argv[1:])"
+    result = subprocess.run([sys.executable, "-c", code, "check", str(model), level, "--shape=x=64,4"], capture_output=True, text=True)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "relative L2" in result.stdout and "differs" in result.stdout
 

@@ -207,9 +207,7 @@ def test_a_dim_used_as_data():
     assert any(isinstance(n.op, DimTensor) for n in graph.nodes)
 
 
-@pytest.mark.parametrize(
-    "start,end,step", [(-3, 2**63 - 1, 1), (0, -2, 1), (-1, -(2**63), -1), (5, 1, -2), (1, 100, 3), (-100, 3, 1)]
-)
+@pytest.mark.parametrize("start,end,step", [(-3, 2**63 - 1, 1), (0, -2, 1), (-1, -(2**63), -1), (5, 1, -2), (1, 100, 3), (-100, 3, 1)])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_slices_of_symbolic_dims_are_clamped(start, end, step, size):
     model = text(
@@ -437,9 +435,7 @@ def test_handler_tables_name_real_versions():
 
 
 LIGHT = sorted(
-    name
-    for name in os.listdir(os.path.join(os.path.dirname(onnx.__file__), "backend", "test", "data", "light"))
-    if name.endswith(".onnx")
+    name for name in os.listdir(os.path.join(os.path.dirname(onnx.__file__), "backend", "test", "data", "light")) if name.endswith(".onnx")
 )
 
 

@@ -43,9 +43,7 @@ def test_not_a_protobuf(data):
 
 
 def test_truncated():
-    whole = model(
-        [helper.make_node("Add", ["x", "w"], ["y"])], initializers=[numpy_helper.from_array(np.ones(3, np.float32), "w")]
-    )
+    whole = model([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[numpy_helper.from_array(np.ones(3, np.float32), "w")])
     data = whole.SerializeToString()
     for cut in range(1, len(data) - 1, 7):
         with pytest.raises(MlcError):
@@ -72,12 +70,8 @@ def test_cyclic():
 
 
 def test_cyclic_through_a_subgraph():
-    then = helper.make_graph(
-        [helper.make_node("Relu", ["b"], ["t"])], "then", [], [helper.make_tensor_value_info("t", F, None)]
-    )
-    other = helper.make_graph(
-        [helper.make_node("Neg", ["x"], ["o"])], "else", [], [helper.make_tensor_value_info("o", F, None)]
-    )
+    then = helper.make_graph([helper.make_node("Relu", ["b"], ["t"])], "then", [], [helper.make_tensor_value_info("t", F, None)])
+    other = helper.make_graph([helper.make_node("Neg", ["x"], ["o"])], "else", [], [helper.make_tensor_value_info("o", F, None)])
     nodes = [
         helper.make_node("If", ["c"], ["a"], then_branch=then, else_branch=other, name="choice"),
         helper.make_node("Relu", ["a"], ["b"], name="after"),
@@ -113,9 +107,7 @@ def test_unsupported_inside_a_branch_is_listed():
     then = helper.make_graph(
         [helper.make_node("NoSuchOp", ["x"], ["t"], name="inner")], "then", [], [helper.make_tensor_value_info("t", F, None)]
     )
-    other = helper.make_graph(
-        [helper.make_node("Neg", ["x"], ["o"])], "else", [], [helper.make_tensor_value_info("o", F, None)]
-    )
+    other = helper.make_graph([helper.make_node("Neg", ["x"], ["o"])], "else", [], [helper.make_tensor_value_info("o", F, None)])
     nodes = [
         helper.make_node("Cast", ["x0"], ["c"], to=TensorProto.BOOL),
         helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=other),

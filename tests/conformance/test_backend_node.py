@@ -59,9 +59,7 @@ def test_node_case(name: str, mode: str) -> None:
         pytest.skip("the case comes as files")
     graph_inputs, graph_outputs = list(model.graph.input), list(model.graph.output)
     try:
-        module = mlc.compile(
-            _symbolic(model) if mode == "symbolic" else model, opt_level=0 if mode == "unoptimized" else 3, threads=1
-        )
+        module = mlc.compile(_symbolic(model) if mode == "symbolic" else model, opt_level=0 if mode == "unoptimized" else 3, threads=1)
     except (OnnxImportError, CodegenError) as e:
         pytest.skip(str(e)[:300])
     for inputs, outputs in case.data_sets:

@@ -23,9 +23,7 @@ def _run_both(op, inputs, *, opset=20, known=(), outputs=1, dynamic=False, **att
     fixed = [n for i, n in enumerate(names) if i in known and n]
     feeds = {n: a for n, a in arrays.items() if n not in fixed}
     infos = [
-        helper.make_tensor_value_info(
-            n, DType.from_numpy(a.dtype).onnx, [f"{n}_{i}" if dynamic else d for i, d in enumerate(a.shape)]
-        )
+        helper.make_tensor_value_info(n, DType.from_numpy(a.dtype).onnx, [f"{n}_{i}" if dynamic else d for i, d in enumerate(a.shape)])
         for n, a in feeds.items()
     ]
     outs = [onnx.ValueInfoProto(name=f"y{i}") for i in range(outputs)]

@@ -106,8 +106,11 @@ def test_fold_leaves_large_expansions(check):
 
 
 def test_cse(check):
-    check(body("%a = add %x, %z\n%b2 = add %z, %x\n%c = mul %a, %b2\n%d = sub %x, %z\n%e = sub %z, %x\n%f = mul %d, %e\n%r = add %c, %f"),
-          body("%a = add %x, %z\n%c = mul %a, %a\n%d = sub %x, %z\n%e = sub %z, %x\n%f = mul %d, %e\n%r = add %c, %f"), Cse())
+    check(
+        body("%a = add %x, %z\n%b2 = add %z, %x\n%c = mul %a, %b2\n%d = sub %x, %z\n%e = sub %z, %x\n%f = mul %d, %e\n%r = add %c, %f"),
+        body("%a = add %x, %z\n%c = mul %a, %a\n%d = sub %x, %z\n%e = sub %z, %x\n%f = mul %d, %e\n%r = add %c, %f"),
+        Cse(),
+    )
 
 
 def test_cse_shares_equal_constants(check):

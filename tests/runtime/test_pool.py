@@ -32,9 +32,7 @@ def parallel(units, grain, threads):
     return counts, chunks
 
 
-@pytest.mark.parametrize(
-    "units, grain, threads", [(1, 1, 4), (2, 1, 2), (7, 3, 4), (1000, 1, 3), (1001, 17, 2), (64, 64, 8), (50, 0, 8)]
-)
+@pytest.mark.parametrize("units, grain, threads", [(1, 1, 4), (2, 1, 2), (7, 3, 4), (1000, 1, 3), (1001, 17, 2), (64, 64, 8), (50, 0, 8)])
 def test_each_unit_runs_once(units, grain, threads):
     counts, chunks = parallel(units, grain, threads)
     assert (counts == 1).all()
