@@ -69,8 +69,7 @@ def compile(
         MlcError: a typed error that says what was found, what was expected and what to do.
     """
     result = compile_stages(model, target=target, shapes=shapes, opt_level=opt_level, dump=dump, progress=progress)
-    parts = assemble(result.plan, result.emitted, result.objects, result.target, equal=result.graph.equal)
-    return Module(parts, threads=threads)
+    return module_of(result, threads)
 
 
 def compile_stages(
@@ -98,25 +97,45 @@ def compile_stages(
         tell("optimize", 0, 1)
         graph = optimize(graph, PassContext(opt_level=opt_level, dump=writer.graph if writer else None))
         clock.lap("optimize")
-        tell("lower", 0, 1)
-        plan = lower(graph, LowerOptions(opt_level=opt_level))
-        clock.lap("lower")
-        emitted = _emit_all(plan, cpu)
-        clock.lap("emit")
-        texts = {e.symbol: e.ir_text for e in emitted.values()}
-        count = 0
-
-        def done(symbol: str) -> None:
-            nonlocal count
-            count += 1
-            tell("compile", count, len(texts))
-
-        objects = pool.compile(texts, done)
-        clock.lap("compile")
-    result = Compilation(cpu, graph, plan, emitted, objects, clock.seconds)
+        result = _back(graph, cpu, opt_level, pool, tell, clock)
     if writer:
         writer.kernels(result)
     return result
+
+
+def compile_graph(graph: Graph, *, target: str = "cpu", threads: int | None = None, opt_level: int = 3) -> Module:
+    """A graph that passes are done with, to a module: the later half of `compile`."""
+    cpu = parse(target)
+    with CompilePool(cpu) as pool:
+        if len(graph.nodes) > _SMALL:
+            pool.start()
+        result = _back(graph, cpu, opt_level, pool, lambda stage, done, total: None, _Clock())
+    return module_of(result, threads)
+
+
+def module_of(result: Compilation, threads: int | None = None) -> Module:
+    """The runnable module of a compilation."""
+    return Module(assemble(result.plan, result.emitted, result.objects, result.target, equal=result.graph.equal), threads=threads)
+
+
+def _back(graph: Graph, cpu: CpuTarget, opt_level: int, pool: CompilePool, tell: Progress, clock: _Clock) -> Compilation:
+    """Lower, emit, compile."""
+    tell("lower", 0, 1)
+    plan = lower(graph, LowerOptions(opt_level=opt_level))
+    clock.lap("lower")
+    emitted = _emit_all(plan, cpu)
+    clock.lap("emit")
+    texts = {e.symbol: e.ir_text for e in emitted.values()}
+    count = 0
+
+    def done(symbol: str) -> None:
+        nonlocal count
+        count += 1
+        tell("compile", count, len(texts))
+
+    objects = pool.compile(texts, done)
+    clock.lap("compile")
+    return Compilation(cpu, graph, plan, emitted, objects, clock.seconds)
 
 
 def steps_of(steps: Sequence[PlanStep]) -> list[Step]:

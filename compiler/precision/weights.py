@@ -1,0 +1,156 @@
+"""Weights [K, N] to few bits: per column for integer products, per group of rows for weight-only ones.
+
+Rounding to nearest; GPTQ (Frantar et al., arXiv:2210.17323), which lets later rows make up for the errors of earlier ones; AWQ
+(Lin et al., arXiv:2306.00978), which scales up the rows that matter before rounding. Products are y[M, N] = x[M, K] · w[K, N].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import InputError
+
+_DAMPING = 0.01  # of the mean diagonal of the Hessian, as GPTQ's authors use
+_BLOCK = 128  # rows of GPTQ whose updates are gathered before they reach the rest
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """w ≈ (levels − zeros) · scales, with `zeros` and `scales` of each `group` rows.
+
+    Attributes:
+        levels: u8 [K, N], 0 … 2^bits − 1.
+        scales: f32 [K/group, N].
+        zeros: u8 [K/group, N]; 2^(bits−1) where symmetric.
+        rows: f32 [K] that x must be multiplied by first (AWQ), or None.
+    """
+
+    levels: np.ndarray
+    scales: np.ndarray
+    zeros: np.ndarray
+    bits: int
+    group: int
+    rows: np.ndarray | None = None
+
+    def dequantize(self) -> np.ndarray:
+        """f32 [K, N], `rows` included."""
+        w = _expand(self.levels, self.scales, self.zeros, self.group)
+        return w if self.rows is None else w * self.rows[:, None]
+
+
+def check_group(k: int, group: int, bits: int) -> None:
+    """Raises InputError for a width that is not 4 or 8, or a group that does not divide k."""
+    if bits not in (4, 8):
+        raise InputError(f"{bits}-bit weights", expected="4 or 8 bits")
+    if group < 1 or k % group:
+        raise InputError(f"groups of {group} rows in weights of {k}", expected="a divisor of the number of rows, such as 32, 64 or 128")
+
+
+def per_column(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric 8-bit weights: (i8 [K, N], f32 scales [N]) with w ≈ q · scales. −128 is not used, so that −q is legal too."""
+    top = np.abs(w).max(axis=0, initial=0.0)
+    scales = np.where(top > 0, top / 127, 1.0).astype(np.float32)
+    return np.clip(np.rint(w / scales), -127, 127).astype(np.int8), scales
+
+
+def nearest(w: np.ndarray, *, bits: int = 4, group: int = 32, symmetric: bool = True) -> Grouped:
+    """Each weight to the nearest level of its group."""
+    check_group(w.shape[0], group, bits)
+    blocks = w.reshape(-1, group, w.shape[1]).astype(np.float32)
+    scales, zeros = _range(blocks, bits, symmetric)
+    levels = _levels(blocks, scales[:, None], zeros[:, None], bits).reshape(w.shape)
+    return Grouped(levels, scales, zeros, bits, group)
+
+
+def gptq(w: np.ndarray, hessian: np.ndarray, *, bits: int = 4, group: int = 32, symmetric: bool = True) -> Grouped:
+    """Rounds row by row, correcting the rows that follow for each error.
+
+    Args:
+        w: f32 [K, N].
+        hessian: f64 [K, K], Σ xᵀx over the calibration data.
+    """
+    check_group(w.shape[0], group, bits)
+    k, n = w.shape
+    h = hessian.astype(np.float64).copy()
+    dead = np.diag(h) <= 0
+    h[dead, dead] = 1.0
+    h[np.diag_indices(k)] += _DAMPING * float(np.mean(np.diag(h)))
+    inverse = np.linalg.inv(h)
+    upper = np.linalg.cholesky((inverse + inverse.T) / 2).T  # H⁻¹ = Uᵀ·U
+    rest = w.astype(np.float64).copy()
+    rest[dead] = 0.0
+    levels = np.empty((k, n), np.uint8)
+    scales, zeros = np.empty((k // group, n), np.float32), np.empty((k // group, n), np.uint8)
+    for start in range(0, k, _BLOCK):
+        stop = min(start + _BLOCK, k)
+        errors = np.empty((stop - start, n))
+        for i in range(start, stop):
+            g = i // group
+            if i % group == 0:
+                ahead = rest[i : i + group].copy()
+                if i + group > stop:  # rows of the group behind this block have not seen its errors yet
+                    ahead[stop - i :] -= upper[start:i, stop : i + group].T @ errors[: i - start]
+                scales[g], zeros[g] = _range(ahead[None].astype(np.float32), bits, symmetric, axis=1)
+            levels[i] = _levels(rest[i], scales[g], zeros[g], bits)
+            error = (rest[i] - (levels[i].astype(np.float64) - zeros[g]) * scales[g]) / upper[i, i]
+            rest[i + 1 : stop] -= np.outer(upper[i, i + 1 : stop], error)
+            errors[i - start] = error
+        rest[stop:] -= upper[start:stop, stop:].T @ errors
+    return Grouped(levels, scales, zeros, bits, group)
+
+
+def awq(w: np.ndarray, hessian: np.ndarray, *, bits: int = 4, group: int = 32, symmetric: bool = True) -> Grouped:
+    """Rounds w with rows scaled up by a power of their activations' magnitude; the power is searched for.
+
+    Args: as `gptq`. The cost of an error E is tr(Eᵀ·H·E), the squared error of the product over the calibration data.
+    """
+    check_group(w.shape[0], group, bits)
+    magnitude = np.sqrt(np.maximum(np.diag(hessian), 0.0))
+    best: tuple[float, Grouped] | None = None
+    for power in np.linspace(0.0, 1.0, 21):
+        s = np.maximum(magnitude, 1e-8 * max(float(magnitude.max(initial=0.0)), 1e-30)) ** power
+        s = (s / np.sqrt(s.max() * s.min())).astype(np.float32)
+        made = nearest(w * s[:, None], bits=bits, group=group, symmetric=symmetric)
+        found = Grouped(made.levels, made.scales, made.zeros, bits, group, rows=(1.0 / s).astype(np.float32))
+        error = (found.dequantize() - w).astype(np.float64)
+        cost = float(np.einsum("kn,kn->", hessian @ error, error))
+        if best is None or cost < best[0]:
+            best = cost, found
+    assert best is not None
+    return best[1]
+
+
+def smoothing(activations: np.ndarray, w: np.ndarray, power: float = 0.5) -> np.ndarray:
+    """Factors s [K] by which to divide columns of x and multiply rows of w, so that outliers of x are shared with w.
+
+    SmoothQuant (Xiao et al., arXiv:2211.10438): s = max|x|^power / max|w|^(1 − power).
+    """
+    x = np.maximum(activations.astype(np.float64), 1e-5)
+    s = x**power / np.maximum(np.abs(w).max(axis=1), 1e-5) ** (1 - power)
+    return np.clip(s, 1e-5, 1e5).astype(np.float32)
+
+
+def _range(blocks: np.ndarray, bits: int, symmetric: bool, axis: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and zero points of blocks [groups, rows, N]."""
+    top = (1 << bits) - 1
+    lo, hi = np.minimum(blocks.min(axis=axis), 0.0), np.maximum(blocks.max(axis=axis), 0.0)
+    if symmetric:
+        middle = 1 << (bits - 1)
+        # The end with the larger magnitude takes the side of the levels that has one more.
+        far = np.where(-lo > hi, lo, hi)
+        scales = np.where(far != 0, far / -middle, 1.0)
+        return scales.astype(np.float32), np.full(scales.shape, middle, np.uint8)
+    scales = np.where(hi > lo, (hi - lo) / top, 1.0).astype(np.float32)
+    return scales, np.clip(np.rint(-lo / scales), 0, top).astype(np.uint8)
+
+
+def _levels(w: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int) -> np.ndarray:
+    return np.clip(np.rint(w / scales) + zeros, 0, (1 << bits) - 1).astype(np.uint8)
+
+
+def _expand(levels: np.ndarray, scales: np.ndarray, zeros: np.ndarray, group: int) -> np.ndarray:
+    k, n = levels.shape
+    q = levels.reshape(-1, group, n).astype(np.float32) - zeros[:, None].astype(np.float32)
+    return (q * scales[:, None]).reshape(k, n)
