@@ -35,7 +35,7 @@ class DimParam(E):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Num(E):
-    value: float | int | bool
+    value: complex | bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +60,14 @@ class Cast(E):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Bits(E):
+    """The bits of an element of `source` (in which `arg` is exact), read as another dtype of the same size."""
+
+    arg: E
+    source: DType
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Reduced(E):
     """Result of reduction stage `stage` of the same kernel (constant along the reduce axes)."""
 
@@ -76,7 +84,7 @@ def children(e: E) -> tuple[E, ...]:
     match e:
         case Call(args=args):
             return args
-        case Cast(arg=arg):
+        case Cast(arg=arg) | Bits(arg=arg):
             return (arg,)
         case Load(offset=offset):
             return (offset,)
@@ -114,6 +122,8 @@ def structure(roots: Sequence[E]) -> tuple[object, ...]:
                 own = (type(v), repr(v))  # repr: 0.0 and -0.0 differ, and a NaN equals itself
             case Call(fn=fn):
                 own = fn
+            case Bits(source=source):
+                own = source
         at[id(e)] = len(nodes)
         nodes.append((type(e), e.dtype, own, tuple(at[id(c)] for c in children(e))))
     return (*nodes, tuple(at[id(r)] for r in roots))
@@ -122,11 +132,14 @@ def structure(roots: Sequence[E]) -> tuple[object, ...]:
 class ExprScalars:
     """ScalarOps that build expressions: `S(ExprScalars())` turns an op's body into kernel code."""
 
-    def const(self, value: float | int | bool, dtype: DType) -> E:
+    def const(self, value: complex | bool, dtype: DType) -> E:
         return Num(value, dtype=dtype)
 
     def cast(self, x: E, dtype: DType) -> E:
         return x if x.dtype is dtype else Cast(x, dtype=dtype)
+
+    def bits(self, x: E, source: DType, dtype: DType) -> E:
+        return Bits(x, source, dtype=dtype)
 
     def dtype(self, x: E) -> DType:
         return x.dtype

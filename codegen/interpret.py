@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import InputError, VerifyError
 from ..ir import NUMPY, Dim, DType, evaluate
 from ..ir.ops import Recurrent
-from .expr import Acc, Axis, Call, Cast, DimParam, E, Load, Num, Reduced
+from .expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced
 from .kernel import Branch, ContractKernel, Kernel, LoopKernel, Plan, PlanStep, RecurrentKernel, Reduction, Repeat
 from .packing import packed_size, unpack_b
 
@@ -118,6 +118,8 @@ class Evaluator:
                 if data.dtype != e.dtype.np:
                     raise VerifyError(f"load of {e.dtype.value} from operand {e.operand} of {data.dtype}")
                 return np.asarray(data[offset])
+            case Bits():
+                return np.asarray(NUMPY.bits(self(e.arg), e.source, e.dtype))
             case Cast():
                 return np.asarray(NUMPY.cast(self(e.arg), e.dtype))
             case Call():
@@ -158,7 +160,7 @@ def _reads_own_result(kernel: LoopKernel) -> bool:
             if kernel.operands[e.operand].written:
                 return True
             stack.append(e.offset)
-        stack.extend(e.args if isinstance(e, Call) else (e.arg,) if isinstance(e, Cast) else ())
+        stack.extend(e.args if isinstance(e, Call) else (e.arg,) if isinstance(e, Cast | Bits) else ())
     return False
 
 

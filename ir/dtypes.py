@@ -54,8 +54,17 @@ class DType(enum.Enum):
         return _NUMPY[self].itemsize
 
     @property
+    def bits(self) -> int:
+        """Bits of information in an element; those below 8 still take a byte."""
+        return {"u4": 4, "i4": 4, "f4": 4, "u2": 2, "i2": 2}.get(self.value[:2], 8 * self.itemsize)
+
+    @property
     def is_float(self) -> bool:
         return self.value[0] in "f" or self is DType.BF16
+
+    @property
+    def is_complex(self) -> bool:
+        return self in (DType.C64, DType.C128)
 
     @property
     def is_int(self) -> bool:

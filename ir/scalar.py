@@ -29,11 +29,13 @@ COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf"})
 class ScalarOps(Protocol[T]):
     """The vocabulary of scalar bodies. `call` names one of SCALAR_FNS; both operands of a binary have one dtype."""
 
-    def const(self, value: float | int | bool, dtype: DType) -> T: ...
+    def const(self, value: complex | bool, dtype: DType) -> T: ...
 
     def call(self, fn: str, *args: T) -> T: ...
 
     def cast(self, x: T, dtype: DType) -> T: ...
+
+    def bits(self, x: T, source: DType, dtype: DType) -> T: ...
 
     def dtype(self, x: T) -> DType: ...
 
@@ -57,11 +59,15 @@ class S:
 
         return call
 
-    def const(self, value: float | int | bool, dtype: DType) -> Any:
+    def const(self, value: complex | bool, dtype: DType) -> Any:
         return self.ops.const(value, dtype)
 
     def cast(self, x: Any, dtype: DType) -> Any:
         return self.ops.cast(x, dtype)
+
+    def bits(self, x: Any, source: DType, dtype: DType) -> Any:
+        """The bits of an element of `source` read as `dtype`; x may be held in a wider dtype that is exact."""
+        return self.ops.bits(x, source, dtype)
 
     def dtype(self, x: Any) -> DType:
         return self.ops.dtype(x)
@@ -111,12 +117,15 @@ _NP: dict[str, Any] = {
 class NumpyScalars:
     """ScalarOps over NumPy arrays (broadcasting as NumPy does). float16/bfloat16 compute in float32 per call."""
 
-    def const(self, value: float | int | bool, dtype: DType) -> np.ndarray:
+    def const(self, value: complex | bool, dtype: DType) -> np.ndarray:
         return np.asarray(value).astype(dtype.np)
 
     def cast(self, x: np.ndarray, dtype: DType) -> np.ndarray:
         with np.errstate(all="ignore"):
             return x.astype(dtype.np)
+
+    def bits(self, x: np.ndarray, source: DType, dtype: DType) -> np.ndarray:
+        return np.ascontiguousarray(self.cast(x, source)).view(dtype.np).reshape(np.shape(x))
 
     def dtype(self, x: np.ndarray) -> DType:
         return DType.from_numpy(x.dtype)

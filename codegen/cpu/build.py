@@ -14,12 +14,14 @@ I1, I8, I16, I32, I64 = (ir.IntType(w) for w in (1, 8, 16, 32, 64))
 PTR = ir.PointerType()
 _LLVM = {DType.F32: ir.FloatType(), DType.F64: ir.DoubleType(), DType.F16: ir.HalfType(), DType.BF16: I16,
          DType.I8: I8, DType.U8: I8, DType.BOOL: I8, DType.I16: I16, DType.U16: I16, DType.I32: I32, DType.U32: I32,
-         DType.I64: I64, DType.U64: I64}  # fmt: skip
+         DType.I64: I64, DType.U64: I64, DType.C64: I64, DType.C128: ir.IntType(128),
+         **dict.fromkeys((DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ, DType.F8E8M0, DType.F4E2M1,
+                          DType.I4, DType.U4, DType.I2, DType.U2), I8)}  # fmt: skip
 _MANGLED = {ir.FloatType: "f32", ir.DoubleType: "f64", ir.HalfType: "f16"}
 
 
 def storage(dtype: DType) -> Any:
-    """LLVM type of one element in memory (bfloat16 as its bits)."""
+    """LLVM type of one element in memory: bfloat16, smaller floats and complex numbers as their bits."""
     try:
         return _LLVM[dtype]
     except KeyError:

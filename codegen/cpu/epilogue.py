@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from ...errors import CodegenError
 from ...ir import DType
-from ..expr import Acc, Axis, Call, Cast, DimParam, E, Load, Num, children, postorder
+from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, postorder
 from ..kernel import ContractKernel
 from .build import I64, Builder, Params, storage, vec
 from .functions import Functions
@@ -143,6 +143,8 @@ class ActiveEpilogue:
                     x = b.splat(self.axes[e.index], lanes)
                 case DimParam():
                     x = b.splat(self.sizes[id(e)], lanes)
+                case Bits():
+                    x = self.math.bits(value[id(e.arg)], e.source, e.dtype)
                 case Cast():
                     x = self.math.cast(value[id(e.arg)], e.arg.dtype, e.dtype)
                 case Call():

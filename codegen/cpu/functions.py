@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from ...ir import DType
 from .build import I32, Splat, mangle, vec
-from .lanes import Lanes
+from .lanes import Lanes, compute
 
 _LIBM = {"log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp"}
 _TANH_P = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08, 1.48572235717979e-05,
@@ -32,7 +32,7 @@ class Functions(Lanes):
     """Lanes with every scalar function; what Lanes has directly is left to it."""
 
     def call(self, fn: str, args: Sequence[Any], dtypes: Sequence[DType]) -> Any:
-        dtype = DType.F32 if dtypes[-1] in (DType.F16, DType.BF16) else dtypes[-1]
+        dtype = compute(dtypes[-1])
         if dtype.is_float:
             method = getattr(self, f"_f_{fn}", None)
             if method is not None:

@@ -1,19 +1,23 @@
-"""Scalar functions on vectors in registers, for epilogues and gates. float16 and bfloat16 are computed in float32."""
+"""Scalar functions on vectors in registers, for epilogues and gates.
+
+Floats of 16 bits and less are computed in float32, integers of 4 and 2 bits in 8.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 
 from ...errors import CodegenError
 from ...ir import DType
 from .build import I16, I32, Builder, Splat, mangle, storage, vec
-from .half import from_half, to_half
+from .minifloat import FORMATS, decode, encode
 from .target import CpuTarget
 
-_SMALL = (DType.F16, DType.BF16)
+_NARROW = {DType.I4: (DType.I8, 4), DType.U4: (DType.U8, 4), DType.I2: (DType.I8, 2), DType.U2: (DType.U8, 2)}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _FLOAT = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _INT = {"add": "add", "sub": "sub", "mul": "mul"}
@@ -21,7 +25,10 @@ _INTRINSIC = {"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil", "
 
 
 def compute(dtype: DType) -> DType:
-    return DType.F32 if dtype in _SMALL else dtype
+    """The dtype in which elements of `dtype` are held in registers."""
+    if dtype in _NARROW:
+        return _NARROW[dtype][0]
+    return DType.F32 if dtype.is_float and dtype.itemsize < 4 else dtype
 
 
 class Lanes:
@@ -31,27 +38,38 @@ class Lanes:
     def type(self, dtype: DType) -> Any:
         return vec(ir.IntType(1) if dtype is DType.BOOL else storage(compute(dtype)), self.lanes)
 
-    def const(self, value: float | int | bool, dtype: DType) -> Any:
-        number = float(value) if dtype.is_float else int(value)
-        return Splat(self.type(dtype), number)
+    def const(self, value: complex | bool, dtype: DType) -> Any:
+        if isinstance(value, complex):
+            return Splat(self.type(dtype), _bits(value, dtype))
+        return Splat(self.type(dtype), float(value) if dtype.is_float else int(value))
 
     def from_storage(self, x: Any, dtype: DType) -> Any:
         i = self.b.ir
         if dtype is DType.BOOL:
             return i.icmp_unsigned("!=", x, ir.Constant(x.type, None))
         if dtype is DType.F16:
-            return i.fpext(x, self.type(dtype)) if self.target.half else from_half(self.b, x)
+            return i.fpext(x, self.type(dtype)) if self.target.half else decode(self.b, x, dtype)
         if dtype is DType.BF16:
             wide = vec(I32, self.lanes)
             return i.bitcast(i.shl(i.zext(x, wide), ir.Constant(wide, [16] * self.lanes)), self.type(dtype))
+        if dtype in FORMATS or dtype is DType.F8E8M0:
+            return decode(self.b, x, dtype)
+        if dtype in _NARROW:
+            return self._wrapped(x, dtype)
         return x
+
+    def _wrapped(self, x: Any, dtype: DType) -> Any:
+        """The low bits of each byte, extended by their sign if they have one."""
+        i = self.b.ir
+        by = Splat(x.type, 8 - _NARROW[dtype][1])
+        return (i.ashr if dtype.is_signed else i.lshr)(i.shl(x, by), by)
 
     def to_storage(self, x: Any, dtype: DType) -> Any:
         i = self.b.ir
         if dtype is DType.BOOL:
             return i.zext(x, vec(storage(dtype), self.lanes))
         if dtype is DType.F16:
-            return i.fptrunc(x, vec(storage(dtype), self.lanes)) if self.target.half else to_half(self.b, x)
+            return i.fptrunc(x, vec(storage(dtype), self.lanes)) if self.target.half else encode(self.b, x, dtype)
         if dtype is DType.BF16:  # round to nearest even; a NaN keeps a set mantissa bit
             wide = vec(I32, self.lanes)
 
@@ -63,15 +81,23 @@ class Lanes:
             rounded = i.lshr(i.add(bits, i.add(odd, c(0x7FFF))), c(16))
             nan = i.or_(i.lshr(bits, c(16)), c(0x40))
             return i.trunc(i.select(i.fcmp_unordered("uno", x, x), nan, rounded), vec(I16, self.lanes))
+        if dtype in FORMATS or dtype is DType.F8E8M0:
+            return encode(self.b, x, dtype)
+        if dtype in _NARROW:
+            return i.and_(x, Splat(x.type, 2 ** _NARROW[dtype][1] - 1))
         return x
+
+    def bits(self, x: Any, source: DType, to: DType) -> Any:
+        """Elements of `source` read as elements of `to`, which has as many bits."""
+        return self.from_storage(self.b.ir.bitcast(self.to_storage(x, source), vec(storage(to), self.lanes)), to)
 
     def from_accumulator(self, acc: Any, dtype: DType) -> Any:
         return acc
 
     def cast(self, x: Any, source: DType, to: DType) -> Any:
-        if to in _SMALL and to is not source:
-            single = self.cast(x, source, DType.F32)
-            return self.from_storage(self.to_storage(single, to), to)
+        if to is not source and compute(to) is not to:
+            held = self.cast(x, source, compute(to))  # rounded or wrapped by going through memory's form
+            return self.from_storage(self.to_storage(held, to), to)
         source, to, i = compute(source), compute(to), self.b.ir
         if source is to:
             return x
@@ -81,6 +107,8 @@ class Lanes:
                 return i.fcmp_unordered("!=", x, ir.Constant(x.type, None))
             if to.is_float:
                 return i.fpext(x, t) if to.itemsize > source.itemsize else i.fptrunc(x, t)
+            if to.itemsize < 4:  # what does not fit wraps, as where constants are folded
+                return i.trunc(self.cast(x, source, DType.I32), t)
             sign = "s" if to.is_signed else "u"
             return self.b.call(f"llvm.fpto{sign}i.sat.{mangle(t)}.{mangle(x.type)}", t, x)
         signed = source.is_signed
@@ -129,3 +157,8 @@ class Lanes:
         if fn == "fma":
             return i.fadd(i.fmul(args[0], args[1]), x)
         raise CodegenError(f"{fn} in the epilogue of a contraction")
+
+
+def _bits(value: complex, dtype: DType) -> int:
+    """A complex number as the integer that holds it in memory."""
+    return int.from_bytes(np.asarray(value, dtype.np).tobytes(), "little")

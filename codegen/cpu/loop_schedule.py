@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ...ir import COMPARISONS, Dim, DType, Shape, prod
 from ..affine import affine, stride_along
-from ..expr import Axis, Call, Cast, DimParam, E, Load, Num, children, postorder
+from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, postorder
 from ..kernel import LoopKernel, Reduction
 from .target import CpuTarget
 
@@ -50,6 +50,8 @@ def rebuilt(e: E, kids: tuple[E, ...]) -> E:
     match e:
         case Call(fn=fn):
             return Call(fn, kids, dtype=e.dtype)
+        case Bits(source=source):
+            return Bits(kids[0], source, dtype=e.dtype)
         case Cast():
             return Cast(kids[0], dtype=e.dtype)
         case Load(operand=o):
@@ -62,7 +64,7 @@ def work(root: E) -> int:
     return sum(
         (1 if e.fn in _CHEAP or e.fn in COMPARISONS else 16) if isinstance(e, Call) else 1
         for e in postorder([root])
-        if isinstance(e, Call | Load | Cast) and e.dtype is not DType.I64
+        if isinstance(e, Bits | Call | Load | Cast) and e.dtype is not DType.I64
     )
 
 

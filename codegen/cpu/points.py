@@ -11,7 +11,7 @@ from llvmlite import ir
 from ...errors import CodegenError
 from ...ir import Dim
 from ..affine import Affine, affine, axes_of, stride_along
-from ..expr import Axis, Call, Cast, DimParam, E, Load, Num, Reduced
+from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced
 from ..kernel import LoopKernel, Store
 from .build import I1, I32, I64, PTR, Builder, Params, mangle, storage, vec
 from .emitted import PLACEHOLDER
@@ -98,7 +98,7 @@ class Points:
                 continue
             seen.add(id(e))
             stack.append((e, True))
-            kids: Sequence[E] = e.args if isinstance(e, Call) else (e.arg,) if isinstance(e, Cast) else ()
+            kids: Sequence[E] = e.args if isinstance(e, Call) else (e.arg,) if isinstance(e, Cast | Bits) else ()
             stack.extend((c, False) for c in reversed(kids))
         return order
 
@@ -126,6 +126,8 @@ class Points:
                 return s.reduced[i]
             case Load():
                 return self._load(e, s, lanes, math)
+            case Bits(arg=a, source=source):
+                return math.bits(self._widen(s.memo[id(a), False], lanes), source, e.dtype)
             case Cast(arg=a):
                 return math.cast(self._widen(s.memo[id(a), False], lanes), a.dtype, e.dtype)
             case Call(fn="div", args=(x, y)) if lanes > 1 and e.dtype.is_float and id(y) in self.uniform_results:
@@ -213,7 +215,7 @@ class Points:
             at = self.address(e.operand, e.offset, s)
             raw = b.load(wide, at, align) if s.mask is None else b.masked_load(wide, at, s.mask, align)
             return math.from_storage(raw, dtype)
-        if self.target.masked and dtype.itemsize >= 4:  # a gather instruction
+        if self.target.masked and dtype.itemsize in (4, 8):  # a gather instruction
             pointers = self._lane_pointers(e.operand, e.offset, s, lanes)
             name = f"llvm.masked.gather.{mangle(wide)}.{mangle(pointers.type)}"
             mask = s.mask if s.mask is not None else ir.Constant(vec(I1, lanes), [1] * lanes)

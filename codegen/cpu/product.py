@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from ...ir import DType
 from .build import I8, I32, I64, PTR, Builder, storage, vec
-from .half import from_half
+from .minifloat import decode
 from .target import CpuTarget
 
 
@@ -83,7 +83,7 @@ class Product:
             t = vec(I32, self.lanes) if many else I32
             shift = ir.Constant(t, [16] * self.lanes if many else 16)
             return b.ir.bitcast(b.ir.shl(b.ir.zext(x, t), shift), to)
-        return b.ir.fpext(x, to) if self.target.half else from_half(b, x)
+        return b.ir.fpext(x, to) if self.target.half else decode(b, x, DType.F16)
 
     def _fma(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
         if not self.acc.is_float:

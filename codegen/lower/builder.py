@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ...ir import Dim, DType, Shape, Value, is_static, prod
-from ..expr import Call, Cast, E, Load, Num
+from ..expr import Bits, Call, Cast, E, Load, Num
 from ..kernel import LoopKernel, Operand, Reduction, Store
 from ..simplify import Affine, Atom, axis, axis_expr, strides_of, substitute_axes, to_expr
+
+_HELD = {DType.I4: DType.I8, DType.I2: DType.I8, DType.U4: DType.U8, DType.U2: DType.U8}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,15 +49,15 @@ class View:
 
 
 def computed(dtype: DType) -> DType:
-    """The dtype in which elements of `dtype` are computed: small floats in float32."""
-    return DType.F32 if dtype.is_float and dtype.itemsize < 4 else dtype
+    """The dtype in which elements of `dtype` are computed: small floats in float32, integers below 8 bits in 8."""
+    return DType.F32 if dtype.is_float and dtype.itemsize < 4 else _HELD.get(dtype, dtype)
 
 
 def convert(e: E, dtype: DType) -> E:
     return e if e.dtype is dtype else Cast(e, dtype=dtype)
 
 
-def number(value: float | int | bool, dtype: DType) -> E:
+def number(value: complex | bool, dtype: DType) -> E:
     return Num(value, dtype=dtype)
 
 
@@ -112,7 +114,7 @@ def children(e: E) -> tuple[E, ...]:
             return (e.offset,)
         case Call():
             return e.args
-        case Cast():
+        case Cast() | Bits():
             return (e.arg,)
         case Index():
             return tuple(a.args[0] for x in nested(e.value) for a in x.terms if a.kind == "e")
@@ -161,6 +163,8 @@ class Finisher:
                 out = Call(e.fn, tuple(self(a) for a in e.args), dtype=e.dtype)
             case Cast():
                 out = Cast(self(e.arg), dtype=e.dtype)
+            case Bits():
+                out = Bits(self(e.arg), e.source, dtype=e.dtype)
             case Index():
                 x = e.value if self.new_axes is None else substitute_axes(e.value, self.new_axes, lambda a: a, self._moved)
                 out = to_expr(x, self._leaf, self._affine)

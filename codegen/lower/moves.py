@@ -7,6 +7,8 @@ from collections.abc import Callable
 from ...errors import CodegenError
 from ...ir import Const, Dim, DType, Elementwise, Node, S, Shape, Value, upper
 from ...ir.ops import (
+    BitCast,
+    Cast,
     DimTensor,
     Expand,
     Gather,
@@ -19,6 +21,7 @@ from ...ir.ops import (
     Resize,
     Slice,
     Transpose,
+    Where,
 )  # fmt: skip
 from ..expr import DimParam, E, ExprScalars
 from ..simplify import Affine, Atom, as_affine, below, clamp, mod, opaque, ravel, strides_of, unravel
@@ -33,10 +36,13 @@ def define_elementwise(lw: Lowering, node: Node) -> None:
     op, v = node.op, node.out
     assert isinstance(op, Elementwise)
 
+    if not isinstance(op, Where | BitCast) and any(x.dtype.is_complex for x in (*node.inputs, v)):
+        raise CodegenError(f"{op.name} of {v.type}", expected="numbers that are not complex", loc=" + ".join(node.loc))
+
     def element(k: KernelBuilder, index: Index) -> E:
         args = [lw.read(k, x, broadcast_index(index, x.shape)) for x in node.inputs]
         out = op.body(S(ExprScalars()), *args)
-        small = v.dtype is not computed(v.dtype) and type(op).__name__ == "Cast"
+        small = v.dtype is not computed(v.dtype) and isinstance(op, Cast | BitCast)
         return convert(convert(out, v.dtype), computed(v.dtype)) if small else out
 
     lw.define(v, element, node.inputs)

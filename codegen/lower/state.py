@@ -19,7 +19,6 @@ from .fusion import ANCHORS, Fusion
 Virtual = Callable[[KernelBuilder, tuple[Affine, ...]], E]
 
 _DEPTH = 24  # virtual values on top of each other, before one is stored
-_UNSUPPORTED = (DType.STRING, DType.C64, DType.C128)
 
 
 @dataclass(frozen=True)
@@ -262,12 +261,14 @@ def _reads_strided(op: Op) -> bool:
 
 
 def check(v: Value) -> None:
-    if v.dtype in _UNSUPPORTED:
+    if v.dtype is DType.STRING:
         raise CodegenError(f"{v.node.op.name} gives {v.type}, which kernels do not compute", loc=" + ".join(v.node.loc))
 
 
 def scalar(v: Value) -> E:
     """The element of a one-element constant."""
     data = v.node.op.data.reshape(())  # type: ignore[attr-defined]
-    value = float(data) if v.dtype.is_float else bool(data) if v.dtype is DType.BOOL else int(data)
+    value = (
+        data.item() if data.dtype.kind == "c" else float(data) if v.dtype.is_float else bool(data) if v.dtype is DType.BOOL else int(data)
+    )
     return number(value, computed(v.dtype))

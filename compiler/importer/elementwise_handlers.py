@@ -84,9 +84,12 @@ def shrink(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     return [b.where(low, b.add(x, bias), b.where(high, b.sub(x, bias), b.const(0, x.dtype)))]
 
 
-def _cast(ctx: ImportContext, x: Value, dtype: DType, saturate: bool) -> Value:
+def _cast(ctx: ImportContext, node: NodeProto, x: Value, dtype: DType) -> Value:
+    saturate = bool(ctx.attr(node, "saturate", 1))
     if x.dtype is dtype:
         return x
+    if dtype is DType.F8E8M0:
+        return _to_power_of_two(ctx, x, str(ctx.attr(node, "round_mode", "up")), saturate)
     if dtype.value.startswith("f8") and saturate and x.dtype.is_float:
         b, top = Build(ctx), _largest(dtype)
         wide = b.cast(x, DType.F32) if x.dtype.itemsize < 4 else x
@@ -94,6 +97,25 @@ def _cast(ctx: ImportContext, x: Value, dtype: DType, saturate: bool) -> Value:
         nan = b.emit(O.IsNaN(), wide)
         x = b.where(nan, wide, limited)
     return ctx.emit(O.Cast(dtype), x).out
+
+
+def _to_power_of_two(ctx: ImportContext, x: Value, round_mode: str, saturate: bool) -> Value:
+    """The exponent of |x|, rounded, as ONNX defines a cast to FLOAT8E8M0."""
+    if round_mode not in ("up", "down", "nearest"):
+        raise ctx.unsupported(f"Cast with round_mode {round_mode!r}")
+    b = Build(ctx)
+    bits = b.emit(O.BitCast(DType.F32, DType.I32), b.emit(O.Abs(), b.cast(x, DType.F32)))
+    exponent = b.emit(O.ShiftRight(), bits, b.const(23, DType.I32))
+    fraction = b.emit(O.BitAnd(), bits, b.const(0x7FFFFF, DType.I32))
+    if round_mode == "up":
+        more = b.emit(O.Greater(), fraction, b.const(0, DType.I32))
+    else:  # a tie goes up, but for the least number
+        half = b.where(b.emit(O.Greater(), exponent, b.const(0, DType.I32)), b.const(0x3FFFFF, DType.I32), b.const(0x400000, DType.I32))
+        more = b.emit(O.Greater(), fraction, half)
+    code = exponent if round_mode == "down" else b.add(exponent, b.cast(more, DType.I32))
+    code = b.min(code, 0xFE if saturate else 0xFF)
+    code = b.where(b.emit(O.IsNaN(), x), b.const(0xFF, DType.I32), code)
+    return b.emit(O.BitCast(DType.U8, DType.F8E8M0), b.cast(code, DType.U8))
 
 
 def _largest(dtype: DType) -> float:
@@ -110,9 +132,7 @@ def cast(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
         return [ctx.const(_cast_strings(known, dtype))]
     if DType.STRING in (dtype, x.dtype) and dtype is not x.dtype:
         raise ctx.unsupported(f"Cast from {x.dtype.value} to {dtype.value}")
-    if dtype is DType.F8E8M0 and x.dtype is not dtype:
-        raise ctx.unsupported("Cast to f8e8m0, which has rounding modes of its own")
-    return [_cast(ctx, x, dtype, bool(ctx.attr(node, "saturate", 1)))]
+    return [_cast(ctx, node, x, dtype)]
 
 
 def _cast_strings(data: np.ndarray, dtype: DType) -> np.ndarray:
@@ -126,7 +146,7 @@ def _cast_strings(data: np.ndarray, dtype: DType) -> np.ndarray:
 
 def cast_like(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, like = required(ctx, node, ins, 2)
-    return [_cast(ctx, x, like.dtype, bool(ctx.attr(node, "saturate", 1)))]
+    return [_cast(ctx, node, x, like.dtype)]
 
 
 def clip(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -167,12 +187,8 @@ def dropout(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
 
 def bit_cast(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
-    dtype, known = DType.from_onnx(ctx.attr(node, "to")), ctx.known(x)
-    if x.dtype is dtype:
-        return [x]
-    if known is None:
-        raise ctx.unsupported("BitCast of a value computed at run time")
-    return [ctx.const(np.ascontiguousarray(known).view(dtype.np))]
+    dtype = DType.from_onnx(ctx.attr(node, "to"))
+    return [x] if x.dtype is dtype else ctx.emit(O.BitCast(x.dtype, dtype), x).outputs
 
 
 ELEMENTWISE_HANDLERS: HandlerTable = {

@@ -29,6 +29,7 @@ from .elementwise import (
     Atan,
     Atanh,
     BitAnd,
+    BitCast,
     BitNot,
     BitOr,
     BitXor,
@@ -95,7 +96,7 @@ from .reduce import ArgReduce, CumSum, LayerNorm, Reduce, RMSNorm, Softmax, TopK
 
 __all__ = [
     "LRN", "Abs", "Acos", "Acosh", "Add", "And", "ArgReduce", "Asin", "Asinh", "Atan", "Atanh", "Attention", "BitAnd",
-    "BitNot", "BitOr", "BitXor", "Cast", "Ceil", "Celu", "Concat", "Conv", "ConvTranspose", "Cos", "Cosh", "CumSum",
+    "BitCast", "BitNot", "BitOr", "BitXor", "Cast", "Ceil", "Celu", "Concat", "Conv", "ConvTranspose", "Cos", "Cosh", "CumSum",
     "DimTensor", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "Fmod", "Gather", "GatherElements", "GatherND",
     "Gelu", "Greater", "GreaterEqual", "HardSigmoid", "HardSwish", "If", "Iota", "IsInf", "IsNaN", "LayerNorm",
     "LeakyRelu", "Less", "LessEqual", "Log", "Loop", "MatMul", "Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not",

@@ -446,6 +446,25 @@ class Where(Elementwise):
 
 
 @dataclass(frozen=True)
+class BitCast(Elementwise):
+    """The bits of each element, of dtype `source`, read as `dtype`, which has as many."""
+
+    source: DType
+    dtype: DType
+
+    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        check_operands(self.name, types, 1)
+        if types[0].dtype is not self.source or DType.STRING in (self.source, self.dtype):
+            raise VerifyError(f"bitcast of {types[0].dtype.value}", expected=self.source.value)
+        if self.source.bits != self.dtype.bits:
+            raise VerifyError(f"bitcast from {self.source.value} to {self.dtype.value}", expected="dtypes of the same size")
+        return (TensorType(self.dtype, types[0].shape),)
+
+    def body(self, s: S, *args: Any) -> Any:
+        return s.bits(args[0], self.source, self.dtype)
+
+
+@dataclass(frozen=True)
 class Cast(Elementwise):
     """Convert elements: to BOOL is ≠ 0, floats to integers truncate, integers wrap."""
 
