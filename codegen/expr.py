@@ -35,7 +35,7 @@ class DimParam(E):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Num(E):
-    value: complex | bool
+    value: float | int | bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +132,7 @@ def structure(roots: Sequence[E]) -> tuple[object, ...]:
 class ExprScalars:
     """ScalarOps that build expressions: `S(ExprScalars())` turns an op's body into kernel code."""
 
-    def const(self, value: complex | bool, dtype: DType) -> E:
+    def const(self, value: float | int | bool, dtype: DType) -> E:
         return Num(value, dtype=dtype)
 
     def cast(self, x: E, dtype: DType) -> E:

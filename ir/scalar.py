@@ -29,7 +29,7 @@ COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf"})
 class ScalarOps(Protocol[T]):
     """The vocabulary of scalar bodies. `call` names one of SCALAR_FNS; both operands of a binary have one dtype."""
 
-    def const(self, value: complex | bool, dtype: DType) -> T: ...
+    def const(self, value: float | int | bool, dtype: DType) -> T: ...
 
     def call(self, fn: str, *args: T) -> T: ...
 
@@ -59,7 +59,7 @@ class S:
 
         return call
 
-    def const(self, value: complex | bool, dtype: DType) -> Any:
+    def const(self, value: float | int | bool, dtype: DType) -> Any:
         return self.ops.const(value, dtype)
 
     def cast(self, x: Any, dtype: DType) -> Any:
@@ -117,7 +117,7 @@ _NP: dict[str, Any] = {
 class NumpyScalars:
     """ScalarOps over NumPy arrays (broadcasting as NumPy does). float16/bfloat16 compute in float32 per call."""
 
-    def const(self, value: complex | bool, dtype: DType) -> np.ndarray:
+    def const(self, value: float | int | bool, dtype: DType) -> np.ndarray:
         return np.asarray(value).astype(dtype.np)
 
     def cast(self, x: np.ndarray, dtype: DType) -> np.ndarray:

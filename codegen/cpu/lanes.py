@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 
 from ...errors import CodegenError
@@ -38,9 +37,7 @@ class Lanes:
     def type(self, dtype: DType) -> Any:
         return vec(ir.IntType(1) if dtype is DType.BOOL else storage(compute(dtype)), self.lanes)
 
-    def const(self, value: complex | bool, dtype: DType) -> Any:
-        if isinstance(value, complex):
-            return Splat(self.type(dtype), _bits(value, dtype))
+    def const(self, value: float | int | bool, dtype: DType) -> Any:
         return Splat(self.type(dtype), float(value) if dtype.is_float else int(value))
 
     def from_storage(self, x: Any, dtype: DType) -> Any:
@@ -157,8 +154,3 @@ class Lanes:
         if fn == "fma":
             return i.fadd(i.fmul(args[0], args[1]), x)
         raise CodegenError(f"{fn} in the epilogue of a contraction")
-
-
-def _bits(value: complex, dtype: DType) -> int:
-    """A complex number as the integer that holds it in memory."""
-    return int.from_bytes(np.asarray(value, dtype.np).tobytes(), "little")

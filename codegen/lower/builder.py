@@ -57,7 +57,7 @@ def convert(e: E, dtype: DType) -> E:
     return e if e.dtype is dtype else Cast(e, dtype=dtype)
 
 
-def number(value: complex | bool, dtype: DType) -> E:
+def number(value: float | int | bool, dtype: DType) -> E:
     return Num(value, dtype=dtype)
 
 
