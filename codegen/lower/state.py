@@ -176,7 +176,7 @@ class Lowering:
                 e = k.load(self.views[v], index)
             elif v in self.virtuals:
                 e = self.virtuals[v](k, index)
-            elif isinstance(v.node.op, Const) and v.node.op.data.size == 1:
+            elif isinstance(v.node.op, Const) and v.node.op.data.size == 1 and not v.dtype.is_complex:
                 e = scalar(v)
             else:
                 e = k.load(self.view(v), index)
