@@ -7,6 +7,7 @@ import onnx
 from .context import Handler
 from .control_handlers import CONTROL_HANDLERS
 from .elementwise_handlers import ELEMENTWISE_HANDLERS
+from .legacy_handlers import LEGACY_HANDLERS
 from .load import REVIEWED_OPSET
 from .move_handlers import MOVE_HANDLERS
 from .nn_handlers import NN_HANDLERS
@@ -15,6 +16,7 @@ from .resize_handlers import RESIZE_HANDLERS
 from .shape_handlers import SHAPE_HANDLERS
 
 HANDLERS: dict[tuple[str, int], Handler] = {
+    **LEGACY_HANDLERS,
     **ELEMENTWISE_HANDLERS,
     **MOVE_HANDLERS,
     **SHAPE_HANDLERS,

@@ -12,7 +12,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from ...errors import OnnxImportError
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 1
 # The newest operator set that the handler tables were written for.
 REVIEWED_OPSET = 28
 _UNCHECKED = "mlc.unchecked"

@@ -19,7 +19,10 @@ def batch_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | N
     if ctx.attr(node, "training_mode", 0) or any(wanted(node, i) for i in range(1, 5)):
         raise ctx.unsupported("BatchNormalization in training mode")
     b = Build(ctx)
+    r = x.type.rank
     parts = [scale, bias, mean, var]
+    if ctx.opset() < 9 and not ctx.attr(node, "spatial", 1):  # statistics of every element of a sample
+        parts = [b.reshape(v, x.shape[1:]) for v in parts]
     known = [ctx.known(v) for v in parts]
     eps = float(ctx.attr(node, "epsilon", 1e-5))
     if all(k is not None for k in known):
@@ -31,9 +34,9 @@ def batch_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | N
         s32, o32, m32, v32 = (b.cast(v, DType.F64 if x.dtype is DType.F64 else DType.F32) for v in parts)
         factor_v = b.div(s32, b.sqrt(b.add(v32, eps)))
         a, c = b.cast(factor_v, x.dtype), b.cast(b.sub(o32, b.mul(m32, factor_v)), x.dtype)
-    r = x.type.rank
-    axis = 1 if r > 1 else 0
-    return [b.add(b.mul(x, b.along(a, axis, r)), b.along(c, axis, r))]
+    if a.type.rank == 1:
+        a, c = (b.along(v, 1 if r > 1 else 0, r) for v in (a, c))
+    return [b.add(b.mul(x, a), c)]
 
 
 def _standardise(b: Build, x: Value, axes: Sequence[int], eps: float) -> tuple[Value, Value, Value]:

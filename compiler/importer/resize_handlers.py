@@ -33,16 +33,16 @@ def upsample(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
     """Scales up by ⌊x / scale⌋ (nearest) or asymmetric linear; scales are an input since opset 9."""
     (x,) = required(ctx, node, ins, 1)
     scales = ctx.attr(node, "scales") if ctx.opset() < 9 else ctx.require_known(ins[1], "the scales of Upsample").ravel()
-    return _by_scales(ctx, x, [float(s) for s in scales], ctx.attr(node, "mode", "nearest"))
+    return by_scales(ctx, x, [float(s) for s in scales], ctx.attr(node, "mode", "nearest"))
 
 
 def resize_10(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
     scales = ctx.require_known(ins[1], "the scales of Resize").ravel()
-    return _by_scales(ctx, x, [float(s) for s in scales], ctx.attr(node, "mode", "nearest"))
+    return by_scales(ctx, x, [float(s) for s in scales], ctx.attr(node, "mode", "nearest"))
 
 
-def _by_scales(ctx: ImportContext, x: Value, scales: list[float], mode: str) -> Sequence[Value]:
+def by_scales(ctx: ImportContext, x: Value, scales: list[float], mode: str) -> Sequence[Value]:
     if len(scales) != x.type.rank:
         raise ctx.unsupported(f"{len(scales)} scales for {x.type}")
     sizes = tuple(_scaled(d, s) for d, s in zip(x.shape, scales, strict=True))

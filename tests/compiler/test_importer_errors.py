@@ -82,9 +82,9 @@ def test_cyclic_through_a_subgraph():
 
 
 @pytest.mark.parametrize("opset", [1, 6, 1000])
-def test_opset_out_of_range(opset):
+@pytest.mark.parametrize("version", [0, 1000])
     text = message(model([helper.make_node("Relu", ["x"], ["y"])], opset=opset))
-    assert f"opset {opset}" in text and "7 to" in text
+    assert f"opset {opset}" in text and "1 to" in text
 
 
 def test_all_unsupported_operators_are_listed():
