@@ -81,8 +81,8 @@ def test_cyclic_through_a_subgraph():
     assert "cyclic" in message(model(nodes, initializers=[condition]))
 
 
-@pytest.mark.parametrize("opset", [1, 6, 1000])
-@pytest.mark.parametrize("version", [0, 1000])
+@pytest.mark.parametrize("opset", [0, 1000])
+def test_opset_out_of_range(opset):
     text = message(model([helper.make_node("Relu", ["x"], ["y"])], opset=opset))
     assert f"opset {opset}" in text and "1 to" in text
 
