@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from onnx import NodeProto, TensorProto
 
-from ...ir import DType, Op, Value
+from ...ir import Dim, DType, Op, Value
 from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import Handler, HandlerTable, ImportContext
@@ -79,9 +79,10 @@ def split_sizes(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) ->
     sizes = optional(ins, 1)
     if sizes is None:
         return split(ctx, node, ins)
-    parts, at, outs = ctx.require_dims(sizes, "the sizes of Split"), 0, []
     b, (x,) = Build(ctx), required(ctx, node, ins, 1)
-    for part in parts:
+    outs: list[Value] = []
+    at: Dim = 0
+    for part in ctx.require_dims(sizes, "the sizes of Split"):
         outs.append(b.slice(x, int(ctx.attr(node, "axis", 0)), at, part))
         at = at + part
     return outs
