@@ -19,12 +19,14 @@ _CHEAP = frozenset({"add", "sub", "mul", "min", "max", "neg", "abs", "and_", "or
 @dataclass(frozen=True, slots=True)
 class LoopSchedule:
     """axis: the vector axis (parallel axes first, then reduce axes), −1 for scalar code; width: lanes;
-    group: vectors per iteration; block: elements of a unit when the vector axis is the only parallel one."""
+    group: vectors per iteration; block: elements of a unit when the vector axis is the only parallel one;
+    chain: terms that one accumulator of a sum takes before it is added to another (see `reductions.Parts`)."""
 
     axis: int
     width: int
     group: int
     block: int
+    chain: int = 256
 
 
 def transform(k: LoopKernel, fn: Callable[[E, tuple[E, ...]], E], axes: Shape, reduce_axes: Shape) -> LoopKernel:

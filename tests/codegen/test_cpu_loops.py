@@ -439,6 +439,29 @@ def test_empty_reduction_gives_the_neutral_element():
             check(k, [random(3 * size)], bindings={"N": size}, tolerance=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((90_000, 20), (0,)), ((3, 250_000), (1,)), ((300, 300, 20), (0, 1)), ((300, 20, 300), (0, 2))]
+)
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_long_sums_keep_their_precision(shape, axes, symbolic):
+    """Terms of one sign: an accumulator that takes them all would be 1e-5 off and more."""
+    sizes = [sym(f"d{i}") if symbolic else d for i, d in enumerate(shape)]
+    strides = [prod(sizes[i + 1 :]) for i in range(len(sizes))]
+    kept = [i for i in range(len(shape)) if i not in axes]
+    number = {old: new for new, old in enumerate([*kept, *axes])}
+    x = np.random.default_rng(0).random(shape, np.float32)
+    out = np.full(prod(shape[i] for i in kept), np.nan, np.float32)
+    k = LoopKernel(
+        tuple(sizes[i] for i in kept), tuple(sizes[i] for i in axes),
+        (Operand(F, prod(sizes)), Operand(F, prod(sizes[i] for i in kept), written=True)),
+        (Reduction("sum", load(0, *((number[i], strides[i]) for i in range(len(shape))))),),
+        (Store(1, index((0, 1)), Reduced(0, dtype=F)),),
+    )  # fmt: skip
+    native(k, [x.reshape(-1), out], bindings={f"d{i}": d for i, d in enumerate(shape)})
+    want = x.sum(axes, dtype=np.float64).reshape(-1)
+    assert np.abs(out / want - 1).max() < 1e-6
+
+
 def softmax(rows, columns):
     e = load(0, (0, columns), (1, 1))
     power = s.exp(s.sub(e, Reduced(0, dtype=F)))
