@@ -53,6 +53,14 @@ def limits(dtype: np.dtype, *, whole_model: bool, reduction: int = 1, rtol: floa
 
 
 @dataclass(frozen=True)
+class FromFloat64:
+    """Relative L2 of each result from an evaluation of the model in float64."""
+
+    mlc: float
+    onnxruntime: float
+
+
+@dataclass(frozen=True)
 class Difference:
     """`got` against `want`, for one tensor. Figures are over the places where both are finite.
 
@@ -61,6 +69,7 @@ class Difference:
         why: what is wrong, "" when it agrees.
         max_ulp: largest distance in units in the last place of the dtype (None for types without such).
         arg_max: share of rows (last axis) whose largest element is at the same place.
+        from_float64: how far both are from float64, where that was asked (see `float64.settle`).
     """
 
     name: str
@@ -74,6 +83,7 @@ class Difference:
     relative_l2: float = 0.0
     cosine: float = 1.0
     arg_max: float = 1.0
+    from_float64: FromFloat64 | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}

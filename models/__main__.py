@@ -65,9 +65,10 @@ def export(names: tuple[str, ...], force: bool) -> None:
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("names", nargs=-1)
 @click.option("-O", "opt_level", type=click.IntRange(0, 3), default=3, show_default=True)
-def check(names: tuple[str, ...], opt_level: int) -> None:
+@click.option("--float64", "wide", is_flag=True, help="Say of every output how far it is from float64 (slow).")
+def check(names: tuple[str, ...], opt_level: int, wide: bool) -> None:
     """Check samples and real models (all, or those named like sample:resnet50); print a markdown table."""
-    rows = tables.collect(tables.check_rows(names or tables.check_names(), [f"-O{opt_level}"]), _announce)
+    rows = tables.collect(tables.check_rows(names or tables.check_names(), [f"-O{opt_level}", *["--float64"] * wide]), _announce)
     click.echo(tables.check_table(rows))
     sys.exit(max((r.code for r in rows), default=0))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import real, samples, suite
-from .sizes import LARGER_LIMITS, listed
+from .sizes import listed
 
 PREFIXES = ("sample", "real", "suite")
 
@@ -41,9 +41,3 @@ def default_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Input sizes that a model's recipe lists; empty for others, whose symbolic dims get default sizes."""
     prefix, colon, rest = name.partition(":")
     return listed(rest) if colon and prefix == "real" else {}
-
-
-def larger_limit(name: str) -> float | None:
-    """The relative L2 limit that a model's recipe grants instead of the table's, if any."""
-    prefix, _, rest = name.partition(":")
-    return LARGER_LIMITS[rest][0] if prefix == "real" and rest in LARGER_LIMITS else None

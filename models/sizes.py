@@ -30,19 +30,6 @@ OTHER_SIZES: dict[str, tuple[Shapes, ...]] = {
 }
 
 
-# Models whose float32 results need a larger relative L2 than 1e-4 against onnxruntime, and why.
-_SIGMOID = "its probabilities are about 1e-4 here, where onnxruntime's Sigmoid is up to 2e-3 off (1.2e-7 absolute)"
-_DETECTOR = (
-    "it has means over up to 240×320 positions, which channels-last code adds up in one float32 accumulator per channel "
-    "(4e-6 off), and amplifies that; at -O1, which keeps the layout, the difference is 6e-5"
-)
-LARGER_LIMITS: dict[str, tuple[float, str]] = {
-    "PP-OCRv6_det_small": (5e-4, _DETECTOR),
-    "silero_vad_16k_op15": (2e-3, _SIGMOID),
-    "silero_vad_16k_sequence": (2e-3, _SIGMOID),
-}
-
-
 def listed(name: str) -> Shapes:
     """The input shapes of real_models.tsv."""
     return {k: shape for k, (_, shape) in lookup(name).inputs.items()}

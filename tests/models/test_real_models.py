@@ -17,9 +17,7 @@ REAL = [n.partition(":")[2] for n in tables.check_names() if n.startswith("real:
 
 def check(name: str, module: mlc.Module, specs: list[inputs.InputSpec], shapes: sizes.Shapes) -> None:
     feeds = inputs.generate(specs, shapes)
-    path = resolve.resolve(name)
-    want = oracle.Oracle(path, threads=1).run(feeds)
-    for d in oracle.compare_outputs(module.run(feeds), want, larger_limit=resolve.larger_limit(name)):
+    for d in oracle.check(module.run, resolve.resolve(name), feeds, threads=1).outputs:
         assert d.agrees, f"{name} at {shapes}: {d.name}: {d.why}"
 
 
