@@ -14,7 +14,7 @@ from ..ir import NUMPY, Dim, DType, evaluate
 from ..ir.ops import Recurrent
 from .expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced
 from .kernel import Branch, ContractKernel, Kernel, LoopKernel, Plan, PlanStep, RecurrentKernel, Reduction, Repeat
-from .packing import packed_size, unpack_b
+from .packing import packed_size, unpack_b, unpack_gates
 
 Arrays = Sequence[np.ndarray]
 Bindings = Mapping[str, int]
@@ -297,22 +297,26 @@ def _conv_rows(kernel: ContractKernel, a: np.ndarray, g: int, m: int, k: int, bo
 
 
 def _run_recurrent(kernel: RecurrentKernel, arrays: Arrays, bound: Bindings) -> None:
-    xg, packed, bias, h0, c0, peephole, lens, y, hn, cn = arrays
+    xg, packed, bias, h0, c0, peephole, lens, y, hn, cn, _ = arrays
     steps, batch, h = evaluate(kernel.steps, bound), evaluate(kernel.batch, bound), kernel.hidden
-    gates = bias.size
-    r = unpack_b(packed[: packed_size(h, gates, kernel.panel)], h, gates, kernel.panel).T
-    op = Recurrent(kernel.cell, h, (kernel.reverse,), kernel.activations, kernel.clip, kernel.linear_before_reset,
-                   kernel.input_forget)  # fmt: skip
-    # the reference multiplies by W: the identity, because the gates are there already
-    got = op.reference(
-        xg[: steps * batch * gates].reshape(steps, batch, gates), np.eye(gates, dtype=xg.dtype)[None], r[None],
-        np.concatenate([np.zeros_like(bias), bias])[None], lens[:batch], h0[: batch * h].reshape(1, batch, h),
-        c0[: batch * h].reshape(1, batch, h), peephole[None],
-    )  # fmt: skip
-    t, b, j = _grid([steps, batch, h])
-    offset = t * evaluate(kernel.y_step, bound) + b * evaluate(kernel.y_batch, bound) + j
-    check_bounds(offset, y.size, "store of a recurrent result")
-    y[offset] = got[0][:, 0]
-    hn[: batch * h] = got[1].reshape(-1)
-    if kernel.cell == "lstm":
-        cn[: batch * h] = got[2].reshape(-1)
+    dn, gates = len(kernel.directions), kernel.gate_count * h
+    r = np.stack([unpack_gates(p, h, kernel.gate_groups, kernel.block) for p in packed.reshape(dn, -1)])
+    state = dn * batch * h
+    for d, reverse in enumerate(kernel.directions):
+        op = Recurrent(kernel.cell, h, (reverse,), kernel.activations, kernel.clip, kernel.linear_before_reset, kernel.input_forget)
+        rb = bias.reshape(dn, gates)[d]
+        # the reference multiplies by W: the identity, because the gates are there already
+        got = op.reference(
+            xg[: steps * batch * dn * gates].reshape(steps, batch, dn, gates)[:, :, d], np.eye(gates, dtype=xg.dtype)[None],
+            r[d : d + 1], np.concatenate([np.zeros_like(rb), rb])[None], lens[:batch],
+            h0[:state].reshape(dn, batch, h)[d : d + 1], c0[:state].reshape(dn, batch, h)[d : d + 1],
+            peephole.reshape(dn, 3 * h)[d : d + 1],
+        )  # fmt: skip
+        t, b, j = _grid([steps, batch, h])
+        offset = t * evaluate(kernel.y_step, bound) + b * evaluate(kernel.y_batch, bound) + j
+        offset = offset + d * evaluate(kernel.y_direction, bound)
+        check_bounds(offset, y.size, "store of a recurrent result")
+        y[offset] = got[0][:, 0]
+        hn[:state].reshape(dn, batch, h)[d] = got[1][0]
+        if kernel.cell == "lstm":
+            cn[:state].reshape(dn, batch, h)[d] = got[2][0]

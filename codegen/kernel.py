@@ -110,10 +110,11 @@ class ContractKernel:
 
 @dataclass(frozen=True, slots=True)
 class RecurrentKernel:
-    """The sequential part of LSTM/GRU/RNN, one direction: gates X·W + bias are precomputed for all steps.
+    """The sequential part of LSTM/GRU/RNN in one or two directions: gates X·W + bias are precomputed for all steps.
 
-    operands: 0 x_gates [T, B, G·H] · 1 R packed [H → G·H] (panels as in packing) · 2 recurrent bias [G·H] · 3 h0 [B, H] ·
-    4 c0 [B, H] (LSTM) · 5 peephole [3·H] · 6 seq_lens i32 [B] · written: 7 Y [T, B, H] (row strides below) · 8 h_n · 9 c_n.
+    With D directions and G gates, operands: 0 x_gates [T, B, D, G·H] · 1 R packed [D, ⌈H/block⌉, per gate group: [H, gates, block]] ·
+    2 recurrent bias [D, G·H] · 3 h0 [D, B, H] · 4 c0 [D, B, H] (LSTM) · 5 peephole [D, 3·H] · 6 seq_lens i32 [B] ·
+    written: 7 Y (strides below) · 8 h_n [D, B, H] · 9 c_n [D, B, H] · 10 scratch for the state [regions, D, B, width].
     Operands absent in the model are given as zero constants (seq_lens as T). Gate order as ONNX (iofc / zrh / i).
     """
 
@@ -121,15 +122,44 @@ class RecurrentKernel:
     steps: Dim
     batch: Dim
     hidden: int
-    reverse: bool
-    activations: tuple[tuple[str, float, float], ...]  # (name, alpha, beta) in ONNX order: f, g(, h)
+    directions: tuple[bool, ...]  # whether each runs in reverse
+    activations: tuple[tuple[str, float, float], ...]  # (name, alpha, beta) in ONNX order: f, g(, h); the same for all directions
     clip: float
     linear_before_reset: bool
     input_forget: bool
     operands: tuple[Operand, ...]
-    y_step: Dim  # element stride of Y between steps
-    y_batch: Dim  # element stride of Y between batch rows
-    panel: int = 64
+    y_step: Dim  # element strides of Y, between steps, directions and batch rows
+    y_direction: Dim
+    y_batch: Dim
+    block: int  # hidden columns per packed block of R
+
+    @property
+    def gate_groups(self) -> tuple[tuple[int, ...], ...]:
+        return gate_groups(self.cell, self.linear_before_reset)
+
+    @property
+    def gate_count(self) -> int:
+        return sum(len(g) for g in self.gate_groups)
+
+    @property
+    def width(self) -> int:
+        """Hidden columns in whole blocks."""
+        return -(-self.hidden // self.block) * self.block
+
+    @property
+    def regions(self) -> int:
+        """Planes of state: h and c of odd and even steps, or h of both, reset∘h and z."""
+        return 4 if self.cell == "lstm" or len(self.gate_groups) > 1 else 2
+
+
+def gate_groups(cell: str, linear_before_reset: bool) -> tuple[tuple[int, ...], ...]:
+    """Gates by the stage of a step that multiplies by their part of R: that of a GRU's candidate multiplies reset ∘ h."""
+    match cell:
+        case "lstm":
+            return ((0, 1, 2, 3),)
+        case "gru":
+            return ((0, 1, 2),) if linear_before_reset else ((0, 1), (2,))
+    return ((0,),)
 
 
 Kernel = LoopKernel | ContractKernel | RecurrentKernel

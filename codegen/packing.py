@@ -1,4 +1,4 @@
-"""The layout of the packed operand B of contractions: [⌈N/panel⌉, K, panel], zero padded.
+"""Packed weights. The operand B of contractions: [⌈N/panel⌉, K, panel], zero padded.
 
 A panel holds `panel` consecutive columns; its rows are contiguous, so the micro-kernel reads B as one stream.
 """
@@ -29,3 +29,16 @@ def unpack_b(packed: np.ndarray, k: int, n: int, panel: int) -> np.ndarray:
     """Inverse of `pack_b` for one matrix (given exactly its packed elements): [K, N]."""
     panels = -(-n // panel)
     return packed.reshape(panels, k, panel).transpose(1, 0, 2).reshape(k, panels * panel)[:, :n]
+
+
+def unpack_gates(packed: np.ndarray, hidden: int, groups: tuple[tuple[int, ...], ...], block: int) -> np.ndarray:
+    """R [G·H, H] of one direction from [⌈H/block⌉, per group of gates: [H, gates, block]], zero padded."""
+    blocks = -(-hidden // block)
+    rows = packed.reshape(blocks, -1)
+    at, gates = 0, []
+    for group in groups:
+        size = hidden * len(group) * block
+        part = rows[:, at : at + size].reshape(blocks, hidden, len(group), block)
+        gates.append(part.transpose(2, 0, 3, 1).reshape(len(group), blocks * block, hidden)[:, :hidden])
+        at += size
+    return np.concatenate(gates).reshape(-1, hidden)

@@ -19,11 +19,13 @@ from ..runtime import artifact, memory
 from ..runtime.address import address
 from ..runtime.artifact import Parts
 from ..runtime.dimexpr import DimExpr
-from ..runtime.manifest import CALL, CLEAR, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE
+from ..runtime.manifest import CALL, CLEAR, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL
 from ..runtime.native import native
 from ..runtime.objects import join
 
 CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)
+ROUND_COST = 30_000  # scalar operations between two barriers that pay for meeting there
+TEAM_COST = 500_000  # and all in all, for waiting until a team has come together
 _ALIGN = 64
 
 
@@ -83,6 +85,11 @@ def assemble(
     if not manifest["symbols"]:
         manifest["layout"] = _layout(buffers, dims)
     return artifact.make(manifest, join([(s, objects[s]) for s in code.functions]), weights)
+
+
+def _units(cost: int, of_one: Dim) -> Dim:
+    """Units that cost that much together, 1 at least."""
+    return dim_max(1, floordiv(cost, dim_max(1, of_one)))
 
 
 def dim_expr(dim: Dim) -> DimExpr:
@@ -201,11 +208,14 @@ class _Linker:
             kind = self.plan.buffers[self.roots[b][0]].kind
             if operand.written and kind in ("const", "input"):
                 raise CodegenError(f"a kernel writes the {kind} in buffer {b}", loc=", ".join(step.loc))
-        grain = dim_max(1, floordiv(CHUNK_COST, dim_max(1, code.unit_cost)))
+        op, grain = CALL, _units(CHUNK_COST, code.unit_cost)
+        if code.rounds is not None:
+            op = TEAM_CALL
+            grain = dim_max(_units(ROUND_COST, code.unit_cost), _units(TEAM_COST, code.unit_cost * code.rounds))
         self.steps.append({"word": len(self.words), "symbol": code.symbol, "loc": list(step.loc),
                            "flops": self.dims.slot(code.flops), "bytes": self.dims.slot(code.bytes)})  # fmt: skip
         slots = [self.dims.slot(d) for d in code.dims]
-        self.words += [CALL, fn, len(step.buffers), len(slots), self.dims.slot(code.units), self.dims.slot(grain)]
+        self.words += [op, fn, len(step.buffers), len(slots), self.dims.slot(code.units), self.dims.slot(grain)]
         self.words += [*step.buffers, *slots]
 
     def _ranges(self, touched: list[tuple[int, int]]) -> None:

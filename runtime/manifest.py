@@ -26,7 +26,7 @@ _EXTENDED = {
     "u2": "uint2", "i2": "int2",
 }  # fmt: skip
 
-CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE = range(1, 7)
+CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL = range(1, 8)
 KINDS = ("input", "output", "const", "arena", "alias")
 
 
@@ -221,7 +221,7 @@ class _Parser:
             if pc + length > n:
                 raise ArtifactError("the program ends within an instruction")
             w = program[pc : pc + length]
-            if op == CALL:
+            if op in (CALL, TEAM_CALL):
                 _index(w[1], self.n_functions, "function")
                 self._slot(w[4]), self._slot(w[5])
                 length += w[2] + w[3]

@@ -10,13 +10,19 @@
 ; Chunks are dealt out as one contiguous range per thread, so that a thread meets the same part of a tensor in one step
 ; after another (it is in that core's cache); who has finished takes chunks from the ranges of others.
 ; A worker that comes late finds the job closed and touches nothing, so the caller never waits for sleepers.
+;
+; A team step (kind 1) is one call on each of several threads at once, which meet at barriers. The caller waits a moment for
+; workers to join, then closes the job; the threads that are in by then are the team, each working already, so that none is
+; waited for in vain: a caller whom nobody joins, or who finds the pool held, is a team of one.
 
 %Pool = type {
   i64, [15 x i64],                 ;  0 ctl
   i64, i64, [14 x i64],            ;  2 pieces: number of chunks, 3 parts: number of ranges
   i32, i32, [15 x i64],            ;  5 left, 6 parked: the caller sleeps on `left`
-  i32, i32, i32, i32, [14 x i64],  ;  8 busy, 9 sleepers, 10 workers, 11 unused
-  ptr, ptr, ptr, i64, i64          ; 13 fn, 14 bufs, 15 dims, 16 units, 17 chunk
+  i32, i32, i32, i32, [14 x i64],  ;  8 busy, 9 sleepers, 10 workers, 11 kind: 0 chunks, 1 team
+  ptr, ptr, ptr, i64, i64, [11 x i64],  ; 13 fn, 14 bufs, 15 dims, 16 units, 17 chunk
+  i64, [15 x i64],                 ; 19 arrived at the barrier
+  i64                              ; 21 phase: barriers passed
 }
 @pool = internal global %Pool zeroinitializer, align 128
 @next = internal global [256 x [8 x i64]] zeroinitializer, align 128 ; per range: its first chunk not yet taken
@@ -36,6 +42,7 @@
 %Timespec = type { i64, i64 }
 
 declare i64 @syscall(i64, ...)
+declare i32 @sched_yield()
 declare i32 @clock_gettime(i32, ptr)
 declare void $PAUSE_TYPE$
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
@@ -136,6 +143,75 @@ done:
   ret void
 }
 
+; Wait until all %parts threads of the team are here. After a while of spinning, others may have the processor.
+define internal void @barrier(i64 %parts) noinline {
+entry:
+  %alone = icmp ule i64 %parts, 1
+  br i1 %alone, label %done, label %arrive
+arrive:
+  %phase = load atomic i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 21) monotonic, align 8
+  %others = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 19), i64 1 acq_rel
+  %n = add i64 %others, 1
+  %last = icmp eq i64 %n, %parts
+  br i1 %last, label %open, label %wait
+open:
+  store atomic i64 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 19) monotonic, align 8
+  %p1 = add i64 %phase, 1
+  store atomic i64 %p1, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 21) release, align 8
+  ret void
+wait:
+  %i = phi i64 [ 0, %arrive ], [ %i1, %again ]
+  %now = load atomic i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 21) acquire, align 8
+  %same = icmp eq i64 %now, %phase
+  br i1 %same, label %still, label %done
+still:
+  %i1 = add i64 %i, 1
+  %brief = icmp ult i64 %i, 200 ; a pause may take longer than the whole wait
+  br i1 %brief, label %again, label %longer
+longer:
+  call void @pause_or_yield(i64 %i)
+  br label %again
+again:
+  br label %wait
+done:
+  ret void
+}
+
+define internal void @pause_or_yield(i64 %waited) {
+  %some = icmp ult i64 %waited, 4000
+  br i1 %some, label %pause, label %yield
+pause:
+  call void $PAUSE$
+  ret void
+yield:
+  %y = call i32 @sched_yield()
+  ret void
+}
+
+; One member's part of the published team job, once the team is complete.
+define internal void @member(i64 %rank) {
+entry:
+  br label %look
+look:
+  %i = phi i64 [ 0, %entry ], [ %i1, %wait ]
+  %ctl = load atomic i64, ptr @pool acquire, align 8
+  %o = and i64 %ctl, 2147483648
+  %open = icmp ne i64 %o, 0
+  br i1 %open, label %wait, label %run
+wait:
+  %i1 = add i64 %i, 1
+  call void @pause_or_yield(i64 %i)
+  br label %look
+run:
+  %joined = and i64 %ctl, 65535
+  %parts = add i64 %joined, 1
+  %fn = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
+  %bufs = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
+  %dims = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
+  call void %fn(ptr %bufs, ptr %dims, i64 %rank, i64 %parts, ptr @barrier)
+  ret void
+}
+
 define internal ptr @worker(ptr %arg) {
 entry:
   %deadline = alloca i64
@@ -184,7 +260,17 @@ join:
   %won = extractvalue { i64, i1 } %x, 1
   br i1 %won, label %run, label %try
 run:
+  %kind = load i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 11)
+  %team = icmp ne i32 %kind, 0
+  br i1 %team, label %together, label %apart
+together:
+  %rank = add i64 %joined, 1
+  call void @member(i64 %rank)
+  br label %ready
+apart:
   call void @chunks(i64 %id)
+  br label %ready
+ready:
   %n0 = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5), i32 1 seq_cst
   %p = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 6) seq_cst, align 4
   %asleep = icmp ne i32 %p, 0
@@ -237,13 +323,30 @@ done:
 
 ; Run [0, units) of one kernel on up to %threads threads, at least %grain units at a time.
 define void @mlc_parallel(ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64 %threads) {
+  call void @launch(i32 0, ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64 %threads)
+  ret void
+}
+
+; Run fn(bufs, dims, part, parts, barrier) on as many threads as there are pieces of %grain units, at most %threads.
+define void @mlc_team(ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64 %threads) {
+  call void @launch(i32 1, ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64 %threads)
+  ret void
+}
+
+define internal void @launch(i32 %kind, ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64 %threads) {
 entry:
   %deadline = alloca i64
+  %team = icmp ne i32 %kind, 0
   %few = icmp ule i64 %units, %grain
   %one = icmp ule i64 %threads, 1
   %alone = or i1 %few, %one
   br i1 %alone, label %serial, label %acquire
 serial:
+  br i1 %team, label %single, label %whole
+single:
+  call void %fn(ptr %bufs, ptr %dims, i64 0, i64 1, ptr @barrier)
+  ret void
+whole:
   call void %fn(ptr %bufs, ptr %dims, i64 0, i64 %units)
   ret void
 acquire:
@@ -261,7 +364,8 @@ plan:
   %u1 = add i64 %units, %t4m
   %even = udiv i64 %u1, %t4
   %c0 = call i64 @llvm.umax.i64(i64 %even, i64 %grain)
-  %chunk = call i64 @llvm.umax.i64(i64 %c0, i64 1)
+  %c1 = select i1 %team, i64 %grain, i64 %c0
+  %chunk = call i64 @llvm.umax.i64(i64 %c1, i64 1)
   %cm = sub i64 %chunk, 1
   %u2 = add i64 %units, %cm
   %pieces = udiv i64 %u2, %chunk
@@ -276,6 +380,8 @@ more:
   %grown = call i32 @grow(i32 %h32)
   br label %publish
 publish:
+  store i32 %kind, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 11)
+  store atomic i64 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 19) monotonic, align 8
   store ptr %fn, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
   store ptr %bufs, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
   store ptr %dims, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
@@ -305,13 +411,31 @@ open:
   store atomic i64 %w1, ptr @pool seq_cst, align 8
   %sleepers = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9) seq_cst, align 4
   %none = icmp eq i32 %sleepers, 0
+  store i64 0, ptr %deadline
   br i1 %none, label %work, label %wake
 wake:
   call void @futex_wake(ptr getelementptr (i8, ptr @pool, i64 4), i64 %helpers)
   br label %work
 work:
+  br i1 %team, label %enlist, label %apart
+enlist:
+  %e0 = load atomic i64, ptr @pool monotonic, align 8
+  %e1 = and i64 %e0, 65535
+  %full = icmp uge i64 %e1, %helpers
+  br i1 %full, label %complete, label %patience
+patience:
+  %hope = call i1 @spin(ptr %deadline)
+  br i1 %hope, label %enlist, label %complete
+complete:
+  %team.ctl = atomicrmw and ptr @pool, i64 -2147483649 acq_rel
+  call void @member(i64 0)
+  br label %joining
+apart:
   call void @chunks(i64 0)
-  %closed = atomicrmw and ptr @pool, i64 -2147483649 acq_rel
+  %chunks.ctl = atomicrmw and ptr @pool, i64 -2147483649 acq_rel
+  br label %joining
+joining:
+  %closed = phi i64 [ %team.ctl, %complete ], [ %chunks.ctl, %apart ]
   %j0 = and i64 %closed, 65535
   %joined = trunc i64 %j0 to i32
   store i64 0, ptr %deadline
@@ -388,6 +512,7 @@ define internal ptr @buffer(ptr %bufs, ptr %word) {
 ;   3 buf target                                             jump if the bool in buf is false
 ;   4 buf / 5 buf                                            i64 in buf += 1 / = 0
 ;   6 a b target                                             jump if i64 in a >= i64 in b
+;   7 as 1                                                   call of a team
 define i32 @mlc_run(ptr %ctx) {
 entry:
   %p0 = getelementptr %Ctx, ptr %ctx, i32 0, i32 0
@@ -424,8 +549,11 @@ decode:
   %at2 = getelementptr i64, ptr %at, i64 2
   %w1 = load i64, ptr %at1
   switch i64 %op, label %bad [ i64 1, label %call i64 2, label %jump i64 3, label %branch
-                               i64 4, label %increment i64 5, label %clear i64 6, label %compare ]
+                               i64 4, label %increment i64 5, label %clear i64 6, label %compare
+                               i64 7, label %call ]
 call:
+  %together = icmp eq i64 %op, 7
+  %kind = zext i1 %together to i32
   %nbufs = load i64, ptr %at2
   %at3 = getelementptr i64, ptr %at, i64 3
   %ndims = load i64, ptr %at3
@@ -452,7 +580,7 @@ untimed:
   %work = icmp sgt i64 %units, 0
   br i1 %work, label %invoke, label %called
 invoke:
-  call void @mlc_parallel(ptr %fn, ptr %scratch, ptr %sdims, i64 %units, i64 %grain, i64 %threads)
+  call void @launch(i32 %kind, ptr %fn, ptr %scratch, ptr %sdims, i64 %units, i64 %grain, i64 %threads)
   br label %called
 called:
   br label %fetch
@@ -461,7 +589,7 @@ measure:
   %mwork = icmp sgt i64 %units, 0
   br i1 %mwork, label %minvoke, label %record
 minvoke:
-  call void @mlc_parallel(ptr %fn, ptr %scratch, ptr %sdims, i64 %units, i64 %grain, i64 %threads)
+  call void @launch(i32 %kind, ptr %fn, ptr %scratch, ptr %sdims, i64 %units, i64 %grain, i64 %threads)
   br label %record
 record:
   %t1 = call i64 @now()

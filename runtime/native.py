@@ -42,13 +42,14 @@ class Context(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Native:
-    """Entry points of native.ll; `run(address of a Context)` and the pool's `forget`, `workers`, `parallel`;
+    """Entry points of native.ll; `run(address of a Context)` and the pool's `forget`, `workers`, `parallel`, `team`;
     `checksum(address, bytes)` as a signed integer."""
 
     run: Any
     forget: Any
     workers: Any
     parallel: Any
+    team: Any
     checksum: Any
 
 
@@ -99,6 +100,7 @@ def native() -> Native:
             forget=ctypes.CFUNCTYPE(None)(code.address("mlc_forget")),
             workers=ctypes.CFUNCTYPE(i64)(code.address("mlc_workers")),
             parallel=ctypes.CFUNCTYPE(None, ptr, ptr, ptr, i64, i64, i64)(code.address("mlc_parallel")),
+            team=ctypes.CFUNCTYPE(None, ptr, ptr, ptr, i64, i64, i64)(code.address("mlc_team")),
             checksum=ctypes.CFUNCTYPE(i64, ptr, i64)(code.address("mlc_checksum")),
         )
         code.keep()  # workers run in it until the process ends

@@ -96,6 +96,11 @@ class Builder:
         memory.type = PTR  # opaque, like every other pointer
         return memory
 
+    def alloca_entry(self, t: Any, count: int, align: int = 64) -> Any:
+        """Stack memory, from anywhere: it is taken once, on entry."""
+        with self.ir.goto_block(self.entry):
+            return self.alloca(t, self.i64(count), align)
+
     def param(self, dims: Any, index: int) -> Any:
         return self.load(I64, self.at(dims, self.i64(index), I64), 8)
 

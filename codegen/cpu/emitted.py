@@ -16,6 +16,8 @@ class Emitted:
 
     `dims` are the values (static or symbolic) the function reads from its table, in order. Equal text has an equal symbol.
     `unit_cost` is the approximate number of scalar operations of one unit; `flops` and `bytes` are of the whole kernel.
+    With `rounds`, it is `void symbol(ptr* bufs, i64* dims, i64 part, i64 parts, void (*barrier)(i64 parts))`, run by a team of
+    threads at once: in each of that many rounds, between barriers, a part does its share of `units`.
     """
 
     ir_text: str
@@ -25,6 +27,7 @@ class Emitted:
     unit_cost: Dim
     flops: Dim
     bytes: Dim
+    rounds: Dim | None = None
 
 
 def named(ir_text: str) -> tuple[str, str]:

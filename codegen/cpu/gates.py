@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import CodegenError
@@ -11,18 +11,20 @@ from .build import Builder
 from .functions import Functions
 from .target import CpuTarget
 
+Values = Mapping[int, Any]
+
 
 class Gates:
-    """xs, hs, rb: per gate, x·W + Wb, h·R, and Rb (gate order as ONNX: iofc, zrh, i)."""
+    """xs, hs, rb: by number of the gate, x·W + Wb, h·R, and Rb (gate order as ONNX: iofc, zrh, i)."""
 
     def __init__(self, kernel: RecurrentKernel, b: Builder, lanes: int, target: CpuTarget) -> None:
         self.kernel, self.dtype = kernel, kernel.operands[0].dtype
         self.math = Functions(b, lanes, target)
 
-    def lstm(self, xs: Sequence[Any], hs: Sequence[Any], rb: Sequence[Any], c: Any, peephole: Sequence[Any]) -> tuple[Any, Any]:
+    def lstm(self, xs: Values, hs: Values, rb: Values, c: Any, peephole: Sequence[Any]) -> tuple[Any, Any]:
         """(h, c): i, o, f = f(…), c' = f∘c + i∘g(…), h = o∘h(c'); o sees the new c through its peephole."""
         f, g, h = self.kernel.activations
-        total = [self._sum(*parts) for parts in zip(xs, hs, rb, strict=True)]
+        total = [self._sum(xs[q], hs[q], rb[q]) for q in range(4)]
         i = self._act(f, self._fma(peephole[0], c, total[0]))
         if self.kernel.input_forget:
             forget = self._op("sub", self._k(1.0), i)
@@ -32,11 +34,11 @@ class Gates:
         o = self._act(f, self._fma(peephole[1], c, total[1]))
         return self._op("mul", o, self._activate(h, c)), c
 
-    def reset(self, xs: Sequence[Any], hs: Sequence[Any], rb: Sequence[Any], h: Any) -> Any:
+    def reset(self, xs: Values, hs: Values, rb: Values, h: Any) -> Any:
         """r∘h, what R of the candidate multiplies (GRU without linear_before_reset)."""
         return self._op("mul", self._act(self.kernel.activations[0], self._sum(xs[1], hs[1], rb[1])), h)
 
-    def gru(self, xs: Sequence[Any], hs: Sequence[Any], rb: Sequence[Any], h: Any) -> Any:
+    def gru(self, xs: Values, hs: Values, rb: Values, h: Any) -> Any:
         """(1 − z)∘g(…) + z∘h"""
         f, g = self.kernel.activations
         z = self._act(f, self._sum(xs[0], hs[0], rb[0]))
@@ -46,7 +48,7 @@ class Gates:
         new = self._act(g, self._op("add", xs[2], candidate))
         return self._op("add", self._op("mul", self._op("sub", self._k(1.0), z), new), self._op("mul", z, h))
 
-    def rnn(self, xs: Sequence[Any], hs: Sequence[Any], rb: Sequence[Any]) -> Any:
+    def rnn(self, xs: Values, hs: Values, rb: Values) -> Any:
         return self._act(self.kernel.activations[0], self._sum(xs[0], hs[0], rb[0]))
 
     # arithmetic ----------------------------------------------------------------------------------------------------

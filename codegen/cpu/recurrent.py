@@ -1,6 +1,8 @@
-"""RecurrentKernel → LLVM IR: per step h·R by the contraction product, then gates in vectors. State rests on the stack.
+"""RecurrentKernel → LLVM IR: a team of threads, each with its share of the hidden columns, which meet after every time step.
 
-A work unit is a few batch rows over all steps, so R is read once per step for all of them.
+A unit is a few vectors of hidden columns (all their gates), for a few batch rows of one direction: its product h·R stays in
+registers until the gates take it. A thread does the same units in every step, so that its share of R stays in its cache.
+The state is kept twice, for odd and even steps: a step reads all of one and writes its columns of the other.
 """
 
 from __future__ import annotations
@@ -12,53 +14,64 @@ from typing import Any
 from llvmlite import ir
 
 from ...errors import CodegenError
-from ...ir import Dim, DType, ceildiv
+from ...ir import Dim, DType, ceildiv, floordiv
 from ..kernel import RecurrentKernel
 from .build import I32, I64, PTR, Builder, Params, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
 from .gates import Gates
-from .product import Product
 from .target import CpuTarget
 
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}
-_SCRATCH_BYTES = 1 << 19  # stack that a unit may take
-X, R, BIAS, H0, C0, PEEPHOLE, LENGTHS, Y, H_N, C_N = range(10)
+_UNROLL = 4
+_BUSY = 8  # accumulators that keep the multipliers busy
+X, R, BIAS, H0, C0, PEEPHOLE, LENGTHS, Y, H_N, C_N, STATE = range(11)
+_BARRIER = ir.FunctionType(ir.VoidType(), [I64])
 
 
 @dataclass(frozen=True, slots=True)
 class RecurrentSchedule:
-    """`rows` batch rows in a unit; the product takes `vectors` × `lanes` columns at a time."""
+    """A unit is `vectors` × `lanes` hidden columns of `rows` batch rows; `single`: rows left over are units of their own, else
+    the last unit repeats rows."""
 
     lanes: int
     vectors: int
     rows: int
+    single: bool
 
 
 def schedule_recurrent(kernel: RecurrentKernel, target: CpuTarget) -> RecurrentSchedule:
+    """Raises CodegenError for element types that cannot be emitted."""
     dtype = kernel.operands[X].dtype
     if dtype not in (DType.F32, DType.F64) or kernel.operands[R].dtype is not dtype:
         raise CodegenError(f"recurrent {kernel.cell} on {dtype.value}", expected="f32 or f64")
     lanes = target.vector_bits // 8 // dtype.itemsize
+    if kernel.block % lanes:
+        raise CodegenError(f"blocks of {kernel.block} columns", expected=f"a multiple of {lanes} lanes")
+    gates = max(len(g) for g in kernel.gate_groups)
     wide = target.vector_bits >= 512 or not target.is_x86
-    row_bytes = (2 * GATES[kernel.cell] + 3) * kernel.hidden * dtype.itemsize
-    limit = max(1, min(6 if wide else 4, _SCRATCH_BYTES // row_bytes))
+    registers, limit = (24, 6) if wide else (12, 4)
+    limit = min(limit, registers // gates)
     if isinstance(kernel.batch, int):
-        rows = -(-kernel.batch // max(1, -(-kernel.batch // limit)))
+        rows = max(1, -(-kernel.batch // max(1, -(-kernel.batch // limit))))
     else:
         rows = min(4, limit)
-    vectors = 4 if wide else 8 if rows == 1 else 4 if rows == 2 else 2
-    while kernel.panel % (lanes * vectors):
-        vectors //= 2
-    if not vectors:
-        raise CodegenError(f"panel of {kernel.panel} columns", expected=f"a multiple of {lanes} lanes")
-    return RecurrentSchedule(lanes, vectors, max(1, rows))
+    vectors = 1
+    while gates * rows * vectors < _BUSY and 2 * gates * rows * vectors <= registers and 2 * vectors * lanes <= kernel.width:
+        vectors *= 2
+    return RecurrentSchedule(lanes, vectors, rows, rows > 1 and not isinstance(kernel.batch, int))
 
 
 def emit_recurrent(kernel: RecurrentKernel, target: CpuTarget) -> Emitted:
     """Raises CodegenError for element types or activations that cannot be emitted."""
-    if kernel.cell not in GATES:
-        raise CodegenError(f"recurrent cell {kernel.cell!r}", expected="lstm, gru or rnn")
     return _Emitter(kernel, schedule_recurrent(kernel, target), target).emit()
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Direction, first hidden column, and batch rows (each clamped to the last one); all but their number at run time."""
+
+    direction: Any
+    column: Any
+    rows: list[Any]
 
 
 class _Emitter:
@@ -66,203 +79,256 @@ class _Emitter:
         self.kernel, self.schedule, self.target = kernel, schedule, target
         self.dtype = kernel.operands[X].dtype
         self.element = storage(self.dtype)
-        self.product = Product(self.dtype, self.dtype, schedule.lanes, kernel.panel, 4, kernel.hidden % 4 == 0, target)
+        self.vector = vec(self.element, schedule.lanes)
         self.params = Params()
-        sizes: dict[str, Dim] = {"steps": kernel.steps, "batch": kernel.batch, "hidden": kernel.hidden,
-                                 "y_step": kernel.y_step, "y_batch": kernel.y_batch}  # fmt: skip
+        sizes: dict[str, Dim] = {
+            "steps": kernel.steps, "batch": kernel.batch, "hidden": kernel.hidden, "width": kernel.width,
+            "y_step": kernel.y_step, "y_batch": kernel.y_batch, "y_direction": kernel.y_direction,
+        }  # fmt: skip
         self.slots = {name: self.params.add(dim) for name, dim in sizes.items()}
-        self.gate_count = GATES[kernel.cell]
+        self.gate_count = kernel.gate_count
+        self.masked = kernel.hidden % kernel.block != 0
+        self.span = schedule.vectors * schedule.lanes  # hidden columns of a unit
 
     def emit(self) -> Emitted:
-        k = self.kernel
+        k, s = self.kernel, self.schedule
         module = ir.Module(name="kernel")
-        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
+        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64, _BARRIER.as_pointer()]), PLACEHOLDER)
         b = self.b = Builder(fn)
-        bufs, dims, begin, end = fn.args
-        self.p = {name: b.param(dims, at) for name, at in self.slots.items()}
-        self.buffers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
-        # Row lengths of the scratch: whole panels, and room for vectors that read across a gate's end.
-        panel = self.kernel.panel
         i = b.ir
+        bufs, dims, part, parts, barrier = fn.args
+        self.p = p = {name: b.param(dims, at) for name, at in self.slots.items()}
+        self.buffers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
+        self.sums = b.alloca(self.vector, b.i64(self.gate_count * s.rows * s.vectors))
+        self.gates = Gates(k, b, s.lanes, self.target)
+        self.strips = i.udiv(i.add(p["width"], b.i64(self.span - 1)), b.i64(self.span))
+        whole = i.udiv(p["batch"], b.i64(s.rows))
+        self.groups = (i.add(whole, i.urem(p["batch"], b.i64(s.rows))) if s.single
+                       else i.udiv(i.add(p["batch"], b.i64(s.rows - 1)), b.i64(s.rows)))  # fmt: skip
+        self.whole = whole
+        units = i.mul(i.mul(self.groups, self.strips), b.i64(len(k.directions)))
+        self.begin, self.end = (i.udiv(i.mul(units, q), parts) for q in (part, i.add(part, b.i64(1))))
 
-        def padded(n: Any) -> Any:
-            return i.and_(i.add(n, b.i64(2 * panel - 1)), b.i64(-panel))
-
-        self.width = padded(i.mul(self.p["hidden"], b.i64(self.gate_count)))
-        self.state_width = padded(self.p["hidden"])
-        rows = b.i64(self.schedule.rows)
-        self.sums, self.late = (b.alloca(self.element, i.mul(self.width, rows)) for _ in range(2))
-        self.h, self.c, self.reset = (b.alloca(self.element, i.mul(self.state_width, rows)) for _ in range(3))
-        self.gates = Gates(k, b, self.schedule.lanes, self.target)
-        b.loop(begin, end, b.i64(1), [], self._unit)
-        i.ret_void()
-        text, symbol = named(str(module))
-        units = ceildiv(k.batch, self.schedule.rows)
-        flops = 2 * k.steps * k.batch * k.hidden * k.hidden * self.gate_count
-        size: Dim = 0
-        for o in k.operands:
-            size = size + o.numel * o.dtype.itemsize
-        cost = 2 * k.steps * self.schedule.rows * k.hidden * k.hidden * self.gate_count
-        return Emitted(text, symbol, tuple(self.params.dims), units, cost, flops, size)
-
-    # one unit ------------------------------------------------------------------------------------------------------
-    def _unit(self, unit: Any, _: list[Any]) -> Sequence[Any]:
-        b, p, i = self.b, self.p, self.b.ir
-        first = i.mul(unit, b.i64(self.schedule.rows))
-        last = i.sub(p["batch"], b.i64(1))
-
-        def batch_row(r: Any) -> Any:
-            """Rows past the batch repeat its last one: they compute and store the same again."""
-            return b.smin(i.add(first, r), last)
-
-        def start(r: Any) -> None:
-            for source, state in ((H0, self.h), (C0, self.c)):
-                if source == C0 and self.kernel.cell != "lstm":
-                    continue
-                at = b.at(self.buffers[source], i.mul(batch_row(r), p["hidden"]), self.element)
-                to = b.at(state, i.mul(r, self.state_width), self.element)
-                self._columns(self._copier(at, to, load=True))
-
-        def finish(r: Any) -> None:
-            for state, result in ((self.h, H_N), (self.c, C_N)):
-                if result == C_N and self.kernel.cell != "lstm":
-                    continue
-                at = b.at(state, i.mul(r, self.state_width), self.element)
-                to = b.at(self.buffers[result], i.mul(batch_row(r), p["hidden"]), self.element)
-                self._columns(self._copier(at, to, load=False))
-
-        self._rows(start)
+        self._units(b.i64(0), lambda u: self._states(u, self._start))
+        i.call(barrier, [parts])
 
         def step(s: Any, _: list[Any]) -> Sequence[Any]:
-            t = i.sub(i.sub(p["steps"], b.i64(1)), s) if self.kernel.reverse else s
-            self._step(t, batch_row, i.trunc(s, ir.IntType(1)))
+            odd = i.and_(s, b.i64(1))
+            for stage in range(len(k.gate_groups)):
+                self._units(odd, lambda u, stage=stage: self._step(u, s, odd, stage))
+                i.call(barrier, [parts])
             return ()
 
         b.loop(b.i64(0), p["steps"], b.i64(1), [], step)
-        self._rows(finish)
-        return ()
+        self._units(b.i64(0), lambda u: self._states(u, self._finish))
+        i.ret_void()
+        text, symbol = named(str(module))
+        strips, rows = ceildiv(k.width, self.span), s.rows
+        groups = floordiv(k.batch, rows) + k.batch % rows if s.single else ceildiv(k.batch, rows)
+        size: Dim = sum((o.numel * o.dtype.itemsize for o in k.operands), 0)
+        one = 2 * k.hidden * self.gate_count
+        return Emitted(text, symbol, tuple(self.params.dims), groups * strips * len(k.directions), one * rows * self.span,
+                       k.steps * k.batch * one * k.hidden * len(k.directions), size, k.steps * len(k.gate_groups))  # fmt: skip
 
-    def _step(self, t: Any, batch_row: Callable[[Any], Any], odd: Any) -> None:
-        b, p, i, k = self.b, self.p, self.b.ir, self.kernel
-        two_stage = k.cell == "gru" and not k.linear_before_reset
-        border = i.mul(p["hidden"], b.i64(2))
-        total = i.mul(p["hidden"], b.i64(self.gate_count))
-        self._multiply(self.h, self.sums, b.i64(0), border if two_stage else total, odd)
-        if two_stage:  # R of the candidate multiplies reset ∘ h, so reset comes first
-            self._rows(lambda r: self._row(t, r, batch_row(r), "reset"))
-            self._multiply(self.reset, self.late, border, total, odd)
-        self._rows(lambda r: self._row(t, r, batch_row(r), "update"))
+    # units -----------------------------------------------------------------------------------------------------------
+    def _units(self, backward: Any, body: Callable[[_Unit], None]) -> None:
+        """This part's units. Steps alternate in direction: of what is larger than the cache, the part read last is there."""
+        b, i, s, p = self.b, self.b.ir, self.schedule, self.p
+        odd = i.trunc(backward, ir.IntType(1))
 
-    def _row(self, t: Any, r: Any, m: Any, phase: str) -> None:
-        """Gates of one batch row at time t; past its length the state stays and Y is zero."""
-        b, p, i = self.b, self.p, self.b.ir
-        gates_row = i.mul(i.add(i.mul(t, p["batch"]), m), i.mul(p["hidden"], b.i64(self.gate_count)))
-        x = b.at(self.buffers[X], gates_row, self.element)
-        sums = b.at(self.sums, i.mul(r, self.width), self.element)
-        late = b.at(self.late, i.mul(r, self.width), self.element)
-        h, c, reset = (b.at(s, i.mul(r, self.state_width), self.element) for s in (self.h, self.c, self.reset))
-        y = b.at(self.buffers[Y], i.add(i.mul(t, p["y_step"]), i.mul(m, p["y_batch"])), self.element)
+        def one(x: Any, _: list[Any]) -> Sequence[Any]:
+            x = i.select(odd, i.sub(i.add(self.begin, self.end), i.add(x, b.i64(1))), x)
+            group, rest = i.urem(x, self.groups), i.udiv(x, self.groups)
+            strip, direction = i.urem(rest, self.strips), i.udiv(rest, self.strips)
+            column = b.smin(i.mul(strip, b.i64(self.span)), i.sub(p["width"], b.i64(self.span)))
+            last = i.sub(p["batch"], b.i64(1))
+            first = i.mul(group, b.i64(s.rows))
 
-        def load(base: Any, gate: int, j: Any, mask: Any) -> Any:
-            return self._get(b.at(base, i.mul(p["hidden"], b.i64(gate)), self.element), j, mask)
+            def rows(first: Any, count: int) -> _Unit:
+                return _Unit(direction, column, [b.smin(i.add(first, b.i64(r)), last) for r in range(count)])
 
-        def live(j: Any, mask: Any) -> None:
-            g = self.gates
-            n = self.gate_count
-            xs = [load(x, q, j, mask) for q in range(n)]
-            hs = [load(late if self._late(q) else sums, q, j, None) for q in range(n)]
-            rb = [load(self.buffers[BIAS], q, j, mask) for q in range(n)]
-            old_h = self._get(h, j, None)
-            if phase == "reset":
-                self._put(reset, j, g.reset(xs, hs, rb, old_h), None)
-                return
-            if self.kernel.cell == "lstm":
-                peephole = [load(self.buffers[PEEPHOLE], q, j, mask) for q in range(3)]
-                new_h, new_c = g.lstm(xs, hs, rb, self._get(c, j, None), peephole)
-                self._put(c, j, new_c, None)
-            else:
-                new_h = g.gru(xs, hs, rb, old_h) if self.kernel.cell == "gru" else g.rnn(xs, hs, rb)
-            self._put(h, j, new_h, None)
-            self._put(y, j, new_h, mask)
-
-        length = i.sext(b.load(I32, b.at(self.buffers[LENGTHS], m, I32), 4), I64)
-        zero = ir.Constant(vec(self.element, self.schedule.lanes), None)
-        with i.if_else(i.icmp_signed("<", t, length)) as (then, other):
-            with then:
-                self._columns(live)
-            with other:
-                if phase == "update":
-                    self._columns(lambda j, mask: self._put(y, j, zero, mask))
-
-    def _late(self, gate: int) -> bool:
-        return self.kernel.cell == "gru" and not self.kernel.linear_before_reset and gate == 2
-
-    def _multiply(self, state: Any, out: Any, begin: Any, end: Any, backward: Any) -> None:
-        """out[r][j] = Σ_k state[r][k] · R[k][j] for all strips that overlap columns [begin, end).
-
-        Steps alternate in direction: when R is larger than the cache, the strips read last are still there.
-        """
-        b, s, i, p = self.b, self.schedule, self.b.ir, self.p
-        strip, panel = s.lanes * s.vectors, self.kernel.panel
-        zero = ir.Constant(self.product.vector, None)
-        starts = [b.at(state, i.mul(self.state_width, b.i64(r)), self.element) for r in range(s.rows)]
-
-        first = i.mul(i.udiv(begin, b.i64(strip)), b.i64(strip))
-        last = i.mul(i.udiv(i.sub(end, b.i64(1)), b.i64(strip)), b.i64(strip))
-
-        def one(column: Any, _: list[Any]) -> Sequence[Any]:
-            column = i.select(backward, i.sub(i.add(first, last), column), column)
-            inner = i.and_(column, b.i64(panel - 1)) if panel & (panel - 1) == 0 else i.urem(column, b.i64(panel))
-            offset = i.add(i.mul(i.sub(column, inner), p["hidden"]), inner)
-            columns = b.at(self.buffers[R], offset, self.element)
-            acc = self.product.accumulate(b, p["hidden"], starts, columns, [zero] * (s.rows * s.vectors), s.vectors)
-            for x, value in enumerate(acc):
-                r, v = divmod(x, s.vectors)
-                at = i.add(i.add(i.mul(self.width, b.i64(r)), column), b.i64(v * s.lanes))
-                i.store(value, b.at(out, at, self.element), align=self.dtype.itemsize)
-            return ()
-
-        b.loop(first, end, b.i64(strip), [], one)
-
-    # loops and memory ------------------------------------------------------------------------------------------------
-    def _rows(self, body: Callable[[Any], None]) -> None:
-        b = self.b
-        if self.schedule.rows == 1:
-            body(b.i64(0))
-            return
-
-        def row(r: Any, _: list[Any]) -> Sequence[Any]:
-            body(r)
-            return ()
-
-        b.loop(b.i64(0), b.i64(self.schedule.rows), b.i64(1), [], row)
-
-    def _columns(self, body: Callable[[Any, Any], None]) -> None:
-        """body(j, mask) for j = 0, lanes, … < hidden; the last, partial vector has a mask, the others None."""
-        b, lanes, i, hidden = self.b, self.schedule.lanes, self.b.ir, self.p["hidden"]
-        whole = i.sub(hidden, b.i64(self.kernel.hidden % lanes))
-        if self.kernel.hidden >= lanes:
-
-            def vector(j: Any, _: list[Any]) -> Sequence[Any]:
-                body(j, None)
+            if not s.single:
+                body(rows(first, s.rows))
                 return ()
+            with i.if_else(i.icmp_signed("<", group, self.whole)) as (several, alone):
+                with several:
+                    body(rows(first, s.rows))
+                with alone:
+                    over = i.sub(group, self.whole)
+                    body(rows(i.add(i.mul(self.whole, b.i64(s.rows)), over), 1))
+            return ()
 
-            b.loop(b.i64(0), whole, b.i64(lanes), [], vector)
-        if self.kernel.hidden % lanes:
-            body(whole, b.below(b.i64(self.kernel.hidden % lanes), lanes))
+        b.loop(self.begin, self.end, b.i64(1), [], one)
 
-    def _copier(self, source: Any, to: Any, load: bool) -> Callable[[Any, Any], None]:
-        """Copies operands to the state (`load`), whose rows have room for whole vectors, or back."""
+    def _each(self, unit: _Unit, body: Callable[[Any, Any, Any, Any], None]) -> None:
+        """body(batch row, column, mask, n) for the n-th vector of the unit; the mask leaves columns past `hidden` out."""
+        b, i, vectors = self.b, self.b.ir, self.schedule.vectors
+        count = vectors * len(unit.rows)
+        table = b.alloca_entry(I64, len(unit.rows))
+        for r, row in enumerate(unit.rows):
+            i.store(row, b.at(table, b.i64(r), I64))
 
-        def copy(j: Any, mask: Any) -> None:
-            self._put(to, j, self._get(source, j, mask if load else None), None if load else mask)
+        def one(n: Any, _: list[Any]) -> Sequence[Any]:
+            row = b.load(I64, b.at(table, i.udiv(n, b.i64(vectors)), I64), 8)
+            j = i.add(unit.column, i.mul(i.urem(n, b.i64(vectors)), b.i64(self.schedule.lanes)))
+            mask = b.below(i.sub(self.p["hidden"], j), self.schedule.lanes) if self.masked else None
+            body(row, j, mask, n)
+            return ()
 
-        return copy
+        b.loop(b.i64(0), b.i64(count), b.i64(1), [], one)
+
+    # state: per region [direction][batch][width]; two regions each of h and c (LSTM), or reset∘h and sums of z (GRU)
+    def _region(self, number: Any, direction: Any, row: Any) -> Any:
+        i, p = self.b.ir, self.p
+        plane = i.add(i.mul(number, self.b.i64(len(self.kernel.directions))), direction)
+        return self.b.at(self.buffers[STATE], i.mul(i.add(i.mul(plane, p["batch"]), row), p["width"]), self.element)
+
+    def _states(self, unit: _Unit, copy: Callable[[int, Any, Any, Any, Any, Any], None]) -> None:
+        p, i = self.p, self.b.ir
+
+        def one(row: Any, j: Any, mask: Any, _: Any) -> None:
+            outer = i.mul(i.add(i.mul(unit.direction, p["batch"]), row), p["hidden"])
+            for which in range(2 if self.kernel.cell == "lstm" else 1):
+                copy(which, outer, unit.direction, row, j, mask)
+
+        self._each(unit, one)
+
+    def _start(self, which: int, outer: Any, direction: Any, row: Any, j: Any, mask: Any) -> None:
+        source = self.b.at(self.buffers[(H0, C0)[which]], outer, self.element)
+        self._put(self._region(self.b.i64(2 * which), direction, row), j, self._get(source, j, mask), None)
+
+    def _finish(self, which: int, outer: Any, direction: Any, row: Any, j: Any, mask: Any) -> None:
+        i = self.b.ir
+        number = i.add(i.and_(self.p["steps"], self.b.i64(1)), self.b.i64(2 * which))
+        to = self.b.at(self.buffers[(H_N, C_N)[which]], outer, self.element)
+        self._put(to, j, self._get(self._region(number, direction, row), j, None), mask)
+
+    # one step ----------------------------------------------------------------------------------------------------------
+    def _step(self, unit: _Unit, s: Any, odd: Any, stage: int) -> None:
+        b, i, k = self.b, self.b.ir, self.kernel
+        group = k.gate_groups[stage]
+        source = odd if stage == 0 else b.i64(2)
+        acc = self._product(unit, group, [self._region(source, unit.direction, r) for r in unit.rows])
+        count = len(unit.rows) * self.schedule.vectors
+        for n, value in enumerate(acc):  # [gate][row][vector], by gate where the gates look for them
+            i.store(value, b.at(self.sums, b.i64(group[n // count] * count + n % count), self.vector), align=64)
+        t = self._time(unit.direction, s)
+
+        def one(row: Any, j: Any, mask: Any, n: Any) -> None:
+            hs = {q: b.load(self.vector, b.at(self.sums, i.add(n, b.i64(q * count)), self.vector), 64) for q in group}
+            length = i.sext(b.load(I32, b.at(self.buffers[LENGTHS], row, I32), 4), I64)
+            with i.if_else(i.icmp_signed("<", t, length)) as (live, over):
+                with live:
+                    self._gates(unit.direction, t, row, j, mask, odd, hs, stage)
+                with over:
+                    if stage == len(k.gate_groups) - 1:
+                        self._stay(unit.direction, t, row, j, mask, odd)
+
+        self._each(unit, one)
+
+    def _time(self, direction: Any, s: Any) -> Any:
+        i, b = self.b.ir, self.b
+        backward = i.sub(i.sub(self.p["steps"], b.i64(1)), s)
+        match self.kernel.directions:
+            case (False,):
+                return s
+            case (True,):
+                return backward
+            case (first, _):
+                second = i.icmp_unsigned("!=", direction, b.i64(0))
+                return i.select(second, s, backward) if first else i.select(second, backward, s)
+        raise CodegenError(f"{len(self.kernel.directions)} directions", expected="1 or 2")
+
+    def _gates(self, direction: Any, t: Any, row: Any, j: Any, mask: Any, odd: Any, hs: dict[int, Any], stage: int) -> None:
+        b, p, i, k = self.b, self.p, self.b.ir, self.kernel
+        at = i.add(i.mul(i.add(i.mul(t, p["batch"]), row), b.i64(len(k.directions))), direction)
+
+        def read(operand: int, outer: Any, gates: int, gate: int) -> Any:
+            start = i.mul(i.add(i.mul(outer, b.i64(gates)), b.i64(gate)), p["hidden"])
+            return self._get(b.at(self.buffers[operand], start, self.element), j, mask)
+
+        two_stage = len(k.gate_groups) > 1
+        if two_stage and stage == 1:
+            hs = {**hs, 0: self._get(self._region(b.i64(3), direction, row), j, None)}
+        needed = range(self.gate_count) if not two_stage else (1,) if stage == 0 else (0, 2)
+        xs, rb = ({q: read(o, outer, self.gate_count, q) for q in needed} for o, outer in ((X, at), (BIAS, direction)))
+        old = self._get(self._region(odd, direction, row), j, None)
+        if two_stage and stage == 0:
+            self._put(self._region(b.i64(2), direction, row), j, self.gates.reset(xs, hs, rb, old), None)
+            self._put(self._region(b.i64(3), direction, row), j, hs[0], None)
+            return
+        even = i.xor(odd, b.i64(1))
+        if k.cell == "lstm":
+            c = self._get(self._region(i.add(odd, b.i64(2)), direction, row), j, None)
+            new, c = self.gates.lstm(xs, hs, rb, c, [read(PEEPHOLE, direction, 3, q) for q in range(3)])
+            self._put(self._region(i.add(even, b.i64(2)), direction, row), j, c, None)
+        else:
+            new = self.gates.gru(xs, hs, rb, old) if k.cell == "gru" else self.gates.rnn(xs, hs, rb)
+        self._put(self._region(even, direction, row), j, new, None)
+        self._put(self._result(direction, t, row), j, new, mask)
+
+    def _stay(self, direction: Any, t: Any, row: Any, j: Any, mask: Any, odd: Any) -> None:
+        """Past the length of a row its state stays, and Y is zero."""
+        b, i = self.b, self.b.ir
+        even = i.xor(odd, b.i64(1))
+        for first in (0, 2) if self.kernel.cell == "lstm" else (0,):
+            old, new = (self._region(i.add(x, b.i64(first)), direction, row) for x in (odd, even))
+            self._put(new, j, self._get(old, j, None), None)
+        self._put(self._result(direction, t, row), j, ir.Constant(self.vector, None), mask)
+
+    def _result(self, direction: Any, t: Any, row: Any) -> Any:
+        i, p = self.b.ir, self.p
+        at = i.add(i.mul(t, p["y_step"]), i.add(i.mul(row, p["y_batch"]), i.mul(direction, p["y_direction"])))
+        return self.b.at(self.buffers[Y], at, self.element)
+
+    def _product(self, unit: _Unit, group: tuple[int, ...], sources: list[Any]) -> list[Any]:
+        """Σ_k source[row][k] · R[k][gate][column], as [gate][row][vector]."""
+        b, i, p, k, s = self.b, self.b.ir, self.p, self.kernel, self.schedule
+        blocks = i.mul(unit.direction, i.udiv(p["width"], b.i64(k.block)))
+        size = i.mul(p["hidden"], b.i64(self.gate_count * k.block))
+        inside = i.mul(p["hidden"], b.i64(group[0] * k.block))
+        pitch = len(group) * k.block
+        starts = []
+        for v in range(s.vectors):
+            column = i.add(unit.column, b.i64(v * s.lanes))
+            block = i.add(blocks, i.udiv(column, b.i64(k.block)))
+            at = i.add(i.add(i.mul(block, size), inside), i.urem(column, b.i64(k.block)))
+            starts.append(b.at(self.buffers[R], at, self.element))
+
+        def rows(at: Any, acc: list[Any], count: int) -> list[Any]:
+            acc = list(acc)
+            here = [b.at(start, i.mul(at, b.i64(pitch)), self.element) for start in starts]
+            for u in range(count):
+                xs = [b.splat(self._scalar(source, i.add(at, b.i64(u))), s.lanes) for source in sources]
+                for q in range(len(group)):
+                    weights = [self._get(h, b.i64(u * pitch + q * k.block), None) for h in here]
+                    for r, x in enumerate(xs):
+                        for v, w in enumerate(weights):
+                            n = (q * len(sources) + r) * s.vectors + v
+                            acc[n] = self._fma(x, w, acc[n])
+            return acc
+
+        acc = [ir.Constant(self.vector, None)] * (len(group) * len(sources) * s.vectors)
+        main = i.and_(p["hidden"], b.i64(-_UNROLL))
+        acc = b.loop(b.i64(0), main, b.i64(_UNROLL), acc, lambda at, acc: rows(at, acc, _UNROLL))
+        if k.hidden % _UNROLL:
+            acc = b.loop(main, p["hidden"], b.i64(1), acc, lambda at, acc: rows(at, acc, 1))
+        return acc
+
+    # memory ------------------------------------------------------------------------------------------------------------
+    def _fma(self, x: Any, y: Any, z: Any) -> Any:
+        if self.target.fma:
+            return self.b.call(f"llvm.fma.v{self.schedule.lanes}f{self.dtype.itemsize * 8}", x.type, x, y, z)
+        return self.b.ir.fadd(self.b.ir.fmul(x, y), z)
+
+    def _scalar(self, base: Any, at: Any) -> Any:
+        return self.b.load(self.element, self.b.at(base, at, self.element), self.dtype.itemsize)
 
     def _get(self, base: Any, j: Any, mask: Any) -> Any:
-        t = vec(self.element, self.schedule.lanes)
         at = self.b.at(base, j, self.element)
-        return self.b.load(t, at, self.dtype.itemsize) if mask is None else self.b.masked_load(t, at, mask, self.dtype.itemsize)
+        if mask is None:
+            return self.b.load(self.vector, at, self.dtype.itemsize)
+        return self.b.masked_load(self.vector, at, mask, self.dtype.itemsize)
 
     def _put(self, base: Any, j: Any, value: Any, mask: Any) -> None:
         at = self.b.at(base, j, self.element)

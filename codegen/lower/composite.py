@@ -25,6 +25,9 @@ from ...ir.ops import (
     Where,
 )  # fmt: skip
 from ...ir.ops import DimTensor as Dims
+from ..kernel import gate_groups
+
+_CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,22 @@ class ColumnsToImage(Op):
 
 @dataclass(frozen=True)
 class RecurrentCell(Op):
-    """(x_gates[T, B, G·H], r[G·H, H], bias[G·H], seq_lens, h0[B, H], c0[B, H], peephole[3·H]) -> Y[T, B, H], h, c."""
+    """(x_gates[T, B, D·G·H], r[D, ·] packed as RecurrentKernel wants it, bias[D, G·H], seq_lens, h0[D, B, H], c0[D, B, H],
+    peephole[D, 3·H]) -> Y[T, D, B, H], h[D, B, H], c[D, B, H]. All directions have the same activations."""
 
     cell: str
     hidden: int
-    reverse: bool
+    directions: tuple[bool, ...]
     activations: tuple[tuple[str, float, float], ...]
     clip: float
     linear_before_reset: bool
     input_forget: bool
+    block: int
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         steps, batch, _ = types[0].shape
-        state = TensorType(types[0].dtype, (batch, self.hidden))
-        return (TensorType(types[0].dtype, (steps, batch, self.hidden)), state, state)
+        state = TensorType(types[0].dtype, (len(self.directions), batch, self.hidden))
+        return (TensorType(types[0].dtype, (steps, len(self.directions), batch, self.hidden)), state, state)
 
 
 def decompose(graph: Graph) -> Graph:
@@ -114,7 +119,7 @@ def hoist(graph: Graph) -> Graph:
 
 def apply(op: Op, loc: tuple[str, ...], *ins: Value) -> Value:
     """The op's result; moves of constants are done at once."""
-    if all(isinstance(v.node.op, Const) for v in ins) and isinstance(op, (Reshape, Transpose, Slice)):
+    if all(isinstance(v.node.op, Const) for v in ins) and isinstance(op, (Concat, Reshape, Transpose, Slice)):
         (data,) = op.reference(*(v.node.op.data for v in ins))  # type: ignore[attr-defined]
         return const(data, loc=loc)
     return Node.make(op, ins, loc).out
@@ -167,35 +172,47 @@ def _conv_transpose(op: ConvTranspose, ins: tuple[Value, ...], shape: Shape, loc
 
 
 def _recurrent(op: Recurrent, ins: tuple[Value, ...], loc: tuple[str, ...]) -> Sequence[Value]:
-    x, w, r, bias, lens, h0, c0, peephole = ins
-    steps, batch, size = x.shape
-    hidden = op.hidden
-    gates = w.shape[1]
-
-    def of(v: Value, direction: int) -> Value:
-        part = Slice((direction, *(0,) * (len(v.shape) - 1)), (1, *v.shape[1:]), (1,) * len(v.shape))
-        return apply(Reshape(v.shape[1:]), loc, v if v.shape[0] == 1 else apply(part, loc, v))
-
-    results: list[list[Value]] = [[], [], []]
-    for d, reverse in enumerate(op.directions):
-        wt = apply(Transpose((1, 0)), loc, of(w, d))
-        both = of(bias, d)
-        halves = [apply(Slice((start,), (gates,), (1,)), loc, both) for start in (0, gates)]
-        rows = apply(Reshape((steps * batch, size)), loc, x)
-        xg = apply(Add(), loc, apply(MatMul(), loc, rows, wt), halves[0])
-        cell = RecurrentCell(op.cell, hidden, reverse, op.activations_of(d), op.clip, op.linear_before_reset, op.input_forget)
-        args = (
-            apply(Reshape((steps, batch, gates)), loc, xg),
-            of(r, d),
-            halves[1],
-            lens,
-            of(h0, d),
-            of(c0, d),
-            of(peephole, d),
-        )
-        y, h, c = Node.make(cell, args, loc).outputs
-        results[0].append(apply(Reshape((steps, 1, batch, hidden)), loc, y))
-        results[1].append(apply(Reshape((1, batch, hidden)), loc, h))
-        results[2].append(apply(Reshape((1, batch, hidden)), loc, c))
-    out = [vs[0] if len(vs) == 1 else apply(Concat(axis), loc, *vs) for vs, axis in zip(results, (1, 0, 0), strict=True)]
+    count = len(op.directions)
+    alike = len({op.activations_of(d) for d in range(count)}) == 1
+    cells = [_cell(op, ins, a, b, loc) for a, b in ([(0, count)] if alike else [(d, d + 1) for d in range(count)])]
+    out = [vs[0] if len(vs) == 1 else apply(Concat(axis), loc, *vs) for vs, axis in zip(zip(*cells, strict=True), (1, 0, 0), strict=True)]
     return out if op.cell == "lstm" else out[:2]
+
+
+def _cell(op: Recurrent, ins: tuple[Value, ...], first: int, last: int, loc: tuple[str, ...]) -> tuple[Value, ...]:
+    """Directions [first, last) as one contraction for all steps and one sequential kernel."""
+    x, *weights, lens, h0, c0, peephole = ins
+    steps, batch, size = x.shape
+    dn, hidden = last - first, op.hidden
+
+    def part(v: Value, start: int, end: int, axis: int) -> Value:
+        if (start, end) == (0, v.shape[axis]):
+            return v
+        starts = tuple(start if i == axis else 0 for i in range(len(v.shape)))
+        sizes = tuple(end - start if i == axis else d for i, d in enumerate(v.shape))
+        return apply(Slice(starts, sizes, (1,) * len(sizes)), loc, v)
+
+    w, r, bias, h0, c0, peephole = (part(v, first, last, 0) for v in (*weights, h0, c0, peephole))
+    gates = w.shape[1]
+    assert isinstance(gates, int)
+    wt = apply(Transpose((1, 0)), loc, apply(Reshape((dn * gates, size)), loc, w))
+    wb, rb = part(bias, 0, gates, 1), part(bias, gates, 2 * gates, 1)
+    rows = apply(Reshape((steps * batch, size)), loc, x)
+    xg = apply(Add(), loc, apply(MatMul(), loc, rows, wt), apply(Reshape((dn * gates,)), loc, wb))
+    cell = RecurrentCell(op.cell, hidden, op.directions[first:last], op.activations_of(first), op.clip, op.linear_before_reset,
+                         op.input_forget, _CACHE_LINE // r.dtype.itemsize)  # fmt: skip
+    groups = gate_groups(op.cell, op.linear_before_reset)
+    packed = [_pack_gates(part(r, g[0] * hidden, (g[-1] + 1) * hidden, 1), len(g), hidden, cell.block, loc) for g in groups]
+    one = packed[0] if len(packed) == 1 else apply(Concat(2), loc, *packed)
+    return Node.make(cell, (apply(Reshape((steps, batch, dn * gates)), loc, xg), one, rb, lens, h0, c0, peephole), loc).outputs
+
+
+def _pack_gates(r: Value, gates: int, hidden: int, block: int, loc: tuple[str, ...]) -> Value:
+    """r[D, gates·H, H] -> [D, blocks, H·gates·block], zero padded."""
+    dn, blocks = r.shape[0], -(-hidden // block)
+    r = apply(Reshape((dn, gates, hidden, hidden)), loc, r)
+    if hidden % block:
+        zeros = const(np.zeros((int(dn), gates, blocks * block - hidden, hidden), r.dtype.np), loc=loc)  # type: ignore[arg-type]
+        r = apply(Concat(2), loc, r, zeros)
+    r = apply(Transpose((0, 2, 4, 1, 3)), loc, apply(Reshape((dn, gates, blocks, block, hidden)), loc, r))
+    return apply(Reshape((dn, blocks, hidden * gates * block)), loc, r)

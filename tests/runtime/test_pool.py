@@ -52,6 +52,49 @@ def test_many_callers_at_once():
         list(pool.map(work, range(24)))
 
 
+TEAM = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.CFUNCTYPE(None, ctypes.c_int64))
+
+
+def team(units, grain, threads, rounds=20):
+    """Run a team whose members check that nobody is a round ahead or behind; the number of members."""
+    seen, progress = [], np.zeros(256, np.int64)
+    wrong = []
+
+    @TEAM
+    def member(bufs, dims, part, parts, barrier):
+        seen.append((part, parts))
+        for r in range(rounds):
+            progress[part] += 1
+            barrier(parts)
+            if (progress[:parts] != r + 1).any():
+                wrong.append((part, r))
+            barrier(parts)
+
+    native().team(ctypes.cast(member, ctypes.c_void_p).value, 0, 0, units, grain, threads)
+    parts = seen[0][1]
+    assert not wrong and sorted(seen) == [(p, parts) for p in range(parts)]
+    return parts
+
+
+def test_team_meets_at_barriers():
+    assert team(10, 10, 4) == 1 and team(10, 1, 1) == 1 and team(0, 1, 4) == 1
+    assert max(team(8, 1, 2) for _ in range(20)) == 2
+    assert all(1 <= team(8, 1, 5) <= 5 for _ in range(5))
+    assert all(1 <= team(9, 3, 5) <= 3 for _ in range(5))
+
+
+def test_teams_of_many_callers():
+    def work(k):
+        for i in range(15):
+            if (i + k) % 2:
+                assert 1 <= team(6, 1, 2 + k % 3, rounds=3) <= 4
+            else:
+                assert (parallel(50 + k, 1, 3)[0] == 1).all()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(16)))
+
+
 def test_workers_are_shared_and_few():
     parallel(100, 1, 4)
     assert 0 < native().workers() <= 256
@@ -76,6 +119,7 @@ for _ in range(10):
     if pid == 0:
         ok = t.native().workers() == 0
         ok &= all((t.parallel(500, 1, 3)[0] == 1).all() for _ in range(5))
+        ok &= all(1 <= t.team(9, 1, 3) <= 3 for _ in range(5))
         ok &= t.native().workers() == 2
         os._exit(0 if ok else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
