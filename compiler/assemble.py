@@ -24,7 +24,7 @@ from ..runtime.native import native
 from ..runtime.objects import join
 
 CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)
-ROUND_COST = 30_000  # scalar operations between two barriers that pay for meeting there
+ROUND_COST = 60_000  # scalar operations between two barriers that pay for meeting there
 TEAM_COST = 500_000  # and all in all, for waiting until a team has come together
 _ALIGN = 64
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -22,6 +23,7 @@ from .gates import Gates
 from .target import CpuTarget
 
 _UNROLL = 4
+_CACHE = 2 << 20  # bytes of R that a core keeps from step to step
 _BUSY = 8  # accumulators that keep the multipliers busy
 X, R, BIAS, H0, C0, PEEPHOLE, LENGTHS, Y, H_N, C_N, STATE = range(11)
 _BARRIER = ir.FunctionType(ir.VoidType(), [I64])
@@ -30,12 +32,15 @@ _BARRIER = ir.FunctionType(ir.VoidType(), [I64])
 @dataclass(frozen=True, slots=True)
 class RecurrentSchedule:
     """A unit is `vectors` × `lanes` hidden columns of `rows` batch rows; `single`: rows left over are units of their own, else
-    the last unit repeats rows."""
+    the last unit repeats rows. `together`: a step is one of each direction, else they run one after the other. `by_rows`:
+    threads share out the batch before the columns, which saves them handing on h, but makes each read all of R."""
 
     lanes: int
     vectors: int
     rows: int
     single: bool
+    together: bool
+    by_rows: bool
 
 
 def schedule_recurrent(kernel: RecurrentKernel, target: CpuTarget) -> RecurrentSchedule:
@@ -51,13 +56,20 @@ def schedule_recurrent(kernel: RecurrentKernel, target: CpuTarget) -> RecurrentS
     registers, limit = (24, 6) if wide else (12, 4)
     limit = min(limit, registers // gates)
     if isinstance(kernel.batch, int):
-        rows = max(1, -(-kernel.batch // max(1, -(-kernel.batch // limit))))
+        rows = _rows(max(1, kernel.batch), limit)
     else:
         rows = min(4, limit)
     vectors = 1
     while gates * rows * vectors < _BUSY and 2 * gates * rows * vectors <= registers and 2 * vectors * lanes <= kernel.width:
         vectors *= 2
-    return RecurrentSchedule(lanes, vectors, rows, rows > 1 and not isinstance(kernel.batch, int))
+    weights = kernel.gate_count * kernel.hidden * kernel.width * dtype.itemsize
+    return RecurrentSchedule(lanes, vectors, rows, single=rows > 1 and not isinstance(kernel.batch, int),
+                             together=len(kernel.directions) * weights <= _CACHE, by_rows=2 * weights <= _CACHE)  # fmt: skip
+
+
+def _rows(batch: int, limit: int) -> int:
+    """Rows of a unit: as many as there may be, unless fewer divide the batch with less left over."""
+    return min(range(min(batch, limit), max(1, limit // 2) - 1, -1) or [batch], key=lambda rows: -batch % rows)
 
 
 def emit_recurrent(kernel: RecurrentKernel, target: CpuTarget) -> Emitted:
@@ -89,6 +101,7 @@ class _Emitter:
         self.gate_count = kernel.gate_count
         self.masked = kernel.hidden % kernel.block != 0
         self.span = schedule.vectors * schedule.lanes  # hidden columns of a unit
+        self.direction: Any = None  # when directions run one after the other: the present one
 
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
@@ -106,29 +119,35 @@ class _Emitter:
         self.groups = (i.add(whole, i.urem(p["batch"], b.i64(s.rows))) if s.single
                        else i.udiv(i.add(p["batch"], b.i64(s.rows - 1)), b.i64(s.rows)))  # fmt: skip
         self.whole = whole
-        units = i.mul(i.mul(self.groups, self.strips), b.i64(len(k.directions)))
+        at_once = len(k.directions) if s.together else 1
+        units = i.mul(i.mul(self.groups, self.strips), b.i64(at_once))
         self.begin, self.end = (i.udiv(i.mul(units, q), parts) for q in (part, i.add(part, b.i64(1))))
-
-        self._units(b.i64(0), lambda u: self._states(u, self._start))
-        i.call(barrier, [parts])
 
         def step(s: Any, _: list[Any]) -> Sequence[Any]:
             odd = i.and_(s, b.i64(1))
             for stage in range(len(k.gate_groups)):
-                self._units(odd, lambda u, stage=stage: self._step(u, s, odd, stage))
+                self._units(odd, partial(self._step, s=s, odd=odd, stage=stage))
                 i.call(barrier, [parts])
             return ()
 
-        b.loop(b.i64(0), p["steps"], b.i64(1), [], step)
-        self._units(b.i64(0), lambda u: self._states(u, self._finish))
+        def sequence(d: Any, _: list[Any]) -> Sequence[Any]:
+            self.direction = None if s.together else d
+            self._units(b.i64(0), partial(self._states, copy=self._start))
+            i.call(barrier, [parts])
+            b.loop(b.i64(0), p["steps"], b.i64(1), [], step)
+            self._units(b.i64(0), partial(self._states, copy=self._finish))
+            return ()
+
+        b.loop(b.i64(0), b.i64(1 if s.together else len(k.directions)), b.i64(1), [], sequence)
         i.ret_void()
         text, symbol = named(str(module))
         strips, rows = ceildiv(k.width, self.span), s.rows
         groups = floordiv(k.batch, rows) + k.batch % rows if s.single else ceildiv(k.batch, rows)
         size: Dim = sum((o.numel * o.dtype.itemsize for o in k.operands), 0)
         one = 2 * k.hidden * self.gate_count
-        return Emitted(text, symbol, tuple(self.params.dims), groups * strips * len(k.directions), one * rows * self.span,
-                       k.steps * k.batch * one * k.hidden * len(k.directions), size, k.steps * len(k.gate_groups))  # fmt: skip
+        return Emitted(text, symbol, tuple(self.params.dims), groups * strips * at_once, one * rows * self.span,
+                       k.steps * k.batch * one * k.hidden * len(k.directions), size,
+                       k.steps * len(k.gate_groups) * floordiv(len(k.directions), at_once))  # fmt: skip
 
     # units -----------------------------------------------------------------------------------------------------------
     def _units(self, backward: Any, body: Callable[[_Unit], None]) -> None:
@@ -138,8 +157,10 @@ class _Emitter:
 
         def one(x: Any, _: list[Any]) -> Sequence[Any]:
             x = i.select(odd, i.sub(i.add(self.begin, self.end), i.add(x, b.i64(1))), x)
-            group, rest = i.urem(x, self.groups), i.udiv(x, self.groups)
-            strip, direction = i.urem(rest, self.strips), i.udiv(rest, self.strips)
+            outer, inner = (self.groups, self.strips) if s.by_rows else (self.strips, self.groups)
+            rest, low = i.udiv(x, inner), i.urem(x, inner)
+            group, strip = (i.urem(rest, outer), low) if s.by_rows else (low, i.urem(rest, outer))
+            direction = i.udiv(rest, outer) if self.direction is None else self.direction
             column = b.smin(i.mul(strip, b.i64(self.span)), i.sub(p["width"], b.i64(self.span)))
             last = i.sub(p["batch"], b.i64(1))
             first = i.mul(group, b.i64(s.rows))
