@@ -13,8 +13,9 @@ from ..errors import InputError, VerifyError
 from ..ir import NUMPY, Dim, DType, evaluate
 from ..ir.ops import Recurrent
 from .expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced
-from .kernel import Branch, ContractKernel, Kernel, LoopKernel, Plan, PlanStep, RecurrentKernel, Reduction, Repeat
+from .kernel import Branch, ContractKernel, Kernel, LoopKernel, Plan, PlanStep, RecurrentKernel, Reduction, Repeat, WinogradKernel
 from .packing import packed_size, unpack_b, unpack_gates
+from .winograd import filtering, positions
 
 Arrays = Sequence[np.ndarray]
 Bindings = Mapping[str, int]
@@ -85,6 +86,8 @@ def run_kernel(kernel: Kernel, arrays: Arrays, bindings: Bindings | None = None)
             _run_loop(kernel, arrays, bound)
         case ContractKernel():
             _run_contract(kernel, arrays, bound)
+        case WinogradKernel():
+            _run_winograd(kernel, arrays, bound)
         case RecurrentKernel():
             _run_recurrent(kernel, arrays, bound)
 
@@ -244,7 +247,7 @@ def _run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> No
     batch, m, n, k = map(dim, (kernel.batch, kernel.m, kernel.n, kernel.k))
     if batch <= 0 or m <= 0 or n <= 0:
         return
-    a, b, out = arrays[0], arrays[1], arrays[-1]
+    a, b = arrays[0], arrays[1]
     one = dim(packed_size(k, n, kernel.panel))
     sums = []
     for g in range(batch):
@@ -253,15 +256,19 @@ def _run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> No
         if start + one > b.size:
             raise VerifyError(f"packed B ends at {start + one} of {b.size} elements")
         sums.append(_wide(left) @ _wide(unpack_b(b[start : start + one], k, n, kernel.panel)))
-    ev = Evaluator(arrays, bound, _grid([batch, m, n]))
-    dtype = DType.from_numpy(a.dtype)
-    acc = np.stack(sums)
-    ev.acc = acc.astype(np.float32) if dtype.is_float and dtype.itemsize < 4 else acc.astype(a.dtype)
-    value = np.broadcast_to(ev(kernel.epilogue), [batch, m, n])
+    _finish(kernel, np.stack(sums), dim(kernel.c_batch), arrays, bound)
+
+
+def _finish(kernel: ContractKernel | WinogradKernel, sums: np.ndarray, c_batch: int, arrays: Arrays, bound: Bindings) -> None:
+    """Epilogue and store of sums [batch, m, n]."""
+    dtype, out = DType.from_numpy(arrays[0].dtype), arrays[-1]
+    ev = Evaluator(arrays, bound, _grid(sums.shape))
+    ev.acc = sums.astype(np.float32) if dtype.is_float and dtype.itemsize < 4 else sums.astype(dtype.np)
+    value = np.broadcast_to(ev(kernel.epilogue), sums.shape)
     if kernel.epilogue.dtype is not kernel.operands[-1].dtype:
         raise VerifyError(f"contraction stores {kernel.epilogue.dtype.value}", expected=kernel.operands[-1].dtype.value)
     gb, gm, gn = ev.axes
-    offset = np.broadcast_to(gb * dim(kernel.c_batch) + gm * dim(kernel.ldc) + gn, [batch, m, n])
+    offset = np.broadcast_to(gb * c_batch + gm * evaluate(kernel.ldc, bound) + gn, sums.shape)
     check_bounds(offset, out.size, "store of a contraction")
     out[offset] = value
 
@@ -294,6 +301,33 @@ def _conv_rows(kernel: ContractKernel, a: np.ndarray, g: int, m: int, k: int, bo
     offset = pixel * evaluate(kernel.lda, bound) + g * channels + channel[None]
     check_bounds(offset[inside], a.size, "load of the input of a convolution")
     return np.where(inside, a[np.where(inside, offset, 0)] if a.size else 0, 0).astype(a.dtype)
+
+
+def _run_winograd(kernel: WinogradKernel, arrays: Arrays, bound: Bindings) -> None:
+    """Tiles of the input, transformed, times the transformed weights, transformed back: all in float64."""
+    c, tile = kernel.conv, kernel.tile
+    images, lda = evaluate(kernel.images, bound), evaluate(kernel.lda, bound)
+    spatial, out_spatial = ([evaluate(d, bound) for d in dims] for dims in (c.spatial, c.out_spatial))
+    if images <= 0 or min(out_spatial) <= 0:
+        return
+    f = [filtering(m, r) for m, r in zip(tile, c.kernel, strict=True)]
+    counts = [-(-o // m) for o, m in zip(out_spatial, tile, strict=True)]
+    i, y, x, dy, dx, ch = _grid([images, *counts, f[0].n, f[1].n, kernel.channels])
+    at = [t * m + d - evaluate(p, bound) for t, m, d, p in zip((y, x), tile, (dy, dx), c.pads_lo, strict=True)]
+    inside = (at[0] >= 0) & (at[0] < spatial[0]) & (at[1] >= 0) & (at[1] < spatial[1])
+    offset, inside = np.broadcast_arrays(((i * spatial[0] + at[0]) * spatial[1] + at[1]) * lda + ch, inside)
+    check_bounds(offset[inside], arrays[0].size, "load of the input of a convolution")
+    d = np.where(inside, arrays[0][np.where(inside, offset, 0)] if arrays[0].size else 0, 0).astype(np.float64)
+    d = np.einsum("pa,qb,iyxabc->iyxpqc", f[0].b, f[1].b, d, optimize=True)
+    panels = -(-kernel.n // kernel.panel)
+    shape = (panels, positions(tile, c.kernel), kernel.channels, kernel.panel)
+    if arrays[1].size < math.prod(shape):
+        raise VerifyError(f"transformed weights have {arrays[1].size} elements", expected=f"{math.prod(shape)}")
+    u = arrays[1][: math.prod(shape)].reshape(shape).transpose(1, 2, 0, 3).reshape(f[0].n, f[1].n, kernel.channels, -1)[..., : kernel.n]
+    products = np.einsum("iyxpqc,pqcn->iyxpqn", d, u.astype(np.float64), optimize=True)
+    tiles = np.einsum("ap,bq,iyxpqn->iyaxbn", f[0].a, f[1].a, products, optimize=True)
+    full = tiles.reshape(images, counts[0] * tile[0], counts[1] * tile[1], kernel.n)
+    _finish(kernel, full[:, : out_spatial[0], : out_spatial[1]].reshape(1, -1, kernel.n), 0, arrays, bound)
 
 
 def _run_recurrent(kernel: RecurrentKernel, arrays: Arrays, bound: Bindings) -> None:

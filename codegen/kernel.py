@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..ir import Dim, DType, Shape
+from ..ir import Dim, DType, Shape, prod
 from .expr import E
 
 
@@ -109,6 +109,32 @@ class ContractKernel:
 
 
 @dataclass(frozen=True, slots=True)
+class WinogradKernel:
+    """A convolution of two spatial axes, strides, dilations and groups of 1, by minimal filtering (`codegen/winograd.py`).
+
+    C[m, n] = epilogue(conv(x, w)[m, n]) with m over images·out_spatial, float32. Operand 0 is x, channels last, `lda` elements
+    from pixel to pixel; operand 1 the transformed weights [⌈n/panel⌉, positions, channels, panel], zero padded; the last
+    operand is C, row m at m·ldc; between them are epilogue operands, as in ContractKernel (Axis(0) is 0).
+    `tile`: outputs of a tile along each axis. What is computed differs from the direct sum by rounding only.
+    """
+
+    images: Dim
+    n: int
+    channels: int
+    operands: tuple[Operand, ...]
+    lda: Dim
+    ldc: Dim
+    epilogue: E
+    conv: ConvGeometry
+    tile: tuple[int, int]
+    panel: int = 64
+
+    @property
+    def m(self) -> Dim:
+        return self.images * prod(self.conv.out_spatial)
+
+
+@dataclass(frozen=True, slots=True)
 class RecurrentKernel:
     """The sequential part of LSTM/GRU/RNN in one or two directions: gates X·W + bias are precomputed for all steps.
 
@@ -162,7 +188,7 @@ def gate_groups(cell: str, linear_before_reset: bool) -> tuple[tuple[int, ...], 
     return ((0,),)
 
 
-Kernel = LoopKernel | ContractKernel | RecurrentKernel
+Kernel = LoopKernel | ContractKernel | WinogradKernel | RecurrentKernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from the params table: layers that differ in sizes only share one compiled funct
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +16,14 @@ from llvmlite import ir
 
 from ...ir import Dim
 from ..kernel import ContractKernel
-from .build import I32, I64, PTR, Builder, Params, storage, vec
+from .build import I64, PTR, Builder, Params, storage, vec
 from .contract_rows import ConvRows, RowSource, StridedRows
 from .contract_schedule import ContractSchedule, schedule_contract
 from .emitted import PLACEHOLDER, Emitted, named
 from .epilogue import Epilogue
+from .float_mode import flush_subnormals
 from .product import Product
+from .row_tiles import cut_rows
 from .target import CpuTarget
 
 
@@ -123,7 +125,7 @@ class _Emitter:
             def run(masked: bool) -> None:
                 def walk(k0: Any, _: list[Any]) -> Sequence[Any]:
                     k1 = b.smin(i.add(k0, p["k_block"]), p["k_steps"]) if s.split else p["k_steps"]
-                    self._cut_rows(b, rows, lambda mr, lo, hi: i.call(tiles[mr, masked], [
+                    cut_rows(b, s.tiles, rows, lambda mr, lo, hi: i.call(tiles[mr, masked], [
                         bufs, dims, batch, i.add(first, lo), i.add(first, hi), column, first, k0, k1, partial]))  # fmt: skip
                     return ()
 
@@ -143,52 +145,11 @@ class _Emitter:
                 run(has.pop())
             return ()
 
-        restore = self._flush_subnormals(b)
+        restore = flush_subnormals(b, self.target) if s.acc.is_float else None
         b.loop(begin, end, b.i64(1), [], unit)
-        restore()
+        if restore is not None:
+            restore()
         i.ret_void()
-
-    def _flush_subnormals(self, b: Builder) -> Callable[[], None]:
-        """Products with subnormals (softmax of masked scores has many) take x86 a hundred times longer; here they count as 0.
-
-        Returns what emits the restoring of the caller's mode. The arithmetic is in functions that are not inlined, so it
-        cannot move out of the bracket.
-        """
-        if not self.target.is_x86 or not self.schedule.acc.is_float:
-            return lambda: None
-        i = b.ir
-        saved, ours = b.alloca(I32, b.i64(1), 4), b.alloca(I32, b.i64(1), 4)
-        b.call("llvm.x86.sse.stmxcsr", ir.VoidType(), saved)
-        i.store(i.or_(b.load(I32, saved, 4), ir.Constant(I32, 0x8040)), ours)
-        b.call("llvm.x86.sse.ldmxcsr", ir.VoidType(), ours)
-
-        def restore() -> None:
-            b.call("llvm.x86.sse.ldmxcsr", ir.VoidType(), saved)
-
-        return restore
-
-    def _cut_rows(self, b: Builder, rows: Any, call: Callable[[int, Any, Any], None]) -> None:
-        """rows = h·high + l·low with as few tiles as possible; a remainder (tiny blocks only) is met by clamping."""
-        i, heights = b.ir, self.schedule.tiles
-        zero = b.i64(0)
-        if len(heights) == 1:
-            call(heights[0], zero, rows)
-            return
-        high, low = heights[0], heights[1]
-        count = i.udiv(i.add(rows, b.i64(high - 1)), b.i64(high))
-        spare = i.sub(i.mul(count, b.i64(high)), rows)
-        tall = b.smax(i.sub(count, spare), zero)
-        border = i.mul(tall, b.i64(high))
-        if len(heights) == 3:  # decoding and other single rows
-            with i.if_else(i.icmp_signed("==", rows, b.i64(1))) as (then, other):
-                with then:
-                    call(heights[2], zero, rows)
-                with other:
-                    call(high, zero, border)
-                    call(low, border, rows)
-            return
-        call(high, zero, border)
-        call(low, border, rows)
 
     def _tile_function(self, mr: int, vectors: int, masked: bool) -> ir.Function:
         """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial): row tiles of one strip.
@@ -228,7 +189,7 @@ class _Emitter:
             start = i.sub(first, block_start)
             sums = b.at(partial, i.mul(start, b.i64(strip)), self.acc)
             acc = self._initial(b, i.icmp_signed("==", k0, b.i64(0)), sums, mr, vectors)
-            ahead = self._ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr))) if s.prefetch else None
+            ahead = self.product.ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr))) if s.prefetch else None
 
             def product(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
                 return self.product.accumulate(b, length, starts, b_ptr, acc, vectors, ahead)
@@ -303,15 +264,6 @@ class _Emitter:
         lanes = self.schedule.lanes
         known = self.schedule.tail > 0
         return [None if known and v < vectors - 1 else b.below(live, lanes, v * lanes) for v in range(vectors)]
-
-    def _ahead(self, b: Builder, size: Any, b_strip: Any, tile: Any) -> Any:
-        """What to add to (address in this strip) / 8 to get an address to prefetch: each of the first 8 row tiles asks for
-        an eighth of what follows these `size` bytes of B, so that it comes from memory while they are in use."""
-        i = b.ir
-        here = i.ptrtoint(b_strip, I64)
-        eighth = i.lshr(size, b.i64(3))
-        first = i.select(i.icmp_unsigned("<", tile, b.i64(8)), i.add(size, i.mul(eighth, tile)), b.i64(0))
-        return i.sub(i.add(here, first), i.lshr(here, b.i64(3)))
 
 
 def _taps(kernel: ContractKernel) -> int:

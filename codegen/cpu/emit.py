@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ..kernel import ContractKernel, Kernel, LoopKernel, RecurrentKernel
+from ..kernel import ContractKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
 from .contract import emit_contract
 from .emitted import Emitted
 from .loops import emit_loop
 from .target import CpuTarget
+from .winograd import emit_winograd
 
 
 def emit(kernel: Kernel, target: CpuTarget) -> Emitted:
@@ -16,6 +17,8 @@ def emit(kernel: Kernel, target: CpuTarget) -> Emitted:
             return emit_loop(kernel, target)
         case ContractKernel():
             return emit_contract(kernel, target)
+        case WinogradKernel():
+            return emit_winograd(kernel, target)
         case RecurrentKernel():
             from .recurrent import emit_recurrent
 

@@ -18,7 +18,7 @@ from .target import CpuTarget
 class Product:
     """Elements of A and B are `dtype` in memory and `acc` in registers; rows of B are `panel` elements apart.
 
-    `exact`: k is a multiple of `unroll`.
+    `exact`: k is a multiple of `unroll`. `share`: log2 of the number of row tiles that together prefetch the next panel.
     """
 
     dtype: DType
@@ -28,6 +28,7 @@ class Product:
     unroll: int
     exact: bool
     target: CpuTarget
+    share: int = 3
 
     @property
     def vector(self) -> Any:
@@ -38,7 +39,7 @@ class Product:
     ) -> list[Any]:
         """acc[r·vectors + v] += Σ_{t < length} starts[r][t] · b_ptr[t·panel + v·lanes …].
 
-        `ahead` (see `contract.py`), added to an eighth of the address of B, is where to prefetch from.
+        `ahead` (from the method of that name), added to the shared part of the address of B, is where to prefetch from.
         """
         i = b.ir
         element = storage(self.dtype)
@@ -47,8 +48,8 @@ class Product:
             base = b.at(b_ptr, i.mul(at, b.i64(self.panel)), element)
             acc = list(acc)
             if ahead is not None and count > 1:
-                far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), b.i64(3)), ahead), PTR)
-                for line in range(0, max(64, count * self.panel * self.dtype.itemsize // 8), 64):
+                far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), b.i64(self.share)), ahead), PTR)
+                for line in range(0, max(64, count * self.panel * self.dtype.itemsize >> self.share), 64):
                     _prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8))
             for u in range(count):
                 row = [self._columns(b, b.at(base, b.i64(u * self.panel + v * self.lanes), element)) for v in range(vectors)]
@@ -63,6 +64,16 @@ class Product:
         if not self.exact:
             acc = b.loop(main, length, b.i64(1), acc, lambda at, acc: step(at, acc, 1))
         return acc
+
+    def ahead(self, b: Builder, size: Any, b_ptr: Any, tile: Any) -> Any:
+        """What to add to (address in this panel) >> share to get an address to prefetch: each of the first 2^share row tiles
+        asks for its part of what follows these `size` bytes of B, so that it comes from memory while they are in use."""
+        i = b.ir
+        here = i.ptrtoint(b_ptr, I64)
+        part = i.lshr(size, b.i64(self.share))
+        early = i.icmp_unsigned("<", tile, b.i64(1 << self.share))
+        first = i.select(early, i.add(size, i.mul(part, tile)), b.i64(0))
+        return i.sub(i.add(here, first), i.lshr(here, b.i64(self.share)))
 
     def _columns(self, b: Builder, ptr: Any) -> Any:
         return self._widen(b, b.load(vec(storage(self.dtype), self.lanes), ptr, self.dtype.itemsize))

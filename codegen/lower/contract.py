@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,13 @@ from ...errors import CodegenError
 from ...ir import Const, Dim, Node, Shape, Value, ceildiv, is_static, prod
 from ...ir.ops import Conv, MatMul, Reshape, Transpose
 from ..expr import Acc, DimParam, E, Load
-from ..kernel import ContractKernel, ConvGeometry, Operand
+from ..kernel import ContractKernel, ConvGeometry, Kernel, Operand, WinogradKernel
 from ..packing import pack_b, packed_size
 from ..simplify import Affine, axis, clamp, ravel, unravel
 from .builder import Finisher, Index, KernelBuilder, View, computed, convert, fn, index_expr, number, reachable
 from .fusion import contraction_linear, contraction_shape
 from .state import Lowering
+from .winograd import choose_tile, pack_weights
 
 _LANES = 16  # panels are whole vectors
 
@@ -31,6 +33,7 @@ class Rows:
     batch: Dim
     k: Dim
     conv: ConvGeometry | None = None
+    tile: tuple[int, int] | None = None  # of minimal filtering
 
 
 def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
@@ -39,7 +42,7 @@ def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
     extents = contraction_shape(node)
     rows = _matmul_rows(lw, node, extents) if isinstance(node.op, MatMul) else _conv_rows(lw, node)
     panel = _panel(lw, extents[2])
-    packed = _pack(lw, node, extents, rows.k, panel)
+    packed = _pack(lw, node, extents, rows.k, panel) if rows.tile is None else _pack_transformed(lw, node, rows.tile, panel)
     for end in [*reversed(behind), node.out]:
         if end != node.out and not _only_exit(lw, behind[: behind.index(end) + 1], node, end):
             continue
@@ -118,13 +121,20 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
     value = f(convert(epilogue, end.dtype))
     buffers = (*f.order, to.buffer)
     operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
-    one = batch == 1
-    kernel = ContractKernel(
-        batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 or rows.conv else rows.k,
-        a_batch=0 if one else rows.batch,
-        b_batch=0 if one else packed_size(rows.k, n, panel), ldc=ldc if m != 1 else n, c_batch=0 if one else c_batch,
-        epilogue=value, conv=rows.conv, panel=panel,
-    )  # fmt: skip
+    ldc = ldc if m != 1 else n
+    kernel: Kernel
+    if rows.tile is not None and rows.conv is not None:
+        assert isinstance(n, int) and isinstance(rows.k, int)
+        kernel = WinogradKernel(images=node.out.shape[0], n=n, channels=rows.k // math.prod(rows.conv.kernel), conv=rows.conv,
+                                tile=rows.tile, operands=operands, lda=rows.lda, ldc=ldc, epilogue=value, panel=panel)  # fmt: skip
+    else:
+        one = batch == 1
+        kernel = ContractKernel(
+            batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 or rows.conv else rows.k,
+            a_batch=0 if one else rows.batch,
+            b_batch=0 if one else packed_size(rows.k, n, panel), ldc=ldc, c_batch=0 if one else c_batch,
+            epilogue=value, conv=rows.conv, panel=panel,
+        )  # fmt: skip
     lw.step(kernel, buffers, lw.fusion.locations(end) or node.loc)
     if direct is not None:
         lw.copy(end, direct)
@@ -217,7 +227,17 @@ def _conv_rows(lw: Lowering, node: Node) -> Rows:
     conv = None if plain else ConvGeometry(
         x.shape[1:-1], node.out.shape[1:-1], tuple(int(k) for k in kernel), op.strides, op.pads_lo, op.dilations
     )  # fmt: skip
-    return Rows(view.buffer, lda, per_group, taps * per_group, conv)
+    tile = choose_tile(node, lw.options.winograd) if conv is not None and lw.options.winograd is not None else None
+    if conv is not None and tile is not None and len(kernel) == 1:  # those have two axes
+        conv = ConvGeometry((1, *conv.spatial), (1, *conv.out_spatial), (1, *conv.kernel), (1, 1), (0, *conv.pads_lo), (1, 1))
+    return Rows(view.buffer, lda, per_group, taps * per_group, conv, tile)
+
+
+def _pack_transformed(lw: Lowering, node: Node, tile: tuple[int, int], panel: int) -> int:
+    weights = node.inputs[1].node.op
+    assert isinstance(weights, Const)
+    key = ("transformed", id(weights.data), tile, panel)
+    return lw.storage.const_lazy(key, lambda: pack_weights(weights.data, tile, panel), weights.data).buffer
 
 
 def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:

@@ -15,6 +15,7 @@ from ..kernel import Buffer, Kernel, PlanStep, Reduction, Step, Store
 from ..simplify import Affine, ravel, strides_of, unravel
 from .builder import KernelBuilder, View, computed, convert, finish, nested, number
 from .fusion import ANCHORS, Fusion
+from .winograd import ConvCosts
 
 Virtual = Callable[[KernelBuilder, tuple[Affine, ...]], E]
 
@@ -23,10 +24,14 @@ _DEPTH = 24  # virtual values on top of each other, before one is stored
 
 @dataclass(frozen=True)
 class LowerOptions:
-    """opt_level 0 stores every computed value. `panel`: columns per packed panel of B."""
+    """opt_level 0 stores every computed value. `panel`: columns per packed panel of B.
+
+    `winograd`: estimates by which convolutions are computed by minimal filtering; None: never.
+    """
 
     opt_level: int = 3
     panel: int = 64
+    winograd: ConvCosts | None = None
 
 
 class Storage:

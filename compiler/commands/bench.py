@@ -37,6 +37,7 @@ def command(
     shapes: tuple[str, ...],
     target: str,
     opt_level: int,
+    exact: bool,
     dump: str | None,
 ) -> None:
     """Time MODEL, in blocks of runs that take turns with other engines in this process."""
@@ -47,13 +48,13 @@ def command(
     options = bench.Options(seconds, rounds)
     timings: list[bench.Timing] = []
     with progress() as tell:
-        blob, feeds, sizes = _prepare(found, pairs, archive, seed, static, target, opt_level, dump, tell)
+        blob, feeds, sizes = _prepare(found, pairs, archive, seed, static, target, opt_level, exact, dump, tell)
         for threads in counts:
             timings += bench.measure(_engines(found, blob, feeds, sizes, engines, threads, static), threads, options, tell)
     rows = bench.table(timings)
     if json_path:
         listed = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in feeds.items()]
-        about = {"model": model, "target": target, "opt_level": opt_level, "static": static, "inputs": listed}
+        about = {"model": model, "target": target, "opt_level": opt_level, "exact": exact, "static": static, "inputs": listed}
         write_json(json_path, {**about, "versions": bench.versions(engines), "timings": rows})
     if json_path != "-":
         show(model, rows)
@@ -84,6 +85,7 @@ def _prepare(
     static: bool,
     target: str,
     opt_level: int,
+    exact: bool,
     dump: str | None,
     tell: Any,
 ) -> tuple[bytes, dict[str, Any], dict[str, int]]:
@@ -96,6 +98,7 @@ def _prepare(
         target=target,
         shapes=static_shapes(feeds) if feeds is not None else None,
         opt_level=opt_level,
+        exact=exact,
         dump=dump,
         progress=tell,
     )

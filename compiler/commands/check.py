@@ -39,6 +39,7 @@ def command(
     shapes: tuple[str, ...],
     target: str,
     opt_level: int,
+    exact: bool,
     dump: str | None,
     threads: int | None,
 ) -> None:
@@ -60,7 +61,9 @@ def command(
             feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
         fixed = static_shapes(feeds) if feeds is not None else None
         start = time.perf_counter()
-        module = compile_model(found.path, target=target, shapes=fixed, threads=threads, opt_level=opt_level, dump=dump, progress=tell)
+        module = compile_model(
+            found.path, target=target, shapes=fixed, threads=threads, opt_level=opt_level, exact=exact, dump=dump, progress=tell
+        )
         seconds = time.perf_counter() - start
         if feeds is None:
             feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
@@ -69,7 +72,9 @@ def command(
         if per_layer:
             tell("comparing layers", 0, 1)
             layers = oracle.check_layers(
-                lambda m: compile_model(m, target=target, shapes=fixed, threads=threads, opt_level=opt_level, progress=tell).run,
+                lambda m: (
+                    compile_model(m, target=target, shapes=fixed, threads=threads, opt_level=opt_level, exact=exact, progress=tell).run
+                ),
                 found.path,
                 feeds,
                 rtol=rtol,
@@ -79,7 +84,7 @@ def command(
             )
             report = replace(report, layers=layers)
     if json_path:
-        value = {"model": model, "target": target, "opt_level": opt_level, "seed": seed, "compile_seconds": seconds}
+        value = {"model": model, "target": target, "opt_level": opt_level, "exact": exact, "seed": seed, "compile_seconds": seconds}
         inputs = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in feeds.items()]
         write_json(json_path, {**value, "inputs": inputs, **report.as_json()})
     if json_path != "-":

@@ -34,9 +34,10 @@ def out() -> Console:
 
 
 def compile_options(command: F) -> F:
-    """--target, --shape, --threads, -O and --dump."""
+    """--target, --shape, -O, --exact and --dump."""
     for option in (
         click.option("--dump", type=click.Path(file_okay=False), help="Write every stage of the compiler to this folder."),
+        click.option("--exact", is_flag=True, help="Sum convolutions directly: no minimal filtering, which rounds more."),
         click.option("-O", "opt_level", type=click.IntRange(0, 3), default=3, show_default=True, help="Optimization level."),
         click.option("--target", default="cpu", show_default=True, metavar="TARGET", help="cpu, or cpu:NAME such as cpu:x86-64-v3."),
         shape_option,

@@ -22,6 +22,7 @@ def command(
     shapes: tuple[str, ...],
     target: str,
     opt_level: int,
+    exact: bool,
     dump: str | None,
     threads: int | None,
 ) -> None:
@@ -39,6 +40,7 @@ def command(
             shapes=found.asked or None,
             threads=threads,
             opt_level=opt_level,
+            exact=exact,
             dump=dump,
             progress=tell,
         )

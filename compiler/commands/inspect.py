@@ -40,6 +40,7 @@ def command(
     shapes: tuple[str, ...],
     target: str,
     opt_level: int,
+    exact: bool,
     dump: str | None,
 ) -> None:
     """Show inputs, outputs, operators, kernels, memory plan, flops and bytes of MODEL (ONNX or .mlc)."""
@@ -52,7 +53,7 @@ def command(
         module = load(found.path)
     else:
         with progress() as tell:
-            module = compile_model(found.path, target=target, opt_level=opt_level, dump=dump, progress=tell)
+            module = compile_model(found.path, target=target, opt_level=opt_level, exact=exact, dump=dump, progress=tell)
         with opened(found.path) as f:
             operators = histogram(onnx.load_from_string(f.read()))
     report = describe(module, found.shapes)

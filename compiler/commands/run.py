@@ -41,6 +41,7 @@ def command(
     shapes: tuple[str, ...],
     target: str,
     opt_level: int,
+    exact: bool,
     dump: str | None,
     threads: int | None,
 ) -> None:
@@ -53,7 +54,7 @@ def command(
         module, specs = load(found.path, threads=threads), None
     else:
         with progress() as tell:
-            module = compile_model(found.path, target=target, threads=threads, opt_level=opt_level, dump=dump, progress=tell)
+            module = compile_model(found.path, target=target, threads=threads, opt_level=opt_level, exact=exact, dump=dump, progress=tell)
         specs = found.onnx_specs()
     feeds = found.feeds(specs if specs is not None else module_specs(module), pairs, archive, seed)
     results = module.run(feeds)

@@ -1,0 +1,102 @@
+"""Choices of the CPU's minimal-filtering convolution: tiles of the image per unit, register tile, units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ...errors import CodegenError
+from ...ir import Dim, DType, ceildiv, prod
+from ..kernel import WinogradKernel
+from ..winograd import positions
+from .target import CpuTarget
+
+_CACHE = 3 << 19  # bytes of transformed input and products of a unit, in a 2 MB L2 with weights streaming through
+_KEPT = 3 << 18  # bytes of weights that stay in the cache from one unit to the next
+_LEAST = 36  # image tiles of a unit that keep the products above the bandwidth of the weights, cache or not
+_STACK = 3 << 20  # bytes of a unit at most: it lives on the stack
+_UNITS = 8  # enough for a few threads to share evenly
+_UNIT_OPS = 4_000_000  # smaller units are not worth transforming the input again
+
+
+@dataclass(frozen=True, slots=True)
+class WinogradSchedule:
+    """A unit takes `block` image tiles and `group` strips of output channels (a strip: lanes·vectors of them).
+
+    It transforms its input once, then for each strip runs the products, `heights` image tiles at a time in registers, and
+    transforms these back. tail: vectors of the last strip (0: as the others). row: elements from one position to the next
+    in the transformed input. `most` bounds `block`, which depends on symbols. prefetch: the row tiles of a position
+    (2^share of them) ask for the weights of the next one.
+    """
+
+    lanes: int
+    vectors: int
+    tail: int
+    heights: tuple[int, ...]
+    unroll: int
+    k_multiple: bool
+    row: int
+    prefetch: bool
+    share: int
+    block: Dim
+    most: int
+    blocks: Dim
+    group: int
+    groups: int
+    strips: int
+
+
+def schedule_winograd(kernel: WinogradKernel, target: CpuTarget) -> WinogradSchedule:
+    """Raises CodegenError for element types other than float32."""
+    if any(kernel.operands[i].dtype is not DType.F32 for i in (0, 1)):
+        raise CodegenError(f"minimal filtering of {kernel.operands[0].dtype.value}", expected="f32")
+    lanes = target.lanes(4)
+    wide = target.vector_bits >= 512 or "aarch64" in target.triple  # 32 vector registers
+    vectors = next(v for v in ((4, 2, 1) if wide else (2, 1)) if kernel.panel // lanes % v == 0)
+    while vectors > 1 and kernel.n <= lanes * (vectors // 2):
+        vectors //= 2
+    strip = lanes * vectors
+    strips = -(-kernel.n // strip)
+    tail = -(-(kernel.n - (strips - 1) * strip) // lanes) % vectors
+    points = positions(kernel.tile, kernel.conv.kernel)
+    row = -(-kernel.channels // lanes) * lanes
+    if points * row % 1024 == 0:  # rows a multiple of 4 KiB apart would share one set of the first-level cache
+        row += lanes
+    tiles = kernel.images * prod(ceildiv(o, m) for o, m in zip(kernel.conv.out_spatial, kernel.tile, strict=True))
+    one = 4 * points * (row + strip)
+    most = max(1, min(max(_LEAST, _CACHE // one), _STACK // one))
+    tall = {4: 6, 2: 12, 1: 14}[vectors] if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}[vectors]
+    block, blocks = _blocks(tiles, most)
+    groups = 1
+    unit = 2 * points * kernel.channels * kernel.n * (block if isinstance(block, int) else most)
+    if isinstance(blocks, int):
+        while blocks * groups < _UNITS and 2 * groups <= strips and unit // (2 * groups) >= _UNIT_OPS:
+            groups *= 2
+        if blocks * groups < _UNITS and isinstance(block, int):
+            pieces = max(1, min(_UNITS // (blocks * groups), unit // groups // _UNIT_OPS, block // _LEAST))
+            block, blocks = _blocks(tiles, -(-block // pieces))
+    else:
+        groups = min(2, strips)
+    if isinstance(block, int):
+        most = block
+    heights = _heights(block, tall)
+    share = min(3, round(math.log2(max(1, most // heights[0]))))  # spread evenly, even if the last part is left to the hardware
+    prefetch = 4 * points * kernel.channels * kernel.n > _KEPT and kernel.panel == strip
+    return WinogradSchedule(
+        lanes, vectors, tail, heights, 4, kernel.channels % 4 == 0, row, prefetch, share, block, most, blocks,
+        -(-strips // groups), groups, strips,
+    )  # fmt: skip
+
+
+def _blocks(tiles: Dim, most: int) -> tuple[Dim, Dim]:
+    """(tiles of a block, blocks): blocks of nearly equal size."""
+    blocks = ceildiv(tiles, most)
+    block = ceildiv(tiles, blocks) if blocks != 0 else 0
+    return block, ceildiv(tiles, block) if block != 0 else 0
+
+
+def _heights(block: Dim, tall: int) -> tuple[int, int]:
+    """Two neighbouring heights that cut the block into row tiles without waste."""
+    if isinstance(block, int) and 0 < block < tall * (tall - 1):
+        tall = -(-block // -(-block // tall))
+    return tall, max(1, tall - 1)

@@ -1,0 +1,49 @@
+"""Helper of the emitter tests: compile one kernel and run it on arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+
+import llvmlite.binding as llvm
+import numpy as np
+from mlc.codegen.cpu.compile import compile_ir
+from mlc.codegen.cpu.emit import emit
+from mlc.codegen.cpu.target import host, missing_features, parse
+from mlc.ir import evaluate
+
+TARGETS = [t for t in ("cpu", "cpu:x86-64-v3", "cpu:x86-64-v2") if not missing_features(parse(t).triple, parse(t).features)]
+_ENGINES = {}
+
+
+def execute(kernel, buffers, target="cpu", bindings=None, parts=1):
+    """Run all units, in `parts` calls in reverse order (units must not depend on each other)."""
+    t = parse(target)
+    e = emit(kernel, t)
+    key = e.symbol, target
+    if key not in _ENGINES:
+        host()
+        machine = llvm.Target.from_triple(t.triple).create_target_machine(cpu=t.cpu, features=t.llvm_features, jit=True)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(compile_ir(e.ir_text, t)))
+        engine.finalize_object()
+        _ENGINES[key] = (
+            engine,
+            ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(engine.get_function_address(e.symbol)),
+        )
+    fn = _ENGINES[key][1]
+    bindings = bindings or {}
+    dims = (ctypes.c_int64 * len(e.dims))(*[evaluate(d, bindings) for d in e.dims])
+    pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
+    units = evaluate(e.units, bindings)
+    cuts = np.linspace(0, units, parts + 1).astype(int)
+    for lo, hi in reversed(list(itertools.pairwise(cuts))):
+        fn(pointers, dims, int(lo), int(hi))
+    return e
+
+
+def close(got, want, tolerance=1e-5):
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    assert np.isfinite(got).all()
+    error = np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-30)
+    assert error <= tolerance, error

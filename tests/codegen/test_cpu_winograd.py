@@ -1,0 +1,101 @@
+"""Minimal filtering: its matrices, and the emitted kernel against the interpreter and the direct sum."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mlc.codegen.expr import Acc, Axis, Call, Load, Num
+from mlc.codegen.interpret import run_kernel
+from mlc.codegen.kernel import ConvGeometry, Operand, WinogradKernel
+from mlc.codegen.lower.winograd import pack_weights
+from mlc.codegen.winograd import filtering, outputs
+from mlc.ir import DType, sym
+from running import TARGETS, close, execute
+
+F = DType.F32
+ACC = Acc(dtype=F)
+PAD = 64
+
+
+@pytest.mark.parametrize("m, r", [(m, r) for r in range(1, 7) for m in outputs(r)])
+def test_filtering(m, r):
+    f = filtering(m, r)
+    rng = np.random.default_rng(0)
+    d, g = rng.standard_normal(f.n), rng.standard_normal(r)
+    want = [d[i : i + r] @ g for i in range(m)]
+    np.testing.assert_allclose(f.a @ ((f.g @ g) * (f.b @ d)), want, rtol=1e-12, atol=1e-12)
+    for exact in (f.a, f.b):
+        np.testing.assert_array_equal(exact, exact.astype(np.float32))
+
+
+def conv(images, spatial, c, o, kernel, tile, lo=(1, 1), hi=(1, 1), *, target="cpu", symbolic=False, wide=0, parts=1, epilogue=None):
+    """x is a slice of `wide` more channels. Compares with the interpreter and with the sum over taps in float64."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((images, *spatial, c + wide), dtype=np.float32)
+    w = rng.standard_normal((*kernel, c, o), dtype=np.float32)
+    out = tuple(s + a + b - k + 1 for s, a, b, k in zip(spatial, lo, hi, kernel, strict=True))
+    padded = np.pad(x[..., :c], ((0, 0), *zip(lo, hi, strict=True), (0, 0))).astype(np.float64)
+    want = np.zeros((images, *out, o))
+    for y, z in itertools.product(range(kernel[0]), range(kernel[1])):
+        want += padded[:, y : y + out[0], z : z + out[1]] @ w[y, z]
+    packed = pack_weights(w, tile, 64)
+    names = {"N": images, "H": spatial[0], "W": spatial[1]}
+    n, *size = (sym(s) for s in names) if symbolic else names.values()
+    out_size = tuple(s + a + b - k + 1 for s, a, b, k in zip(size, lo, hi, kernel, strict=True))
+    bias, residual = rng.standard_normal(o, dtype=np.float32), rng.standard_normal(want.size, dtype=np.float32)
+    arrays = [x.reshape(-1), packed]
+    body = ACC
+    if epilogue:
+        arrays += [bias, residual]
+        at = Call("add", (Call("mul", (Axis(1), Num(o))), Axis(2)))
+        body = Call("add", (Call("add", (ACC, Load(2, Axis(2), dtype=F)), dtype=F), Load(3, at, dtype=F)), dtype=F)
+        body = Call("max", (body, Num(0.0, dtype=F)), dtype=F)
+        want = np.maximum(want + bias + residual.reshape(want.shape), 0)
+    y = np.full(want.size + PAD, 7, np.float32)
+    operands = (*(Operand(F, a.size) for a in arrays), Operand(F, y.size, True))
+    geometry = ConvGeometry(tuple(size), out_size, kernel, (1, 1), lo, (1, 1))
+    k = WinogradKernel(n, o, c, operands, c + wide, o, body, geometry, tile)
+    slow = y.copy()
+    run_kernel(k, [*arrays, slow], names)
+    close(slow[:-PAD].reshape(want.shape), want)
+    execute(k, [*arrays, y], target, names, parts)
+    assert (y[-PAD:] == 7).all(), "wrote past the end"
+    close(y[:-PAD].reshape(want.shape), want)
+
+
+CASES = {
+    "3x3": (2, (9, 13), 32, 64, (3, 3), (4, 4)),
+    "2x2 tiles": (1, (11, 8), 64, 70, (3, 3), (2, 2)),
+    "mixed tiles": (1, (7, 10), 16, 16, (3, 3), (2, 4)),
+    "odd channels": (1, (6, 5), 17, 3, (3, 3), (4, 4)),
+    "tail strip": (1, (14, 14), 130, 96, (3, 3), (4, 4)),
+    "many strips": (3, (4, 4), 20, 300, (3, 3), (4, 4)),
+    "smaller than a tile": (2, (2, 1), 5, 33, (3, 3), (4, 4)),
+    "row": (2, (1, 21), 24, 40, (1, 3), (1, 4), (0, 1), (0, 1)),
+    "column": (1, (21, 5), 24, 40, (3, 1), (4, 1), (1, 0), (1, 0)),
+    "5x5": (1, (9, 9), 16, 32, (5, 5), (2, 2), (2, 2), (2, 2)),
+    "2x2": (1, (9, 9), 16, 32, (2, 2), (3, 3), (0, 1), (1, 0)),
+    "uneven pads": (1, (9, 9), 16, 32, (3, 3), (4, 4), (0, 2), (2, 1)),
+    "no pads": (1, (12, 12), 16, 32, (3, 3), (4, 4), (0, 0), (0, 0)),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", CASES)
+def test_kernel(name, target):
+    conv(*CASES[name], target=target)
+
+
+def test_symbolic_sizes_in_parts():
+    conv(*CASES["tail strip"], symbolic=True, parts=2)
+    conv(3, (40, 40), 8, 130, (3, 3), (4, 4), symbolic=True, parts=3)
+
+
+def test_epilogue_and_strided_input():
+    conv(*CASES["3x3"], wide=5, epilogue=True)
+    conv(*CASES["odd channels"], wide=3, epilogue=True, parts=2)
