@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir import Const, Dim, DType, Node, ceildiv
+from ...ir import Const, Dim, DType, Node
 from ...ir.ops import Conv
 from ..packing import pack_b
 from ..winograd import outputs, positions, transform_weights
@@ -72,7 +72,7 @@ def _direct(images: int, out: list[int], kernel: list[int], c: int, n: int, cost
 
 
 def _filtered(images: int, out: list[int], kernel: list[int], c: int, n: int, tile: tuple[int, int], costs: ConvCosts) -> float:
-    tiles = images * math.prod(ceildiv(o, m) for o, m in zip(out, tile, strict=True))  # type: ignore[misc]
+    tiles = images * math.prod(-(-o // m) for o, m in zip(out, tile, strict=True))
     sizes = [m + r - 1 for m, r in zip(tile, kernel, strict=True)]
     products = math.prod(sizes)
     # an axis of n points takes 2n steps a line, of n in all for the input; the output has m lines left for the second axis

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from mlc.codegen.interpret import run_plan
 from mlc.codegen.kernel import Plan
-from mlc.codegen.lower import lower
+from mlc.codegen.lower import LowerOptions, lower
 from mlc.ir import Dim, DType, Graph, Input, Node, Op, TensorType, Value, evaluate, substitute
 
 F = DType.F32
@@ -39,12 +39,13 @@ def run(
     arrays: Sequence[np.ndarray] | None = None,
     want: Sequence[np.ndarray] | None = None,
     tol: float = 2e-5,
+    options: LowerOptions | None = None,
     **bindings: int,
 ) -> Plan:
     """Compare the plan with `want` (default: the references, when nothing is symbolic); returns the plan."""
     rng = np.random.default_rng(7)
     given = [random(v, rng, bindings) for v in g.inputs] if arrays is None else list(arrays)
-    plan = lower(g)
+    plan = lower(g, options)
     got = run_plan(plan, given, bindings)
     expected = want if want is not None else bind(g, bindings).evaluate(*given)
     for a, b in zip(got, expected, strict=True):

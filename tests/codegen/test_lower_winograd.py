@@ -1,0 +1,86 @@
+"""Which convolutions become minimal filtering, and that their plans compute the convolution."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lowering import ap, graph, run, tensor
+from mlc.codegen.kernel import ContractKernel, WinogradKernel
+from mlc.codegen.lower import LowerOptions
+from mlc.codegen.lower.winograd import ConvCosts
+from mlc.ir import DType, const, sym
+from mlc.ir.ops import Add, Conv, Relu
+
+OPTIONS = LowerOptions(winograd=ConvCosts())
+
+
+def conv(x, kernel, c, o, strides=(1, 1), pad=1, dilations=(1, 1), groups=1, dtype=np.float32):
+    w = np.random.default_rng(1).standard_normal((*kernel, c // groups, o)).astype(dtype)
+    rank = len(kernel)
+    pads = tuple((k - 1) // 2 * pad for k in kernel)
+    return ap(Conv(strides[:rank], pads, pads, dilations[:rank], groups), x, const(w))
+
+
+def kinds(plan):
+    return [type(s.kernel) for s in plan.steps]
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 3), (3, 1), (5, 5)])
+def test_chosen(kernel):
+    x = tensor(1, 20, 24, 64)
+    plan = run(graph([x], conv(x, kernel, 64, 64)), options=OPTIONS)
+    assert kinds(plan) == [WinogradKernel]
+
+
+def test_one_axis_with_epilogue():
+    x, y = tensor(2, 50, 64), tensor(2, 50, 80)
+    out = ap(Relu(), ap(Add(), conv(x, (3,), 64, 80), y))
+    plan = run(graph([x, y], out), options=OPTIONS)
+    assert kinds(plan) == [WinogradKernel]
+
+
+def test_symbolic_sizes():
+    n, h, w = sym("N"), sym("H"), sym("W")
+    x = tensor(n, h, w, 48)
+    got = graph([x], conv(x, (3, 3), 48, 64))
+    for sizes in ({"N": 1, "H": 9, "W": 14}, {"N": 3, "H": 4, "W": 1}):
+        rng = np.random.default_rng(0)
+        array = rng.standard_normal((sizes["N"], sizes["H"], sizes["W"], 48)).astype(np.float32)
+        want = got.evaluate(array)
+        assert kinds(run(got, [array], want, options=OPTIONS, **sizes)) == [WinogradKernel]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"strides": (2, 2)},
+        {"dilations": (2, 2)},
+        {"groups": 2},
+        {"kernel": (7, 7)},
+        {"kernel": (1, 1)},
+        {"dtype": np.float64},
+        {"channels": 3},
+    ],
+    ids=str,
+)
+def test_direct(case):
+    case = dict(case)
+    c = case.pop("channels", 64)
+    x = tensor(1, 10, 10, c, dtype=DType.F64 if case.get("dtype") is np.float64 else DType.F32)
+    plan = run(graph([x], conv(x, case.pop("kernel", (3, 3)), c, 64, **case)), options=OPTIONS)
+    assert kinds(plan) == [ContractKernel]
+
+
+def test_weights_that_cost_more_than_they_save():
+    x = tensor(1, 4, 4, 640)
+    plan = run(graph([x], conv(x, (3, 3), 640, 640)), options=OPTIONS, tol=1e-4)
+    assert kinds(plan) == [ContractKernel]
+
+
+def test_off_by_default():
+    x = tensor(1, 20, 24, 64)
+    assert kinds(run(graph([x], conv(x, (3, 3), 64, 64)))) == [ContractKernel]
