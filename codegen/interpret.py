@@ -10,10 +10,22 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, VerifyError
-from ..ir import NUMPY, Dim, DType, evaluate
-from ..ir.ops import Recurrent
+from ..ir import NUMPY, Dim, DType, Shape, evaluate
+from ..ir.ops import Attention, Recurrent
 from .expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced
-from .kernel import Branch, ContractKernel, Kernel, LoopKernel, Plan, PlanStep, RecurrentKernel, Reduction, Repeat, WinogradKernel
+from .kernel import (
+    AttentionKernel,
+    Branch,
+    ContractKernel,
+    Kernel,
+    LoopKernel,
+    Plan,
+    PlanStep,
+    RecurrentKernel,
+    Reduction,
+    Repeat,
+    WinogradKernel,
+)  # fmt: skip
 from .packing import packed_size, unpack_b, unpack_gates
 from .winograd import filtering, positions
 
@@ -90,6 +102,8 @@ def run_kernel(kernel: Kernel, arrays: Arrays, bindings: Bindings | None = None)
             _run_winograd(kernel, arrays, bound)
         case RecurrentKernel():
             _run_recurrent(kernel, arrays, bound)
+        case AttentionKernel():
+            _run_attention(kernel, arrays, bound)
 
 
 class Evaluator:
@@ -354,3 +368,25 @@ def _run_recurrent(kernel: RecurrentKernel, arrays: Arrays, bound: Bindings) -> 
         hn[:state].reshape(dn, batch, h)[d] = got[1][0]
         if kernel.cell == "lstm":
             cn[:state].reshape(dn, batch, h)[d] = got[2][0]
+
+
+def _run_attention(kernel: AttentionKernel, arrays: Arrays, bound: Bindings) -> None:
+    batch, heads, rows, keys = (evaluate(d, bound) for d in (kernel.batch, kernel.heads, kernel.rows, kernel.keys))
+
+    def at(operand: int, strides: Shape, *sizes: int, group: int = 1) -> np.ndarray:
+        """Offsets of [batch, heads, *sizes], checked."""
+        grid = _grid([batch, heads, *sizes])
+        grid[1] = grid[1] // group
+        steps = [evaluate(s, bound) for s in strides]
+        offset = sum((g * s for g, s in zip(grid, (*steps, 1), strict=False)), np.zeros([batch, heads, *sizes], np.int64))
+        check_bounds(offset, arrays[operand].size, f"operand {operand} of an attention")
+        return offset
+
+    q = arrays[0][at(0, kernel.q_strides, rows, kernel.size)]
+    k = arrays[1][at(1, kernel.k_strides, keys, kernel.size, group=kernel.group)]
+    v = arrays[2][at(2, kernel.v_strides, keys, kernel.value_size, group=kernel.group)]
+    args = [q, k, v]
+    if kernel.mask_strides is not None:
+        args.append(arrays[3][at(3, kernel.mask_strides, keys, rows)].swapaxes(2, 3))
+    (y,) = Attention(kernel.scale, kernel.causal).reference(*(_wide(a) for a in args))
+    arrays[-1][at(len(arrays) - 1, kernel.out_strides, rows, kernel.value_size)] = y

@@ -188,7 +188,34 @@ def gate_groups(cell: str, linear_before_reset: bool) -> tuple[tuple[int, ...], 
     return ((0,),)
 
 
-Kernel = LoopKernel | ContractKernel | WinogradKernel | RecurrentKernel
+@dataclass(frozen=True, slots=True)
+class AttentionKernel:
+    """out[b, h, s] = softmax_l(scale · q[b, h, s]·k[b, h/group, l] + mask[b, h, l, s]) · v[b, h/group]; all float32.
+
+    operands: q, k, v, the mask if any, out. Strides are in elements, of (batch, head, row); rows of q and out are queries
+    (`rows` of them), those of k and v keys (`keys`). Elements of a row are next to each other: `size` in q and k,
+    `value_size` in v and out. Strides of the mask are of (batch, head, key, query), the last one 0 or 1.
+    With `causal`, query s sees keys l ≤ s + keys − rows. Where every key is hidden (−∞), or there is none, the result is 0.
+    """
+
+    batch: Dim
+    heads: Dim
+    group: int  # query heads that share one head of k and v
+    rows: Dim
+    keys: Dim
+    size: int
+    value_size: int
+    scale: float
+    causal: bool
+    operands: tuple[Operand, ...]
+    q_strides: Shape
+    k_strides: Shape
+    v_strides: Shape
+    out_strides: Shape
+    mask_strides: Shape | None = None
+
+
+Kernel = LoopKernel | ContractKernel | WinogradKernel | RecurrentKernel | AttentionKernel
 
 
 @dataclass(frozen=True, slots=True)

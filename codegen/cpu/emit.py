@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kernel import ContractKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
+from ..kernel import AttentionKernel, ContractKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
 from .contract import emit_contract
 from .emitted import Emitted
 from .loops import emit_loop
@@ -23,3 +23,7 @@ def emit(kernel: Kernel, target: CpuTarget) -> Emitted:
             from .recurrent import emit_recurrent
 
             return emit_recurrent(kernel, target)
+        case AttentionKernel():
+            from .attention import emit_attention
+
+            return emit_attention(kernel, target)

@@ -50,7 +50,7 @@ class Product:
             if ahead is not None and count > 1:
                 far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), b.i64(self.share)), ahead), PTR)
                 for line in range(0, max(64, count * self.panel * self.dtype.itemsize >> self.share), 64):
-                    _prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8))
+                    prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8), 2)
             for u in range(count):
                 row = [self._columns(b, b.at(base, b.i64(u * self.panel + v * self.lanes), element)) for v in range(vectors)]
                 for r, start in enumerate(starts):
@@ -104,6 +104,6 @@ class Product:
         return b.call(f"llvm.fma.v{self.lanes}f{self.acc.itemsize * 8}", x.type, x, y, z)
 
 
-def _prefetch(b: Builder, ptr: Any) -> None:
-    """Into the second-level cache (locality 2)."""
-    b.call("llvm.prefetch.p0", ir.VoidType(), ptr, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1))
+def prefetch(b: Builder, ptr: Any, locality: int) -> None:
+    """Towards the second-level cache (locality 2) or the first (3)."""
+    b.call("llvm.prefetch.p0", ir.VoidType(), ptr, ir.Constant(I32, 0), ir.Constant(I32, locality), ir.Constant(I32, 1))

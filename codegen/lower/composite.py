@@ -7,32 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir import Const, Dim, Elementwise, Graph, Node, Op, Shape, TensorType, Value, const, lower, prod
+from ...ir import Const, Dim, Elementwise, Graph, Node, Op, Shape, TensorType, Value, const, prod
 from ...ir.ops import (
     Add,
     Attention,
     Concat,
     ConvTranspose,
-    Iota,
-    LessEqual,
     MatMul,
-    Mul,
     Recurrent,
     Reshape,
     Slice,
-    Softmax,
     Transpose,
-    Where,
 )  # fmt: skip
-from ...ir.ops import DimTensor as Dims
 from ..kernel import gate_groups
+from .apply import apply
+from .attention_op import decompose_attention
 
 _CACHE_LINE = 64
-
-
-@dataclass(frozen=True)
-class SafeSoftmax(Softmax):
-    """A row of −∞ only gives zeros, not NaN: no key is visible."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ def decompose(graph: Graph) -> Graph:
     def visit(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
         match node.op:
             case Attention():
-                return [_attention(node.op, ins, node.loc)]
+                return [decompose_attention(node.op, ins, node.loc)]
             case ConvTranspose():
                 return [_conv_transpose(node.op, ins, node.out.shape, node.loc)]
             case Recurrent():
@@ -115,40 +106,6 @@ def hoist(graph: Graph) -> Graph:
         return [y]
 
     return graph.rewrite(visit)
-
-
-def apply(op: Op, loc: tuple[str, ...], *ins: Value) -> Value:
-    """The op's result; moves of constants are done at once."""
-    if all(isinstance(v.node.op, Const) for v in ins) and isinstance(op, (Concat, Reshape, Transpose, Slice)):
-        (data,) = op.reference(*(v.node.op.data for v in ins))  # type: ignore[attr-defined]
-        return const(data, loc=loc)
-    return Node.make(op, ins, loc).out
-
-
-def _attention(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...]) -> Value:
-    q, k, v = ins[:3]
-    batch, heads, rows, size = q.shape
-    kv_heads, columns = k.shape[1], k.shape[2]
-    grouped = isinstance(heads, int) and isinstance(kv_heads, int) and heads != kv_heads
-    if grouped:  # the query heads that share a key head become rows of one product
-        q = apply(Reshape((batch, kv_heads, heads // kv_heads * rows, size)), loc, q)
-    s = apply(MatMul(), loc, q, apply(Transpose((0, 1, 3, 2)), loc, k))
-    s = apply(Mul(), loc, s, const(op.scale, s.dtype, loc))
-    if grouped:
-        s = apply(Reshape((s.shape[0], heads, rows, columns)), loc, s)
-    if len(ins) == 4:
-        s = apply(Add(), loc, s, ins[3])
-    if op.causal:
-        first = apply(Reshape((rows, 1)), loc, apply(Iota(rows), loc))
-        last = apply(Add(), loc, first, apply(Dims((columns - rows,), ()), loc))
-        seen = apply(LessEqual(), loc, apply(Iota(columns), loc), last)
-        s = apply(Where(), loc, seen, s, const(-np.inf, s.dtype, loc))
-    sees_all = len(ins) == 3 and (not op.causal or lower(columns - rows) >= 0)
-    p = apply(Softmax(3) if sees_all else SafeSoftmax(3), loc, s)
-    if grouped:
-        p = apply(Reshape((p.shape[0], kv_heads, heads // kv_heads * rows, columns)), loc, p)  # type: ignore[operator]
-    y = apply(MatMul(), loc, p, v)
-    return apply(Reshape((y.shape[0], heads, rows, v.shape[3])), loc, y) if grouped else y
 
 
 def _conv_transpose(op: ConvTranspose, ins: tuple[Value, ...], shape: Shape, loc: tuple[str, ...]) -> Value:

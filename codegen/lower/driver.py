@@ -8,6 +8,8 @@ from ...errors import CodegenError, MlcError
 from ...ir import Const, Elementwise, Graph, Input, Node, Op
 from ...ir.ops import Concat, If, Loop, ScatterElements, ScatterND, TopK
 from ..kernel import Plan
+from .attention import emit_attention
+from .attention_op import BlockedAttention
 from .builder import View
 from .composite import RecurrentCell, decompose, hoist
 from .control import emit_if, emit_loop
@@ -21,7 +23,7 @@ __all__ = ["LowerOptions", "lower"]
 
 _EMIT: dict[type[Op], Callable[[Lowering, Node], None]] = {
     Concat: emit_concat, TopK: emit_topk, ScatterElements: emit_scatter_elements, ScatterND: emit_scatter_nd,
-    RecurrentCell: emit_recurrent, If: lambda lw, n: emit_if(lw, n, lower_graph),
+    BlockedAttention: emit_attention, RecurrentCell: emit_recurrent, If: lambda lw, n: emit_if(lw, n, lower_graph),
     Loop: lambda lw, n: emit_loop(lw, n, lower_graph),
 }  # fmt: skip
 

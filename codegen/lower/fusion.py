@@ -38,6 +38,7 @@ from ...ir.ops import (
 )  # fmt: skip
 from ..expr import E, ExprScalars
 from ..simplify import Affine, axis, ravel, strides_of, unravel
+from .attention_op import BlockedAttention
 from .builder import computed, reachable
 from .composite import ColumnsToImage
 
@@ -222,6 +223,8 @@ class Fusion:
                 full = prod(c.out.shape[:-2])
                 return (("pack", c), False) if prod(b.shape[:-2]) in (1, full) else (None, False)
             case MatMul() if position == 0 and move:
+                return ("rows", c), False
+            case BlockedAttention() if position < 3 and move:
                 return ("rows", c), False
             case Concat() if move:
                 return ("part", c, position), False

@@ -10,8 +10,9 @@ from ...ir.ops import LRN, ArgReduce, Conv, CumSum, LayerNorm, Pool, Reduce, RMS
 from ..expr import E, Reduced
 from ..kernel import Reduction
 from ..simplify import Affine, as_affine, clamp, div, ravel, unravel
+from .attention_op import SafeSoftmax
 from .builder import KernelBuilder, all_of, computed, convert, fn, index_expr, number
-from .composite import ColumnsToImage, SafeSoftmax
+from .composite import ColumnsToImage
 from .moves import broadcast_index, guarded, inside
 from .state import Lowering
 

@@ -157,14 +157,43 @@ def test_attention(heads: int, causal: bool) -> None:
     run(graph([q, k, v], ap(op, q, k, v)), B=1)
 
 
-def test_attention_block_moves_nothing_for_one_image() -> None:
-    x = tensor(1, 6, 8)
-    q, k, v = (ap(Transpose((0, 2, 1, 3)), ap(Reshape((1, 6, 2, 4)), ap(Add(), ap(MatMul(), x, weights(8, 8)), weights(8))))
+@pytest.mark.parametrize("batch", [1, 3])
+def test_attention_block_moves_nothing(batch: int) -> None:
+    x = tensor(batch, 6, 8)
+    q, k, v = (ap(Transpose((0, 2, 1, 3)), ap(Reshape((batch, 6, 2, 4)), ap(Add(), ap(MatMul(), x, weights(8, 8)), weights(8))))
                for _ in range(3))  # fmt: skip
-    y = ap(Reshape((1, 6, 8)), ap(Transpose((0, 2, 1, 3)), ap(Attention(0.5), q, k, v)))
+    y = ap(Reshape((batch, 6, 8)), ap(Transpose((0, 2, 1, 3)), ap(Attention(0.5), q, k, v)))
     plan = run(graph([x], ap(MatMul(), y, weights(8, 8))))
-    # q, k, v, scores, softmax, product, output, and the packing of k and v
-    assert len(plan.steps) == 9, [s.kernel for s in plan.steps]
+    assert len(plan.steps) == 5, [s.kernel for s in plan.steps]  # q, k, v, attention, output
+
+
+def test_attention_reads_parts_of_one_product() -> None:
+    """q, k and v side by side, the way merged projections leave them."""
+    x = tensor(2, 5, 24)
+    parts = (ap(Slice((0, 0, 8 * i), (2, 5, 8), (1, 1, 1)), x) for i in range(3))
+    q, k, v = (ap(Transpose((0, 2, 1, 3)), ap(Reshape((2, 5, 2, 4)), p)) for p in parts)
+    y = ap(Reshape((2, 5, 8)), ap(Transpose((0, 2, 1, 3)), ap(Attention(0.5), q, k, v)))
+    plan = run(graph([x], ap(MatMul(), y, weights(8, 8))))
+    assert len(plan.steps) == 2, [s.kernel for s in plan.steps]
+
+
+def test_attention_of_one_query_joins_the_heads_that_share_keys() -> None:
+    q, k, v = tensor(2, 6, 1, 4), tensor(2, 2, 9, 4), tensor(2, 2, 9, 4)
+    plan = run(graph([q, k, v], ap(Attention(0.5, True), q, k, v)))
+    (step,) = plan.steps
+    assert (step.kernel.heads, step.kernel.rows, step.kernel.causal) == (2, 3, False)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (4, 1, 6), (2, 1, 5, 6), (2, 4, 5, 1), (1, 1, 1, 6)])
+def test_attention_masks(shape: tuple[int, ...]) -> None:
+    q, k, v, m = tensor(2, 4, 5, 3), tensor(2, 4, 6, 3), tensor(2, 4, 6, 2), tensor(*shape)
+    run(graph([q, k, v, m], ap(Attention(0.5), q, k, v, m)))
+    run(graph([q, k, v], ap(Attention(0.5), q, k, v, const(rng.standard_normal(shape).astype(np.float32)))))
+
+
+def test_attention_of_other_element_types_stores_scores() -> None:
+    q = tensor(1, 2, 5, 4, dtype=DType.F64)
+    assert len(run(graph([q], ap(Attention(0.5), q, q, q))).steps) > 1
 
 
 def test_concat_of_convolutions() -> None:

@@ -1,0 +1,76 @@
+"""Choices of CPU attention: queries in lanes of a strip, register tiles of both products, keys per block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import CodegenError
+from ...ir import Dim, DType, ceildiv
+from ..kernel import AttentionKernel
+from .target import CpuTarget
+
+_BLOCK_BYTES = 3 << 13  # of scores: with a block of v and the queries of a strip in the first-level cache, nearly
+_TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
+_TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
+_TALL_128 = {2: 4, 1: 8}
+
+
+@dataclass(frozen=True, slots=True)
+class ValueTile:
+    """`count` products of `rows` queries by `vectors` vectors of v; `masked`: the last vector is partly outside."""
+
+    rows: int
+    vectors: int
+    masked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSchedule:
+    """Strips of `lanes` × width queries. T = ⌈rows/lanes⌉ vectors are dealt to as few strips as can be, evenly, so that
+    widths differ by at most 1; `widths` are those that occur, ascending.
+
+    tall[width]: keys per register tile of k·qᵀ. block: keys of a block, whose scores
+    are kept in cache, at most `most_keys`. values: chunks of v's columns.
+    """
+
+    lanes: int
+    most: int
+    widths: tuple[int, ...]
+    tall: tuple[int, ...]
+    most_keys: int
+    block: int
+    values: tuple[ValueTile, ...]
+    strips: Dim
+
+
+def schedule_attention(kernel: AttentionKernel, target: CpuTarget) -> AttentionSchedule:
+    """Raises CodegenError for element types other than float32."""
+    if any(o.dtype is not DType.F32 for o in kernel.operands):
+        raise CodegenError("attention of " + ", ".join(o.dtype.value for o in kernel.operands), expected="f32")
+    lanes = target.lanes(4)
+    tall = _TALL if target.vector_bits >= 512 or not target.is_x86 else _TALL_16 if target.vector_bits >= 256 else _TALL_128
+    most = max(tall)
+    widths: tuple[int, ...] = tuple(range(1, most + 1))
+    if isinstance(kernel.rows, int):
+        vectors = max(1, -(-kernel.rows // lanes))
+        least = -(-vectors // most)
+        widths = tuple(sorted({vectors // least, -(-vectors // least)}))
+    most_keys = _BLOCK_BYTES // (4 * lanes * widths[-1])
+    block = most_keys
+    if isinstance(kernel.keys, int):
+        block = -(-kernel.keys // max(1, -(-kernel.keys // most_keys)))
+    columns = -(-kernel.value_size // lanes)
+    chunks = -(-columns // most)
+    sizes = [columns // chunks + (c < columns % chunks) for c in range(chunks)]
+    tail = kernel.value_size % lanes != 0
+    values = tuple(
+        ValueTile(_rows(kernel.rows, lanes, widths, tall[n]), n, tail and c == chunks - 1) for c, n in enumerate(sizes)
+    )  # fmt: skip
+    count = ceildiv(kernel.rows, lanes * most)
+    return AttentionSchedule(lanes, most, widths, tuple(tall[w] for w in widths), most_keys, max(1, block), values, count)
+
+
+def _rows(rows: Dim, lanes: int, widths: tuple[int, ...], tall: int) -> int:
+    """The height that wastes least of the strips; of equal ones the tallest."""
+    strips = [min(rows, lanes * w) if isinstance(rows, int) and len(widths) == 1 and rows <= lanes * w else lanes * w for w in widths]
+    return min(range(max(1, tall // 2), tall + 1), key=lambda h: (sum(-(-n // h) * h for n in strips) / sum(strips), -h))

@@ -1,0 +1,85 @@
+"""What attention becomes before lowering: one op with a kernel, or, for other element types, two products and a softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir import DType, Node, Op, TensorType, Value, const, lower
+from ...ir.ops import Add, Attention, Iota, LessEqual, MatMul, Mul, Reshape, Softmax, Transpose, Where
+from ...ir.ops import DimTensor as Dims
+from .apply import apply
+
+
+@dataclass(frozen=True)
+class SafeSoftmax(Softmax):
+    """A row of −∞ only gives zeros, not NaN: no key is visible."""
+
+
+@dataclass(frozen=True)
+class BlockedAttention(Op):
+    """Attention as `AttentionKernel` computes it: float32, head sizes known, the mask transposed to [B|1, H|1, L|1, S|1]."""
+
+    scale: float
+    causal: bool
+
+    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        return Attention(self.scale, self.causal).infer(types[:3])
+
+
+def decompose_attention(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...]) -> Value:
+    """The result of attention by ops that have kernels."""
+    one = _blocked(op, ins, loc)
+    return _scores(op, ins, loc) if one is None else one
+
+
+def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...]) -> Value | None:
+    """The op as one kernel, or None where there is none for it."""
+    q, k, v, *masks = ins
+    heads, kv_heads = q.shape[1], k.shape[1]
+    if q.dtype is not DType.F32 or not all(isinstance(d, int) and d > 0 for d in (q.shape[3], v.shape[3])):
+        return None
+    if heads != kv_heads and not (isinstance(heads, int) and isinstance(kv_heads, int)):
+        return None
+    if k.shape[0] != v.shape[0] or kv_heads != v.shape[1] or kv_heads == 0:
+        return None
+    return Node.make(BlockedAttention(op.scale, op.causal), (q, k, v, *(_transposed(m, loc) for m in masks)), loc).out
+
+
+def _transposed(mask: Value, loc: tuple[str, ...]) -> Value:
+    """[…, S, L] -> [B, H, L, S]."""
+    shape = (*(1,) * (4 - len(mask.shape)), *mask.shape)
+    if shape != mask.shape:
+        mask = apply(Reshape(shape), loc, mask)
+    if 1 in shape[2:]:
+        return apply(Reshape((*shape[:2], shape[3], shape[2])), loc, mask)
+    return apply(Transpose((0, 1, 3, 2)), loc, mask)
+
+
+def _scores(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...]) -> Value:
+    """Scores stored: for element types that the attention kernel lacks."""
+    q, k, v = ins[:3]
+    batch, heads, rows, size = q.shape
+    kv_heads, columns = k.shape[1], k.shape[2]
+    grouped = isinstance(heads, int) and isinstance(kv_heads, int) and heads != kv_heads
+    if grouped:  # the query heads that share a key head become rows of one product
+        q = apply(Reshape((batch, kv_heads, heads // kv_heads * rows, size)), loc, q)
+    s = apply(MatMul(), loc, q, apply(Transpose((0, 1, 3, 2)), loc, k))
+    s = apply(Mul(), loc, s, const(op.scale, s.dtype, loc))
+    if grouped:
+        s = apply(Reshape((s.shape[0], heads, rows, columns)), loc, s)
+    if len(ins) == 4:
+        s = apply(Add(), loc, s, ins[3])
+    if op.causal:
+        first = apply(Reshape((rows, 1)), loc, apply(Iota(rows), loc))
+        last = apply(Add(), loc, first, apply(Dims((columns - rows,), ()), loc))
+        seen = apply(LessEqual(), loc, apply(Iota(columns), loc), last)
+        s = apply(Where(), loc, seen, s, const(-np.inf, s.dtype, loc))
+    sees_all = len(ins) == 3 and (not op.causal or lower(columns - rows) >= 0)
+    p = apply(Softmax(3) if sees_all else SafeSoftmax(3), loc, s)
+    if grouped:
+        p = apply(Reshape((p.shape[0], kv_heads, heads // kv_heads * rows, columns)), loc, p)  # type: ignore[operator]
+    y = apply(MatMul(), loc, p, v)
+    return apply(Reshape((y.shape[0], heads, rows, v.shape[3])), loc, y) if grouped else y

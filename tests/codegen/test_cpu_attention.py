@@ -1,0 +1,149 @@
+"""Attention on the CPU against the kernel interpreter: odd sizes, tails, masks, grouped heads, strides, symbolic sizes, targets."""
+
+import ctypes
+import itertools
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from mlc.codegen.cpu.attention import emit_attention
+from mlc.codegen.cpu.attention_schedule import schedule_attention
+from mlc.codegen.cpu.compile import compile_ir
+from mlc.codegen.cpu.target import host, missing_features, parse
+from mlc.codegen.interpret import run_kernel
+from mlc.codegen.kernel import AttentionKernel, Operand
+from mlc.errors import CodegenError
+from mlc.ir import DType, evaluate, sym
+
+F = DType.F32
+PAD = 64  # guard elements behind the result
+TARGETS = [t for t in ("cpu", "cpu:x86-64-v3", "cpu:x86-64-v2") if not missing_features(parse(t).triple, parse(t).features)]
+_ENGINES = {}
+
+
+def execute(kernel, buffers, target="cpu", bindings=None, parts=1):
+    """Run all units, in `parts` calls in reverse order (units must not depend on each other)."""
+    t = parse(target)
+    e = emit_attention(kernel, t)
+    key = e.symbol, target
+    if key not in _ENGINES:
+        host()
+        machine = llvm.Target.from_triple(t.triple).create_target_machine(cpu=t.cpu, features=t.llvm_features, jit=True)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(compile_ir(e.ir_text, t)))
+        engine.finalize_object()
+        signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)
+        _ENGINES[key] = engine, signature(engine.get_function_address(e.symbol))
+    bindings = bindings or {}
+    dims = (ctypes.c_int64 * len(e.dims))(*[evaluate(d, bindings) for d in e.dims])
+    pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
+    cuts = np.linspace(0, evaluate(e.units, bindings), parts + 1).astype(int)
+    for lo, hi in reversed(list(itertools.pairwise(cuts))):
+        _ENGINES[key][1](pointers, dims, int(lo), int(hi))
+
+
+def make(b, h, s, l, d, dv, *, group=1, scale=0.3, causal=False, mask=None, merged=True, symbols=None, seed=0):
+    """(kernel, buffers): rows of all heads side by side if `merged`, else a matrix per head. `mask`: (array, its strides)."""
+    r = np.random.default_rng(seed)
+    kv = h // group
+
+    def strides(heads, rows, size):
+        return (rows * heads * size, size, heads * size) if merged else (heads * rows * size, rows * size, size)
+
+    q, k, v = (r.standard_normal(n, dtype=np.float32) for n in (b * h * s * d, b * kv * l * d, b * kv * l * dv))
+    out = np.full(b * h * s * dv + PAD, 7, np.float32)
+    buffers = [q, k, v, *([] if mask is None else [mask[0]]), out]
+    operands = tuple(Operand(F, x.size, x is out) for x in buffers)
+    sb, ss, sl = symbols or (b, s, l)
+    kernel = AttentionKernel(
+        sb, h, group, ss, sl, d, dv, scale, causal, operands, strides(h, ss, d), strides(kv, sl, d), strides(kv, sl, dv),
+        strides(h, ss, dv), None if mask is None else mask[1],
+    )  # fmt: skip
+    return kernel, buffers
+
+
+def check(kernel, buffers, target="cpu", bindings=None, parts=1, tolerance=2e-6):
+    want = [x.copy() for x in buffers]
+    run_kernel(kernel, want, bindings)
+    execute(kernel, buffers, target, bindings, parts)
+    got, want = buffers[-1].astype(np.float64), want[-1].astype(np.float64)
+    assert (got[-PAD:] == 7).all(), "wrote past the end"
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    fine = ~np.isnan(want)
+    assert np.linalg.norm((got - want)[fine]) <= tolerance * max(np.linalg.norm(want[fine]), 1e-30)
+
+
+SHAPES = [(1, 1, 1, 1, 1), (2, 3, 17, 5, 4), (1, 2, 49, 49, 32), (1, 1, 64, 64, 64), (1, 2, 128, 70, 64), (1, 1, 197, 197, 40),
+          (1, 1, 1, 300, 80), (2, 1, 7, 513, 16), (1, 1, 33, 129, 100)]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_shapes(shape, target):
+    b, h, s, l, d = shape
+    for merged, causal in ((True, False), (False, True)):
+        check(*make(b, h, s, l, d, d, merged=merged, causal=causal), target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dv", [1, 8, 31, 72, 130])
+def test_value_sizes_of_their_own(dv, target):
+    check(*make(1, 2, 21, 40, 12, dv), target, parts=3)
+
+
+@pytest.mark.parametrize("group", [2, 4])
+@pytest.mark.parametrize("causal", [False, True])
+def test_grouped_heads(group, causal):
+    check(*make(2, 4, 19, 23, 8, 8, group=group, causal=causal), parts=4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 1), (2, 1, 5), (2, 3, 5)])
+@pytest.mark.parametrize("target", TARGETS)
+def test_masks(shape, target):
+    """[B or 1, H or 1, L, S or 1], with hidden keys, hidden rows, and the lowest finite number as some exporters write it."""
+    b, h, s, l = 2, 3, 5, 150
+    mb, mh, ms = shape
+    m = np.random.default_rng(1).standard_normal((mb, mh, l, ms)).astype(np.float32)
+    m[:, :, ::3] = -np.inf
+    m[0, 0, :, 0] = -np.inf
+    m[-1, -1, :, -1] = np.finfo(np.float32).min
+    steps = [0 if n == 1 else x // 4 for n, x in zip(m.shape, m.strides, strict=True)]
+    steps[2] = ms
+    check(*make(b, h, s, l, 16, 16, mask=(m.reshape(-1), tuple(steps))), target)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_symbolic_sizes(causal):
+    symbols = sym("B", 1, 9), sym("S", 1, 999), sym("L", 0, 999)
+    for b, s, l in ((1, 1, 1), (2, 17, 40), (1, 64, 0), (1, 70, 300), (3, 100, 20), (0, 4, 4)):
+        kernel, buffers = make(b, 2, s, l, 20, 24, causal=causal, symbols=symbols)
+        check(kernel, buffers, bindings={"B": b, "S": s, "L": l}, parts=2)
+
+
+def test_not_a_number_spreads_over_its_row_only():
+    kernel, buffers = make(1, 1, 20, 200, 8, 8, merged=False)
+    buffers[0][3 * 8] = np.nan
+    check(kernel, buffers)
+    assert np.isnan(buffers[-1]).sum() == 8
+
+
+def test_great_scores_do_not_overflow():
+    check(*make(1, 1, 30, 400, 64, 16, scale=40.0), tolerance=2e-5)
+
+
+def test_equal_sizes_share_code_and_others_too():
+    t = parse("cpu")
+    a, b = (emit_attention(make(1, h, s, s, 64, 64)[0], t) for h, s in ((2, 128), (12, 256)))
+    assert a.symbol == b.symbol and a.dims != b.dims
+
+
+def test_strips_are_dealt_evenly():
+    s = schedule_attention(make(1, 1, 197, 197, 64, 64)[0], parse("cpu:x86-64-v4"))
+    assert (s.widths, s.strips, s.block) == ((3, 4), 4, 66)
+
+
+def test_other_dtypes_are_refused():
+    kernel, _ = make(1, 1, 2, 2, 4, 4)
+    half = tuple(Operand(DType.F16, o.numel, o.written) for o in kernel.operands)
+    with pytest.raises(CodegenError, match="f16"):
+        emit_attention(AttentionKernel(*[half if n == "operands" else getattr(kernel, n) for n in kernel.__slots__]), parse("cpu"))
