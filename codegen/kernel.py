@@ -220,9 +220,10 @@ Kernel = LoopKernel | ContractKernel | WinogradKernel | RecurrentKernel | Attent
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A piece of memory of the plan. kind: "input", "output", "const", "arena", or "alias" of another buffer.
+    """A piece of memory of the plan. kind: "input", "output", "const", "arena", "given", or "alias" of another buffer.
 
-    `index` is the input/output position. An alias shares the memory of `of`, shifted by `shift` elements (same dtype).
+    `index` is the input/output position. What "given" buffers hold, and how large they are, a `Carry` decides when the
+    program runs. An alias shares the memory of `of`, shifted by `shift` elements (same dtype).
     """
 
     kind: str
@@ -266,7 +267,28 @@ class Repeat:
     loc: tuple[str, ...] = ()
 
 
-PlanStep = Step | Branch | Repeat
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Read sizes that were computed: (symbol, I64 buffer, element). Buffers whose shapes depend on them exist from here on."""
+
+    sizes: tuple[tuple[str, int, int], ...]
+    loc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """Buffer `target` (of kind "given") becomes what `source` is: of a size that is known at this moment only.
+
+    `move`: the source is not read any more, and need not be copied.
+    """
+
+    source: int
+    target: int
+    move: bool
+    loc: tuple[str, ...] = ()
+
+
+PlanStep = Step | Branch | Repeat | Bind | Carry
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ import numpy as np
 from .. import __version__
 from ..codegen.cpu.emitted import Emitted
 from ..codegen.cpu.target import CpuTarget
-from ..codegen.kernel import Branch, Buffer, Plan, PlanStep, Repeat, Step
+from ..codegen.kernel import Bind, Branch, Buffer, Carry, Plan, PlanStep, Repeat, Step
 from ..errors import CodegenError
-from ..ir import Dim, dim_max, floordiv, prod
+from ..ir import Dim, dim_max, floordiv, prod, symbols_of
 from ..ir.dims import Expr, Sym
 from ..runtime import artifact, memory
 from ..runtime.address import address
 from ..runtime.artifact import Parts
 from ..runtime.dimexpr import DimExpr
-from ..runtime.manifest import CALL, CLEAR, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL
+from ..runtime.manifest import CALL, CLEAR, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
 from ..runtime.native import native
 from ..runtime.objects import join
 
@@ -50,6 +50,7 @@ def assemble(
     code = _Linker(plan, emitted, roots, dims)
     code.emit(plan.steps)
     ranges = code.live
+    known = symbols_of(d for b in plan.buffers if b.kind == "input" for d in b.shape) | code.bound
     weights, spans = _pack(plan)
     buffers = []
     for i, b in enumerate(plan.buffers):
@@ -59,9 +60,9 @@ def assemble(
             buffers.append({"kind": "const", "offset": spans[i][0], "size": spans[i][1]})
         elif b.kind == "alias":
             buffers.append({"kind": "alias", "bytes": size, "of": root, "shift": dims.slot(shift * b.dtype.itemsize)})
-        elif b.kind == "arena":
+        elif b.kind in ("arena", "given"):
             first, last = ranges.get(i, (0, 0))
-            buffers.append({"kind": "arena", "bytes": size, "first": first, "last": last})
+            buffers.append({"kind": b.kind, "bytes": size, "first": first, "last": last})
         else:
             buffers.append({"kind": b.kind, "bytes": size, "index": b.index})
     unused = {i for i, b in enumerate(plan.buffers) if b.kind == "arena" and i not in ranges}
@@ -78,10 +79,14 @@ def assemble(
         "program": code.words,
         "steps": code.steps,
         "sizes": sizes,
-        "equal": [[dims.slot(a), dims.slot(b)] for a, b in equal],
+        "equal": [[dims.slot(a), dims.slot(b)] for a, b in equal if symbols_of((a, b)) <= known],
         "dims": dims.exprs,
     }
-    manifest["symbols"] = dims.symbols(d for b in plan.buffers for d in b.shape)
+    symbols = dims.symbols(d for b in plan.buffers for d in b.shape)
+    manifest["symbols"] = [{"name": s.name, "lo": max(0, s.lo), "hi": min(2**62, s.hi)} for s in symbols if s.name not in code.bound]
+    if code.handlers:
+        bounds = {s.name: (max(-(2**62), s.lo), min(2**62, s.hi)) for s in symbols}
+        manifest["handlers"] = [code.handler(h, bounds) for h in code.handlers]
     if not manifest["symbols"]:
         manifest["layout"] = _layout(buffers, dims)
     return artifact.make(manifest, join([(s, objects[s]) for s in code.functions]), weights)
@@ -125,7 +130,7 @@ class _Dims:
             self.exprs.append(dim_expr(dim))
         return self._slots[dim]
 
-    def symbols(self, more: Iterable[Dim]) -> list[dict[str, Any]]:
+    def symbols(self, more: Iterable[Dim]) -> list[Sym]:
         found: dict[str, Sym] = {}
         stack: list[Dim] = [*self._slots, *more]
         while stack:
@@ -136,7 +141,7 @@ class _Dims:
                         found[f.name] = f
                     else:
                         stack.extend(f.args)
-        return [{"name": n, "lo": max(0, found[n].lo), "hi": min(2**62, found[n].hi)} for n in sorted(found)]
+        return [found[n] for n in sorted(found)]
 
 
 @dataclass
@@ -154,6 +159,8 @@ class _Linker:
         self.steps: list[dict[str, Any]] = []
         self.live: dict[int, tuple[int, int]] = {}
         self._loops: list[tuple[int, int]] = []  # (start, end) words
+        self.handlers: list[Bind | Carry] = []
+        self.bound: set[str] = set()  # symbols that handlers bind
 
     def emit(self, steps: tuple[PlanStep, ...]) -> None:
         """All steps, without recursion: the stack holds steps and what closes a branch or loop."""
@@ -194,6 +201,8 @@ class _Linker:
                         exits.append(len(self.words) - 1)
                     touched += [(start, self.roots[b][0]) for b in (item.counter, item.trips, item.cond) if b >= 0]
                     stack += [_Patch(exits), _End(start, item.counter), *reversed(item.body)]
+                case Bind() | Carry():
+                    touched += [(len(self.words), self.roots[b][0]) for b in self._yield(item)]
                 case _End():
                     self._loops.append((item.start, len(self.words)))
                     self.words += [INCREMENT, item.counter, JUMP, item.start]
@@ -217,6 +226,21 @@ class _Linker:
         slots = [self.dims.slot(d) for d in code.dims]
         self.words += [op, fn, len(step.buffers), len(slots), self.dims.slot(code.units), self.dims.slot(grain)]
         self.words += [*step.buffers, *slots]
+
+    def _yield(self, item: Bind | Carry) -> list[int]:
+        """The instruction; returns the buffers that its handler touches."""
+        self.words += [YIELD, len(self.handlers)]
+        self.handlers.append(item)
+        if isinstance(item, Carry):
+            return [item.source, item.target]
+        self.bound |= {symbol for symbol, _, _ in item.sizes}
+        return [buffer for _, buffer, _ in item.sizes]
+
+    def handler(self, item: Bind | Carry, bounds: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+        """The handler in the manifest; `bounds` of symbols."""
+        if isinstance(item, Carry):
+            return {"kind": "carry", "source": item.source, "target": item.target, "move": item.move}
+        return {"kind": "bind", "sizes": [[s, buffer, index, *bounds.get(s, (0, 2**62))] for s, buffer, index in item.sizes]}
 
     def _ranges(self, touched: list[tuple[int, int]]) -> None:
         """First and last touch; what a loop touches lives through all of it, since iterations hand values on."""
@@ -311,7 +335,7 @@ def _tensors(buffers: Sequence[Buffer], kind: str, names: tuple[str, ...]) -> li
 
 
 def _layout(buffers: list[dict[str, Any]], dims: _Dims) -> dict[str, Any]:
-    arena = [i for i, b in enumerate(buffers) if b["kind"] == "arena"]
+    arena = [i for i, b in enumerate(buffers) if b["kind"] == "arena" and isinstance(dims.exprs[b["bytes"]], int)]
     ranges = [memory.Range(_static(dims.exprs[buffers[i]["bytes"]]), buffers[i]["first"], buffers[i]["last"]) for i in arena]
     layout = memory.plan(ranges, effort=20_000)
     offsets = [0] * len(buffers)

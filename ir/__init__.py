@@ -21,14 +21,14 @@ from .dims import (
     upper,
 )
 from .dtypes import DType
-from .graph import Const, Graph, Input, Node, Value, const
+from .graph import Const, Graph, Input, Node, RunTimeSize, Value, const
 from .op import Elementwise, Op, Trait, broadcast
 from .scalar import COMPARISONS, NUMPY, SCALAR_FNS, S, ScalarOps
 from .types import TensorType
 
 __all__ = [
     "COMPARISONS", "NUMPY", "SCALAR_FNS", "Const", "DType", "Dim", "Elementwise", "Expr", "Graph", "Input", "Node",
-    "Op", "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "bind", "broadcast", "ceildiv", "const",
+    "Op", "RunTimeSize", "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "bind", "broadcast", "ceildiv", "const",
     "dim_max", "dim_min", "evaluate", "floordiv", "is_static", "lower", "mod", "prod", "sizes_of", "substitute", "sym",
     "symbols_of", "upper",
 ]  # fmt: skip

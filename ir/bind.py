@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import VerifyError
 from .dims import Dim, Expr, evaluate, substitute, symbols_of
-from .graph import Const, Graph, Node, Value
+from .graph import Const, Graph, Node, RunTimeSize, Value
 from .op import Op
 from .types import TensorType
 
@@ -23,7 +23,9 @@ def bind(graph: Graph, sizes: Mapping[str, Dim]) -> Graph:
         bound = Node.make(_bind_op(node.op, sizes), tuple(new[v] for v in node.inputs), node.loc)
         new.update(zip(node.outputs, bound.outputs, strict=True))
     equal = tuple((a, b) for a, b in ((substitute(a, sizes), substitute(b, sizes)) for a, b in graph.equal) if a != b)
-    return replace(graph, inputs=tuple(new[v] for v in graph.inputs), outputs=tuple(new[v] for v in graph.outputs), equal=equal)
+    open_ = tuple(RunTimeSize(s.symbol, new[s.value], s.index) for s in graph.bound if s.symbol not in sizes)
+    outputs = tuple(new[v] for v in graph.outputs)
+    return replace(graph, inputs=tuple(new[v] for v in graph.inputs), outputs=outputs, equal=equal, sizes=open_)
 
 
 def sizes_of(graph: Graph, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
@@ -51,9 +53,15 @@ def _bind_op(op: Op, sizes: Mapping[str, Dim]) -> Op:
         if isinstance(old, Graph):
             changed[f.name] = bind(old, sizes)
         elif isinstance(old, TensorType):
-            changed[f.name] = TensorType(old.dtype, tuple(substitute(d, sizes) for d in old.shape))
+            changed[f.name] = _bind_type(old, sizes)
+        elif isinstance(old, tuple) and any(isinstance(x, TensorType) for x in old):
+            changed[f.name] = tuple(_bind_type(x, sizes) if isinstance(x, TensorType) else x for x in old)
         elif isinstance(old, Expr):
             changed[f.name] = substitute(old, sizes)
         elif isinstance(old, tuple) and any(isinstance(x, Expr) for x in old):
             changed[f.name] = tuple(substitute(x, sizes) if isinstance(x, Expr) else x for x in old)
     return replace(op, **changed) if changed else op
+
+
+def _bind_type(t: TensorType, sizes: Mapping[str, Dim]) -> TensorType:
+    return TensorType(t.dtype, tuple(substitute(d, sizes) for d in t.shape))

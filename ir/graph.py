@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..errors import VerifyError
-from .dims import Dim
+from .dims import Dim, Expr, symbols_of
 from .dtypes import DType
 from .op import Op, Trait
 from .types import TensorType
@@ -117,11 +117,22 @@ class Const(Op):
         return f"const #{self.digest[:12]}"
 
 
+@dataclass(frozen=True, slots=True)
+class RunTimeSize:
+    """What a symbol is that no input shape gives: element `index` (row-major) of an I64 value, read when the model runs."""
+
+    symbol: str
+    value: Value
+    index: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """inputs are values of `Input` nodes, in order; outputs any values. Names live here, not on values.
 
     `equal` are pairs of dims that have to agree for the model to be legal; they are checked when sizes are bound.
+    `sizes` say where symbols of data-dependent dims come from. A node that mentions such a symbol comes after the value, and
+    the value is computed when some node mentions the symbol, even if nothing else reads it.
     """
 
     inputs: tuple[Value, ...]
@@ -130,10 +141,28 @@ class Graph:
     output_names: tuple[str, ...]
     name: str = "main"
     equal: tuple[tuple[Dim, Dim], ...] = ()
+    sizes: tuple[RunTimeSize, ...] = ()
+
+    @cached_property
+    def bound(self) -> tuple[RunTimeSize, ...]:
+        """The `sizes` whose symbols some node mentions."""
+        mentioned = {s for node in self.nodes for s in symbols_in(node)} if self.sizes else set()
+        return tuple(s for s in self.sizes if s.symbol in mentioned)
+
+    @cached_property
+    def kept(self) -> frozenset[Value]:
+        """Values that are wanted whoever else reads them: outputs, and those that give sizes."""
+        return frozenset(self.outputs) | {s.value for s in self.bound}
+
+    def mapped(self, new: Callable[[Value], Value]) -> Graph:
+        """The same graph with other values in the place of its outputs and of those that give sizes."""
+        return replace(self, outputs=tuple(map(new, self.outputs)), sizes=tuple(replace(s, value=new(s.value)) for s in self.bound))
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """All nodes that the outputs need, inputs first, in a deterministic topological order (no recursion)."""
+        if self.sizes:
+            return self._nodes_after_sizes()
         order: dict[Node, None] = {v.node: None for v in self.inputs}
         stack: list[tuple[Node, int]] = [(v.node, 0) for v in reversed(self.outputs)]
         while stack:
@@ -147,6 +176,38 @@ class Graph:
             else:
                 stack.append((node, i + 1))
                 stack.append((node.inputs[i].node, 0))
+        return tuple(order)
+
+    def _nodes_after_sizes(self) -> tuple[Node, ...]:
+        given = {s.symbol: s.value.node for s in self.sizes}
+        order: dict[Node, None] = {v.node: None for v in self.inputs}
+        before: dict[Node, tuple[Node, ...]] = {}
+        open_: set[Node] = set()
+
+        def needs(node: Node) -> tuple[Node, ...]:
+            if node not in before:
+                implied = (given[s] for s in sorted(symbols_in(node) & given.keys()))
+                before[node] = (*(v.node for v in node.inputs), *implied)
+            return before[node]
+
+        stack: list[tuple[Node, int]] = [(v.node, 0) for v in reversed(self.outputs)]
+        stack += [(n, 0) for v in self.inputs for n in needs(v.node)]
+        while stack:
+            node, i = stack.pop()
+            if node in order:
+                continue
+            if i == 0 and node in open_:
+                raise VerifyError(f"{node.op.name} computes a size that it depends on itself", loc=" + ".join(node.loc))
+            open_.add(node)
+            wanted = needs(node)
+            while i < len(wanted) and wanted[i] in order:
+                i += 1
+            if i == len(wanted):
+                order[node] = None
+                open_.discard(node)
+            else:
+                stack.append((node, i + 1))
+                stack.append((wanted[i], 0))
         return tuple(order)
 
     @cached_property
@@ -178,7 +239,8 @@ class Graph:
             new.update(zip(node.outputs, got, strict=True))
         if not changed:
             return self
-        return replace(self, inputs=tuple(new.get(v, v) for v in self.inputs), outputs=tuple(new.get(v, v) for v in self.outputs))
+        inputs = tuple(new.get(v, v) for v in self.inputs)
+        return replace(self.mapped(lambda v: new.get(v, v)), inputs=inputs)
 
     def evaluate(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
         """Run every node's `reference` (static shapes only): the slow oracle."""
@@ -187,6 +249,29 @@ class Graph:
             if not isinstance(node.op, Input):
                 env.update(zip(node.outputs, node.op.reference(*(env[v] for v in node.inputs)), strict=True))
         return tuple(env[v] for v in self.outputs)
+
+
+def symbols_in(node: Node) -> frozenset[str]:
+    """Symbols that the types or fields of a node mention, nested graphs included (not those that such a graph binds itself)."""
+    found: set[str] = set()
+    for t in node.types:
+        found |= symbols_of(t.shape)
+    if not isinstance(node.op, (Const, Input)):
+        for f in fields(node.op):
+            found |= _mentioned(getattr(node.op, f.name))
+    return frozenset(found)
+
+
+def _mentioned(attribute: object) -> set[str]:
+    if isinstance(attribute, Expr):
+        return set(attribute.symbols)
+    if isinstance(attribute, tuple):
+        return {s for x in attribute for s in _mentioned(x)}
+    if isinstance(attribute, TensorType):
+        return symbols_of(attribute.shape)
+    if isinstance(attribute, Graph):
+        return {s for n in attribute.nodes for s in symbols_in(n)} - {s.symbol for s in attribute.sizes}
+    return set()
 
 
 def const(data: object, dtype: DType | None = None, loc: tuple[str, ...] = ()) -> Value:

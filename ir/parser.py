@@ -14,7 +14,7 @@ from ..errors import VerifyError
 from . import ops as _ops
 from .dims import Dim, Sym, dim_max, dim_min, floordiv, sym
 from .dtypes import DType
-from .graph import Const, Graph, Input, Node, Value
+from .graph import Const, Graph, Input, Node, RunTimeSize, Value
 from .op import Op
 from .printer import DIGEST_LENGTH
 from .types import TensorType
@@ -146,15 +146,23 @@ class _Parser:
             self.mark("..")
             self.take("int")
         self.mark("{")
-        while not self.peek("return") and not self.peek("}"):
+        while not self.peek("return") and not self.peek("size") and not self.peek("}"):
             self.statement(env)
+        sizes = []
+        while self.skip("size"):
+            symbol = self.symbol_name()
+            self.mark("=")
+            value = self.operand(env)
+            self.mark("[")
+            sizes.append(RunTimeSize(symbol, value, int(self.take("int"))))
+            self.mark("]")
         outputs, output_names = [], []
         while self.skip("return"):
             output_names.append(self.name())
             self.mark("=")
             outputs.append(self.operand(env))
         self.mark("}")
-        return Graph(tuple(inputs), tuple(outputs), tuple(input_names), tuple(output_names), title)
+        return Graph(tuple(inputs), tuple(outputs), tuple(input_names), tuple(output_names), title, sizes=tuple(sizes))
 
     def statement(self, env: dict[str, Value]) -> None:
         line = self.tokens[self.at][2]

@@ -3,9 +3,11 @@
     graph mlp(%x: f32[B, 768]) where B in 1..512 {
       %0 = const : f32[768, 3072] #a41f09c2d4e6
       %1 = matmul %x, %0 : f32[B, 3072]  ; "/fc1/MatMul"
+      size n = %7[0]
       return y = %1
     }
 
+A size line says which element of a value a symbol stands for that no input shape gives.
 Constants print as digests, except small ones (at most 8 finite numbers), which print in full.
 """
 
@@ -26,7 +28,7 @@ from .graph import Const, Graph, Input, Node, Value
 from .op import Op
 from .types import TensorType
 
-RESERVED = frozenset({"true", "false", "none", "inf", "nan", "floordiv", "min", "max", "graph", "return", "where", "in"})
+RESERVED = frozenset({"true", "false", "none", "inf", "nan", "floordiv", "min", "max", "graph", "return", "size", "where", "in"})
 DIGEST_LENGTH = 12
 INLINE_LIMIT = 8
 _IDENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
@@ -72,6 +74,7 @@ class _Printer:
                 names.update({Value(node, i): f"{base}#{i}" for i in range(len(node.types))})
                 base += f":{len(node.types)}"
             lines.append(f"{indent}  {base} = {self.node(node, names, indent)}")
+        lines += [f"{indent}  size {_symbol(s.symbol)} = {names[s.value]}[{s.index}]" for s in graph.bound]
         for line_value, name in zip(graph.outputs, graph.output_names, strict=True):
             lines.append(f"{indent}  return {_name(name)} = {names[line_value]}")
         params = ", ".join(f"{names[v]}: {self.type(v.type)}{_loc(v.node.loc)}" for v in graph.inputs)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 from ..errors import VerifyError
+from .dtypes import DType
 from .graph import Graph, Input, Node, Value
 
 
@@ -31,6 +32,17 @@ def _inputs(graph: Graph) -> Iterator[VerifyError]:
     for node in graph.nodes:
         if isinstance(node.op, Input) and node.out not in seen:
             yield VerifyError("a value from outside the graph is used", expected="an input of the graph", loc=_loc(node))
+
+
+def _sizes(graph: Graph) -> Iterator[VerifyError]:
+    seen: set[str] = set()
+    for s in graph.sizes:
+        t = s.value.type
+        if s.symbol in seen:
+            yield VerifyError(f"symbol {s.symbol} is given twice", expected="one value for a size")
+        seen.add(s.symbol)
+        if t.dtype is not DType.I64 or not isinstance(t.numel, int) or not 0 <= s.index < t.numel:
+            yield VerifyError(f"size {s.symbol} is element {s.index} of {t}", expected="an element of an i64 tensor of known shape")
 
 
 def _order(graph: Graph) -> Iterator[VerifyError]:
@@ -77,6 +89,7 @@ GRAPH_SPEC: tuple[tuple[str, Callable[[Graph], Iterator[VerifyError]]], ...] = (
     ("inputs and outputs have unique names", _names),
     ("inputs are distinct Input nodes, and nothing else comes from outside", _inputs),
     ("values are computed before they are read", _order),
+    ("sizes come from elements of i64 tensors", _sizes),
     ("types are what `infer` says", _types),
     ("subgraphs obey the same rules", _subgraphs),
 )

@@ -147,7 +147,7 @@ class _Sweep:
         for node in graph.nodes:
             for v in node.inputs:
                 self.users.setdefault(v, Counter())[node] += 1
-        for v in graph.outputs:
+        for v in (*graph.outputs, *(s.value for s in graph.bound)):
             self.users.setdefault(v, Counter())[None] += 1  # None: read by the outside
         self.budget = 20 * len(graph.nodes) + 1000
 
@@ -161,7 +161,7 @@ class _Sweep:
                 agenda.extend(reversed(self.visit(node)))
         if not self.forward:
             return self.graph
-        return replace(self.graph, outputs=tuple(map(self.resolve, self.graph.outputs)))
+        return self.graph.mapped(self.resolve)
 
     def resolve(self, v: Value) -> Value:
         path = []

@@ -232,7 +232,7 @@ class _Layout:
                     continue
                 made = Node.make(node.op, ins, node.loc)
                 held.update(zip(node.outputs, made.outputs, strict=True))
-        return replace(self.graph, outputs=tuple(get(v, None) for v in self.graph.outputs))
+        return self.graph.mapped(lambda v: get(v, None))
 
 
 def keep_dims(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:

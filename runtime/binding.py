@@ -14,6 +14,7 @@ from .dimexpr import LIMIT, show
 from .manifest import Manifest
 from .memory import Layout, Planner
 from .native import Code, Context
+from .stages import Stage, Stages
 
 _MAX_IDLE = 8  # contexts kept for later runs; more callers than this at once allocate afresh
 
@@ -27,13 +28,16 @@ class Program:
         self.functions = np.array(functions, np.uint64)
         self.weights = weights
         self.weights_at = address(weights)
-        self.planner = Planner([(b.first, b.last) for b in manifest.buffers if b.kind == "arena"])
+        self.stages = Stages(manifest)
+        # buffers whose sizes follow from those of the inputs; the others are allocated while the program runs
+        self.arena = [i for i, b in enumerate(manifest.buffers) if b.kind == "arena" and not self.stages.of[i]]
+        self.planner = Planner([(manifest.buffers[i].first, manifest.buffers[i].last) for i in self.arena])
 
 
 class Execution:
     """One run at a time: a buffer table with its arena."""
 
-    __slots__ = ("_keep", "arena", "at", "bufs", "struct")
+    __slots__ = ("_keep", "arena", "at", "bufs", "dims", "struct")
 
     def __init__(self, program: Program, binding: Binding, arena: np.ndarray | None) -> None:
         self.arena = arena = aligned(binding.layout.total) if arena is None else arena
@@ -42,13 +46,14 @@ class Execution:
         for i, (fixed, offset) in enumerate(binding.template):
             bufs[i] = fixed + offset if fixed >= 0 else base + offset
         scratch = np.empty(max(1, program.manifest.scratch), np.int64)
+        self.dims = binding.dims.copy() if program.manifest.handlers else binding.dims
         self.struct = Context(
             address(program.words), len(program.words), address(program.functions), ctypes.addressof(bufs),
-            address(binding.dims), program.threads, address(scratch), 0,
+            address(self.dims), program.threads, address(scratch), 0, 0,
         )  # fmt: skip
         self.at = ctypes.addressof(self.struct)
         self.bufs = bufs
-        self._keep = (scratch, program, binding.dims)
+        self._keep = (scratch, program)
 
 
 class Binding:
@@ -58,28 +63,21 @@ class Binding:
         m = self.manifest = program.manifest
         self.program = program
         try:
-            values = m.dims.evaluate(symbols)
+            self.values = m.dims.start(symbols)
         except OverflowError:
             raise InputError(f"sizes {_show(symbols)}", expected="tensors of less than 2**62 elements") from None
+        values = [self.values[s] for s in m.dims.slots]
         self.symbols = dict(symbols)
-        for slot in m.sizes:
-            if values[slot] < 0:
-                raise InputError(f"sizes {_show(symbols)} make a dimension of {values[slot]} inside the model",
-                                 remedy="Give larger inputs.")  # fmt: skip
-        for a, b in m.equal:
-            if values[a] != values[b]:
-                left, right = (show(m.raw["dims"][slot]) for slot in (a, b))
-                raise InputError(
-                    f"{left} = {values[a]} differs from {right} = {values[b]} (sizes {_show(symbols)})",
-                    expected="equal sizes, for this model to make sense",
-                )
+        first = program.stages.all[0]
+        check_dims(m, first, values, symbols)
         self.dims = np.array(values, np.int64)
         self.in_shapes = [tuple(values[s] for s in shape) for shape in m.input_shapes]
-        self.out_shapes = [tuple(values[s] for s in shape) for shape in m.output_shapes]
+        staged = {b.index for i, b in enumerate(m.buffers) if b.kind == "output" and program.stages.of[i]}
+        self.out_shapes = [None if i in staged else tuple(values[s] for s in shape) for i, shape in enumerate(m.output_shapes)]
         self.checks = [(t.dtype, shape) for t, shape in zip(m.inputs, self.in_shapes, strict=True)]
         self.results = [(shape, t.dtype) for t, shape in zip(m.outputs, self.out_shapes, strict=True)]
         sizes = [b.size if b.kind == "const" else values[b.size] for b in m.buffers]
-        self._check_sizes(m, sizes, values)
+        check_buffers(m, first, sizes, values)
         self.layout, offsets = self._plan(m, sizes, symbols)
         self._table(m, offsets, values)
         self.idle: list[Execution] = []
@@ -121,29 +119,8 @@ class Binding:
     def idle_bytes(self) -> int:
         return sum(e.arena.nbytes for e in self.idle)
 
-    @staticmethod
-    def _check_sizes(m: Manifest, sizes: list[int], values: list[int]) -> None:
-        """Sizes agree with what the tensors really have; aliases and control words stay inside their buffers."""
-        for i, b in enumerate(m.buffers):
-            if not 0 <= sizes[i] <= LIMIT:
-                raise ArtifactError(f"buffer {i} of {sizes[i]} bytes")
-            if b.kind == "input" or b.kind == "output":
-                infos, shapes = (m.inputs, m.input_shapes) if b.kind == "input" else (m.outputs, m.output_shapes)
-                real = infos[b.index].dtype.itemsize
-                for s in shapes[b.index]:
-                    real *= values[s]
-                if real != sizes[i]:
-                    raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"{real} bytes as {b.kind} {infos[b.index].name}")
-            elif b.kind == "alias":
-                shift = values[b.shift]
-                if shift < 0 or shift + sizes[i] > sizes[b.index]:
-                    raise ArtifactError(f"buffer {i} reaches outside buffer {b.index}")
-        for i, need in m.control:
-            if sizes[i] < need:
-                raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"at least {need}")
-
     def _plan(self, m: Manifest, sizes: list[int], symbols: Mapping[str, int]) -> tuple[Layout, list[int]]:
-        arena = [i for i, b in enumerate(m.buffers) if b.kind == "arena"]
+        arena = self.program.arena
         offsets = [0] * len(m.buffers)
         if m.layout is not None and not symbols:
             stored, total = m.layout
@@ -166,15 +143,58 @@ class Binding:
         self.in_patches: list[tuple[int, int, int]] = []
         self.out_patches: list[tuple[int, int, int]] = []
         for i, b in enumerate(m.buffers):
+            if self.program.stages.of[i]:
+                self.template.append((0, 0))
+                continue
             root, shift = (m.buffers[b.index], values[b.shift]) if b.kind == "alias" else (b, 0)
             fixed, offset = 0, 0
             if root.kind == "const":
                 fixed, offset = self.program.weights_at, root.index + shift
             elif root.kind == "arena":
                 fixed, offset = -1, offsets[b.index if b.kind == "alias" else i] + shift
-            else:
+            elif root.kind != "given":
                 (self.in_patches if root.kind == "input" else self.out_patches).append((i, root.index, shift))
             self.template.append((fixed, offset))
+
+
+def check_dims(m: Manifest, stage: Stage, values: Sequence[int], symbols: Mapping[str, int]) -> None:
+    """Raise InputError for a negative size, or sizes that have to agree and do not. `values` by dim slot."""
+    for slot in stage.sizes:
+        if values[slot] < 0:
+            raise InputError(f"sizes {_show(symbols)} make a dimension of {values[slot]} inside the model",
+                             remedy="Give larger inputs.")  # fmt: skip
+    for a, b in stage.equal:
+        if values[a] != values[b]:
+            left, right = (show(m.raw["dims"][slot]) for slot in (a, b))
+            raise InputError(
+                f"{left} = {values[a]} differs from {right} = {values[b]} (sizes {_show(symbols)})",
+                expected="equal sizes, for this model to make sense",
+            )
+
+
+def check_buffers(m: Manifest, stage: Stage, sizes: Sequence[int], values: Sequence[int]) -> None:
+    """Sizes agree with what the tensors really have; aliases and control words stay inside their buffers.
+
+    `sizes` in bytes by buffer, `values` by dim slot. Raises ArtifactError.
+    """
+    for i in stage.buffers:
+        b = m.buffers[i]
+        if not 0 <= sizes[i] <= LIMIT:
+            raise ArtifactError(f"buffer {i} of {sizes[i]} bytes")
+        if b.kind == "input" or b.kind == "output":
+            infos, shapes = (m.inputs, m.input_shapes) if b.kind == "input" else (m.outputs, m.output_shapes)
+            real = infos[b.index].dtype.itemsize
+            for s in shapes[b.index]:
+                real *= values[s]
+            if real != sizes[i]:
+                raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"{real} bytes as {b.kind} {infos[b.index].name}")
+        elif b.kind == "alias":
+            shift = values[b.shift]
+            if shift < 0 or shift + sizes[i] > sizes[b.index]:
+                raise ArtifactError(f"buffer {i} reaches outside buffer {b.index}")
+    for i, need in stage.control:
+        if sizes[i] < need:
+            raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"at least {need}")
 
 
 def _show(symbols: Mapping[str, int]) -> str:

@@ -31,36 +31,59 @@ FNS: dict[str, Callable[[int, int], int]] = {
 }
 
 
+Code = tuple[Callable[[int, int], int], int, int, int]
+
+
 @dataclass(frozen=True)
 class DimTable:
-    """Values of `slots` are values[slots[i]] after running `code` over values = constants, then symbols."""
+    """Dims as straight-line code over a list of values: constants, symbols, run-time symbols, results.
+
+    Stage 0 needs the symbols alone; stage k what is known once the k-th `Bind` of the program has read its sizes.
+    Slot i is values[slots[i]] from stage `slot_stages[i]` on.
+    """
 
     constants: tuple[int, ...]
     symbols: tuple[str, ...]
-    code: tuple[tuple[Callable[[int, int], int], int, int], ...]
+    places: Mapping[str, int]  # of run-time symbols among the values
+    n_values: int
+    code: tuple[tuple[Code, ...], ...]  # by stage: (function, operand, operand, result)
     slots: tuple[int, ...]
+    slot_stages: tuple[int, ...]
 
     @staticmethod
-    def build(exprs: Sequence[DimExpr], symbols: Sequence[str]) -> DimTable:
-        """Raises ArtifactError for anything that is not a dim expression over `symbols`."""
-        return _Builder(symbols).table(exprs)
+    def build(exprs: Sequence[DimExpr], symbols: Sequence[str], stages: Mapping[str, int] | None = None) -> DimTable:
+        """`stages`: run-time symbols, and the stage from 1 at which each is known.
 
-    def evaluate(self, bindings: Mapping[str, int]) -> list[int]:
-        """Value of every slot. Raises OverflowError for one beyond 2⁶²."""
+        Raises ArtifactError for anything that is not a dim expression over these symbols.
+        """
+        return _Builder(symbols, stages or {}).table(exprs)
+
+    def start(self, bindings: Mapping[str, int]) -> list[int]:
+        """All values, those of later stages 0. Raises OverflowError for one beyond 2⁶²."""
         values = [*self.constants, *(bindings[s] for s in self.symbols)]
-        push = values.append
-        for fn, a, b in self.code:
+        values += [0] * (self.n_values - len(values))
+        self.advance(values, 0)
+        return values
+
+    def advance(self, values: list[int], stage: int) -> None:
+        """Compute what a stage adds. Raises OverflowError."""
+        for fn, a, b, out in self.code[stage]:
             v = fn(values[a], values[b])
             if not -LIMIT <= v <= LIMIT:
                 raise OverflowError
-            push(v)
+            values[out] = v
+
+    def evaluate(self, bindings: Mapping[str, int]) -> list[int]:
+        """Value of every slot, 0 where that is not known yet. Raises OverflowError for one beyond 2⁶²."""
+        values = self.start(bindings)
         return [values[s] for s in self.slots]
 
 
 class _Builder:
-    def __init__(self, symbols: Sequence[str]) -> None:
+    def __init__(self, symbols: Sequence[str], stages: Mapping[str, int]) -> None:
         self.symbols = tuple(symbols)
-        self.known = frozenset(symbols)
+        self.stages = stages
+        self.known = frozenset(symbols) | frozenset(stages)
         self.ids: dict[Any, int] = {}  # key of a node: int constant, symbol name, or (fn, id, id)
 
     def table(self, exprs: Sequence[DimExpr]) -> DimTable:
@@ -68,14 +91,21 @@ class _Builder:
         # Constants and symbols first, then operations in the order met, which is operands before users.
         keys = list(self.ids)
         constants = [k for k in keys if isinstance(k, int)]
-        order = {k: i for i, k in enumerate([*constants, *self.symbols])}
-        place: dict[int, int] = {self.ids[k]: order[k] for k in keys if not isinstance(k, tuple)}
-        code: list[tuple[Callable[[int, int], int], int, int]] = []
+        order = {k: i for i, k in enumerate([*constants, *self.symbols, *self.stages])}
+        place = {self.ids[k]: order[k] for k in keys if not isinstance(k, tuple)}
+        stage = {self.ids[k]: self.stages.get(k, 0) if isinstance(k, str) else 0 for k in keys if not isinstance(k, tuple)}
+        code: list[list[Code]] = [[] for _ in range(1 + max(self.stages.values(), default=0))]
+        count = len(order)
         for k in keys:
             if isinstance(k, tuple):
-                place[self.ids[k]] = len(order) + len(code)
-                code.append((FNS[k[0]], place[k[1]], place[k[2]]))
-        return DimTable(tuple(constants), self.symbols, tuple(code), tuple(place[r] for r in roots))
+                fn, a, b = k
+                place[self.ids[k]], stage[self.ids[k]] = count, max(stage[a], stage[b])
+                code[stage[self.ids[k]]].append((FNS[fn], place[a], place[b], count))
+                count += 1
+        return DimTable(
+            tuple(constants), self.symbols, {s: order[s] for s in self.stages}, count, tuple(map(tuple, code)),
+            tuple(place[r] for r in roots), tuple(stage[r] for r in roots),
+        )  # fmt: skip
 
     def _visit(self, expr: Any) -> int:
         stack: list[tuple[Any, int, bool]] = [(expr, 0, False)]

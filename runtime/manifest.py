@@ -5,7 +5,7 @@ Object code is trusted (it is covered by a digest, and runs natively by its natu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import ArtifactError
 from .dimexpr import LIMIT, DimTable, brief, show
+from .handlers import BindHandler, Handler, parse_handlers, stages_of
 
 FORMAT = 1
 
@@ -26,8 +27,11 @@ _EXTENDED = {
     "u2": "uint2", "i2": "int2",
 }  # fmt: skip
 
-CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL = range(1, 8)
-KINDS = ("input", "output", "const", "arena", "alias")
+CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD = range(1, 9)
+KINDS = ("input", "output", "const", "arena", "given", "alias")
+
+
+_LENGTHS = {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, CLEAR: 2, JUMP_IF_GE: 4, YIELD: 2}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Symbol:
 @dataclass(frozen=True, slots=True)
 class BufferSpec:
     """`size` and `shift` are dim slots, in bytes; `index` is an input or output position, an alias's buffer (never an
-    alias itself), or a constant's offset in the weights. Arena buffers live from step `first` to `last`."""
+    alias itself), or a constant's offset in the weights. Arena and given buffers live from word `first` to `last`.
+    Memory of given buffers comes from a handler."""
 
     kind: str
     size: int
@@ -91,6 +96,8 @@ class Manifest:
     scratch: int  # operands of the largest call
     layout: tuple[tuple[int, ...], int] | None  # arena offsets by buffer, total; for static shapes
     steps: tuple[StepInfo, ...]
+    handlers: tuple[Handler, ...] = ()
+    yields: tuple[int, ...] = ()  # the word of each handler's YIELD
 
 
 def dtype_of(name: object) -> np.dtype:
@@ -139,20 +146,27 @@ class _Parser:
         self.n_dims = len(exprs)
         inputs, input_shapes = self._tensors("inputs", exprs)
         outputs, output_shapes = self._tensors("outputs", exprs)
-        dims = DimTable.build(exprs, [s.name for s in symbols])
+        handlers = parse_handlers(_list(raw.get("handlers", [])), len(_list(raw["buffers"])))
+        stages = stages_of(handlers)
+        if stages.keys() & {s.name for s in symbols}:
+            raise ArtifactError("a symbol of the inputs is bound again")
+        dims = DimTable.build(exprs, [s.name for s in symbols], stages)
         self._bound(symbols, raw["inputs"])
+        if any(dims.slot_stages[slot] for shape in input_shapes for slot in shape):
+            raise ArtifactError("the shape of an input depends on what the program computes")
+        self.handlers = handlers
         self.inputs, self.outputs = inputs, outputs
         specs = _list(raw["buffers"])
         self.kinds = [s["kind"] for s in specs]
         buffers = tuple(self._buffer(s) for s in specs)
         self.buffers = buffers
         program = tuple(_index(w, LIMIT, "program word") for w in _list(raw["program"]))
-        control, scratch = self._program(program)
+        control, scratch, yields = self._program(program)
         return Manifest(
             raw, inputs, outputs, input_shapes, output_shapes, symbols, dims,
             tuple(self._slot(s) for s in _list(raw["sizes"])),
             tuple((self._slot(a), self._slot(b)) for a, b in _list(raw["equal"])),
-            buffers, control, program, scratch, self._layout(), self._steps(program),
+            buffers, control, program, scratch, self._layout(), self._steps(program), handlers, yields,
         )  # fmt: skip
 
     def _tensors(self, key: str, exprs: list[Any]) -> tuple[tuple[TensorInfo, ...], tuple[tuple[int, ...], ...]]:
@@ -196,14 +210,16 @@ class _Parser:
             index, shift = _index(s["of"], len(self.kinds), "buffer"), self._slot(s["shift"])
             if self.kinds[index] == "alias":
                 raise ArtifactError("an alias of an alias")
-        elif kind == "arena":
+        elif kind in ("arena", "given"):
             index = 0
         else:
             raise ArtifactError(f"buffer kind {brief(kind)}", expected=", ".join(KINDS))
         return BufferSpec(kind, size, index, shift, first, last)
 
-    def _program(self, program: tuple[int, ...]) -> tuple[tuple[tuple[int, int], ...], int]:
+    def _program(self, program: tuple[int, ...]) -> tuple[tuple[tuple[int, int], ...], int, tuple[int, ...]]:
+        """What the program itself touches of buffers, the operands of its largest call, and where it yields."""
         starts, targets, scratch = set(), set(), 0
+        yields: list[int] = []
         control: dict[int, int] = {}
 
         def touch(buffer: int, size: int, writes: bool) -> None:
@@ -217,7 +233,7 @@ class _Parser:
         while pc < n:
             starts.add(pc)
             op = program[pc]
-            length = {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, CLEAR: 2, JUMP_IF_GE: 4}.get(op, 6)
+            length = _LENGTHS.get(op, 6)
             if pc + length > n:
                 raise ArtifactError("the program ends within an instruction")
             w = program[pc : pc + length]
@@ -243,12 +259,26 @@ class _Parser:
                 touch(w[1], 8, False)
                 touch(w[2], 8, False)
                 targets.add(w[3])
+            elif op == YIELD:
+                if w[1] != len(yields) or w[1] >= len(self.handlers):
+                    raise ArtifactError(f"yield to handler {w[1]}", expected=f"handler {len(yields)} of {len(self.handlers)}")
+                yields.append(pc)
+                self._handler(self.handlers[w[1]], touch)
             else:
                 raise ArtifactError(f"unknown instruction {op}")
             pc += length
         if not targets <= starts | {n}:
             raise ArtifactError("a jump leads into the middle of an instruction")
-        return tuple(control.items()), scratch
+        if len(yields) != len(self.handlers):
+            raise ArtifactError(f"{len(yields)} yields", expected=f"one for each of {len(self.handlers)} handlers")
+        return tuple(control.items()), scratch, tuple(yields)
+
+    def _handler(self, handler: Handler, touch: Callable[[int, int, bool], None]) -> None:
+        if isinstance(handler, BindHandler):
+            for size in handler.sizes:
+                touch(size.buffer, 8 * (size.index + 1), False)
+        elif self.kinds[handler.target] != "given":
+            raise ArtifactError(f"a handler gives buffer {handler.target}, which is of kind {brief(self.kinds[handler.target])}")
 
     def _layout(self) -> tuple[tuple[int, ...], int] | None:
         value = self.raw.get("layout")

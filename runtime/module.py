@@ -17,6 +17,7 @@ from .artifact import Parts
 from .binding import Binding, Program
 from .manifest import Manifest, TensorInfo
 from .native import Code, host_features, native
+from .resume import Run
 from .threads import default_threads
 
 _MAX_BINDINGS = 32  # sizes whose plans are remembered
@@ -56,6 +57,7 @@ class Module:
         self._names = [t.name for t in manifest.inputs]
         self._out_names = [t.name for t in manifest.outputs]
         self._symbols = [s.name for s in manifest.symbols]
+        self._yields = bool(manifest.handlers)
         self._lock = threading.Lock()
         self._bindings: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
         self._last: Binding | None = None
@@ -154,7 +156,7 @@ class Module:
 
     def _launch(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         try:
-            outputs = [_empty(shape, dtype) for shape, dtype in binding.results]
+            outputs: list[Any] = [None if shape is None else _empty(shape, dtype) for shape, dtype in binding.results]
         except MemoryError:
             raise InputError(f"outputs of {[list(s) for s in binding.out_shapes]}", expected="what fits into memory") from None
         bufs = execution.bufs
@@ -162,7 +164,9 @@ class Module:
             bufs[i] = address(arrays[position]) + shift
         for i, position, shift in binding.out_patches:
             bufs[i] = address(outputs[position]) + shift
-        if self._run_native(execution.at):
+        if self._yields:
+            Run(binding.program, binding, execution, outputs).run()
+        elif self._run_native(execution.at):
             raise MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
         return outputs
 

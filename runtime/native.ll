@@ -36,7 +36,8 @@
   ptr,  ; 4 dims: i64 value of each slot
   i64,  ; 5 threads
   ptr,  ; 6 scratch for gathered operands: 8 bytes each, for the largest call
-  ptr   ; 7 null, or per program word: at a call's word += nanoseconds, at the next += 1
+  ptr,  ; 7 null, or per program word: at a call's word += nanoseconds, at the next += 1
+  i64   ; 8 where to start: 0, or behind the yield that the last call returned at
 }
 
 %Timespec = type { i64, i64 }
@@ -506,13 +507,14 @@ define internal ptr @buffer(ptr %bufs, ptr %word) {
   ret ptr %b
 }
 
-; Run a program. 0: done, 1: unknown instruction. Programs are checked when they are loaded, not here.
+; Run a program. 0: done, 1: unknown instruction, 2: yielded; called again, it goes on behind that. Programs are checked when they are loaded, not here.
 ;   1 fn nbufs ndims units_slot grain_slot bufs.. dims..    call
 ;   2 target                                                 jump
 ;   3 buf target                                             jump if the bool in buf is false
 ;   4 buf / 5 buf                                            i64 in buf += 1 / = 0
 ;   6 a b target                                             jump if i64 in a >= i64 in b
 ;   7 as 1                                                   call of a team
+;   8 handler                                                yield: the caller runs a handler and calls again
 define i32 @mlc_run(ptr %ctx) {
 entry:
   %p0 = getelementptr %Ctx, ptr %ctx, i32 0, i32 0
@@ -532,16 +534,23 @@ entry:
   %p7 = getelementptr %Ctx, ptr %ctx, i32 0, i32 7
   %times = load ptr, ptr %p7
   %timed = icmp ne ptr %times, null
+  %resume = getelementptr %Ctx, ptr %ctx, i32 0, i32 8
+  %pc0 = load i64, ptr %resume
   br label %fetch
 fetch:
-  %pc = phi i64 [ 0, %entry ], [ %pc.call, %called ], [ %pc.call, %record ], [ %w1, %jump ], [ %pc.br, %branch ],
+  %pc = phi i64 [ %pc0, %entry ], [ %pc.call, %called ], [ %pc.call, %record ], [ %w1, %jump ], [ %pc.br, %branch ],
                 [ %pc.inc, %step2 ], [ %pc.ge, %compare ]
   %in = icmp ult i64 %pc, %words
   br i1 %in, label %decode, label %end
 end:
+  store i64 0, ptr %resume
   ret i32 0
 bad:
   ret i32 1
+yield:
+  %pc.next = add i64 %pc, 2
+  store i64 %pc.next, ptr %resume
+  ret i32 2
 decode:
   %at = getelementptr i64, ptr %prog, i64 %pc
   %op = load i64, ptr %at
@@ -550,7 +559,7 @@ decode:
   %w1 = load i64, ptr %at1
   switch i64 %op, label %bad [ i64 1, label %call i64 2, label %jump i64 3, label %branch
                                i64 4, label %increment i64 5, label %clear i64 6, label %compare
-                               i64 7, label %call ]
+                               i64 7, label %call i64 8, label %yield ]
 call:
   %together = icmp eq i64 %op, 7
   %kind = zext i1 %together to i32

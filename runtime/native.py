@@ -37,6 +37,7 @@ class Context(ctypes.Structure):
         ("threads", ctypes.c_int64),
         ("scratch", ctypes.c_size_t),
         ("times", ctypes.c_size_t),
+        ("resume", ctypes.c_int64),
     ]
 
 

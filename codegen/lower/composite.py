@@ -80,7 +80,7 @@ def decompose(graph: Graph) -> Graph:
 
 def hoist(graph: Graph) -> Graph:
     """f(move(x)) -> move(f(x)) for a computed x and f of one tensor and scalars, so that f becomes part of what computes x."""
-    uses, outputs = graph.uses, set(graph.outputs)
+    uses, outputs = graph.uses, graph.kept
     fresh: set[Node] = set()  # moves made here: read once
 
     def visit(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:

@@ -161,6 +161,8 @@ def _transposed_place(lw: Lowering, end: Value, linear: Affine) -> tuple[View, S
     v, index = end, unravel(linear, end.shape)
     while v not in lw.outputs and len(uses := lw.graph.uses.get(v, ())) == 1:
         reader = uses[0]
+        if not lw.exists(reader.out):
+            return None
         if isinstance(reader.op, Reshape):
             v = reader.out
             index = unravel(linear, v.shape)

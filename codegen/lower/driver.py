@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ...errors import CodegenError, MlcError
 from ...ir import Const, Elementwise, Graph, Input, Node, Op
 from ...ir.ops import Concat, If, Loop, ScatterElements, ScatterND, TopK
-from ..kernel import Plan
+from ..kernel import Bind, Plan
 from .attention import emit_attention
 from .attention_op import BlockedAttention
 from .builder import View
@@ -51,6 +51,7 @@ def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: S
     for node in graph.nodes:
         try:
             _visit(lw, node)
+            bind_sizes(lw, node)
         except MlcError as e:
             if e.loc or not node.loc:
                 raise
@@ -59,6 +60,16 @@ def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: S
         if v not in lw.views or lw.views[v] != view:
             lw.copy(v, view)
     return lw.steps
+
+
+def bind_sizes(lw: Lowering, node: Node) -> None:
+    """After the node that computes sizes, have them read."""
+    for v in node.outputs:
+        found = [s for s in lw.graph.bound if s.value == v] if lw.unbound else ()
+        if found:
+            buffer = lw.contiguous(v).buffer
+            lw.steps.append(Bind(tuple((s.symbol, buffer, s.index) for s in found), node.loc))
+            lw.unbound -= {s.symbol for s in found}
 
 
 def _visit(lw: Lowering, node: Node) -> None:

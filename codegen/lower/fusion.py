@@ -78,7 +78,7 @@ class Fusion:
 
     def __init__(self, graph: Graph, fuse: bool) -> None:
         self.graph, self.fuse = graph, fuse
-        self.outputs = set(graph.outputs)
+        self.outputs = graph.kept
         self.position = {n: i for i, n in enumerate(graph.nodes)}
         self.group: dict[Value, Key] = {}
         self._direct: dict[Value, bool] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import CodegenError
-from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, dim_max, prod
+from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, dim_max, prod, symbols_of
 from ...ir.ops import Concat, Conv, MatMul, Pool, Reduce, Reshape, Transpose
 from ..expr import E
 from ..kernel import Buffer, Kernel, PlanStep, Reduction, Step, Store
@@ -99,8 +99,9 @@ class Lowering:
         self.virtuals: dict[Value, Virtual] = {}
         self.depth: dict[Value, int] = {}
         self.fusion = Fusion(graph, fuse=options.opt_level > 0)
-        self.outputs = set(graph.outputs)
+        self.outputs = graph.kept
         self._placed: dict[Value, View] = {}
+        self.unbound = {s.symbol for s in graph.bound}  # of this graph, not computed yet: what mentions them has no memory
 
     # --- where values are --------------------------------------------------------------------------------------------
 
@@ -128,16 +129,20 @@ class Lowering:
     def _into(self, v: Value) -> tuple[Value, Node] | None:
         uses = self.graph.uses.get(v, ())
         for c in uses:
-            if isinstance(c.op, Reshape):
+            if isinstance(c.op, Reshape) and self.exists(c.out):
                 placed = self._placed.get(c.out)
                 if (placed is not None and placed.contiguous) or (c.out in self.outputs and placed is None and v not in self.outputs):
                     if placed is None:
                         self._placed[c.out] = self.storage.add("arena", c.out.dtype, c.out.shape)
                     return c.out, c
         joined = [c for c in uses if isinstance(c.op, Concat)]
-        if len(joined) == 1 and v not in self.outputs and all(c is joined[0] or _reads_strided(c.op) for c in uses):
+        if len(joined) == 1 and v not in self.outputs and self.exists(joined[0].out) and all(c is joined[0] or _reads_strided(c.op) for c in uses):
             return joined[0].out, joined[0]
         return None
+
+    def exists(self, v: Value) -> bool:
+        """Whether the sizes of a value are known by now."""
+        return not (self.unbound and self.unbound & symbols_of(v.shape))
 
     def slice_of(self, view: View, concat: Node, position: int) -> View:
         """The part of a concatenation that operand `position` fills."""
@@ -240,6 +245,8 @@ class Lowering:
         innermost = {a for a, c in ravel(index, v.shape).terms.items() if a.kind == "axis" and c == 1}
         while w not in self.outputs and len(uses := self.graph.uses.get(w, ())) == 1 and len(innermost) == 1:
             reader = uses[0]
+            if not self.exists(reader.out):
+                break
             if isinstance(reader.op, Reshape) and not self.fusion.stored(reader.out):
                 moved = unravel(ravel(moved, w.shape), reader.out.shape)
                 w = reader.out

@@ -1,0 +1,94 @@
+"""What a program asks of its caller at a yield: to bind sizes that it computed, or to hand a tensor on.
+
+A native run returns at `YIELD k`; the caller runs handler k and goes on behind it (see `resume.py`). Handlers are numbered in
+program order, each used once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ArtifactError
+from .dimexpr import LIMIT, brief
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRead:
+    """`symbol`, between lo and hi, is the I64 element `index` of a buffer."""
+
+    symbol: str
+    buffer: int
+    index: int
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True, slots=True)
+class BindHandler:
+    """Reads sizes; what depends on them, `stage`, is computed and allocated (`stages.py`). Stages count from 1."""
+
+    sizes: tuple[SizeRead, ...]
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class CarryHandler:
+    """Buffer `target` becomes what `source` is, whatever its size; `move`: the source gives up its memory."""
+
+    source: int
+    target: int
+    move: bool
+
+
+Handler = BindHandler | CarryHandler
+
+
+def parse_handlers(raw: Sequence[Any], n_buffers: int) -> tuple[Handler, ...]:
+    """Raises ArtifactError (or a KeyError, TypeError … that the caller turns into one)."""
+    found: list[Handler] = []
+    stage = 0
+    for h in raw:
+        stage += h["kind"] == "bind"
+        found.append(_PARSERS[h["kind"]](h, n_buffers, stage))
+    return tuple(found)
+
+
+def stages_of(handlers: Sequence[Handler]) -> dict[str, int]:
+    """Run-time symbols, and the stage (from 1) at which each is bound. Raises ArtifactError for one bound twice."""
+    found: dict[str, int] = {}
+    for handler in handlers:
+        for size in handler.sizes if isinstance(handler, BindHandler) else ():
+            if size.symbol in found:
+                raise ArtifactError(f"size {size.symbol[:40]} is bound twice")
+            found[size.symbol] = handler.stage
+    return found
+
+
+def _bind(raw: Mapping[str, Any], n_buffers: int, stage: int) -> BindHandler:
+    sizes = []
+    for symbol, buffer, index, lo, hi in raw["sizes"]:
+        if type(symbol) is not str or not -LIMIT <= _number(lo) <= _number(hi) <= LIMIT:
+            raise ArtifactError(f"size {brief(symbol)} from {brief(lo)} to {brief(hi)}")
+        sizes.append(SizeRead(symbol, _within(buffer, n_buffers), _within(index, 2**20), lo, hi))
+    return BindHandler(tuple(sizes), stage)
+
+
+def _carry(raw: Mapping[str, Any], n_buffers: int, stage: int) -> CarryHandler:
+    return CarryHandler(_within(raw["source"], n_buffers), _within(raw["target"], n_buffers), bool(raw["move"]))
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int:
+        raise ArtifactError(f"{brief(value)} in a handler", expected="a whole number")
+    return value
+
+
+def _within(value: Any, end: int) -> int:
+    if not 0 <= _number(value) < end:
+        raise ArtifactError(f"{value} in a handler", expected=f"0 to {end - 1}")
+    return value
+
+
+_PARSERS: dict[str, Callable[[Mapping[str, Any], int, int], Handler]] = {"bind": _bind, "carry": _carry}

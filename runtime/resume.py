@@ -1,0 +1,137 @@
+"""Running a program that yields: sizes are bound, and memory for them is found, between native calls."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, MlcError
+from .address import address
+from .artifact import aligned
+from .binding import Binding, Execution, Program, check_buffers, check_dims
+from .handlers import BindHandler, CarryHandler
+from .native import native
+from .stages import Stage
+
+YIELDED = 2
+_word = ctypes.c_int64.from_address
+
+
+class Run:
+    """One run. `outputs` fill up as their sizes become known; memory of run-time sizes is dropped after its last use."""
+
+    def __init__(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any]) -> None:
+        self.program, self.binding, self.execution, self.outputs = program, binding, execution, outputs
+        self.manifest, self.stages = program.manifest, program.stages
+        self.bufs: Any = execution.bufs
+        self.values = list(binding.values)
+        self.slots: list[int] = [self.values[s] for s in self.manifest.dims.slots]
+        self.sizes = [b.size if b.kind == "const" else self.slots[b.size] for b in self.manifest.buffers]
+        self.symbols = dict(binding.symbols)
+        self.memory: dict[int, np.ndarray] = {}  # of buffers that a handler allocated or was given
+
+    def run(self) -> None:
+        """Raises InputError for sizes that do not make sense or need more memory than there is."""
+        struct, call = self.execution.struct, native().run
+        struct.resume = 0
+        words = self.manifest.program
+        try:
+            while code := call(self.execution.at):
+                if code != YIELDED:
+                    raise MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
+                k = words[struct.resume - 1]
+                for buffer in self.stages.freed[k]:
+                    self.memory.pop(buffer, None)
+                handler = self.manifest.handlers[k]
+                if isinstance(handler, BindHandler):
+                    self._bind(handler)
+                else:
+                    self._carry(handler)
+        finally:
+            struct.resume = 0
+
+    # --- sizes ---------------------------------------------------------------------------------------------------------
+
+    def _bind(self, handler: BindHandler) -> None:
+        m = self.manifest
+        places = m.dims.places
+        for size in handler.sizes:
+            value = _word(self.bufs[size.buffer] + 8 * size.index).value
+            if not size.lo <= value <= size.hi:
+                raise InputError(f"a size of {value} computed from data", expected=f"{size.lo} to {size.hi}",
+                                 loc=f"size {size.symbol}")  # fmt: skip
+            self.values[places[size.symbol]] = self.symbols[size.symbol] = value
+        number = handler.stage
+        stage = self.stages.all[number]
+        try:
+            m.dims.advance(self.values, number)
+        except OverflowError:
+            raise InputError(f"sizes {self.symbols}", expected="tensors of less than 2**62 elements") from None
+        dims = self.execution.dims
+        for slot in stage.slots:
+            self.slots[slot] = dims[slot] = self.values[m.dims.slots[slot]]
+        check_dims(m, stage, self.slots, self.symbols)
+        for i in stage.buffers:
+            self.sizes[i] = self.slots[m.buffers[i].size]
+        check_buffers(m, stage, self.sizes, self.slots)
+        self._allocate(stage)
+
+    def _allocate(self, stage: Stage) -> None:
+        m = self.manifest
+        for i in stage.buffers:
+            b = m.buffers[i]
+            if b.kind == "arena":
+                self._own(i, self._new(self.sizes[i]))
+            elif b.kind == "output":
+                info = m.outputs[b.index]
+                shape = tuple(self.slots[s] for s in m.output_shapes[b.index])
+                try:
+                    self.outputs[b.index] = out = np.empty(shape, info.dtype)
+                except (MemoryError, ValueError):
+                    raise InputError(f"output {info.name} of {list(shape)}", expected="what fits into memory") from None
+                self.bufs[i] = address(out)
+            elif b.kind == "given":
+                have = self.memory[i].nbytes if i in self.memory else -1
+                if have != self.sizes[i]:
+                    raise InputError(f"a tensor of {have} bytes met inside the model", expected=f"{self.sizes[i]} bytes",
+                                     remedy="Its sizes contradict what the model says of them.")  # fmt: skip
+            else:
+                self._point(i)
+
+    # --- memory --------------------------------------------------------------------------------------------------------
+
+    def _new(self, size: int) -> np.ndarray:
+        try:
+            return aligned(size)
+        except (MemoryError, ValueError):
+            raise InputError(f"sizes {self.symbols} need {size} bytes for one tensor", expected="what fits into memory") from None
+
+    def _own(self, buffer: int, memory: np.ndarray) -> None:
+        self.memory[buffer] = memory
+        self.bufs[buffer] = address(memory)
+
+    def _point(self, alias: int) -> None:
+        b = self.manifest.buffers[alias]
+        self.bufs[alias] = self.bufs[b.index] + self.slots[b.shift]
+
+    def _carry(self, handler: CarryHandler) -> None:
+        b = self.manifest.buffers[handler.source]
+        root = b.index if b.kind == "alias" else handler.source
+        size = self.sizes[handler.source]
+        if handler.move and root == handler.source and root in self.memory:
+            self._give(handler.target, self.memory[root])
+            self._own(root, self._new(size))  # the same tensor may be computed again, in the next iteration
+            for alias in self.stages.aliases.get(root, ()):
+                self._point(alias)
+            return
+        copy = self._new(size)
+        ctypes.memmove(address(copy), self.bufs[handler.source], size)
+        self._give(handler.target, copy)
+
+    def _give(self, buffer: int, memory: np.ndarray) -> None:
+        self._own(buffer, memory)
+        for alias in self.stages.aliases.get(buffer, ()):
+            self._point(alias)
+

@@ -1,0 +1,74 @@
+"""What each stage of a run adds: stage 0 follows from the input sizes, stage k from the k-th `BindHandler`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .handlers import BindHandler, SizeRead
+from .manifest import Manifest
+
+
+@dataclass
+class Stage:
+    """Buffers and checks whose sizes are known from this stage on (numbers of buffers, dim slots)."""
+
+    reads: tuple[SizeRead, ...] = ()
+    slots: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)  # slots that must not be negative
+    equal: list[tuple[int, int]] = field(default_factory=list)
+    buffers: list[int] = field(default_factory=list)  # owners of memory before aliases
+    control: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Stages:
+    """The stages of a program; `of` is that of each buffer, `aliases` those of each owner of memory."""
+
+    def __init__(self, m: Manifest) -> None:
+        self.of = _buffer_stages(m)
+        reads = [h.sizes for h in m.handlers if isinstance(h, BindHandler)]
+        self.all = [Stage(), *(Stage(r) for r in reads)]
+        slot_stage = m.dims.slot_stages
+        for slot, k in enumerate(slot_stage):
+            self.all[k].slots.append(slot)
+        for slot in m.sizes:
+            self.all[slot_stage[slot]].sizes.append(slot)
+        for a, b in m.equal:
+            self.all[max(slot_stage[a], slot_stage[b])].equal.append((a, b))
+        for i in sorted(range(len(m.buffers)), key=lambda i: m.buffers[i].kind == "alias"):
+            self.all[self.of[i]].buffers.append(i)
+        for buffer, need in m.control:
+            self.all[self.of[buffer]].control.append((buffer, need))
+        self.aliases: dict[int, list[int]] = {}
+        for i, b in enumerate(m.buffers):
+            if b.kind == "alias":
+                self.aliases.setdefault(b.index, []).append(i)
+        self.freed = _freed(m, self.of)
+
+
+def _buffer_stages(m: Manifest) -> list[int]:
+    slot_stage = m.dims.slot_stages
+    stages = []
+    for b in m.buffers:
+        known: Sequence[int] = ()
+        if b.kind == "output":
+            known = (b.size, *m.output_shapes[b.index])
+        elif b.kind == "alias":
+            owner = m.buffers[b.index]
+            more = m.output_shapes[owner.index] if owner.kind == "output" else ()
+            known = (b.size, b.shift, *(() if owner.kind == "const" else (owner.size, *more)))
+        elif b.kind != "const":
+            known = (b.size,)
+        stages.append(max((slot_stage[s] for s in known), default=0))
+    return stages
+
+
+def _freed(m: Manifest, stage_of: Sequence[int]) -> list[list[int]]:
+    """By handler: buffers of later stages that nothing touches from there on."""
+    freed: list[list[int]] = [[] for _ in m.yields]
+    for i, b in enumerate(m.buffers):
+        if b.kind == "given" or (b.kind == "arena" and stage_of[i]):
+            after = next((k for k, word in enumerate(m.yields) if word > b.last), None)
+            if after is not None:
+                freed[after].append(i)
+    return freed
