@@ -215,7 +215,27 @@ class AttentionKernel:
     mask_strides: Shape | None = None
 
 
-Kernel = LoopKernel | ContractKernel | WinogradKernel | RecurrentKernel | AttentionKernel
+@dataclass(frozen=True, slots=True)
+class IrregularKernel:
+    """Loops whose control flow follows the data, over `rows` rows of `size` elements.
+
+    kind, and operands (written ones after "→"):
+    - "positions": mask BOOL [size] → indices of true elements I64 [size], their number I64 [1]
+    - "sort": keys [rows, size] → order I64 [rows, size], work space of the same shape; flags: "descending"
+    - "suppress": boxes F32 [rows / inner, size, 4], scores F32 [rows, size], most I64, overlap F32, least F32 → boxes taken
+      I64 [rows, size], their number I64 [rows], work space; flags: "center". See `ir/ops/select.py`
+    - "prefix": x [rows / inner, size, inner] → running sums along the middle axis; flags: "exclusive", "reverse"
+    """
+
+    kind: str
+    rows: Dim
+    size: Dim
+    inner: Dim = 1
+    flags: tuple[str, ...] = ()
+    operands: tuple[Operand, ...] = ()
+
+
+Kernel = LoopKernel | ContractKernel | WinogradKernel | RecurrentKernel | AttentionKernel | IrregularKernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ def check_buffers(m: Manifest, stage: Stage, sizes: Sequence[int], values: Seque
                 raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"{real} bytes as {b.kind} {infos[b.index].name}")
         elif b.kind == "alias":
             shift = values[b.shift]
-            if shift < 0 or shift + sizes[i] > sizes[b.index]:
+            if shift < 0 or (sizes[i] and shift + sizes[i] > sizes[b.index]):
                 raise ArtifactError(f"buffer {i} reaches outside buffer {b.index}")
     for i, need in stage.control:
         if sizes[i] < need:

@@ -59,7 +59,9 @@ def stages_of(handlers: Sequence[Handler]) -> dict[str, int]:
     """Run-time symbols, and the stage (from 1) at which each is bound. Raises ArtifactError for one bound twice."""
     found: dict[str, int] = {}
     for handler in handlers:
-        for size in handler.sizes if isinstance(handler, BindHandler) else ():
+        if not isinstance(handler, BindHandler):
+            continue
+        for size in handler.sizes:
             if size.symbol in found:
                 raise ArtifactError(f"size {size.symbol[:40]} is bound twice")
             found[size.symbol] = handler.stage

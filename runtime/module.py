@@ -158,7 +158,9 @@ class Module:
         try:
             outputs: list[Any] = [None if shape is None else _empty(shape, dtype) for shape, dtype in binding.results]
         except MemoryError:
-            raise InputError(f"outputs of {[list(s) for s in binding.out_shapes]}", expected="what fits into memory") from None
+            raise InputError(
+                f"outputs of {[list(s) for s in binding.out_shapes if s is not None]}", expected="what fits into memory"
+            ) from None
         bufs = execution.bufs
         for i, position, shift in binding.in_patches:
             bufs[i] = address(arrays[position]) + shift

@@ -134,4 +134,3 @@ class Run:
         self._own(buffer, memory)
         for alias in self.stages.aliases.get(buffer, ()):
             self._point(alias)
-

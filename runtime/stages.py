@@ -37,12 +37,12 @@ class Stages:
             self.all[max(slot_stage[a], slot_stage[b])].equal.append((a, b))
         for i in sorted(range(len(m.buffers)), key=lambda i: m.buffers[i].kind == "alias"):
             self.all[self.of[i]].buffers.append(i)
-        for buffer, need in m.control:
-            self.all[self.of[buffer]].control.append((buffer, need))
+        for touched, need in m.control:
+            self.all[self.of[touched]].control.append((touched, need))
         self.aliases: dict[int, list[int]] = {}
-        for i, b in enumerate(m.buffers):
-            if b.kind == "alias":
-                self.aliases.setdefault(b.index, []).append(i)
+        for i, spec in enumerate(m.buffers):
+            if spec.kind == "alias":
+                self.aliases.setdefault(spec.index, []).append(i)
         self.freed = _freed(m, self.of)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kernel import AttentionKernel, ContractKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
+from ..kernel import AttentionKernel, ContractKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
 from .contract import emit_contract
 from .emitted import Emitted
 from .loops import emit_loop
@@ -27,3 +27,7 @@ def emit(kernel: Kernel, target: CpuTarget) -> Emitted:
             from .attention import emit_attention
 
             return emit_attention(kernel, target)
+        case IrregularKernel():
+            from .irregular import emit_irregular
+
+            return emit_irregular(kernel, target)

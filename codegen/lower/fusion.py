@@ -16,7 +16,6 @@ from ...ir.ops import (
     ArgReduce,
     Concat,
     Conv,
-    CumSum,
     DimTensor,
     Expand,
     Gather,
@@ -48,7 +47,7 @@ _HEAVY = frozenset({"exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "
                     "atanh", "erf", "pow", "div", "sqrt", "rsqrt", "mod", "fmod"})  # fmt: skip
 
 MOVES = (Transpose, Slice, Expand, Gather, Pad, Reshape, Iota, DimTensor, GatherElements, GatherND, OneHot, Resize)
-ANCHORS = (MatMul, Conv, Reduce, ArgReduce, Softmax, LayerNorm, RMSNorm, Pool, LRN, CumSum, ColumnsToImage)
+ANCHORS = (MatMul, Conv, Reduce, ArgReduce, Softmax, LayerNorm, RMSNorm, Pool, LRN, ColumnsToImage)
 ROWS = (Softmax, LayerNorm, RMSNorm)
 ANYWHERE = "anywhere"  # trivial: computed in every reader
 Key = Hashable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...errors import CodegenError
 from ...ir import Dim, DType, Node
 from ...ir.ops import ScatterElements, ScatterND, TopK
 from ..expr import E, Reduced
@@ -11,8 +10,6 @@ from ..simplify import Affine, as_affine, clamp, opaque
 from .builder import KernelBuilder, View, computed, convert, fn, index_expr, number
 from .moves import memo_wrapped
 from .state import Lowering
-
-_TOPK_LIMIT = 4096  # elements of a row: ranks are counted, n² comparisons
 
 
 def emit_concat(lw: Lowering, node: Node) -> None:
@@ -26,12 +23,13 @@ def emit_concat(lw: Lowering, node: Node) -> None:
 
 
 def emit_topk(lw: Lowering, node: Node) -> None:
-    """The rank of an element is the number of elements before it in order; it is stored there if that is below k."""
+    """Of short rows (`decompose` sorts long ones).
+
+    The rank of an element is the number of elements before it in order; it is stored there if that is below k.
+    """
     op, x = node.op, node.inputs[0]
     assert isinstance(op, TopK)
     size = x.shape[op.axis]
-    if isinstance(size, int) and size > _TOPK_LIMIT:
-        raise CodegenError(f"topk over {size} elements", expected=f"at most {_TOPK_LIMIT}", loc=" + ".join(node.loc))
     lw.contiguous(x)
     k = KernelBuilder(x.shape, (size,))
     i, (j,) = k.parallel[op.axis], k.reduced

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, Node, Value, prod
-from ...ir.ops import LRN, ArgReduce, Conv, CumSum, LayerNorm, Pool, Reduce, RMSNorm, Softmax
+from ...ir.ops import LRN, ArgReduce, Conv, LayerNorm, Pool, Reduce, RMSNorm, Softmax
 from ..expr import E, Reduced
 from ..kernel import Reduction
 from ..simplify import Affine, as_affine, clamp, div, ravel, unravel
@@ -34,8 +34,6 @@ def emit_rows(lw: Lowering, node: Node, root: Value) -> None:
             _pool(lw, node, node.op, root)
         case LRN():
             _lrn(lw, node, node.op, root)
-        case CumSum():
-            _cumsum(lw, node, node.op, root)
         case Conv():
             _windowed_conv(lw, node, node.op, root)
         case ColumnsToImage():
@@ -234,18 +232,6 @@ def _lrn(lw: Lowering, node: Node, op: LRN, root: Value) -> None:
     own = lw.read(k, x, k.parallel)
     y = fn("div", own, fn("pow", base, number(op.beta, dtype)))
     finish_rows(lw, k, node, root, [Reduction("sum", fn("mul", e, e))], k.parallel, lambda: y)
-
-
-def _cumsum(lw: Lowering, node: Node, op: CumSum, root: Value) -> None:
-    x = node.inputs[0]
-    k = KernelBuilder(x.shape, (x.shape[op.axis],))
-    (j,) = k.reduced
-    i = k.parallel[op.axis]
-    e = lw.read(k, x, tuple(j if a == op.axis else p for a, p in enumerate(k.parallel)))
-    compare = {(False, False): "le", (True, False): "lt", (False, True): "ge", (True, True): "gt"}[op.exclusive, op.reverse]
-    zero = number(0.0 if e.dtype.is_float else 0, e.dtype)
-    kept = fn("select", fn(compare, index_expr(j), index_expr(i)), e, zero)
-    finish_rows(lw, k, node, root, [Reduction("sum", kept)], k.parallel, lambda: reduced(0, e.dtype))
 
 
 def _windowed_conv(lw: Lowering, node: Node, op: Conv, root: Value) -> None:

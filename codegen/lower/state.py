@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import CodegenError
-from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, dim_max, prod, symbols_of
+from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, dim_min, lower, prod, symbols_of
 from ...ir.ops import Concat, Conv, MatMul, Pool, Reduce, Reshape, Transpose
 from ..expr import E
 from ..kernel import Buffer, Kernel, PlanStep, Reduction, Step, Store
@@ -79,7 +79,9 @@ class Storage:
             of, total = base.of, base.shift + shift
         key = (of, total, (view.span,))
         if key not in self._alias_of:
-            span = dim_max(view.span, 0)  # an axis of size 0 would make it negative
+            span = view.span
+            for d in view.shape:  # nothing is reached where an axis has size 0
+                span = span * dim_min(1, d) if lower(d) <= 0 else span
             self.buffers.append(Buffer("alias", view.dtype, (span,), of=of, shift=total))
             self._alias_of[key] = len(self.buffers) - 1
         return View(self._alias_of[key], view.dtype, view.shape, view.strides)
@@ -136,7 +138,12 @@ class Lowering:
                         self._placed[c.out] = self.storage.add("arena", c.out.dtype, c.out.shape)
                     return c.out, c
         joined = [c for c in uses if isinstance(c.op, Concat)]
-        if len(joined) == 1 and v not in self.outputs and self.exists(joined[0].out) and all(c is joined[0] or _reads_strided(c.op) for c in uses):
+        if (
+            len(joined) == 1
+            and v not in self.outputs
+            and self.exists(joined[0].out)
+            and all(c is joined[0] or _reads_strided(c.op) for c in uses)
+        ):
             return joined[0].out, joined[0]
         return None
 

@@ -13,7 +13,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from ...errors import MlcError, OnnxImportError, VerifyError
 from ...ir import Const, DType, Graph, Input, Node, TensorType, Value, substitute, sym
 from ...ir.ops import DimTensor
-from .context import ImportContext, UnsupportedError
+from .context import ImportContext, Region, UnsupportedError
 from .handlers import find_handler
 from .load import free_names, node_loc
 from .shapes import evaluate_shapes
@@ -92,7 +92,7 @@ class Importer(ImportContext):
             )
         return Graph(
             tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output),
-            proto.name or "main", tuple(self.equal),
+            proto.name or "main", tuple(self.equal), tuple(self.sizes),
         )  # fmt: skip
 
     def decide(self) -> bool:
@@ -302,17 +302,18 @@ class Importer(ImportContext):
     def inline(self, graph: GraphProto, args: Sequence[Value]) -> list[Value]:
         return self._subgraph(graph, args, None)
 
-    def trace(self, graph: GraphProto, args: Sequence[Value], captures: dict[Value, Value]) -> list[Value]:
-        return self._subgraph(graph, args, captures)
+    def trace(self, graph: GraphProto, args: Sequence[Value], region: Region) -> list[Value]:
+        return self._subgraph(graph, args, region)
 
-    def _subgraph(self, graph: GraphProto, args: Sequence[Value], captures: dict[Value, Value] | None) -> list[Value]:
+    def _subgraph(self, graph: GraphProto, args: Sequence[Value], region: Region | None) -> list[Value]:
         if self.depth >= _MAX_DEPTH:
             raise OnnxImportError(f"subgraphs are nested more than {_MAX_DEPTH} deep", loc=", ".join(self.loc))
         if len(args) != len(graph.input):
             raise OnnxImportError(f"subgraph has {len(graph.input)} inputs", expected=str(len(args)), loc=", ".join(self.loc))
-        saved = self.scope, self.in_region
-        self.scope = Scope(saved[0], captures=captures)
-        self.in_region = self.in_region or captures is not None
+        saved = self.scope, self.in_region, self.sizes
+        self.scope = Scope(saved[0], captures=None if region is None else region.captures)
+        if region is not None:
+            self.in_region, self.sizes = True, region.sizes
         self.scope.values.update({formal.name: value for formal, value in zip(graph.input, args, strict=True)})
         self.depth += 1
         try:
@@ -321,7 +322,7 @@ class Importer(ImportContext):
             return [self._lookup(o.name) for o in graph.output]
         finally:
             self.depth -= 1
-            self.scope, self.in_region = saved
+            self.scope, self.in_region, self.sizes = saved
 
 
 def import_proto(model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None) -> Graph:

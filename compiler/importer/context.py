@@ -8,7 +8,9 @@ domain is written "domain::Operator".
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -16,8 +18,8 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from ...errors import OnnxImportError
-from ...ir import Const, Dim, DType, Expr, Node, Op, Trait, Value, is_static, upper
-from ...ir.ops import DimTensor
+from ...ir import Const, Dim, DType, Expr, Graph, Node, Op, RunTimeSize, Trait, Value, is_static, sym, upper
+from ...ir.ops import Cast, DimTensor
 from .constraints import constraints
 
 Handler = Callable[["ImportContext", NodeProto, list[Value | None]], Sequence[Value]]
@@ -34,6 +36,20 @@ class UnsupportedError(OnnxImportError):
     """A node uses something that mlc has no lowering for; collected over the whole model by the importer."""
 
 
+@dataclass
+class Region:
+    """A subgraph being imported as a graph of its own: its inputs for values from outside, and its run-time sizes."""
+
+    captures: dict[Value, Value] = field(default_factory=dict)
+    sizes: list[RunTimeSize] = field(default_factory=list)
+
+    def graph(self, outputs: Sequence[Value], formals: Sequence[Value], name: str) -> Graph:
+        """The region: formals, then captures, are its inputs."""
+        inputs = (*formals, *self.captures.values())
+        names = tuple(f"i{k}" for k in range(len(inputs))), tuple(f"o{k}" for k in range(len(outputs)))
+        return Graph(inputs, tuple(outputs), *names, name, sizes=tuple(self.sizes))
+
+
 class ImportContext:
     """State of one import. `loc` is that of the node being imported; `opsets` those of the enclosing model or function."""
 
@@ -44,6 +60,9 @@ class ImportContext:
         self._contents: dict[Value, np.ndarray] = {}
         self.equal: dict[tuple[Dim, Dim], None] = {}  # pairs of dims that must agree at run time
         self.in_region = False  # inside a graph that may not run at all
+        self.sizes: list[RunTimeSize] = []  # symbols of the region being imported that data decide
+        self._size_of: dict[tuple[Value, int], Dim] = {}
+        self._fresh = itertools.count()
 
     def opset(self, domain: str = "") -> int:
         """Version of the operator set in force (0 when the model does not import the domain)."""
@@ -140,6 +159,33 @@ class ImportContext:
             )
         return found
 
+    def size(self, value: Value, index: int = 0, lo: int = 0, hi: int = 2**62) -> Dim:
+        """Element `index` (row-major) of an integer tensor as a dim: what is known of it, else a symbol read at run time.
+
+        A run fails with an InputError where the element is not within lo and hi. Equal elements of one value are one symbol.
+        """
+        content = self.content(value)
+        if content is not None:
+            known = content.ravel()[index]
+            if isinstance(known, (int, Expr)) and not isinstance(known, bool):
+                return known
+        key = (value, index)
+        if key not in self._size_of:
+            source = value if value.dtype is DType.I64 else self.emit(Cast(DType.I64), value).out
+            name = f"n.{next(self._fresh)}"  # symbols of inputs have no dot
+            self.sizes.append(RunTimeSize(name, source, index))
+            self._size_of[key] = sym(name, lo, hi)
+        return self._size_of[key]
+
+    def require_sizes(self, value: Value | None, what: str, lo: int = 0) -> tuple[Dim, ...]:
+        """Elements of a tensor of rank 0 or 1 as dims, read at run time where they are not known. Its length has to be."""
+        found = self.dims(value)
+        if found is not None:
+            return found
+        if value is None or not isinstance(value.type.numel, int) or value.type.rank > 1 or not value.dtype.is_int:
+            return self.require_dims(value, what)
+        return tuple(self.size(value, i, lo) for i in range(value.type.numel))
+
     def require_known(self, value: Value | None, what: str) -> np.ndarray:
         """`known`, or an OnnxImportError that says `what` has to be a constant."""
         found = self.known(value)
@@ -166,8 +212,8 @@ class ImportContext:
         """Import a subgraph in place: its inputs are `args`, what it reads from outside is read directly."""
         raise NotImplementedError
 
-    def trace(self, graph: GraphProto, args: Sequence[Value], captures: dict[Value, Value]) -> list[Value]:
-        """Import a subgraph as a region of its own; values from outside become `Input` values in `captures`."""
+    def trace(self, graph: GraphProto, args: Sequence[Value], region: Region) -> list[Value]:
+        """Import a subgraph as a region of its own; values from outside become `Input` values in its captures."""
         raise NotImplementedError
 
     def dim_tensor(self, content: np.ndarray, dtype: DType) -> Value:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, NodeProto
 
-from ...ir import Const, Dim, DType, Graph, Input, Node, TensorType, Value
+from ...ir import Const, Dim, DType, Input, Node, TensorType, Value
 from ...ir import ops as O
 from .compose import Build, optional, required
-from .context import HandlerTable, ImportContext
+from .context import HandlerTable, ImportContext, Region
 from .shapes import equality_of
 
 # Loops of at most this many nodes in total are unrolled; those that have to be (states change type) up to the second.
@@ -24,14 +24,15 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     known = ctx.known(cond)
     if known is not None:
         return ctx.inline(then if bool(known.ravel()[0]) else orelse, [])
-    captures: dict[Value, Value] = {}
+    regions = Region(), Region()
+    regions[1].captures = captures = regions[0].captures
     required_before = dict(ctx.equal)
-    a, c = ctx.trace(then, [], captures), ctx.trace(orelse, [], captures)
+    a, c = (ctx.trace(g, [], r) for g, r in zip((then, orelse), regions, strict=True))
     misfit = next((f"{x.type} and {y.type}" for x, y in zip(a, c, strict=True) if x.type != y.type), None)
     if misfit is not None:
         ctx.equal = required_before  # the traced branches are dropped
         return _assume_branch(ctx, cond, then, orelse, misfit)
-    graphs = [_region(outs, tuple(captures.values()), g.name) for outs, g in ((a, then), (c, orelse))]
+    graphs = [r.graph(outs, (), g.name) for r, outs, g in zip(regions, (a, c), (then, orelse), strict=True)]
     b = Build(ctx)
     return ctx.emit(O.If(graphs[0], graphs[1]), b.reshape(cond, ()), *captures).outputs
 
@@ -51,10 +52,6 @@ def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: Gr
         pair = equality_of(holds) if taken else None
         ctx.require_equal(*(pair or (holds, int(taken))))
     return ctx.inline(then if taken else orelse, [])
-
-
-def _region(outputs: Sequence[Value], inputs: tuple[Value, ...], name: str) -> Graph:
-    return Graph(inputs, tuple(outputs), tuple(f"i{k}" for k in range(len(inputs))), tuple(f"o{k}" for k in range(len(outputs))), name)
 
 
 def _formal(type_: TensorType, loc: tuple[str, ...]) -> Value:
@@ -78,11 +75,11 @@ def loop(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
         unrolled = _unroll(ctx, body, trips, states)
         if unrolled is not None:
             return unrolled
-    captures: dict[Value, Value] = {}
+    region = Region()
     required_before = dict(ctx.equal)
     counter, running = _formal(TensorType(DType.I64, ()), ctx.loc), _formal(TensorType(DType.BOOL, ()), ctx.loc)
     formals = [_formal(v.type, ctx.loc) for v in states]
-    outs = [b.reshape(v, ()) if i == 0 else v for i, v in enumerate(ctx.trace(body, [counter, running, *formals], captures))]
+    outs = [b.reshape(v, ()) if i == 0 else v for i, v in enumerate(ctx.trace(body, [counter, running, *formals], region))]
     always = outs[0] is running or outs[0] == running or (isinstance(outs[0].node.op, Const) and bool(outs[0].node.op.data))
     changed = [(f.type, o.type) for f, o in zip(formals, outs[1:], strict=False) if f.type != o.type]
     if changed:
@@ -94,10 +91,10 @@ def loop(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
         raise ctx.unsupported(f"Loop that turns a state of {changed[0][0]} into {changed[0][1]}")
     if n_scan and (trips is None or not always or unknown_start):
         raise ctx.unsupported("Loop with scan outputs whose number of iterations depends on data")
-    graph = _region(outs, (counter, running, *formals, *captures.values()), body.name)
+    graph = region.graph(outs, (counter, running, *formals), body.name)
     limit = ctx.const(np.int64(2**63 - 1)) if trip is None else b.reshape(trip, ())
     start = ctx.const(np.bool_(True)) if cond is None else b.reshape(cond, ())
-    return ctx.emit(O.Loop(graph, len(states), n_scan, trips), limit, start, *states, *captures).outputs
+    return ctx.emit(O.Loop(graph, len(states), n_scan, trips), limit, start, *states, *region.captures).outputs
 
 
 def _unroll(ctx: ImportContext, body: GraphProto, trips: int, states: list[Value]) -> list[Value] | None:
@@ -130,7 +127,8 @@ def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
     axes = [a % x.type.rank for a, x in zip(ctx.attr(node, "scan_input_axes", (0,) * n_in), xs, strict=True)]
     backward = ctx.attr(node, "scan_input_directions", (0,) * n_in)
     steps = xs[0].shape[axes[0]]
-    captures: dict[Value, Value] = {}
+    region = Region()
+    captures = region.captures
     counter, running = _formal(TensorType(DType.I64, ()), ctx.loc), _formal(TensorType(DType.BOOL, ()), ctx.loc)
     formals = [_formal(v.type, ctx.loc) for v in states]
     elements = []
@@ -139,11 +137,11 @@ def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
             captures[x] = _formal(x.type, ctx.loc)
         at = b.sub(b.dim(steps - 1, DType.I64), counter) if reverse else counter
         elements.append(b.emit(O.Gather(axis), captures[x], at))
-    outs = ctx.trace(body, [*formals, *elements], captures)
+    outs = ctx.trace(body, [*formals, *elements], region)
     for f, o in zip(formals, outs, strict=False):
         if f.type != o.type:
             raise ctx.unsupported(f"Scan that turns a state of {f.type} into {o.type}")
-    graph = _region([running, *outs], (counter, running, *formals, *captures.values()), body.name)
+    graph = region.graph([running, *outs], (counter, running, *formals), body.name)
     results = ctx.emit(O.Loop(graph, n_state, n_out, steps), b.dim(steps, DType.I64), ctx.const(np.bool_(True)), *states, *captures).outputs
     stacked = []
     out_axes = ctx.attr(node, "scan_output_axes", (0,) * n_out)

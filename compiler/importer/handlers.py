@@ -13,6 +13,7 @@ from .move_handlers import MOVE_HANDLERS
 from .nn_handlers import NN_HANDLERS
 from .reduce_handlers import REDUCE_HANDLERS
 from .resize_handlers import RESIZE_HANDLERS
+from .select_handlers import SELECT_HANDLERS
 from .shape_handlers import SHAPE_HANDLERS
 
 HANDLERS: dict[tuple[str, int], Handler] = {
@@ -20,6 +21,7 @@ HANDLERS: dict[tuple[str, int], Handler] = {
     **ELEMENTWISE_HANDLERS,
     **MOVE_HANDLERS,
     **SHAPE_HANDLERS,
+    **SELECT_HANDLERS,
     **RESIZE_HANDLERS,
     **REDUCE_HANDLERS,
     **CONTROL_HANDLERS,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from onnx import NodeProto
 
 from ...ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, lower, upper
@@ -62,6 +61,8 @@ def slice_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
         starts, ends = ctx.attr(node, "starts"), ctx.attr(node, "ends")
         axes, steps = ctx.attr(node, "axes"), None
     else:
+        if any(v is not None and ctx.dims(v) is None for v in (ins[1], ins[2])):
+            return [_computed_slice(ctx, node, x, ins)]
         starts = ctx.require_dims(ins[1], "the start of Slice")
         ends = ctx.require_dims(ins[2], "the end of Slice")
         axes = None if optional(ins, 3) is None else ctx.require_dims(ins[3], "the axes of Slice")
@@ -82,18 +83,51 @@ def slice_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     return ctx.emit(O.Slice(tuple(first), tuple(sizes), tuple(strides)), x).outputs
 
 
+def _computed_slice(ctx: ImportContext, node: NodeProto, x: Value, ins: Sequence[Value | None]) -> Value:
+    """Starts or ends that are data: counted from the front and clamped when the model runs, then gathered."""
+    starts, ends = required(ctx, node, ins[1:3], 2)
+    count = starts.type.numel
+    axes = None if optional(ins, 3) is None else ctx.require_dims(ins[3], "the axes of Slice")
+    steps = None if optional(ins, 4) is None else ctx.require_dims(ins[4], "the steps of Slice")
+    if not isinstance(count, int) or any(not isinstance(s, int) or s == 0 for s in steps or ()):
+        raise ctx.unsupported("Slice of a number of axes, or by steps, that depend on data")
+    axes = tuple(range(count)) if axes is None else axes
+    b, rank = Build(ctx), x.type.rank
+    for i, axis in enumerate(axes):
+        axis, step = int(axis) % rank, 1 if steps is None else int(steps[i])  # type: ignore[arg-type]
+        size = b.dim(x.shape[axis], DType.I64)
+        low, high = (0, 0) if step > 0 else (-1, -1)
+
+        def place(v: Value, i: int = i, size: Value = size, low: int = low, high: int = high) -> Value:
+            at = b.cast(b.reshape(b.slice(b.reshape(v, (count,)), 0, i, 1), ()), DType.I64)
+            at = b.where(b.emit(O.Less(), at, b.const(0, DType.I64)), b.add(at, size), at)
+            return b.min(b.max(at, low), b.add(size, high))
+
+        first, last = place(starts), place(ends)
+        if step < 0:  # a start below the first element takes nothing; an end below it takes all
+            last = b.max(last, -1)
+        gap = b.sub(last, first) if step > 0 else b.sub(first, last)
+        length = b.max(b.div(b.add(gap, abs(step) - 1), abs(step)), 0)
+        n = dim_min(ctx.size(length), x.shape[axis])
+        at = b.add(b.mul(b.iota(n), step), first)
+        x = b.emit(O.Gather(axis), x, at)
+    return x
+
+
 def split(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
     b, axis, count = Build(ctx), axis_of(ctx, node, x.type.rank), len(node.output)
     d = x.shape[axis]
     given = ctx.attr(node, "split") if ctx.opset() < 13 else None
     if ctx.opset() >= 13 and optional(ins, 1) is not None:
-        given = ctx.require_dims(ins[1], "the sizes of Split")
+        given = ctx.require_sizes(ins[1], "the sizes of Split")
     if given is None:
         part = ceildiv(d, count) if ctx.attr(node, "num_outputs") else floordiv(d, count)
         given = [part] * (count - 1) + [d - part * (count - 1)]
-    if len(given) < count or (isinstance(d, int) and sum(given) != d):
+    total: Dim = sum(given, 0)
+    if len(given) < count or (isinstance(d, int) and isinstance(total, int) and total != d):
         raise ctx.unsupported(f"Split of {d} into {list(given)}")
+    ctx.require_equal(total, d)
     outs, at = [], 0
     for part in given[:count]:
         outs.append(b.slice(x, axis, at, part))
@@ -147,7 +181,7 @@ def pad(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     if ctx.opset() < 11:
         pads, value = ctx.attr(node, "pads"), b.const(ctx.attr(node, "value", 0.0), x.dtype)
     else:
-        pads = ctx.require_dims(ins[1], "the sizes of Pad")
+        pads = ctx.require_sizes(ins[1], "the sizes of Pad", lo=-(2**31))
         given = optional(ins, 2)
         value = b.const(0, x.dtype) if given is None else b.reshape(given, ())
     axes = axes_of(ctx, node, ins, 11, 3)
@@ -167,7 +201,7 @@ def one_hot(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
     index, depth, values = required(ctx, node, ins, 3)
     b = Build(ctx)
     known = ctx.known(depth)
-    size = int(known.ravel()[0]) if known is not None else ctx.require_dims(depth, "the depth of OneHot")[0]
+    size = int(known.ravel()[0]) if known is not None else ctx.size(depth)
     axis = axis_of(ctx, node, index.type.rank + 1, -1)
     if index.dtype not in (DType.I32, DType.I64):
         index = b.cast(index, DType.I64)
@@ -204,18 +238,7 @@ def space_to_depth(ctx: ImportContext, node: NodeProto, ins: list[Value | None])
     return [b.reshape(y, (n, c * k * k, h, w))]
 
 
-def compress(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    (x,) = required(ctx, node, ins, 1)
-    b = Build(ctx)
-    at = np.flatnonzero(ctx.require_known(ins[1], "the condition of Compress"))
-    axis = ctx.attr(node, "axis")
-    if axis is None:
-        x, axis = b.reshape(x, (x.type.numel,)), 0
-    return [b.emit(O.Gather(axis % x.type.rank), x, ctx.const(at, DType.I64))]
-
-
 MOVE_HANDLERS: HandlerTable = {
-    ("Compress", 9): compress,
     ("Concat", 4): concat,
     ("DepthToSpace", 1): depth_to_space,
     ("Gather", 1): gather,

@@ -114,7 +114,7 @@ def top_k(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seque
     if ctx.opset() < 10:
         k = ctx.attr(node, "k")
     else:
-        (k,) = ctx.require_dims(optional(ins, 1), "k of TopK")
+        (k,) = ctx.require_sizes(optional(ins, 1), "k of TopK")
     if not isinstance(k, int):
         k = dim_min(k, x.shape[axis])  # the model is wrong where it is more; never read beyond the row
     op = O.TopK(axis, k, bool(ctx.attr(node, "largest", 1)), bool(ctx.attr(node, "sorted", 1)))

@@ -60,7 +60,7 @@ def resize(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     sizes: list[Dim] = list(x.shape)
     scales: list[float | None] = [1.0] * rank
     if optional(ins, 3) is not None:
-        wanted = ctx.require_dims(ins[3], "the sizes of Resize")
+        wanted = ctx.require_sizes(ins[3], "the sizes of Resize")
         _check_count(ctx, wanted, axes)
         policy = ctx.attr(node, "keep_aspect_ratio_policy", "stretch")
         if policy == "stretch":

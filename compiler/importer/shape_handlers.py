@@ -31,7 +31,7 @@ def constant(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
 
 
 def constant_of_shape(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    shape = ctx.require_dims(ins[0], "the shape of ConstantOfShape")
+    shape = ctx.require_sizes(ins[0], "the shape of ConstantOfShape")
     value = ctx.attr(node, "value", np.zeros(1, np.float32))
     return [Build(ctx).expand(ctx.const(np.asarray(value).reshape(())), shape)]
 
@@ -51,10 +51,27 @@ def size(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
 
 def reshape(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
+    if ctx.opset() >= 5 and ctx.dims(ins[1]) is None:
+        return [Build(ctx).reshape(x, _computed_shape(ctx, node, x, ins[1]))]
     want = list(ctx.attr(node, "shape", ()) if ctx.opset() < 5 else ctx.require_dims(ins[1], "the shape of Reshape"))
     if not ctx.attr(node, "allowzero", 0):
         want = [x.shape[i] if d == 0 and i < x.type.rank else d for i, d in enumerate(want)]
     return [Build(ctx).reshape(x, fill_missing(ctx, x.shape, want))]
+
+
+def _computed_shape(ctx: ImportContext, node: NodeProto, x: Value, shape: Value | None) -> tuple[Dim, ...]:
+    """The dims of a reshape whose shape is data: zeros and −1 are resolved when the model runs."""
+    if shape is None or shape.type.rank != 1 or not isinstance(shape.type.numel, int):
+        return ctx.require_dims(shape, "the rank of Reshape")
+    b, rank = Build(ctx), shape.type.numel
+    if not ctx.attr(node, "allowzero", 0):
+        have = [*x.shape, *(0,) * rank][:rank]
+        zero = b.emit(O.Equal(), shape, b.const(0, DType.I64))
+        shape = b.where(zero, b.emit(O.DimTensor(tuple(have), (rank,))), shape)
+    missing = b.emit(O.Equal(), shape, b.const(-1, DType.I64))
+    rest = b.reduce("prod", b.where(missing, b.const(1, DType.I64), shape), (0,))
+    shape = b.where(missing, b.div(b.dim(x.type.numel, DType.I64), b.max(rest, 1)), shape)
+    return ctx.require_sizes(shape, "the shape of Reshape")
 
 
 def fill_missing(ctx: ImportContext, have: Sequence[Dim], want: Sequence[Dim]) -> tuple[Dim, ...]:
@@ -126,14 +143,14 @@ def unsqueeze(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
 
 def expand(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
-    want = ctx.require_dims(ins[1], "the shape of Expand")
+    want = ctx.require_sizes(ins[1], "the shape of Expand")
     return [Build(ctx).expand(x, broadcast(x.shape, want))]
 
 
 def tile(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """[a, b] tiled (r, s): reshape [1, a, 1, b], expand [r, a, s, b], reshape [r·a, s·b]."""
     (x,) = required(ctx, node, ins, 1)
-    repeats = ctx.require_dims(ins[1], "the repeats of Tile")
+    repeats = ctx.require_sizes(ins[1], "the repeats of Tile")
     b = Build(ctx)
     if len(repeats) != x.type.rank:
         raise ctx.unsupported(f"Tile of rank {x.type.rank} by {len(repeats)} repeats")
@@ -164,6 +181,8 @@ def range_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
         if length <= FOLD_LIMIT:
             return [ctx.const((s + np.arange(length) * d).astype(dtype.np))]
         count: Dim = length
+    elif any(ctx.dims(v) is None for v in (start, limit, delta)):
+        count = _computed_length(ctx, start, limit, delta)
     else:
         dims = [ctx.require_dims(v, "the length of Range")[0] for v in (start, limit, delta)]
         step = dims[2]
@@ -181,6 +200,21 @@ def range_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     if start_known is None or start_known.ravel()[0] != 0:
         x = b.add(x, b.cast(b.reshape(start, ()), counting))
     return [b.cast(x, dtype)]
+
+
+def _computed_length(ctx: ImportContext, start: Value, limit: Value, delta: Value) -> Dim:
+    """max(⌈(limit − start) / delta⌉, 0) of scalars known when the model runs."""
+    b = Build(ctx)
+    s, e, d = (b.reshape(v, ()) for v in (start, limit, delta))
+    if s.dtype.is_int:
+        s, e, d = (b.cast(v, DType.I64) for v in (s, e, d))
+        down = b.emit(O.Less(), d, b.const(0, DType.I64))
+        step, gap = b.emit(O.Abs(), d), b.where(down, b.sub(s, e), b.sub(e, s))
+        length = b.div(b.max(b.sub(b.add(gap, step), 1), 0), step)
+    else:
+        s, e, d = (b.cast(v, DType.F64) for v in (s, e, d))
+        length = b.cast(b.max(b.emit(O.Ceil(), b.div(b.sub(e, s), d)), 0.0), DType.I64)
+    return ctx.size(length)
 
 
 def trilu(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
