@@ -16,10 +16,11 @@ from llvmlite import ir
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, ceildiv, floordiv
+from ..gates import Gates
 from ..kernel import RecurrentKernel
 from .build import I32, I64, PTR, Builder, Params, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
-from .gates import Gates
+from .functions import Functions
 from .target import CpuTarget
 
 _UNROLL = 4
@@ -113,7 +114,8 @@ class _Emitter:
         self.p = p = {name: b.param(dims, at) for name, at in self.slots.items()}
         self.buffers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
         self.sums = b.alloca(self.vector, b.i64(self.gate_count * s.rows * s.vectors))
-        self.gates = Gates(k, b, s.lanes, self.target)
+        math = Functions(b, s.lanes, self.target)
+        self.gates = Gates(k, lambda fn, *x: math.call(fn, x, [self.dtype] * len(x)), lambda v: math.const(v, self.dtype))
         self.strips = i.udiv(i.add(p["width"], b.i64(self.span - 1)), b.i64(self.span))
         whole = i.udiv(p["batch"], b.i64(s.rows))
         self.groups = (i.add(whole, i.urem(p["batch"], b.i64(s.rows))) if s.single

@@ -1,25 +1,26 @@
-"""Gates of recurrent cells on vectors: the ONNX formulas, after the products with R are done."""
+"""Gates of recurrent cells: the ONNX formulas, after the products with R are done. Written once for all backends."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...errors import CodegenError
-from ..kernel import RecurrentKernel
-from .build import Builder
-from .functions import Functions
-from .target import CpuTarget
+from ..errors import CodegenError
+from .kernel import RecurrentKernel
 
 Values = Mapping[int, Any]
 
 
 class Gates:
-    """xs, hs, rb: by number of the gate, x·W + Wb, h·R, and Rb (gate order as ONNX: iofc, zrh, i)."""
+    """xs, hs, rb: by number of the gate, x·W + Wb, h·R, and Rb (gate order as ONNX: iofc, zrh, i).
 
-    def __init__(self, kernel: RecurrentKernel, b: Builder, lanes: int, target: CpuTarget) -> None:
-        self.kernel, self.dtype = kernel, kernel.operands[0].dtype
-        self.math = Functions(b, lanes, target)
+    Args:
+        call: `call(fn, *values)` computes one of SCALAR_FNS on the backend's values, all of the kernel's dtype.
+        const: a number of that dtype.
+    """
+
+    def __init__(self, kernel: RecurrentKernel, call: Callable[..., Any], const: Callable[[float], Any]) -> None:
+        self.kernel, self._op, self._k = kernel, call, const
 
     def lstm(self, xs: Values, hs: Values, rb: Values, c: Any, peephole: Sequence[Any]) -> tuple[Any, Any]:
         """(h, c): i, o, f = f(…), c' = f∘c + i∘g(…), h = o∘h(c'); o sees the new c through its peephole."""
@@ -52,12 +53,6 @@ class Gates:
         return self._act(self.kernel.activations[0], self._sum(xs[0], hs[0], rb[0]))
 
     # arithmetic ----------------------------------------------------------------------------------------------------
-    def _op(self, fn: str, *args: Any) -> Any:
-        return self.math.call(fn, args, [self.dtype] * len(args))
-
-    def _k(self, value: float) -> Any:
-        return self.math.const(value, self.dtype)
-
     def _sum(self, x: Any, h: Any, bias: Any) -> Any:
         return self._op("add", self._op("add", x, h), bias)
 
@@ -76,7 +71,7 @@ class Gates:
 
         def below(limit: float, yes: Any, no: Any) -> Any:
             """yes where x < limit, else no"""
-            return self.math.call("select", [op("lt", x, k(limit)), yes, no], [self.dtype] * 3)
+            return op("select", op("lt", x, k(limit)), yes, no)
 
         match name:
             case "Sigmoid":
@@ -90,7 +85,7 @@ class Gates:
             case "LeakyRelu":
                 return below(0.0, op("mul", x, k(alpha)), x)
             case "ThresholdedRelu":
-                return self.math.call("select", [op("gt", x, k(alpha)), x, k(0.0)], [self.dtype] * 3)
+                return op("select", op("gt", x, k(alpha)), x, k(0.0))
             case "ScaledTanh":
                 return op("mul", k(alpha), op("tanh", op("mul", k(beta), x)))
             case "HardSigmoid":

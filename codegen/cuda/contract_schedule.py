@@ -1,0 +1,69 @@
+"""How a contraction is cut into tiles: for blocks, threads, and along k."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir import Dim, ceildiv, lower, prod, upper
+from ..kernel import ContractKernel
+
+WAVE = 132  # blocks that keep a large device busy (multiprocessors of an H200; fewer on most)
+SPLIT_K = 256  # elements of k that a split should have at least
+MAX_SPLITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class FmaSchedule:
+    """bm × bn results of a block, bk of k at a time, tm × tn of a thread; `slices` of the block share bk;
+    `splits` blocks share k, and a second kernel adds what they found."""
+
+    bm: int
+    bn: int
+    bk: int
+    tm: int
+    tn: int
+    slices: int = 1
+    splits: int = 1
+
+    @property
+    def threads(self) -> int:
+        return self.bm // self.tm * (self.bn // self.tn) * self.slices
+
+    def shared(self, itemsize: int) -> int:
+        """Bytes: two tiles of A (transposed, padded) and of B; the sums of the slices come later in the same place."""
+        tiles = 2 * self.bk * (self.bm + 4 + self.bn)
+        return itemsize * max(tiles, self.slices * self.bm * self.bn if self.slices > 1 else 0)
+
+
+def schedule_fma(kernel: ContractKernel) -> FmaSchedule:
+    """The largest tile that still gives every multiprocessor one, then splits along k where that is not enough."""
+    wide = kernel.operands[0].dtype.itemsize > 4
+    panel = kernel.panel
+    m = upper(kernel.m)
+    if panel % 64 == 0 and not wide:
+        candidates = [FmaSchedule(128, 128, 16, 8, 8), FmaSchedule(128, 64, 16, 8, 4), FmaSchedule(64, 64, 16, 4, 4),
+                      FmaSchedule(32, 64, 32, 4, 4, 2)]  # fmt: skip
+        skinny = FmaSchedule(16, 64, 64, 4, 4, 4) if m > 4 else FmaSchedule(4, 64, 64, 4, 4, 16)
+    else:
+        bn = min(panel, 64) if panel % 16 == 0 else 16
+        candidates = [FmaSchedule(64, bn, 16, 4, 4), FmaSchedule(32, bn, 16, 4, 4, 2)]
+        skinny = FmaSchedule(16, bn, 32, 4, 4, 4) if m > 4 else FmaSchedule(4, bn, 32, 4, 4, 8)
+    if m <= 16:
+        chosen = skinny
+    else:
+        chosen = next((c for c in candidates if lower(tiles(kernel, c)) >= WAVE), candidates[-1])
+        if lower(kernel.m) < 16 and not isinstance(kernel.m, int):
+            chosen = candidates[-2]  # unknown: between the extremes
+    return FmaSchedule(chosen.bm, chosen.bn, chosen.bk, chosen.tm, chosen.tn, chosen.slices, splits(kernel, tiles(kernel, chosen)))
+
+
+def tiles(kernel: ContractKernel, s: FmaSchedule) -> Dim:
+    """Blocks without splits."""
+    return prod((kernel.batch, ceildiv(kernel.m, s.bm), ceildiv(kernel.n, s.bn)))
+
+
+def splits(kernel: ContractKernel, blocks: Dim) -> int:
+    """Blocks to share k, where results alone would leave most of the device idle. Not for unknown sizes of k or results."""
+    if not isinstance(kernel.k, int) or not isinstance(blocks, int) or not 0 < blocks <= WAVE // 2:
+        return 1
+    return max(1, min(MAX_SPLITS, WAVE // blocks, kernel.k // SPLIT_K))

@@ -1,0 +1,44 @@
+"""What every CUDA emitter returns: source text, and how to launch its kernels."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from ...ir import Dim
+
+PLACEHOLDER = "mlc_kernel"  # name of the function before it is known by the hash of its text
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One grid: `symbol<<<blocks, threads, shared>>>(operands…, dims…)`.
+
+    `operands` are operands of the step by number; those from its number of operands on are its workspaces.
+    `dims` are passed as 64-bit integers behind the pointers. `shared` is dynamic shared memory in bytes.
+    """
+
+    source: str
+    symbol: str
+    operands: tuple[int, ...]
+    dims: tuple[Dim, ...]
+    blocks: Dim
+    threads: int
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """The launches of a step, in order. `workspaces` are bytes of memory that only this step needs;
+    `flops` and `bytes` are of the whole step."""
+
+    launches: tuple[Launch, ...]
+    flops: Dim
+    bytes: Dim
+    workspaces: tuple[Dim, ...] = field(default=())
+
+
+def named(source: str) -> tuple[str, str]:
+    """(text, symbol) with the placeholder name replaced by one derived from the content."""
+    symbol = "mlc_" + hashlib.sha256(source.encode()).hexdigest()[:24]
+    return source.replace(PLACEHOLDER, symbol), symbol

@@ -1,0 +1,106 @@
+"""Kernels to a shared library of the host, by g++; cached on disk by content."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ....errors import CodegenError, TargetError, VerifyError
+
+_FLAGS = ("-std=c++17", "-O1", "-g0", "-shared", "-fPIC", "-fwrapv", "-ffp-contract=on", "-Wno-unknown-pragmas", "-Wno-div-by-zero",
+          "-fno-strict-aliasing", "-w")  # fmt: skip
+_MESSAGE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EmulateOptions:
+    """sanitize: build with the undefined-behaviour sanitizer, and with the address sanitizer if the process has it loaded."""
+
+    sanitize: tuple[str, ...] = ()
+
+
+class Library:
+    """Kernels by symbol, ready to run."""
+
+    def __init__(self, path: Path) -> None:
+        self._lib = ctypes.CDLL(str(path))
+
+    def run(self, symbol: str, args: Sequence[int], blocks: int, threads: int, shared: int, seed: int = 0) -> None:
+        """Run a grid; `args` are addresses and sizes. seed 0 keeps blocks and threads in order.
+
+        Raises VerifyError when threads do not meet at a barrier or collective.
+        """
+        entry = getattr(self._lib, f"{symbol}_emulated")
+        entry.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_int]
+        message = ctypes.create_string_buffer(_MESSAGE)
+        values = (ctypes.c_int64 * max(1, len(args)))(*args)
+        if entry(ctypes.addressof(values), blocks, threads, shared, seed, message, _MESSAGE):
+            raise VerifyError(f"kernel {symbol}: {message.value.decode() or 'no memory'}")
+
+
+def build(sources: Mapping[str, str], options: EmulateOptions | None = None) -> Library:
+    """One library of kernels, given as symbol -> source.
+
+    Raises TargetError when there is no g++, CodegenError when it refuses the source.
+    """
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise TargetError("no g++ on this machine", expected="g++, which compiles emulated kernels", remedy="Install a C++ compiler.")
+    sanitize = (options or EmulateOptions()).sanitize
+    flags = [*_FLAGS, *(f"-fsanitize={s}" for s in sanitize), *(["-fno-sanitize-recover=all"] if sanitize else [])]
+    text = translation_unit(sources)
+    key = hashlib.sha256("\0".join((text, _header(), " ".join(flags), compiler)).encode()).hexdigest()[:32]
+    folder = _cache()
+    library = folder / f"{key}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            source = Path(work) / "kernels.cpp"
+            source.write_text(text)
+            (Path(work) / "emulate.h").write_text(_resource("emulate/emulate.h"))
+            (Path(work) / "mlc.cuh").write_text(_resource("headers/mlc.cuh"))
+            out = Path(work) / "kernels.so"
+            done = subprocess.run(
+                [compiler, *flags, "-DMLC_EMULATE", "-I", work, str(source), "-o", str(out)], capture_output=True, text=True
+            )
+            if done.returncode:
+                raise CodegenError("g++ refuses generated kernels:\n" + done.stderr[:3000], remedy="This is a bug in mlc.")
+            os.replace(out, library)
+    return Library(library)
+
+
+def translation_unit(sources: Mapping[str, str]) -> str:
+    """All kernels in one file, each in its own namespace, with an entry that runs a grid of it."""
+    parts = ['#include "mlc.cuh"\n']
+    for symbol, source in sources.items():
+        parts.append(f"namespace n_{symbol} {{\n{source}\n}}\n")
+        parts.append(
+            f"static void {symbol}_enter(const int64_t* args) {{ emulate::call(n_{symbol}::{symbol}, args); }}\n"
+            f'extern "C" int {symbol}_emulated(const int64_t* args, int64_t blocks, int threads, int64_t shared, uint64_t seed,\n'
+            f"    char* message, int size) {{\n"
+            f"    return emulate::run_grid({symbol}_enter, args, blocks, threads, shared, seed, message, size);\n}}\n"
+        )
+    return "".join(parts)
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).parent.joinpath(name).read_text("utf-8")  # type: ignore[attr-defined]
+
+
+def _header() -> str:
+    return _resource("emulate/emulate.h") + _resource("headers/mlc.cuh")
+
+
+def _cache() -> Path:
+    base: Any = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = Path(base) / "mlc" / "emulated"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

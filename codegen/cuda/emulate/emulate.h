@@ -1,0 +1,372 @@
+// The device, played on the host: a block's threads are fibers, which switch at barriers and warp collectives.
+// Blocks run one after the other and threads in rounds, both in orders shuffled by a seed, so that races show.
+// A barrier or collective that not all threads reach is reported, not waited for.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#define MLC_STACK (1 << 18)
+#else
+#define MLC_STACK (1 << 16)
+#endif
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+#define MLC_SHARED(name) unsigned char* const name = emulate::block.shared
+
+struct Dim3 {
+    unsigned x, y, z;
+};
+static Dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulate {
+
+template <class To, class From>
+inline To bit_cast(From x) {
+    static_assert(sizeof(To) == sizeof(From), "sizes differ");
+    To out;
+    std::memcpy(&out, &x, sizeof(To));
+    return out;
+}
+
+// --- float16 -------------------------------------------------------------------------------------------------------
+inline float half_to_float(uint16_t h) {
+    const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, e = (h >> 10) & 31u, m = h & 1023u;
+    if (e == 31) return bit_cast<float>(sign | 0x7f800000u | (m << 13) | (m ? 0x400000u : 0u));
+    if (e == 0) return (sign ? -1.0f : 1.0f) * std::ldexp((float)m, -24);
+    return bit_cast<float>(sign | ((e + 112u) << 23) | (m << 13));
+}
+inline uint16_t float_to_half(float x) {  // to nearest even
+    const uint32_t b = bit_cast<uint32_t>(x), sign = (b >> 16) & 0x8000u, a = b & 0x7fffffffu;
+    if (a > 0x7f800000u) return (uint16_t)0x7fff;
+    if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);
+    if (a < 0x38800000u) return (uint16_t)(sign | (uint32_t)std::nearbyint(std::ldexp((double)bit_cast<float>(a), 24)));
+    return (uint16_t)(sign | ((a - 0x38000000u + 0xfffu + ((a >> 13) & 1u)) >> 13));
+}
+
+// --- fibers --------------------------------------------------------------------------------------------------------
+struct Fiber {
+    char* stack = nullptr;
+#if defined(__x86_64__)
+    void* sp = nullptr;
+#else
+    ucontext_t context;
+#endif
+    void* fake = nullptr;               // AddressSanitizer's
+    const uint64_t* waits = nullptr;    // runs on when *waits differs from `seen`
+    uint64_t seen = 0;
+    bool done = false;
+    Dim3 thread{};
+    std::vector<std::vector<std::pair<void*, std::vector<unsigned char>>>> copies;  // committed groups of cp.async
+    std::vector<std::pair<void*, std::vector<unsigned char>>> open;
+};
+
+struct Warp {
+    uint64_t generation = 0;
+    unsigned arrived = 0, alive = 0;
+    unsigned char slots[2][32][64];
+};
+
+struct Block {
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    uint64_t barrier = 0;
+    unsigned arrived = 0, alive = 0;
+    unsigned char* shared = nullptr;
+    Fiber* current = nullptr;
+    Fiber scheduler;
+    const char* error = nullptr;
+    void (*entry)(const int64_t*) = nullptr;
+    const int64_t* args = nullptr;
+};
+static Block block;
+
+#if defined(__x86_64__)
+asm(".text\n.p2align 4\n.type mlc_switch,@function\nmlc_switch:\n"
+    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
+    "movq %rsp,(%rdi)\nmovq %rsi,%rsp\n"
+    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n.size mlc_switch,.-mlc_switch\n");
+extern "C" void mlc_switch(void** save, void* to) __attribute__((visibility("hidden")));
+#endif
+
+inline void switch_to(Fiber& from, Fiber& to, bool leaving = false) {
+#if defined(__SANITIZE_ADDRESS__)
+    static const void* main_bottom;
+    static size_t main_size;
+    if (&from == &block.scheduler) {
+        __sanitizer_start_switch_fiber(&from.fake, to.stack, MLC_STACK);
+    } else {
+        __sanitizer_start_switch_fiber(leaving ? nullptr : &from.fake, main_bottom, main_size);
+    }
+#endif
+#if defined(__x86_64__)
+    mlc_switch(&from.sp, to.sp);
+#else
+    swapcontext(&from.context, &to.context);
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+    if (&from == &block.scheduler) {
+        __sanitizer_finish_switch_fiber(from.fake, nullptr, nullptr);
+    } else {
+        __sanitizer_finish_switch_fiber(from.fake, &main_bottom, &main_size);
+    }
+#else
+    (void)leaving;
+#endif
+}
+
+inline void yield_until_changed(const uint64_t* counter, uint64_t seen) {
+    Fiber& self = *block.current;
+    self.waits = counter;
+    self.seen = seen;
+    switch_to(self, block.scheduler);
+}
+
+[[noreturn]] inline void leave() {
+    Fiber& self = *block.current;
+    self.done = true;
+    switch_to(self, block.scheduler, true);
+    std::abort();
+}
+
+[[noreturn]] inline void fail(const char* message) {
+    if (!block.error) block.error = message;
+    leave();
+}
+
+inline Warp& warp() { return block.warps[threadIdx.x / 32]; }
+
+inline void barrier_arrived() {
+    if (block.arrived && block.arrived == block.alive) {
+        block.arrived = 0;
+        ++block.barrier;
+    }
+}
+
+inline void barrier() {
+    const uint64_t seen = block.barrier;
+    ++block.arrived;
+    barrier_arrived();
+    if (block.barrier == seen) yield_until_changed(&block.barrier, seen);
+}
+
+// All 32 lanes hand in `size` bytes; then every lane may read what any handed in, until the collective after next.
+inline const unsigned char (*exchange(const void* mine, size_t size))[64] {
+    Warp& w = warp();
+    const uint64_t seen = w.generation;
+    std::memcpy(w.slots[seen & 1][threadIdx.x % 32], mine, size);
+    if (++w.arrived == 32) {
+        w.arrived = 0;
+        ++w.generation;
+    } else {
+        if (w.alive != 32) fail("a warp collective with lanes that have exited");
+        yield_until_changed(&w.generation, seen);
+    }
+    return w.slots[seen & 1];
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+inline void first_switch() {
+    const void* bottom;
+    size_t size;
+    __sanitizer_finish_switch_fiber(nullptr, &bottom, &size);
+}
+#endif
+
+inline void body() {
+#if defined(__SANITIZE_ADDRESS__)
+    // The scheduler's stack becomes known on the first entry.
+    static thread_local bool once = false;
+    (void)once;
+    first_switch();
+#endif
+    block.entry(block.args);
+    Fiber& self = *block.current;
+    if (!self.open.empty() || !self.copies.empty()) {
+        self.open.clear();
+        self.copies.clear();
+    }
+    --block.alive;
+    --warp().alive;
+    barrier_arrived();
+    leave();
+}
+
+inline void prepare(Fiber& f) {
+    f.done = false;
+    f.waits = nullptr;
+    f.fake = nullptr;
+#if defined(__x86_64__)
+    void** top = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(f.stack) + MLC_STACK) & ~(uintptr_t)15);
+    *--top = nullptr;                                // keeps the stack aligned as after a call
+    *--top = reinterpret_cast<void*>(&body);         // where the first switch returns to
+    for (int i = 0; i < 6; ++i) *--top = nullptr;    // saved registers
+    f.sp = top;
+#else
+    getcontext(&f.context);
+    f.context.uc_stack.ss_sp = f.stack;
+    f.context.uc_stack.ss_size = MLC_STACK;
+    f.context.uc_link = nullptr;
+    makecontext(&f.context, body, 0);
+#endif
+}
+
+struct Random {
+    uint64_t state;
+    uint64_t next() {
+        state += 0x9e3779b97f4a7c15ull;
+        uint64_t z = state;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+        return z ^ (z >> 31);
+    }
+    void shuffle(std::vector<uint32_t>& v) {
+        for (size_t i = v.size(); i > 1; --i) std::swap(v[i - 1], v[next() % i]);
+    }
+};
+
+inline std::vector<uint32_t> numbers(size_t n) {
+    std::vector<uint32_t> out(n);
+    for (size_t i = 0; i < n; ++i) out[i] = (uint32_t)i;
+    return out;
+}
+
+// Runs one block; null, or what went wrong.
+inline const char* run_block(Random& random, std::vector<uint32_t>& order) {
+    block.barrier = block.arrived = 0;
+    block.alive = (unsigned)block.fibers.size();
+    for (Warp& w : block.warps) w.generation = w.arrived = w.alive = 0;
+    for (size_t i = 0; i < block.fibers.size(); ++i) {
+        prepare(block.fibers[i]);
+        ++block.warps[i / 32].alive;
+    }
+    size_t left = block.fibers.size();
+    while (left) {
+        bool moved = false;
+        for (uint32_t i : order) {
+            Fiber& f = block.fibers[i];
+            if (f.done || (f.waits && *f.waits == f.seen)) continue;
+            f.waits = nullptr;
+            moved = true;
+            block.current = &f;
+            threadIdx = f.thread;
+            switch_to(block.scheduler, f);
+            if (block.error) return block.error;
+            left -= f.done;
+        }
+        if (!moved) return "a barrier or warp collective that not all threads reach";
+        random.shuffle(order);
+    }
+    return nullptr;
+}
+
+// Runs a grid. Returns 0, or 1 with a message.
+inline int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t blocks, int threads, int64_t shared, uint64_t seed,
+                    char* message, int size) {
+    block.entry = entry;
+    block.args = args;
+    block.error = nullptr;
+    block.fibers.resize((size_t)threads);
+    block.warps.resize((size_t)(threads + 31) / 32);
+    for (int i = 0; i < threads; ++i) {
+        Fiber& f = block.fibers[(size_t)i];
+        if (!f.stack) f.stack = static_cast<char*>(std::malloc(MLC_STACK));
+        f.thread = Dim3{(unsigned)i, 0, 0};
+    }
+    void* memory = nullptr;
+    if (shared && posix_memalign(&memory, 1024, (size_t)shared)) return 1;
+    block.shared = static_cast<unsigned char*>(memory);
+    blockDim = Dim3{(unsigned)threads, 1, 1};
+    gridDim = Dim3{(unsigned)blocks, 1, 1};
+    Random random{seed};
+    std::vector<uint32_t> grid = numbers((size_t)blocks), order = numbers((size_t)threads);
+    if (seed) {
+        random.shuffle(grid);
+        random.shuffle(order);
+    }
+    const char* error = nullptr;
+    for (uint32_t b : grid) {
+        blockIdx = Dim3{b, 0, 0};
+        if (shared) std::memset(memory, 0xff, (size_t)shared);  // what nobody has written reads as NaN
+        error = run_block(random, order);
+        if (error) {
+            std::snprintf(message, (size_t)size, "block %u: %s", b, error);
+            break;
+        }
+    }
+    std::free(memory);
+    if (error) block.fibers.clear();  // fibers in the middle of something are given up, with their stacks
+    return error ? 1 : 0;
+}
+
+template <class T>
+struct Argument {
+    static T of(int64_t x) { return static_cast<T>(x); }
+};
+template <class T>
+struct Argument<T*> {
+    static T* of(int64_t x) { return reinterpret_cast<T*>(static_cast<intptr_t>(x)); }
+};
+template <class... A, size_t... I>
+inline void call(void (*kernel)(A...), const int64_t* args, std::index_sequence<I...>) {
+    kernel(Argument<A>::of(args[I])...);
+}
+template <class... A>
+inline void call(void (*kernel)(A...), const int64_t* args) {
+    call(kernel, args, std::index_sequence_for<A...>{});
+}
+
+}  // namespace emulate
+
+// --- the parts of CUDA that kernels use ------------------------------------------------------------------------------
+inline void __syncthreads() { emulate::barrier(); }
+inline void __syncwarp(unsigned = 0xffffffffu) {
+    const char none = 0;
+    emulate::exchange(&none, 1);
+}
+template <class T>
+inline T __shfl_xor_sync(unsigned, T x, int mask) {
+    const auto slots = emulate::exchange(&x, sizeof(T));
+    T out;
+    std::memcpy(&out, slots[(threadIdx.x % 32) ^ (unsigned)mask], sizeof(T));
+    return out;
+}
+template <class T>
+inline T __shfl_sync(unsigned, T x, int lane) {
+    const auto slots = emulate::exchange(&x, sizeof(T));
+    T out;
+    std::memcpy(&out, slots[lane & 31], sizeof(T));
+    return out;
+}
+inline unsigned __ballot_sync(unsigned, bool x) {
+    const unsigned char mine = x;
+    const auto slots = emulate::exchange(&mine, 1);
+    unsigned out = 0;
+    for (unsigned i = 0; i < 32; ++i) out |= (unsigned)slots[i][0] << i;
+    return out;
+}
+inline float atomicAdd(float* p, float x) {
+    const float old = *p;
+    *p = old + x;
+    return old;
+}
+inline int atomicAdd(int* p, int x) {
+    const int old = *p;
+    *p = old + x;
+    return old;
+}
+inline float __ldg(const float* p) { return *p; }

@@ -1,0 +1,241 @@
+// What generated kernels are written in: element types, scalar functions, packs, reductions.
+// Compiles under NVRTC, nvcc, and (with MLC_EMULATE, emulate.h before it) as C++ for the host.
+#pragma once
+
+#ifdef MLC_EMULATE
+#include "emulate.h"
+#else
+#define MLC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define INFINITY __int_as_float(0x7f800000)
+#define NAN __int_as_float(0x7fffffff)
+#endif
+
+#define MLC_FN static __device__ __forceinline__
+
+typedef signed char i8;
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef long long i64;
+typedef unsigned long long u64;
+
+// Elements of 16 bits are carried as they lie in memory, and computed in float.
+struct f16 {
+    u16 bits;
+};
+struct bf16 {
+    u16 bits;
+};
+
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+    T v[N];
+};
+
+template <int N, class T>
+MLC_FN Pack<T, N> load_pack(const T* p) {
+    return *reinterpret_cast<const Pack<T, N>*>(p);
+}
+template <int N, class T>
+MLC_FN void store_pack(T* p, const Pack<T, N>& x) {
+    *reinterpret_cast<Pack<T, N>*>(p) = x;
+}
+
+// --- conversions ---------------------------------------------------------------------------------------------------
+#ifdef MLC_EMULATE
+MLC_FN float to_float(f16 x) { return emulate::half_to_float(x.bits); }
+MLC_FN f16 to_f16(float x) { return f16{emulate::float_to_half(x)}; }
+#else
+MLC_FN float to_float(f16 x) {
+    float out;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(x.bits));
+    return out;
+}
+MLC_FN f16 to_f16(float x) {
+    f16 out;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+    return out;
+}
+#endif
+
+#ifdef MLC_EMULATE
+MLC_FN float float_of_bits(u32 x) { return emulate::bit_cast<float>(x); }
+MLC_FN u32 bits_of_float(float x) { return emulate::bit_cast<u32>(x); }
+#else
+MLC_FN float float_of_bits(u32 x) { return __uint_as_float(x); }
+MLC_FN u32 bits_of_float(float x) { return __float_as_uint(x); }
+#endif
+
+MLC_FN float to_float(bf16 x) { return float_of_bits((u32)x.bits << 16); }
+MLC_FN float to_float(float x) { return x; }
+
+// Round to nearest even; a NaN keeps a set mantissa bit.
+MLC_FN bf16 to_bf16(float x) {
+    u32 b = bits_of_float(x);
+    u32 r = x != x ? (b >> 16) | 0x40u : (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
+    return bf16{(u16)r};
+}
+
+// Float to integer saturates, and a NaN gives 0.
+template <class To, class From>
+MLC_FN To saturate(From x, From lo, From hi, To least, To most) {
+    if (x != x) return (To)0;
+    if (x < lo) return least;
+    if (x >= hi) return most;
+    return (To)x;
+}
+
+// --- integers ------------------------------------------------------------------------------------------------------
+// Division truncates; by zero it gives 0 (and must not trap), and the least number by -1 wraps.
+template <class T>
+MLC_FN T int_div(T a, T b) {
+    if (b == (T)0) return (T)0;
+    if ((T)-1 < (T)0 && b == (T)-1) return (T)((u64)0 - (u64)a);
+    return (T)(a / b);
+}
+template <class T>
+MLC_FN T int_fmod(T a, T b) {
+    if (b == (T)0) return (T)0;
+    if ((T)-1 < (T)0 && b == (T)-1) return (T)0;
+    return (T)(a % b);
+}
+template <class T>
+MLC_FN T int_mod(T a, T b) {  // the sign of the divisor
+    T r = int_fmod(a, b);
+    return r != (T)0 && ((r < (T)0) != (b < (T)0)) ? (T)(r + b) : r;
+}
+template <class T>
+MLC_FN T int_shl(T a, T b) {
+    return b < (T)0 || (u64)b >= sizeof(T) * 8 ? (T)0 : (T)((u64)a << (u64)b);
+}
+template <class T>
+MLC_FN T int_shr(T a, T b) {
+    if (b < (T)0 || (u64)b >= sizeof(T) * 8) return a < (T)0 ? (T)-1 : (T)0;
+    return (T)(a >> b);
+}
+// Wrapping arithmetic: signed overflow is undefined in C++, and a model may rely on it.
+template <class T>
+MLC_FN T wrap_add(T a, T b) { return (T)((u64)a + (u64)b); }
+template <class T>
+MLC_FN T wrap_sub(T a, T b) { return (T)((u64)a - (u64)b); }
+template <class T>
+MLC_FN T wrap_mul(T a, T b) { return (T)((u64)a * (u64)b); }
+template <class T>
+MLC_FN T int_abs(T a) { return a < (T)0 ? wrap_sub((T)0, a) : a; }
+template <class T>
+MLC_FN T int_pow(T a, T b) {  // through double: exact up to 2^53
+    double p = pow((double)a, (double)b);
+    double top = (T)-1 < (T)0 ? (double)((u64)1 << (sizeof(T) * 8 - 1)) : 2.0 * (double)((u64)1 << (sizeof(T) * 8 - 1));
+    T most = (T)-1 < (T)0 ? (T)(((u64)1 << (sizeof(T) * 8 - 1)) - 1) : (T)-1;
+    T least = (T)-1 < (T)0 ? (T)((u64)1 << (sizeof(T) * 8 - 1)) : (T)0;
+    return saturate<T, double>(p, (T)-1 < (T)0 ? -top : 0.0, top, least, most);
+}
+
+// --- maxima: a NaN in either operand wins, as in NumPy -------------------------------------------------------------
+template <class T>
+MLC_FN T take_max(T a, T b) { return a > b || a != a ? a : b; }
+template <class T>
+MLC_FN T take_min(T a, T b) { return a < b || a != a ? a : b; }
+
+MLC_FN float float_mod(float a, float b) {
+    float r = fmodf(a, b);
+    return r != 0.0f && ((r < 0.0f) != (b < 0.0f)) ? r + b : r;
+}
+MLC_FN double float_mod(double a, double b) {
+    double r = fmod(a, b);
+    return r != 0.0 && ((r < 0.0) != (b < 0.0)) ? r + b : r;
+}
+
+// --- combining: functors of reductions -----------------------------------------------------------------------------
+struct Sum {
+    template <class T>
+    static __device__ __forceinline__ T of(T a, T b) { return (T)(a + b); }
+    static __device__ __forceinline__ i64 of(i64 a, i64 b) { return wrap_add(a, b); }
+    static __device__ __forceinline__ int of(int a, int b) { return wrap_add(a, b); }
+};
+struct Prod {
+    template <class T>
+    static __device__ __forceinline__ T of(T a, T b) { return (T)(a * b); }
+    static __device__ __forceinline__ i64 of(i64 a, i64 b) { return wrap_mul(a, b); }
+    static __device__ __forceinline__ int of(int a, int b) { return wrap_mul(a, b); }
+};
+struct Max {
+    template <class T>
+    static __device__ __forceinline__ T of(T a, T b) { return take_max(a, b); }
+};
+struct Min {
+    template <class T>
+    static __device__ __forceinline__ T of(T a, T b) { return take_min(a, b); }
+};
+struct And {
+    static __device__ __forceinline__ bool of(bool a, bool b) { return a && b; }
+};
+struct Or {
+    static __device__ __forceinline__ bool of(bool a, bool b) { return a || b; }
+};
+
+// An element and where it was; `at` < 0 is "none yet". Equal elements: the first. NaN before all numbers.
+template <class T>
+struct Place {
+    T value;
+    i64 at;
+};
+struct ArgMax {
+    template <class T>
+    static __device__ __forceinline__ Place<T> of(Place<T> a, Place<T> b) {
+        if (a.at < 0 || b.at < 0) return a.at < 0 ? b : a;
+        bool an = a.value != a.value, bn = b.value != b.value;
+        if (an != bn) return an ? a : b;
+        if (!an && a.value != b.value) return a.value > b.value ? a : b;
+        return a.at < b.at ? a : b;
+    }
+};
+struct ArgMin {
+    template <class T>
+    static __device__ __forceinline__ Place<T> of(Place<T> a, Place<T> b) {
+        if (a.at < 0 || b.at < 0) return a.at < 0 ? b : a;
+        bool an = a.value != a.value, bn = b.value != b.value;
+        if (an != bn) return an ? a : b;
+        if (!an && a.value != b.value) return a.value < b.value ? a : b;
+        return a.at < b.at ? a : b;
+    }
+};
+
+// Any value moves between lanes as 32-bit words.
+template <class T>
+MLC_FN T shuffle_xor(T x, int mask) {
+    constexpr int N = (sizeof(T) + 3) / 4;
+    union Words {
+        T value;
+        u32 words[N];
+        __device__ Words() {}
+    } u;
+    for (int i = 0; i < N; ++i) u.words[i] = 0;
+    u.value = x;
+#pragma unroll
+    for (int i = 0; i < N; ++i) u.words[i] = __shfl_xor_sync(0xffffffffu, u.words[i], mask);
+    return u.value;
+}
+
+template <class F, class T>
+MLC_FN T warp_reduce(T x) {
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) x = F::of(x, shuffle_xor(x, o));
+    return x;
+}
+
+// The result in every thread. `scratch` holds WARPS values; the block's previous use of it must be over.
+template <class F, int WARPS, class T>
+MLC_FN T block_reduce(T x, void* scratch) {
+    x = warp_reduce<F>(x);
+    if (WARPS == 1) return x;
+    T* slots = static_cast<T*>(scratch);
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    __syncthreads();
+    if (lane == 0) slots[warp] = x;
+    __syncthreads();
+    T out = slots[0];
+#pragma unroll
+    for (int i = 1; i < WARPS; ++i) out = F::of(out, slots[i]);
+    return out;
+}

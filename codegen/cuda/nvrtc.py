@@ -1,0 +1,96 @@
+"""NVRTC by ctypes: CUDA C++ text to a cubin or PTX, with no GPU and no driver."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import glob
+import importlib.util
+import os
+from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ...errors import CodegenError, TargetError
+
+_FLAGS = (b"--std=c++17", b"--device-as-default-execution-space", b"-diag-suppress=39,179,550,177,186")
+_REMEDY = 'Install it: pip install "mlc[cuda]" (the wheel nvidia-cuda-nvrtc), or a CUDA toolkit.'
+
+
+class Nvrtc:
+    """The library. Calls release the interpreter lock, so threads compile side by side."""
+
+    def __init__(self, path: str) -> None:
+        builtins = sorted(glob.glob(os.path.join(os.path.dirname(path), "libnvrtc-builtins.so*")))
+        for b in builtins[:1]:  # NVRTC opens it by name, which only finds what is loaded already
+            ctypes.CDLL(b, mode=ctypes.RTLD_GLOBAL)
+        self._lib = ctypes.CDLL(path)
+        self._lib.nvrtcGetErrorString.restype = c_char_p
+        major, minor = c_int(), c_int()
+        self._check(self._lib.nvrtcVersion(byref(major), byref(minor)), "version")
+        self.version = (major.value, minor.value)
+
+    def compile(self, source: str, arch: str) -> bytes:
+        """A cubin for "sm_NN", PTX for "compute_NN". Raises CodegenError with the compiler's log."""
+        lib, program = self._lib, c_void_p()
+        headers = (c_char_p * 1)(header().encode())
+        names = (c_char_p * 1)(b"mlc.cuh")
+        self._check(lib.nvrtcCreateProgram(byref(program), source.encode(), b"kernel.cu", 1, headers, names), "create a program")
+        try:
+            options = (c_char_p * (len(_FLAGS) + 1))(f"--gpu-architecture={arch}".encode(), *_FLAGS)
+            status = lib.nvrtcCompileProgram(program, len(options), options)
+            if status:
+                raise CodegenError(f"NVRTC refuses generated code for {arch}:\n{self._log(program)[:3000]}", remedy="This is a bug in mlc.")
+            kind = "CUBIN" if arch.startswith("sm_") else "PTX"
+            size = c_size_t()
+            self._check(getattr(lib, f"nvrtcGet{kind}Size")(program, byref(size)), "size the result")
+            out = ctypes.create_string_buffer(size.value)
+            self._check(getattr(lib, f"nvrtcGet{kind}")(program, out), "fetch the result")
+            return out.raw if kind == "CUBIN" else out.raw.rstrip(b"\0")
+        finally:
+            lib.nvrtcDestroyProgram(byref(program))
+
+    def _log(self, program: Any) -> str:
+        size = c_size_t()
+        self._lib.nvrtcGetProgramLogSize(program, byref(size))
+        log = ctypes.create_string_buffer(max(1, size.value))
+        self._lib.nvrtcGetProgramLog(program, log)
+        return log.value.decode(errors="replace")
+
+    def _check(self, status: int, what: str) -> None:
+        if status:
+            text = self._lib.nvrtcGetErrorString(status)
+            raise CodegenError(f"NVRTC cannot {what}: {text.decode() if text else status}", remedy=_REMEDY)
+
+
+@functools.cache
+def header() -> str:
+    """mlc.cuh, which every kernel includes."""
+    return resources.files(__package__).joinpath("headers", "mlc.cuh").read_text("utf-8")
+
+
+@functools.cache
+def nvrtc() -> Nvrtc:
+    """The library of the wheel or of a CUDA toolkit. Raises TargetError when there is none that loads."""
+    reason = "it is nowhere on this machine"
+    for path in _candidates():
+        try:
+            return Nvrtc(path)
+        except OSError as e:
+            reason = str(e)[:200]
+    raise TargetError(f"NVRTC, NVIDIA's run-time compiler, does not load: {reason}", expected="libnvrtc", remedy=_REMEDY)
+
+
+def _candidates() -> list[str]:
+    """Paths of libnvrtc: wheels first (newest), then the toolkit, then what the loader knows."""
+    found: list[str] = []
+    spec = importlib.util.find_spec("nvidia")
+    for base in spec.submodule_search_locations if spec and spec.submodule_search_locations else ():
+        found += sorted(glob.glob(os.path.join(base, "*", "lib", "libnvrtc.so.*[0-9]")), reverse=True)
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    for home in homes:
+        if home:
+            for folder in ("lib64", "lib", "targets/x86_64-linux/lib"):
+                found += sorted(glob.glob(str(Path(home) / folder / "libnvrtc.so.*[0-9]")), reverse=True)
+    return [f for f in found if "alt" not in os.path.basename(f)] + ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"]

@@ -1,0 +1,67 @@
+"""CUDA targets: the architectures that code is made for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ...errors import TargetError
+
+# What code may be named for. The "a" of sm_90a: instructions of Hopper alone (wgmma), which no other device runs.
+ARCHITECTURES = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120")
+
+
+@dataclass(frozen=True, slots=True)
+class CudaTarget:
+    """`archs`: architectures to make machine code for, in the order of capability. One program serves all of them."""
+
+    archs: tuple[str, ...]
+
+    @property
+    def base(self) -> str:
+        """The least capable architecture: schedules may use what it has."""
+        return self.archs[0]
+
+    @property
+    def ptx(self) -> str:
+        """The virtual architecture of the PTX, which drivers translate for devices from it on."""
+        return self.base.replace("sm_", "compute_").rstrip("a")
+
+    @property
+    def manifest(self) -> dict[str, object]:
+        return {"kind": "cuda", "archs": list(self.archs), "ptx": self.ptx}
+
+    def __str__(self) -> str:
+        return "cuda:" + ",".join(self.archs)
+
+
+def parse(text: str, present: str | None = None) -> CudaTarget:
+    """A target from "cuda" (the device `present`, such as "sm_90a"), "cuda:sm_80" or "cuda:sm_80,sm_90a".
+
+    Raises TargetError for an unknown architecture, and when none is named nor present.
+    """
+    kind, _, names = text.partition(":")
+    if kind != "cuda":
+        raise TargetError(f"target {text!r} is unknown", expected="'cuda' or 'cuda:ARCH', e.g. 'cuda:sm_90a'")
+    if not names:
+        if present is None:
+            raise TargetError(
+                "target 'cuda' names no architecture, and this machine has no usable CUDA device to take it from",
+                expected="an architecture",
+                remedy="Name one, as in --target=cuda:sm_90a (any of " + ", ".join(ARCHITECTURES) + "; several by comma).",
+            )
+        names = present
+    archs = [n.strip() for n in names.split(",")]
+    for a in archs:
+        if a not in ARCHITECTURES:
+            raise TargetError(f"CUDA architecture {a!r}", expected="one of " + ", ".join(ARCHITECTURES),
+                              remedy="e.g. --target=cuda:sm_80,sm_90a")  # fmt: skip
+    return CudaTarget(tuple(sorted(set(archs), key=lambda a: (capability(a), a))))
+
+
+def capability(arch: str) -> int:
+    """10 · major + minor: 90 of "sm_90a"."""
+    found = re.fullmatch(r"(?:sm|compute)_(\d+)a?", arch)
+    if found is None:
+        raise TargetError(f"CUDA architecture {arch!r}", expected="sm_NN")
+    return int(found[1])

@@ -1,0 +1,102 @@
+"""Targets, and kernels of every kind through NVRTC, which needs neither a GPU nor a driver."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from lowering import ap, graph, tensor
+from mlc.codegen.cuda.compile import compile_all, compile_source
+from mlc.codegen.cuda.emit import emit
+from mlc.codegen.cuda.emulate.compiler import translation_unit
+from mlc.codegen.cuda.nvrtc import nvrtc
+from mlc.codegen.cuda.target import capability, parse
+from mlc.codegen.lower import lower
+from mlc.errors import CodegenError, TargetError
+from mlc.ir import DType, const, sym
+from mlc.ir import ops as O
+
+
+def available() -> bool:
+    try:
+        nvrtc()
+    except TargetError:
+        return False
+    return True
+
+
+needs_nvrtc = pytest.mark.skipif(not available(), reason="NVRTC is not installed")
+
+
+def test_targets() -> None:
+    assert parse("cuda:sm_90a,sm_80").archs == ("sm_80", "sm_90a")
+    assert parse("cuda:sm_90a,sm_80").base == "sm_80" and parse("cuda:sm_90a").ptx == "compute_90"
+    assert parse("cuda", "sm_86").archs == ("sm_86",)
+    assert capability("sm_90a") == 90
+    with pytest.raises(TargetError, match="--target=cuda:sm_90a"):
+        parse("cuda")
+    with pytest.raises(TargetError, match="sm_80"):
+        parse("cuda:sm_42")
+    with pytest.raises(TargetError):
+        parse("rocm")
+
+
+def sources() -> dict[str, str]:
+    """One kernel of every template."""
+    rng = np.random.default_rng(0)
+    b, x, h = sym("B", 1), tensor(3, 48), tensor(3, 48, dtype=DType.BF16)
+    w = const(rng.standard_normal((48, 40)).astype(np.float32))
+    deep = tensor(1, 4096)
+    image = tensor(2, 9, 9, 4)
+    weights = const(rng.standard_normal((3, 3, 4, 8)).astype(np.float32))
+    cell = O.Recurrent("lstm", 8, (False,), tuple((a, 0.0, 0.0) for a in ("Sigmoid", "Tanh", "Tanh")), 0.0, False, False)
+    recurrent = [tensor(4, 2, 5), tensor(1, 32, 5), tensor(1, 32, 8), tensor(1, 64), tensor(2, dtype=DType.I32), tensor(1, 2, 8),
+                 tensor(1, 2, 8), tensor(1, 24)]  # fmt: skip
+    graphs = [
+        graph([x], ap(O.Softmax(1), x)), graph([x], ap(O.Tanh(), ap(O.MatMul(), x, w))), graph([h], ap(O.Exp(), h)),
+        graph([deep], ap(O.MatMul(), deep, const(np.ones((4096, 64), np.float32)))), graph([deep], ap(O.Softmax(1), deep)),
+        graph([image], ap(O.Relu(), ap(O.Conv((1, 1), (1, 1), (1, 1), (1, 1)), image, weights))),
+        graph([image], ap(O.Pool("max", (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)), image)), graph(recurrent, ap(cell, *recurrent)),
+        graph([d := tensor(b, 7)], ap(O.ArgReduce("argmax", 1, False), d)),
+    ]  # fmt: skip
+    target = parse("cuda:sm_80,sm_90a")
+    found = {}
+    for g in graphs:
+        for s in lower(g).steps:
+            found |= {k.symbol: k.source for k in emit(s.kernel, target, [16] * len(s.buffers)).launches}
+    return found
+
+
+@needs_nvrtc
+def test_every_template_compiles() -> None:
+    texts = sources()
+    kinds = {t.split("\n")[0][3:12] for t in texts.values()}
+    assert len(kinds) >= 5
+    told: list[str] = []
+    code = compile_all(texts, parse("cuda:sm_80,sm_90a"), told.append)
+    assert sorted(told) == sorted(texts)
+    for by_arch in code.values():
+        assert set(by_arch) == {"sm_80", "sm_90a", "compute_80"}
+        assert by_arch["sm_90a"][:4] == b"\x7fELF" and by_arch["compute_80"].lstrip().startswith(b"//")
+
+
+@needs_nvrtc
+def test_refused_source() -> None:
+    with pytest.raises(CodegenError, match=r"kernel k: .*sm_80") as e:
+        compile_all({"k": '#include "mlc.cuh"\nextern "C" __global__ void k() { nonsense; }'}, parse("cuda:sm_80"))
+    assert "nonsense" in str(e.value)
+
+
+@needs_nvrtc
+def test_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = '#include "mlc.cuh"\nextern "C" __global__ void k(float* p) { p[0] = 1.0f; }'
+    first = compile_source(text, "sm_80")
+    (path,) = tmp_path.rglob("*.cubin")
+    stamp = path.stat().st_mtime_ns
+    assert compile_source(text, "sm_80") == first and path.stat().st_mtime_ns == stamp
+    path.write_bytes(b"garbage")
+    assert compile_source(text, "sm_80") == first and path.stat().st_mtime_ns != stamp
+
+
+def test_emission_is_deterministic() -> None:
+    assert translation_unit(sources()) == translation_unit(sources())

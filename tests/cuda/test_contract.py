@@ -1,0 +1,94 @@
+"""Contractions on CUDA, by the emulation: products, convolutions, epilogues, splits, types, symbolic and odd sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from emulated import check, check_all, needs_gxx
+from lowering import ap, graph, tensor
+from mlc.codegen.cuda.contract_schedule import schedule_fma
+from mlc.codegen.kernel import ContractKernel
+from mlc.ir import DType, const, sym
+from mlc.ir import ops as O
+
+pytestmark = needs_gxx
+B = sym("B", 0, 4096)
+rng = np.random.default_rng(3)
+
+
+def weights(*shape: int, dtype=np.float32):
+    return const(rng.standard_normal(shape).astype(dtype))
+
+
+def product(a, b, **bindings):
+    return graph([a, b], ap(O.Relu(), ap(O.MatMul(), a, b))), None, bindings
+
+
+def kernels(plan):
+    return [s.kernel for s in plan.steps if isinstance(s.kernel, ContractKernel)]
+
+
+def test_products() -> None:
+    check_all([
+        product(tensor(*a), tensor(*b), B=5)
+        for a, b in (((2, 3, 5), (5, 7)), ((2, 3, 5), (2, 5, 7)), ((3, 5), (4, 5, 70)), ((B, 2, 3, 5), (2, 5, 7)), ((B, 33), (33, 130)),
+                     ((1, 5), (5, 1)), ((3, 0), (0, 2)), ((150, 40), (40, 200)), ((5, B), (B, 40)), ((20, 64), (64, 64)))
+    ])  # fmt: skip
+
+
+def test_empty_batch() -> None:
+    a = tensor(B, 33)
+    check(graph([a], ap(O.MatMul(), a, weights(33, 12))), B=0)
+
+
+def test_schedules_of_all_sizes() -> None:
+    jobs = []
+    for m, n, k in ((1, 256, 2100), (7, 128, 600), (16, 100, 72), (129, 1700, 20), (1400, 1300, 9)):
+        x = tensor(m, k)
+        y = ap(O.Add(), ap(O.MatMul(), x, weights(k, n)), weights(n))
+        jobs.append((graph([x], ap(O.Tanh(), y)), None, {}))
+    plans = check_all(jobs)
+    found = [schedule_fma(kernels(p)[0]) for p in plans]
+    assert found[0].splits > 1 and found[0].slices > 1 and len({(s.bm, s.bn) for s in found}) == 4
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16, DType.F64, DType.I32], ids=lambda d: d.value)
+def test_dtypes(dtype: DType) -> None:
+    a, b = tensor(9, 40, dtype=dtype), tensor(40, 24, dtype=dtype)
+    check_all(
+        [(graph([a, b], ap(O.MatMul(), a, b)), None, {}), (graph([a, b], ap(O.Add(), ap(O.MatMul(), a, b), tensor_bias(dtype))), None, {})]
+    )
+
+
+def tensor_bias(dtype: DType):
+    return const(np.arange(24).astype(dtype.np))
+
+
+def conv(x, *shape, strides=(1, 1), pads=(0, 0), dilations=(1, 1), groups=1, bias=True, **bindings):
+    y = ap(O.Conv(strides, pads, pads, dilations, groups), x, weights(*shape))
+    y = ap(O.Relu(), ap(O.Add(), y, weights(shape[-1]))) if bias else y
+    return graph([x], y), None, bindings
+
+
+def test_convolutions() -> None:
+    x = tensor(2, 9, 8, 4)
+    check_all([
+        conv(x, 3, 3, 4, 8, pads=(1, 1)), conv(x, 3, 3, 4, 6, strides=(2, 2)), conv(x, 1, 1, 4, 64), conv(x, 1, 1, 4, 8, strides=(2, 2)),
+        conv(x, 3, 2, 2, 32, groups=2, pads=(1, 0)), conv(x, 3, 3, 4, 5, dilations=(2, 2), pads=(2, 2)),
+        conv(tensor(B, 11, 6, 3), 5, 5, 3, 16, pads=(2, 2), B=2), conv(tensor(1, B, 6, 8), 3, 3, 8, 16, pads=(1, 1), B=13),
+        conv(tensor(2, 12, 4), 3, 4, 8, strides=(2,), pads=(1,), dilations=(1,)),
+        conv(tensor(1, 5, 5, 5, 4), 3, 3, 3, 4, 8, strides=(1, 1, 1), pads=(1, 1, 1), dilations=(1, 1, 1)),
+        conv(tensor(1, 6, 6, 16), 3, 3, 1, 16, pads=(1, 1), groups=16),
+    ])  # fmt: skip
+
+
+def test_epilogue_reads_other_tensors() -> None:
+    a, res = tensor(B, 6, 8), tensor(B, 6, 20)
+    y = ap(O.Add(), ap(O.MatMul(), a, weights(8, 20)), weights(20))
+    y = ap(O.Mul(), y, ap(O.Add(), ap(O.Erf(), ap(O.Mul(), y, const(np.float32(0.7)))), const(np.float32(1))))
+    check(graph([a, res], ap(O.Add(), res, y)), B=3)
+
+
+def test_unaligned() -> None:
+    a = tensor(70, 36)
+    check(graph([a], ap(O.MatMul(), a, weights(36, 66))), align=4)

@@ -1,0 +1,115 @@
+"""Loop kernels on CUDA, by the emulation: maps, reductions, rows, windows, scatters; types, tails, symbolic and empty sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from emulated import check, check_all, needs_gxx
+from lowering import F, ap, graph, tensor
+from mlc.ir import DType, Graph, const, sym
+from mlc.ir import ops as O
+
+pytestmark = needs_gxx
+B = sym("B", 0, 1 << 20)
+N = sym("N", 1)
+
+
+def one(op, *inputs, **bindings):
+    return graph(inputs, ap(op, *inputs)), None, bindings
+
+
+def test_maps() -> None:
+    x, y, b = tensor(3, 40), tensor(3, 40), tensor(40)
+    check_all([
+        one(O.Add(), x, y), one(O.Mul(), x, b), one(O.Add(), tensor(7, 5), tensor(7, 1)), one(O.Sub(), tensor(B, 3), tensor(3), B=5),
+        one(O.Add(), tensor(B, 3), tensor(3), B=0), one(O.Transpose((1, 0)), tensor(17, 9)), one(O.Transpose((0, 2, 1)), tensor(2, B, 8), B=6),
+        one(O.Slice((1, 2), (3, 7), (2, 5)), tensor(8, 40)), one(O.Transpose((2, 0, 1)), tensor(4, 3, 16)),
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "dtype", [DType.F16, DType.BF16, DType.F64, DType.I8, DType.U8, DType.I32, DType.I64, DType.U16], ids=lambda d: d.value
+)
+def test_dtypes(dtype: DType) -> None:
+    x, y = tensor(5, 24, dtype=dtype), tensor(5, 24, dtype=dtype)
+    small = tensor(5, 21, dtype=dtype)
+    check_all([
+        (graph([x, y], ap(O.Add(), ap(O.Mul(), x, y), x)), None, {}), one(O.Max(), x, y), one(O.Reduce("sum", (1,), False), x),
+        one(O.Reduce("max", (0,), True), small), one(O.Reduce("min", (1,), False), small), one(O.Less(), x, y),
+        one(O.Cast(DType.F32), x), one(O.Cast(DType.I64), x), one(O.Cast(DType.BOOL), small), one(O.ArgReduce("argmax", 1, False), x),
+    ])  # fmt: skip
+
+
+def test_functions() -> None:
+    x = tensor(4, 33)
+    unary = [O.Exp, O.Tanh, O.Erf, O.Sigmoid, O.Sqrt, O.Log, O.Floor, O.Ceil, O.Round, O.Sin, O.Cos, O.Abs, O.Neg, O.IsNaN]
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((4, 33)).astype(np.float32) * 3
+    data[0, :5] = [np.nan, np.inf, -np.inf, 0.0, -0.0]
+    jobs = [(graph([x], ap(op(), x)), [data], {}) for op in unary]
+    i, j = tensor(4, 33, dtype=DType.I32), tensor(4, 33, dtype=DType.I32)
+    numbers = [rng.integers(-9, 9, (4, 33)).astype(np.int32) for _ in range(2)]
+    jobs += [
+        (graph([i, j], ap(op, i, j)), numbers, {}) for op in (O.Div(), O.Mod(), O.Fmod(), O.Add(), O.Min(), O.ShiftLeft(), O.ShiftRight())
+    ]
+    check_all(jobs)
+
+
+def test_rows() -> None:
+    x, long = tensor(B, 6, 64), tensor(3, 3000)
+    check_all([
+        one(O.Softmax(2), x, B=2), one(O.Softmax(1), tensor(2, 70, 3)), one(O.Softmax(1), tensor(4, 50)), one(O.Softmax(1), long),
+        one(O.Softmax(1), tensor(3, N), N=1), one(O.Softmax(1), tensor(3, N), N=77), one(O.Softmax(1), tensor(2, N), N=1030),
+        one(O.LayerNorm(1, 1e-5), tensor(5, 96), tensor(96), tensor(96)), one(O.Reduce("sum", (0, 1), False), tensor(70, 33)),
+        one(O.Reduce("prod", (1,), False), tensor(3, 20)), one(O.Reduce("sum", (1,), False), tensor(3, N), N=5),
+        one(O.ArgReduce("argmin", 1, True), tensor(4, 2000)), one(O.Reduce("sum", (0,), False), tensor(40, 5000)),
+        one(O.Reduce("max", (1,), False), tensor(4, 0)), one(O.Reduce("sum", (1,), False), tensor(0, 4)),
+    ])  # fmt: skip
+
+
+def test_arg_of_ties_and_nan() -> None:
+    x = tensor(3, 300)
+    data = np.zeros((3, 300), np.float32)
+    data[0, [40, 290]] = 5
+    data[1, [100, 200]] = np.nan
+    for kind in ("argmax", "argmin"):
+        check(graph([x], ap(O.ArgReduce(kind, 1, False), x)), [data])
+
+
+def test_windows() -> None:
+    x = tensor(1, 9, 9, 8)
+    check_all([
+        one(O.Pool("max", (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)), x), one(O.Pool("avg", (2, 2), (2, 2), (0, 0), (0, 0), (1, 1)), x),
+        one(O.Pool("avg", (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)), tensor(B, 5, 5, 3), B=2), one(O.Reduce("mean", (1, 2), True), tensor(2, 7, 7, 64)),
+    ])  # fmt: skip
+
+
+def test_irregular() -> None:
+    x, updates = tensor(6, 5), tensor(3, 5)
+    indices = const(np.array([[4], [0], [4]], np.int64))
+    elements = const(np.array([[1, 0, 5, 1, 2], [1, 3, 5, 0, 0], [0, 0, 1, 1, 1]], np.int64))
+    jobs: list[tuple[Graph, None, dict]] = []
+    for reduction in ("none", "add", "max"):
+        jobs.append((graph([x, updates], ap(O.ScatterND(reduction), x, indices, updates)), None, {}))
+        jobs.append((graph([x, updates], ap(O.ScatterElements(0, reduction), x, elements, updates)), None, {}))
+    check_all(jobs)
+
+
+def test_topk() -> None:
+    x = tensor(3, 50)
+    data = np.random.default_rng(1).integers(0, 20, (3, 50)).astype(np.float32)
+    data[1, 7] = np.nan
+    from mlc.ir import Node
+
+    for largest in (True, False):
+        node = Node.make(O.TopK(1, 7, largest, True), (x,))
+        check(graph([x], *node.outputs), [data])
+
+
+def test_unaligned_operands() -> None:
+    x = tensor(3, 40)
+    check(graph([x], ap(O.Relu(), x)), align=4)
+    check(graph([x], ap(O.Softmax(1), x)), align=4)
+
+
+assert F is DType.F32
