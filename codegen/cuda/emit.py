@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import CodegenError
-from ..kernel import ContractKernel, Kernel, LoopKernel, RecurrentKernel
+from ..kernel import AttentionKernel, ContractKernel, Kernel, LoopKernel, RecurrentKernel
+from .attention import emit_attention
 from .contract import emit_contract
 from .emitted import Emitted
 from .loops import emit_loop
@@ -25,4 +26,6 @@ def emit(kernel: Kernel, target: CudaTarget, aligned: Sequence[int]) -> Emitted:
             return emit_contract(kernel, aligned)
         case RecurrentKernel():
             return emit_recurrent(kernel)
+        case AttentionKernel():
+            return emit_attention(kernel)
     raise CodegenError(f"a {type(kernel).__name__} on CUDA")

@@ -136,9 +136,10 @@ def emit_recurrent(kernel: RecurrentKernel) -> Emitted:
     state = plan.state(hidden, n)
     if not plan.in_shared:
         pointers.append(f"{t}* __restrict__ space")
+    first = "2 * H" if two_stage else "COLUMNS"
     values = RecurrentParameters(
         PLACEHOLDER, kernel.cell, t, plan.threads, plan.rows, plan.slices, plan.in_shared, state, hidden, n,
-        kernel.block, *_places(kernel), kernel.directions, two_stage, "2 * H" if two_stage else "COLUMNS", "fmaf" if dtype is DType.F32 else "fma",
+        kernel.block, *_places(kernel), kernel.directions, two_stage, first, "fmaf" if dtype is DType.F32 else "fma",
         *sizes, pointers + params.signature(), params.prologue(), reset_lines, reset_value.text, out.lines, new_h.text, new_c.text,
     )  # fmt: skip
     source, symbol = named(render("recurrent.cu.j2", values))

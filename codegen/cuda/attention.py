@@ -1,0 +1,93 @@
+"""AttentionKernel to CUDA: scores never reach memory; a warp carries the softmax of a few queries along the keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import CodegenError
+from ...ir import Dim, DType, ceildiv, prod, upper
+from ..kernel import AttentionKernel
+from .emitted import PLACEHOLDER, Emitted, Launch, named
+from .render import render
+from .scalars import literal
+from .writer import Params, pointer_parameters
+
+SHARED_LIMIT = 48 << 10  # bytes a block has without asking the driver for more
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSchedule:
+    """`warps` of a block, `rows` queries of a warp; `staged`: keys, values and queries lie in shared memory."""
+
+    warps: int
+    rows: int
+    staged: bool
+
+    def shared(self, size: int, value_size: int) -> int:
+        return 4 * (32 * (size + 1 + value_size) + self.warps * self.rows * size) if self.staged else 0
+
+
+@dataclass(frozen=True)
+class AttentionParameters:
+    """attention.cu.j2"""
+
+    name: str
+    warps: int
+    rows_per_warp: int
+    staged: bool
+    size: int
+    value_size: int
+    group: int
+    causal: bool
+    scale: str
+    rows: str
+    keys: str
+    heads: str
+    q_strides: list[str]
+    k_strides: list[str]
+    v_strides: list[str]
+    out_strides: list[str]
+    mask_strides: list[str]
+    result: str
+    parameters: list[str]
+    prologue: list[str]
+
+
+def schedule_attention(kernel: AttentionKernel) -> AttentionSchedule:
+    """Four warps of four queries; fewer where there are fewer queries, so that no warp idles."""
+    rows = upper(kernel.rows)
+    for warps, each in ((1, 1), (2, 2), (4, 4)):
+        if rows <= warps * each:
+            break
+    plan = AttentionSchedule(warps, each, True)
+    return plan if plan.shared(kernel.size, kernel.value_size) <= SHARED_LIMIT else AttentionSchedule(warps, each, False)
+
+
+def emit_attention(kernel: AttentionKernel) -> Emitted:
+    """Raises CodegenError for element types other than f32."""
+    types = {o.dtype for o in kernel.operands}
+    if types != {DType.F32}:
+        raise CodegenError(f"attention on {', '.join(sorted(t.value for t in types))}", expected="f32")
+    plan, params = schedule_attention(kernel), Params()
+    name = params.name
+
+    def strides(shape: tuple[Dim, ...] | None) -> list[str]:
+        return [f"(i64){name(d)}" for d in shape or ()]
+
+    values = AttentionParameters(
+        PLACEHOLDER, plan.warps, plan.rows, plan.staged, kernel.size, kernel.value_size, kernel.group, kernel.causal,
+        literal(kernel.scale, DType.F32), name(kernel.rows), name(kernel.keys), name(kernel.heads), strides(kernel.q_strides),
+        strides(kernel.k_strides), strides(kernel.v_strides), strides(kernel.out_strides), strides(kernel.mask_strides),
+        f"b{len(kernel.operands) - 1}",
+        pointer_parameters([o.dtype for o in kernel.operands], [o.written for o in kernel.operands], frozenset()) + params.signature(),
+        params.prologue(),
+    )  # fmt: skip
+    source, symbol = named(render("attention.cu.j2", values))
+    pairs = prod((kernel.batch, kernel.heads, kernel.rows, kernel.keys))
+    size: Dim = 0
+    for o in kernel.operands:
+        size = size + o.numel * o.dtype.itemsize
+    blocks = prod((kernel.batch, kernel.heads, ceildiv(kernel.rows, plan.warps * plan.rows)))
+    launch = Launch(source, symbol, tuple(range(len(kernel.operands))), tuple(params.dims), blocks, plan.warps * 32,
+                    plan.shared(kernel.size, kernel.value_size))  # fmt: skip
+    return Emitted((launch,), 2 * pairs * (kernel.size + kernel.value_size), size)
