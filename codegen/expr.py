@@ -107,6 +107,25 @@ def postorder(roots: Sequence[E], into: Callable[[E], tuple[E, ...]] = children)
     return order
 
 
+def clamped(e: E, to: DType) -> bool:
+    """Whether a float expression lies within the small integer type `to`, NaN aside: min(max(x, low), high) by constants."""
+    if not e.dtype.is_float or not to.is_int or to.itemsize > 2:
+        return False
+    bits, signed = to.itemsize * 8, to.is_signed
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    found: dict[str, float] = {}
+    for _ in range(2):
+        if not isinstance(e, Call) or e.fn not in ("min", "max") or e.fn in found:
+            break
+        inner, other = e.args if isinstance(e.args[1], Num) else e.args[::-1]
+        if not isinstance(other, Num):
+            break
+        found[e.fn] = float(other.value)
+        e = inner
+    # the outer bound holds whatever is inside; the inner one only if it does not exceed the outer
+    return len(found) == 2 and low <= found["max"] <= found["min"] <= high
+
+
 def structure(roots: Sequence[E]) -> tuple[object, ...]:
     """A hashable value, equal for expressions that are built alike: nodes in postorder, operands by their position."""
     at: dict[int, int] = {}

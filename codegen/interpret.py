@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import InputError, VerifyError
 from ..ir import NUMPY, Dim, DType, Shape, evaluate, symbols_of
 from ..ir.ops import Attention, CumSum, Positions, Recurrent, Sort, Suppress
+from ..ir.ops.nn import wide
 from .expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced
 from .kernel import (
     AttentionKernel,
@@ -311,8 +312,13 @@ def neutral(fn: str, dtype: DType) -> Any:
     return info.min if fn == "max" else info.max
 
 
-def _wide(a: np.ndarray) -> np.ndarray:
-    return a.astype(np.float64) if DType.from_numpy(a.dtype).is_float else a
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Floats in float64; bytes in float64 too, which holds their sums exactly."""
+    dtype = DType.from_numpy(a.dtype)
+    if dtype.is_float or dtype.itemsize == 1:
+        out = a.astype(np.float64) @ b.astype(np.float64)
+        return out if dtype.is_float else out.astype(np.int64).astype(np.int32)
+    return a @ b
 
 
 def _run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> None:
@@ -323,14 +329,16 @@ def _run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> No
     if batch <= 0 or m <= 0 or n <= 0:
         return
     a, b = arrays[0], arrays[1]
-    one = dim(packed_size(k, n, kernel.panel))
+    one = dim(packed_size(k, n, kernel.panel, kernel.group))
+    outside = arrays[kernel.border][0] if kernel.border >= 0 else 0
     sums = []
     for g in range(batch):
-        left = _conv_rows(kernel, a, g, m, k, bound) if kernel.conv else _plain_rows(kernel, a, g, m, k, bound)
+        left = _conv_rows(kernel, a, g, m, k, bound, outside) if kernel.conv else _plain_rows(kernel, a, g, m, k, bound)
         start = g * dim(kernel.b_batch)
         if start + one > b.size:
             raise VerifyError(f"packed B ends at {start + one} of {b.size} elements")
-        sums.append(_wide(left) @ _wide(unpack_b(b[start : start + one], k, n, kernel.panel)))
+        right = unpack_b(b[start : start + one], k, n, kernel.panel, kernel.group)
+        sums.append(_product(left, right))
     _finish(kernel, np.stack(sums), dim(kernel.c_batch), arrays, bound)
 
 
@@ -338,7 +346,7 @@ def _finish(kernel: ContractKernel | WinogradKernel, sums: np.ndarray, c_batch: 
     """Epilogue and store of sums [batch, m, n]."""
     dtype, out = DType.from_numpy(arrays[0].dtype), arrays[-1]
     ev = Evaluator(arrays, bound, _grid(sums.shape))
-    ev.acc = sums.astype(np.float32) if dtype.is_float and dtype.itemsize < 4 else sums.astype(dtype.np)
+    ev.acc = sums.astype(wide(dtype.np)) if dtype.itemsize < 4 else sums.astype(dtype.np)
     value = np.broadcast_to(ev(kernel.epilogue), sums.shape)
     if kernel.epilogue.dtype is not kernel.operands[-1].dtype:
         raise VerifyError(f"contraction stores {kernel.epilogue.dtype.value}", expected=kernel.operands[-1].dtype.value)
@@ -355,7 +363,7 @@ def _plain_rows(kernel: ContractKernel, a: np.ndarray, g: int, m: int, k: int, b
     return a[offset]
 
 
-def _conv_rows(kernel: ContractKernel, a: np.ndarray, g: int, m: int, k: int, bound: Bindings) -> np.ndarray:
+def _conv_rows(kernel: ContractKernel, a: np.ndarray, g: int, m: int, k: int, bound: Bindings, outside: Any) -> np.ndarray:
     """im2col of one group: [m, taps·channels]."""
     c = kernel.conv
     assert c is not None
@@ -375,7 +383,7 @@ def _conv_rows(kernel: ContractKernel, a: np.ndarray, g: int, m: int, k: int, bo
         pixel = pixel * size + at
     offset = pixel * evaluate(kernel.lda, bound) + g * channels + channel[None]
     check_bounds(offset[inside], a.size, "load of the input of a convolution")
-    return np.where(inside, a[np.where(inside, offset, 0)] if a.size else 0, 0).astype(a.dtype)
+    return np.where(inside, a[np.where(inside, offset, 0)] if a.size else 0, outside).astype(a.dtype)
 
 
 def _run_winograd(kernel: WinogradKernel, arrays: Arrays, bound: Bindings) -> None:
@@ -449,5 +457,5 @@ def _run_attention(kernel: AttentionKernel, arrays: Arrays, bound: Bindings) -> 
     args = [q, k, v]
     if kernel.mask_strides is not None:
         args.append(arrays[3][at(3, kernel.mask_strides, keys, rows)].swapaxes(2, 3))
-    (y,) = Attention(kernel.scale, kernel.causal).reference(*(_wide(a) for a in args))
+    (y,) = Attention(kernel.scale, kernel.causal).reference(*(a.astype(np.float64) for a in args))
     arrays[-1][at(len(arrays) - 1, kernel.out_strides, rows, kernel.value_size)] = y

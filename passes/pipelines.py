@@ -14,6 +14,7 @@ from .fold_constants import FoldConstants
 from .fold_scale import FoldScale
 from .fuse_attention import FuseAttention
 from .fuse_patterns import FusePatterns
+from .integer_products import IntegerProducts
 from .simplify import Simplify
 from .sink_transposes import SinkTransposes
 from .subgraphs import Subgraphs
@@ -40,8 +41,9 @@ CLEAN = Repeat("clean", (FoldConstants(), Simplify(), Cse()))
 
 # O0 folds constants and nothing else: lowering wants weights, not computations of weights.
 O0: tuple[Runnable, ...] = (FoldConstants(),)
-O1: tuple[Runnable, ...] = (CLEAN,)
+O1: tuple[Runnable, ...] = (IntegerProducts(), CLEAN)
 O2: tuple[Runnable, ...] = (
+    IntegerProducts(),  # before constants fold: quantized weights must not become floats
     CLEAN,
     FusePatterns(),  # before layout: fewer nodes to choose for
     FuseAttention(),  # before layout: what it makes of kᵀ merges there

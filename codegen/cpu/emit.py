@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..kernel import AttentionKernel, ContractKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
 from .contract import emit_contract
+from .dot_contract import emit_dot_contract
 from .emitted import Emitted
 from .loops import emit_loop
 from .target import CpuTarget
@@ -15,8 +16,10 @@ def emit(kernel: Kernel, target: CpuTarget) -> Emitted:
     match kernel:
         case LoopKernel():
             return emit_loop(kernel, target)
-        case ContractKernel():
+        case ContractKernel(group=1):
             return emit_contract(kernel, target)
+        case ContractKernel():
+            return emit_dot_contract(kernel, target)
         case WinogradKernel():
             return emit_winograd(kernel, target)
         case RecurrentKernel():

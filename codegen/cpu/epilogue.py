@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from ...errors import CodegenError
 from ...ir import DType
-from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, postorder
+from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, clamped, postorder
 from ..kernel import ContractKernel, WinogradKernel
 from .build import I64, Builder, Params, storage, vec
 from .functions import Functions
@@ -145,6 +145,8 @@ class ActiveEpilogue:
                     x = b.splat(self.sizes[id(e)], lanes)
                 case Bits():
                     x = self.math.bits(value[id(e.arg)], e.source, e.dtype)
+                case Cast(arg=a) if clamped(a, e.dtype):
+                    x = self.math.convert(value[id(a)], e.dtype)
                 case Cast():
                     x = self.math.cast(value[id(e.arg)], e.arg.dtype, e.dtype)
                 case Call():

@@ -118,6 +118,25 @@ class Lanes:
             return x
         return i.trunc(x, t) if to.itemsize * 8 < width else i.sext(x, t) if signed else i.zext(x, t)
 
+    def convert(self, x: Any, to: DType) -> Any:
+        """A float that is known to lie in the range of a small integer type, toward zero. NaN gives any number."""
+        i = self.b.ir
+        return i.trunc(i.fptosi(x, vec(I32, self.lanes)), self.type(to))
+
+    def divide(self, x: Any, y: Any) -> Any:
+        """x / y for one y, correctly rounded but for the ends of the range: x·(1/y), then one step of P. Markstein's correction."""
+        i, b = self.b.ir, self.b
+        one = ir.Constant(y.type, [1.0])
+        inverse = self._all(i.fdiv(one, y))
+        y = self._all(y)
+        name = f"llvm.fma.{mangle(x.type)}"
+        q = i.fmul(x, inverse)
+        rest = b.call(name, x.type, i.fneg(q), y, x)
+        return i.select(i.fcmp_unordered("uno", rest, rest), q, b.call(name, x.type, rest, inverse, q))
+
+    def _all(self, x: Any) -> Any:
+        return self.b.splat(self.b.ir.extract_element(x, ir.Constant(I32, 0)), self.lanes)
+
     def call(self, fn: str, args: Sequence[Any], dtypes: Sequence[DType]) -> Any:
         i, b = self.b.ir, self.b
         dtype = compute(dtypes[-1])

@@ -9,9 +9,9 @@ from typing import Any
 from llvmlite import ir
 
 from ...errors import CodegenError
-from ...ir import Dim
+from ...ir import Dim, DType
 from ..affine import Affine, affine, axes_of, stride_along
-from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced
+from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, clamped
 from ..kernel import LoopKernel, Store
 from .build import I1, I32, I64, PTR, Builder, Params, mangle, storage, vec
 from .emitted import PLACEHOLDER
@@ -109,6 +109,12 @@ class Points:
             return ir.Constant(vec(x.type.element, lanes), list(x.constant) * lanes)
         return self.b.splat(self.b.ir.extract_element(x, ir.Constant(I32, 0)), lanes)
 
+    def _narrow(self, x: Any) -> Any:
+        """One lane of a value that is the same in all."""
+        if x.type.count == 1:
+            return x
+        return self.b.splat(self.b.ir.extract_element(x, ir.Constant(I32, 0)), 1)
+
     def _evaluate(self, e: E, s: Scope) -> Any:
         b = self.b
         lanes = s.lanes if self.varies(e, s) else 1
@@ -129,12 +135,15 @@ class Points:
             case Bits(arg=a, source=source):
                 return math.bits(self._widen(s.memo[id(a), False], lanes), source, e.dtype)
             case Cast(arg=a):
-                return math.cast(self._widen(s.memo[id(a), False], lanes), a.dtype, e.dtype)
+                x = self._widen(s.memo[id(a), False], lanes)
+                return math.convert(x, e.dtype) if clamped(a, e.dtype) else math.cast(x, a.dtype, e.dtype)
             case Call(fn="div", args=(x, y)) if lanes > 1 and e.dtype.is_float and id(y) in self.uniform_results:
                 # one division per row; ≤ 1.5 ULP
                 one = Functions(b, 1, self.target)
                 inverse = one.call("div", [one.const(1.0, y.dtype), s.memo[id(y), False]], [y.dtype, y.dtype])
                 return math.call("mul", [self._widen(s.memo[id(x), False], lanes), self._widen(inverse, lanes)], [e.dtype] * 2)
+            case Call(fn="div", args=(x, y)) if lanes > 1 and e.dtype is DType.F32 and self.target.fma and not self.varies(y, s):
+                return math.divide(self._widen(s.memo[id(x), False], lanes), self._narrow(s.memo[id(y), False]))
             case Call(fn=fn, args=args):
                 got = [self._widen(s.memo[id(a), False], lanes) for a in args]
                 return math.call(fn, got, [a.dtype for a in args])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import platform
 import threading
@@ -30,11 +31,12 @@ _V3 = _V2 | {"avx", "avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _VNNI = _V4 | {"avx512vnni"}
 _BF16 = _VNNI | {"avx512bf16"}
+_AMX = _BF16 | {"avx512fp16", "avxvnni", "amx-tile", "amx-int8", "amx-bf16"}
 _X86_FEATURES = {
     "x86-64": _V1, "x86-64-v2": _V2, "nehalem": _V2, "sandybridge": _V2 | {"avx"}, "ivybridge": _V2 | {"avx", "f16c"},
     "x86-64-v4": _V4, "skylake-avx512": _V4, "cascadelake": _VNNI, "cooperlake": _BF16, "icelake-client": _VNNI,
-    "icelake-server": _VNNI, "tigerlake": _VNNI, "rocketlake": _VNNI, "sapphirerapids": _BF16 | {"avx512fp16", "avxvnni"},
-    "emeraldrapids": _BF16 | {"avx512fp16", "avxvnni"}, "graniterapids": _BF16 | {"avx512fp16", "avxvnni"},
+    "icelake-server": _VNNI, "tigerlake": _VNNI, "rocketlake": _VNNI, "sapphirerapids": _AMX,
+    "emeraldrapids": _AMX, "graniterapids": _AMX,
     "alderlake": _V3 | {"avxvnni"}, "znver4": _BF16, "znver5": _BF16 | {"avxvnni"},
 }  # fmt: skip
 _SCALABLE_ONLY = frozenset({"sve", "sve2"})
@@ -98,7 +100,17 @@ def host() -> CpuTarget:
     triple = llvm.get_process_triple()
     flags = llvm.get_host_cpu_features()
     features = frozenset(name for name, on in flags.items() if on and name not in _SCALABLE_ONLY)
+    if "amx-tile" in features and not request_tiles():
+        features = frozenset(f for f in features if not f.startswith("amx"))
     return CpuTarget(triple, llvm.get_host_cpu_name(), features, _vector_bits(triple, features))
+
+
+@functools.cache
+def request_tiles() -> bool:
+    """Ask Linux to let this process use AMX tile registers (arch_prctl ARCH_REQ_XCOMP_PERM, XTILEDATA); whether it does."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return False
+    return ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0
 
 
 def parse(text: str) -> CpuTarget:

@@ -16,6 +16,8 @@ from ...ir.ops import (
     ConvTranspose,
     CumSum,
     GatherElements,
+    IntegerConv,
+    IntegerMatMul,
     MatMul,
     Recurrent,
     Reshape,
@@ -27,6 +29,7 @@ from ...ir.ops import (
 from ..kernel import gate_groups
 from .apply import apply
 from .attention_op import decompose_attention
+from .quantized import integer_conv, integer_matmul
 
 _CACHE_LINE = 64
 _COUNTED = 128  # longest rows whose ranks are counted, which is n² comparisons in vectors; longer ones are sorted
@@ -69,7 +72,7 @@ class RecurrentCell(Op):
 
 
 def decompose(graph: Graph) -> Graph:
-    """Rewrite attention, transposed convolution and recurrent ops."""
+    """Rewrite attention, transposed convolution, integer products and recurrent ops."""
 
     def visit(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
         match node.op:
@@ -77,6 +80,10 @@ def decompose(graph: Graph) -> Graph:
                 return [decompose_attention(node.op, ins, node.loc)]
             case ConvTranspose():
                 return [_conv_transpose(node.op, ins, node.out.shape, node.loc)]
+            case IntegerMatMul():
+                return [integer_matmul(ins, node.loc)]
+            case IntegerConv():
+                return [integer_conv(node.op, ins, node.loc)]
             case Recurrent():
                 return _recurrent(node.op, ins, node.loc)
             case CumSum() if node.out.dtype.is_float and node.out.dtype.itemsize < 4:

@@ -14,14 +14,16 @@ from ...ir import Const, Dim, Node, Shape, Value, ceildiv, is_static, prod
 from ...ir.ops import Conv, MatMul, Reshape, Transpose
 from ..expr import Acc, DimParam, E, Load
 from ..kernel import ContractKernel, ConvGeometry, Kernel, Operand, WinogradKernel
-from ..packing import pack_b, packed_size
+from ..packing import pack_b, packed_size, padded_k
 from ..simplify import Affine, axis, clamp, ravel, unravel
 from .builder import Finisher, Index, KernelBuilder, View, computed, convert, fn, index_expr, number, reachable
 from .fusion import contraction_linear, contraction_shape
+from .quantized import DotConv, DotMatMul
 from .state import Lowering
 from .winograd import choose_tile, pack_weights
 
 _LANES = 16  # panels are whole vectors
+_DOT_PANEL = 32  # of dot instructions: two tile registers
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
     behind = lw.fusion.between(node, root) if root != node.out else []
     extents = contraction_shape(node)
     rows = _matmul_rows(lw, node, extents) if isinstance(node.op, MatMul) else _conv_rows(lw, node)
-    panel = _panel(lw, extents[2])
+    panel = _DOT_PANEL if _group(node) > 1 else _panel(lw, extents[2])
     packed = _pack(lw, node, extents, rows.k, panel) if rows.tile is None else _pack_transformed(lw, node, rows.tile, panel)
     for end in [*reversed(behind), node.out]:
         if end != node.out and not _only_exit(lw, behind[: behind.index(end) + 1], node, end):
@@ -118,6 +120,9 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
     assert strides is not None
     c_batch, ldc, _ = strides
     f = _Operands(rows.buffer, packed)
+    border = -1
+    if isinstance(node.op, DotConv) and len(node.inputs) == 3 and rows.conv is not None:
+        border = f.operand(lw.contiguous(node.inputs[2]).buffer)
     value = f(convert(epilogue, end.dtype))
     buffers = (*f.order, to.buffer)
     operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
@@ -132,8 +137,8 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
         kernel = ContractKernel(
             batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 or rows.conv else rows.k,
             a_batch=0 if one else rows.batch,
-            b_batch=0 if one else packed_size(rows.k, n, panel), ldc=ldc, c_batch=0 if one else c_batch,
-            epilogue=value, conv=rows.conv, panel=panel,
+            b_batch=0 if one else packed_size(rows.k, n, panel, _group(node)), ldc=ldc, c_batch=0 if one else c_batch,
+            epilogue=value, conv=rows.conv, panel=panel, group=_group(node), border=border,
         )  # fmt: skip
     lw.step(kernel, buffers, lw.fusion.locations(end) or node.loc)
     if direct is not None:
@@ -176,6 +181,11 @@ def _transposed_place(lw: Lowering, end: Value, linear: Affine) -> tuple[View, S
         else:
             return None
     return None
+
+
+def _group(node: Node) -> int:
+    """Elements of K in one lane of packed B."""
+    return 4 // node.inputs[1].dtype.itemsize if isinstance(node.op, (DotMatMul, DotConv)) else 1
 
 
 def _panel(lw: Lowering, n: Dim) -> int:
@@ -244,7 +254,7 @@ def _pack_transformed(lw: Lowering, node: Node, tile: tuple[int, int], panel: in
 
 def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
     batch, _, n = extents
-    b = node.inputs[1]
+    b, group = node.inputs[1], _group(node)
     grouped = isinstance(node.op, Conv)
     static = grouped or batch == 1 or is_static(node.out.shape[:-2])
     if isinstance(b.node.op, Const) and static:
@@ -256,15 +266,17 @@ def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
         else:
             lead = node.out.shape[:-2]
             data = np.broadcast_to(data, (*lead, k, n)).reshape(batch, k, n)  # type: ignore[arg-type]
-        key = ("packed", id(b.node.op.data), batch, panel, grouped)
-        return lw.storage.const_lazy(key, lambda: pack_b(data, panel), b.node.op.data).buffer
+        key = ("packed", id(b.node.op.data), batch, panel, grouped, group)
+        return lw.storage.const_lazy(key, lambda: pack_b(data, panel, group), b.node.op.data).buffer
     panels = ceildiv(n, panel)
-    to = lw.storage.add("arena", b.dtype, (batch, panels, k, panel))
+    deep = padded_k(k, group)
+    to = lw.storage.add("arena", b.dtype, (batch, panels, deep // group, panel, group))
     kb = KernelBuilder(to.shape)
-    g, p, row, j = kb.index
-    column = p * panel + j
+    g, p, line, j, part = kb.index
+    column, depth = p * panel + j, line * group + part
     whole = isinstance(n, int) and n % panel == 0
     at = column if whole else clamp(column, 0, n - 1)
+    row = depth if deep == k else clamp(depth, 0, k - 1)
     if grouped:
         index = (*unravel(row, b.shape[:-1]), g * n + at)
     elif batch == 1:
@@ -273,8 +285,9 @@ def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
         lead = unravel(g, node.out.shape[:-2])
         index = (*lead[len(lead) - (len(b.shape) - 2) :], row, at)
     e = lw.read(kb, b, index)
-    if not whole:
-        zero = number(0.0 if e.dtype.is_float else 0, e.dtype)
-        e = fn("select", fn("lt", index_expr(column), index_expr(Affine({}, n))), e, zero)
+    zero = number(0.0 if e.dtype.is_float else 0, e.dtype)
+    for position, size, exact in ((column, n, whole), (depth, k, deep == k)):
+        if not exact:
+            e = fn("select", fn("lt", index_expr(position), index_expr(Affine({}, size))), e, zero)
     lw.loop(kb, (), [kb.store(to, kb.index, e)], node.loc)
     return to.buffer

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from ...errors import CodegenError
 from ...ir import Dim, DType, Node, Value, prod
 from ...ir.ops import LRN, ArgReduce, Conv, LayerNorm, Pool, Reduce, RMSNorm, Softmax
+from ...ir.ops.quantized import accumulates_exactly_in_f32
 from ..expr import E, Reduced
 from ..kernel import Reduction
 from ..simplify import Affine, as_affine, clamp, div, ravel, unravel
@@ -236,7 +237,7 @@ def _lrn(lw: Lowering, node: Node, op: LRN, root: Value) -> None:
 
 def _windowed_conv(lw: Lowering, node: Node, op: Conv, root: Value) -> None:
     """Groups with few channels: vectors over output channels, a loop over taps and the channels of the group."""
-    x, w = node.inputs
+    x, w, *border = node.inputs
     *kernel, per_group, columns = w.shape
     reduce_axes = tuple(kernel) if per_group == 1 else (*kernel, per_group)
     k = KernelBuilder(node.out.shape, reduce_axes)
@@ -245,9 +246,13 @@ def _windowed_conv(lw: Lowering, node: Node, op: Conv, root: Value) -> None:
     o = k.parallel[-1]
     group = div(o, columns // op.groups)
     index = (*_windows(k, op.strides, op.pads_lo, op.dilations, taps)[:-1], group * per_group + channel)
-    dtype = computed(x.dtype)
-    e = guarded(lw, k, x, index, range(1, len(x.shape) - 1), number(0.0 if dtype.is_float else 0, dtype))
-    e = fn("mul", e, lw.read(k, w, (*taps, channel, o)))
+    dtype = computed(node.out.dtype)
+    terms = prod(w.shape[:-1])
+    if border and isinstance(terms, int) and accumulates_exactly_in_f32(terms):
+        dtype = DType.F32  # bytes: the multiply-add is quicker than that of integers
+    outside = lw.read(k, border[0], (Affine({}),)) if border else number(0.0 if dtype.is_float else 0, computed(x.dtype))
+    e = convert(guarded(lw, k, x, index, range(1, len(x.shape) - 1), outside), dtype)
+    e = fn("mul", e, convert(lw.read(k, w, (*taps, channel, o)), dtype))
     finish_rows(lw, k, node, root, [Reduction("sum", e)], k.parallel, lambda: reduced(0, dtype))
 
 

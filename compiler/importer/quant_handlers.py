@@ -8,17 +8,11 @@ import ml_dtypes
 import numpy as np
 from onnx import NodeProto
 
-from ...ir import DType, Value
+from ...ir import DType, Node, Value
 from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
-from .contract_handlers import matmul_any
-from .window_handlers import convolve
-
-_RANGES = {
-    DType.U8: (0, 255), DType.I8: (-128, 127), DType.U16: (0, 65535), DType.I16: (-32768, 32767), DType.U4: (0, 15),
-    DType.I4: (-8, 7), DType.U2: (0, 3), DType.I2: (-2, 1),
-}  # fmt: skip
+from .window_handlers import conv_geometry
 
 
 def _per_block(ctx: ImportContext, node: NodeProto, b: Build, x: Value, p: Value) -> Value:
@@ -44,29 +38,43 @@ def quantize_linear(ctx: ImportContext, node: NodeProto, ins: list[Value | None]
     x, scale = required(ctx, node, ins, 2)
     b, zero = Build(ctx), optional(ins, 2)
     out = zero.dtype if zero is not None else DType.from_onnx(int(ctx.attr(node, "output_dtype", 0)) or DType.U8.onnx)
-    y = b.div(b.cast(x, DType.F32), _per_block(ctx, node, b, x, b.cast(scale, DType.F32)))
+    x, scale = b.cast(x, DType.F32), _per_block(ctx, node, b, x, b.cast(scale, DType.F32))
     if out.is_float:
+        y = b.div(x, scale)
         if zero is not None:
             y = b.add(y, _per_block(ctx, node, b, x, b.cast(zero, DType.F32)))
         limit = float(ml_dtypes.finfo(out.np).max)
         return [b.cast(b.min(b.max(y, -limit), limit), out)]
-    if out not in _RANGES:
+    if not out.is_int or out.itemsize > 2:
         raise ctx.unsupported(f"QuantizeLinear to {out.value}")
-    y = b.emit(O.Round(), y)
-    if zero is not None:
-        y = b.add(y, _per_block(ctx, node, b, x, b.cast(zero, DType.F32)))
-    return [saturate(b, y, out)]
+    return [quantize(b, x, scale, b.const(0, out) if zero is None else _per_block(ctx, node, b, x, zero))]
 
 
 def dequantize_linear(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """(x − zero point)·scale, the subtraction exact in int32."""
     x, scale = required(ctx, node, ins, 2)
     b, zero = Build(ctx), optional(ins, 2)
-    y = x
-    if zero is not None and not _all_zero(ctx, zero):
-        exact = DType.F32 if x.dtype.is_float else DType.I32
-        y = b.sub(b.cast(x, exact), _per_block(ctx, node, b, x, b.cast(zero, exact)))
-    return [b.cast(b.mul(b.cast(y, DType.F32), _per_block(ctx, node, b, x, b.cast(scale, DType.F32))), scale.dtype)]
+    if zero is not None and _all_zero(ctx, zero):
+        zero = None
+    factor = _per_block(ctx, node, b, x, b.cast(scale, DType.F32))
+    offset = None if zero is None else _per_block(ctx, node, b, x, zero)
+    if x.dtype.is_int:
+        return [b.cast(dequantize(ctx, x, factor, offset), scale.dtype)]
+    y = b.cast(x, DType.F32)
+    if offset is not None:
+        y = b.sub(y, b.cast(offset, DType.F32))
+    return [b.cast(b.mul(y, factor), scale.dtype)]
+
+
+def quantize(b: Build, x: Value, scale: Value, zero: Value) -> Value:
+    """saturate(round(x / scale) + zero point) in the dtype of the zero point."""
+    return b.emit(O.Quantize(zero.dtype), b.cast(x, DType.F32), b.cast(scale, DType.F32), zero)
+
+
+def dequantize(ctx: ImportContext, x: Value, scale: Value, zero: Value | None = None) -> Value:
+    """(x − zero point)·scale. Of a constant too it stays an operation, so that passes see the integers."""
+    ins = (x, scale) if zero is None else (x, scale, zero)
+    return Node.make(O.Dequantize(), ins, ctx.loc).out
 
 
 def _all_zero(ctx: ImportContext, v: Value) -> bool:
@@ -84,70 +92,74 @@ def dynamic_quantize_linear(ctx: ImportContext, node: NodeProto, ins: list[Value
     # An all-zero x has no span; any scale serves, and 1 avoids 0/0.
     scale = b.where(b.emit(O.Equal(), span, b.const(0, x.dtype)), b.const(1, x.dtype), span)
     zero = b.emit(O.Round(), b.min(b.max(b.div(b.sub(b.const(0, x.dtype), low), scale), 0.0), 255.0))
-    y = saturate(b, b.add(b.emit(O.Round(), b.div(x, scale)), zero), DType.U8)
-    return [y, span, b.cast(zero, DType.U8)]
+    offset = b.cast(zero, DType.U8)
+    return [quantize(b, x, scale, offset), span, offset]
 
 
-def _centred(ctx: ImportContext, b: Build, x: Value, zero: Value | None, axis_from_end: int) -> Value:
-    """x − zero point in int32; a vector of zero points belongs to rows (−2) or columns (−1)."""
-    y = b.cast(x, DType.I32)
-    if zero is None or _all_zero(ctx, zero):
-        return y
-    z = b.cast(zero, DType.I32)
-    if z.type.rank == 1 and axis_from_end == -2 and z.shape != (1,):
-        z = b.reshape(z, (z.shape[0], 1))
-    return b.sub(y, z)
+def zero_of(b: Build, zero: Value | None, dtype: DType) -> Value:
+    return b.const(0, dtype) if zero is None else zero
+
+
+def integer_matmul(b: Build, x: Value, y: Value, x_zero: Value | None, y_zero: Value | None) -> Value:
+    """Σ (x − x_zero)·(y − y_zero) in i32, as numpy.matmul; vectors of zero points belong to rows of x, columns of y."""
+    left, right = x.type.rank == 1, y.type.rank == 1
+    x_zero, y_zero = (z if z.type.numel != 1 else b.reshape(z, ()) for z in (zero_of(b, x_zero, x.dtype), zero_of(b, y_zero, y.dtype)))
+    if x_zero.type.rank == 1:
+        x_zero = b.reshape(x_zero, (x_zero.shape[0], 1))
+    x = b.reshape(x, (1, x.shape[0])) if left else x
+    y = b.reshape(y, (y.shape[0], 1)) if right else y
+    out = b.emit(O.IntegerMatMul(), x, y, x_zero, y_zero)
+    shape = list(out.shape)
+    if left:
+        del shape[-2]
+    if right:
+        del shape[-1]
+    return b.reshape(out, shape)
+
+
+def integer_convolve(ctx: ImportContext, node: NodeProto, x: Value, w: Value, x_zero: Value | None, w_zero: Value | None) -> Value:
+    """Σ (x − x_zero)·(w − w_zero) in i32, channels last; attributes from `node`."""
+    b = Build(ctx)
+    op, x, w = conv_geometry(ctx, node, x, w)
+    x_zero, w_zero = (b.reshape(z, ()) if z.type.numel == 1 else z for z in (zero_of(b, x_zero, x.dtype), zero_of(b, w_zero, w.dtype)))
+    whole = O.IntegerConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups)
+    return b.emit(whole, x, w, x_zero, w_zero)
+
+
+def requantize(b: Build, acc: Value, factor: Value, zero: Value) -> Value:
+    """saturate(round(acc·factor) + zero point)."""
+    return b.emit(O.Quantize(zero.dtype, True), b.cast(acc, DType.F32), factor, zero)
 
 
 def matmul_integer(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, y = required(ctx, node, ins, 2)
-    b = Build(ctx)
-    return [matmul_any(b, _centred(ctx, b, x, optional(ins, 2), -2), _centred(ctx, b, y, optional(ins, 3), -1))]
+    return [integer_matmul(Build(ctx), x, y, optional(ins, 2), optional(ins, 3))]
 
 
 def qlinear_matmul(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = required(ctx, node, ins, 8)
     b = Build(ctx)
-    acc = matmul_any(b, _centred(ctx, b, x, x_zero, -2), _centred(ctx, b, w, w_zero, -1))
+    acc = integer_matmul(b, x, w, x_zero, w_zero)
     x_scale, w_scale, y_scale = (b.cast(s, DType.F32) for s in (x_scale, w_scale, y_scale))
     if x_scale.type.rank == 1 and x_scale.shape != (1,):
         x_scale = b.reshape(x_scale, (x_scale.shape[0], 1))
-    ratio = b.div(b.mul(x_scale, w_scale), y_scale)
-    scaled = b.emit(O.Round(), b.mul(b.cast(acc, DType.F32), ratio))
-    return [b.reshape(saturate(b, b.add(scaled, b.cast(y_zero, DType.F32)), y_zero.dtype), acc.shape)]
+    return [b.reshape(requantize(b, acc, b.div(b.mul(x_scale, w_scale), y_scale), y_zero), acc.shape)]
 
 
 def conv_integer(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, w = required(ctx, node, ins, 2)
-    b = Build(ctx)
-    x32, w32 = b.cast(x, DType.I32), b.cast(w, DType.I32)
-    x_zero, w_zero = optional(ins, 2), optional(ins, 3)
-    if x_zero is not None:
-        x32 = b.sub(x32, b.cast(x_zero, DType.I32))
-    if w_zero is not None:
-        w32 = b.sub(w32, b.along(b.cast(w_zero, DType.I32), 0, w.type.rank))
-    return [convolve(ctx, node, x32, w32, None)]
+    return [Build(ctx).channels_first(integer_convolve(ctx, node, x, w, optional(ins, 2), optional(ins, 3)))]
 
 
 def qlinear_conv(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """Integer convolution, then one rescaling per output channel."""
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = required(ctx, node, ins, 8)
     b = Build(ctx)
-    x32 = b.sub(b.cast(x, DType.I32), b.cast(x_zero, DType.I32))
-    w32 = b.sub(b.cast(w, DType.I32), b.along(b.cast(w_zero, DType.I32), 0, w.type.rank))
-    acc = convolve(ctx, node, x32, w32, None)
+    acc = integer_convolve(ctx, node, x, w, x_zero, w_zero)
     bias = optional(ins, 8)
     if bias is not None:
-        acc = b.add(acc, b.along(bias, 1, acc.type.rank))
-    ratio = b.div(b.mul(w_scale, x_scale), y_scale)
-    scaled = b.emit(O.Round(), b.mul(b.cast(acc, DType.F32), b.along(ratio, 1, acc.type.rank)))
-    return [saturate(b, b.add(scaled, b.cast(y_zero, DType.F32)), y_zero.dtype)]
-
-
-def saturate(b: Build, x: Value, dtype: DType) -> Value:
-    """A rounded float clamped into an integer type."""
-    lo, hi = _RANGES[dtype]
-    return b.cast(b.min(b.max(x, lo), hi), dtype)
+        acc = b.add(acc, bias)
+    return [b.channels_first(requantize(b, acc, b.div(b.mul(w_scale, x_scale), y_scale), y_zero))]
 
 
 QUANT_HANDLERS: HandlerTable = {

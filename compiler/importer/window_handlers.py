@@ -66,8 +66,8 @@ def add_channel_bias(b: Build, y: Value, bias: Value | None) -> Value:
     return y if bias is None else b.add(y, bias)
 
 
-def convolve(ctx: ImportContext, node: NodeProto, x: Value, w: Value, bias: Value | None) -> Value:
-    """ONNX Conv of x[N, C, *S] with w[O, C/g, *K], attributes from `node`."""
+def conv_geometry(ctx: ImportContext, node: NodeProto, x: Value, w: Value) -> tuple[O.Conv, Value, Value]:
+    """The attributes of an ONNX convolution of x[N, C, *S] with w[O, C/g, *K], and both channels last."""
     b = Build(ctx)
     rank = x.type.rank - 2
     if rank < 1 or w.type.rank != rank + 2:
@@ -76,8 +76,14 @@ def convolve(ctx: ImportContext, node: NodeProto, x: Value, w: Value, bias: Valu
     strides, dilations = _ints(ctx, node, "strides", rank), _ints(ctx, node, "dilations", rank)
     lo, hi = window_pads(ctx, node, x.shape[2:], kernel, strides, dilations)
     op = O.Conv(strides, lo, hi, dilations, int(ctx.attr(node, "group", 1)))
-    y = b.emit(op, b.channels_last(x), b.transpose(w, (*range(2, rank + 2), 1, 0)))
-    return b.channels_first(add_channel_bias(b, y, bias))
+    return op, b.channels_last(x), b.transpose(w, (*range(2, rank + 2), 1, 0))
+
+
+def convolve(ctx: ImportContext, node: NodeProto, x: Value, w: Value, bias: Value | None) -> Value:
+    """ONNX Conv of x[N, C, *S] with w[O, C/g, *K], attributes from `node`."""
+    b = Build(ctx)
+    op, x, w = conv_geometry(ctx, node, x, w)
+    return b.channels_first(add_channel_bias(b, b.emit(op, x, w), bias))
 
 
 def conv(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

@@ -91,18 +91,20 @@ from .move import (
     Transpose,
 )  # fmt: skip
 from .nn import LRN, Conv, ConvTranspose, Pool
+from .quantized import Dequantize, IntegerConv, IntegerMatMul, Quantize
 from .recurrent import Recurrent
 from .reduce import ArgReduce, CumSum, LayerNorm, Reduce, RMSNorm, Softmax, TopK
 from .select import SORTABLE, Positions, Sort, Suppress
 
 __all__ = [
-    "LRN", "SORTABLE", "Abs", "Acos", "Acosh", "Add", "And", "ArgReduce", "Asin", "Asinh", "Atan", "Atanh", "Attention", "BitAnd",
-    "BitCast", "BitNot", "BitOr", "BitXor", "Cast", "Ceil", "Celu", "Concat", "Conv", "ConvTranspose", "Cos", "Cosh", "CumSum",
-    "DimTensor", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "Fmod", "Gather", "GatherElements", "GatherND",
-    "Gelu", "Greater", "GreaterEqual", "HardSigmoid", "HardSwish", "If", "Iota", "IsInf", "IsNaN", "LayerNorm",
-    "LeakyRelu", "Less", "LessEqual", "Log", "Loop", "MatMul", "Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not",
-    "OneHot", "Or", "PRelu", "Pad", "Pool", "Positions", "Pow", "RMSNorm", "Reciprocal", "Recurrent", "Reduce", "Relu", "Reshape",
-    "Resize", "Round", "ScatterElements", "ScatterND", "Selu", "ShiftLeft", "ShiftRight", "Sigmoid", "Sign", "Silu",
-    "Sin", "Sinh", "Slice", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Sub", "Suppress", "Tan", "Tanh", "ThresholdedRelu", "TopK",
-    "Transpose", "Where", "Xor",
+    "LRN", "SORTABLE", "Abs", "Acos", "Acosh", "Add", "And", "ArgReduce", "Asin", "Asinh", "Atan", "Atanh", "Attention",
+    "BitAnd", "BitCast", "BitNot", "BitOr", "BitXor", "Cast", "Ceil", "Celu", "Concat", "Conv", "ConvTranspose", "Cos",
+    "Cosh", "CumSum", "Dequantize", "DimTensor", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "Fmod", "Gather",
+    "GatherElements", "GatherND", "Gelu", "Greater", "GreaterEqual", "HardSigmoid", "HardSwish", "If", "IntegerConv",
+    "IntegerMatMul", "Iota", "IsInf", "IsNaN", "LayerNorm", "LeakyRelu", "Less", "LessEqual", "Log", "Loop", "MatMul",
+    "Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "PRelu", "Pad", "Pool", "Positions", "Pow",
+    "Quantize", "RMSNorm", "Reciprocal", "Recurrent", "Reduce", "Relu", "Reshape", "Resize", "Round", "ScatterElements",
+    "ScatterND", "Selu", "ShiftLeft", "ShiftRight", "Sigmoid", "Sign", "Silu", "Sin", "Sinh", "Slice", "Softmax",
+    "Softplus", "Softsign", "Sort", "Sqrt", "Sub", "Suppress", "Tan", "Tanh", "ThresholdedRelu", "TopK", "Transpose",
+    "Where", "Xor",
 ]  # fmt: skip

@@ -1,0 +1,266 @@
+"""ContractKernel with grouped operands → LLVM IR: dot products of bytes or bfloat16, on tile registers or vectors.
+
+A unit is a block of rows by some strips of packed B. Its rows of A are read in place where they are whole lines, else
+copied once (`dot_rows.py`). A register tile leaves its sums in a small array, from which the epilogue stores row by row.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llvmlite import ir
+
+from ...ir import Dim, prod
+from ..kernel import ContractKernel
+from ..packing import padded_k
+from .build import I8, I64, PTR, Builder, Params, storage, vec
+from .dot import VectorDot, accumulator, dot_kind
+from .dot_rows import ConvGather, Copier, gather_plain
+from .dot_schedule import DotSchedule, schedule_dot
+from .emitted import PLACEHOLDER, Emitted, named
+from .epilogue import Epilogue
+from .target import CpuTarget
+from .tiles import BYTES, ROWS, Tiles
+
+
+def emit_dot_contract(kernel: ContractKernel, target: CpuTarget) -> Emitted:
+    """Raises CodegenError for element types or epilogues that cannot be emitted."""
+    return _Emitter(kernel, schedule_dot(kernel, target), target).emit()
+
+
+@functools.lru_cache(maxsize=256)
+def _text(emitter: _Emitter) -> tuple[str, str]:
+    """(text, symbol). Layers of other sizes have the same text."""
+    return emitter.text()
+
+
+class _Emitter:
+    def __init__(self, kernel: ContractKernel, schedule: DotSchedule, target: CpuTarget) -> None:
+        self.kernel, self.schedule, self.target = kernel, schedule, target
+        self.kind = dot_kind(kernel.operands[0].dtype, kernel.operands[1].dtype)
+        self.vector = accumulator(self.kind, schedule.lanes)
+        self.params = Params()
+        k, grouped = kernel, kernel.conv is not None
+        taps = prod(k.conv.kernel) if k.conv is not None else 1
+        channels = k.k // taps  # type: ignore[operator]
+        size = self.kind.a.itemsize
+        self.size = {
+            name: self.params.add(dim)
+            for name, dim in {
+                "m": k.m, "n": k.n, "row_bytes": k.k * size, "pitch": padded_k(k.k, self.kind.group) * size,
+                "lda": k.lda * size, "a_batch": (channels if grouped else k.a_batch) * size, "b_batch": k.b_batch * size,
+                "ldc": k.ldc, "c_batch": k.n if grouped else k.c_batch, "rows": schedule.rows, "blocks": schedule.blocks,
+                "strips": schedule.strips, "chunks": schedule.chunks, "channel_bytes": channels * size,
+            }.items()
+        }  # fmt: skip
+        self.conv = None
+        if k.conv is not None and schedule.gather == "conv":
+            self.conv = ConvGather(k.conv, self.params, schedule.segments)
+        self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
+
+    def fingerprint(self) -> Hashable:
+        """Everything that the text depends on: what the schedule fixes, but no sizes."""
+        k = self.kernel
+        rank = len(k.conv.kernel) if k.conv else 0
+        fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunks=0)
+        return fixed, rank, k.panel, k.border, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Emitter) and self.fingerprint() == other.fingerprint()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
+
+    def emit(self) -> Emitted:
+        k, s = self.kernel, self.schedule
+        text, symbol = _text(self)
+        size: Dim = 0
+        for o in k.operands:
+            size = size + o.numel * o.dtype.itemsize
+        cost = s.rows * s.strips * k.panel * k.k // (2 if s.how == "tiles" else 1)
+        return Emitted(text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.chunks, cost, 2 * k.batch * k.m * k.n * k.k, size)
+
+    def text(self) -> tuple[str, str]:
+        self.module = ir.Module(name="kernel")
+        masks = (False, True) if self.schedule.masked else (False,)
+        tiles = {(h, masked): self._tile_function(h, masked) for h in self.schedule.heights for masked in masks}
+        self._entry(tiles)
+        return named(str(self.module))
+
+    def _entry(self, tiles: dict[tuple[int, bool], ir.Function]) -> None:
+        """void kernel(bufs, dims, begin, end): row blocks fastest, so that a chunk of B stays in the second-level cache."""
+        k, s = self.kernel, self.schedule
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
+        b = Builder(fn)
+        i = b.ir
+        bufs, dims, begin, end = fn.args
+        p = {name: b.param(dims, at) for name, at in self.size.items()}
+        a = b.load(PTR, bufs, 8)
+        whole = i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32))
+        scratch = b.alloca(I8, i.add(i.mul(whole, p["pitch"]), b.i64(BYTES))) if s.gather != "never" else None
+        copier = Copier(b, self.target)
+        outside = ir.Constant(vec(I8, copier.wide), None)
+        if self.conv is not None:
+            self.conv.load(b, dims)
+            if k.border >= 0:
+                outside = copier.splat(b.load(I8, b.load(PTR, b.at(bufs, b.i64(k.border), PTR), 8)))
+        if s.how == "tiles":
+            Tiles(b, self.kind.a).configure()
+
+        def unit(u: Any, _: list[Any]) -> Sequence[Any]:
+            block, rest = i.urem(u, p["blocks"]), i.udiv(u, p["blocks"])
+            chunk, batch = i.urem(rest, p["chunks"]), i.udiv(rest, p["chunks"])
+            first = i.mul(block, p["rows"])
+            rows = b.smin(p["rows"], i.sub(p["m"], first))
+            source = b.at(a, i.mul(batch, p["a_batch"]), I8)
+            start = b.at(source, i.mul(first, p["lda"]), I8)
+            stride = p["lda"]
+            if scratch is not None and self.conv is not None:
+                self.conv.run(b, copier, source, p["lda"], p["channel_bytes"], outside, first, rows, scratch, p["pitch"], p["row_bytes"])
+                start, stride = scratch, p["pitch"]
+            elif scratch is not None:
+                before = i.block
+                odd = ir.Constant(ir.IntType(1), 1)
+                if s.gather == "tail":
+                    odd = i.icmp_unsigned("!=", i.and_(rows, b.i64(ROWS - 1)), b.i64(0))
+                with i.if_then(odd):
+                    gather_plain(b, copier, start, stride, p["row_bytes"], scratch, p["pitch"], rows)
+                    inside = i.block
+                phi, step = i.phi(PTR), i.phi(I64)
+                for value, other, incoming in ((phi, start, scratch), (step, stride, p["pitch"])):
+                    value.add_incoming(other, before)
+                    value.add_incoming(incoming, inside)
+                start, stride = phi, step
+            strip = i.mul(chunk, p["strips"])
+            last = i.sdiv(i.add(p["n"], b.i64(k.panel - 1)), b.i64(k.panel))
+
+            def columns(at: Any, _: list[Any]) -> Sequence[Any]:
+                column = i.mul(at, b.i64(k.panel))
+
+                def run(masked: bool) -> None:
+                    self._cut_rows(b, rows, lambda h, lo, hi: i.call(tiles[h, masked], [
+                        bufs, dims, batch, first, lo, hi, column, start, stride]))  # fmt: skip
+
+                if not s.masked:
+                    run(False)
+                    return ()
+                with i.if_else(i.icmp_signed(">=", i.sub(p["n"], column), b.i64(k.panel))) as (full, partial):
+                    with full:
+                        run(False)
+                    with partial:
+                        run(True)
+                return ()
+
+            b.loop(strip, b.smin(i.add(strip, p["strips"]), last), b.i64(1), [], columns)
+            return ()
+
+        b.loop(begin, end, b.i64(1), [], unit)
+        if s.how == "tiles":
+            Tiles(b, self.kind.a).release()
+        i.ret_void()
+
+    def _cut_rows(self, b: Builder, rows: Any, call: Any) -> None:
+        """The highest row tiles first; on tile registers the last one may hold rows that nobody stores."""
+        i, heights = b.ir, self.schedule.heights
+        done = b.i64(0)
+        for x, h in enumerate(heights):
+            end = i.add(done, i.mul(i.udiv(i.sub(rows, done), b.i64(h)), b.i64(h)))
+            if self.schedule.how == "tiles":
+                if x == len(heights) - 1:
+                    end = rows
+                else:  # more than half of a tall tile is worth one
+                    rounded = i.and_(i.add(rows, b.i64(h - ROWS - 1)), b.i64(-h))
+                    end = b.smin(rounded, rows)
+            call(h, done, end)
+            done = end
+
+    def _tile_function(self, height: int, masked: bool) -> ir.Function:
+        """void tile(bufs, dims, batch, block_start, row, row_end, column, a, a_stride): rows of a block by one strip."""
+        s, k = self.schedule, self.kernel
+        name = f"{PLACEHOLDER}.{height}{'t' if masked else ''}"
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 5, PTR, I64]), name)
+        fn.linkage = "internal"
+        fn.attributes.add("noinline")
+        b = Builder(fn)
+        i = b.ir
+        bufs, dims, batch, block_start, row, row_end, column, a, a_stride = fn.args
+        p = {n: b.param(dims, at) for n, at in self.size.items()}
+        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
+        strip_bytes = i.mul(p["pitch"], b.i64(k.panel))
+        offset = i.mul(i.udiv(column, b.i64(k.panel)), strip_bytes)
+        b_strip = b.at(pointers[1], i.add(i.mul(batch, p["b_batch"]), offset), I8)
+        element = storage(k.operands[-1].dtype)
+        c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), element)
+        live = i.sub(p["n"], column)
+        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+        epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks)
+        sums = b.alloca(self.vector, b.i64(height * s.vectors))
+        steps = i.udiv(p["pitch"], b.i64(BYTES))
+
+        def tile(at: Any, _: list[Any]) -> Sequence[Any]:
+            rows = b.at(a, i.mul(at, a_stride), I8)
+            if s.how == "tiles":
+                self._tile_product(b, height // ROWS, rows, a_stride, b_strip, steps, sums)
+            else:
+                self._vector_product(b, height, rows, a_stride, b_strip, i.udiv(i.add(p["row_bytes"], b.i64(3)), b.i64(4)), sums)
+
+            def finish(r: Any, _: list[Any]) -> Sequence[Any]:
+                line = b.at(sums, i.mul(r, b.i64(s.vectors)), self.vector)
+                acc = [b.load(self.vector, b.at(line, b.i64(v), self.vector), 16) for v in range(s.vectors)]
+                m = i.add(block_start, i.add(at, r))
+                epilogue.row(m, acc, b.at(c, i.mul(m, p["ldc"]), element))
+                return ()
+
+            b.loop(b.i64(0), b.smin(i.sub(row_end, at), b.i64(height)), b.i64(1), [], finish)
+            return ()
+
+        b.loop(row, row_end, b.i64(height), [], tile)
+        i.ret_void()
+        return fn
+
+    def _tile_product(self, b: Builder, high: int, rows: Any, stride: Any, b_strip: Any, steps: Any, sums: Any) -> None:
+        """16·high rows by 32 columns: sums in tiles 0 … 3, A in 4 and 5, B in 6 and 7."""
+        i, t = b.ir, Tiles(b, self.kind.a)
+        pitch = b.i64(self.kernel.panel * 4)
+        below = b.at(rows, i.mul(stride, b.i64(ROWS)), I8)
+        for x in range(2 * high):
+            t.zero(x)
+
+        def step(at: Any, _: list[Any]) -> Sequence[Any]:
+            start = i.mul(at, b.i64(BYTES))
+            line = b.at(b_strip, i.mul(at, b.i64(ROWS * 4 * self.kernel.panel)), I8)
+            for x, base in enumerate((rows, below)[:high]):
+                t.load(4 + x, b.at(base, start, I8), stride)
+            for y in range(2):
+                t.load(6 + y, b.at(line, b.i64(y * BYTES), I8), pitch)
+            for x in range(high):
+                for y in range(2):
+                    t.multiply(2 * x + y, 4 + x, 6 + y)
+            return ()
+
+        b.loop(b.i64(0), steps, b.i64(1), [], step)
+        for x in range(high):
+            for y in range(2):
+                t.store(2 * x + y, b.at(sums, b.i64(x * ROWS * 4 * self.kernel.panel + y * BYTES), I8), pitch)
+
+    def _vector_product(self, b: Builder, height: int, rows: Any, stride: Any, b_strip: Any, steps: Any, sums: Any) -> None:
+        i, s = b.ir, self.schedule
+        dot = VectorDot(self.kind, s.how, s.lanes)
+        lanes = vec(ir.IntType(32), s.lanes)
+        starts = [b.at(rows, i.mul(stride, b.i64(r)), I8) for r in range(height)]
+
+        def step(at: Any, acc: list[Any]) -> Sequence[Any]:
+            line = b.at(b_strip, i.mul(at, b.i64(4 * self.kernel.panel)), I8)
+            y = [b.load(lanes, b.at(line, b.i64(4 * s.lanes * v), I8), 4) for v in range(s.vectors)]
+            out = []
+            for r, start in enumerate(starts):
+                x = b.splat(b.load(ir.IntType(32), b.at(start, i.mul(at, b.i64(4)), I8), 1), s.lanes)
+                out += [dot(b, acc[r * s.vectors + v], x, y[v]) for v in range(s.vectors)]
+            return out
+
+        zero = ir.Constant(self.vector, None)
+        for x, value in enumerate(b.loop(b.i64(0), steps, b.i64(1), [zero] * (height * s.vectors), step)):
+            i.store(value, b.at(sums, b.i64(x), self.vector), align=16)

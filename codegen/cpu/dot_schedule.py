@@ -1,0 +1,91 @@
+"""Choices of contractions by dot instructions: instruction, register tile, rows and columns of a work unit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ...errors import CodegenError
+from ...ir import Dim, ceildiv
+from ..kernel import ContractKernel
+from ..packing import padded_k
+from .dot import dot_kind, instruction
+from .target import CpuTarget
+
+_ROW_BYTES = 40 << 10  # of A in a unit: about the first-level cache, where every strip of B meets it
+_COLUMN_BYTES = 1 << 20  # of B in a unit: half of a 2 MB second-level cache
+_GATHERED_BYTES = 1 << 21  # the same where gathering the rows of A again would cost more than reading B again
+_UNIT_OPS = 8_000_000  # 4 to 20 µs of one core
+_HEIGHTS = {"tiles": (32, 16), 16: (12, 4, 1), 8: (2, 1), 4: (1,)}  # rows of a register tile, by lanes of a vector
+
+
+@dataclass(frozen=True, slots=True)
+class DotSchedule:
+    """`how`: row of the table in `dot.py`. `rows` × `strips` (of `panel` columns) make a unit; `heights` are the row tiles.
+
+    `gather`: rows of A are copied first ("conv": taps; "matmul": where K does not fill 64-byte rows, "tail": only for the
+    last rows of a product that do not fill a tile; "never").
+    """
+
+    how: str
+    lanes: int
+    vectors: int
+    heights: tuple[int, ...]
+    gather: str
+    segments: bool  # taps along the last axis are contiguous in memory
+    rows: Dim
+    blocks: Dim
+    strips: Dim
+    chunks: Dim
+    masked: bool  # N does not fill its last strip
+
+
+def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
+    """Raises CodegenError for operand types without a dot product, and for panels that are not whole vectors."""
+    kind = dot_kind(kernel.operands[0].dtype, kernel.operands[1].dtype)
+    how = instruction(kind, target)
+    lanes = target.vector_bits // 32
+    if kernel.panel % lanes or (how == "tiles" and kernel.panel != 32):
+        raise CodegenError(f"panel of {kernel.panel} columns", expected="32")
+    heights = _HEIGHTS["tiles" if how == "tiles" else lanes]
+    size = kind.a.itemsize
+    deep = padded_k(kernel.k, kind.group)
+    row_bytes = deep * size if isinstance(deep, int) else 1024
+    plain = _plain(kernel)
+    step = heights[0]
+    rows = max(step, min(256, _ROW_BYTES // max(1, row_bytes)) // step * step)
+    total_strips = ceildiv(kernel.n, kernel.panel)
+    limit = _COLUMN_BYTES if plain else _GATHERED_BYTES
+    strips = max(1, limit // max(1, row_bytes * kernel.panel))
+    if isinstance(total_strips, int):
+        even = max(1, -(-total_strips // strips))
+        strips = max(1, -(-total_strips // even))
+        if isinstance(kernel.m, int):
+            rows = min(rows, -(-max(1, kernel.m) // step) * step)
+            work = 2 * kernel.m * (row_bytes // size) * kernel.panel * total_strips
+            wanted = min(16, work // _UNIT_OPS)
+            while plain and strips > 1 and -(-kernel.m // rows) * -(-total_strips // strips) < wanted:
+                strips = -(-strips // 2)
+    aligned = isinstance(kernel.k, int) and kernel.k * size % (64 if how == "tiles" else 4) == 0
+    gather = "conv" if not plain else "matmul" if not aligned else "tail" if how == "tiles" else "never"
+    if isinstance(kernel.m, int) and gather == "tail" and kernel.m % 16 == 0:
+        gather = "never"
+    return DotSchedule(
+        how, lanes, kernel.panel // lanes, heights, gather, not plain and _segments(kernel), rows, ceildiv(kernel.m, rows),
+        strips, ceildiv(total_strips, strips), not (isinstance(kernel.n, int) and kernel.n % kernel.panel == 0),
+    )  # fmt: skip
+
+
+def _plain(kernel: ContractKernel) -> bool:
+    """Whether the rows of A are at a stride."""
+    conv = kernel.conv
+    if conv is None:
+        return True
+    pointwise = all(k == 1 for k in conv.kernel) and all(s == 1 for s in conv.strides)
+    return pointwise and all(p == 0 for p in conv.pads_lo) and conv.spatial == conv.out_spatial
+
+
+def _segments(kernel: ContractKernel) -> bool:
+    conv = kernel.conv
+    assert conv is not None
+    return kernel.batch == 1 and conv.dilations[-1] == 1 and kernel.k == math.prod(conv.kernel) * kernel.lda

@@ -1,0 +1,55 @@
+"""AMX: eight tile registers of 16 rows by 64 bytes. A unit of work configures them, multiplies, and releases them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from ...ir import DType
+from .build import I8, Builder
+
+ROWS, BYTES = 16, 64
+_PRODUCT = {DType.U8: "tdpbusd", DType.BF16: "tdpbf16ps"}
+
+
+class Tiles:
+    """Intrinsics on numbered tile registers."""
+
+    def __init__(self, b: Builder, a: DType) -> None:
+        self.b, self.product = b, _PRODUCT[a]
+
+    def configure(self) -> None:
+        """All eight registers full size (palette 1)."""
+        rows, columns = [ROWS] * 8, [BYTES, 0] * 8
+        layout = [1, 0, *[0] * 14, *columns, *[0] * 16, *rows, *[0] * 8]
+        module = self.b.module
+        found = module.globals.get("tile_config")
+        if found is None:
+            t = ir.ArrayType(I8, 64)
+            found = ir.GlobalVariable(module, t, "tile_config")
+            found.linkage, found.global_constant, found.align = "internal", True, 64
+            found.initializer = ir.Constant(t, layout)
+        self._call("ldtilecfg", self.b.ir.gep(found, [self.b.i64(0)], source_etype=I8))
+
+    def release(self) -> None:
+        self._call("tilerelease")
+
+    def zero(self, tile: int) -> None:
+        self._call("tilezero", _number(tile))
+
+    def load(self, tile: int, ptr: Any, stride: Any) -> None:
+        self._call("tileloadd64", _number(tile), ptr, stride)
+
+    def store(self, tile: int, ptr: Any, stride: Any) -> None:
+        self._call("tilestored64", _number(tile), ptr, stride)
+
+    def multiply(self, acc: int, a: int, b: int) -> None:
+        self._call(self.product, _number(acc), _number(a), _number(b))
+
+    def _call(self, name: str, *args: Any) -> None:
+        self.b.call(f"llvm.x86.{name}", ir.VoidType(), *args)
+
+
+def _number(tile: int) -> Any:
+    return ir.Constant(I8, tile)

@@ -1,0 +1,155 @@
+"""Dot-product contractions against the interpreter, bit for bit: every instruction row, tails, borders, groups, epilogues."""
+
+import ctypes
+import itertools
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from mlc.codegen.cpu.compile import compile_ir
+from mlc.codegen.cpu.dot import dot_kind, instruction
+from mlc.codegen.cpu.dot_contract import emit_dot_contract
+from mlc.codegen.cpu.target import CpuTarget, host, missing_features, parse
+from mlc.codegen.expr import Acc, Axis, Call, Cast, Load, Num
+from mlc.codegen.interpret import run_kernel
+from mlc.codegen.kernel import ContractKernel, ConvGeometry, Operand
+from mlc.codegen.packing import pack_b, packed_size, unpack_b
+from mlc.errors import CodegenError
+from mlc.ir import DType, evaluate, sym
+
+PANEL = 32
+GUARD = 64
+
+
+def _targets() -> list[CpuTarget]:
+    """The host, the host without tiles, and what of AVX2 and the baseline it can run: one for every instruction row."""
+    here = host()
+    flat = CpuTarget(here.triple, here.cpu, frozenset(f for f in here.features if not f.startswith("amx")), here.vector_bits)
+    wide = CpuTarget(here.triple, "x86-64-v4", parse("cpu:x86-64-v4").features, 512)
+    half = CpuTarget(here.triple, "x86-64-v3", parse("cpu:x86-64-v3").features | {"avxvnni"}, 256)
+    more = [here, flat, wide, half, parse("cpu:x86-64-v3"), parse("cpu:x86-64-v2")]
+    return [t for t in more if not missing_features(t.triple, t.features)]
+
+
+TARGETS = _targets()
+
+
+def execute(kernel, buffers, target, bindings=None, parts=1):
+    e = emit_dot_contract(kernel, target)
+    machine = llvm.Target.from_triple(target.triple).create_target_machine(cpu=target.cpu, features=target.llvm_features, jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(compile_ir(e.ir_text, target)))
+    engine.finalize_object()
+    fn = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(engine.get_function_address(e.symbol))
+    dims = (ctypes.c_int64 * len(e.dims))(*[evaluate(d, bindings or {}) for d in e.dims])
+    pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
+    cuts = np.linspace(0, evaluate(e.units, bindings or {}), parts + 1).astype(int)
+    for lo, hi in reversed(list(itertools.pairwise(cuts))):
+        fn(pointers, dims, int(lo), int(hi))
+
+
+def compare(kernel, arrays, shape, target, bindings=None, parts=1):
+    """The emitted kernel and the interpreter write the same bits, and nothing behind the result."""
+    dtype = kernel.operands[-1].dtype
+    got, want = (np.full(int(np.prod(shape)) + GUARD, 7, dtype.np) for _ in range(2))
+    run_kernel(kernel, [*arrays, want], bindings)
+    execute(kernel, [*arrays, got], target, bindings, parts)
+    if dtype.is_float:
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
+    else:
+        np.testing.assert_array_equal(got, want)
+    assert (got[-GUARD:] == 7).all()
+
+
+def operands(*arrays, out=DType.I32, numel=0):
+    return (*(Operand(DType.from_numpy(a.dtype), a.size) for a in arrays), Operand(out, numel + GUARD, True))
+
+
+def bytes_of(shape, dtype, seed=0):
+    info = np.iinfo(dtype)
+    return np.random.default_rng(seed).integers(info.min, info.max, shape, endpoint=True).astype(dtype)
+
+
+def matmul(m, n, k, target, batch=1, dims=None, bindings=None, epilogue=None, extra=(), out=DType.I32, parts=1):
+    a, b = bytes_of((batch, m, k), np.uint8), bytes_of((batch, k, n), np.int8, 1)
+    packed = pack_b(b, PANEL, 4)
+    dm, dn, dk = dims or (m, n, k)
+    kernel = ContractKernel(
+        batch, dm, dn, dk, operands(a, packed, *extra, out=out, numel=batch * m * n), dk, dm * dk, packed_size(dk, dn, PANEL, 4), dn,
+        dm * dn, epilogue or Acc(dtype=DType.I32), panel=PANEL, group=4,
+    )  # fmt: skip
+    compare(kernel, [a.reshape(-1), packed, *extra], (batch, m, n), target, bindings, parts)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: f"{t.cpu}-{instruction(dot_kind(DType.U8, DType.I8), t)}")
+class TestEveryInstruction:
+    @pytest.mark.parametrize("m,n,k", [(1, 1, 1), (1, 33, 64), (7, 32, 128), (16, 31, 70), (33, 64, 64), (50, 10, 300), (130, 70, 65)])
+    def test_products_are_exact(self, m, n, k, target):
+        matmul(m, n, k, target, batch=2, parts=2)
+
+    def test_sums_do_not_saturate(self, target):
+        a, b = np.full((4, 256), 255, np.uint8), np.full((256, 32), -128, np.int8)
+        packed = pack_b(b, PANEL, 4)
+        kernel = ContractKernel(1, 4, 32, 256, operands(a, packed, numel=128), 256, 0, 0, 32, 0, Acc(dtype=DType.I32), panel=PANEL, group=4)
+        compare(kernel, [a.reshape(-1), packed], (4, 32), target)
+
+    def test_symbolic_sizes(self, target):
+        dims = sym("m"), sym("n"), sym("k")
+        matmul(37, 45, 83, target, dims=dims, bindings={"m": 37, "n": 45, "k": 83})
+
+    def test_requantised(self, target):
+        """u8(round(f32(acc + bias[n])·scale[n]) + 3), scales with ties."""
+        bias, scale = np.arange(45, dtype=np.int32) * 7 - 90, np.full(45, 2.0**-9, np.float32)
+        n = Axis(2)
+        acc = Cast(Call("add", (Acc(dtype=DType.I32), Load(2, n, dtype=DType.I32)), dtype=DType.I32), dtype=DType.F32)
+        x = Call("round", (Call("mul", (acc, Load(3, n, dtype=DType.F32)), dtype=DType.F32),), dtype=DType.F32)
+        for fn, number in (("add", 3.0), ("max", 0.0), ("min", 255.0)):
+            x = Call(fn, (x, Num(number, dtype=DType.F32)), dtype=DType.F32)
+        matmul(29, 45, 96, target, epilogue=Cast(x, dtype=DType.U8), extra=(bias, scale), out=DType.U8)
+
+    @pytest.mark.parametrize(
+        "c,o,kernel,stride,pad,dilation,groups",
+        [(3, 20, (3, 3), 2, 1, 1, 1), (64, 32, (1, 1), 2, 0, 1, 1), (16, 40, (3, 1), 1, 1, 2, 1), (24, 8, (5, 3), 1, 2, 1, 2)],
+    )
+    def test_convolution(self, c, o, kernel, stride, pad, dilation, groups, target):
+        x = bytes_of((2, 9, 8, c), np.uint8)
+        cg, og = c // groups, o // groups
+        w = bytes_of((groups, kernel[0] * kernel[1] * cg, og), np.int8, 1)
+        packed = pack_b(w, PANEL, 4)
+        out = tuple((s + 2 * pad - dilation * (t - 1) - 1) // stride + 1 for s, t in zip((9, 8), kernel, strict=True))
+        m, k = 2 * out[0] * out[1], w.shape[1]
+        border = np.asarray([113], np.uint8)
+        conv = ConvGeometry((9, 8), out, kernel, (stride,) * 2, (pad,) * 2, (dilation,) * 2)
+        kern = ContractKernel(
+            groups, m, og, k, operands(x, packed, border, numel=m * o), c, cg, packed_size(k, og, PANEL, 4), o, og,
+            Acc(dtype=DType.I32), conv, PANEL, 4, 2,
+        )  # fmt: skip
+        compare(kern, [x.reshape(-1), packed, border], (m, o), target, parts=2)
+
+    @pytest.mark.parametrize("m,n,k", [(1, 33, 7), (40, 32, 64), (17, 70, 129)])
+    def test_bfloat16(self, m, n, k, target):
+        r = np.random.default_rng(0)
+        a, b = (r.standard_normal(s).astype(np.float32).astype(DType.BF16.np) for s in ((m, k), (k, n)))
+        packed = pack_b(b, PANEL, 2)
+        kernel = ContractKernel(
+            1, m, n, k, operands(a, packed, out=DType.F32, numel=m * n), k, 0, 0, n, 0, Acc(dtype=DType.F32), panel=PANEL, group=2
+        )
+        compare(kernel, [a.reshape(-1), packed], (m, n), target)
+
+
+def test_packing_round_trips():
+    b = bytes_of((3, 70, 45), np.int8)
+    packed = pack_b(b, PANEL, 4)
+    one = packed_size(70, 45, PANEL, 4)
+    for i in range(3):
+        np.testing.assert_array_equal(unpack_b(packed[i * one : (i + 1) * one], 70, 45, PANEL, 4), b[i])
+
+
+def test_unknown_operands_are_refused():
+    with pytest.raises(CodegenError, match="dot product of i8 by i8"):
+        dot_kind(DType.I8, DType.I8)
+
+
+def test_rows_without_elements_are_left_alone():
+    matmul(5, 0, 8, TARGETS[0])
+    matmul(0, 5, 8, TARGETS[0])
