@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import MlcError
-from . import real, samples, suite, tables
+from . import performance, real, samples, suite, tables
 from .store import models_dir
 
 err = Console(stderr=True)
@@ -78,12 +80,16 @@ def check(names: tuple[str, ...], opt_level: int, wide: bool) -> None:
 @click.option("--threads", default="1,2", show_default=True)
 @click.option("--against", default="onnxruntime,openvino", show_default=True)
 @click.option("--seconds", default=2.0, show_default=True, help="Time in timed runs of each engine.")
-def bench(names: tuple[str, ...], threads: str, against: str, seconds: float) -> None:
-    """Time the suite (all, or those named like suite:mlp); print a markdown table."""
+@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write all figures here too.")
+def bench(names: tuple[str, ...], threads: str, against: str, seconds: float, json_path: str | None) -> None:
+    """Time the suite (all, or those named like suite:mlp); print markdown tables of the models and of all together."""
     wanted = list(names) or [f"suite:{n}" for n in suite.SUITE]
     options = [f"--threads={threads}", f"--against={against}", f"--seconds={seconds}"]
-    rows = tables.collect(tables.bench_rows(wanted, options), _announce)
-    click.echo(tables.bench_table(rows))
+    rows = tables.collect(performance.bench_rows(wanted, options), _announce)
+    results = performance.results(rows)
+    click.echo(performance.table(rows, results))
+    if json_path:
+        Path(json_path).write_text(json.dumps(performance.as_json(rows, results), indent=2) + "\n")
     sys.exit(max((r.code for r in rows), default=0))
 
 

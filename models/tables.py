@@ -1,4 +1,4 @@
-"""The tables of docs/: `mlc check` over samples and real models, `mlc bench` over the suite, as markdown.
+"""The table of docs/models.md: `mlc check` over samples and real models, as markdown.
 
 Each model runs in a process of its own, by the same commands that a user gives, so that a crash is one row of the table.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from . import real, samples, suite
+from . import real, samples
 from .resolve import resolve
 from .sizes import Shapes, all_sizes
 
@@ -50,7 +50,7 @@ def check_rows(names: Sequence[str], options: Sequence[str] = ()) -> Iterator[Ro
                 yield Row(name, sizes, None, str(e), 2)
                 break
             shapes = [f"--shape={k}={','.join(map(str, v))}" for k, v in sizes.items()]
-            code, figures, error = _mlc(["check", name, *shapes, *options])
+            code, figures, error = mlc(["check", name, *shapes, *options])
             yield Row(name, sizes, figures, error, code)
 
 
@@ -79,32 +79,6 @@ def check_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def bench_rows(names: Sequence[str], options: Sequence[str] = ()) -> Iterator[Row]:
-    """Times each model of the suite at one and two threads against both engines."""
-    for name in names:
-        code, figures, error = _mlc(["bench", name, *options])
-        yield Row(name, {}, figures, error, code)
-
-
-def bench_table(rows: Sequence[Row]) -> str:
-    """Markdown: median milliseconds, and for the other engines how many times as long as mlc's."""
-    lines = [
-        "| model | threads | mlc ms | onnxruntime ms | openvino ms | onnxruntime / mlc | openvino / mlc |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    for r in rows:
-        title = suite.SUITE[r.model.partition(":")[2]].title if r.model.startswith("suite:") else r.model
-        if r.figures is None:
-            lines.append(f"| {title} | | {r.error.replace('|', '/')[:160]} | | | | |")
-            continue
-        for threads in dict.fromkeys(t["threads"] for t in r.figures["timings"]):
-            by = {t["engine"]: t for t in r.figures["timings"] if t["threads"] == threads}
-            times = " | ".join(f"{by[e]['median_ms']:.2f}" if e in by else "" for e in ("mlc", "onnxruntime", "openvino"))
-            ratios = " | ".join(f"{by[e]['ratio']:.2f}" if e in by else "" for e in ("onnxruntime", "openvino"))
-            lines.append(f"| {title} | {threads} | {times} | {ratios} |")
-    return "\n".join(lines)
-
-
 def collect(rows: Iterator[Row], tell: Callable[[Row], None]) -> list[Row]:
     """All rows, each announced as it comes."""
     found = []
@@ -114,7 +88,7 @@ def collect(rows: Iterator[Row], tell: Callable[[Row], None]) -> list[Row]:
     return found
 
 
-def _mlc(arguments: Sequence[str]) -> tuple[int, dict[str, Any] | None, str]:
+def mlc(arguments: Sequence[str]) -> tuple[int, dict[str, Any] | None, str]:
     """Exit code, JSON report (None unless the command wrote one) and the error's text of one command."""
     package = (__package__ or "mlc.models").rpartition(".")[0]
     with tempfile.TemporaryDirectory() as folder:

@@ -8,9 +8,21 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from ...errors import InputError
-from .. import bench, inputs
-from .common import Model, compile_options, find, input_options, out, progress, static_shapes, write_json
+from ...errors import InputError, OnnxImportError
+from .. import bench, inputs, roofline
+from .common import (
+    Model,
+    Tell,
+    bytes_text,
+    compile_options,
+    count_text,
+    find,
+    input_options,
+    out,
+    progress,
+    static_shapes,
+    write_json,
+)
 
 
 @click.command("bench")
@@ -20,6 +32,7 @@ from .common import Model, compile_options, find, input_options, out, progress, 
 @click.option("--json", "json_path", metavar="FILE", help="Write the figures as JSON (- for standard output).")
 @click.option("--static", is_flag=True, help="Fix symbolic dims to the sizes of the inputs, in every engine.")
 @click.option("--seconds", type=click.FloatRange(0.01), default=2.0, show_default=True, help="Time in timed runs of each engine.")
+@click.option("--kernels", is_flag=True, help="Also list mlc's kernels: time, GFLOP/s, GB/s, share of this machine's roofline.")
 @click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Blocks of runs of each engine.")
 @input_options
 @compile_options
@@ -30,6 +43,7 @@ def command(
     json_path: str | None,
     static: bool,
     seconds: float,
+    kernels: bool,
     rounds: int,
     pairs: tuple[str, ...],
     archive: str | None,
@@ -47,17 +61,26 @@ def command(
     found.require_onnx()
     options = bench.Options(seconds, rounds)
     timings: list[bench.Timing] = []
+    profiles: list[roofline.Profile] = []
+    refusals: dict[str, str] = {}
     with progress() as tell:
         blob, feeds, sizes = _prepare(found, pairs, archive, seed, static, target, opt_level, exact, dump, tell)
         for threads in counts:
-            timings += bench.measure(_engines(found, blob, feeds, sizes, engines, threads, static), threads, options, tell)
+            ready = _engines(found, blob, feeds, sizes, engines, threads, static, refusals)
+            timings += bench.measure(ready, threads, options, tell)
+        if kernels:
+            profiles = _profiles(blob, feeds, counts, seconds, timings, tell)
     rows = bench.table(timings)
     if json_path:
         listed = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in feeds.items()]
         about = {"model": model, "target": target, "opt_level": opt_level, "exact": exact, "static": static, "inputs": listed}
-        write_json(json_path, {**about, "versions": bench.versions(engines), "timings": rows})
+        figures = {"versions": bench.versions(engines), "timings": rows, "refused": refusals}
+        listed_kernels = {"kernels": [p.as_json() for p in profiles]} if kernels else {}
+        write_json(json_path, {**about, **figures, **listed_kernels})
     if json_path != "-":
-        show(model, rows)
+        show(model, rows, refusals)
+        for p in profiles:
+            show_kernels(p)
 
 
 def parse_engines(text: str) -> list[str]:
@@ -110,23 +133,83 @@ def _prepare(
 
 
 def _engines(
-    found: Model, blob: bytes, feeds: dict[str, Any], sizes: dict[str, int], names: list[str], threads: int, static: bool
+    found: Model,
+    blob: bytes,
+    feeds: dict[str, Any],
+    sizes: dict[str, int],
+    names: list[str],
+    threads: int,
+    static: bool,
+    refusals: dict[str, str],
 ) -> dict[str, bench.Run]:
+    """mlc and those peers that take the model; why the others do not goes into `refusals`."""
     from ... import load
 
     module = load(blob, threads=threads)
     engines: dict[str, bench.Run] = {"mlc": lambda: module.run(feeds)}
     for name in names:
-        if name == "onnxruntime":
-            engines[name] = bench.onnxruntime_engine(found.path, feeds, threads, sizes)
-        else:
-            engines[name] = bench.openvino_engine(found.path, feeds, threads, static)
+        try:
+            if name == "onnxruntime":
+                engines[name] = bench.onnxruntime_engine(found.path, feeds, threads, sizes)
+            else:
+                engines[name] = bench.openvino_engine(found.path, feeds, threads, static)
+        except (bench.Refusal, OnnxImportError) as e:
+            refusals[name] = str(e)
     return engines
 
 
-def show(name: str, rows: list[dict[str, Any]]) -> None:
+def _profiles(
+    blob: bytes, feeds: dict[str, Any], counts: list[int], seconds: float, timings: list[bench.Timing], tell: Tell
+) -> list[roofline.Profile]:
+    from ... import load
+
+    found = []
+    for threads in counts:
+        tell("peaks of this machine", 0, 1)
+        peaks = roofline.measure_peaks(threads)
+        tell("kernels", 0, 1)
+        (ms,) = (t.median for t in timings if t.engine == "mlc" and t.threads == threads)
+        runs = max(3, min(200, int(seconds * 1e3 / (3 * ms))))  # a profile is two runs, and then there is one as a whole
+        found.append(roofline.profile(load(blob, threads=threads), feeds, peaks, runs))
+    return found
+
+
+def show_kernels(p: roofline.Profile) -> None:
+    """The longest kernels first, then all together."""
+
+    def number(x: float | None, digits: int = 1) -> str:
+        return "" if x is None else f"{x:.{digits}f}"
+
+    reads = ", ".join(f"{rate:.0f} from {bytes_text(size)}" for size, rate in p.peaks.gbytes)
+    title = f"{p.peaks.threads} thread{'s' if p.peaks.threads > 1 else ''}: peak {p.peaks.gflops:.0f} GFLOP/s; GB/s read: {reads}"
+    table = Table("kernel", "ms", "% of time", "flop", "bytes", "GFLOP/s", "GB/s", "% of roofline", "from", title=title)
+    ran = [k for k in p.kernels if k.ms > 0]
+    for k in ran:
+        nodes = " + ".join(k.nodes)
+        share = "" if k.roofline is None else f"{100 * k.roofline:.0f}"
+        rates = number(k.gflops), number(k.gbytes), share
+        sizes = count_text(k.flops), bytes_text(k.bytes)
+        table.add_row(
+            k.kernel[-12:], f"{k.ms:.4f}", f"{100 * k.share:.1f}", *sizes, *rates, escape(nodes if len(nodes) < 60 else nodes[:57] + "…")
+        )
+    flops, moved, seconds = sum(k.flops for k in ran), sum(k.bytes for k in ran), max(p.kernels_ms * 1e-3, 1e-12)
+    table.add_section()
+    table.add_row(
+        f"{len(ran)} calls", f"{p.kernels_ms:.4f}", "100", count_text(flops), bytes_text(moved), number(flops / seconds * 1e-9),
+        number(moved / seconds * 1e-9), f"{100 * p.roofline:.0f}", f"a run as a whole takes {p.run_ms:.4f} ms",
+    )  # fmt: skip
+    console = out()
+    console.print(table)
+    if len(ran) < len(p.kernels):
+        console.print(f"{len(p.kernels) - len(ran)} calls did not run: they are in branches not taken")
+
+
+def show(name: str, rows: list[dict[str, Any]], refusals: dict[str, str]) -> None:
     table = Table("threads", "engine", "median ms", "min ms", "runs", "time / mlc's", title=escape(name))
     for r in rows:
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
         table.add_row(str(r["threads"]), r["engine"], f"{r['median_ms']:.3f}", f"{r['min_ms']:.3f}", str(r["runs"]), ratio)
-    out().print(table)
+    console = out()
+    console.print(table)
+    for engine, why in refusals.items():
+        console.print(f"{engine} does not take part: {escape(why)}", highlight=False, soft_wrap=True)

@@ -82,8 +82,3 @@ def test_tables() -> None:
     lines = tables.check_table([good, bad]).splitlines()
     assert lines[2] == "| real:common | x 1×2 | 1.0e-06 | 2.0e-06 | 0.0e+00 |  | 1.50 | agrees |"
     assert "it broke" in lines[3] and all(line.count("|") == 9 for line in lines)
-    timings = [
-        {"engine": e, "threads": 1, "median_ms": m, "ratio": m / 2} for e, m in (("mlc", 2.0), ("onnxruntime", 3.0), ("openvino", 5.0))
-    ]
-    lines = tables.bench_table([tables.Row("suite:mlp", {}, {"timings": timings}, "", 0)]).splitlines()
-    assert lines[2].endswith("| 1 | 2.00 | 3.00 | 5.00 | 1.50 | 2.50 |")
