@@ -21,7 +21,7 @@ import numpy as np
 from ..codegen.cpu.compile import compile_ir
 from ..codegen.cpu.probe import Probe, loads, multiply_adds
 from ..codegen.cpu.target import host
-from ..runtime.manifest import CALL, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE
+from ..runtime.manifest import JUMP, instruction_length
 from ..runtime.module import Module
 from ..runtime.native import Code
 
@@ -29,7 +29,6 @@ _WORKING_SETS = tuple(1 << n for n in (15, 18, 21, 24, 28))  # bytes of each thr
 _ROUNDS = 25
 _SECONDS = 0.003  # of one round: less than a slice of time of the system's scheduler
 _PASSES = 2  # over all probes, in case that the machine was busy during one
-_LENGTHS = {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, JUMP_IF_GE: 4}
 
 
 @dataclass(frozen=True)
@@ -148,10 +147,9 @@ def words_in_loops(program: Sequence[int]) -> set[int]:
     found: set[int] = set()
     pc = 0
     while pc < len(program):
-        op = program[pc]
-        if op == JUMP and program[pc + 1] <= pc:
+        if program[pc] == JUMP and program[pc + 1] <= pc:
             found.update(range(program[pc + 1], pc))
-        pc += 6 + program[pc + 2] + program[pc + 3] if op == CALL else _LENGTHS.get(op, 2)
+        pc += instruction_length(program, pc)
     return found
 
 

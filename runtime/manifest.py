@@ -29,9 +29,12 @@ _EXTENDED = {
 
 CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD = range(1, 9)
 KINDS = ("input", "output", "const", "arena", "given", "alias")
-
-
 _LENGTHS = {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, CLEAR: 2, JUMP_IF_GE: 4, YIELD: 2}
+
+
+def instruction_length(program: Sequence[int], pc: int) -> int:
+    """Words of the instruction at `pc` of a checked program."""
+    return 6 + program[pc + 2] + program[pc + 3] if program[pc] in (CALL, TEAM_CALL) else _LENGTHS[program[pc]]
 
 
 @dataclass(frozen=True)
