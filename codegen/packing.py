@@ -6,6 +6,10 @@ rows are contiguous. Dot instructions take `group` elements of K (4 bytes) a lan
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..ir import Dim, ceildiv
@@ -29,16 +33,42 @@ def packed_size(k: Dim, n: Dim, panel: int, group: int = 1) -> Dim:
     return ceildiv(n, panel) * padded_k(k, group) * panel
 
 
-def pack_b(b: np.ndarray, panel: int, group: int = 1) -> np.ndarray:
-    """[…, K, N] -> flat […, ⌈N/panel⌉, K/group, panel, group], zero padded. Leading axes are batches."""
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A flat array that is computed when, and where, it is wanted: `write` fills in an array of this dtype and size."""
+
+    dtype: np.dtype
+    size: int
+    write: Callable[[np.ndarray], object]
+
+    @property
+    def shape(self) -> tuple[int]:
+        return (self.size,)
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        out = np.empty(self.size, self.dtype)
+        self.write(out)
+        return out
+
+
+def pack_b(b: np.ndarray, panel: int, group: int = 1, out: np.ndarray | None = None) -> np.ndarray:
+    """[…, K, N] -> flat […, ⌈N/panel⌉, K/group, panel, group], zero padded. Leading axes are batches. `out`: where to, if given."""
     *batch, k, n = b.shape
+    whole, rest = divmod(n, panel)
     panels, deep = -(-n // panel), _whole(k, group)
-    if n < panels * panel or k < deep:
-        full = np.zeros((*batch, deep, panels * panel), b.dtype)
-        full[..., :k, :n] = b
+    if out is None:
+        out = np.empty(math.prod(batch) * panels * deep * panel, b.dtype)
+    if k < deep:
+        full = np.zeros((*batch, deep, n), b.dtype)
+        full[..., :k, :] = b
         b = full
-    moved = np.moveaxis(b.reshape(*batch, deep // group, group, panels, panel), (-2, -4, -1, -3), (-4, -3, -2, -1))
-    return np.ascontiguousarray(moved).reshape(-1)
+    packed = np.moveaxis(out.reshape(*batch, panels, deep // group, panel, group), (-4, -3, -2, -1), (-2, -4, -1, -3))
+    b = b.reshape(*batch, deep // group, group, n)
+    packed[..., :whole, :] = b[..., : whole * panel].reshape(*b.shape[:-1], whole, panel)
+    if rest:
+        packed[..., whole, :rest] = b[..., whole * panel :]
+        packed[..., whole, rest:] = 0
+    return out
 
 
 def unpack_b(packed: np.ndarray, k: int, n: int, panel: int, group: int = 1) -> np.ndarray:

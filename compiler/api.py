@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from ..passes.base import PassContext
 from ..passes.pipelines import optimize
 from ..runtime.module import Module
 from .assemble import assemble
+from .constants import Packed, pack_constants
 from .dump import Dump
 from .importer import import_model
 
@@ -42,6 +44,7 @@ class Compilation:
     plan: Plan
     emitted: dict[int, Emitted]  # by id() of a step of the plan
     objects: dict[str, bytes]
+    packed: Future[Packed]
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -120,7 +123,9 @@ def compile_graph(graph: Graph, *, target: str = "cpu", threads: int | None = No
 
 def module_of(result: Compilation, threads: int | None = None) -> Module:
     """The runnable module of a compilation."""
-    return Module(assemble(result.plan, result.emitted, result.objects, result.target, equal=result.graph.equal), threads=threads)
+    packed = result.packed.result()
+    parts = assemble(result.plan, result.emitted, result.objects, result.target, equal=result.graph.equal, packed=packed)
+    return Module(parts, threads=threads)
 
 
 def _options(opt_level: int, exact: bool) -> LowerOptions:
@@ -132,6 +137,9 @@ def _back(graph: Graph, cpu: CpuTarget, options: LowerOptions, pool: CompilePool
     tell("lower", 0, 1)
     plan = lower(graph, options)
     clock.lap("lower")
+    packer = ThreadPoolExecutor(1)
+    packed = packer.submit(pack_constants, plan)  # NumPy copies without the GIL, while this thread writes code
+    packer.shutdown(wait=False)
     emitted = _emit_all(plan, cpu)
     clock.lap("emit")
     texts = {e.symbol: e.ir_text for e in emitted.values()}
@@ -144,7 +152,7 @@ def _back(graph: Graph, cpu: CpuTarget, options: LowerOptions, pool: CompilePool
 
     objects = pool.compile(texts, done)
     clock.lap("compile")
-    return Compilation(cpu, graph, plan, emitted, objects, clock.seconds)
+    return Compilation(cpu, graph, plan, emitted, objects, packed, clock.seconds)
 
 
 def steps_of(steps: Sequence[PlanStep]) -> list[Step]:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .. import __version__
 from ..codegen.cpu.emitted import Emitted
 from ..codegen.cpu.target import CpuTarget
@@ -16,17 +14,15 @@ from ..errors import CodegenError
 from ..ir import Dim, dim_max, floordiv, prod, symbols_of
 from ..ir.dims import Expr, Sym
 from ..runtime import artifact, memory
-from ..runtime.address import address
 from ..runtime.artifact import Parts
 from ..runtime.dimexpr import DimExpr
 from ..runtime.manifest import CALL, CLEAR, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
-from ..runtime.native import native
 from ..runtime.objects import join
+from .constants import Packed, pack_constants
 
 CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)
 ROUND_COST = 60_000  # scalar operations between two barriers that pay for meeting there
 TEAM_COST = 500_000  # and all in all, for waiting until a team has come together
-_ALIGN = 64
 
 
 def assemble(
@@ -35,12 +31,14 @@ def assemble(
     objects: Mapping[str, bytes],
     target: CpuTarget,
     equal: Sequence[tuple[Dim, Dim]] = (),
+    packed: Packed | None = None,
 ) -> Parts:
     """Parts of the module that runs `plan`.
 
     Args:
         emitted: code of each step, by id() of the step (branches and loops included).
         objects: object file of each symbol.
+        packed: what `pack_constants(plan)` gave, if it ran already.
         equal: pairs of dims that the model needs to be equal; checked when sizes are bound.
 
     Raises CodegenError when the plan contradicts itself.
@@ -51,7 +49,7 @@ def assemble(
     code.emit(plan.steps)
     ranges = code.live
     known = symbols_of(d for b in plan.buffers if b.kind == "input" for d in b.shape) | code.bound
-    weights, spans = _pack(plan)
+    weights, spans = packed or pack_constants(plan)
     buffers = []
     for i, b in enumerate(plan.buffers):
         size = dims.slot(prod(b.shape) * b.dtype.itemsize)
@@ -293,38 +291,6 @@ def _root(buffers: Sequence[Buffer], i: int) -> tuple[int, Dim]:
         if not 0 <= i < len(buffers) or seen > len(buffers) or buffers[i].dtype.itemsize != dtype.itemsize:
             raise CodegenError(f"buffer {i} is aliased in a circle, with another element size, or does not exist")
     return i, shift
-
-
-def _pack(plan: Plan) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
-    """All constants in one block, each equal content once; (offset, size) by buffer."""
-    checksum = native().checksum
-    places: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}  # by size and checksum
-    spans: dict[int, tuple[int, int]] = {}
-    arrays: list[tuple[int, np.ndarray]] = []
-    end = 0
-    for i, b in enumerate(plan.buffers):
-        if b.kind != "const":
-            continue
-        array = np.ascontiguousarray(np.asarray(plan.constants[i]))
-        expected = prod(b.shape)
-        if array.dtype != b.dtype.np or array.size != expected:
-            raise CodegenError(f"constant {i} is {array.dtype}[{array.size}]", expected=f"{b.dtype.np}[{expected}]")
-        data = array.reshape(-1).view(np.uint8)
-        twins = places.setdefault((data.nbytes, checksum(address(data), data.nbytes)), [])
-        offset = next((at for at, other in twins if np.array_equal(other, data)), end)
-        if offset == end:
-            twins.append((end, data))
-            arrays.append((end, data))
-            end += -(-data.nbytes // _ALIGN) * _ALIGN
-        spans[i] = offset, data.nbytes
-    weights = artifact.aligned(end)
-    at = 0
-    for offset, data in arrays:
-        weights[at:offset] = 0
-        at = offset + data.nbytes
-        weights[offset:at] = data
-    weights[at:] = 0
-    return weights, spans
 
 
 def _tensors(buffers: Sequence[Buffer], kind: str, names: tuple[str, ...]) -> list[dict[str, Any]]:

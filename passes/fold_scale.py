@@ -71,9 +71,15 @@ def scale_before(product: Value, x: Value, w: Value, c: Value) -> Value | None:
 
 def _reweighed(product: Value, data: np.ndarray) -> Value | None:
     x, w = product.node.inputs
-    if data.shape != w.shape or not np.isfinite(data).all():
+    if data.shape != w.shape or not _finite(data):
         return None
-    return apply(product.node.op, x, const(data.astype(w.dtype.np), loc=w.node.loc), loc=product.node.loc)
+    return apply(product.node.op, x, const(data.astype(w.dtype.np, copy=False), loc=w.node.loc), loc=product.node.loc)
+
+
+def _finite(data: np.ndarray) -> bool:
+    """Whether all elements are. A sum shows it without an array of answers, unless it overflows itself."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(data.sum()) or np.isfinite(data).all())
 
 
 def scale_of_sum(x: Value, b: Value, c: Value, root: Value) -> Value | None:

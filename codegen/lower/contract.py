@@ -14,7 +14,7 @@ from ...ir import Const, Dim, Node, Shape, Value, ceildiv, is_static, prod
 from ...ir.ops import Conv, MatMul, Reshape, Transpose
 from ..expr import Acc, DimParam, E, Load
 from ..kernel import ContractKernel, ConvGeometry, Kernel, Operand, WinogradKernel
-from ..packing import pack_b, packed_size, padded_k
+from ..packing import Deferred, pack_b, packed_size, padded_k
 from ..simplify import Affine, axis, clamp, ravel, unravel
 from .builder import Finisher, Index, KernelBuilder, View, computed, convert, fn, index_expr, number, reachable
 from .fusion import contraction_linear, contraction_shape
@@ -249,7 +249,7 @@ def _pack_transformed(lw: Lowering, node: Node, tile: tuple[int, int], panel: in
     weights = node.inputs[1].node.op
     assert isinstance(weights, Const)
     key = ("transformed", id(weights.data), tile, panel)
-    return lw.storage.const_lazy(key, lambda: pack_weights(weights.data, tile, panel), weights.data).buffer
+    return lw.storage.const_lazy(key, pack_weights(weights.data, tile, panel), weights.data).buffer
 
 
 def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
@@ -267,7 +267,9 @@ def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
             lead = node.out.shape[:-2]
             data = np.broadcast_to(data, (*lead, k, n)).reshape(batch, k, n)  # type: ignore[arg-type]
         key = ("packed", id(b.node.op.data), batch, panel, grouped, group)
-        return lw.storage.const_lazy(key, lambda: pack_b(data, panel, group), b.node.op.data).buffer
+        size = math.prod(data.shape[:-2]) * packed_size(data.shape[-2], data.shape[-1], panel, group)
+        packed = Deferred(data.dtype, size, lambda out: pack_b(data, panel, group, out))
+        return lw.storage.const_lazy(key, packed, b.node.op.data).buffer
     panels = ceildiv(n, panel)
     deep = padded_k(k, group)
     to = lw.storage.add("arena", b.dtype, (batch, panels, deep // group, panel, group))

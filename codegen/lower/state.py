@@ -12,6 +12,7 @@ from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value,
 from ...ir.ops import Concat, Conv, MatMul, Pool, Reduce, Reshape, Transpose
 from ..expr import E
 from ..kernel import Buffer, Kernel, PlanStep, Reduction, Step, Store
+from ..packing import Deferred
 from ..simplify import Affine, ravel, strides_of, unravel
 from .builder import KernelBuilder, View, computed, convert, finish, nested, number
 from .fusion import ANCHORS, Fusion
@@ -41,26 +42,24 @@ class Storage:
         self.buffers: list[Buffer] = []
         self.constants: dict[int, object] = {}
         self._const_of: dict[object, tuple[int, object]] = {}
-        self._keep: list[object] = []
         self._alias_of: dict[tuple[int, Dim, Shape], int] = {}
 
     def add(self, kind: str, dtype: DType, shape: Shape, index: int = 0) -> View:
         self.buffers.append(Buffer(kind, dtype, shape, index))
         return View(len(self.buffers) - 1, dtype, shape, strides_of(shape))
 
-    def const_lazy(self, key: object, make: Callable[[], np.ndarray], keep: object) -> View:
+    def const_lazy(self, key: object, array: Deferred, keep: object) -> View:
         """A constant computed once per key; `keep` is what the key's ids refer to."""
-        if key in self._const_of:
-            buffer = self._const_of[key][0]
-            array = self.constants[buffer]
-        else:
-            array = make()
-            self._keep.append(keep)
-        return self.const(array, key)  # type: ignore[arg-type]
+        dtype = DType.from_numpy(array.dtype)
+        if key not in self._const_of:
+            buffer = self.add("const", dtype, array.shape).buffer
+            self.constants[buffer] = array
+            self._const_of[key] = (buffer, keep)
+        return View(self._const_of[key][0], dtype, array.shape, (1,))
 
-    def const(self, array: np.ndarray, key: object = None) -> View:
-        """A constant buffer; one per array object, or per `key`."""
-        name = (id(array), key) if key is None else key
+    def const(self, array: np.ndarray) -> View:
+        """A constant buffer; one per array object."""
+        name = id(array)
         if name not in self._const_of:
             data = np.ascontiguousarray(array).reshape(array.shape)
             view = self.add("const", DType.from_numpy(array.dtype), tuple(map(int, array.shape)))

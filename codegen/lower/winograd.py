@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir import Const, Dim, DType, Node
 from ...ir.ops import Conv
-from ..packing import pack_b
+from ..packing import Deferred, pack_b, packed_size
 from ..winograd import outputs, positions, transform_weights
 
 
@@ -54,11 +54,16 @@ def choose_tile(node: Node, costs: ConvCosts) -> tuple[int, int] | None:
     return best
 
 
-def pack_weights(w: np.ndarray, tile: tuple[int, int], panel: int) -> np.ndarray:
+def pack_weights(w: np.ndarray, tile: tuple[int, int], panel: int) -> Deferred:
     """[*kernel, C, O] -> flat [⌈O/panel⌉, positions, C, panel] of transformed weights, zero padded."""
     *kernel, c, o = w.shape
-    u = transform_weights(w.reshape(*[1] * (2 - len(kernel)), *kernel, c, o), tile)
-    return pack_b(u.reshape(-1, o), panel)  # positions and channels are the rows of one matrix
+    kernel = [1] * (2 - len(kernel)) + kernel
+    rows = math.prod(m + r - 1 for m, r in zip(tile, kernel, strict=True)) * c  # positions and channels are the rows of one matrix
+
+    def write(out: np.ndarray) -> None:
+        pack_b(transform_weights(w.reshape(*kernel, c, o), tile).reshape(rows, o), panel, out=out)
+
+    return Deferred(w.dtype, packed_size(rows, o, panel), write)
 
 
 def _size(d: Dim, unknown: int) -> int:

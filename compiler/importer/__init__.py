@@ -23,7 +23,6 @@ def import_model(model: str | os.PathLike[str] | bytes | ModelProto, shapes: Map
     """
     from .build import import_proto
     from .load import load
-    from .tensors import TensorReader
 
-    proto, folder, _ = load(model)
-    return import_proto(proto, TensorReader(folder), shapes)
+    proto, reader = load(model)
+    return import_proto(proto, reader, shapes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from ...errors import OnnxImportError
+from .tensors import TensorReader
+from .wire import without_weights
 
 OLDEST_OPSET = 1
 # The newest operator set that the handler tables were written for.
@@ -18,34 +21,43 @@ REVIEWED_OPSET = 28
 _UNCHECKED = "mlc.unchecked"
 
 
-def load(model: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto, Path | None, str]:
-    """The model, the folder of its external data (None unless given as a path) and how to call it in messages.
+def load(model: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto, TensorReader]:
+    """The model, and what reads its tensors: from the model's bytes, and from files in its folder if it is given as a path.
 
     Raises OnnxImportError when it cannot be read, is not ONNX, is cyclic, fails the ONNX checker or is too old or new.
     """
     if isinstance(model, ModelProto):
-        proto, folder, name = model, None, "the model"
+        data, folder, name, proto = memoryview(b""), None, "the model", model
     elif isinstance(model, (bytes, bytearray, memoryview)):
-        proto, folder, name = _parse(bytes(model), "the model"), None, "the model"
+        data, folder, name = memoryview(bytes(model)), None, "the model"
+        proto = _parse(data, name)
     else:
         path = Path(model)
         try:
-            proto = _parse(path.read_bytes(), str(path))
+            data = _map(path)
         except OSError as e:
             raise OnnxImportError(f"cannot be read: {e.strerror or e}", expected="an ONNX file", loc=str(path)) from e
         folder, name = path.absolute().parent, str(path)
+        proto = _parse(data, name)
     try:
         check_text(proto)
         check(proto, name)
     except (ValueError, TypeError, DecodeError) as e:  # what protobuf and the checker raise for malformed messages
         raise OnnxImportError(f"is malformed: {e}", expected="a serialised onnx.ModelProto", loc=name) from e
-    return proto, folder, name
+    return proto, TensorReader(folder, data)
 
 
-def _parse(data: bytes, loc: str) -> ModelProto:
+def _map(path: Path) -> memoryview:
+    with open(path, "rb") as f:
+        size = os.fstat(f.fileno()).st_size
+        return memoryview(mmap.mmap(f.fileno(), size, access=mmap.ACCESS_READ)) if size else memoryview(f.read())
+
+
+def _parse(data: memoryview, loc: str) -> ModelProto:
     proto = ModelProto()
     try:
-        proto.ParseFromString(data)
+        small = without_weights(data)
+        proto.ParseFromString(bytes(data) if small is None else small)
     except (DecodeError, RuntimeError) as e:
         raise OnnxImportError(
             "is not a protobuf, or is truncated" if data else "is empty",

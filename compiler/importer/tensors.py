@@ -13,6 +13,7 @@ from onnx import SparseTensorProto, TensorProto
 
 from ...errors import OnnxImportError
 from ...ir import DType
+from .wire import HERE
 
 # Typed data fields of TensorProto by element type; what is not here is stored in int32_data.
 _FIELDS: dict[DType, str] = {
@@ -23,14 +24,14 @@ _BITS = {DType.U4: 4, DType.I4: 4, DType.F4E2M1: 4, DType.U2: 2, DType.I2: 2}
 
 
 class TensorReader:
-    """Decodes tensors of one model. `folder` is where its external data lies (None: it may have none)."""
+    """Decodes tensors of one model. `folder` is where its external data lies (None: it may have none), `data` its own bytes."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, data: memoryview | None = None) -> None:
+        self.folder, self.data = folder, data or memoryview(b"")
         self._maps: dict[str, mmap.mmap | bytes] = {}
 
     def __call__(self, t: TensorProto) -> np.ndarray:
-        """The array; read-only, sharing memory with the file where it is external.
+        """The array; read-only, sharing memory (that may be unaligned) with the file where its bytes lie there as they are.
 
         Raises OnnxImportError for data of the wrong size, or external data that is missing, outside the model's folder, or
         beyond the end of its file.
@@ -69,10 +70,13 @@ class TensorReader:
 
     def _external(self, t: TensorProto, dtype: DType, count: int, loc: str) -> memoryview:
         entries = {e.key: e.value for e in t.external_data}
-        if self.folder is None:
-            raise OnnxImportError("external data in a model that is not given as a path", remedy="Pass the model's path", loc=loc)
         name = entries.get("location", "")
-        data = self._map(name, loc)
+        if name == HERE:
+            data: mmap.mmap | bytes | memoryview = self.data
+        elif self.folder is None:
+            raise OnnxImportError("external data in a model that is not given as a path", remedy="Pass the model's path", loc=loc)
+        else:
+            data = self._map(name, loc)
         try:
             offset, length = int(entries.get("offset", "0") or 0), int(entries.get("length", "0") or 0)
         except ValueError:

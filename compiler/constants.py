@@ -1,0 +1,77 @@
+"""The constants of a plan in one block, as a module maps them."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ..codegen.kernel import Buffer, Plan
+from ..codegen.packing import Deferred
+from ..errors import CodegenError
+from ..ir import prod
+from ..runtime import artifact
+from ..runtime.address import address
+from ..runtime.memory import align
+from ..runtime.native import native
+
+Packed = tuple[np.ndarray, dict[int, tuple[int, int]]]
+"""The block, and (offset, size) in it by buffer."""
+
+
+def pack_constants(plan: Plan) -> Packed:
+    """Each equal content once. Raises CodegenError for a constant that misfits its buffer.
+
+    Several threads fill in the block, in place: where memory is first touched costs as much as what is written to it.
+    """
+    checksum = native().checksum
+    spans: dict[int, tuple[int, int]] = {}
+    end = 0
+    for i, b in enumerate(plan.buffers):
+        if b.kind == "const":
+            size = int(prod(b.shape)) * b.dtype.itemsize  # type: ignore[arg-type]
+            spans[i] = end, size
+            end += align(size)
+    block = artifact.aligned(end)
+
+    def fill(i: int) -> int:
+        at, size = spans[i]
+        data = block[at : at + size]
+        _write(i, plan.buffers[i], plan.constants[i], data)
+        block[at + size : at + align(size)] = 0
+        return int(checksum(address(data), size))
+
+    with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:
+        sums = dict(zip(spans, pool.map(fill, spans), strict=True))
+    return _without_twins(block, spans, sums)
+
+
+def _write(i: int, buffer: Buffer, source: object, data: np.ndarray) -> None:
+    array = source if isinstance(source, Deferred) else np.asarray(source)
+    expected = prod(buffer.shape)
+    if array.dtype != buffer.dtype.np or array.size != expected:
+        raise CodegenError(f"constant {i} is {array.dtype}[{array.size}]", expected=f"{buffer.dtype.np}[{expected}]")
+    out = data.view(array.dtype)
+    if isinstance(array, Deferred):
+        array.write(out)
+    else:
+        out[:] = array.reshape(-1)
+
+
+def _without_twins(block: np.ndarray, spans: dict[int, tuple[int, int]], sums: dict[int, int]) -> Packed:
+    """The block with what is there twice left out, and the rest moved up."""
+    places: dict[tuple[int, int], list[int]] = {}  # by size and checksum
+    found: dict[int, tuple[int, int]] = {}
+    end = 0
+    for i, (at, size) in spans.items():
+        twins = places.setdefault((size, sums[i]), [])
+        data = block[at : at + align(size)]
+        twin = next((other for other in twins if np.array_equal(block[other : other + align(size)], data)), None)
+        if twin is None:
+            twins.append(end)
+            if end != at:
+                block[end : end + len(data)] = data  # to the left: NumPy minds the overlap
+            twin, end = end, end + len(data)
+        found[i] = twin, size
+    return block[:end], found
