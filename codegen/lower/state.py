@@ -57,9 +57,9 @@ class Storage:
             self._const_of[key] = (buffer, keep)
         return View(self._const_of[key][0], dtype, array.shape, (1,))
 
-    def const(self, array: np.ndarray) -> View:
-        """A constant buffer; one per array object."""
-        name = id(array)
+    def const(self, array: np.ndarray, key: object = None) -> View:
+        """A constant buffer; one per array object, or per `key`."""
+        name = id(array) if key is None else key
         if name not in self._const_of:
             data = np.ascontiguousarray(array).reshape(array.shape)
             view = self.add("const", DType.from_numpy(array.dtype), tuple(map(int, array.shape)))

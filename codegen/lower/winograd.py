@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir import Const, Dim, DType, Node
 from ...ir.ops import Conv
-from ..packing import Deferred, pack_b, packed_size
+from ..packing import Deferred, pack_b
 from ..winograd import outputs, positions, transform_weights
 
 
@@ -63,7 +63,7 @@ def pack_weights(w: np.ndarray, tile: tuple[int, int], panel: int) -> Deferred:
     def write(out: np.ndarray) -> None:
         pack_b(transform_weights(w.reshape(*kernel, c, o), tile).reshape(rows, o), panel, out=out)
 
-    return Deferred(w.dtype, packed_size(rows, o, panel), write)
+    return Deferred(w.dtype, -(-o // panel) * rows * panel, write)
 
 
 def _size(d: Dim, unknown: int) -> int:
