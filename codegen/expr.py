@@ -34,6 +34,11 @@ class DimParam(E):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Ticks(E):
+    """A counter of the processor, I64: another number every time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Num(E):
     value: float | int | bool
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 
 from ..errors import InputError, VerifyError
 from ..ir import NUMPY, Dim, DType, Shape, evaluate, symbols_of
-from ..ir.ops import Attention, CumSum, Positions, Recurrent, Sort, Suppress
+from ..ir.ops import Attention, Positions, Recurrent, Sort, Suppress
 from ..ir.ops.nn import wide
-from .expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced
+from .expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, Ticks
 from .kernel import (
     AttentionKernel,
     Bind,
@@ -159,9 +160,6 @@ def _run_irregular(kernel: IrregularKernel, arrays: Arrays, bound: Bindings) -> 
         case "suppress":
             boxes, scores = given[0].reshape(-1, size, 4), given[1].reshape(-1, inner, size)
             results = Suppress("center" in kernel.flags).reference(boxes, scores, *given[2:])
-        case "prefix":
-            x = given[0].reshape(-1, size, inner) if given[0].size else given[0].reshape(0, 1, 1)
-            results = CumSum(1, "exclusive" in kernel.flags, "reverse" in kernel.flags).reference(x)
         case _:
             raise VerifyError(f"irregular kernel {kernel.kind!r}")
     for result, to in zip(results, written, strict=False):
@@ -190,6 +188,8 @@ class Evaluator:
                 return self.axes[e.index]
             case DimParam():
                 return np.asarray(evaluate(e.dim, self.bound), np.int64)
+            case Ticks():
+                return np.asarray(time.perf_counter_ns())
             case Load():
                 offset = self(e.offset)
                 data = self.arrays[e.operand]

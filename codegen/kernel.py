@@ -226,7 +226,6 @@ class IrregularKernel:
     - "sort": keys [rows, size] → order I64 [rows, size], work space of the same shape; flags: "descending"
     - "suppress": boxes F32 [rows / inner, size, 4], scores F32 [rows, size], most I64, overlap F32, least F32 → boxes taken
       I64 [rows, size], their number I64 [rows], work space; flags: "center". See `ir/ops/select.py`
-    - "prefix": x [rows / inner, size, inner] → running sums along the middle axis; flags: "exclusive", "reverse"
     """
 
     kind: str

@@ -37,7 +37,7 @@ class _Emitter:
         self.n, self.inner = (b.param(dims, at) for at in self.slots.values())
         self.buffers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
         self._cells: dict[str, Any] = {name: b.alloca(I64, b.i64(1), 8) for name in _CELLS[k.kind]}
-        unit = {"positions": self._positions, "sort": self._sort, "suppress": self._suppress, "prefix": self._prefix}[k.kind]
+        unit = {"positions": self._positions, "sort": self._sort, "suppress": self._suppress}[k.kind]
 
         def body(row: Any, _: list[Any]) -> list[Any]:
             unit(row)
@@ -47,7 +47,7 @@ class _Emitter:
         b.ir.ret_void()
         text, symbol = named(str(module))
         size: Dim = sum((o.numel * o.dtype.itemsize for o in k.operands), 0)
-        cost = k.size * {"positions": 2, "prefix": 2, "sort": 60, "suppress": 80}[k.kind]
+        cost = k.size * {"positions": 2, "sort": 60, "suppress": 80}[k.kind]
         return Emitted(text, symbol, tuple(self.params.dims), k.rows, cost, k.rows * cost, size)
 
     # --- small things --------------------------------------------------------------------------------------------------
@@ -96,24 +96,6 @@ class _Emitter:
 
         (total,) = b.loop(b.i64(0), self.n, b.i64(1), [b.i64(0)], one)
         self.put(count, row, total)
-
-    def _prefix(self, row: Any) -> None:
-        """Running sums along an axis whose neighbours are `inner` elements apart."""
-        b, i, k = self.b, self.b.ir, self.kernel
-        x, y = self.buffers
-        dtype = k.operands[0].dtype
-        t = storage(dtype)
-        start = i.add(i.mul(i.mul(i.udiv(row, self.inner), self.n), self.inner), i.urem(row, self.inner))
-
-        def one(at: Any, carried: list[Any]) -> list[Any]:
-            along = i.sub(i.sub(self.n, b.i64(1)), at) if "reverse" in k.flags else at
-            place = i.add(start, i.mul(along, self.inner))
-            value = self.element(x, place, t)
-            total = i.fadd(carried[0], value) if dtype.is_float else i.add(carried[0], value)
-            self.put(y, place, carried[0] if "exclusive" in k.flags else total)
-            return [total]
-
-        b.loop(b.i64(0), self.n, b.i64(1), [ir.Constant(t, 0)], one)
 
     def _sort(self, row: Any) -> None:
         b, i = self.b, self.b.ir
@@ -251,4 +233,4 @@ class _Emitter:
 
 
 # Stack words of each kind, for loops that do not just count.
-_CELLS = {"positions": (), "prefix": (), "sort": ("width", "flips"), "suppress": ("width", "flips", "taken", "at", "other")}
+_CELLS = {"positions": (), "sort": ("width", "flips"), "suppress": ("width", "flips", "taken", "at", "other")}

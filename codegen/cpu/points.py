@@ -11,7 +11,7 @@ from llvmlite import ir
 from ...errors import CodegenError
 from ...ir import Dim, DType
 from ..affine import Affine, affine, axes_of, stride_along
-from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, clamped
+from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, Ticks, clamped
 from ..kernel import LoopKernel, Store
 from .build import I1, I32, I64, PTR, Builder, Params, mangle, storage, vec
 from .emitted import PLACEHOLDER
@@ -124,6 +124,9 @@ class Points:
                 return math.const(v, e.dtype)
             case DimParam(dim=d):
                 return b.splat(self.dim(d), 1)
+            case Ticks():  # AArch64 lets programs read the steady counter only
+                name = "llvm.readcyclecounter" if self.target.is_x86 else "llvm.readsteadycounter"
+                return b.splat(b.call(name, I64), 1)
             case Axis(index=i):
                 x = b.splat(s.axes[i], lanes)
                 shift = s.shift if i == self.plan.axis else 0

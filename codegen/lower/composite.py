@@ -14,7 +14,6 @@ from ...ir.ops import (
     Cast,
     Concat,
     ConvTranspose,
-    CumSum,
     GatherElements,
     IntegerConv,
     IntegerMatMul,
@@ -86,9 +85,6 @@ def decompose(graph: Graph) -> Graph:
                 return [integer_conv(node.op, ins, node.loc)]
             case Recurrent():
                 return _recurrent(node.op, ins, node.loc)
-            case CumSum() if node.out.dtype.is_float and node.out.dtype.itemsize < 4:
-                wide = apply(node.op, node.loc, apply(Cast(DType.F32), node.loc, *ins))
-                return [apply(Cast(node.out.dtype), node.loc, wide)]
             case TopK() if not isinstance(ins[0].shape[node.op.axis], int) or ins[0].shape[node.op.axis] > _COUNTED:
                 return _top_k(node.op, ins[0], node.loc)
         return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ...errors import CodegenError, MlcError
 from ...ir import Const, Elementwise, Graph, Input, Node, Op
-from ...ir.ops import Concat, CumSum, If, Loop, Positions, ScatterElements, ScatterND, Sort, Suppress, TopK
+from ...ir.ops import Clock, Concat, CumProd, CumSum, If, Loop, Positions, ScatterElements, ScatterND, Sort, Suppress, TopK
 from ..kernel import Bind, Plan
 from .attention import emit_attention
 from .attention_op import BlockedAttention
@@ -17,7 +17,8 @@ from .fusion import ANCHORS, MOVES
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
 from .moves import define_elementwise, define_move
 from .recurrent import emit_recurrent
-from .select import emit_positions, emit_prefix, emit_sort, emit_suppress
+from .select import emit_positions, emit_sort, emit_suppress
+from .sequential import emit_clock, emit_running
 from .state import Lowering, LowerOptions, Storage, check
 
 __all__ = ["LowerOptions", "lower"]
@@ -26,7 +27,7 @@ _EMIT: dict[type[Op], Callable[[Lowering, Node], None]] = {
     Concat: emit_concat, TopK: emit_topk, ScatterElements: emit_scatter_elements, ScatterND: emit_scatter_nd,
     BlockedAttention: emit_attention, RecurrentCell: emit_recurrent, If: lambda lw, n: emit_if(lw, n, lower_graph),
     Loop: lambda lw, n: emit_loop(lw, n, lower_graph), Positions: emit_positions, Sort: emit_sort, Suppress: emit_suppress,
-    CumSum: emit_prefix,
+    CumSum: emit_running, CumProd: emit_running, Clock: emit_clock,
 }  # fmt: skip
 
 

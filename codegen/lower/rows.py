@@ -172,9 +172,12 @@ def _pool(lw: Lowering, node: Node, op: Pool, root: Value) -> None:
     index = _windows(k, op.strides, op.pads_lo, op.dilations, k.reduced)
     dtype = computed(x.dtype)
     spatial = range(1, len(x.shape) - 1)
-    if op.kind == "max":
+    if op.kind in ("max", "argmax"):
         lowest = float("-inf") if dtype.is_float else False if dtype is DType.BOOL else _lowest(dtype)
         e = guarded(lw, k, x, index, spatial, number(lowest, dtype))
+        if op.kind == "argmax":
+            _pool_position(lw, k, node, root, e, index)
+            return
         finish_rows(lw, k, node, root, [Reduction("max", e)], k.parallel, lambda: reduced(0, dtype))
         return
     zero = number(0.0 if dtype.is_float else 0, dtype)
@@ -193,6 +196,22 @@ def _pool(lw: Lowering, node: Node, op: Pool, root: Value) -> None:
         return
     count = _taps_inside(op, x, k, dtype)
     finish_rows(lw, k, node, root, [Reduction("sum", e)], k.parallel, lambda: fn("div", reduced(0, dtype), count))
+
+
+def _pool_position(lw: Lowering, k: KernelBuilder, node: Node, root: Value, e: E, index: Index) -> None:
+    """The maximum, then the least position that has it; a NaN anywhere is the maximum."""
+    x = node.inputs[0]
+    spatial = x.shape[1:-1]
+    holds = fn("eq", e, reduced(0, e.dtype))
+    if e.dtype.is_float:
+        holds = fn("or_", holds, fn("isnan", e))
+    inner = all_of([holds, *(c for i, d in zip(index[1:-1], spatial, strict=True) if (c := inside(i, d)) is not None)])
+    none = number(2**62, DType.I64)
+    assert inner is not None
+    position = fn("select", inner, index_expr(ravel(index[1:-1], spatial)), none, dtype=DType.I64)
+    found = reduced(1, DType.I64)
+    result = fn("select", fn("eq", found, none), number(0, DType.I64), found)
+    finish_rows(lw, k, node, root, [Reduction("max", e), Reduction("min", position)], k.parallel, lambda: result)
 
 
 def _taps_inside(op: Pool, x: Value, k: KernelBuilder, dtype: DType) -> E:

@@ -1,9 +1,9 @@
-"""Positions, sorting, suppression and running sums: kernels with control flow of their own."""
+"""Positions, sorting and suppression: kernels with control flow of their own."""
 
 from __future__ import annotations
 
 from ...ir import DType, Node, Value, prod
-from ...ir.ops import CumSum, Positions, Sort, Suppress
+from ...ir.ops import Positions, Sort, Suppress
 from ..kernel import IrregularKernel, Operand
 from .builder import View
 from .state import Lowering
@@ -28,14 +28,6 @@ def emit_suppress(lw: Lowering, node: Node) -> None:
     batch, classes, boxes = scores.shape
     flags = ("center",) if node.op.center else ()
     _emit(lw, node, IrregularKernel("suppress", batch * classes, boxes, classes, flags), node.inputs, spare=scores)
-
-
-def emit_prefix(lw: Lowering, node: Node) -> None:
-    op, (x,) = node.op, node.inputs
-    assert isinstance(op, CumSum)
-    flags = tuple(name for name, given in (("exclusive", op.exclusive), ("reverse", op.reverse)) if given)
-    inner = prod(x.shape[op.axis + 1 :])
-    _emit(lw, node, IrregularKernel("prefix", prod(x.shape[: op.axis]) * inner, x.shape[op.axis], inner, flags), [x])
 
 
 def _emit(lw: Lowering, node: Node, shape: IrregularKernel, inputs: list[Value] | tuple[Value, ...], spare: Value | None = None) -> None:

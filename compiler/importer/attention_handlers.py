@@ -51,35 +51,32 @@ def attend(b: Build, q: Value, k: Value, v: Value, mask: Value | None, scale: fl
     """Attention over rank-4 operands; only a soft cap keeps it from being one op."""
     if not softcap:
         return b.emit(O.Attention(scale, causal), q, k, v, *([] if mask is None else [mask]))
-    n, h, s, d = q.shape
+    n, h, s, _ = q.shape
     groups = k.shape[1]
-    q5 = b.reshape(q, (n, groups, h // groups, s, d))
-    k5, v5 = (b.reshape(x, (x.shape[0], groups, 1, *x.shape[2:])) for x in (k, v))
-    scores = b.reshape(b.mul(b.matmul(q5, b.swap_last(k5)), scale), (n, h, s, k.shape[2]))
-    scores = b.mul(b.emit(O.Tanh(), b.div(scores, softcap)), softcap)
     if causal:
         allowed = _additive(b, _visible(b, s, k.shape[2], k.shape[2] - s), q.dtype)
         mask = allowed if mask is None else b.add(mask, allowed)
-    if mask is not None:
-        scores = b.add(scores, mask)
-    weights = b.emit(O.Softmax(3), scores)
-    weights = b.reshape(weights, (n, groups, h // groups, s, k.shape[2]))
+    weights = b.reshape(_scores(b, q, k, mask, scale, softcap, 3), (n, groups, h // groups, s, k.shape[2]))
+    v5 = b.reshape(v, (v.shape[0], groups, 1, *v.shape[2:]))
     return b.reshape(b.matmul(weights, v5), (n, h, s, v.shape[3]))
 
 
-def _scale(ctx: ImportContext, node: NodeProto, q: Value, k: Value) -> float:
-    for size in (q.shape[3], k.shape[3]):
-        if isinstance(size, int):
-            return default_scale(size)
-    raise ctx.unsupported(f"{node.op_type} with head size {q.shape[3]} not known at compile time")
+def _scaled(ctx: ImportContext, node: NodeProto, b: Build, q: Value, k: Value) -> tuple[Value, float]:
+    """The queries and the scale of the scores: 1/√(head size) if not given, put into the queries where that is symbolic."""
+    given = ctx.attr(node, "scale", None)
+    if given is not None and (given or not node.domain):  # 0 means the default in com.microsoft
+        return q, float(given)
+    size = next((d for d in (q.shape[3], k.shape[3]) if isinstance(d, int)), None)
+    if size is not None:
+        return q, default_scale(size)
+    wide = DType.F64 if q.dtype is DType.F64 else DType.F32
+    return b.mul(q, b.cast(b.emit(O.Reciprocal(), b.sqrt(b.dim(q.shape[3], wide))), q.dtype)), 1.0
 
 
 def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """ONNX Attention: heads split, past joined, masks made additive, then one op."""
     q, k, v = required(ctx, node, ins, 3)
     b, flat = Build(ctx), ins[0] is not None and ins[0].type.rank == 3
-    if wanted(node, 3):
-        raise ctx.unsupported("Attention with its qk_matmul_output")
     left, right = int(ctx.attr(node, "left_window_size", -1)), int(ctx.attr(node, "right_window_size", -1))
     if flat:
         heads, kv_heads = int(ctx.attr(node, "q_num_heads", 0)), int(ctx.attr(node, "kv_num_heads", 0))
@@ -121,10 +118,35 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
             mask, causal = also(_visible(b, rows, cols, offset)), False
     elif causal and cols - past != rows:  # the op aligns the last query with the last key
         mask, causal = also(_visible(b, rows, cols, past)), False
-    scale = ctx.attr(node, "scale", None)
-    scale = _scale(ctx, node, q, k) if scale is None else scale
-    y = attend(b, q, k, v, mask, float(scale), causal, float(ctx.attr(node, "softcap", 0.0) or 0.0))
-    return [merge_heads(b, y) if flat else y, k, v]
+    q, scale = _scaled(ctx, node, b, q, k)
+    softcap = float(ctx.attr(node, "softcap", 0.0) or 0.0)
+    y = attend(b, q, k, v, mask, scale, causal, softcap)
+    y = merge_heads(b, y) if flat else y
+    if not wanted(node, 3):
+        return [y, k, v]
+    if causal:
+        mask = also(_visible(b, rows, cols, past))
+    return [y, k, v, _scores(b, q, k, mask, scale, softcap, int(ctx.attr(node, "qk_matmul_output_mode", 0)))]
+
+
+def _scores(b: Build, q: Value, k: Value, mask: Value | None, scale: float, softcap: float, mode: int) -> Value:
+    """The products of queries and keys: as they are (0), capped (1), with the mask (2), or as weights (3)."""
+    n, h, s, d = q.shape
+    groups, cols = k.shape[1:3]
+    q5 = b.reshape(q, (n, groups, h // groups, s, d))
+    k5 = b.reshape(k, (n, groups, 1, cols, d))
+    scores = b.reshape(b.mul(b.matmul(q5, b.swap_last(k5)), scale), (n, h, s, cols))
+    if softcap and mode:
+        scores = b.mul(b.emit(O.Tanh(), b.div(scores, softcap)), softcap)
+    if mode < 2 or (mode == 2 and mask is None):
+        return scores
+    if mask is None:
+        return b.emit(O.Softmax(3), scores)
+    scores = b.add(scores, mask)
+    if mode == 2:
+        return scores
+    none = b.emit(O.Equal(), b.reduce("max", mask, [3]), b.const(-np.inf, mask.dtype))  # rows that see no key
+    return b.where(none, b.const(0, scores.dtype), b.emit(O.Softmax(3), scores))
 
 
 def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -155,8 +177,8 @@ def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | 
         allowed = b.reshape(b.cast(padding, DType.BOOL), shape)
         add = b.where(allowed, b.const(0, q.dtype), b.const(fill, q.dtype))
         mask = add if mask is None else b.add(mask, add)
-    scale = float(ctx.attr(node, "scale", 0.0) or 0.0) or _scale(ctx, node, qh, kh)
-    y = attend(b, qh, kh, vh, mask, scale, bool(ctx.attr(node, "unidirectional", 0)))
+    scaled, scale = _scaled(ctx, node, b, qh, kh)
+    y = attend(b, scaled, kh, vh, mask, scale, bool(ctx.attr(node, "unidirectional", 0)))
     return [merge_heads(b, y), kh, vh]
 
 
@@ -237,9 +259,30 @@ def skip_layer_normalization(ctx: ImportContext, node: NodeProto, ins: list[Valu
     return [y, y, y, total]
 
 
+def tensor_scatter(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """A cache [B, …, max, …] with an update [B, …, n, …] written at each batch's index of `axis`, around the end if circular."""
+    past, update = required(ctx, node, ins, 2)
+    b, rank, at = Build(ctx), past.type.rank, optional(ins, 2)
+    axis = int(ctx.attr(node, "axis", -2)) % rank
+    mode = str(ctx.attr(node, "mode", "linear"))
+    if axis == 0 or mode not in ("linear", "circular"):
+        raise ctx.unsupported(f"TensorScatter along axis {axis} in mode {mode!r}")
+    size, count = past.shape[axis], update.shape[axis]
+    step = b.along(b.iota(size), axis, rank)
+    if at is not None:
+        step = b.sub(step, b.reshape(b.cast(at, DType.I64), (past.shape[0], *(1 for _ in range(rank - 1)))))
+    if mode == "circular":
+        step = b.emit(O.Mod(), step, b.dim(size, DType.I64))
+    length = b.dim(count, DType.I64)
+    written = b.emit(O.And(), b.emit(O.GreaterEqual(), step, b.const(0, DType.I64)), b.emit(O.Less(), step, length))
+    source = b.max(b.emit(O.Min(), step, b.sub(length, 1)), 0)
+    return [b.where(written, b.emit(O.GatherElements(axis), update, b.expand(source, past.shape)), past)]
+
+
 ATTENTION_HANDLERS: HandlerTable = {
     ("Attention", 23): attention,
     ("RotaryEmbedding", 23): rotary_embedding,
+    ("TensorScatter", 24): tensor_scatter,
     ("com.microsoft::MultiHeadAttention", 1): multi_head_attention,
     ("com.microsoft::RotaryEmbedding", 1): rotary_embedding_ms,
     ("com.microsoft::Gelu", 1): gelu_ms,

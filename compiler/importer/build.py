@@ -299,6 +299,9 @@ class Importer(ImportContext):
             self.depth -= 1
             self.scope, self.opsets, self.attr_bindings, self.in_function = saved
 
+    def named(self, name: str) -> Value:
+        return self._lookup(name)
+
     def inline(self, graph: GraphProto, args: Sequence[Value]) -> list[Value]:
         return self._subgraph(graph, args, None)
 

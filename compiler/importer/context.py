@@ -208,6 +208,10 @@ class ImportContext:
         """Which branch of an If to take first whose branches do not fit together; asked again where the choice fails."""
         raise NotImplementedError
 
+    def named(self, name: str) -> Value:
+        """The value that a name stands for where the node is."""
+        raise NotImplementedError
+
     def inline(self, graph: GraphProto, args: Sequence[Value]) -> list[Value]:
         """Import a subgraph in place: its inputs are `args`, what it reads from outside is read directly."""
         raise NotImplementedError

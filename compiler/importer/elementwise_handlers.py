@@ -172,19 +172,6 @@ def identity(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
     return required(ctx, node, ins, 1)
 
 
-def dropout(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """The identity at inference; the mask, if wanted, is all true, or all false before opset 12, as in onnxruntime."""
-    (x,) = required(ctx, node, ins, 1)
-    training = ctx.known(optional(ins, 2))
-    ratio = ctx.known(optional(ins, 1))
-    if optional(ins, 2) is not None and (training is None or training.any()) and (ratio is None or ratio.any()):
-        raise ctx.unsupported("Dropout in training mode")
-    if len(node.output) < 2 or not node.output[1]:
-        return [x]
-    b = Build(ctx)
-    return [x, b.expand(b.const(ctx.opset() >= 12, DType.BOOL if ctx.opset() >= 10 else x.dtype), x.shape)]
-
-
 def bit_cast(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
     dtype = DType.from_onnx(ctx.attr(node, "to"))
@@ -215,7 +202,6 @@ ELEMENTWISE_HANDLERS: HandlerTable = {
     ("Cos", 7): plain(O.Cos(), 1),
     ("Cosh", 9): plain(O.Cosh(), 1),
     ("Div", 7): plain(O.Div(), 2),
-    ("Dropout", 7): dropout,
     ("Elu", 6): with_floats(O.Elu, alpha=1.0),
     ("Equal", 7): plain(O.Equal(), 2),
     ("Erf", 9): plain(O.Erf(), 1),

@@ -14,9 +14,10 @@ from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import Handler, HandlerTable, ImportContext
 from .contract_handlers import gemm
-from .elementwise_handlers import ELEMENTWISE_HANDLERS, dropout, with_floats
+from .elementwise_handlers import ELEMENTWISE_HANDLERS, with_floats
 from .move_handlers import split
 from .norm_handlers import batch_normalization
+from .random_handlers import dropout
 from .resize_handlers import by_scales
 from .shape_handlers import reshape
 from .window_handlers import global_lp_pool

@@ -6,11 +6,14 @@ from .attention_handlers import ATTENTION_HANDLERS
 from .context import HandlerTable
 from .contract_handlers import CONTRACT_HANDLERS
 from .extra_handlers import EXTRA_HANDLERS
+from .linalg_handlers import LINALG_HANDLERS
 from .norm_handlers import NORM_HANDLERS
 from .quant_handlers import QUANT_HANDLERS
+from .random_handlers import RANDOM_HANDLERS
 from .recurrent_handlers import RECURRENT_HANDLERS
 from .sampling_handlers import SAMPLING_HANDLERS
 from .signal_handlers import SIGNAL_HANDLERS
+from .training_handlers import TRAINING_HANDLERS
 from .window_handlers import WINDOW_HANDLERS
 
 NN_HANDLERS: HandlerTable = {
@@ -23,4 +26,7 @@ NN_HANDLERS: HandlerTable = {
     **EXTRA_HANDLERS,
     **SAMPLING_HANDLERS,
     **SIGNAL_HANDLERS,
+    **LINALG_HANDLERS,
+    **RANDOM_HANDLERS,
+    **TRAINING_HANDLERS,
 }

@@ -17,7 +17,7 @@ def batch_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | N
     """x·a + c with a = scale/√(var + ε), c = bias − mean·a, which fold when the statistics are constants."""
     x, scale, bias, mean, var = required(ctx, node, ins, 5)
     if ctx.attr(node, "training_mode", 0) or any(wanted(node, i) for i in range(1, 5)):
-        raise ctx.unsupported("BatchNormalization in training mode")
+        return _batch_training(ctx, node, x, scale, bias, mean, var)
     b = Build(ctx)
     r = x.type.rank
     parts = [scale, bias, mean, var]
@@ -37,6 +37,25 @@ def batch_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | N
     if a.type.rank == 1:
         a, c = (b.along(v, 1 if r > 1 else 0, r) for v in (a, c))
     return [b.add(b.mul(x, a), c)]
+
+
+def _batch_training(ctx: ImportContext, node: NodeProto, x: Value, scale: Value, bias: Value, mean: Value, var: Value) -> list[Value]:
+    """Normalised by the batch itself, with the running statistics moved on; before opset 14 also with those of the batch."""
+    b, r = Build(ctx), x.type.rank
+    if ctx.opset() < 9 and not ctx.attr(node, "spatial", 1):
+        raise ctx.unsupported("BatchNormalization in training mode with spatial=0")
+    wide = DType.F64 if x.dtype is DType.F64 else DType.F32
+    axes = [0, *range(2, r)]
+    y = b.cast(x, wide)
+    own_mean = b.reduce("mean", y, axes)
+    centred = b.sub(y, own_mean)
+    own_var = b.reduce("mean", b.mul(centred, centred), axes)
+    y = b.div(centred, b.sqrt(b.add(own_var, float(ctx.attr(node, "epsilon", 1e-5)))))
+    y = b.add(b.mul(y, b.along(b.cast(scale, wide), 1, r)), b.along(b.cast(bias, wide), 1, r))
+    momentum = float(ctx.attr(node, "momentum", 0.9))
+    current = [b.reshape(v, mean.shape) for v in (own_mean, own_var)]
+    running = [b.add(b.mul(b.cast(old, wide), momentum), b.mul(new, 1 - momentum)) for old, new in zip((mean, var), current, strict=True)]
+    return [b.cast(y, x.dtype), *(b.cast(v, mean.dtype) for v in (*running, *current))]
 
 
 def _standardise(b: Build, x: Value, axes: Sequence[int], eps: float) -> tuple[Value, Value, Value]:

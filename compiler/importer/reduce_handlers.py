@@ -99,15 +99,6 @@ def softmax(log: bool) -> Handler:
     return handler
 
 
-def cum_sum(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    (x,) = required(ctx, node, ins, 1)
-    (axis,) = ctx.require_dims(ins[1], "the axis of CumSum")
-    if not isinstance(axis, int):
-        raise ctx.unsupported("CumSum along a symbolic axis")
-    op = O.CumSum(axis % x.type.rank, bool(ctx.attr(node, "exclusive", 0)), bool(ctx.attr(node, "reverse", 0)))
-    return ctx.emit(op, x).outputs
-
-
 def top_k(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
     axis = ctx.attr(node, "axis", -1) % x.type.rank
@@ -124,7 +115,6 @@ def top_k(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seque
 REDUCE_HANDLERS: HandlerTable = {
     ("ArgMax", 1): arg_reduce("argmax"),
     ("ArgMin", 1): arg_reduce("argmin"),
-    ("CumSum", 11): cum_sum,
     ("LogSoftmax", 1): softmax(True),
     ("ReduceL1", 1): around(lambda b, x: b.emit(O.Abs(), x), _same),
     ("ReduceL2", 1): around(lambda b, x: b.mul(x, x), lambda b, x: _float(b, x, O.Sqrt())),

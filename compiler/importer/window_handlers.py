@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnx import NodeProto
 
-from ...ir import Dim, Value, ceildiv, dim_max, floordiv, lower
+from ...ir import Dim, DType, Value, ceildiv, dim_max, floordiv, lower, prod
 from ...ir import ops as O
 from .compose import Build, optional, required, wanted
 from .context import HandlerTable, ImportContext
@@ -143,9 +143,52 @@ def _pool(ctx: ImportContext, node: NodeProto, x: Value, kind: str) -> Value:
 
 
 def max_pool(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    if wanted(node, 1):
-        raise ctx.unsupported("MaxPool with its Indices output")
-    return [_pool(ctx, node, required(ctx, node, ins, 1)[0], "max")]
+    (x,) = required(ctx, node, ins, 1)
+    y = _pool(ctx, node, x, "max")
+    return [y, _pool_indices(ctx, node, x)] if wanted(node, 1) else [y]
+
+
+def _pool_indices(ctx: ImportContext, node: NodeProto, x: Value) -> Value:
+    """Where the maxima are in the flattened input; with storage_order 1 the spatial axes of each image count column-major."""
+    b, at = Build(ctx), _pool(ctx, node, x, "argmax")
+    n, c, *spatial = x.shape
+    if ctx.attr(node, "storage_order", 0):
+        rest, total, step = at, b.const(0, DType.I64), b.const(1, DType.I64)
+        parts = []
+        for d in reversed(spatial):
+            size = b.dim(d, DType.I64)
+            parts.append(b.emit(O.Mod(), rest, size))
+            rest = b.div(rest, size)
+        for part, d in zip(reversed(parts), spatial, strict=True):
+            total = b.add(total, b.mul(part, step))
+            step = b.mul(step, b.dim(d, DType.I64))
+        at = total
+    image = b.reshape(b.iota(n * c), (n, c, *(1 for _ in spatial)))
+    return b.add(at, b.mul(image, b.dim(prod(spatial), DType.I64)))
+
+
+def max_unpool(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """Values go to their places in a tensor of zeros of the size that pooling came from, then zeros up to `output_shape`."""
+    x, at = required(ctx, node, ins, 2)
+    b, rank = Build(ctx), x.type.rank - 2
+    kernel, strides, pads = (
+        _ints(ctx, node, "kernel_shape", rank),
+        _ints(ctx, node, "strides", rank),
+        _ints(ctx, node, "pads", 2 * rank, 0),
+    )
+    fields = zip(x.shape[2:], kernel, strides, pads[:rank], pads[rank:], strict=True)
+    shape = (*x.shape[:2], *((n - 1) * s + k - lo - hi for n, k, s, lo, hi in fields))
+    size = prod(x.shape)
+    empty = b.expand(b.const(0, x.dtype), (prod(shape),))
+    y = b.emit(O.ScatterElements(0), empty, b.reshape(b.cast(at, DType.I64), (size,)), b.reshape(x, (size,)))
+    y = b.reshape(y, shape)
+    if optional(ins, 2) is None:
+        return [y]
+    wide = ctx.require_dims(ins[2], "the output_shape of MaxUnpool")
+    if len(wide) != len(shape):
+        raise ctx.unsupported(f"MaxUnpool of {x.type} to {len(wide)} axes")
+    more = tuple(w - d for w, d in zip(wide, shape, strict=True))
+    return [b.emit(O.Pad((0,) * len(more), more, "constant"), y, b.const(0, x.dtype))]
 
 
 def average_pool(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -218,6 +261,7 @@ WINDOW_HANDLERS: HandlerTable = {
     ("Conv", 1): conv,
     ("ConvTranspose", 1): conv_transpose,
     ("MaxPool", 1): max_pool,
+    ("MaxUnpool", 9): max_unpool,
     ("AveragePool", 1): average_pool,
     ("LpPool", 1): lp_pool,
     ("GlobalAveragePool", 1): global_average_pool,

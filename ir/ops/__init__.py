@@ -92,14 +92,15 @@ from .move import (
 )  # fmt: skip
 from .nn import LRN, Conv, ConvTranspose, Pool
 from .quantized import Dequantize, IntegerConv, IntegerMatMul, Quantize
+from .random import Clock
 from .recurrent import Recurrent
-from .reduce import ArgReduce, CumSum, LayerNorm, Reduce, RMSNorm, Softmax, TopK
+from .reduce import ArgReduce, CumProd, CumSum, LayerNorm, Reduce, RMSNorm, Softmax, TopK
 from .select import SORTABLE, Positions, Sort, Suppress
 
 __all__ = [
     "LRN", "SORTABLE", "Abs", "Acos", "Acosh", "Add", "And", "ArgReduce", "Asin", "Asinh", "Atan", "Atanh", "Attention",
-    "BitAnd", "BitCast", "BitNot", "BitOr", "BitXor", "Cast", "Ceil", "Celu", "Concat", "Conv", "ConvTranspose", "Cos",
-    "Cosh", "CumSum", "Dequantize", "DimTensor", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "Fmod", "Gather",
+    "BitAnd", "BitCast", "BitNot", "BitOr", "BitXor", "Cast", "Ceil", "Celu", "Clock", "Concat", "Conv", "ConvTranspose", "Cos",
+    "Cosh", "CumProd", "CumSum", "Dequantize", "DimTensor", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "Fmod", "Gather",
     "GatherElements", "GatherND", "Gelu", "Greater", "GreaterEqual", "HardSigmoid", "HardSwish", "If", "IntegerConv",
     "IntegerMatMul", "Iota", "IsInf", "IsNaN", "LayerNorm", "LeakyRelu", "Less", "LessEqual", "Log", "Loop", "MatMul",
     "Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "PRelu", "Pad", "Pool", "Positions", "Pow",

@@ -185,7 +185,9 @@ class ConvTranspose(Op):
 
 @dataclass(frozen=True)
 class Pool(Op):
-    """x[N, *S, C] -> [N, *out, C]; kind "max", "avg" or "lp" ((Σ|x|^p)^(1/p)). Taps outside x do not take part.
+    """x[N, *S, C] -> [N, *out, C]; kind "max", "avg", "lp" ((Σ|x|^p)^(1/p)) or "argmax". Taps outside x do not take part.
+
+    argmax gives where the first maximum of each window is: its pixel, counted row-major over S, as I64.
 
     avg divides by the number of taps inside x, or, with `count_include_pad`, by those inside [−lo, S + hi).
     `ceil_mode` rounds the output size up, but no window may start beyond S + lo.
@@ -214,11 +216,12 @@ class Pool(Op):
         rank = x.rank - 2
         if rank < 1:
             raise VerifyError(f"pool: input of rank {x.rank}", expected="[N, *spatial, C]")
-        if self.kind not in ("max", "avg", "lp"):
-            raise VerifyError(f"pool: kind {self.kind!r}", expected="max, avg or lp")
+        if self.kind not in ("max", "avg", "lp", "argmax"):
+            raise VerifyError(f"pool: kind {self.kind!r}", expected="max, avg, lp or argmax")
         _spatial(self, rank, kernel=self.kernel, strides=self.strides, pads_lo=self.pads_lo, pads_hi=self.pads_hi,
                  dilations=self.dilations)  # fmt: skip
-        return (TensorType(x.dtype, (x.shape[0], *self.out_spatial(x.shape[1:-1]), x.shape[-1])),)
+        dtype = DType.I64 if self.kind == "argmax" else x.dtype
+        return (TensorType(dtype, (x.shape[0], *self.out_spatial(x.shape[1:-1]), x.shape[-1])),)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
         (x,) = args
@@ -230,8 +233,8 @@ class Pool(Op):
             for o, s, d, k, n, a in zip(out, self.strides, self.dilations, self.kernel, spatial, lo, strict=True)
         ]
         ext = [max(a, b) for a, b in zip(need, hi, strict=True)]
-        acc_type = wide(x.dtype) if self.kind != "max" else x.dtype
-        fill = _lowest(x.dtype) if self.kind == "max" else 0
+        acc_type = x.dtype if self.kind in ("max", "argmax") else wide(x.dtype)
+        fill = _lowest(x.dtype) if self.kind in ("max", "argmax") else 0
         xp = _pad_or_crop(x, lo, ext, fill).astype(acc_type, copy=False)
         views = (_tap_view(xp, tap, out, self.strides, self.dilations) for tap in _taps(self.kernel))
         if self.kind == "max":
@@ -239,6 +242,17 @@ class Pool(Op):
             for v in views:
                 np.maximum(best, v, out=best)
             return (best,)
+        if self.kind == "argmax":
+            pixel = np.arange(np.prod(spatial, dtype=np.int64)).reshape(1, *spatial, 1)
+            pixels = _pad_or_crop(pixel, lo, ext, -1)
+            windows = [
+                (_tap_view(pixels, tap, out, self.strides, self.dilations), v) for tap, v in zip(_taps(self.kernel), views, strict=True)
+            ]
+            best = np.maximum.reduce([v for _, v in windows])
+            none = np.iinfo(np.int64).max
+            found = [np.where((p >= 0) & ((v == best) | (v != v)), p, none) for p, v in windows]
+            first = np.minimum.reduce(found)
+            return (np.where(first == none, 0, first),)
         if self.kind == "lp":
             total = sum(np.abs(v) ** self.p for v in views)
             return (np.asarray(total ** (1.0 / self.p)).astype(x.dtype),)

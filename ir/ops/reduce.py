@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -176,8 +176,10 @@ def _check_norm(name: str, axis: int, x: TensorType, *params: TensorType) -> Non
 
 
 @dataclass(frozen=True)
-class CumSum(Op):
-    """Running sum along `axis`; `exclusive` leaves out the element itself, `reverse` runs from the end."""
+class _Cumulative(Op):
+    """What comes of the elements up to each along `axis`; `exclusive` leaves out the element itself, `reverse` runs from the end."""
+
+    ufunc: ClassVar[Any]
 
     axis: int
     exclusive: bool = False
@@ -185,19 +187,33 @@ class CumSum(Op):
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         (x,) = types
-        check_axis("cumsum", self.axis, x.rank)
+        check_axis(self.name, self.axis, x.rank)
         return (x,)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
         x = np.asarray(args[0])
         y = np.flip(x, self.axis) if self.reverse else x
-        total = np.cumsum(_wide(y), self.axis)
+        total = self.ufunc.accumulate(_wide(y), self.axis, dtype=None if DType.from_numpy(x.dtype).is_float else x.dtype)
         if self.exclusive:
             total = np.roll(total, 1, self.axis)
             first = [slice(None)] * x.ndim
             first[self.axis] = slice(0, 1)
-            total[tuple(first)] = 0
+            total[tuple(first)] = self.ufunc.identity
         return (np.ascontiguousarray(np.flip(total, self.axis) if self.reverse else total).astype(x.dtype),)
+
+
+@dataclass(frozen=True)
+class CumSum(_Cumulative):
+    """Running sum."""
+
+    ufunc: ClassVar[Any] = np.add
+
+
+@dataclass(frozen=True)
+class CumProd(_Cumulative):
+    """Running product."""
+
+    ufunc: ClassVar[Any] = np.multiply
 
 
 @dataclass(frozen=True)

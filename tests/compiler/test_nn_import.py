@@ -283,7 +283,6 @@ def test_symbolic_shapes_hold_the_static_ones(op, inputs, opset, domain, n_out, 
 
 
 @pytest.mark.parametrize(("op", "inputs", "attrs", "n_out"), [
-    ("MaxPool", [X4], {"kernel_shape": [2, 2]}, 2),
     ("Einsum", [f32(3, 3)], {"equation": "ij,jk->ik"}, 1),
     ("Einsum", [f32(3)], {"equation": "i->ii"}, 1),
     ("LSTM", gates(4, 1), {"hidden_size": HID, "activations": ["Sigmoid", "Tanh", "Gelu"]}, 1),

@@ -1,0 +1,80 @@
+"""Handlers of running sums and products, and of the determinant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx import NodeProto
+
+from ...ir import DType, Graph, Input, Node, TensorType, Value, prod
+from ...ir import ops as O
+from .choose import along_axis
+from .compose import Build, required
+from .context import Handler, HandlerTable, ImportContext
+
+
+def cumulative(op: type[O.CumSum] | type[O.CumProd]) -> Handler:
+    """Along an axis that is an input; where that is no constant, the axis is chosen at run time."""
+
+    def handler(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+        x, axis = required(ctx, node, ins, 2)
+        b, rank = Build(ctx), x.type.rank
+        exclusive, reverse = bool(ctx.attr(node, "exclusive", 0)), bool(ctx.attr(node, "reverse", 0))
+
+        def along(b: Build, a: int, vs: list[Value]) -> Value:
+            return b.emit(op(a, exclusive, reverse), vs[0])
+
+        known = ctx.dims(axis)
+        if known is not None and isinstance(known[0], int):
+            return [along(b, known[0] % rank, [x])]
+        return [along_axis(b, axis, rank, along, x)]
+
+    return handler
+
+
+def det(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """Gaussian elimination with the largest pivot of each column; the product of the pivots, negated by every exchange of rows."""
+    (x,) = required(ctx, node, ins, 1)
+    b, n = Build(ctx), x.shape[-1]
+    ctx.require_equal(x.shape[-2], n)
+    batch = prod(x.shape[:-2])
+    wide = DType.F64 if x.dtype is DType.F64 else DType.F32
+    matrix = b.reshape(b.cast(x, wide), (batch, n, n))
+    one = b.expand(b.const(1, wide), (batch,))
+    types = (TensorType(DType.I64, ()), TensorType(DType.BOOL, ()), matrix.type, one.type)
+    formals = [Node.make(Input(t), (), ctx.loc).out for t in types]
+    after, total = _eliminate(b, *formals[:1], *formals[2:])
+    body = Graph(tuple(formals), (b.const(True, DType.BOOL), after, total), tuple("icmd"), tuple("cmd"), "det")
+    outs = ctx.emit(O.Loop(body, 2, 0), b.dim(n, DType.I64), b.const(True, DType.BOOL), matrix, one).outputs
+    return [b.cast(b.reshape(outs[1], x.shape[:-2]), x.dtype)]
+
+
+def _eliminate(b: Build, k: Value, m: Value, total: Value) -> tuple[Value, Value]:
+    """Step k on m[B, n, n]: the matrix with column k cleared below the diagonal, and total·pivot."""
+    batch, n, _ = m.shape
+    zero = b.const(0, m.dtype)
+    column = b.reshape(b.emit(O.Gather(2), m, b.reshape(k, (1,))), (batch, n))
+    row = b.reshape(b.iota(n), (1, n))
+    below = b.emit(O.GreaterEqual(), row, k)
+    size = b.where(below, b.emit(O.Abs(), column), b.const(-1, m.dtype))
+    best = b.emit(O.ArgReduce("argmax", 1, True), size)  # [B, 1]
+    # rows k and best exchanged
+    source = b.where(b.emit(O.Equal(), row, k), best, b.where(b.emit(O.Equal(), row, best), k, row))
+    m = b.emit(O.GatherElements(1), m, b.expand(b.reshape(source, (batch, n, 1)), (batch, n, n)))
+    top = b.emit(O.Gather(1), m, b.reshape(k, (1,)))  # [B, 1, n]
+    column = b.emit(O.Gather(2), m, b.reshape(k, (1,)))  # [B, n, 1]
+    pivot = b.emit(O.Gather(2), top, b.reshape(k, (1,)))  # [B, 1, 1]
+    singular = b.emit(O.Equal(), pivot, zero)
+    factor = b.div(column, b.where(singular, b.const(1, m.dtype), pivot))
+    clear = b.emit(O.Greater(), b.reshape(b.iota(n), (1, n, 1)), k)
+    m = b.sub(m, b.where(clear, b.mul(factor, top), zero))
+    value = b.reshape(pivot, (batch,))
+    exchanged = b.emit(O.Equal(), b.reshape(best, (batch,)), k)
+    return m, b.mul(total, b.where(exchanged, value, b.emit(O.Neg(), value)))
+
+
+LINALG_HANDLERS: HandlerTable = {
+    ("CumProd", 26): cumulative(O.CumProd),
+    ("CumSum", 11): cumulative(O.CumSum),
+    ("Det", 11): det,
+}

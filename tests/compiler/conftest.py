@@ -1,0 +1,6 @@
+"""Lets the tests here import `onnx_nodes`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
