@@ -59,7 +59,7 @@ class _Writer(Reductions):
         self.blocks: Dim = 1
         self.elements_per_unit: Dim = max_dim(last)
         if tile is not None:
-            self.blocks, self.elements_per_unit = ceildiv(k.axes[tile.read], tile.lanes), last * tile.lanes
+            self.blocks, self.elements_per_unit = ceildiv(k.axes[tile.read], tile.strip) * ceildiv(last, tile.run), tile.strip * tile.run
         elif self.parallel and (not self.outer or (upper(outer) < _FEW_UNITS and upper(last) >= 2 * plan.block)):
             self.blocks, self.elements_per_unit = ceildiv(last, plan.block), plan.block
         self.blocked = tile is not None or not self.outer or self.blocks != 1
@@ -134,10 +134,31 @@ class _Writer(Reductions):
             self._span(axes, b.i64(0), self.dim(size), size if isinstance(size, int) else None)
 
     def _tiles(self, tile: Turn, part: Any, outer: dict[int, Any]) -> None:
-        """One strip of tiles: `lanes` elements along the read axis, all of the write axis."""
+        """`strip` elements along the read axis by `run` along the write axis, in pieces whose lines stay in the first-level
+        cache: whole runs of lines are read and written."""
+        b, n = self.b, tile.lanes
+        long, across = self.dim(self.k.axes[tile.write]), self.dim(self.k.axes[tile.read])
+        strip, rest = self._split(part, ceildiv(self.k.axes[tile.read], tile.strip))
+        low, start = b.ir.mul(strip, b.i64(tile.strip)), b.ir.mul(rest, b.i64(tile.run))
+        high, stop = b.smin(b.ir.add(low, b.i64(tile.strip)), across), b.smin(b.ir.add(start, b.i64(tile.run)), long)
+
+        def piece(w: Any, _: list[Any]) -> list[Any]:
+            end = b.smin(b.ir.add(w, b.i64(tile.strip)), stop)
+
+            def rows(r: Any, _: list[Any]) -> list[Any]:
+                first = b.smin(r, b.ir.sub(across, b.i64(n)))
+                self._row_of_tiles(tile, first, w, end, outer)
+                return []
+
+            b.loop(low, high, b.i64(n), [], rows)
+            return []
+
+        b.loop(start, stop, b.i64(tile.strip), [], piece)
+
+    def _row_of_tiles(self, tile: Turn, first: Any, start: Any, stop: Any, outer: dict[int, Any]) -> None:
+        """Tiles of `lanes` elements from `first` along the read axis, from start to stop along the write axis."""
         b, k, n = self.b, self.k, tile.lanes
-        long, across = self.dim(k.axes[tile.write]), self.dim(k.axes[tile.read])
-        first = b.smin(b.ir.mul(part, b.i64(n)), b.ir.sub(across, b.i64(n)))
+        long = self.dim(k.axes[tile.write])
         rows = [b.ir.add(first, b.i64(j)) for j in range(n)]
 
         def body(i: Any, _: list[Any]) -> list[Any]:
@@ -156,7 +177,7 @@ class _Writer(Reductions):
                     self._store(store, s)
             return []
 
-        b.loop(b.i64(0), long, b.i64(n), [], body)
+        b.loop(start, stop, b.i64(n), [], body)
 
     def _span(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None) -> None:
         """The vector axis from start to stop: groups of vectors, single vectors, one masked vector."""

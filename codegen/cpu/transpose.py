@@ -13,15 +13,23 @@ from ..kernel import LoopKernel
 from .build import I32, Builder, vec
 from .target import CpuTarget
 
+_STRIP = 64  # elements: four lines
+_RUN = 1024  # elements, so that a unit moves up to 256 KiB
+
 
 @dataclass(frozen=True)
 class Turn:
-    """Vectors are stored along axis `write`; `loads` are read along axis `read` and turned, `lanes` by `lanes` elements."""
+    """Vectors are stored along axis `write`; `loads` are read along axis `read` and turned, `lanes` by `lanes` elements.
+
+    A unit takes `strip` elements along the read axis and `run` along the write axis.
+    """
 
     write: int
     read: int
     loads: tuple[Load, ...]
     lanes: int
+    strip: int
+    run: int
 
 
 def turning(k: LoopKernel, target: CpuTarget) -> Turn | None:
@@ -50,7 +58,7 @@ def turning(k: LoopKernel, target: CpuTarget) -> Turn | None:
     if not found:
         return None
     read = max(found, key=lambda a: len(found[a]))
-    return Turn(write, read, tuple(found[read]), lanes) if len(found[read]) <= 2 else None
+    return Turn(write, read, tuple(found[read]), lanes, _STRIP, _RUN) if len(found[read]) <= 2 else None
 
 
 def turn(b: Builder, rows: list[Any]) -> list[Any]:

@@ -199,7 +199,7 @@ def test_transpose(dtype):
     check(k, [x])
 
 
-@pytest.mark.parametrize("m, n", [(16, 16), (17, 33), (40, 64), (5, 70)])
+@pytest.mark.parametrize("m, n", [(16, 16), (17, 33), (40, 64), (5, 70), (83, 1060), (1060, 83)])
 def test_transpose_fused_with_other_operands(m, n):
     x, y, row, column = random(3, m, n), random(3, n, m, seed=1), random(m, seed=2), random(n, seed=3)
     at = index((0, m * n), (1, m), (2, 1))
