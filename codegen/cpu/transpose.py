@@ -14,7 +14,7 @@ from .build import I32, Builder, vec
 from .target import CpuTarget
 
 _STRIP = 64  # elements: four lines
-_RUN = 1024  # elements, so that a unit moves up to 256 KiB
+_RUN = 512  # elements, so that a unit moves up to 128 KiB
 
 
 @dataclass(frozen=True)

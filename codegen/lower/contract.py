@@ -17,10 +17,10 @@ from ..kernel import ContractKernel, ConvGeometry, Kernel, Operand, WinogradKern
 from ..packing import Deferred, pack_b, packed_size, padded_k
 from ..simplify import Affine, axis, clamp, ravel, unravel
 from .builder import Finisher, Index, KernelBuilder, View, computed, convert, fn, index_expr, number, reachable
-from .fusion import contraction_linear, contraction_shape
+from .fusion import contraction_linear, contraction_shape, merged_groups
 from .quantized import DotConv, DotMatMul
 from .state import Lowering
-from .winograd import choose_tile, pack_weights
+from .winograd import choose_tile, packed_weights
 
 _LANES = 16  # panels are whole vectors
 _DOT_PANEL = 32  # of dot instructions: two tile registers
@@ -227,6 +227,7 @@ def _conv_rows(lw: Lowering, node: Node) -> Rows:
     op, x = node.op, node.inputs[0]
     assert isinstance(op, Conv)
     *kernel, per_group, _ = node.inputs[1].shape
+    per_group = per_group * merged_groups(node)
     taps = prod(kernel)
     pixel, c = axis(1, prod(x.shape[:-1])), axis(2, x.shape[-1])
     view = lw.view(x)
@@ -249,7 +250,19 @@ def _pack_transformed(lw: Lowering, node: Node, tile: tuple[int, int], panel: in
     weights = node.inputs[1].node.op
     assert isinstance(weights, Const)
     key = ("transformed", id(weights.data), tile, panel)
-    return lw.storage.const_lazy(key, pack_weights(weights.data, tile, panel), weights.data).buffer
+    return lw.storage.const_lazy(key, packed_weights(weights.data, tile, panel), weights.data).buffer
+
+
+def _grouped(w: np.ndarray, batch: int, merged: int) -> np.ndarray:
+    """[*taps, C/groups, O] -> [batch, taps·C/batch, O/batch], block-diagonal within the `merged` groups of a product."""
+    each, o = w.shape[-2:]
+    parts = w.reshape(-1, each, batch, merged, o // (batch * merged))
+    if merged == 1:
+        return np.moveaxis(parts.reshape(-1, batch, parts.shape[-1]), 1, 0)
+    out = np.zeros((batch, parts.shape[0], merged, each, merged, parts.shape[-1]), w.dtype)
+    for g in range(merged):
+        out[:, :, g, :, g] = parts[:, :, :, g].transpose(2, 0, 1, 3)
+    return out.reshape(batch, -1, merged * parts.shape[-1])
 
 
 def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
@@ -260,7 +273,7 @@ def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
     if isinstance(b.node.op, Const) and static:
         data: Any = b.node.op.data
         if grouped:
-            data = np.moveaxis(data.reshape(k, batch, n), 1, 0)
+            data = _grouped(data, batch, merged_groups(node))
         elif batch == 1:
             data = data.reshape(k, n)
         else:

@@ -42,6 +42,7 @@ from .builder import computed, reachable
 from .composite import ColumnsToImage
 
 CAP = 60  # scalar operations in one kernel
+_VECTOR = 16  # output channels: of 512 bits, or of two vectors of 256
 _REPEATED = 4  # cheap operations that rows may recompute in each of their stages
 _HEAVY = frozenset({"exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh",
                     "atanh", "erf", "pow", "div", "sqrt", "rsqrt", "mod", "fmod"})  # fmt: skip
@@ -297,11 +298,26 @@ def contraction_linear(anchor: Node, index: tuple[Affine, ...]) -> Affine:
     return b * (rows * columns) + m * columns + n
 
 
+def merged_groups(conv: Node) -> int:
+    """Neighbouring groups of a convolution that one product takes together, with zeros for what does not belong together.
+
+    As long as their output channels fit one vector this wastes no more lanes than one group each, and sums are longer.
+    """
+    assert isinstance(conv.op, Conv)
+    groups = conv.op.groups
+    each = conv.out.shape[-1] // groups
+    if type(conv.op) is not Conv or not isinstance(each, int) or not isinstance(conv.inputs[1].node.op, Const):
+        return 1
+    return max(g for g in range(1, max(1, _VECTOR // max(1, each)) + 1) if groups % g == 0)
+
+
 def contraction_shape(anchor: Node) -> Shape:
-    """(batch, m, n): of a matrix product, with the batch folded into m when B has none; of a convolution, batch = groups."""
+    """(batch, m, n): of a matrix product, with the batch folded into m when B has none; of a convolution, batch = groups,
+    small ones merged."""
     shape = anchor.out.shape
     if isinstance(anchor.op, Conv):
-        return anchor.op.groups, prod(shape[:-1]), shape[-1] // anchor.op.groups
+        batch = anchor.op.groups // merged_groups(anchor)
+        return batch, prod(shape[:-1]), shape[-1] // batch
     if prod(anchor.inputs[1].shape[:-2]) == 1:
         return 1, prod(shape[:-1]), shape[-1]
     return prod(shape[:-2]), shape[-2], shape[-1]

@@ -54,16 +54,16 @@ def choose_tile(node: Node, costs: ConvCosts) -> tuple[int, int] | None:
     return best
 
 
-def pack_weights(w: np.ndarray, tile: tuple[int, int], panel: int) -> Deferred:
+def packed_weights(w: np.ndarray, tile: tuple[int, int], panel: int) -> Deferred:
     """[*kernel, C, O] -> flat [⌈O/panel⌉, positions, C, panel] of transformed weights, zero padded."""
     *kernel, c, o = w.shape
     kernel = [1] * (2 - len(kernel)) + kernel
-    rows = math.prod(m + r - 1 for m, r in zip(tile, kernel, strict=True)) * c  # positions and channels are the rows of one matrix
-
-    def write(out: np.ndarray) -> None:
-        pack_b(transform_weights(w.reshape(*kernel, c, o), tile).reshape(rows, o), panel, out=out)
-
-    return Deferred(w.dtype, -(-o // panel) * rows * panel, write)
+    rows = positions(tile, kernel) * c  # positions and channels are the rows of one matrix
+    return Deferred(
+        w.dtype,
+        int(packed_size(rows, o, panel)),  # type: ignore[arg-type]
+        lambda out: pack_b(transform_weights(w.reshape(*kernel, c, o), tile).reshape(rows, o), panel, out=out),
+    )
 
 
 def _size(d: Dim, unknown: int) -> int:

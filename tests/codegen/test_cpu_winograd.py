@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from mlc.codegen.expr import Acc, Axis, Call, Load, Num
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import ConvGeometry, Operand, WinogradKernel
-from mlc.codegen.lower.winograd import pack_weights
+from mlc.codegen.lower.winograd import packed_weights
 from mlc.codegen.winograd import filtering, outputs
 from mlc.ir import DType, sym
 from running import TARGETS, close, execute

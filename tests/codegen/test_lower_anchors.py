@@ -87,7 +87,7 @@ def test_channel_scale_per_image_is_not_an_epilogue() -> None:
     assert len(run(graph([x, s], ap(Mul(), y, s))).steps) == 1
 
 
-@pytest.mark.parametrize("groups,c,o", [(1, 4, 6), (2, 4, 32), (4, 4, 4), (4, 4, 8), (2, 6, 4)])
+@pytest.mark.parametrize("groups,c,o", [(1, 4, 6), (2, 4, 32), (4, 4, 4), (4, 4, 8), (2, 6, 4), (12, 24, 36), (10, 40, 30)])
 @pytest.mark.parametrize("rank", [1, 2])
 def test_conv(groups: int, c: int, o: int, rank: int) -> None:
     x = tensor(B, *(7, 6)[:rank], c)
