@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir import Const, Dim, DType, Node
 from ...ir.ops import Conv
-from ..packing import Deferred, pack_b
+from ..packing import Deferred, pack_b, packed_size
 from ..winograd import outputs, positions, transform_weights
 
 

@@ -43,7 +43,7 @@ def conv(images, spatial, c, o, kernel, tile, lo=(1, 1), hi=(1, 1), *, target="c
     want = np.zeros((images, *out, o))
     for y, z in itertools.product(range(kernel[0]), range(kernel[1])):
         want += padded[:, y : y + out[0], z : z + out[1]] @ w[y, z]
-    packed = np.asarray(pack_weights(w, tile, 64))
+    packed = np.asarray(packed_weights(w, tile, 64))
     names = {"N": images, "H": spatial[0], "W": spatial[1]}
     n, *size = (sym(s) for s in names) if symbolic else names.values()
     out_size = tuple(s + a + b - k + 1 for s, a, b, k in zip(size, lo, hi, kernel, strict=True))
