@@ -273,7 +273,7 @@ def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
     if isinstance(b.node.op, Const) and static:
         data: Any = b.node.op.data
         if grouped:
-            data = _grouped(data, batch, merged_groups(node))
+            data = _grouped(data, int(batch), merged_groups(node))  # type: ignore[arg-type]
         elif batch == 1:
             data = data.reshape(k, n)
         else:
