@@ -21,6 +21,7 @@ from .kernel import (
     Branch,
     Carry,
     ContractKernel,
+    HostStep,
     IrregularKernel,
     Kernel,
     LoopKernel,
@@ -113,6 +114,8 @@ class _Machine:
                     self.bind(step)
                 case Carry():
                     self.carry(step)
+                case HostStep():
+                    raise VerifyError(f"host function {step.call}", expected="kernels", remedy="The runtime runs it.")
                 case _:
                     try:
                         run_kernel(step.kernel, [memory[b] for b in step.buffers], self.bound)

@@ -309,7 +309,31 @@ class Carry:
     loc: tuple[str, ...] = ()
 
 
-PlanStep = Step | Branch | Repeat | Bind | Carry
+@dataclass(frozen=True, slots=True)
+class HostOperand:
+    """A buffer as a host function sees it: `dtype` may be STRING or OBJECT, whose buffers hold I64 handles.
+
+    Of a result, `shape_buffer` (−1: none) gets the shape, as I64.
+    """
+
+    buffer: int
+    dtype: DType
+    shape: Shape
+    shape_buffer: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class HostStep:
+    """Run a function of `runtime/host/` on buffers. Results that are tensors become what buffers of kind "given" hold."""
+
+    call: str
+    attributes: tuple[tuple[str, object], ...]
+    reads: tuple[HostOperand, ...]
+    writes: tuple[HostOperand, ...]
+    loc: tuple[str, ...] = ()
+
+
+PlanStep = Step | Branch | Repeat | Bind | Carry | HostStep
 
 
 @dataclass(frozen=True)
@@ -321,3 +345,6 @@ class Plan:
     constants: dict[int, object] = field(default_factory=dict)
     input_names: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ()
+    input_dtypes: tuple[DType, ...] = ()  # as users see them: STRING and OBJECT are I64 in buffers
+    output_dtypes: tuple[DType, ...] = ()
+    strings: tuple[str, ...] = ()  # what handles 0, 1, … stand for before anything has run

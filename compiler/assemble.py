@@ -9,9 +9,9 @@ from typing import Any
 from .. import __version__
 from ..codegen.cpu.emitted import Emitted
 from ..codegen.cpu.target import CpuTarget
-from ..codegen.kernel import Bind, Branch, Buffer, Carry, Plan, PlanStep, Repeat, Step
+from ..codegen.kernel import Bind, Branch, Buffer, Carry, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
 from ..errors import CodegenError
-from ..ir import Dim, dim_max, floordiv, prod, symbols_of
+from ..ir import Dim, DType, dim_max, floordiv, prod, symbols_of
 from ..ir.dims import Expr, Sym
 from ..runtime import artifact, memory
 from ..runtime.artifact import Parts
@@ -71,8 +71,8 @@ def assemble(
         "format": FORMAT,
         "mlc": __version__,
         "target": {"triple": target.triple, "cpu": target.cpu, "features": sorted(target.features)},
-        "inputs": _tensors(plan.buffers, "input", plan.input_names),
-        "outputs": _tensors(plan.buffers, "output", plan.output_names),
+        "inputs": _tensors(plan.buffers, "input", plan.input_names, plan.input_dtypes),
+        "outputs": _tensors(plan.buffers, "output", plan.output_names, plan.output_dtypes),
         "buffers": buffers,
         "program": code.words,
         "steps": code.steps,
@@ -80,6 +80,8 @@ def assemble(
         "equal": [[dims.slot(a), dims.slot(b)] for a, b in equal if symbols_of((a, b)) <= known],
         "dims": dims.exprs,
     }
+    if plan.strings:
+        manifest["strings"] = list(plan.strings)
     symbols = dims.symbols(d for b in plan.buffers for d in b.shape)
     manifest["symbols"] = [{"name": s.name, "lo": max(0, s.lo), "hi": min(2**62, s.hi)} for s in symbols if s.name not in code.bound]
     if code.handlers:
@@ -157,7 +159,7 @@ class _Linker:
         self.steps: list[dict[str, Any]] = []
         self.live: dict[int, tuple[int, int]] = {}
         self._loops: list[tuple[int, int]] = []  # (start, end) words
-        self.handlers: list[Bind | Carry] = []
+        self.handlers: list[Bind | Carry | HostStep] = []
         self.bound: set[str] = set()  # symbols that handlers bind
 
     def emit(self, steps: tuple[PlanStep, ...]) -> None:
@@ -199,7 +201,7 @@ class _Linker:
                         exits.append(len(self.words) - 1)
                     touched += [(start, self.roots[b][0]) for b in (item.counter, item.trips, item.cond) if b >= 0]
                     stack += [_Patch(exits), _End(start, item.counter), *reversed(item.body)]
-                case Bind() | Carry():
+                case Bind() | Carry() | HostStep():
                     touched += [(len(self.words), self.roots[b][0]) for b in self._yield(item)]
                 case _End():
                     self._loops.append((item.start, len(self.words)))
@@ -225,20 +227,32 @@ class _Linker:
         self.words += [op, fn, len(step.buffers), len(slots), self.dims.slot(code.units), self.dims.slot(grain)]
         self.words += [*step.buffers, *slots]
 
-    def _yield(self, item: Bind | Carry) -> list[int]:
+    def _yield(self, item: Bind | Carry | HostStep) -> list[int]:
         """The instruction; returns the buffers that its handler touches."""
         self.words += [YIELD, len(self.handlers)]
         self.handlers.append(item)
         if isinstance(item, Carry):
             return [item.source, item.target]
+        if isinstance(item, HostStep):
+            for o in (*item.reads, *item.writes):
+                for d in o.shape:
+                    self.dims.slot(d)
+            return [b for o in (*item.reads, *item.writes) for b in (o.buffer, o.shape_buffer) if b >= 0]
         self.bound |= {symbol for symbol, _, _ in item.sizes}
         return [buffer for _, buffer, _ in item.sizes]
 
-    def handler(self, item: Bind | Carry, bounds: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    def handler(self, item: Bind | Carry | HostStep, bounds: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
         """The handler in the manifest; `bounds` of symbols."""
         if isinstance(item, Carry):
             return {"kind": "carry", "source": item.source, "target": item.target, "move": item.move}
+        if isinstance(item, HostStep):
+            reads, writes = ([self._operand(o) for o in os] for os in (item.reads, item.writes))
+            return {"kind": "host", "call": item.call, "attributes": dict(item.attributes), "reads": reads, "writes": writes,
+                    "loc": list(item.loc)}  # fmt: skip
         return {"kind": "bind", "sizes": [[s, buffer, index, *bounds.get(s, (0, 2**62))] for s, buffer, index in item.sizes]}
+
+    def _operand(self, o: HostOperand) -> list[Any]:
+        return [o.buffer, o.dtype.value, [self.dims.slot(d) for d in o.shape], o.shape_buffer]
 
     def _ranges(self, touched: list[tuple[int, int]]) -> None:
         """First and last touch; what a loop touches lives through all of it, since iterations hand values on."""
@@ -293,11 +307,15 @@ def _root(buffers: Sequence[Buffer], i: int) -> tuple[int, Dim]:
     return i, shift
 
 
-def _tensors(buffers: Sequence[Buffer], kind: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
+def _tensors(buffers: Sequence[Buffer], kind: str, names: tuple[str, ...], dtypes: Sequence[DType] = ()) -> list[dict[str, Any]]:
     by_index = {b.index: b for b in buffers if b.kind == kind}
     if sorted(by_index) != list(range(len(names))):
         raise CodegenError(f"{kind} buffers {sorted(by_index)}", expected=f"one for each of {len(names)} names")
-    return [{"name": n, "dtype": by_index[i].dtype.value, "shape": [dim_expr(d) for d in by_index[i].shape]} for i, n in enumerate(names)]
+    shown = dtypes or [by_index[i].dtype for i in range(len(names))]
+    return [
+        {"name": n, "dtype": d.value, "shape": [dim_expr(x) for x in by_index[i].shape]}
+        for i, (n, d) in enumerate(zip(names, shown, strict=True))
+    ]
 
 
 def _layout(buffers: list[dict[str, Any]], dims: _Dims) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class DType(enum.Enum):
     F8E8M0 = "f8e8m0"
     U2 = "u2"
     I2 = "i2"
+    OBJECT = "object"  # a handle to what is no tensor: a sequence, optional or map; no ONNX element type
 
     @property
     def onnx(self) -> int:
@@ -112,5 +113,6 @@ _NUMPY = {
     DType.F8E5M2FNUZ: np.dtype(ml_dtypes.float8_e5m2fnuz), DType.U4: np.dtype(ml_dtypes.uint4),
     DType.I4: np.dtype(ml_dtypes.int4), DType.F4E2M1: np.dtype(ml_dtypes.float4_e2m1fn),
     DType.F8E8M0: np.dtype(ml_dtypes.float8_e8m0fnu), DType.U2: np.dtype(ml_dtypes.uint2), DType.I2: np.dtype(ml_dtypes.int2),
+    DType.OBJECT: np.dtype(object),
 }  # fmt: skip
-_FROM_NUMPY = {n: d for d, n in _NUMPY.items() if d is not DType.STRING}
+_FROM_NUMPY = {n: d for d, n in _NUMPY.items() if n != np.dtype(object)}

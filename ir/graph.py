@@ -187,7 +187,7 @@ class Graph:
         def needs(node: Node) -> tuple[Node, ...]:
             if node not in before:
                 implied = (given[s] for s in sorted(symbols_in(node) & given.keys()))
-                before[node] = (*(v.node for v in node.inputs), *implied)
+                before[node] = (*(v.node for v in node.inputs), *(n for n in implied if n is not node))
             return before[node]
 
         stack: list[tuple[Node, int]] = [(v.node, 0) for v in reversed(self.outputs)]

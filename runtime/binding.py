@@ -29,6 +29,7 @@ class Program:
         self.weights = weights
         self.weights_at = address(weights)
         self.stages = Stages(manifest)
+        self.string_handles = {s: i for i, s in enumerate(manifest.strings)}
         # buffers whose sizes follow from those of the inputs; the others are allocated while the program runs
         self.arena = [i for i, b in enumerate(manifest.buffers) if b.kind == "arena" and not self.stages.of[i]]
         self.planner = Planner([(manifest.buffers[i].first, manifest.buffers[i].last) for i in self.arena])
@@ -75,7 +76,7 @@ class Binding:
         staged = {b.index for i, b in enumerate(m.buffers) if b.kind == "output" and program.stages.of[i]}
         self.out_shapes = [None if i in staged else tuple(values[s] for s in shape) for i, shape in enumerate(m.output_shapes)]
         self.checks = [(t.dtype, shape) for t, shape in zip(m.inputs, self.in_shapes, strict=True)]
-        self.results = [(shape, t.dtype) for t, shape in zip(m.outputs, self.out_shapes, strict=True)]
+        self.results = [(shape, t.stored) for t, shape in zip(m.outputs, self.out_shapes, strict=True)]
         sizes = [b.size if b.kind == "const" else values[b.size] for b in m.buffers]
         check_buffers(m, first, sizes, values)
         self.layout, offsets = self._plan(m, sizes, symbols)

@@ -1,4 +1,4 @@
-"""What a program asks of its caller at a yield: to bind sizes that it computed, or to hand a tensor on.
+"""What a program asks of its caller at a yield: to bind sizes that it computed, to hand a tensor on, or to run Python code.
 
 A native run returns at `YIELD k`; the caller runs handler k and goes on behind it (see `resume.py`). Handlers are numbered in
 program order, each used once.
@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..errors import ArtifactError
 from .dimexpr import LIMIT, brief
+from .elements import HANDLES, dtype_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,32 @@ class CarryHandler:
     move: bool
 
 
-Handler = BindHandler | CarryHandler
+@dataclass(frozen=True, slots=True)
+class HostOperand:
+    """A tensor, a tensor of strings ("str") or an "object" in a buffer; `shape` are dim slots.
+
+    Of a result, `shape_buffer` (−1: none) gets the shape.
+    """
+
+    buffer: int
+    kind: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    shape_buffer: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostHandler:
+    """Runs a function of `host/`: its operands, its results, its keyword arguments, and the ONNX nodes it stands for."""
+
+    call: str
+    attributes: Mapping[str, Any]
+    reads: tuple[HostOperand, ...]
+    writes: tuple[HostOperand, ...]
+    loc: str
+
+
+Handler = BindHandler | CarryHandler | HostHandler
 
 
 def parse_handlers(raw: Sequence[Any], n_buffers: int) -> tuple[Handler, ...]:
@@ -81,6 +109,23 @@ def _carry(raw: Mapping[str, Any], n_buffers: int, stage: int) -> CarryHandler:
     return CarryHandler(_within(raw["source"], n_buffers), _within(raw["target"], n_buffers), bool(raw["move"]))
 
 
+def _host(raw: Mapping[str, Any], n_buffers: int, stage: int) -> HostHandler:
+    call, attributes = raw["call"], raw["attributes"]
+    if type(call) is not str or type(attributes) is not dict or not call.isidentifier():
+        raise ArtifactError(f"host function {brief(call)}")
+    reads, writes = (tuple(_operand(o, n_buffers) for o in raw[key]) for key in ("reads", "writes"))
+    return HostHandler(call, attributes, reads, writes, " + ".join(map(str, raw["loc"])))
+
+
+def _operand(raw: Any, n_buffers: int) -> HostOperand:
+    buffer, dtype, shape, shape_buffer = raw
+    kind = dtype if dtype in HANDLES else "tensor"
+    if type(shape) is not list or len(shape) > 64:
+        raise ArtifactError(f"shape {brief(shape)} in a handler")
+    place = -1 if shape_buffer == -1 else _within(shape_buffer, n_buffers)
+    return HostOperand(_within(buffer, n_buffers), kind, dtype_of(dtype), tuple(shape), place)
+
+
 def _number(value: Any) -> int:
     if type(value) is not int:
         raise ArtifactError(f"{brief(value)} in a handler", expected="a whole number")
@@ -93,4 +138,4 @@ def _within(value: Any, end: int) -> int:
     return value
 
 
-_PARSERS: dict[str, Callable[[Mapping[str, Any], int, int], Handler]] = {"bind": _bind, "carry": _carry}
+_PARSERS: dict[str, Callable[[Mapping[str, Any], int, int], Handler]] = {"bind": _bind, "carry": _carry, "host": _host}

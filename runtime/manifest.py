@@ -13,19 +13,10 @@ import numpy as np
 
 from ..errors import ArtifactError
 from .dimexpr import LIMIT, DimTable, brief, show
-from .handlers import BindHandler, Handler, parse_handlers, stages_of
+from .elements import HANDLES, dtype_of
+from .handlers import BindHandler, Handler, HostHandler, parse_handlers, stages_of
 
 FORMAT = 1
-
-_PLAIN = {
-    "f32": "float32", "f64": "float64", "f16": "float16", "bool": "bool", "i8": "int8", "i16": "int16", "i32": "int32",
-    "i64": "int64", "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64", "c64": "complex64", "c128": "complex128",
-}  # fmt: skip
-_EXTENDED = {
-    "bf16": "bfloat16", "f8e4m3fn": "float8_e4m3fn", "f8e4m3fnuz": "float8_e4m3fnuz", "f8e5m2": "float8_e5m2",
-    "f8e5m2fnuz": "float8_e5m2fnuz", "u4": "uint4", "i4": "int4", "f4e2m1": "float4_e2m1fn", "f8e8m0": "float8_e8m0fnu",
-    "u2": "uint2", "i2": "int2",
-}  # fmt: skip
 
 CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD = range(1, 9)
 KINDS = ("input", "output", "const", "arena", "given", "alias")
@@ -39,11 +30,20 @@ def instruction_length(program: Sequence[int], pc: int) -> int:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output: NumPy dtype, and a shape of sizes and names (or formulas) of symbolic dims."""
+    """An input or output: NumPy dtype, and a shape of sizes and names (or formulas) of symbolic dims.
+
+    kind: "tensor", "str" (a tensor of strings, dtype object), or "object" (a list, a dict, an optional that may be None …).
+    """
 
     name: str
     dtype: np.dtype
     shape: tuple[int | str, ...]
+    kind: str = "tensor"
+
+    @property
+    def stored(self) -> np.dtype:
+        """The element type in memory: strings and objects are handles."""
+        return self.dtype if self.kind == "tensor" else np.dtype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -101,17 +101,7 @@ class Manifest:
     steps: tuple[StepInfo, ...]
     handlers: tuple[Handler, ...] = ()
     yields: tuple[int, ...] = ()  # the word of each handler's YIELD
-
-
-def dtype_of(name: object) -> np.dtype:
-    """The NumPy dtype of an element type name. Raises ArtifactError when there is none."""
-    if isinstance(name, str) and name in _PLAIN:
-        return np.dtype(_PLAIN[name])
-    if isinstance(name, str) and name in _EXTENDED:
-        import ml_dtypes
-
-        return np.dtype(getattr(ml_dtypes, _EXTENDED[name]))
-    raise ArtifactError(f"element type {brief(name)}", expected="one that modules can hold")
+    strings: tuple[str, ...] = ()  # of the first handles
 
 
 def check_format(raw: object) -> None:
@@ -170,6 +160,7 @@ class _Parser:
             tuple(self._slot(s) for s in _list(raw["sizes"])),
             tuple((self._slot(a), self._slot(b)) for a, b in _list(raw["equal"])),
             buffers, control, program, scratch, self._layout(), self._steps(program), handlers, yields,
+            tuple(_text(s) for s in _list(raw.get("strings", []))),
         )  # fmt: skip
 
     def _tensors(self, key: str, exprs: list[Any]) -> tuple[tuple[TensorInfo, ...], tuple[tuple[int, ...], ...]]:
@@ -180,7 +171,9 @@ class _Parser:
                 raise ArtifactError(f"{key}: rank {len(shape)}", expected="at most 64")
             shapes.append(tuple(range(len(exprs), len(exprs) + len(shape))))
             exprs.extend(shape)
-            infos.append(TensorInfo(_text(t["name"]), dtype_of(t["dtype"]), tuple(show(d) for d in shape)))
+            dtype = t["dtype"]
+            kind = dtype if dtype in HANDLES else "tensor"
+            infos.append(TensorInfo(_text(t["name"]), dtype_of(dtype), tuple(show(d) for d in shape), kind))
         if len({i.name for i in infos}) != len(infos) and key == "inputs":
             raise ArtifactError("two inputs have one name")
         return tuple(infos), tuple(shapes)
@@ -280,8 +273,22 @@ class _Parser:
         if isinstance(handler, BindHandler):
             for size in handler.sizes:
                 touch(size.buffer, 8 * (size.index + 1), False)
+        elif isinstance(handler, HostHandler):
+            self._host(handler, touch)
         elif self.kinds[handler.target] != "given":
             raise ArtifactError(f"a handler gives buffer {handler.target}, which is of kind {brief(self.kinds[handler.target])}")
+
+    def _host(self, handler: HostHandler, touch: Callable[[int, int, bool], None]) -> None:
+        for o in (*handler.reads, *handler.writes):
+            for slot in o.shape:
+                self._slot(slot)
+        for o in handler.writes:
+            if o.kind == "object":
+                touch(o.buffer, 8, True)
+            elif self.kinds[o.buffer] != "given":
+                raise ArtifactError(f"a host function gives buffer {o.buffer}, which is of kind {brief(self.kinds[o.buffer])}")
+            if o.shape_buffer >= 0:
+                touch(o.shape_buffer, 8 * len(o.shape), True)
 
     def _layout(self) -> tuple[tuple[int, ...], int] | None:
         value = self.raw.get("layout")

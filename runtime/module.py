@@ -15,6 +15,7 @@ from . import artifact, objects
 from .address import address
 from .artifact import Parts
 from .binding import Binding, Program
+from .handles import Handles, decode_output, encode_input, held, strings
 from .manifest import Manifest, TensorInfo
 from .native import Code, host_features, native
 from .resume import Run
@@ -58,6 +59,7 @@ class Module:
         self._out_names = [t.name for t in manifest.outputs]
         self._symbols = [s.name for s in manifest.symbols]
         self._yields = bool(manifest.handlers)
+        self._held = any(t.kind != "tensor" for t in (*manifest.inputs, *manifest.outputs))
         self._lock = threading.Lock()
         self._bindings: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
         self._last: Binding | None = None
@@ -154,23 +156,33 @@ class Module:
         finally:
             binding.release(execution)
 
-    def _launch(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _launch(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray]) -> list[Any]:
         try:
             outputs: list[Any] = [None if shape is None else _empty(shape, dtype) for shape, dtype in binding.results]
         except MemoryError:
-            raise InputError(
-                f"outputs of {[list(s) for s in binding.out_shapes if s is not None]}", expected="what fits into memory"
-            ) from None
+            shapes = [list(s) for s in binding.out_shapes if s is not None]
+            raise InputError(f"outputs of {shapes}", expected="what fits into memory") from None
+        if self._yields or self._held:
+            return self._launch_yielding(binding, execution, arrays, outputs)
         bufs = execution.bufs
         for i, position, shift in binding.in_patches:
             bufs[i] = address(arrays[position]) + shift
         for i, position, shift in binding.out_patches:
             bufs[i] = address(outputs[position]) + shift
-        if self._yields:
-            Run(binding.program, binding, execution, outputs).run()
-        elif self._run_native(execution.at):
+        if self._run_native(execution.at):
             raise MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
         return outputs
+
+    def _launch_yielding(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], outputs: list[Any]) -> list[Any]:
+        """A program that asks for sizes or host functions, or whose inputs or outputs are not plain tensors."""
+        handles = Handles(self._manifest.strings, binding.program.string_handles)
+        arrays = [encode_input(handles, a, t) for a, t in zip(arrays, self._manifest.inputs, strict=True)]
+        for i, position, shift in binding.in_patches:
+            execution.bufs[i] = address(arrays[position]) + shift
+        for i, position, shift in binding.out_patches:
+            execution.bufs[i] = address(outputs[position]) + shift
+        Run(binding.program, binding, execution, outputs, handles).run()
+        return [decode_output(handles, a, t) for a, t in zip(outputs, self._manifest.outputs, strict=True)]
 
     def _fit(self, arrays: Sequence[Any]) -> tuple[list[np.ndarray], Binding]:
         """Arrays as the native code needs them, and the binding of their sizes. Raises InputError."""
@@ -270,10 +282,14 @@ def _program(parts: Parts, threads: int) -> Program:
 
 def _as_array(value: Any, info: TensorInfo) -> np.ndarray:
     loc = f"input {info.name}"
+    if info.kind == "object":
+        return held(value, loc)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as e:
         raise InputError(f"a {type(value).__name__} that is no array: {str(e)[:80]}", expected=str(info.dtype), loc=loc) from None
+    if info.kind == "str":
+        array = strings(array, loc)
     if array.dtype != info.dtype:
         raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)
     if array.ndim != len(info.shape):

@@ -1,17 +1,20 @@
-"""Running a program that yields: sizes are bound, and memory for them is found, between native calls."""
+"""Running a program that yields: between native calls, sizes are bound, memory for them is found, and host functions run."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, MlcError
+from ..errors import ArtifactError, InputError, MlcError
 from .address import address
 from .artifact import aligned
 from .binding import Binding, Execution, Program, check_buffers, check_dims
-from .handlers import BindHandler, CarryHandler
+from .handlers import BindHandler, CarryHandler, HostHandler, HostOperand
+from .handles import Handles
+from .host import CALLS
 from .native import native
 from .stages import Stage
 
@@ -22,7 +25,7 @@ _word = ctypes.c_int64.from_address
 class Run:
     """One run. `outputs` fill up as their sizes become known; memory of run-time sizes is dropped after its last use."""
 
-    def __init__(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any]) -> None:
+    def __init__(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
         self.program, self.binding, self.execution, self.outputs = program, binding, execution, outputs
         self.manifest, self.stages = program.manifest, program.stages
         self.bufs: Any = execution.bufs
@@ -31,6 +34,7 @@ class Run:
         self.sizes = [b.size if b.kind == "const" else self.slots[b.size] for b in self.manifest.buffers]
         self.symbols = dict(binding.symbols)
         self.memory: dict[int, np.ndarray] = {}  # of buffers that a handler allocated or was given
+        self.handles = handles
 
     def run(self) -> None:
         """Raises InputError for sizes that do not make sense or need more memory than there is."""
@@ -45,10 +49,13 @@ class Run:
                 for buffer in self.stages.freed[k]:
                     self.memory.pop(buffer, None)
                 handler = self.manifest.handlers[k]
-                if isinstance(handler, BindHandler):
-                    self._bind(handler)
-                else:
-                    self._carry(handler)
+                match handler:
+                    case BindHandler():
+                        self._bind(handler)
+                    case CarryHandler():
+                        self._carry(handler)
+                    case HostHandler():
+                        self._host(handler)
         finally:
             struct.resume = 0
 
@@ -88,12 +95,12 @@ class Run:
                 info = m.outputs[b.index]
                 shape = tuple(self.slots[s] for s in m.output_shapes[b.index])
                 try:
-                    self.outputs[b.index] = out = np.empty(shape, info.dtype)
+                    self.outputs[b.index] = out = np.empty(shape, info.stored)
                 except (MemoryError, ValueError):
                     raise InputError(f"output {info.name} of {list(shape)}", expected="what fits into memory") from None
                 self.bufs[i] = address(out)
             elif b.kind == "given":
-                have = self.memory[i].nbytes if i in self.memory else -1
+                have = self.memory[i].nbytes if i in self.memory else self.sizes[i]  # dropped: nothing reads it
                 if have != self.sizes[i]:
                     raise InputError(f"a tensor of {have} bytes met inside the model", expected=f"{self.sizes[i]} bytes",
                                      remedy="Its sizes contradict what the model says of them.")  # fmt: skip
@@ -134,3 +141,51 @@ class Run:
         self._own(buffer, memory)
         for alias in self.stages.aliases.get(buffer, ()):
             self._point(alias)
+
+    # --- host functions ------------------------------------------------------------------------------------------------
+
+    def _host(self, handler: HostHandler) -> None:
+        operands = [self._read(o) for o in handler.reads]
+        function = CALLS.get(handler.call)
+        if function is None:
+            raise ArtifactError(f"host function {handler.call[:40]!r}", expected=f"one of {', '.join(sorted(CALLS))}")
+        try:
+            got = function(*operands, **handler.attributes)
+        except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError, AttributeError) as e:
+            raise InputError(f"{handler.call}: {e}", expected="operands that it is defined for", loc=handler.loc) from e
+        results = got if isinstance(got, tuple) else (got,)
+        if len(results) < len(handler.writes):
+            raise ArtifactError(f"{handler.call} gives {len(results)} results", expected=str(len(handler.writes)))
+        for o, value in zip(handler.writes, results, strict=False):
+            self._write(o, value, handler)
+
+    def _read(self, o: HostOperand) -> Any:
+        if o.kind == "object":
+            return self.handles.value(_word(self.bufs[o.buffer]).value)
+        shape = tuple(self.slots[s] for s in o.shape)
+        dtype = np.dtype(np.int64) if o.kind == "str" else o.dtype
+        size = math.prod(shape) * dtype.itemsize
+        array = np.empty(shape, dtype) if not size else _bytes_at(self.bufs[o.buffer], size).view(dtype).reshape(shape)
+        return self.handles.decode(array) if o.kind == "str" else array
+
+    def _write(self, o: HostOperand, value: Any, handler: HostHandler) -> None:
+        if o.kind == "object":
+            _word(self.bufs[o.buffer]).value = self.handles.of(value)
+            return
+        array = np.asarray(value)
+        if array.dtype.kind in "iu" and o.dtype == np.int64:
+            array = array.astype(np.int64)
+        fixed = [self.slots[s] if self.manifest.dims.slot_stages[s] == 0 else -1 for s in o.shape]
+        if array.dtype != o.dtype or array.ndim != len(fixed) or any(f not in (-1, d) for f, d in zip(fixed, array.shape, strict=True)):
+            raise InputError(f"{handler.call} gives {array.dtype}{list(array.shape)}", loc=handler.loc,
+                             expected=f"{o.dtype}[{', '.join('?' if f < 0 else str(f) for f in fixed)}]")  # fmt: skip
+        array = self.handles.encode(array) if o.kind == "str" else array
+        if not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array)
+        self._give(o.buffer, array)
+        for axis, d in enumerate(array.shape if o.shape_buffer >= 0 else ()):
+            _word(self.bufs[o.shape_buffer] + 8 * axis).value = d
+
+
+def _bytes_at(at: int, size: int) -> np.ndarray:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(at))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ...ir import Const, DType, Graph, Node, Value
 from ...ir.ops import If, Loop
-from ..kernel import Branch, PlanStep, Repeat
+from ..kernel import Branch, Carry, PlanStep, Repeat
 from ..simplify import opaque
 from .builder import KernelBuilder, View
 from .state import Lowering, LowerOptions, Storage
@@ -15,13 +15,20 @@ LowerGraph = Callable[[Graph, LowerOptions, Storage, Sequence[View], Sequence[Vi
 
 
 def emit_if(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
+    """Results whose sizes differ between the branches are handed over by the branch that ran."""
     op = node.op
     assert isinstance(op, If)
     cond = lw.contiguous(node.inputs[0])
     captured = [lw.view(v) for v in node.inputs[1:]]
-    results = [lw.place(v) for v in node.outputs]
-    then, orelse = (tuple(lower_graph(g, lw.options, lw.storage, captured, results)) for g in (op.then_branch, op.else_branch))
-    lw.steps.append(Branch(cond.buffer, then, orelse, node.loc))
+    same = [t == a.type == b.type for t, a, b in zip(node.types, op.then_branch.outputs, op.else_branch.outputs, strict=True)]
+    results = [lw.place(v) if s else lw.storage.add("given", v.dtype, v.shape) for v, s in zip(node.outputs, same, strict=True)]
+    sides = []
+    for graph in (op.then_branch, op.else_branch):
+        outs = [r if s else lw.storage.add("arena", v.dtype, v.shape) for r, s, v in zip(results, same, graph.outputs, strict=True)]
+        steps = lower_graph(graph, lw.options, lw.storage, captured, outs)
+        carries = [Carry(o.buffer, r.buffer, True, node.loc) for o, r, s in zip(outs, results, same, strict=True) if not s]
+        sides.append((*steps, *carries))
+    lw.steps.append(Branch(cond.buffer, sides[0], sides[1], node.loc))
     lw.views.update(zip(node.outputs, results, strict=True))
 
 
@@ -33,8 +40,14 @@ def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
     new = lw.storage.add
     counter = new("arena", DType.I64, ())
     cond = lw.copy(go, new("arena", DType.BOOL, ()), node.loc)
+    changing = [f.type != v.type or o.type != f.type
+                for f, v, o in zip(op.body.inputs[2:], rest[: op.n_state], op.body.outputs[1:], strict=False)]  # fmt: skip
     state = []
-    for v, out in zip(rest[: op.n_state], node.outputs, strict=False):
+    for v, out, formal, changes in zip(rest[: op.n_state], node.outputs, op.body.inputs[2:], changing, strict=False):
+        if changes:
+            state.append(new("given", v.dtype, formal.shape))
+            lw.steps.append(Carry(_whole(lw, v).buffer, state[-1].buffer, False, node.loc))
+            continue
         to = lw.place(out)
         to = to if to.contiguous else new("arena", v.dtype, v.shape)
         state.append(lw.copy(v, to, node.loc))
@@ -48,7 +61,9 @@ def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
     always = _always(op.body.outputs[0]) and _always(go)
     targets = [cond, *state]
     for i, (source, to) in enumerate(zip(nexts[: 1 + op.n_state], targets, strict=True)):
-        if not (i == 0 and always):
+        if i and changing[i - 1]:
+            inner.steps.append(Carry(source.buffer, to.buffer, True, node.loc))
+        elif not (i == 0 and always):
             _move(inner, source, to, node.loc)
     for source, to in zip(nexts[1 + op.n_state :], scans, strict=True):
         k = KernelBuilder(source.shape)
@@ -56,8 +71,20 @@ def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
         e = k.load(source, k.index)
         inner.loop(k, (), [k.store(to, (at, *k.index), e)], node.loc)
     lw.steps.append(Repeat(trips.buffer, -1 if always else cond.buffer, counter.buffer, (*body, *inner.steps), node.loc))
+    for i, v in enumerate(node.outputs[: op.n_state]):
+        if changing[i]:
+            last, state[i] = state[i], new("given", v.dtype, v.shape)
+            lw.steps.append(Carry(last.buffer, state[i].buffer, True, node.loc))
     for v, view in zip(node.outputs, (*state, *scans), strict=True):
         lw.views[v] = view
+
+
+def _whole(lw: Lowering, v: Value) -> View:
+    """The value in a buffer of exactly its size."""
+    view = lw.contiguous(v)
+    if lw.storage.extent(view.buffer)[1] != v.type.numel:
+        view = lw.copy(v, lw.storage.add("arena", v.dtype, v.shape))
+    return view
 
 
 def _always(v: Value) -> bool:

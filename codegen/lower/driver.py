@@ -14,6 +14,7 @@ from .builder import View
 from .composite import RecurrentCell, decompose, hoist
 from .control import emit_if, emit_loop
 from .fusion import ANCHORS, MOVES
+from .host import HostCall, emit_host, encode_handles
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
 from .moves import define_elementwise, define_move
 from .recurrent import emit_recurrent
@@ -27,17 +28,22 @@ _EMIT: dict[type[Op], Callable[[Lowering, Node], None]] = {
     Concat: emit_concat, TopK: emit_topk, ScatterElements: emit_scatter_elements, ScatterND: emit_scatter_nd,
     BlockedAttention: emit_attention, RecurrentCell: emit_recurrent, If: lambda lw, n: emit_if(lw, n, lower_graph),
     Loop: lambda lw, n: emit_loop(lw, n, lower_graph), Positions: emit_positions, Sort: emit_sort, Suppress: emit_suppress,
-    CumSum: emit_running, CumProd: emit_running, Clock: emit_clock,
+    CumSum: emit_running, CumProd: emit_running, Clock: emit_clock, HostCall: emit_host,
 }  # fmt: skip
 
 
 def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
     """Kernels and buffers that compute the graph. Raises CodegenError for what no kernel can express."""
+    public = [[v.dtype for v in values] for values in (graph.inputs, graph.outputs)]
+    graph, strings = encode_handles(graph)
     storage = Storage()
     inputs = [storage.add("input", v.dtype, v.shape, i) for i, v in enumerate(graph.inputs)]
     outputs = [storage.add("output", v.dtype, v.shape, i) for i, v in enumerate(graph.outputs)]
     steps = lower_graph(graph, options or LowerOptions(), storage, inputs, outputs)
-    return Plan(tuple(storage.buffers), tuple(steps), storage.constants, graph.input_names, graph.output_names)
+    return Plan(
+        tuple(storage.buffers), tuple(steps), storage.constants, graph.input_names, graph.output_names,
+        tuple(public[0]), tuple(public[1]), strings,
+    )  # fmt: skip
 
 
 def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: Sequence[View], outputs: Sequence[View]) -> list:

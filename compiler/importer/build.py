@@ -15,6 +15,7 @@ from ...ir import Const, DType, Graph, Input, Node, TensorType, Value, substitut
 from ...ir.ops import DimTensor
 from .context import ImportContext, Region, UnsupportedError
 from .handlers import find_handler
+from .held import Element, Held, declared, to_proto
 from .load import free_names, node_loc
 from .shapes import evaluate_shapes
 from .signature import Signature
@@ -36,7 +37,7 @@ class Scope:
     values: dict[str, Value | None] = field(default_factory=dict)  # None: depends on an unsupported node
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     captures: dict[Value, Value] | None = None
-    declared: dict[str, str] = field(default_factory=dict)  # types as text, from value_info
+    declared: dict[str, TypeProto] = field(default_factory=dict)  # from value_info
 
 
 class Importer(ImportContext):
@@ -79,6 +80,9 @@ class Importer(ImportContext):
         ]
         for formal, value in zip(formals, inputs, strict=True):
             self.scope.values[formal.name] = value
+            said = declared(formal.type)
+            if isinstance(said, Held):
+                self.held[value] = said
         self._nodes(proto.node)
         outputs = []
         for o in proto.output:
@@ -95,6 +99,9 @@ class Importer(ImportContext):
             proto.name or "main", tuple(self.equal), tuple(self.sizes),
         )  # fmt: skip
 
+    def declared(self, name: str) -> Element | Held | None:
+        return declared(self.scope.declared[name]) if name in self.scope.declared else None
+
     def decide(self) -> bool:
         if self.decided == len(self.decisions):
             self.decisions.append(True)
@@ -108,7 +115,7 @@ class Importer(ImportContext):
         for s in proto.sparse_initializer:
             self.scope.values[s.values.name] = self.const(self.reader.sparse(s))
         for info in (*proto.value_info, *proto.output, *proto.input):
-            self.scope.declared[info.name] = _type_text(info.type)
+            self.scope.declared[info.name] = info.type
 
     def _lookup(self, name: str) -> Value:
         crossed: list[dict[Value, Value]] = []
@@ -138,6 +145,8 @@ class Importer(ImportContext):
                 content = self._contents.get(value)
                 if content is not None:
                     self.set_content(inner, content)
+                if value in self.held:
+                    self.held[inner] = self.held[value].abroad(frozenset())
                 captures[value] = inner
             value = captures[value]
         return value
@@ -221,7 +230,7 @@ class Importer(ImportContext):
             try:
                 texts.append(str(self._lookup(name).type) if name else "–")
             except (MlcError, _PoisonedError):
-                texts.append(self.scope.declared.get(name, "?"))
+                texts.append(_type_text(self.scope.declared[name]) if name in self.scope.declared else "?")
         return texts
 
     def _report(self, node: NodeProto, reason: str) -> None:
@@ -244,7 +253,7 @@ class Importer(ImportContext):
             data = schema.get_function_with_opset_version(max(versions)) if versions else None
         elif schema.has_context_dependent_function:
             versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
-            types = [_type_proto(self._lookup(n)).SerializeToString() if n else b"" for n in node.input]
+            types = [to_proto(self.holding(self._lookup(n))).SerializeToString() if n else b"" for n in node.input]
             data = (
                 schema.get_context_dependent_function_with_opset_version(max(versions), node.SerializeToString(), types)
                 if versions
@@ -380,10 +389,6 @@ def _without_absent(body: FunctionProto, scope: Scope) -> list[NodeProto]:
             node = copy
         nodes.append(node)
     return nodes
-
-
-def _type_proto(value: Value) -> TypeProto:
-    return onnx.helper.make_tensor_type_proto(value.dtype.onnx, [d if isinstance(d, int) else str(d) for d in value.shape])
 
 
 def _type_text(type_: TypeProto) -> str:

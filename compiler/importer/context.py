@@ -18,9 +18,11 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from ...errors import OnnxImportError
-from ...ir import Const, Dim, DType, Expr, Graph, Node, Op, RunTimeSize, Trait, Value, is_static, sym, upper
-from ...ir.ops import Cast, DimTensor
+from ...ir import Const, Dim, DType, Expr, Graph, Node, Op, RunTimeSize, TensorType, Trait, Value, is_static, sym, upper
+from ...ir.ops import Cast, DimTensor, Host
+from ...ir.ops.host import OBJECT, is_open
 from .constraints import constraints
+from .held import Element, Held
 
 Handler = Callable[["ImportContext", NodeProto, list[Value | None]], Sequence[Value]]
 HandlerTable = Mapping[tuple[str, int], Handler]
@@ -63,6 +65,7 @@ class ImportContext:
         self.sizes: list[RunTimeSize] = []  # symbols of the region being imported that data decide
         self._size_of: dict[tuple[Value, int], Dim] = {}
         self._fresh = itertools.count()
+        self.held: dict[Value, Held] = {}  # of values that are no tensors
 
     def opset(self, domain: str = "") -> int:
         """Version of the operator set in force (0 when the model does not import the domain)."""
@@ -159,6 +162,10 @@ class ImportContext:
             )
         return found
 
+    def fresh(self) -> str:
+        """Name of a new symbol (those of inputs have no dot)."""
+        return f"n.{next(self._fresh)}"
+
     def size(self, value: Value, index: int = 0, lo: int = 0, hi: int = 2**62) -> Dim:
         """Element `index` (row-major) of an integer tensor as a dim: what is known of it, else a symbol read at run time.
 
@@ -172,7 +179,7 @@ class ImportContext:
         key = (value, index)
         if key not in self._size_of:
             source = value if value.dtype is DType.I64 else self.emit(Cast(DType.I64), value).out
-            name = f"n.{next(self._fresh)}"  # symbols of inputs have no dot
+            name = self.fresh()
             self.sizes.append(RunTimeSize(name, source, index))
             self._size_of[key] = sym(name, lo, hi)
         return self._size_of[key]
@@ -185,6 +192,50 @@ class ImportContext:
         if value is None or not isinstance(value.type.numel, int) or value.type.rank > 1 or not value.dtype.is_int:
             return self.require_dims(value, what)
         return tuple(self.size(value, i, lo) for i in range(value.type.numel))
+
+    def holding(self, value: Value) -> Element | Held:
+        """What a sequence that holds the value holds."""
+        return self.held[value] if value.dtype is DType.OBJECT else Element(value.dtype, value.shape)
+
+    def object(self, op: Host, inputs: Sequence[Value], held: Held) -> Value:
+        """Emit a host op whose result is no tensor."""
+        value = self.emit(op, *inputs).out
+        self.held[value] = held
+        return value
+
+    def run_host(self, make: Callable[[tuple[TensorType, ...]], Host], inputs: Sequence[Value], *results: Element) -> list[Value]:
+        """Emit a host op whose results are tensors; dims that are None become symbols, read from what the op gives."""
+        types, named = [], []
+        for element in results:
+            assert element.shape is not None
+            names = [self.fresh() if d is None else "" for d in element.shape]
+            types.append(TensorType(element.dtype, tuple(sym(n) if d is None else d for d, n in zip(element.shape, names, strict=True))))
+            if is_open(types[-1]):
+                named.append(names)
+        node = self.emit(make(tuple(types)), *inputs)
+        for names, shape in zip(named, node.outputs[len(results) :], strict=True):
+            self.sizes += [RunTimeSize(n, shape, axis) for axis, n in enumerate(names) if n]
+        return list(node.outputs[: len(results)])
+
+    def taken(
+        self, node: NodeProto, make: Callable[[tuple[TensorType, ...]], Host], inputs: Sequence[Value], element: Element | Held | None
+    ) -> Value:
+        """Emit a host op that takes an element out of a sequence or optional."""
+        if isinstance(element, Held):
+            return self.object(make((OBJECT,)), inputs, element)
+        if element is None or element.shape is None:
+            said = self.declared(node.output[0])
+            if isinstance(said, Held):
+                return self.object(make((OBJECT,)), inputs, said)
+            shape = None if said is None or (element is not None and said.dtype is not element.dtype) else said.shape
+            if said is None or shape is None:
+                raise self.unsupported(f"{node.op_type} gives a tensor of unknown rank")
+            element = Element(said.dtype, shape)
+        return self.run_host(make, inputs, element)[0]
+
+    def declared(self, name: str) -> Element | Held | None:
+        """The type that the file gives a value, if any."""
+        raise NotImplementedError
 
     def require_known(self, value: Value | None, what: str) -> np.ndarray:
         """`known`, or an OnnxImportError that says `what` has to be a constant."""

@@ -12,6 +12,7 @@ from ...ir import DType, Op, Value
 from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import Handler, HandlerTable, ImportContext
+from .string_handlers import cast_string
 
 
 def plain(op: Op, arity: int) -> Handler:
@@ -131,7 +132,7 @@ def cast(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
     if known is not None and DType.STRING in (dtype, x.dtype) and dtype is not x.dtype:
         return [ctx.const(_cast_strings(known, dtype))]
     if DType.STRING in (dtype, x.dtype) and dtype is not x.dtype:
-        raise ctx.unsupported(f"Cast from {x.dtype.value} to {dtype.value}")
+        return [cast_string(ctx, x, dtype)]
     return [_cast(ctx, node, x, dtype)]
 
 
@@ -146,6 +147,8 @@ def _cast_strings(data: np.ndarray, dtype: DType) -> np.ndarray:
 
 def cast_like(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, like = required(ctx, node, ins, 2)
+    if DType.STRING in (like.dtype, x.dtype) and like.dtype is not x.dtype:
+        return [cast_string(ctx, x, like.dtype)]
     return [_cast(ctx, node, x, like.dtype)]
 
 

@@ -14,7 +14,9 @@ from .nn_handlers import NN_HANDLERS
 from .reduce_handlers import REDUCE_HANDLERS
 from .resize_handlers import RESIZE_HANDLERS
 from .select_handlers import SELECT_HANDLERS
+from .sequence_handlers import SEQUENCE_HANDLERS
 from .shape_handlers import SHAPE_HANDLERS
+from .string_handlers import STRING_HANDLERS
 
 HANDLERS: dict[tuple[str, int], Handler] = {
     **LEGACY_HANDLERS,
@@ -22,6 +24,8 @@ HANDLERS: dict[tuple[str, int], Handler] = {
     **MOVE_HANDLERS,
     **SHAPE_HANDLERS,
     **SELECT_HANDLERS,
+    **SEQUENCE_HANDLERS,
+    **STRING_HANDLERS,
     **RESIZE_HANDLERS,
     **REDUCE_HANDLERS,
     **CONTROL_HANDLERS,

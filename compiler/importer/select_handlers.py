@@ -10,6 +10,7 @@ from ...ir import Dim, DType, Value, prod
 from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
+from .held import Element
 
 
 def found(ctx: ImportContext, mask: Value) -> Value:
@@ -55,15 +56,16 @@ def unique(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     """
     (x,) = required(ctx, node, ins, 1)
     b, axis = Build(ctx), ctx.attr(node, "axis")
+    width = 1 if axis is None else prod(d for i, d in enumerate(x.shape) if i != axis % x.type.rank)
+    if x.dtype is DType.STRING or not isinstance(width, int) or width > _MAX_WIDTH:
+        return _unique_host(ctx, node, x, None if axis is None else axis % x.type.rank)
     rows = b.reshape(x, (x.type.numel, 1))
     if axis is not None:
         axis %= x.type.rank
         perm = (axis, *(a for a in range(x.type.rank) if a != axis))
         moved = b.transpose(x, perm)
         rows = b.reshape(moved, (x.shape[axis], prod(moved.shape[1:])))
-    n, width = rows.shape
-    if not isinstance(width, int) or width > _MAX_WIDTH:
-        raise ctx.unsupported(f"Unique slices of {width} elements")
+    n = rows.shape[0]
     order = _sorted_rows(b, rows)
     ordered = b.emit(O.Gather(0), rows, order)
     before = b.emit(O.Gather(0), ordered, b.max(b.sub(b.iota(n), 1), 0))
@@ -84,6 +86,15 @@ def unique(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
         inverse = b.emit(O.Gather(0), rank, inverse)
     values = b.emit(O.Gather(0), b.reshape(x, (x.type.numel,)), first) if axis is None else b.emit(O.Gather(axis), x, first)
     return [values, first, inverse, counts]
+
+
+def _unique_host(ctx: ImportContext, node: NodeProto, x: Value, axis: int | None) -> Sequence[Value]:
+    """Strings, and slices too wide to be sorted by one column after another."""
+    values = Element(x.dtype, (None,) if axis is None else tuple(None if i == axis else d for i, d in enumerate(x.shape)))
+    along = -1 if axis is None else axis
+    in_order = bool(ctx.attr(node, "sorted", 1))
+    places = [Element(DType.I64, (None,))] * 3
+    return ctx.run_host(lambda results: O.UniqueRows(results, along, in_order), (x,), values, *places)
 
 
 _MAX_WIDTH = 64  # columns that rows are sorted by, one sort each

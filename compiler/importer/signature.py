@@ -9,6 +9,7 @@ from onnx import ValueInfoProto
 
 from ...errors import OnnxImportError
 from ...ir import Dim, DType, TensorType, substitute, sym
+from ...ir.ops.host import OBJECT
 from ...ir.printer import RESERVED
 
 
@@ -22,8 +23,11 @@ class Signature:
     def declared(self, info: ValueInfoProto) -> TensorType:
         """The type of an input; symbols for dims that are not numbers."""
         loc = f"input {info.name!r}"
-        if info.type.WhichOneof("value") != "tensor_type":
-            raise OnnxImportError(f"has type {info.type.WhichOneof('value')}", expected="a tensor", loc=loc)
+        kind = info.type.WhichOneof("value")
+        if kind in ("sequence_type", "optional_type", "map_type"):
+            return OBJECT
+        if kind != "tensor_type":
+            raise OnnxImportError(f"has type {kind}", expected="a tensor, sequence, optional or map", loc=loc)
         tensor = info.type.tensor_type
         if not tensor.HasField("shape"):
             given = self.shapes.get(info.name)

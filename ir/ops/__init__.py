@@ -73,6 +73,28 @@ from .elementwise import (
     Where,
     Xor,
 )  # fmt: skip
+from .host import (
+    CastString,
+    ConcatFromSequence,
+    Host,
+    ListAppend,
+    ListStack,
+    OptionalGet,
+    OptionalHas,
+    OptionalHold,
+    RegexFullMatch,
+    SequenceAt,
+    SequenceConstruct,
+    SequenceErase,
+    SequenceInsert,
+    SequenceLength,
+    SplitToSequence,
+    StringConcat,
+    StringNormalizer,
+    StringSplit,
+    TfIdf,
+    UniqueRows,
+)
 from .move import (
     Concat,
     DimTensor,
@@ -108,4 +130,10 @@ __all__ = [
     "ScatterND", "Selu", "ShiftLeft", "ShiftRight", "Sigmoid", "Sign", "Silu", "Sin", "Sinh", "Slice", "Softmax",
     "Softplus", "Softsign", "Sort", "Sqrt", "Sub", "Suppress", "Tan", "Tanh", "ThresholdedRelu", "TopK", "Transpose",
     "Where", "Xor",
+]  # fmt: skip
+
+__all__ += [
+    "CastString", "ConcatFromSequence", "Host", "ListAppend", "ListStack", "OptionalGet", "OptionalHas", "OptionalHold",
+    "RegexFullMatch", "SequenceAt", "SequenceConstruct", "SequenceErase", "SequenceInsert", "SequenceLength",
+    "SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit", "TfIdf", "UniqueRows",
 ]  # fmt: skip

@@ -144,10 +144,9 @@ def test_shapes_are_checked():
     assert "dimension n is given as 2" in message(ok, shapes={"x": (1, 2, 3)})
 
 
-def test_sequence_input():
-    m = model([helper.make_node("Relu", ["x"], ["y"])])
-    m.graph.input.add().CopyFrom(helper.make_tensor_sequence_value_info("s", F, [1]))
-    assert "sequence_type" in message(m)
+def test_sequence_where_a_tensor_is_needed():
+    m = model([helper.make_node("SequenceAt", ["x", "i"], ["y"])], inputs=[("x", [3]), ("i", [1])])
+    assert "SequenceAt of f32[3], which is no sequence" in message(m)
 
 
 # --- external data ----------------------------------------------------------------------------------------------------

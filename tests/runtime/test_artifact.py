@@ -241,7 +241,7 @@ def test_made_up_manifests(which, request):
         (("buffers", 5, "of"), 5, "alias of an alias"),
         (("layout", "total"), 64, "outside the arena"),
         (("layout", "offsets", 4), 32, "arena"),
-        (("inputs", 0, "dtype"), "str", "element type"),
+        (("inputs", 0, "dtype"), "f33", "element type"),
         (("inputs", 0, "shape"), [4, 9], "bytes"),
         (("inputs", 0, "shape"), [["sym", "Q"], 8], "dim expression"),
         (("dims",), [], "dim slot"),

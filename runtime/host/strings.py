@@ -1,0 +1,131 @@
+"""Operators on tensors of strings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..elements import dtype_of
+
+
+def _strings(items: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+    out = np.empty(len(items), object)
+    out[:] = items
+    return out.reshape(shape)
+
+
+def cast_string(x: np.ndarray, to: str) -> np.ndarray:
+    """Floats print as onnxruntime does: 8 significant digits (17 for float64), inf as INF, NaN as NaN."""
+    flat = x.ravel()
+    if to == "str":
+        return _strings([_text(v, x.dtype) for v in flat.tolist()], x.shape)
+    dtype = dtype_of(to)
+    if dtype.kind == "b":
+        return np.array([s not in ("", "0", "false", "False") for s in flat], dtype).reshape(x.shape)
+    if dtype.kind in "iu":
+        return np.array([int(s) for s in flat], dtype).reshape(x.shape)
+    return np.array([float(s) for s in flat], np.float64).astype(dtype).reshape(x.shape)
+
+
+def _text(value: Any, dtype: np.dtype) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, int):
+        return str(value)
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "INF" if value > 0 else "-INF"
+    return f"{value:.17g}" if dtype == np.float64 else f"{value:.8g}"
+
+
+def string_concat(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(np.add(a, b), object)
+
+
+def string_split(x: np.ndarray, delimiter: str, maxsplit: int) -> tuple[np.ndarray, np.ndarray]:
+    rows = [s.split(delimiter or None, maxsplit) if s else [] for s in x.ravel()]  # nothing in "", as onnxruntime
+    counts = np.array([len(r) for r in rows], np.int64).reshape(x.shape)
+    width = max(map(len, rows), default=0)
+    padded = [part for r in rows for part in (*r, *[""] * (width - len(r)))]
+    return _strings(padded, (*x.shape, width)), counts
+
+
+def regex_full_match(x: np.ndarray, pattern: str) -> np.ndarray:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as e:
+        raise ValueError(f"pattern {pattern[:80]!r}: {e}") from None
+    return np.array([compiled.fullmatch(s) is not None for s in x.ravel()], bool).reshape(x.shape)
+
+
+_CASES: dict[str, Callable[[str], str]] = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}
+
+
+def string_normalizer(x: np.ndarray, case: str, sensitive: bool, stopwords: list[str]) -> np.ndarray:
+    """[C] or [1, C]; when nothing is left, one empty string."""
+    fold: Callable[[str], str] = str if sensitive else str.lower
+    stop = {fold(w) for w in stopwords}
+    change: Callable[[str], str] = _CASES[case]
+    words = [change(s) for s in x.ravel() if fold(s) not in stop] or [""]
+    return _strings(words, (1, len(words)) if x.ndim == 2 else (len(words),))
+
+
+def tf_idf(
+    x: np.ndarray, mode: str, min_gram: int, max_gram: int, max_skip: int, counts: list[int], indexes: list[int],
+    pool: list[Any], weights: list[float],
+) -> np.ndarray:  # fmt: skip
+    """Counts (TF), presence (IDF) or weighted counts (TFIDF) of the n-grams in `pool`, by row.
+
+    counts[n − 1] is where n-grams start in the pool; gram i (in order over all lengths) counts in column indexes[i].
+    """
+    columns: dict[tuple[Any, ...], int] = {}
+    gram = 0
+    for n, start in enumerate(counts, 1):
+        end = counts[n] if n < len(counts) else len(pool)
+        for at in range(start, end, n):
+            if min_gram <= n <= max_gram:
+                columns[tuple(pool[at : at + n])] = gram
+            gram += 1
+    rows = x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x.reshape(1, -1)
+    out = np.zeros((len(rows), max(indexes, default=-1) + 1), np.float32)
+    for row, total in zip(rows.tolist(), out, strict=True):
+        for n in range(min_gram, max_gram + 1):
+            for skip in range(1 if n == 1 else max_skip + 1):
+                step = skip + 1
+                for start in range(len(row) - step * (n - 1)):
+                    found = columns.get(tuple(row[start : start + step * n : step][:n]))
+                    if found is not None:
+                        total[indexes[found]] += 1
+    weight = np.ones(out.shape[1], np.float32)
+    if weights:
+        for gram, column in enumerate(indexes):
+            weight[column] = weights[gram]
+    if mode == "IDF":
+        out = (out > 0).astype(np.float32) * weight
+    elif mode == "TFIDF":
+        out = out * weight
+    return out.reshape(*x.shape[:-1], out.shape[1]) if x.ndim > 1 else out[0]
+
+
+def unique(x: np.ndarray, axis: int, sorted: bool) -> tuple[np.ndarray, ...]:
+    """np.unique, with what it finds in the order of first places unless `sorted`."""
+    along = None if axis < 0 else axis
+    values, first, inverse, counts = np.unique(x, True, True, True, axis=along)
+    inverse = inverse.reshape(-1)
+    if not sorted:
+        order = np.argsort(first)
+        values, first, counts = np.take(values, order, axis=along or 0), first[order], counts[order]
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        inverse = rank[inverse]
+    return values, first, inverse, counts
+
+
+STRING_CALLS: dict[str, Callable[..., Any]] = {
+    "cast_string": cast_string, "string_concat": string_concat, "string_split": string_split,
+    "regex_full_match": regex_full_match, "string_normalizer": string_normalizer, "tf_idf": tf_idf, "unique": unique,
+}  # fmt: skip
