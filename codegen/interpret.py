@@ -338,6 +338,12 @@ def _run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> No
     for g in range(batch):
         left = _conv_rows(kernel, a, g, m, k, bound, outside) if kernel.conv else _plain_rows(kernel, a, g, m, k, bound)
         start = g * dim(kernel.b_batch)
+        if kernel.b_row:
+            gk, gn = _grid([k, n])
+            at = start + gk * dim(kernel.b_row) + gn
+            check_bounds(at, b.size, "load of B")
+            sums.append(_product(left, b[at]))
+            continue
         if start + one > b.size:
             raise VerifyError(f"packed B ends at {start + one} of {b.size} elements")
         right = unpack_b(b[start : start + one], k, n, kernel.panel, kernel.group)

@@ -45,7 +45,9 @@ class _Emitter:
         self.dtype = kernel.operands[0].dtype
         self.acc = storage(schedule.acc)
         self.vector = vec(self.acc, schedule.lanes)
-        self.product = Product(self.dtype, schedule.acc, schedule.lanes, kernel.panel, schedule.unroll, schedule.k_multiple, target)
+        self.product = Product(
+            self.dtype, schedule.acc, schedule.lanes, kernel.panel, schedule.unroll, schedule.k_multiple, target, schedule.share
+        )
         self.params = Params()
         k = kernel
         conv = k.conv
@@ -55,7 +57,7 @@ class _Emitter:
             name: self.params.add(dim)
             for name, dim in {
                 "m": k.m, "n": k.n, "k": k.k, "lda": k.lda, "a_batch": channels if grouped else k.a_batch,
-                "b_batch": k.b_batch, "ldc": k.ldc, "c_batch": k.n if grouped else k.c_batch,
+                "b_batch": k.b_batch, "b_row": k.b_row, "ldc": k.ldc, "c_batch": k.n if grouped else k.c_batch,
                 "block": schedule.block, "blocks": schedule.blocks, "strips": schedule.strips, "channels": channels,
                 "k_block": schedule.k_block, "k_steps": schedule.steps,
             }.items()
@@ -73,7 +75,7 @@ class _Emitter:
         narrow = isinstance(k.n, int) and k.n < s.lanes * s.vectors
         rank = len(k.conv.kernel) if k.conv else 0
         fixed = replace(s, block=0, blocks=0, strips=0, k_block=0, steps=0)
-        return fixed, narrow, rank, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
+        return fixed, narrow, rank, k.panel, k.b_row != 0, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Emitter) and self.fingerprint() == other.fingerprint()
@@ -170,8 +172,12 @@ class _Emitter:
         strip = s.lanes * s.vectors
         width = b.i64(self.kernel.panel)
         inner = i.urem(column, width) if self.kernel.panel != strip else b.i64(0)
-        b_offset = i.add(i.add(i.mul(batch, p["b_batch"]), i.mul(i.sub(column, inner), p["k"])), inner)
-        step = width  # elements of B in one step of k
+        rows_apart = bool(self.kernel.b_row)
+        if rows_apart:
+            b_offset, step = i.add(i.mul(batch, p["b_batch"]), column), p["b_row"]
+        else:
+            b_offset = i.add(i.add(i.mul(batch, p["b_batch"]), i.mul(i.sub(column, inner), p["k"])), inner)
+            step = width  # elements of B in one step of k
         if s.mode != "matmul":
             step = i.mul(i.udiv(p["k"], p["k_steps"]), width)
         b_strip = b.at(pointers[1], i.add(b_offset, i.mul(k0, step)), storage(self.dtype))
@@ -192,6 +198,8 @@ class _Emitter:
             ahead = self.product.ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr))) if s.prefetch else None
 
             def product(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
+                if rows_apart:
+                    return self.product.accumulate(b, length, starts, b_ptr, acc, vectors, row=p["b_row"], masks=masks)
                 return self.product.accumulate(b, length, starts, b_ptr, acc, vectors, ahead)
 
             acc = rows.tile(indices, b_strip, (k0, k1), acc, product)

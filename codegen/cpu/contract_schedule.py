@@ -16,6 +16,7 @@ _UNIT_OPS = 2_000_000  # 10 to 20 µs of one core: far above the cost of handing
 _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
 _RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it
 _SPLIT_BYTES = 1 << 18  # of a strip of B: this much in use and this much on its way, beside the rows of A
+_APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class ContractSchedule:
     unroll: int
     k_multiple: bool  # k (of one tap) is a multiple of `unroll`
     prefetch: bool
+    share: int  # log2 of the row tiles that together prefetch a strip of B
     steps: Dim  # of k: its elements, or the taps that are walked one by one
     split: bool  # k is walked in blocks of k_block steps (taps, for "taps"), partial sums resting on the stack
     k_block: int
@@ -64,8 +66,12 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
             vectors //= 2
     if not wide and isinstance(kernel.m, int) and kernel.m <= 2:  # enough accumulators to hide the latency of the multiply-add
         vectors = next(v for v in (8 // kernel.m if kernel.m else 1, 4, 2, 1) if per_panel % v == 0)
+    if kernel.b_row and wide and isinstance(kernel.m, int) and kernel.m <= 2:  # longer pieces of the rows of B
+        vectors = 16 // max(1, kernel.m)
+        while vectors > 1 and isinstance(kernel.n, int) and kernel.n <= lanes * (vectors // 2):
+            vectors //= 2
     strip = lanes * vectors
-    tall = {4: 6, 2: 12, 1: 14}[vectors] if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}.get(vectors, 2)
+    tall = {4: 6, 2: 12, 1: 14}.get(vectors, 2) if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}.get(vectors, 2)
     mode = _mode(kernel)
     if mode != "matmul":
         tall = min(tall, 8)
@@ -80,9 +86,10 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
     block, blocks = _blocks(kernel, strip, strips, tiles[0], taps)
     steps = kernel.k if mode == "matmul" else taps
     step_bytes = (1 if mode == "matmul" else kernel.k // taps) * kernel.panel * dtype.itemsize
+    row_tiles = -(-block // tiles[0]) if isinstance(block, int) else 8
     k_block = 0
-    if isinstance(steps, int) and isinstance(step_bytes, int) and mode != "segments" and tiles[0] > 4:
-        pieces = steps * step_bytes // _SPLIT_BYTES
+    if isinstance(steps, int) and isinstance(step_bytes, int) and mode != "segments" and (tiles[0] > 4 or row_tiles > 1):
+        pieces = steps * step_bytes // (_SPLIT_BYTES if not kernel.b_row else _APART_BYTES)
         k_block = -(-steps // max(1, pieces))
         if mode == "matmul":
             k_block = -(-k_block // 64) * 64
@@ -90,7 +97,9 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
             k_block = 0
     return ContractSchedule(
         acc, lanes, vectors, tiles, -1 if n_tail is None else -(-n_tail // lanes), mode, unroll, k_multiple,
-        prefetch=tiles[0] > 4 and kernel.panel == strip, steps=steps, split=k_block > 0, k_block=k_block, block=block,
+        prefetch=(tiles[0] > 4 or (mode == "matmul" and row_tiles > 1)) and kernel.panel == strip and not kernel.b_row,
+        share=min(3, max(1, row_tiles).bit_length() - 1),
+        steps=steps, split=k_block > 0, k_block=k_block, block=block,
         blocks=blocks, strips=strips,
     )  # fmt: skip
 

@@ -35,28 +35,32 @@ class Product:
         return vec(storage(self.acc), self.lanes)
 
     def accumulate(
-        self, b: Builder, length: Any, starts: Sequence[Any], b_ptr: Any, acc: list[Any], vectors: int, ahead: Any = None
-    ) -> list[Any]:
+        self, b: Builder, length: Any, starts: Sequence[Any], b_ptr: Any, acc: list[Any], vectors: int, ahead: Any = None,
+        row: Any = None, masks: Sequence[Any] = (),
+    ) -> list[Any]:  # fmt: skip
         """acc[r·vectors + v] += Σ_{t < length} starts[r][t] · b_ptr[t·panel + v·lanes …].
 
         `ahead` (from the method of that name), added to the shared part of the address of B, is where to prefetch from.
+        With `row` B is not packed: its rows are so many elements apart, and `masks` say which columns there are.
         """
         i = b.ir
         element = storage(self.dtype)
 
         def step(at: Any, acc: list[Any], count: int) -> list[Any]:
-            base = b.at(b_ptr, i.mul(at, b.i64(self.panel)), element)
+            base = b.at(b_ptr, i.mul(at, b.i64(self.panel) if row is None else row), element)
             acc = list(acc)
             if ahead is not None and count > 1:
                 far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), b.i64(self.share)), ahead), PTR)
                 for line in range(0, max(64, count * self.panel * self.dtype.itemsize >> self.share), 64):
                     prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8), 2)
             for u in range(count):
-                row = [self._columns(b, b.at(base, b.i64(u * self.panel + v * self.lanes), element)) for v in range(vectors)]
+                line, first = (base, u * self.panel) if row is None else (b.at(base, i.mul(row, b.i64(u)), element), 0)
+                at_v = [b.at(line, b.i64(first + v * self.lanes), element) for v in range(vectors)]
+                columns = [self._columns(b, ptr, masks[v] if masks else None) for v, ptr in enumerate(at_v)]
                 for r, start in enumerate(starts):
                     x = self._broadcast(b, b.at(b.at(start, at, element), b.i64(u), element))
                     for v in range(vectors):
-                        acc[r * vectors + v] = self._fma(b, x, row[v], acc[r * vectors + v])
+                        acc[r * vectors + v] = self._fma(b, x, columns[v], acc[r * vectors + v])
             return acc
 
         main = length if self.exact else i.and_(length, b.i64(-self.unroll))
@@ -75,8 +79,10 @@ class Product:
         first = i.select(early, i.add(size, i.mul(part, tile)), b.i64(0))
         return i.sub(i.add(here, first), i.lshr(here, b.i64(self.share)))
 
-    def _columns(self, b: Builder, ptr: Any) -> Any:
-        return self._widen(b, b.load(vec(storage(self.dtype), self.lanes), ptr, self.dtype.itemsize))
+    def _columns(self, b: Builder, ptr: Any, mask: Any) -> Any:
+        t = vec(storage(self.dtype), self.lanes)
+        x = b.load(t, ptr, self.dtype.itemsize) if mask is None else b.masked_load(t, ptr, mask, self.dtype.itemsize)
+        return self._widen(b, x)
 
     def _broadcast(self, b: Builder, ptr: Any) -> Any:
         x = b.load(storage(self.dtype), ptr, self.dtype.itemsize)

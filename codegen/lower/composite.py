@@ -32,6 +32,7 @@ from .quantized import integer_conv, integer_matmul
 
 _CACHE_LINE = 64
 _COUNTED = 128  # longest rows whose ranks are counted, which is n² comparisons in vectors; longer ones are sorted
+_FEW = 16  # rows: a vector of them
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,28 @@ def hoist(graph: Graph) -> Graph:
             y = Node.make(move.op, (y,), move.loc).out
             fresh.add(y.node)
         return [y]
+
+    return graph.rewrite(visit)
+
+
+def swap_few_rows(graph: Graph) -> Graph:
+    """a·bᵀ -> (b·aᵀ)ᵀ for a few rows of a and a computed b: b is read as it lies, and the small a is transposed instead."""
+    uses = graph.uses
+
+    def visit(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
+        if type(node.op) is not MatMul:
+            return None
+        a, bt = ins
+        rows, columns, rank = a.shape[-2], node.out.shape[-1], len(bt.shape)
+        swap = (*range(rank - 2), rank - 1, rank - 2)
+        if not isinstance(bt.node.op, Transpose) or bt.node.op.perm != swap or len(uses[node.inputs[1]]) != 1:
+            return None
+        if not isinstance(rows, int) or not 2 <= rows <= _FEW or (isinstance(columns, int) and columns < 4 * rows):
+            return None
+        if a.shape[:-2] != bt.shape[:-2] or isinstance(bt.node.inputs[0].node.op, Const):
+            return None
+        turned = apply(MatMul(), node.loc, bt.node.inputs[0], apply(Transpose(swap), node.loc, a))
+        return [apply(Transpose(swap), node.loc, turned)]
 
     return graph.rewrite(visit)
 

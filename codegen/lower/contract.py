@@ -24,6 +24,7 @@ from .winograd import choose_tile, packed_weights
 
 _LANES = 16  # panels are whole vectors
 _DOT_PANEL = 32  # of dot instructions: two tile registers
+_IN_PLACE = 128  # rows of A up to which a B that is not constant is read where it is: packing costs as much as about 3 of them
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,27 @@ class Rows:
     tile: tuple[int, int] | None = None  # of minimal filtering
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Operand B: packed, or with `row` where it is, its rows that far apart; `batch` from one matrix to the next."""
+
+    buffer: int
+    batch: Dim
+    row: Dim = 0
+
+
 def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
     """Store `root`, an elementwise function of the contraction `node`, cutting the epilogue short where it does not fit."""
     behind = lw.fusion.between(node, root) if root != node.out else []
     extents = contraction_shape(node)
     rows = _matmul_rows(lw, node, extents) if isinstance(node.op, MatMul) else _conv_rows(lw, node)
     panel = _DOT_PANEL if _group(node) > 1 else _panel(lw, extents[2])
-    packed = _pack(lw, node, extents, rows.k, panel) if rows.tile is None else _pack_transformed(lw, node, rows.tile, panel)
+    if rows.tile is not None:
+        columns = Columns(_pack_transformed(lw, node, rows.tile, panel), 0)
+    else:
+        columns = _in_place(lw, node, extents, rows.k) or Columns(
+            _pack(lw, node, extents, rows.k, panel), packed_size(rows.k, extents[2], panel, _group(node))
+        )  # fmt: skip
     for end in [*reversed(behind), node.out]:
         if end != node.out and not _only_exit(lw, behind[: behind.index(end) + 1], node, end):
             continue
@@ -55,7 +70,7 @@ def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
             k = KernelBuilder(extents)
             epilogue = _epilogue(lw, k, node, end, extents)
         if epilogue is not None:
-            _emit(lw, node, end, k, epilogue, extents, rows, packed, panel)
+            _emit(lw, node, end, k, epilogue, extents, rows, columns, panel)
             if end != root:
                 lw.materialise_plain(root)
             return
@@ -99,7 +114,7 @@ def _epilogue(lw: Lowering, k: KernelBuilder, node: Node, end: Value, extents: S
     return e
 
 
-def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, extents: Shape, rows: Rows, packed: int,
+def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, extents: Shape, rows: Rows, columns: Columns,
           panel: int) -> None:  # fmt: skip
     batch, m, n = extents
     linear = contraction_linear(node, k.index)  # type: ignore[arg-type]
@@ -119,7 +134,7 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
         direct = None
     assert strides is not None
     c_batch, ldc, _ = strides
-    f = _Operands(rows.buffer, packed)
+    f = _Operands(rows.buffer, columns.buffer)
     border = -1
     if isinstance(node.op, DotConv) and len(node.inputs) == 3 and rows.conv is not None:
         border = f.operand(lw.contiguous(node.inputs[2]).buffer)
@@ -137,8 +152,8 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
         kernel = ContractKernel(
             batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 or rows.conv else rows.k,
             a_batch=0 if one else rows.batch,
-            b_batch=0 if one else packed_size(rows.k, n, panel, _group(node)), ldc=ldc, c_batch=0 if one else c_batch,
-            epilogue=value, conv=rows.conv, panel=panel, group=_group(node), border=border,
+            b_batch=0 if one else columns.batch, ldc=ldc, c_batch=0 if one else c_batch,
+            epilogue=value, conv=rows.conv, panel=panel, group=_group(node), border=border, b_row=columns.row,
         )  # fmt: skip
     lw.step(kernel, buffers, lw.fusion.locations(end) or node.loc)
     if direct is not None:
@@ -265,6 +280,34 @@ def _grouped(w: np.ndarray, batch: int, merged: int) -> np.ndarray:
     return out.reshape(batch, -1, merged * parts.shape[-1])
 
 
+def _element_of_b(node: Node, batch: Affine, row: Affine, column: Affine) -> tuple[Affine, ...]:
+    """The index of an element of B of a matrix product, B repeated along the batch axes that it lacks."""
+    b = node.inputs[1]
+    if prod(b.shape[:-2]) == 1:
+        return *unravel(Affine({}), b.shape[:-2]), row, column
+    lead = unravel(batch, node.out.shape[:-2])
+    return *lead[len(lead) - (len(b.shape) - 2) :], row, column
+
+
+def _in_place(lw: Lowering, node: Node, extents: Shape, k: Dim) -> Columns | None:
+    """B as it is, if it is computed at run time, lies in rows, and few rows of A make use of it."""
+    batch, m, n = extents
+    b = node.inputs[1]
+    if not isinstance(node.op, MatMul) or _group(node) > 1 or isinstance(b.node.op, Const) or not isinstance(m, int) or m > _IN_PLACE:
+        return None
+    kb = KernelBuilder((batch, k, n))
+    e = lw.read(kb, b, _element_of_b(node, *kb.index))  # type: ignore[call-arg]
+    if not isinstance(e, Load) or not isinstance(e.offset, Index):
+        return None
+    at, start = e.offset.value.coefficients(3), e.offset.value.const
+    if at is None or (at[2] != 1 and n != 1) or at[1] == 0:
+        return None
+    if start != 0:
+        view = View(e.operand, b.dtype, (batch, k, n), at)
+        return Columns(lw.storage.shifted(view, start).buffer, at[0], at[1])
+    return Columns(e.operand, at[0], at[1])
+
+
 def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
     batch, _, n = extents
     b, group = node.inputs[1], _group(node)
@@ -283,26 +326,25 @@ def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
         size = math.prod(data.shape[:-2]) * packed_size(data.shape[-2], data.shape[-1], panel, group)
         packed = Deferred(data.dtype, size, lambda out: pack_b(data, panel, group, out))
         return lw.storage.const_lazy(key, packed, b.node.op.data).buffer
-    panels = ceildiv(n, panel)
     deep = padded_k(k, group)
-    to = lw.storage.add("arena", b.dtype, (batch, panels, deep // group, panel, group))
-    kb = KernelBuilder(to.shape)
-    g, p, line, j, part = kb.index
-    column, depth = p * panel + j, line * group + part
-    whole = isinstance(n, int) and n % panel == 0
-    at = column if whole else clamp(column, 0, n - 1)
-    row = depth if deep == k else clamp(depth, 0, k - 1)
-    if grouped:
-        index = (*unravel(row, b.shape[:-1]), g * n + at)
-    elif batch == 1:
-        index = (*unravel(Affine({}), b.shape[:-2]), row, at)
-    else:
-        lead = unravel(g, node.out.shape[:-2])
-        index = (*lead[len(lead) - (len(b.shape) - 2) :], row, at)
-    e = lw.read(kb, b, index)
-    zero = number(0.0 if e.dtype.is_float else 0, e.dtype)
-    for position, size, exact in ((column, n, whole), (depth, k, deep == k)):
-        if not exact:
-            e = fn("select", fn("lt", index_expr(position), index_expr(Affine({}, size))), e, zero)
-    lw.loop(kb, (), [kb.store(to, kb.index, e)], node.loc)
+    to = lw.storage.add("arena", b.dtype, (batch, ceildiv(n, panel), deep // group, panel, group))
+    pieces: list[tuple[Dim, Dim, Dim]] = [(0, ceildiv(n, panel), panel)]  # first panel, panels, columns of each
+    if isinstance(n, int) and group == 1:  # what is behind the last vector of columns is not read
+        rest = n % panel
+        pieces = [(p, c, w) for p, c, w in ((0, n // panel, panel), (n // panel, 1, max(rest, _LANES))) if c and (p == 0 or rest)]
+    for first, panels, width in pieces:
+        kb = KernelBuilder((batch, panels, deep // group, width, group))
+        g, p, line, j, part = kb.index
+        p = p + first
+        column, depth = p * panel + j, line * group + part
+        whole = isinstance(n, int) and (first + panels - 1) * panel + width <= n  # type: ignore[operator]
+        at = column if whole else clamp(column, 0, n - 1)
+        row = depth if deep == k else clamp(depth, 0, k - 1)
+        index = (*unravel(row, b.shape[:-1]), g * n + at) if grouped else _element_of_b(node, g, row, at)
+        e = lw.read(kb, b, index)
+        zero = number(0.0 if e.dtype.is_float else 0, e.dtype)
+        for position, size, exact in ((column, n, whole), (depth, k, deep == k)):
+            if not exact:
+                e = fn("select", fn("lt", index_expr(position), index_expr(Affine({}, size))), e, zero)
+        lw.loop(kb, (), [kb.store(to, (g, p, line, j, part), e)], node.loc)
     return to.buffer

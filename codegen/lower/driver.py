@@ -11,7 +11,7 @@ from ..kernel import Bind, Plan
 from .attention import emit_attention
 from .attention_op import BlockedAttention
 from .builder import View
-from .composite import RecurrentCell, decompose, hoist
+from .composite import RecurrentCell, decompose, hoist, swap_few_rows
 from .control import emit_if, emit_loop
 from .fusion import ANCHORS, MOVES
 from .host import HostCall, emit_host, encode_handles
@@ -50,7 +50,7 @@ def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: S
     """Steps that read `inputs` and write `outputs`. Nested graphs come back here, one level per nesting."""
     graph = decompose(graph)
     if options.opt_level > 0:
-        graph = hoist(graph)
+        graph = hoist(swap_few_rows(graph))
     lw = Lowering(graph, options, storage)
     lw.views.update(zip(graph.inputs, inputs, strict=True))
     for v, view in zip(graph.outputs, outputs, strict=True):

@@ -68,9 +68,29 @@ def is_contraction(node: Node) -> bool:
     op = node.op
     if not isinstance(op, (MatMul, Conv)) or node.out.dtype not in (DType.F32, DType.F64, DType.F16, DType.BF16, DType.I32):
         return False
-    if isinstance(op, MatMul) or op.groups == 1:
+    if isinstance(op, MatMul):
+        return not is_dot(node)
+    if op.groups == 1:
         return True
     return node.inputs[1].shape[-2] != 1 or node.out.shape[-1] != op.groups
+
+
+def is_dot(node: Node) -> bool:
+    """Products of rows that lie along k in both operands, by a single column or row: sums of k, in vectors along it.
+
+    A contraction would use one lane of each vector, or transpose a matrix to use it once.
+    """
+    a, b = node.inputs
+    if a.dtype is not node.out.dtype:
+        return False
+    if b.shape[-1] == 1:
+        return True
+    return a.shape[-2] == 1 and prod(b.shape[:-2]) == prod(node.out.shape[:-2]) and _swaps_last(b.node.op)
+
+
+def _swaps_last(op: Op) -> bool:
+    """Whether the columns of the result are rows of a stored operand."""
+    return isinstance(op, Transpose) and op.perm[-2:] == (len(op.perm) - 1, len(op.perm) - 2)
 
 
 class Fusion:
@@ -218,6 +238,8 @@ class Fusion:
                 return ("in", c), False
             case Softmax() | LayerNorm() | RMSNorm() if position == 0:
                 return ("in", c), True
+            case MatMul() if is_dot(c):
+                return (("in", c), True) if move else (None, False)
             case MatMul() if position == 1 and not isinstance(v.node.op, Const):
                 _a, b = c.inputs
                 full = prod(c.out.shape[:-2])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, Node, Value, prod
-from ...ir.ops import LRN, ArgReduce, Conv, LayerNorm, Pool, Reduce, RMSNorm, Softmax
+from ...ir.ops import LRN, ArgReduce, Conv, LayerNorm, MatMul, Pool, Reduce, RMSNorm, Softmax
 from ...ir.ops.quantized import accumulates_exactly_in_f32
 from ..expr import E, Reduced
 from ..kernel import Reduction
@@ -37,6 +37,8 @@ def emit_rows(lw: Lowering, node: Node, root: Value) -> None:
             _lrn(lw, node, node.op, root)
         case Conv():
             _windowed_conv(lw, node, node.op, root)
+        case MatMul():
+            _dot(lw, node, root)
         case ColumnsToImage():
             _columns_to_image(lw, node, node.op, root)
         case _:
@@ -100,6 +102,17 @@ def _reduce(lw: Lowering, node: Node, op: Reduce, root: Value) -> None:
     kept = iter(k.parallel)
     out = tuple(Affine({}) if a in op.axes else next(kept) for a in range(rank) if op.keepdims or a not in op.axes)
     finish_rows(lw, k, node, root, [Reduction(kind, e)], out, value)
+
+
+def _dot(lw: Lowering, node: Node, root: Value) -> None:
+    """A matrix product as a sum over k for each element."""
+    a, b = node.inputs
+    k = KernelBuilder(node.out.shape, (a.shape[-1],))
+    *lead, m, n = k.parallel
+    (t,) = k.reduced
+    left = lw.read(k, a, (*lead[len(lead) - len(a.shape) + 2 :], m, t))
+    right = lw.read(k, b, (*lead[len(lead) - len(b.shape) + 2 :], t, n))
+    finish_rows(lw, k, node, root, [Reduction("sum", fn("mul", left, right))], k.parallel, lambda: reduced(0, left.dtype))
 
 
 def _arg(lw: Lowering, node: Node, op: ArgReduce, root: Value) -> None:

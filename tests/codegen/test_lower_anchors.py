@@ -157,6 +157,45 @@ def test_attention(heads: int, causal: bool) -> None:
     run(graph([q, k, v], ap(op, q, k, v)), B=1)
 
 
+@pytest.mark.parametrize(
+    "shapes", [((2, 3), (3, 5)), ((4, 2, 3), (4, 3, 5)), ((2, 4, 2, 3), (4, 3, 5)), ((1, 3), (2, 3, 5)), ((2, 1), (1, 5))]
+)
+def test_few_rows_by_a_computed_matrix_in_place(shapes: tuple[tuple[int, ...], ...]) -> None:
+    a, b = (tensor(*s) for s in shapes)
+    run(graph([a, b], ap(Relu(), ap(MatMul(), a, b))))
+    wide = tensor(*shapes[1][:-1], 9)
+    part = ap(Slice((0,) * (len(wide.shape) - 1) + (3,), shapes[1], (1,) * len(wide.shape)), wide)
+    run(graph([a, wide], ap(MatMul(), a, part)))
+
+
+@pytest.mark.parametrize("shapes", [((4, 7), (7, 1)), ((2, 3, 4, 7), (2, 1, 7, 1)), ((3, 4, 7), (1, 7, 1))])
+def test_matrix_by_a_column_is_a_sum(shapes: tuple[tuple[int, ...], ...]) -> None:
+    a, b = (tensor(*s) for s in shapes)
+    plan = run(graph([a, b], ap(Relu(), ap(MatMul(), a, b))))
+    assert all(isinstance(s.kernel, LoopKernel) for s in plan.steps)
+
+
+def test_row_by_a_transposed_matrix_reads_it_as_it_lies() -> None:
+    a, b = tensor(2, 1, 7), tensor(2, 70, 7)
+    plan = run(graph([a, b], ap(Relu(), ap(MatMul(), a, ap(Transpose((0, 2, 1)), b)))))
+    assert len(plan.steps) == 1
+
+
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_few_rows_by_a_transposed_matrix_swap(lead: tuple[int, ...]) -> None:
+    a, b, c = tensor(*lead, 3, 7), tensor(*lead, 20, 7), tensor(20)
+    swap = (*range(len(lead)), len(lead) + 1, len(lead))
+    plan = run(graph([a, b, c], ap(Add(), ap(MatMul(), a, ap(Transpose(swap), b)), c)))
+    assert next(s.kernel for s in plan.steps if isinstance(s.kernel, ContractKernel)).m == 20
+
+
+@pytest.mark.parametrize("n", [64, 65, 130, 20])
+def test_packing_writes_the_columns_there_are(n: int) -> None:
+    a, b = tensor(2, 200, 7), tensor(2, n, 7)
+    run(graph([a, b], ap(Relu(), ap(MatMul(), a, ap(Transpose((0, 2, 1)), b)))))
+    run(graph([a, b], ap(MatMul(), a, ap(Transpose((0, 2, 1)), ap(Relu(), b)))))
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_attention_block_moves_nothing(batch: int) -> None:
     x = tensor(batch, 6, 8)
