@@ -210,7 +210,7 @@ def _panel(lw: Lowering, n: Dim) -> int:
 def _matmul_rows(lw: Lowering, node: Node, extents: Shape) -> Rows:
     a = node.inputs[0]
     batch, m, _ = extents
-    k = a.shape[-1]
+    k = next((d for d in (a.shape[-1], node.inputs[1].shape[-2]) if isinstance(d, int)), a.shape[-1])
     b_axis, m_axis, k_axis = (axis(i, d) for i, d in enumerate((batch, m, k)))
 
     def place(view: View) -> Rows | None:

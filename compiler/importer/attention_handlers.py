@@ -61,7 +61,7 @@ def attend(b: Build, q: Value, k: Value, v: Value, mask: Value | None, scale: fl
     return b.reshape(b.matmul(weights, v5), (n, h, s, v.shape[3]))
 
 
-def _scaled(ctx: ImportContext, node: NodeProto, b: Build, q: Value, k: Value) -> tuple[Value, float]:
+def scaled(ctx: ImportContext, node: NodeProto, b: Build, q: Value, k: Value) -> tuple[Value, float]:
     """The queries and the scale of the scores: 1/√(head size) if not given, put into the queries where that is symbolic."""
     given = ctx.attr(node, "scale", None)
     if given is not None and (given or not node.domain):  # 0 means the default in com.microsoft
@@ -118,7 +118,7 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
             mask, causal = also(_visible(b, rows, cols, offset)), False
     elif causal and cols - past != rows:  # the op aligns the last query with the last key
         mask, causal = also(_visible(b, rows, cols, past)), False
-    q, scale = _scaled(ctx, node, b, q, k)
+    q, scale = scaled(ctx, node, b, q, k)
     softcap = float(ctx.attr(node, "softcap", 0.0) or 0.0)
     y = attend(b, q, k, v, mask, scale, causal, softcap)
     y = merge_heads(b, y) if flat else y
@@ -149,40 +149,8 @@ def _scores(b: Build, q: Value, k: Value, mask: Value | None, scale: float, soft
     return b.where(none, b.const(0, scores.dtype), b.emit(O.Softmax(3), scores))
 
 
-def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """com.microsoft MultiHeadAttention: query, key, value, bias, key_padding_mask, attention_bias, past_key, past_value."""
-    q, b, heads = required(ctx, node, ins, 1)[0], Build(ctx), int(ctx.attr(node, "num_heads"))
-    k, v, bias, padding, extra, past_k, past_v = (optional(ins, i) for i in range(1, 8))
-    if k is None or v is None or q.type.rank != 3:
-        raise ctx.unsupported("MultiHeadAttention with packed query, key and value")
-    if any(wanted(node, i) for i in (3,)):
-        raise ctx.unsupported("MultiHeadAttention with its qk output")
-    if bias is not None:
-        hq, hv = q.shape[2], v.shape[-1] if v.type.rank == 3 else heads * v.shape[3]
-        q = b.add(q, b.slice(bias, 0, 0, hq))
-        if k.type.rank == 3:
-            k, v = b.add(k, b.slice(bias, 0, hq, hq)), b.add(v, b.slice(bias, 0, 2 * hq, hv))
-    qh = split_heads(b, q, heads)
-    kh = split_heads(b, k, heads) if k.type.rank == 3 else k
-    vh = split_heads(b, v, heads) if v.type.rank == 3 else v
-    if past_k is not None and past_v is not None:
-        kh, vh = b.concat(2, past_k, kh), b.concat(2, past_v, vh)
-    mask = extra
-    if padding is not None:
-        if padding.type.rank not in (2, 3):
-            raise ctx.unsupported(f"MultiHeadAttention with key_padding_mask of rank {padding.type.rank}")
-        fill = float(ctx.attr(node, "mask_filter_value", -10000.0))
-        lead = (padding.shape[0], 1, 1) if padding.type.rank == 2 else (padding.shape[0], 1, padding.shape[1])
-        shape = (*lead, padding.shape[-1])
-        allowed = b.reshape(b.cast(padding, DType.BOOL), shape)
-        add = b.where(allowed, b.const(0, q.dtype), b.const(fill, q.dtype))
-        mask = add if mask is None else b.add(mask, add)
-    scaled, scale = _scaled(ctx, node, b, qh, kh)
-    y = attend(b, scaled, kh, vh, mask, scale, bool(ctx.attr(node, "unidirectional", 0)))
-    return [merge_heads(b, y), kh, vh]
-
-
-def _rotate(ctx: ImportContext, node: NodeProto, x: Value, cos: Value, sin: Value, positions: Value | None) -> Value:
+def rotate(ctx: ImportContext, node: NodeProto, x: Value, cos: Value, sin: Value, positions: Value | None, interleaved: bool) -> Value:
+    """Rotary embedding of [B, H, S, D] or [B, S, H·D], by tables of every position or of every token."""
     b = Build(ctx)
     if x.type.rank == 3:
         heads = int(ctx.attr(node, "num_heads", 0))
@@ -202,12 +170,12 @@ def _rotate(ctx: ImportContext, node: NodeProto, x: Value, cos: Value, sin: Valu
     cos, sin = (b.reshape(c, (c.shape[0], s, 1, c.shape[-1])) for c in (cos, sin))
     turned, kept = b.slice(y, 3, 0, size), (b.slice(y, 3, size, d - size) if size != d else None)
     half = size // 2
-    if ctx.attr(node, "interleaved", 0):
+    if interleaved:
         x1, x2 = b.slice(turned, 3, 0, half, 2), b.slice(turned, 3, 1, half, 2)
     else:
         x1, x2 = b.slice(turned, 3, 0, half), b.slice(turned, 3, half, half)
     real, imag = b.sub(b.mul(cos, x1), b.mul(sin, x2)), b.add(b.mul(sin, x1), b.mul(cos, x2))
-    if ctx.attr(node, "interleaved", 0):
+    if interleaved:
         real, imag = (b.reshape(z, (n, s, h, half, 1)) for z in (real, imag))
         out = b.reshape(b.concat(4, real, imag), (n, s, h, size))
     else:
@@ -219,12 +187,12 @@ def _rotate(ctx: ImportContext, node: NodeProto, x: Value, cos: Value, sin: Valu
 
 def rotary_embedding(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, cos, sin = required(ctx, node, ins, 3)
-    return [_rotate(ctx, node, x, cos, sin, optional(ins, 3))]
+    return [rotate(ctx, node, x, cos, sin, optional(ins, 3), bool(ctx.attr(node, "interleaved", 0)))]
 
 
 def rotary_embedding_ms(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, positions, cos, sin = required(ctx, node, ins, 4)
-    return [_rotate(ctx, node, x, cos, sin, positions)]
+    return [rotate(ctx, node, x, cos, sin, positions, bool(ctx.attr(node, "interleaved", 0)))]
 
 
 def gelu_ms(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -283,7 +251,6 @@ ATTENTION_HANDLERS: HandlerTable = {
     ("Attention", 23): attention,
     ("RotaryEmbedding", 23): rotary_embedding,
     ("TensorScatter", 24): tensor_scatter,
-    ("com.microsoft::MultiHeadAttention", 1): multi_head_attention,
     ("com.microsoft::RotaryEmbedding", 1): rotary_embedding_ms,
     ("com.microsoft::Gelu", 1): gelu_ms,
     ("com.microsoft::BiasGelu", 1): gelu_ms,

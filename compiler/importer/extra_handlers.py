@@ -10,9 +10,7 @@ from onnx import NodeProto
 
 from ...ir import DType, Value, prod
 from ...ir import ops as O
-from ...ir.ops.contract import default_scale
-from .attention_handlers import attend, merge_heads, split_heads
-from .compose import Build, optional, required, wanted
+from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
 from .contract_handlers import gemm
 from .window_handlers import convolve
@@ -143,11 +141,14 @@ _FUSED = {
 }  # fmt: skip
 
 
-def _activate(ctx: ImportContext, node: NodeProto, b: Build, y: Value) -> Value:
+def activate(ctx: ImportContext, node: NodeProto, b: Build, y: Value) -> Value:
     name = ctx.attr(node, "activation", None)
     if not name:
         return y
-    params = tuple(float(p) for p in ctx.attr(node, "activation_params", None) or ())
+    given = ctx.attr(node, "activation_params", None)
+    if given is None:  # FusedGemm names them one by one
+        given = [p for p in (ctx.attr(node, f"activation_{k}", None) for k in ("alpha", "beta", "gamma")) if p is not None]
+    params = tuple(float(p) for p in given)
     if name == "Clip" and len(params) == 2:
         return b.min(b.max(y, params[0]), params[1])
     if name not in _FUSED:
@@ -160,38 +161,11 @@ def fused_conv(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> 
     x, w = required(ctx, node, ins, 2)
     b, other = Build(ctx), optional(ins, 3)
     y = convolve(ctx, node, x, w, optional(ins, 2))
-    return [_activate(ctx, node, b, y if other is None else b.add(y, other))]
+    return [activate(ctx, node, b, y if other is None else b.add(y, other))]
 
 
 def fused_gemm(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    return [_activate(ctx, node, Build(ctx), gemm(ctx, node, ins)[0])]
-
-
-def attention_ms(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """com.microsoft Attention: one projection to query, key and value, then attention."""
-    x, w = required(ctx, node, ins, 2)
-    b, heads = Build(ctx), int(ctx.attr(node, "num_heads"))
-    bias, mask, past, extra = (optional(ins, i) for i in range(2, 6))
-    if past is not None or wanted(node, 1):
-        raise ctx.unsupported("com.microsoft Attention with past or present")
-    qkv = b.matmul(x, w)
-    qkv = qkv if bias is None else b.add(qkv, bias)
-    width = qkv.shape[2]
-    if not isinstance(width, int):
-        raise ctx.unsupported(f"com.microsoft Attention of width {width}")
-    sizes = ctx.attr(node, "qkv_hidden_sizes", None) or (width // 3,) * 3
-    starts = (0, sizes[0], sizes[0] + sizes[1])
-    q, k, v = (split_heads(b, b.slice(qkv, 2, s, z), heads) for s, z in zip(starts, sizes, strict=True))
-    bias_mask = extra
-    if mask is not None:
-        if mask.type.rank != 2:
-            raise ctx.unsupported(f"com.microsoft Attention with a mask of rank {mask.type.rank}")
-        fill = float(ctx.attr(node, "mask_filter_value", -10000.0))
-        allowed = b.reshape(b.cast(mask, DType.BOOL), (mask.shape[0], 1, 1, mask.shape[1]))
-        add = b.where(allowed, b.const(0, q.dtype), b.const(fill, q.dtype))
-        bias_mask = add if bias_mask is None else b.add(bias_mask, add)
-    scale = float(ctx.attr(node, "scale", 0.0) or 0.0) or default_scale(int(q.shape[3]))
-    return [merge_heads(b, attend(b, q, k, v, bias_mask, scale, bool(ctx.attr(node, "unidirectional", 0))))]
+    return [activate(ctx, node, Build(ctx), gemm(ctx, node, ins)[0])]
 
 
 def embed_layer_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -220,7 +194,6 @@ EXTRA_HANDLERS: HandlerTable = {
     ("EyeLike", 9): eye_like,
     ("com.microsoft::FusedConv", 1): fused_conv,
     ("com.microsoft::FusedGemm", 1): fused_gemm,
-    ("com.microsoft::Attention", 1): attention_ms,
     ("com.microsoft::EmbedLayerNormalization", 1): embed_layer_normalization,
     ("com.microsoft::GridSample", 1): grid_sample,
 }

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from .attention_handlers import ATTENTION_HANDLERS
+from .attention_ms_handlers import ATTENTION_MS_HANDLERS
 from .context import HandlerTable
 from .contract_handlers import CONTRACT_HANDLERS
 from .extra_handlers import EXTRA_HANDLERS
 from .linalg_handlers import LINALG_HANDLERS
 from .norm_handlers import NORM_HANDLERS
 from .quant_handlers import QUANT_HANDLERS
+from .quant_ms_handlers import QUANT_MS_HANDLERS
 from .random_handlers import RANDOM_HANDLERS
 from .recurrent_handlers import RECURRENT_HANDLERS
 from .sampling_handlers import SAMPLING_HANDLERS
 from .signal_handlers import SIGNAL_HANDLERS
+from .small_ms_handlers import SMALL_MS_HANDLERS
 from .training_handlers import TRAINING_HANDLERS
 from .window_handlers import WINDOW_HANDLERS
 
@@ -23,6 +26,9 @@ NN_HANDLERS: HandlerTable = {
     **RECURRENT_HANDLERS,
     **ATTENTION_HANDLERS,
     **QUANT_HANDLERS,
+    **ATTENTION_MS_HANDLERS,
+    **QUANT_MS_HANDLERS,
+    **SMALL_MS_HANDLERS,
     **EXTRA_HANDLERS,
     **SAMPLING_HANDLERS,
     **SIGNAL_HANDLERS,

@@ -58,7 +58,7 @@ def _batch_training(ctx: ImportContext, node: NodeProto, x: Value, scale: Value,
     return [b.cast(y, x.dtype), *(b.cast(v, mean.dtype) for v in (*running, *current))]
 
 
-def _standardise(b: Build, x: Value, axes: Sequence[int], eps: float) -> tuple[Value, Value, Value]:
+def standardise(b: Build, x: Value, axes: Sequence[int], eps: float) -> tuple[Value, Value, Value]:
     """(x − mean)/√(var + ε) over axes, with the mean and 1/√(var + ε)."""
     mean = b.reduce("mean", x, axes)
     centred = b.sub(x, mean)
@@ -70,7 +70,7 @@ def _standardise(b: Build, x: Value, axes: Sequence[int], eps: float) -> tuple[V
 def instance_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, scale, bias = required(ctx, node, ins, 3)
     b, r = Build(ctx), x.type.rank
-    y, _, _ = _standardise(b, x, range(2, r), float(ctx.attr(node, "epsilon", 1e-5)))
+    y, _, _ = standardise(b, x, range(2, r), float(ctx.attr(node, "epsilon", 1e-5)))
     return [b.add(b.mul(y, b.along(scale, 1, r)), b.along(bias, 1, r))]
 
 
@@ -83,7 +83,7 @@ def group_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | N
         raise ctx.unsupported(f"GroupNormalization of {c} channels in {groups} groups")
     work = b.cast(x, DType.F32) if x.dtype in (DType.F16, DType.BF16) else x
     split = b.reshape(work, (n, groups, c // groups, *spatial))
-    y, _, _ = _standardise(b, split, range(2, split.type.rank), float(ctx.attr(node, "epsilon", 1e-5)))
+    y, _, _ = standardise(b, split, range(2, split.type.rank), float(ctx.attr(node, "epsilon", 1e-5)))
     scale, bias = b.cast(scale, y.dtype), b.cast(bias, y.dtype)
     if ctx.opset() < 21:
         y = b.add(b.mul(y, b.along(scale, 1, y.type.rank)), b.along(bias, 1, y.type.rank))
@@ -121,7 +121,7 @@ def layer_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | N
     if not (wanted(node, 1) or wanted(node, 2)):
         return [y]
     work = b.cast(x, DType.F32) if x.dtype in (DType.F16, DType.BF16) else x
-    _, mean, inv = _standardise(b, work, range(axis, x.type.rank), eps)
+    _, mean, inv = standardise(b, work, range(axis, x.type.rank), eps)
     return [y, mean, inv]
 
 

@@ -83,9 +83,11 @@ def _all_zero(ctx: ImportContext, v: Value) -> bool:
 
 
 def dynamic_quantize_linear(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """uint8 over [min(0, min x), max(0, max x)]."""
-    (x,) = required(ctx, node, ins, 1)
-    b = Build(ctx)
+    return dynamic_quantize(Build(ctx), *required(ctx, node, ins, 1))
+
+
+def dynamic_quantize(b: Build, x: Value) -> list[Value]:
+    """uint8 over [min(0, min x), max(0, max x)], the scale, and the zero point."""
     axes = range(x.type.rank)
     top, low = b.max(b.reduce("max", x, axes, False), 0.0), b.min(b.reduce("min", x, axes, False), 0.0)
     span = b.div(b.sub(top, low), 255.0)

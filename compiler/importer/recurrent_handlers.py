@@ -54,7 +54,8 @@ def _filled(b: Build, value: object, shape: Shape, dtype: DType) -> Value:
     return b.expand(b.reshape(b.const(value, dtype), (1,) * len(shape)), shape)
 
 
-def _recurrent(ctx: ImportContext, node: NodeProto, ins: list[Value | None], cell: str) -> Sequence[Value]:
+def recurrent(ctx: ImportContext, node: NodeProto, ins: list[Value | None], cell: str) -> Sequence[Value]:
+    """One operator by its cell: "lstm", "gru" or "rnn"."""
     x, w, r = required(ctx, node, ins, 3)
     b = Build(ctx)
     batch_first = bool(ctx.attr(node, "layout", 0))
@@ -95,15 +96,15 @@ def _recurrent(ctx: ImportContext, node: NodeProto, ins: list[Value | None], cel
 
 
 def lstm(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    return _recurrent(ctx, node, ins, "lstm")
+    return recurrent(ctx, node, ins, "lstm")
 
 
 def gru(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    return _recurrent(ctx, node, ins, "gru")
+    return recurrent(ctx, node, ins, "gru")
 
 
 def rnn(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    return _recurrent(ctx, node, ins, "rnn")
+    return recurrent(ctx, node, ins, "rnn")
 
 
 RECURRENT_HANDLERS: HandlerTable = {("LSTM", 1): lstm, ("GRU", 1): gru, ("RNN", 1): rnn}
