@@ -56,3 +56,7 @@ class ArtifactError(MlcError):
 
 class InputError(MlcError):
     """Arrays given to `run` (or on the command line) do not fit the model."""
+
+
+class SlowerWarning(UserWarning):
+    """A module of lower precision was slower than float32 on this machine, and is not kept."""

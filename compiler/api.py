@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..codegen.cpu.emit import emit
 from ..codegen.cpu.emitted import Emitted
@@ -27,10 +27,13 @@ from .assemble import assemble
 from .constants import Packed, pack_constants
 from .dump import Dump
 from .importer import import_model
+from .options import Options
+from .precision.options import Precision
 
 if TYPE_CHECKING:
     import onnx
 
+Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 Progress = Callable[[str, int, int], None]
 _SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
 
@@ -46,16 +49,18 @@ class Compilation:
     objects: dict[str, bytes]
     packed: Future[Packed]
     seconds: dict[str, float] = field(default_factory=dict)
+    float32: Graph | None = None  # what the graph was before its precision was lowered
 
 
 def compile(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    model: Source,
     *,
     target: str = "cpu",
     shapes: Mapping[str, Sequence[int]] | None = None,
     threads: int | None = None,
     opt_level: int = 3,
     exact: bool = False,
+    precision: str | Precision = "fp32",
     dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Module:
@@ -63,49 +68,57 @@ def compile(
 
     Args:
         model: path, serialized bytes, or ModelProto.
-        target: "cpu" (this machine), or "cpu:NAME" with an LLVM CPU name such as x86-64-v3 or znver4.
-        shapes: sizes that replace symbolic dims, by input name.
-        threads: threads that `run` may use; the module's default when None.
-        opt_level: 0 (only what lowering needs) to 3.
-        exact: sum convolutions directly. Otherwise, above level 0, minimal filtering replaces the sum where it is faster; a
-            float32 convolution then has a relative L2 error of about 1e-6 instead of 2e-7.
-        dump: a folder to write every stage to.
+        target, shapes, threads, opt_level, exact, dump: see `Options`.
+        precision: "fp32", "bf16", "fp16", "int8-dynamic" …, or a `Precision` with calibration data and bounds.
         progress: called with (stage, done, total).
 
     Raises:
         MlcError: a typed error that says what was found, what was expected and what to do.
     """
-    result = compile_stages(model, target=target, shapes=shapes, opt_level=opt_level, exact=exact, dump=dump, progress=progress)
-    return module_of(result, threads)
+    if isinstance(precision, str):
+        precision = Precision(precision)
+    return compile_with(model, Options(target, shapes, threads, opt_level, exact, precision, dump), progress)
 
 
-def compile_stages(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
-    *,
-    target: str = "cpu",
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    opt_level: int = 3,
-    exact: bool = False,
-    dump: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-) -> Compilation:
-    """All stages up to object code. Arguments and errors as `compile`."""
-    if target.partition(":")[0] != "cpu":
-        raise TargetError(f"target {target!r}", expected="cpu or cpu:NAME", remedy="GPU targets are not built in yet.")
+def compile_with(model: Source, options: Options, progress: Progress | None = None) -> Module:
+    """`compile`, with all knobs in one value. A lowered module that turns out slower than float32 here is not kept, with a
+    warning, unless the options say so."""
+    result = compile_stages(model, options, progress)
+    module = module_of(result, options.threads)
+    if result.float32 is None or options.precision.keep_slower:
+        return module
+    from .precision.speed import faster
+
+    return faster(module, result.float32, options)
+
+
+def compile_stages(model: Source, options: Options, progress: Progress | None = None) -> Compilation:
+    """All stages up to object code. Errors as `compile`."""
+    if options.target.partition(":")[0] != "cpu":
+        raise TargetError(f"target {options.target!r}", expected="cpu or cpu:NAME", remedy="GPU targets are not built in yet.")
     tell = progress or (lambda stage, done, total: None)
-    cpu = parse(target)
-    writer = Dump(Path(dump)) if dump is not None else None
+    cpu = parse(options.target)
+    writer = Dump(Path(options.dump)) if options.dump is not None else None
     clock = _Clock()
     with CompilePool(cpu) as pool:
         tell("import", 0, 1)
-        graph = import_model(model, shapes)
+        graph = import_model(model, options.shapes)
         if len(graph.nodes) > _SMALL:
             pool.start()
         clock.lap("import")
         tell("optimize", 0, 1)
-        graph = optimize(graph, PassContext(opt_level=opt_level, dump=writer.graph if writer else None))
+        graph = float32 = optimize(graph, PassContext(opt_level=options.opt_level, dump=writer.graph if writer else None))
         clock.lap("optimize")
-        result = _back(graph, cpu, _options(opt_level, exact), pool, tell, clock)
+        if not options.precision.is_float32:
+            from .precision.lowering import lower_precision
+
+            graph = lower_precision(graph, options.precision, threads=options.threads, tell=tell).graph
+            if writer:
+                writer.graph("lower_precision", graph)
+            clock.lap("precision")
+        result = _back(graph, cpu, _options(options.opt_level, options.exact), pool, tell, clock)
+    if graph is not float32:
+        result.float32 = float32
     if writer:
         writer.kernels(result)
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 from .. import __version__
 from ..errors import MlcError
 
-COMMANDS = ("compile", "run", "check", "bench", "inspect")
+COMMANDS = ("compile", "run", "check", "bench", "inspect", "pareto")
 INTERNAL = 70  # EX_SOFTWARE: a bug in mlc, told apart from what the user can mend
 
 
@@ -44,6 +45,7 @@ def main(args: list[str] | None = None) -> None:
     given = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in given
     given = [a for a in given if a != "--debug"]
+    warnings.showwarning = _warn
     try:
         code: Any = cli.main(args=given, prog_name="mlc", standalone_mode=False)
     except MlcError as e:
@@ -64,6 +66,12 @@ def main(args: list[str] | None = None) -> None:
     except Exception as e:
         _fail(e, f"internal error: {type(e).__name__}: {e}\nThis is a bug in mlc; --debug shows where.", debug, INTERNAL)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _warn(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Warnings as users of a command want them: without the line of source."""
+    click.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
+    click.echo(str(message), err=True)
 
 
 def _fail(error: BaseException, message: str, debug: bool, code: int) -> None:

@@ -36,7 +36,20 @@ class Limits:
         return self.rtol is not None or self.atol is not None
 
 
-def limits(dtype: np.dtype, *, whole_model: bool, reduction: int = 1, rtol: float | None = None, atol: float | None = None) -> Limits:
+# The same for float32 models that the user asked to compute at fewer bits, when no bound is given: what real models
+# stay within (docs/precision.md), with a margin. A unit of bfloat16 is 2^-8, a step of an 8-bit range about as large.
+LOWERED_L2 = {"bf16": 4e-2, "fp16": 5e-3, "int8": 1.5e-1, "int8-dynamic": 1.5e-1, "int8-weight": 5e-2, "int4": 3e-1}
+
+
+def limits(
+    dtype: np.dtype,
+    *,
+    whole_model: bool,
+    reduction: int = 1,
+    rtol: float | None = None,
+    atol: float | None = None,
+    lowered: float = 0.0,
+) -> Limits:
     """The limits for results of a dtype.
 
     Args:
@@ -44,12 +57,13 @@ def limits(dtype: np.dtype, *, whole_model: bool, reduction: int = 1, rtol: floa
         whole_model: an end-to-end comparison, otherwise one of a single operator.
         reduction: terms of the longest sum behind one element (matters for one operator only).
         rtol, atol: element-wise limits that replace the table for inexact types.
+        lowered: relative L2 granted to a model of lowered precision.
     """
     pair = RELATIVE_L2.get(DType.from_numpy(dtype))
     if pair is None:
         return Limits(0.0)
     grown = max(1.0, math.sqrt(reduction / _SHORT_SUM))
-    return Limits(pair[1] if whole_model else pair[0] * grown, rtol, atol)
+    return Limits(max(lowered, pair[1] if whole_model else pair[0] * grown), rtol, atol)
 
 
 @dataclass(frozen=True)

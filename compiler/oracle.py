@@ -81,6 +81,7 @@ class Layer:
     node: str
     op: str
     difference: Difference
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,20 @@ class Report:
         """The first layer, in the order of the model's nodes, that differs."""
         return next((layer for layer in self.layers if not layer.difference.agrees), None)
 
+    @property
+    def entering(self) -> list[tuple[Layer, float]]:
+        """Layers by how much larger their relative L2 error is than that of any of their operands, the largest first."""
+        known = {x.difference.name: x.difference.relative_l2 for x in self.layers}
+        found = [(x, x.difference.relative_l2 - max((known.get(i, 0.0) for i in x.inputs), default=0.0)) for x in self.layers]
+        return sorted((pair for pair in found if pair[1] > 0), key=lambda pair: -pair[1])
+
     def as_json(self) -> dict[str, Any]:
         first = self.first_divergence
         return {
             "agrees": self.agrees,
             "outputs": [{**d.as_json(), "onnxruntime_noise": self.noise.get(d.name)} for d in self.outputs],
             "layers": [{"node": x.node, "op": x.op, **x.difference.as_json()} for x in self.layers],
+            "error_enters": [{"node": x.node, "op": x.op, "relative_l2": e} for x, e in self.entering[:20]],
             "first_divergence": None if first is None else {"node": first.node, "op": first.op, "tensor": first.difference.name},
             "onnxruntime": ort.__version__,
         }
@@ -124,12 +133,13 @@ def compare_outputs(
     whole_model: bool = True,
     rtol: float | None = None,
     atol: float | None = None,
+    lowered: float = 0.0,
 ) -> tuple[Difference, ...]:
     """Differences of all outputs, in the oracle's order."""
     found = []
     for name, array in want.items():
         wanted = np.asarray(array)
-        limit = limits(wanted.dtype, whole_model=whole_model, rtol=rtol, atol=atol)
+        limit = limits(wanted.dtype, whole_model=whole_model, rtol=rtol, atol=atol, lowered=lowered)
         found.append(compare(name, np.asarray(got[name]), wanted, limit))
     return tuple(found)
 
@@ -143,18 +153,19 @@ def check(
     atol: float | None = None,
     threads: int | None = None,
     wide: bool = False,
+    lowered: float = 0.0,
 ) -> Report:
     """Compares `run` (a compiled module's) with onnxruntime on the same inputs.
 
     An output that differs more than the table allows is compared with float64 too, unless rtol or atol say how far it may
     be from onnxruntime: it agrees when mlc is within the limit of float64 and onnxruntime is not nearer. `wide` asks for
-    float64 in any case.
+    float64 in any case. `lowered` is the relative L2 granted to a module of lowered precision; 0 for one that is not.
     """
     want = Oracle(source, threads=threads).run(feeds)
     optimized = Oracle(source, optimize=True, threads=threads).run(feeds)
     got = run(feeds)
-    outputs = compare_outputs(got, want, rtol=rtol, atol=atol)
-    if rtol is None and atol is None:
+    outputs = compare_outputs(got, want, rtol=rtol, atol=atol, lowered=lowered)
+    if rtol is None and atol is None and (wide or not lowered):
         outputs = settle(outputs, got, want, lambda: evaluate(source, feeds), always=wide)
     noise = {d.name: d.relative_l2 for d in compare_outputs(optimized, want)}
     return Report(outputs, noise)
@@ -169,6 +180,7 @@ def check_layers(
     atol: float | None = None,
     threads: int | None = None,
     wide: bool = False,
+    lowered: float = 0.0,
 ) -> tuple[Layer, ...]:
     """Makes every intermediate tensor of the main graph an output, in both, and compares each.
 
@@ -178,11 +190,12 @@ def check_layers(
     exposed = expose(source, threads=threads)
     want = Oracle(exposed.model.SerializeToString(), threads=threads).run(feeds)
     got = compile_model(exposed.model)(feeds)
-    found = compare_outputs(got, want, rtol=rtol, atol=atol)
-    if rtol is None and atol is None:
+    found = compare_outputs(got, want, rtol=rtol, atol=atol, lowered=lowered)
+    if rtol is None and atol is None and (wide or not lowered):
         found = settle(found, got, want, lambda: evaluate(exposed.model, feeds), always=wide)
     differences = {d.name: d for d in found}
-    return tuple(Layer(node, op, differences[name]) for name, node, op in exposed.tensors if name in differences)
+    operands = {name: tuple(n.input) for n in exposed.model.graph.node for name in n.output}
+    return tuple(Layer(node, op, differences[name], operands[name]) for name, node, op in exposed.tensors if name in differences)
 
 
 @dataclass(frozen=True)

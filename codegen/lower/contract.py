@@ -11,14 +11,13 @@ import numpy as np
 
 from ...errors import CodegenError
 from ...ir import Const, Dim, Node, Shape, Value, ceildiv, is_static, prod
-from ...ir.ops import Conv, MatMul, Reshape, Transpose
+from ...ir.ops import Conv, DotConv, DotMatMul, MatMul, Reshape, Transpose
 from ..expr import Acc, DimParam, E, Load
 from ..kernel import ContractKernel, ConvGeometry, Kernel, Operand, WinogradKernel
 from ..packing import Deferred, pack_b, packed_size, padded_k
 from ..simplify import Affine, axis, clamp, ravel, unravel
 from .builder import Finisher, Index, KernelBuilder, View, computed, convert, fn, index_expr, number, reachable
 from .fusion import contraction_linear, contraction_shape, merged_groups
-from .quantized import DotConv, DotMatMul
 from .state import Lowering
 from .winograd import choose_tile, packed_weights
 

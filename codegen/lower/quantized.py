@@ -7,44 +7,12 @@ top bit, which moves the zero point by 128.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 
-from ...errors import VerifyError
-from ...ir import Const, DType, Node, Op, TensorType, Value, const, prod
-from ...ir.op import broadcast
-from ...ir.ops import Add, BitXor, Cast, Conv, DimTensor, Expand, IntegerConv, MatMul, Mul, Reduce, Reshape, Sub
+from ...ir import Const, DType, Node, Op, Value, const, prod
+from ...ir.ops import Add, BitXor, Cast, DimTensor, DotConv, DotMatMul, Expand, IntegerConv, Mul, Reduce, Reshape, Sub
 
-_PAIRS = {(DType.U8, DType.I8): DType.I32, (DType.BF16, DType.BF16): DType.F32}
 Loc = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DotMatMul(MatMul):
-    """MatMul of u8 by i8 into i32, or of bf16 by bf16 into f32."""
-
-    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        a, b = types
-        out = _result(self, a, b)
-        return (TensorType(out, (*broadcast(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])),)
-
-
-@dataclass(frozen=True)
-class DotConv(Conv):
-    """Conv of u8 by i8 into i32, or of bf16 by bf16 into f32; a third operand is what lies outside of the image."""
-
-    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        out = _result(self, *types[:2])
-        (t,) = super().infer([TensorType(out, t.shape) for t in types[:2]])
-        return (t,)
-
-
-def _result(op: Op, a: TensorType, b: TensorType) -> DType:
-    if (a.dtype, b.dtype) not in _PAIRS:
-        raise VerifyError(f"{op.name} of {a.dtype.value} by {b.dtype.value}", expected="u8 by i8, or bf16 by bf16")
-    return _PAIRS[a.dtype, b.dtype]
 
 
 def integer_matmul(ins: tuple[Value, ...], loc: Loc) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from ...errors import InputError, OnnxImportError
 from .. import bench, inputs, roofline
+from ..options import Options
 from .common import (
     Model,
     Tell,
@@ -18,6 +20,7 @@ from .common import (
     count_text,
     find,
     input_options,
+    knobs_json,
     out,
     progress,
     static_shapes,
@@ -49,10 +52,7 @@ def command(
     archive: str | None,
     seed: int,
     shapes: tuple[str, ...],
-    target: str,
-    opt_level: int,
-    exact: bool,
-    dump: str | None,
+    knobs: Options,
 ) -> None:
     """Time MODEL, in blocks of runs that take turns with other engines in this process."""
     engines = parse_engines(against)
@@ -64,7 +64,7 @@ def command(
     profiles: list[roofline.Profile] = []
     refusals: dict[str, str] = {}
     with progress() as tell:
-        blob, feeds, sizes = _prepare(found, pairs, archive, seed, static, target, opt_level, exact, dump, tell)
+        blob, feeds, sizes = _prepare(found, pairs, archive, seed, static, knobs, tell)
         for threads in counts:
             ready = _engines(found, blob, feeds, sizes, engines, threads, static, refusals)
             timings += bench.measure(ready, threads, options, tell)
@@ -73,7 +73,7 @@ def command(
     rows = bench.table(timings)
     if json_path:
         listed = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in feeds.items()]
-        about = {"model": model, "target": target, "opt_level": opt_level, "exact": exact, "static": static, "inputs": listed}
+        about = {"model": model, **knobs_json(knobs), "static": static, "inputs": listed}
         figures = {"versions": bench.versions(engines), "timings": rows, "refused": refusals}
         listed_kernels = {"kernels": [p.as_json() for p in profiles]} if kernels else {}
         write_json(json_path, {**about, **figures, **listed_kernels})
@@ -106,25 +106,14 @@ def _prepare(
     archive: str | None,
     seed: int,
     static: bool,
-    target: str,
-    opt_level: int,
-    exact: bool,
-    dump: str | None,
+    knobs: Options,
     tell: Any,
 ) -> tuple[bytes, dict[str, Any], dict[str, int]]:
     """Compiles once: the module as bytes, to be loaded once for each number of threads."""
-    from ..api import compile as compile_model
+    from ..api import compile_with
 
     feeds = found.feeds(found.onnx_specs(), pairs, archive, seed) if static else None
-    module = compile_model(
-        found.path,
-        target=target,
-        shapes=static_shapes(feeds) if feeds is not None else None,
-        opt_level=opt_level,
-        exact=exact,
-        dump=dump,
-        progress=tell,
-    )
+    module = compile_with(found.path, replace(knobs, shapes=static_shapes(feeds) if feeds is not None else None), tell)
     specs = found.onnx_specs()
     if feeds is None:
         feeds = found.feeds(specs, pairs, archive, seed)

@@ -10,8 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import oracle
-from ..compare import Difference
-from .common import compile_options, find, input_options, out, progress, shape_text, static_shapes, threads_option, write_json
+from ..compare import LOWERED_L2, Difference
+from ..options import Options
+from ..precision.options import Precision
+from .common import compile_options, find, input_options, knobs_json, out, progress, shape_text, static_shapes, threads_option, write_json
 
 
 @click.command("check")
@@ -37,10 +39,7 @@ def command(
     archive: str | None,
     seed: int,
     shapes: tuple[str, ...],
-    target: str,
-    opt_level: int,
-    exact: bool,
-    dump: str | None,
+    knobs: Options,
     threads: int | None,
 ) -> None:
     """Compile and run MODEL, and compare every output with onnxruntime's.
@@ -50,7 +49,7 @@ def command(
 
     Exit code 0: agrees. 1: differs. 2: bad use or bad input.
     """
-    from ..api import compile as compile_model
+    from ..api import compile_with
 
     found = find(model, shapes)
     found.require_onnx()
@@ -61,34 +60,35 @@ def command(
             feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
         fixed = static_shapes(feeds) if feeds is not None else None
         start = time.perf_counter()
-        module = compile_model(
-            found.path, target=target, shapes=fixed, threads=threads, opt_level=opt_level, exact=exact, dump=dump, progress=tell
-        )
+        knobs = replace(knobs, shapes=fixed, threads=threads)
+        module = compile_with(found.path, knobs, tell)
         seconds = time.perf_counter() - start
         if feeds is None:
             feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
+        lowered = _granted(knobs.precision)
         tell("comparing with onnxruntime", 0, 1)
-        report = oracle.check(module.run, found.path, feeds, rtol=rtol, atol=atol, threads=threads, wide=wide)
+        report = oracle.check(module.run, found.path, feeds, rtol=rtol, atol=atol, threads=threads, wide=wide, lowered=lowered)
         if per_layer:
             tell("comparing layers", 0, 1)
             layers = oracle.check_layers(
-                lambda m: (
-                    compile_model(m, target=target, shapes=fixed, threads=threads, opt_level=opt_level, exact=exact, progress=tell).run
-                ),
+                lambda m: compile_with(m, replace(knobs, dump=None), tell).run,
                 found.path,
                 feeds,
                 rtol=rtol,
                 atol=atol,
                 threads=threads,
                 wide=wide,
+                lowered=lowered,
             )
             report = replace(report, layers=layers)
     if json_path:
-        value = {"model": model, "target": target, "opt_level": opt_level, "exact": exact, "seed": seed, "compile_seconds": seconds}
+        value = {"model": model, **knobs_json(knobs), "seed": seed, "compile_seconds": seconds}
         inputs = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in feeds.items()]
         write_json(json_path, {**value, "inputs": inputs, **report.as_json()})
     if json_path != "-":
         show(model, report, seconds)
+        if lowered and report.layers:
+            show_entering(report)
     raise SystemExit(0 if report.agrees else 1)
 
 
@@ -124,6 +124,25 @@ def show(name: str, report: oracle.Report, seconds: float) -> None:
     word = "[green]agrees[/green]" if report.agrees else "[red]differs[/red]"
     version = oracle.ort.__version__
     console.print(f"{escape(name)}: {word} with onnxruntime {version} (compiled in {seconds:.2f} s)", highlight=False)
+
+
+def show_entering(report: oracle.Report) -> None:
+    """Where a lowered model loses most."""
+    table = Table("error enters at", "operator", "rel. L2 of operands", "of the result")
+    for layer, more in report.entering[:10]:
+        total = layer.difference.relative_l2
+        table.add_row(escape(layer.node), layer.op, f"{total - more:.1e}", f"{total:.1e}")
+    out().print(table)
+
+
+def _granted(precision: Precision) -> float:
+    """Relative L2 that a lowered module may be from onnxruntime's float32: the user's bound, or the table's."""
+    if precision.is_float32:
+        return 0.0
+    if precision.bound is not None and precision.bound.name == "relative-l2":
+        return precision.bound.limit
+    asked = {precision.default, *(p for _, p in precision.overrides)}
+    return max(LOWERED_L2.get(p, 0.0) for p in asked)
 
 
 def _cells(d: Difference) -> tuple[str, ...]:

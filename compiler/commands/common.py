@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
@@ -20,6 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from ...errors import ArtifactError, InputError, OnnxImportError
 from ...models.resolve import default_shapes, resolve
 from ..inputs import InputSpec, complete, parse_shapes, read_arrays, specs_of_module, specs_of_onnx
+from ..options import Options
+from ..precision.options import Precision
+from .precision_options import precision_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 Tell = Callable[[str, int, int], None]
@@ -33,22 +37,28 @@ def out() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
-def compile_options(command: F) -> F:
-    """--target, --shape, -O, --exact and --dump."""
-    for option in (
-        click.option("--dump", type=click.Path(file_okay=False), help="Write every stage of the compiler to this folder."),
-        click.option("--exact", is_flag=True, help="Sum convolutions directly: no minimal filtering, which rounds more."),
-        click.option("-O", "opt_level", type=click.IntRange(0, 3), default=3, show_default=True, help="Optimization level."),
-        click.option("--target", default="cpu", show_default=True, metavar="TARGET", help="cpu, or cpu:NAME such as cpu:x86-64-v3."),
-        shape_option,
-    ):
-        command = option(command)
-    return command
-
-
 shape_option = click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=SIZES", help="Sizes of an input, such as x=1,3,224,224. Repeatable."
 )
+
+
+def compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--target, -O, --exact, --dump and those about precision, as one value `knobs`; and --shape."""
+
+    @shape_option
+    @click.option("--target", default="cpu", show_default=True, metavar="TARGET", help="cpu, or cpu:NAME such as cpu:x86-64-v3.")
+    @click.option("-O", "opt_level", type=click.IntRange(0, 3), default=3, show_default=True, help="Optimization level.")
+    @click.option("--exact", is_flag=True, help="Sum convolutions directly: no minimal filtering, which rounds more.")
+    @precision_options
+    @click.option("--dump", type=click.Path(file_okay=False), help="Write every stage of the compiler to this folder.")
+    @functools.wraps(command)
+    def wrapped(target: str, opt_level: int, exact: bool, precision: Precision, dump: str | None, **rest: Any) -> Any:
+        knobs = Options(target, opt_level=opt_level, exact=exact, precision=precision, dump=dump)
+        return command(knobs=knobs, **rest)
+
+    return wrapped
+
+
 threads_option = click.option("--threads", type=click.IntRange(1, 256), help="Threads of a run (default: the usable CPUs).")
 
 
@@ -197,3 +207,8 @@ def count_text(count: float) -> str:
             return f"{count:.0f}{unit}" if not unit else f"{count:.1f}{unit}"
         count /= 1000
     return f"{count:.2f} T"
+
+
+def knobs_json(knobs: Options) -> dict[str, Any]:
+    """What a report says about how the model was compiled."""
+    return {"target": knobs.target, "opt_level": knobs.opt_level, "exact": knobs.exact, "precision": knobs.precision.default}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
 from rich.markup import escape
 
+from ..options import Options
 from .common import bytes_text, compile_options, err, find, progress, threads_option
 
 
@@ -20,30 +22,18 @@ def command(
     model: str,
     output: str | None,
     shapes: tuple[str, ...],
-    target: str,
-    opt_level: int,
-    exact: bool,
-    dump: str | None,
+    knobs: Options,
     threads: int | None,
 ) -> None:
     """Compile MODEL, an ONNX file (or sample:, real:, suite: NAME), to native code."""
-    from ..api import compile as compile_model
+    from ..api import compile_with
 
     found = find(model, shapes)
     found.require_onnx()
     path = Path(output) if output else Path(found.path.with_suffix(".mlc").name)
     start = time.perf_counter()
     with progress() as tell:
-        module = compile_model(
-            found.path,
-            target=target,
-            shapes=found.asked or None,
-            threads=threads,
-            opt_level=opt_level,
-            exact=exact,
-            dump=dump,
-            progress=tell,
-        )
+        module = compile_with(found.path, replace(knobs, shapes=found.asked or None, threads=threads), tell)
         module.save(path)
     seconds = time.perf_counter() - start
     err.print(f"{escape(str(path))}: {bytes_text(path.stat().st_size)} in {seconds:.2f} s", highlight=False)

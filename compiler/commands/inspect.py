@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ...runtime.memory import Range, live_bytes
 from ..inputs import InputSpec, sizes_of, symbols_of_sizes
+from ..options import Options
 from .common import (
     bytes_text,
     compile_options,
@@ -38,14 +39,11 @@ def command(
     json_path: str | None,
     everything: bool,
     shapes: tuple[str, ...],
-    target: str,
-    opt_level: int,
-    exact: bool,
-    dump: str | None,
+    knobs: Options,
 ) -> None:
     """Show inputs, outputs, operators, kernels, memory plan, flops and bytes of MODEL (ONNX or .mlc)."""
     from ... import load
-    from ..api import compile as compile_model
+    from ..api import compile_with
 
     found = find(model, shapes)
     operators: dict[str, int] = {}
@@ -53,7 +51,7 @@ def command(
         module = load(found.path)
     else:
         with progress() as tell:
-            module = compile_model(found.path, target=target, opt_level=opt_level, exact=exact, dump=dump, progress=tell)
+            module = compile_with(found.path, knobs, tell)
         with opened(found.path) as f:
             operators = histogram(onnx.load_from_string(f.read()))
     report = describe(module, found.shapes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +13,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from ..options import Options
 from .common import (
     compile_options,
     err,
@@ -39,22 +41,19 @@ def command(
     archive: str | None,
     seed: int,
     shapes: tuple[str, ...],
-    target: str,
-    opt_level: int,
-    exact: bool,
-    dump: str | None,
+    knobs: Options,
     threads: int | None,
 ) -> None:
     """Run MODEL, an ONNX file (compiled first) or a .mlc file. Inputs not given are generated."""
     from ... import load
-    from ..api import compile as compile_model
+    from ..api import compile_with
 
     found = find(model, shapes)
     if found.is_module:
         module, specs = load(found.path, threads=threads), None
     else:
         with progress() as tell:
-            module = compile_model(found.path, target=target, threads=threads, opt_level=opt_level, exact=exact, dump=dump, progress=tell)
+            module = compile_with(found.path, replace(knobs, threads=threads), tell)
         specs = found.onnx_specs()
     feeds = found.feeds(specs if specs is not None else module_specs(module), pairs, archive, seed)
     results = module.run(feeds)

@@ -23,7 +23,7 @@ def relative_l2(got: Sequence[Feeds], want: Sequence[Feeds]) -> float:
 
 def cosine(got: Sequence[Feeds], want: Sequence[Feeds]) -> float:
     """1 − the cosine of the angle between lowered and original values, of the worst output."""
-    return max((1.0 - _cosine(a, b) for a, b in _floats(got, want)), default=0.0)
+    return max((max(0.0, 1.0 - _cosine(a, b)) for a, b in _floats(got, want)), default=0.0)
 
 
 def arg_max(got: Sequence[Feeds], want: Sequence[Feeds]) -> float:

@@ -18,6 +18,7 @@ from .activation import (
 )
 from .contract import Attention, MatMul
 from .control import If, Loop
+from .dot import DotConv, DotMatMul
 from .elementwise import (
     Abs,
     Acos,
@@ -122,7 +123,8 @@ from .select import SORTABLE, Positions, Sort, Suppress
 __all__ = [
     "LRN", "SORTABLE", "Abs", "Acos", "Acosh", "Add", "And", "ArgReduce", "Asin", "Asinh", "Atan", "Atanh", "Attention",
     "BitAnd", "BitCast", "BitNot", "BitOr", "BitXor", "Cast", "Ceil", "Celu", "Clock", "Concat", "Conv", "ConvTranspose", "Cos",
-    "Cosh", "CumProd", "CumSum", "Dequantize", "DimTensor", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "Fmod", "Gather",
+    "Cosh", "CumProd", "CumSum", "Dequantize", "DimTensor", "Div", "DotConv", "DotMatMul", "Elu",
+    "Equal", "Erf", "Exp", "Expand", "Floor", "Fmod", "Gather",
     "GatherElements", "GatherND", "Gelu", "Greater", "GreaterEqual", "HardSigmoid", "HardSwish", "If", "IntegerConv",
     "IntegerMatMul", "Iota", "IsInf", "IsNaN", "LayerNorm", "LeakyRelu", "Less", "LessEqual", "Log", "Loop", "MatMul",
     "Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "PRelu", "Pad", "Pool", "Positions", "Pow",

@@ -65,10 +65,10 @@ def test_check_options(run, model: Path, options: list[str]) -> None:
 def test_check_names_what_differs(run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlc.compiler import api
 
-    compile_model = api.compile
+    compile_model = api.compile_with
 
-    def planted(source, **options):
-        module = compile_model(source, **options)
+    def planted(*args):
+        module = compile_model(*args)
 
         class Wrong:
             @staticmethod
@@ -78,7 +78,7 @@ def test_check_names_what_differs(run, model: Path, monkeypatch: pytest.MonkeyPa
 
         return Wrong()
 
-    monkeypatch.setattr(api, "compile", planted)
+    monkeypatch.setattr(api, "compile_with", planted)
     code, out, _ = run("check", model, "--per-layer")
     assert code == 1
     assert "differs" in out and "first to differ: shift (Add)" in out
@@ -214,7 +214,7 @@ def test_bugs_are_told_apart(run, model: Path, monkeypatch: pytest.MonkeyPatch) 
     def broken(*args, **options):
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(api, "compile", broken)
+    monkeypatch.setattr(api, "compile_with", broken)
     code, _, err = run("run", model)
     assert code == 70 and "internal error: RuntimeError: boom" in err and "Traceback" not in err
 

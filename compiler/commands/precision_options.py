@@ -1,0 +1,75 @@
+"""The options about precision, which commands receive as one `Precision`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ..precision.observers import OBSERVERS
+from ..precision.options import METHODS, PRECISIONS, Precision, parse_override
+
+calibration_option = click.option(
+    "--calibration", metavar="PATH", help="Sample inputs: an .npz (arrays as inputs, or with a row per sample), or a folder of such."
+)
+
+
+def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--precision and all that tunes it; the command gets `precision: Precision`."""
+
+    @click.option(
+        "--precision",
+        "default",
+        type=click.Choice(PRECISIONS),
+        default="fp32",
+        show_default=True,
+        help="Of matrix products and convolutions.",
+    )
+    @calibration_option
+    @tuning_options
+    @click.option(
+        "--max-drop",
+        metavar="METRIC=VALUE",
+        help="Lower no more layers than keep relative-l2, cosine, arg-max or FILE.py:FUNCTION within this.",
+    )
+    @click.option("--keep-slower", is_flag=True, help="Keep a lowered module that is slower than float32 here.")
+    @functools.wraps(command)
+    def wrapped(default: str, max_drop: str | None, keep_slower: bool, calibration: str | None, tuning: dict[str, Any], **rest: Any) -> Any:
+        made = Precision(default, calibration=calibration, max_drop=max_drop, keep_slower=keep_slower, **tuning)
+        return command(precision=made, **rest)
+
+    return wrapped
+
+
+def tuning_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How ranges and rounded weights are found; the command gets `tuning`, fields of `Precision`."""
+
+    @click.option(
+        "--layer",
+        "layers",
+        multiple=True,
+        metavar="PATTERN=PRECISION",
+        help="Precision of layers by name or operator. Repeatable; the last wins.",
+    )
+    @click.option(
+        "--observer", type=click.Choice(list(OBSERVERS)), default="mse", show_default=True, help="How int8 ranges follow from the samples."
+    )
+    @click.option(
+        "--smooth", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Power of outliers that moves into weights; 0: none."
+    )
+    @click.option("--method", type=click.Choice(METHODS), default="nearest", show_default=True, help="Rounding of int4 and int8-weight.")
+    @click.option(
+        "--group", type=click.IntRange(1), default=32, show_default=True, help="Rows of weights with one scale, for int4 and int8-weight."
+    )
+    @click.option("--asymmetric", is_flag=True, help="Zero points for int4 and int8-weight.")
+    @functools.wraps(command)
+    def wrapped(layers: tuple[str, ...], observer: str, smooth: float, method: str, group: int, asymmetric: bool, **rest: Any) -> Any:
+        tuning = {
+            "overrides": tuple(map(parse_override, layers)), "observer": observer, "smooth": smooth, "method": method, "group": group,
+            "symmetric": not asymmetric,
+        }  # fmt: skip
+        return command(tuning=tuning, **rest)
+
+    return wrapped

@@ -1,0 +1,155 @@
+"""From a layer and a precision to the numbers that lowering needs: scales, zero points, rounded weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from ...errors import InputError
+from ...ir import Graph, Node, Value
+from ...ir.ops import MatMul
+from ...passes.precision import BFloat16, Choice, DynamicInt8, Float16, StaticInt8, layers, weights_of
+from .observers import LEVELS, OBSERVERS
+from .options import Precision
+from .search import Assignment
+from .statistics import Statistics
+from .weights import per_column, smoothing
+
+
+def supported(node: Node) -> tuple[str, ...]:
+    """Precisions that a layer can have, float32 not listed."""
+    if weights_of(node) is None:
+        return ("bf16", "fp16")
+    return ("int8", "int8-dynamic", "bf16", "fp16") if isinstance(node.op, MatMul) else ("int8", "bf16", "fp16")
+
+
+def assign(graph: Graph, options: Precision) -> Assignment:
+    """The precision of every layer that is not float32, by the default and the overrides; a layer that cannot have it keeps float32.
+
+    Raises InputError when an override matches no layer, or one that cannot have its precision.
+    """
+    known = layers(graph)
+    chosen = {name: options.default for name, node in known.items() if options.default in supported(node)}
+    for pattern, precision in options.overrides:
+        matched = [name for name, node in known.items() if fnmatchcase(name, pattern) or fnmatchcase(_operator(node), pattern)]
+        if not matched:
+            raise InputError(
+                f"no layer matches {pattern!r}", expected="a name or an operator, such as " + ", ".join(list(known)[:3]), loc="--layer"
+            )
+        for name in matched:
+            if precision == "fp32":
+                chosen.pop(name, None)
+            elif precision in supported(known[name]):
+                chosen[name] = precision
+            else:
+                raise InputError(f"{name} cannot be {precision}", expected=", ".join(("fp32", *supported(known[name]))), loc="--layer")
+    return chosen
+
+
+@dataclass
+class Chooser:
+    """Makes choices, each once.
+
+    Attributes:
+        graph: optimized, float32.
+        options: observer, smoothing and so on.
+        statistics: of the layers' inputs, for those precisions that need them.
+    """
+
+    graph: Graph
+    options: Precision
+    statistics: Mapping[Value, Statistics] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._layers = layers(self.graph)
+        self._known: dict[tuple[str, str], Choice] = {}
+
+    def choices(self, assignment: Assignment) -> dict[str, Choice]:
+        """For `passes.precision.LowerPrecision`."""
+        return {name: self.choice(name, precision) for name, precision in assignment.items()}
+
+    def choice(self, name: str, precision: str) -> Choice:
+        """What lowers one layer."""
+        key = name, precision
+        if key not in self._known:
+            node = self._layers[name]
+            match precision:
+                case "bf16":
+                    made: Choice = BFloat16()
+                case "fp16":
+                    made = Float16()
+                case "int8-dynamic":
+                    made = DynamicInt8(*_columns(_weights(node)))
+                case "int8":
+                    made = self._static(node)
+                case _:
+                    raise InputError(f"{name} cannot be {precision}", expected=", ".join(supported(node)))
+            self._known[key] = made
+        return self._known[key]
+
+    def _static(self, node: Node) -> StaticInt8:
+        seen = self.statistics[node.inputs[0]]
+        w, smooth = _weights(node), None
+        lo, hi = OBSERVERS[self.options.observer](seen.histogram)
+        if isinstance(node.op, MatMul) and seen.factors is not None:
+            smooth, w = seen.factors, w / seen.factors.reshape(-1, 1)
+        scale, zero = affine_range(lo, hi)
+        weights, scales = _columns(w)
+        shift = None
+        if self.options.correct_bias:
+            error = (w - weights.astype(np.float32) * scales).astype(np.float64)
+            mean = seen.mean if smooth is None else seen.mean * smooth
+            shift = _mean_error(error, mean).astype(np.float32)
+        return StaticInt8(scale, zero, weights, scales, smooth, shift)
+
+
+def smoothing_of(graph: Graph, options: Precision) -> Callable[[Value, Statistics], np.ndarray | None]:
+    """For `statistics.collect`: 1/s of SmoothQuant for inputs of matrix products only; all that read x share it."""
+    readers: dict[Value, list[Node]] = {}
+    for node in layers(graph).values():
+        readers.setdefault(node.inputs[0], []).append(node)
+
+    def factors(x: Value, seen: Statistics) -> np.ndarray | None:
+        nodes = [n for n in readers[x] if weights_of(n) is not None]
+        if options.smooth == 0 or not all(isinstance(n.op, MatMul) for n in nodes):
+            return None
+        together = np.concatenate([_weights(n) for n in nodes], axis=1)
+        return (1.0 / smoothing(seen.largest, together, options.smooth)).astype(np.float32)
+
+    return factors
+
+
+def affine_range(lo: float, hi: float) -> tuple[float, int]:
+    """(scale, zero point) of u8 levels over a range, widened to hold 0 exactly."""
+    lo, hi = min(lo, 0.0), max(hi, 0.0)
+    scale = (hi - lo) / (LEVELS - 1)
+    if scale == 0.0:
+        return 1.0, 0
+    return scale, int(np.clip(np.rint(-lo / scale), 0, LEVELS - 1))
+
+
+def _mean_error(error: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Σ_k mean[k] · error[k, n] over K, and over taps; groups of a convolution have channels of their own."""
+    k, n = error.shape[-2:]
+    flat = error.reshape(-1, k, n).sum(axis=0)
+    groups = len(mean) // k
+    each = n // groups
+    return np.concatenate([mean[g * k : (g + 1) * k] @ flat[:, g * each : (g + 1) * each] for g in range(groups)])
+
+
+def _columns(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    levels, scales = per_column(w.reshape(-1, w.shape[-1]))
+    return levels.reshape(w.shape), scales
+
+
+def _weights(node: Node) -> np.ndarray:
+    data = weights_of(node)
+    assert data is not None
+    return data.reshape(data.shape[-2:]) if isinstance(node.op, MatMul) else data
+
+
+def _operator(node: Node) -> str:
+    return "MatMul" if isinstance(node.op, MatMul) else "Conv"

@@ -1,0 +1,98 @@
+"""What a user says about precision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from .metrics import Bound, parse_bound
+from .observers import OBSERVERS
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic", "int8-weight", "int4", "auto")
+METHODS = ("nearest", "gptq", "awq")
+CALIBRATED = frozenset({"int8"})
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a model is lowered.
+
+    Attributes:
+        default: of all layers. "fp32"; "bf16", "fp16": both operands; "int8": 8-bit integers with ranges found on the
+            calibration data; "int8-dynamic": ranges found at run time, for matrix products; "int8-weight" and "int4": weights
+            alone; "auto": the fastest of them, layer by layer, within `max_drop`.
+        overrides: (pattern, precision) for layers whose name or operator (MatMul, Conv) matches a shell pattern; the last wins.
+        calibration: see `data.load_calibration`.
+        observer: how ranges are chosen: "min-max", "percentile", "entropy" or "mse".
+        smooth: power of the outliers of activations that moves into the weights (SmoothQuant), 0 for none.
+        correct_bias: add the mean error of rounding the weights back.
+        group: rows of weights that share a scale, for "int4" and "int8-weight".
+        symmetric: no zero points for those.
+        method: "nearest", "gptq" or "awq"; the last two need calibration data.
+        max_drop: METRIC=VALUE, see `metrics.parse_bound`: lower no more layers than this allows on the calibration data.
+        keep_slower: keep a lowered module that is slower than float32 on this machine.
+    """
+
+    default: str = "fp32"
+    overrides: tuple[tuple[str, str], ...] = ()
+    calibration: str | os.PathLike[str] | Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]] | None = None
+    observer: str = "mse"
+    smooth: float = 0.5
+    correct_bias: bool = True
+    group: int = 32
+    symmetric: bool = True
+    method: str = "nearest"
+    max_drop: str | None = None
+    keep_slower: bool = False
+    bound: Bound | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.default, PRECISIONS)
+        for _, precision in self.overrides:
+            _one_of("precision", precision, tuple(p for p in PRECISIONS if p != "auto"))
+        _one_of("observer", self.observer, tuple(OBSERVERS))
+        _one_of("method", self.method, METHODS)
+        if not 0 <= self.smooth <= 1:
+            raise InputError(f"smooth={self.smooth}", expected="a number from 0 to 1")
+        if self.group < 1:
+            raise InputError(f"group={self.group}", expected="1 or more, such as 32, 64 or 128")
+        if self.max_drop is not None:
+            object.__setattr__(self, "bound", parse_bound(self.max_drop))
+        elif self.default == "auto":
+            raise InputError("precision auto without a bound", remedy="Say what may be lost: --max-drop relative-l2=0.01", loc="--max-drop")
+        if self.calibration is None and (need := self._needs_data()):
+            raise InputError(f"{need} without calibration data", expected="sample inputs", remedy="Give --calibration FILE.npz.", loc=need)
+
+    @property
+    def is_float32(self) -> bool:
+        """Nothing is lowered."""
+        return self.default == "fp32" and all(p == "fp32" for _, p in self.overrides)
+
+    def _needs_data(self) -> str:
+        if self.bound is not None:
+            return "--max-drop"
+        asked = {self.default, *(p for _, p in self.overrides)}
+        if "int8" in asked:
+            return "precision int8"
+        return f"method {self.method}" if self.method != "nearest" and asked & {"int4", "int8-weight"} else ""
+
+
+def parse_override(text: str) -> tuple[str, str]:
+    """`PATTERN=PRECISION`. Raises InputError."""
+    pattern, eq, precision = text.rpartition("=")
+    if not (pattern and eq):
+        raise InputError(f"override {text!r}", expected="PATTERN=PRECISION, such as '*lm_head*=fp32'", loc="--layer")
+    return pattern, precision
+
+
+def _one_of(what: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{what} {value!r}", expected="one of " + ", ".join(known))
+
+
+FLOAT32 = Precision()

@@ -1,0 +1,196 @@
+"""Lower precision from the API and the command line, on a model large enough to gain by it."""
+
+import json
+import warnings
+
+import mlc
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from mlc.compiler.cli import main
+from mlc.compiler.importer import import_model
+from mlc.compiler.precision.choose import Chooser, affine_range, assign
+from mlc.compiler.precision.lowering import lower_precision
+from mlc.errors import InputError, SlowerWarning
+from mlc.passes.base import PassContext
+from mlc.passes.pipelines import optimize
+from onnx import TensorProto, helper
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Two products with an outlying channel between, and a convolution."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal((3, 3, 3, 3)).astype(np.float32) / 5,
+        "u": rng.standard_normal((48, 256)).astype(np.float32) / 7 * np.exp(rng.standard_normal(256)).astype(np.float32),
+        "v": rng.standard_normal((256, 64)).astype(np.float32) / 16,
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Reshape", ["c", "shape"], ["r"]),
+        helper.make_node("MatMul", ["r", "u"], ["h"], name="up"),
+        helper.make_node("Relu", ["h"], ["a"]),
+        helper.make_node("MatMul", ["a", "v"], ["y"], name="down"),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [*(onnx.numpy_helper.from_array(a, n) for n, a in weights.items()), onnx.numpy_helper.from_array(np.array([-1, 16, 48]), "shape")],
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("precision") / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return [{"x": np.random.default_rng(i).uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)} for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def graph(model):
+    return optimize(import_model(model, None), PassContext())
+
+
+def loss(model, samples, precision):
+    want, got = mlc.compile(model), mlc.compile(model, precision=precision)
+    assert got.to_bytes() != want.to_bytes()
+    x = {"x": np.random.default_rng(9).uniform(-1, 1, (3, 3, 16, 16)).astype(np.float32)}
+    a, b = want.run(x)["y"], got.run(x)["y"]
+    return np.linalg.norm(a - b) / np.linalg.norm(a)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("bf16", 1e-2), ("fp16", 2e-3), ("int8-dynamic", 2e-2), ("int8", 3e-2)])
+def test_each_precision_is_near_float32(model, samples, name, limit):
+    precision = mlc.Precision(name, calibration=samples if name == "int8" else None, keep_slower=True)
+    assert 1e-5 < loss(model, samples, precision) < limit
+
+
+@pytest.mark.parametrize("observer", ["min-max", "percentile", "mse"])
+def test_smoothing_and_observers(model, samples, observer):
+    smooth, plain = (
+        loss(model, samples, mlc.Precision("int8", calibration=samples, observer=observer, smooth=s, keep_slower=True)) for s in (0.5, 0.0)
+    )
+    assert smooth < plain  # the channels of `up` differ in scale by far
+
+
+def test_overrides_choose_layers_by_name_and_operator(graph):
+    assert assign(graph, mlc.Precision("bf16", overrides=(("Conv", "fp32"), ("d*", "fp16")))) == {"up": "bf16", "down": "fp16"}
+    assert assign(graph, mlc.Precision("int8-dynamic")) == {"up": "int8-dynamic", "down": "int8-dynamic"}
+    with pytest.raises(InputError, match="no layer matches 'absent'"):
+        assign(graph, mlc.Precision("bf16", overrides=(("absent", "fp32"),)))
+    with pytest.raises(InputError, match="conv cannot be int8-dynamic"):
+        assign(graph, mlc.Precision("fp32", overrides=(("conv", "int8-dynamic"),)))
+
+
+def test_a_bound_keeps_the_sensitive_layers_high(graph, samples):
+    wide = lower_precision(graph, mlc.Precision("int8", calibration=samples, max_drop="relative-l2=0.5"))
+    assert set(wide.assignment.values()) == {"int8"} and not wide.outcome.kept
+    limit = wide.outcome.loss / 2
+    tight = lower_precision(graph, mlc.Precision("int8", calibration=samples, max_drop=f"relative-l2={limit}"))
+    assert tight.outcome.loss <= limit and tight.outcome.kept
+    with pytest.raises(InputError, match="no layer can be lowered within"):
+        lower_precision(graph, mlc.Precision("int8", calibration=samples, max_drop="relative-l2=1e-9"))
+
+
+def test_statistics_cover_zero_and_choices_are_made_once(graph, samples):
+    assert affine_range(0.5, 2.0) == (2.0 / 255, 0) and affine_range(0.0, 0.0) == (1.0, 0)
+    scale, zero = affine_range(-1.0, 3.0)
+    assert (0 - zero) * scale <= -0.99 and (255 - zero) * scale >= 2.99
+    chooser = Chooser(graph, mlc.Precision("int8-dynamic"))
+    assert chooser.choice("up", "int8-dynamic") is chooser.choice("up", "int8-dynamic")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"default": "int9"}, "precision 'int9'"),
+        ({"default": "int8"}, "without calibration data"),
+        ({"default": "auto"}, "without a bound"),
+        ({"default": "bf16", "max_drop": "relative-l2=0.1"}, "without calibration data"),
+        ({"default": "int8", "observer": "best"}, "observer 'best'"),
+        ({"smooth": 2.0}, "smooth=2"),
+        ({"group": 0}, "group=0"),
+    ],
+)
+def test_contradictions_are_refused(options, words):
+    with pytest.raises(InputError, match=words):
+        mlc.Precision(**options)
+
+
+def test_a_slower_module_is_not_kept_silently(model, monkeypatch):
+    from mlc.compiler import bench
+
+    def measured(engines, threads, options, tell=None):
+        return [bench.Timing(n, threads, ms, ms, 1) for n, ms in zip(engines, (1.0, 2.0), strict=True)]
+
+    monkeypatch.setattr(bench, "measure", measured)
+    with pytest.warns(SlowerWarning, match="float32 is kept"):
+        kept = mlc.compile(model, precision="bf16")
+    assert kept.to_bytes() == mlc.compile(model).to_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert mlc.compile(model, precision=mlc.Precision("bf16", keep_slower=True)).to_bytes() != kept.to_bytes()
+
+
+def run(*args):
+    with pytest.raises(SystemExit) as found:
+        main([str(a) for a in args])
+    return found.value.code
+
+
+def test_check_names_where_error_enters(model, samples, tmp_path, capsys):
+    np.savez(tmp_path / "data.npz", x=np.stack([s["x"] for s in samples]))
+    np.savez(tmp_path / "one.npz", **samples[0])
+    arguments = (
+        "check",
+        model,
+        "--precision",
+        "int8",
+        "--calibration",
+        tmp_path / "data.npz",
+        "--keep-slower",
+        "--inputs",
+        tmp_path / "one.npz",
+    )
+    assert run(*arguments, "--per-layer", "--json", tmp_path / "r.json") == 0
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert {x["node"] for x in found["error_enters"][:3]} <= {"conv", "up", "down"} and found["precision"] == "int8"
+    assert "error enters at" in capsys.readouterr().out
+    assert run(*arguments, "--max-drop", "relative-l2=1e-9") == 2
+
+
+def test_pareto_goes_on_from_its_file_and_draws_a_page(model, samples, tmp_path, monkeypatch, capsys):
+    from mlc.compiler import bench
+
+    runs = []
+    monkeypatch.setattr(
+        bench,
+        "measure",
+        lambda engines, threads, options, tell=None: runs.append(1) or [bench.Timing(n, threads, 1.0, 1.0, 1) for n in engines],
+    )
+    np.savez(tmp_path / "data.npz", x=np.stack([s["x"] for s in samples]))
+    arguments = ("pareto", model, "--data", tmp_path / "data.npz", "--json", tmp_path / "p.json", "--max-drop", "relative-l2=0.05")
+    assert run(*arguments, "--html", tmp_path / "p.html") == 0
+    points = json.loads((tmp_path / "p.json").read_text())["points"]
+    assert {"fp32", "bf16", "int8-dynamic", "int8"} <= {p["name"] for p in points} and len(runs) == len(points)
+    text = (tmp_path / "p.html").read_text()
+    assert "<svg" in text and "http" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons", ""
+    )
+    cut = json.loads((tmp_path / "p.json").read_text())
+    cut["points"] = cut["points"][:2]
+    (tmp_path / "p.json").write_text(json.dumps(cut))
+    runs.clear()
+    assert run(*arguments) == 0
+    assert len(runs) == len(points) - 2
+    assert run(*arguments[:-1], "relative-l2=0.06") == 2  # other options: not to be mixed into the same file
+    assert "another model" in capsys.readouterr().err
+
+
+def test_help_of_compile_lists_precision():
+    from mlc.compiler.cli import cli
+
+    assert "--precision" in CliRunner().invoke(cli, ["compile", "--help"]).output
