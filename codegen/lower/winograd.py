@@ -33,7 +33,7 @@ class ConvCosts:
 def choose_tile(node: Node, costs: ConvCosts) -> tuple[int, int] | None:
     """Outputs of a tile along the two spatial axes (a missing first one counts as 1), or None for direct summation."""
     op = node.op
-    if not isinstance(op, Conv) or not isinstance(node.inputs[1].node.op, Const) or node.out.dtype is not DType.F32:
+    if not isinstance(op, Conv) or not isinstance(node.inputs[1].node.op, Const) or node.inputs[1].dtype is not DType.F32:
         return None
     *kernel, c, n = (int(d) for d in node.inputs[1].shape)  # type: ignore[arg-type]
     if op.groups != 1 or len(kernel) > 2 or any(d != 1 for d in (*op.strides, *op.dilations)):

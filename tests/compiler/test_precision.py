@@ -69,6 +69,17 @@ def test_each_precision_is_near_float32(model, samples, name, limit):
 
 
 @pytest.mark.parametrize("observer", ["min-max", "percentile", "mse"])
+def test_a_convolution_that_minimal_filtering_would_take_stays_a_dot_product(tmp_path):
+    w = np.random.default_rng(0).standard_normal((32, 32, 3, 3)).astype(np.float32) / 17
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 32, 40, 40]) for n in "xy")
+    graph = helper.make_graph([node], "g", [x], [y], [onnx.numpy_helper.from_array(w, "w")])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    feeds = {"x": np.random.default_rng(1).standard_normal((1, 32, 40, 40)).astype(np.float32)}
+    want, got = (mlc.compile(made, precision=mlc.Precision(p, keep_slower=True)).run(feeds)["y"] for p in ("fp32", "bf16"))
+    assert np.linalg.norm(got - want) < 1e-2 * np.linalg.norm(want)
+
+
 def test_smoothing_and_observers(model, samples, observer):
     smooth, plain = (
         loss(model, samples, mlc.Precision("int8", calibration=samples, observer=observer, smooth=s, keep_slower=True)) for s in (0.5, 0.0)
