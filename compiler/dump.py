@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import InputError
 from ..ir import Graph
 from ..ir.printer import print_graph
 
@@ -14,20 +17,26 @@ if TYPE_CHECKING:
 
 
 class Dump:
-    """Writes into a folder, which is made if missing."""
+    """Writes into a folder, which is made if missing. Every method raises InputError when that cannot be done."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         self._count = 0
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
 
     def graph(self, name: str, graph: Graph) -> None:
         """`NN_name.ir`: the graph after a pass."""
-        (self.folder / f"{self._count:02d}_{name}.ir").write_text(print_graph(graph))
+        with self._writing():
+            (self.folder / f"{self._count:02d}_{name}.ir").write_text(print_graph(graph))
         self._count += 1
 
     def kernels(self, result: Compilation) -> None:
         """`kernels/SYMBOL.{ll,o}`, `plan.txt` and `times.json`."""
+        with self._writing():
+            self._kernels(result)
+
+    def _kernels(self, result: Compilation) -> None:
         folder = self.folder / "kernels"
         folder.mkdir(exist_ok=True)
         for emitted in result.emitted.values():
@@ -42,3 +51,10 @@ class Dump:
             lines.append(f"{emitted.symbol} {step.buffers} units={emitted.units} ; {' + '.join(step.loc)}")
         (self.folder / "plan.txt").write_text("\n".join(map(str, lines)) + "\n")
         (self.folder / "times.json").write_text(json.dumps(result.seconds, indent=2) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise InputError(f"cannot be written: {e.strerror or e}", loc=f"--dump {self.folder}", remedy="Name another folder.") from e

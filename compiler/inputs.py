@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..ir.dtypes import DType
 
 SEED = 0
+_LARGEST = 2**48  # no dim is that long
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,13 @@ def symbols_of_sizes(specs: Sequence[InputSpec], sizes: Mapping[str, Sequence[in
 def generate(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]], seed: int = SEED) -> dict[str, np.ndarray]:
     """Arrays for all inputs. The same seed gives an input the same values whatever the other inputs are."""
     sizes = sizes_of(specs, shapes)
-    return {s.name: _values(s, sizes[s.name], seed) for s in specs}
+    made = {}
+    for s in specs:
+        try:
+            made[s.name] = _values(s, sizes[s.name], seed)
+        except (MemoryError, ValueError) as e:  # ValueError: more elements than NumPy can count
+            raise InputError(f"shape {list(sizes[s.name])} of input {s.name!r}", expected="what fits into memory", loc="--shape") from e
+    return made
 
 
 def complete(
@@ -139,7 +146,7 @@ def parse_shapes(pairs: Iterable[str]) -> dict[str, tuple[int, ...]]:
             shape = tuple(int(d) for d in dims.split(",") if d.strip())
         except ValueError:
             shape = (-1,)
-        if not (name and eq) or any(d < 0 for d in shape):
+        if not (name and eq) or not all(0 <= d < _LARGEST for d in shape):
             raise InputError(f"--shape {pair!r}", expected="NAME=SIZE,SIZE,…, for example x=1,3,224,224")
         shapes[name] = shape
     return shapes

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import MlcError
+from ..errors import InputError, MlcError
 from . import performance, real, samples, suite, tables
 from .store import models_dir
 
@@ -89,7 +89,10 @@ def bench(names: tuple[str, ...], threads: str, against: str, seconds: float, js
     results = performance.results(rows)
     click.echo(performance.table(rows, results))
     if json_path:
-        Path(json_path).write_text(json.dumps(performance.as_json(rows, results), indent=2) + "\n")
+        try:
+            Path(json_path).write_text(json.dumps(performance.as_json(rows, results), indent=2) + "\n")
+        except OSError as e:
+            raise InputError(f"cannot be written: {e.strerror}", loc=json_path) from e
     sys.exit(max((r.code for r in rows), default=0))
 
 

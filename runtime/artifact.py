@@ -15,12 +15,10 @@ import io
 import json
 import mmap
 import os
-import secrets
 import struct
 import threading
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ import numpy as np
 from ..errors import ArtifactError
 from . import objects
 from .address import address
+from .files import write_whole
 from .manifest import Manifest, check_format, parse
 from .native import native
 
@@ -65,22 +64,7 @@ def aligned(size: int) -> np.ndarray:
 
 def save(parts: Parts, path: str | os.PathLike[str]) -> None:
     """Write atomically: a reader sees the old file or the new one. Raises ArtifactError, leaving no partial file."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-    try:
-        with open(temporary, "xb") as f:
-            _write(parts, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, target)
-    except (OSError, ValueError) as e:  # zipfile turns a second failure, while it closes, into a ValueError
-        temporary.unlink(missing_ok=True)
-        cause = e if isinstance(e, OSError) else e.__context__
-        reason = (isinstance(cause, OSError) and cause.strerror) or str(e)
-        raise ArtifactError(f"cannot write: {reason}", loc=str(path), remedy="Nothing was left behind.") from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, lambda f: _write(parts, f))
 
 
 def to_bytes(parts: Parts) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +16,9 @@ import onnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ...errors import ArtifactError, InputError, OnnxImportError
+from ...errors import InputError, OnnxImportError
 from ...models.resolve import default_shapes, resolve
+from ...runtime.files import write_whole
 from ..inputs import InputSpec, complete, parse_shapes, read_arrays, specs_of_module, specs_of_onnx
 from ..options import Options
 from ..precision.options import Precision
@@ -156,26 +155,6 @@ def progress() -> Iterator[Tell]:
             bar.update(task, description=stage, completed=done, total=total if total > 1 else None)
 
         yield tell
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file beside its place and renames it. Raises ArtifactError, and then leaves nothing."""
-    partial: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        partial = Path(name)
-        with os.fdopen(handle, "wb") as f:
-            write(f)
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)
-        partial.replace(path)
-        partial = None
-    except OSError as e:
-        raise ArtifactError(f"cannot be written: {e.strerror}", loc=str(path)) from e
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
 
 
 def write_json(target: str, value: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from ...runtime.files import write_whole
 from ..options import Options
 from .common import (
     compile_options,
@@ -24,7 +25,6 @@ from .common import (
     progress,
     shape_text,
     threads_option,
-    write_whole,
 )
 
 

@@ -1,6 +1,5 @@
 """Generated inputs, the figures of a comparison, and naming the first layer that differs."""
 
-import errno
 from pathlib import Path
 
 import ml_dtypes
@@ -9,7 +8,6 @@ import onnx
 import pytest
 from mlc import MlcError
 from mlc.compiler import inputs, oracle
-from mlc.compiler.commands.common import write_whole
 from mlc.compiler.compare import Limits, compare, limits
 from onnx import TensorProto, helper
 
@@ -132,16 +130,3 @@ def test_first_divergence_is_named(model: onnx.ModelProto, tmp_path: Path) -> No
     report = oracle.Report((), {}, layers)
     assert not report.agrees and report.first_divergence is not None and report.first_divergence.node == "mask it"
     assert report.as_json()["first_divergence"]["tensor"] == "m"
-
-
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    target.write_text("old")
-
-    def full(f) -> None:
-        f.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(MlcError, match="No space left"):
-        write_whole(target, full)
-    assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,53 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from ..errors import ArtifactError
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
+    """Calls `write` with a file beside `path`, then renames it: a reader sees the old file or the new one.
+
+    A device or pipe is written to, and a symbolic link followed. Raises ArtifactError, leaving no partial file.
+    """
+    temporary: Path | None = None
+    try:
+        target = Path(os.path.realpath(path))
+        mode = _mode(target)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(0, "it is a folder")
+        if mode and not stat.S_ISREG(mode):
+            with open(target, "wb") as f:
+                write(f)
+            return
+        temporary = target.with_name(f".mlc-{secrets.token_hex(8)}")
+        with open(temporary, "xb") as f:
+            write(f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, target)
+        temporary = None
+    except (OSError, ValueError) as e:  # ValueError: NUL in the name; a second failure of zipfile, while it closes
+        cause = e if isinstance(e, OSError) or not isinstance(e.__context__, OSError) else e.__context__
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+        raise ArtifactError(f"cannot be written: {reason}", loc=str(path), remedy="Nothing was left behind.") from None
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def _mode(path: Path) -> int:
+    """0 for what does not exist."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return 0
