@@ -57,8 +57,11 @@ def _combine(fn: str, args: list[Affine]) -> Affine | None:
     return None
 
 
-def stride_along(root: E, axis: int) -> Dim | None:
-    """How much root grows per step of `axis`, None when not a constant. Parts without the axis may be anything."""
+def stride_along(root: E, axis: int, reduced: Dim | None = None) -> Dim | None:
+    """How much root grows per step of `axis`, None when not a constant. Parts without the axis may be anything.
+
+    `reduced` is how much a result of a reduction does: None along a parallel axis, each point of which has its own.
+    """
     known: dict[int, Dim | None] = {}
     for e in postorder([root]):
         args = [known[id(c)] for c in children(e)]
@@ -66,6 +69,8 @@ def stride_along(root: E, axis: int) -> Dim | None:
         match e:
             case Axis(index=i):
                 out = int(i == axis)
+            case Reduced():
+                out = reduced
             case Call(fn="add", args=_) if None not in args:
                 out = args[0] + args[1]  # type: ignore[operator, arg-type]
             case Call(fn="sub", args=_) if None not in args:

@@ -18,7 +18,7 @@ from ..codegen.expr import structure
 from ..codegen.kernel import Branch, Kernel, LoopKernel, Plan, PlanStep, Repeat, Step
 from ..codegen.lower import LowerOptions, lower
 from ..codegen.lower.winograd import ConvCosts
-from ..errors import TargetError
+from ..errors import CodegenError, TargetError
 from ..ir import Graph
 from ..passes.base import PassContext
 from ..passes.pipelines import optimize
@@ -83,8 +83,11 @@ def compile(
 def compile_with(model: Source, options: Options, progress: Progress | None = None) -> Module:
     """`compile`, with all knobs in one value. A lowered module that turns out slower than float32 here is not kept, with a
     warning, unless the options say so."""
-    result = compile_stages(model, options, progress)
-    module = module_of(result, options.threads)
+    try:
+        result = compile_stages(model, options, progress)
+        module = module_of(result, options.threads)
+    except MemoryError as e:
+        raise CodegenError(f"compiling takes more memory than there is: {e}", remedy="Check the model's shapes.") from e
     if result.float32 is None or options.precision.keep_slower:
         return module
     from .precision.speed import faster

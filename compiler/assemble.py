@@ -15,7 +15,7 @@ from ..ir import Dim, DType, dim_max, floordiv, prod, symbols_of
 from ..ir.dims import Expr, Sym
 from ..runtime import artifact, memory
 from ..runtime.artifact import Parts
-from ..runtime.dimexpr import DimExpr
+from ..runtime.dimexpr import LIMIT, DimExpr
 from ..runtime.manifest import CALL, CLEAR, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
 from ..runtime.objects import join
 from .constants import Packed, pack_constants
@@ -126,6 +126,8 @@ class _Dims:
 
     def slot(self, dim: Dim) -> int:
         if dim not in self._slots:
+            if isinstance(dim, int) and abs(dim) > LIMIT:
+                raise CodegenError(f"a tensor of {dim} bytes or elements", expected="2^62 at most", remedy="Check the model's shapes.")
             self._slots[dim] = len(self.exprs)
             self.exprs.append(dim_expr(dim))
         return self._slots[dim]

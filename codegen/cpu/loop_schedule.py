@@ -129,7 +129,7 @@ def schedule(k: LoopKernel, target: CpuTarget) -> LoopSchedule:
     def stride(offset: E, axis: int) -> Dim | None:
         key = id(offset), axis
         if key not in known:
-            known[key] = stride_along(offset, axis)
+            known[key] = stride_along(offset, axis, None if axis < n else 0)
         return known[key]
 
     def access(offset: E, axis: int) -> float:

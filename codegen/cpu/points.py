@@ -162,7 +162,7 @@ class Points:
         if not self.varies(offset, s):
             return 0
         if id(offset) not in self.strides:
-            self.strides[id(offset)] = stride_along(offset, self.plan.axis)
+            self.strides[id(offset)] = stride_along(offset, self.plan.axis, None if self.parallel else 0)
         k = self.strides[id(offset)]
         return k if isinstance(k, int) else None
 

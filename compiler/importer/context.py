@@ -78,6 +78,13 @@ class ImportContext:
                 return self._attr_value(a)
         return default
 
+    def flag(self, node: NodeProto, name: str, default: bool) -> bool:
+        """An attribute that is 0 or 1. Raises UnsupportedError for other numbers."""
+        value = self.attr(node, name, int(default))
+        if value not in (0, 1):
+            raise self.unsupported(f"{node.op_type}: {name}={value}, expected 0 or 1")
+        return bool(value)
+
     def _attr_value(self, a: AttributeProto) -> Any:
         if a.type == AttributeProto.TENSOR:
             return self._tensor(a.t)

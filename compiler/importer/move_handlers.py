@@ -210,8 +210,9 @@ def one_hot(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
 
 def _blocks(ctx: ImportContext, node: NodeProto, x: Value) -> int:
     block = int(ctx.attr(node, "blocksize"))
-    if x.type.rank != 4 or block < 1:
-        raise ctx.unsupported(f"{node.op_type} of {x.type} by blocks of {block}")
+    mode = ctx.attr(node, "mode", "DCR")
+    if x.type.rank != 4 or block < 1 or mode not in ("DCR", "CRD"):
+        raise ctx.unsupported(f"{node.op_type} of {x.type} by blocks of {block}, mode {mode!r}")
     return block
 
 

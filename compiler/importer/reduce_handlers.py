@@ -22,7 +22,7 @@ def _setup(ctx: ImportContext, node: NodeProto, ins: list[Value | None], since: 
         axes = () if ctx.attr(node, "noop_with_empty_axes", 0) else tuple(range(rank))
     if any(not -rank <= a < rank for a in axes):
         raise ctx.unsupported(f"{node.op_type} over axes {list(axes)} of rank {rank}")
-    return x, tuple(sorted({a % rank for a in axes})), bool(ctx.attr(node, "keepdims", 1))
+    return x, tuple(sorted({a % rank for a in axes})), ctx.flag(node, "keepdims", True)
 
 
 def reduction(kind: str, since: int) -> Handler:
@@ -76,7 +76,7 @@ def arg_reduce(kind: str) -> Handler:
         (x,) = required(ctx, node, ins, 1)
         axis = ctx.attr(node, "axis", 0) % x.type.rank
         last = bool(ctx.attr(node, "select_last_index", 0))
-        return ctx.emit(O.ArgReduce(kind, axis, bool(ctx.attr(node, "keepdims", 1)), last), x).outputs
+        return ctx.emit(O.ArgReduce(kind, axis, ctx.flag(node, "keepdims", True), last), x).outputs
 
     return handler
 
@@ -108,7 +108,7 @@ def top_k(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seque
         (k,) = ctx.require_sizes(optional(ins, 1), "k of TopK")
     if not isinstance(k, int):
         k = dim_min(k, x.shape[axis])  # the model is wrong where it is more; never read beyond the row
-    op = O.TopK(axis, k, bool(ctx.attr(node, "largest", 1)), bool(ctx.attr(node, "sorted", 1)))
+    op = O.TopK(axis, k, ctx.flag(node, "largest", True), ctx.flag(node, "sorted", True))
     return ctx.emit(op, x).outputs
 
 

@@ -229,34 +229,6 @@ def lrn(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     return [b.channels_first(b.emit(op, b.channels_last(x)))]
 
 
-def depth_to_space(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """[N, C, H, W] -> [N, C/b², H·b, W·b]: blocks are the slow part of C (DCR) or the fast one (CRD)."""
-    (x,) = required(ctx, node, ins, 1)
-    b, k = Build(ctx), int(ctx.attr(node, "blocksize"))
-    n, c, h, w = x.shape
-    mode = ctx.attr(node, "mode", "DCR")
-    if mode == "DCR":
-        y = b.transpose(b.reshape(x, (n, k, k, floordiv(c, k * k), h, w)), (0, 3, 4, 1, 5, 2))
-    elif mode == "CRD":
-        y = b.transpose(b.reshape(x, (n, floordiv(c, k * k), k, k, h, w)), (0, 1, 4, 2, 5, 3))
-    else:
-        raise ctx.unsupported(f"DepthToSpace: mode {mode!r}")
-    return [b.reshape(y, (n, floordiv(c, k * k), h * k, w * k))]
-
-
-def space_to_depth(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """[N, C, H, W] -> [N, C·b², H/b, W/b]: the place in the block is the slow part of C·b² (DCR) or the fast one (CRD)."""
-    (x,) = required(ctx, node, ins, 1)
-    b, k = Build(ctx), int(ctx.attr(node, "blocksize"))
-    n, c, h, w = x.shape
-    h2, w2 = floordiv(h, k), floordiv(w, k)
-    mode = ctx.attr(node, "mode", "DCR")
-    if mode not in ("DCR", "CRD"):
-        raise ctx.unsupported(f"SpaceToDepth: mode {mode!r}")
-    y = b.transpose(b.reshape(x, (n, c, h2, k, w2, k)), (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4))
-    return [b.reshape(y, (n, c * k * k, h2, w2))]
-
-
 WINDOW_HANDLERS: HandlerTable = {
     ("Conv", 1): conv,
     ("ConvTranspose", 1): conv_transpose,
@@ -268,6 +240,4 @@ WINDOW_HANDLERS: HandlerTable = {
     ("GlobalMaxPool", 1): global_max_pool,
     ("GlobalLpPool", 2): global_lp_pool,
     ("LRN", 1): lrn,
-    ("DepthToSpace", 1): depth_to_space,
-    ("SpaceToDepth", 1): space_to_depth,
 }

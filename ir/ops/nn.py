@@ -31,6 +31,13 @@ def _spatial(op: Op, rank: int, **fields: Sequence[object]) -> None:
     for name, value in fields.items():
         if len(value) != rank:
             raise VerifyError(f"{op.name}: {name} has {len(value)} entries", expected=f"{rank}, one per spatial axis")
+        if name in ("strides", "dilations") and not all(isinstance(v, int) and v > 0 for v in value):
+            raise VerifyError(f"{op.name}: {name} {list(value)}", expected="positive numbers")
+
+
+def _groups(op: Op, groups: int, *channels: Dim) -> None:
+    if groups < 1 or any(isinstance(c, int) and c % groups for c in channels):
+        raise VerifyError(f"{op.name}: {groups} groups of {', '.join(map(str, channels))} channels", expected="equal groups")
 
 
 def _kernel(op: Op, w: TensorType, rank: int) -> tuple[int, ...]:
@@ -105,8 +112,7 @@ class Conv(Op):
         kernel = _kernel(self, w, rank)
         if not _fits(x.shape[-1], w.shape[-2] * self.groups):
             raise VerifyError(f"conv: {x.shape[-1]} input channels", expected=f"{w.shape[-2]} × {self.groups} groups")
-        if isinstance(w.shape[-1], int) and w.shape[-1] % self.groups:
-            raise VerifyError(f"conv: {w.shape[-1]} output channels", expected=f"a multiple of {self.groups} groups")
+        _groups(self, self.groups, w.shape[-1])
         return (TensorType(x.dtype, (x.shape[0], *self.out_spatial(x.shape[1:-1], kernel), w.shape[-1])),)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -158,6 +164,7 @@ class ConvTranspose(Op):
         kernel = _kernel(self, w, rank)
         if not _fits(x.shape[-1], w.shape[-1]):
             raise VerifyError(f"convtranspose: {x.shape[-1]} input channels", expected=str(w.shape[-1]))
+        _groups(self, self.groups, w.shape[-1])
         return (TensorType(x.dtype, (x.shape[0], *self.out_spatial(x.shape[1:-1], kernel), w.shape[-2] * self.groups)),)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:

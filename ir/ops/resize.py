@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,8 @@ class Resize(Op):
             raise VerifyError(f"resize of {x} to {list(self.sizes)}", expected=f"{x.rank} sizes and scales")
         if self.mode not in ("nearest", "linear", "cubic") or self.coord_mode not in _COORD or self.nearest_mode not in _NEAREST:
             raise VerifyError(f"resize with {self.mode}, {self.coord_mode}, {self.nearest_mode}")
+        if not all(s is None or 0 < s < math.inf for s in self.scales):
+            raise VerifyError(f"resize by {list(self.scales)}", expected="positive scales")
         if self.coord_mode == "tf_crop_and_resize" and len(self.roi) != 2 * x.rank:
             raise VerifyError(f"resize has a region of {len(self.roi)} numbers", expected=str(2 * x.rank))
         return (TensorType(x.dtype, self.sizes),)

@@ -462,6 +462,25 @@ def test_long_sums_keep_their_precision(shape, axes, symbolic):
     assert np.abs(out / want - 1).max() < 1e-6
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 40), (2, 7, 5)])
+def test_a_store_where_a_reduction_says(shape):
+    """y[b, rank(x[b, i, c]), c] = x[b, i, c]: neighbours in the vector go to different rows."""
+    b, n, c = shape
+    x = np.random.default_rng(0).permutation(prod(shape)).reshape(shape).astype(np.float32)
+    own, other = (load(0, (0, n * c), (i, c), (2, 1)) for i in (1, 3))
+    one, zero = Num(1), Num(0)
+    rank = call("min", Reduced(0, dtype=DType.I64), Num(n - 1))
+    at = call("add", index((0, n * c), (2, 1)), Call("mul", (rank, Num(c))))
+    k = LoopKernel(
+        (b, n, c), (n,), (Operand(F, x.size), Operand(F, x.size, written=True)),
+        (Reduction("sum", Call("select", (call("lt", other, own), one, zero), dtype=DType.I64)),), (Store(1, at, own),),
+    )  # fmt: skip
+    for target in TARGETS:
+        out = np.full(x.size, np.nan, np.float32)
+        native(k, [x.reshape(-1), out], target)
+        assert np.array_equal(out.reshape(shape), np.sort(x, 1))
+
+
 def softmax(rows, columns):
     e = load(0, (0, columns), (1, 1))
     power = s.exp(s.sub(e, Reduced(0, dtype=F)))
