@@ -126,7 +126,7 @@ class _Dims:
 
     def slot(self, dim: Dim) -> int:
         if dim not in self._slots:
-            if isinstance(dim, int) and abs(dim) > LIMIT:
+            if any(abs(c) > LIMIT for c in ([dim] if isinstance(dim, int) else [c for _, c in dim.terms])):
                 raise CodegenError(f"a tensor of {dim} bytes or elements", expected="2^62 at most", remedy="Check the model's shapes.")
             self._slots[dim] = len(self.exprs)
             self.exprs.append(dim_expr(dim))

@@ -55,6 +55,9 @@ class Node:
         ins = tuple(inputs)
         try:
             types = op.infer([v.type for v in ins])
+            negative = next((t for t in types if any(isinstance(d, int) and d < 0 for d in t.shape)), None)
+            if negative is not None:
+                raise VerifyError(f"a result is {negative}", expected="no negative sizes")
         except VerifyError as e:
             if e.loc:
                 raise

@@ -45,8 +45,8 @@ def _kernel(op: Op, w: TensorType, rank: int) -> tuple[int, ...]:
         raise VerifyError(f"{op.name}: weights of rank {w.rank}", expected=f"rank {rank + 2}")
     out = []
     for d in w.shape[:rank]:
-        if not isinstance(d, int):
-            raise VerifyError(f"{op.name}: kernel size {d} is not known at compile time", expected="a static kernel size")
+        if not isinstance(d, int) or d < 1:
+            raise VerifyError(f"{op.name}: kernel size {d}", expected="a positive size that is known at compile time")
         out.append(d)
     return tuple(out)
 

@@ -10,15 +10,17 @@ from mlc.compiler.cli import main
 from onnx import TensorProto, helper
 
 
-def build(nodes: list[onnx.NodeProto], **constants: np.ndarray) -> onnx.ModelProto:
+def build(
+    nodes: list[onnx.NodeProto], *, shape: tuple[int | str, ...] = ("n", 4), opset: int = 18, **constants: np.ndarray
+) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [onnx.numpy_helper.from_array(v, n) for n, v in constants.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
 def external(folder: Path, location: str, **fields: str) -> bytes:
@@ -29,6 +31,11 @@ def external(folder: Path, location: str, **fields: str) -> bytes:
     for key, value in {"location": location, **fields}.items():
         tensor.external_data.add(key=key, value=value)
     return model.SerializeToString()
+
+
+def convolution(operator: str, **attributes: object) -> Callable[[Path], bytes]:
+    node = helper.make_node(operator, ["x", "w"], ["y"], **attributes)
+    return lambda folder: build([node], shape=(1, 2, 4), w=np.ones((2, 2, 3), np.float32)).SerializeToString()
 
 
 def cyclic(folder: Path) -> bytes:
@@ -68,6 +75,26 @@ BROKEN: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "shapes": (
         lambda f: build([helper.make_node("Add", ["x", "w"], ["y"])], w=np.ones(3, np.float32)).SerializeToString(),
         "3",
+    ),
+    "no groups": (convolution("Conv", group=0), "0 groups"),
+    "transposed, without groups": (convolution("ConvTranspose", group=-1), "-1 groups"),
+    "a stride of 0": (convolution("Conv", strides=[0]), "strides"),
+    "a negative size": (convolution("Conv", pads=[-3, -3]), "negative"),
+    "negative blocks": (
+        lambda f: build([helper.make_node("DepthToSpace", ["x"], ["y"], blocksize=-2)], shape=(1, 8, 4, 4)).SerializeToString(),
+        "DepthToSpace",
+    ),
+    "a scale below 0": (
+        lambda f: build([helper.make_node("Resize", ["x", "", "s"], ["y"])], s=np.array([1, -2], np.float32)).SerializeToString(),
+        "scale",
+    ),
+    "a flag of 7": (lambda f: build([helper.make_node("ArgMax", ["x"], ["y"], keepdims=7)]).SerializeToString(), "keepdims=7"),
+    "too large": (lambda f: build([helper.make_node("Tile", ["x", "r"], ["y"])], r=np.array([1, 2**61])).SerializeToString(), "2^62"),
+    "more than memory": (
+        lambda f: build(
+            [helper.make_node("Resize", ["x", "", "", "s"], ["y"], mode="linear")], shape=(1, 4), s=np.array([1, 2**45])
+        ).SerializeToString(),
+        "memory",
     ),
     "types": (lambda f: build([helper.make_node("Add", ["x", "w"], ["y"])], w=np.ones(4, np.int64)).SerializeToString(), "x"),
     "missing data": (lambda f: external(f, "weights.bin"), "weights.bin"),

@@ -154,6 +154,13 @@ def test_sample_is_resolved(run) -> None:
         (["compile", "{model}", "--target", "cpu:nonsense"], "nonsense"),
         (["compile", "{model}", "--target", "tpu"], "tpu"),
         (["compile", "{model}", "-o", "{folder}/missing/m.mlc"], "missing"),
+        (["compile", "{model}", "-o", "{folder}"], "folder"),
+        (["compile", "{model}", "-o", "/dev/full"], "No space left"),
+        (["compile", "{model}", "-o", "/proc/m.mlc"], "cannot be written"),
+        (["compile", "{model}", "--dump", "{text}/dump"], "cannot be written"),
+        (["check", "{model}", "--json", "{folder}/missing/r.json"], "missing"),
+        (["run", "{model}", "--shape", "x=4000000000000,4"], "memory"),
+        (["run", "{model}", "--shape", "x=99999999999999999999,4"], "--shape"),
         (["compile", "{model}", "--shape", "q=1"], "q"),
         (["compile", "{model}", "--shape", "x=1,5"], "4"),
         (["compile", "{model}", "--shape", "x"], "--shape"),
@@ -225,6 +232,26 @@ def test_help_lists_every_command_without_the_compiler() -> None:
     assert all(name in result.output for name in ("compile", "run", "check", "bench", "inspect"))
     for name in ("compile", "run", "check", "bench", "inspect"):
         assert CliRunner().invoke(cli, [name, "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["check", "run", "compile"])
+def test_names_of_any_kind(run, model: Path, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "模型 ünï [bold]x.onnx"
+    path.write_bytes(model.read_bytes())
+    assert run(command, path, *(["-o", tmp_path / "ø [red].mlc"] if command == "compile" else []))[0] == 0
+
+
+@pytest.mark.parametrize("moment", ["import", "compile"])
+def test_an_interrupt_is_quiet_and_leaves_nothing(run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    from mlc.compiler import api
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*{"import": (api, "import_model"), "compile": (api.CompilePool, "compile")}[moment], interrupt)
+    code, out, err = run("compile", model, "-o", tmp_path / "m.mlc")
+    assert code == 130 and err.strip() == "interrupted" and not out
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_no_progress_when_not_a_terminal(model: Path, tmp_path: Path) -> None:

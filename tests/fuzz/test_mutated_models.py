@@ -74,7 +74,7 @@ def mutate(model: onnx.ModelProto, rng: np.random.Generator) -> None:
                 case onnx.AttributeProto.INT:
                     a.i = number(rng)
                 case onnx.AttributeProto.FLOAT:
-                    a.f = float(rng.choice([0.0, -1.0, np.nan, np.inf, 0.3]))
+                    a.f = float(rng.choice([0.0, 0.3, 2.0, np.nan]))
                 case onnx.AttributeProto.INTS:
                     values = list(a.ints)
                     kind = rng.integers(4)
@@ -128,6 +128,8 @@ def attempt(seed: int) -> str:
         got = module.run(feeds)
     except MlcError:
         return "refused"
+    if name in ("lstm", "reduce") and 0 in feeds["x"].shape:
+        return "unknown"  # onnxruntime ends the process, or keeps a dim that it should not
     try:
         want = Oracle(model.SerializeToString(), threads=1).run(feeds)
     except MlcError:
