@@ -10,11 +10,12 @@ from .expr import E
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A flat buffer argument: dtype and number of elements. Row-major; `written` for results."""
+    """A flat buffer argument: dtype and number of elements. Row-major; `written` for results; `scratch`: nobody reads it after."""
 
     dtype: DType
     numel: Dim
     written: bool = False
+    scratch: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from .dump import Dump
 from .importer import import_model
 from .options import Options
 from .precision.options import Precision
+from .validate import ValidatingModule
 
 if TYPE_CHECKING:
     import onnx
@@ -85,7 +86,7 @@ def compile_with(model: Source, options: Options, progress: Progress | None = No
     warning, unless the options say so."""
     try:
         result = compile_stages(model, options, progress)
-        module = module_of(result, options.threads)
+        module = module_of(result, options.threads, options.validate)
     except MemoryError as e:
         raise CodegenError(f"compiling takes more memory than there is: {e}", remedy="Check the model's shapes.") from e
     if result.float32 is None or options.precision.keep_slower:
@@ -127,20 +128,24 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
     return result
 
 
-def compile_graph(graph: Graph, *, target: str = "cpu", threads: int | None = None, opt_level: int = 3, exact: bool = False) -> Module:
+def compile_graph(
+    graph: Graph, *, target: str = "cpu", threads: int | None = None, opt_level: int = 3, exact: bool = False, validate: bool = False
+) -> Module:
     """A graph that passes are done with, to a module: the later half of `compile`."""
     cpu = parse(target)
     with CompilePool(cpu) as pool:
         if len(graph.nodes) > _SMALL:
             pool.start()
         result = _back(graph, cpu, _options(opt_level, exact), pool, lambda stage, done, total: None, _Clock())
-    return module_of(result, threads)
+    return module_of(result, threads, validate)
 
 
-def module_of(result: Compilation, threads: int | None = None) -> Module:
+def module_of(result: Compilation, threads: int | None = None, validate: bool = False) -> Module:
     """The runnable module of a compilation."""
     packed = result.packed.result()
     parts = assemble(result.plan, result.emitted, result.objects, result.target, equal=result.graph.equal, packed=packed)
+    if validate:
+        return ValidatingModule(parts, steps_of(result.plan.steps), threads=threads)
     return Module(parts, threads=threads)
 
 

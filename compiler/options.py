@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ..errors import InputError
 from .precision.options import FLOAT32, Precision
+
+_ON, _OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Options:
             float32 convolution then has a relative L2 error of about 1e-6 instead of 2e-7.
         precision: of matrix products and convolutions.
         dump: a folder to write every stage to.
+        validate: run every kernel a second time by `codegen/interpret.py`, and raise VerifyError for the first that differs.
+            By default as MLC_VALIDATE in the environment says. Raises InputError when that is neither yes nor no.
     """
 
     target: str = "cpu"
@@ -31,3 +36,12 @@ class Options:
     exact: bool = False
     precision: Precision = FLOAT32
     dump: str | os.PathLike[str] | None = None
+    validate: bool = field(default_factory=lambda: switch(os.environ, "MLC_VALIDATE"))
+
+
+def switch(environment: Mapping[str, str], name: str) -> bool:
+    """A variable that is on or off. Raises InputError for another value."""
+    value = environment.get(name, "").strip().lower()
+    if value not in (*_ON, *_OFF):
+        raise InputError(f"{name}={value[:40]}", expected="1 or 0", loc="environment")
+    return value in _ON

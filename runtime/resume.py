@@ -45,19 +45,22 @@ class Run:
             while code := call(self.execution.at):
                 if code != YIELDED:
                     raise MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
-                k = words[struct.resume - 1]
-                for buffer in self.stages.freed[k]:
-                    self.memory.pop(buffer, None)
-                handler = self.manifest.handlers[k]
-                match handler:
-                    case BindHandler():
-                        self._bind(handler)
-                    case CarryHandler():
-                        self._carry(handler)
-                    case HostHandler():
-                        self._host(handler)
+                self.handle(words[struct.resume - 1])
         finally:
             struct.resume = 0
+
+    def handle(self, k: int) -> None:
+        """What the program asks for at its k-th yield."""
+        for buffer in self.stages.freed[k]:
+            self.memory.pop(buffer, None)
+        handler = self.manifest.handlers[k]
+        match handler:
+            case BindHandler():
+                self._bind(handler)
+            case CarryHandler():
+                self._carry(handler)
+            case HostHandler():
+                self._host(handler)
 
     # --- sizes ---------------------------------------------------------------------------------------------------------
 

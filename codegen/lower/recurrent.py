@@ -29,7 +29,7 @@ def emit_recurrent(lw: Lowering, node: Node) -> None:
     )  # fmt: skip
     scratch = lw.storage.add("arena", y.dtype, (kernel.regions, len(op.directions), batch, kernel.width))
     buffers = (*reads, y.buffer, *(v.buffer for v in state), scratch.buffer)
-    operands = tuple(Operand(*lw.storage.extent(b), written=i >= len(reads)) for i, b in enumerate(buffers))
+    operands = tuple(Operand(*lw.storage.extent(b), i >= len(reads), b == scratch.buffer) for i, b in enumerate(buffers))
     lw.step(replace(kernel, operands=operands), buffers, node.loc)
     for v, view in zip(node.outputs, (y, *state), strict=True):
         lw.views[v] = view

@@ -1,0 +1,77 @@
+"""Running a program call by call, so that somebody can watch: what a kernel read, and what it wrote."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import MlcError
+from .binding import Binding, Execution, Program
+from .handles import Handles
+from .manifest import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD, instruction_length
+from .native import native
+from .resume import Run
+
+Visit = Callable[[int, Sequence[np.ndarray], Callable[[], None]], None]
+"""visit(call, operands, launch): `call` counts as `manifest.steps`; operands are the bytes of its buffers, changed by `launch()`."""
+
+
+class Trace(Run):
+    """A run that hands every kernel call to `visit`, which has to launch it. `symbols` are the sizes known so far."""
+
+    def __init__(
+        self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles, visit: Visit
+    ) -> None:
+        super().__init__(program, binding, execution, outputs, handles)
+        self.visit = visit
+        self.calls = {s.word: i for i, s in enumerate(self.manifest.steps)}
+
+    def run(self) -> None:
+        """As `Run.run`; control flow is followed here, calls run natively, one at a time."""
+        words = self.manifest.program
+        pc = 0
+        while pc < len(words):
+            after = pc + instruction_length(words, pc)
+            match words[pc]:
+                case op if op in (CALL, TEAM_CALL):
+                    self._call(pc, after)
+                case op if op == JUMP:
+                    after = words[pc + 1]
+                case op if op == JUMP_IF_FALSE:
+                    after = after if self._word(words[pc + 1], ctypes.c_bool).value else words[pc + 2]
+                case op if op == JUMP_IF_GE:
+                    a, b = (self._word(words[pc + i]).value for i in (1, 2))
+                    after = words[pc + 3] if a >= b else after
+                case op if op == INCREMENT:
+                    self._word(words[pc + 1]).value += 1
+                case op if op == CLEAR:
+                    self._word(words[pc + 1]).value = 0
+                case op if op == YIELD:
+                    self.handle(words[pc + 1])
+            pc = after
+
+    def _call(self, pc: int, after: int) -> None:
+        words, struct = self.manifest.program, self.execution.struct
+        buffers = words[pc + 6 : pc + 6 + words[pc + 2]]
+
+        def launch() -> None:
+            struct.resume, struct.words = pc, after  # from here to the end, which is behind this call
+            try:
+                if native().run(self.execution.at):
+                    raise MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
+            finally:
+                struct.resume, struct.words = 0, len(words)
+
+        self.visit(self.calls[pc], [self._bytes(b) for b in buffers], launch)
+
+    def _bytes(self, buffer: int) -> np.ndarray:
+        size = self.sizes[buffer]
+        if not size:
+            return np.empty(0, np.uint8)
+        return np.frombuffer((ctypes.c_uint8 * size).from_address(self.bufs[buffer]), np.uint8)
+
+    def _word(self, buffer: int, kind: Any = ctypes.c_int64) -> Any:
+        return kind.from_address(self.bufs[buffer])
