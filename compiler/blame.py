@@ -72,7 +72,7 @@ def blame(
     """
     options = options or Options()
     if not options.precision.is_float32:
-        raise InputError(f"precision {options.precision.mode}", expected="fp32: a lower one differs from onnxruntime by intent")
+        raise InputError(f"precision {options.precision.default}", expected="fp32: a lower one differs from onnxruntime by intent")
     tell = progress or (lambda stage, done, total: None)
     want = Oracle(source, threads=options.threads).run(feeds)
     stages = passed(import_model(source, options.shapes), options.opt_level)
@@ -130,5 +130,5 @@ def _not_a_pass(first: Stage, why: str, fault: Callable[[Graph, Options], str], 
 
 
 def _diff(before: Graph, after: Graph) -> str:
-    texts = (print_graph(g).splitlines() for g in (before, after))
-    return "\n".join(line for line in difflib.unified_diff(*texts, "before", "after", lineterm="", n=1))
+    old, new = (print_graph(g).splitlines() for g in (before, after))
+    return "\n".join(difflib.unified_diff(old, new, "before", "after", lineterm="", n=1))

@@ -71,7 +71,7 @@ class Trace(Run):
         size = self.sizes[buffer]
         if not size:
             return np.empty(0, np.uint8)
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(self.bufs[buffer]), np.uint8)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self.bufs[buffer]))
 
     def _word(self, buffer: int, kind: Any = ctypes.c_int64) -> Any:
         return kind.from_address(self.bufs[buffer])
