@@ -122,7 +122,6 @@ def schedule(k: LoopKernel, target: CpuTarget) -> LoopSchedule:
     """Rules in order; the last always applies."""
     n = len(k.axes)
     width = target.vector_bits // (8 * _lane_bytes(k))
-    arg = any(s.fn.startswith("arg") for s in k.stages)
     loads = [e for e in postorder(k.roots) if isinstance(e, Load)]
     known: dict[tuple[int, int], Dim | None] = {}
 
@@ -147,7 +146,7 @@ def schedule(k: LoopKernel, target: CpuTarget) -> LoopSchedule:
         if (isinstance(size, int) and size < 4) or any(stride(s.offset, axis) == 0 for s in k.stores):
             continue
         candidates.append((cost(axis, size, False), -axis))
-    if k.stages and k.reduce_axes and not arg:
+    if k.stages and k.reduce_axes:
         size = k.reduce_axes[-1]
         last = n + len(k.reduce_axes) - 1
         short = 1.5 if isinstance(size, int) and size < 2 * width else 1.0  # the horizontal end weighs more

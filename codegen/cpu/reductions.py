@@ -183,9 +183,10 @@ class Reductions(Points):
         """Best value and its linear index, carried together; the first of equals wins, a NaN wins over all."""
         k, n, b = self.k, len(self.k.axes), self.b
         dtype = stage.value.dtype
-        math = Functions(b, scopes[0].lanes, self.target)
+        along = self.plan.axis >= n  # lanes are neighbours of the row, else of different rows
+        lanes, count = (self.plan.width, self.plan.group) if along else (scopes[0].lanes, len(scopes))
+        math = Functions(b, lanes, self.target)
         worst = math.const(self._neutral("max" if stage.fn == "argmax" else "min", dtype), dtype)
-        count = len(scopes)
         carried = [worst] * count + [math.const(-1, DType.I64)] * count
 
         def body(inner: list[Scope], acc: list[Any]) -> list[Any]:
@@ -195,17 +196,53 @@ class Reductions(Points):
                 linear: Any = b.i64(0)
                 for r, size in enumerate(k.reduce_axes):
                     linear = b.ir.add(b.ir.mul(linear, self.dim(size)), s.axes[n + r])
-                better = math.call("gt" if stage.fn == "argmax" else "lt", [x, best[j]], [dtype, dtype])
-                first = b.ir.icmp_signed("<", where[j], math.const(0, DType.I64))
-                better = b.ir.or_(better, first)
-                if dtype.is_float:
-                    nan = b.ir.and_(math.call("isnan", [x], [dtype]), b.ir.not_(math.call("isnan", [best[j]], [dtype])))
-                    better = b.ir.or_(better, nan)
+                index = b.splat(linear, lanes)
+                if along:
+                    index = b.ir.add(index, b.iota(lanes, s.shift))
+                better = b.ir.or_(self._wins(stage.fn, math, dtype, x, best[j]), self._unset(math, where[j]))
+                if along and s.mask is not None:
+                    better = b.ir.and_(better, s.mask)
                 best[j] = b.ir.select(better, x, best[j])
-                where[j] = b.ir.select(better, b.splat(linear, s.lanes), where[j])
+                where[j] = b.ir.select(better, index, where[j])
             return best + where
 
-        return self._reduce_space(scopes, carried, body)[count:]
+        out = self._reduce_space(scopes, carried, body)
+        return [self._first_best(stage.fn, dtype, list(zip(out[:count], out[count:], strict=True)))] if along else out[count:]
+
+    def _wins(self, fn: str, math: Functions, dtype: DType, x: Any, best: Any) -> Any:
+        """Lanes in which x is strictly better than the best so far."""
+        better = math.call("gt" if fn == "argmax" else "lt", [x, best], [dtype, dtype])
+        if not dtype.is_float:
+            return better
+        nan = self.b.ir.and_(math.call("isnan", [x], [dtype]), self.b.ir.not_(math.call("isnan", [best], [dtype])))
+        return self.b.ir.or_(better, nan)
+
+    def _unset(self, math: Functions, index: Any) -> Any:
+        return self.b.ir.icmp_signed("<", index, math.const(0, DType.I64))
+
+    def _first_best(self, fn: str, dtype: DType, parts: list[tuple[Any, Any]]) -> Any:
+        """The index of the best of all lanes of (value, index) vectors, as one lane."""
+        b = self.b
+
+        def better_of(x: tuple[Any, Any], y: tuple[Any, Any]) -> tuple[Any, Any]:
+            math = Functions(b, x[0].type.count, self.target)
+            tie = b.ir.and_(b.ir.icmp_signed("<", y[1], x[1]), b.ir.not_(self._wins(fn, math, dtype, x[0], y[0])))
+            take = b.ir.and_(b.ir.or_(self._wins(fn, math, dtype, y[0], x[0]), tie), b.ir.not_(self._unset(math, y[1])))
+            take = b.ir.or_(take, self._unset(math, x[1]))
+            return b.ir.select(take, y[0], x[0]), b.ir.select(take, y[1], x[1])
+
+        best = parts[0]
+        for part in parts[1:]:
+            best = better_of(best, part)
+        while best[0].type.count > 1:
+            best = better_of(self._half(best, 0), self._half(best, 1))
+        return best[1]
+
+    def _half(self, vectors: tuple[Any, Any], which: int) -> tuple[Any, Any]:
+        lanes = vectors[0].type.count // 2
+        index = ir.Constant(vec(I32, lanes), list(range(which * lanes, (which + 1) * lanes)))
+        low, high = (self.b.ir.shuffle_vector(x, ir.Constant(x.type, ir.Undefined), index) for x in vectors)
+        return low, high
 
     @staticmethod
     def _neutral(fn: str, dtype: DType) -> float | int:

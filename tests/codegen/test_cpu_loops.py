@@ -411,6 +411,14 @@ def test_arg_of_ties_nan_and_infinity():
         check(k, [x])
 
 
+def test_arg_over_two_axes_counts_through():
+    x = np.random.default_rng(3).integers(0, 9, (3, 5, 37)).astype(np.float32)
+    for fn in ("argmax", "argmin"):
+        value = load(0, (0, 185), (1, 37), (2, 1))
+        k = kernel([3], [5, 37], [x.ravel()], [(DType.I64, 3)], [Reduction(fn, value)], [Store(1, Axis(0), Reduced(0))])
+        check(k, [x.ravel()])
+
+
 def test_reduce_over_two_axes_and_middle_axis():
     x = random(4, 6, 5, 20)
     k = kernel(
