@@ -119,7 +119,7 @@ def _coordinate(op: Resize, a: int, node: Node, i: Affine) -> E:
         case "asymmetric":
             return fn("div", e, s)
         case "align_corners":
-            span = fn("max", fn("sub", target, f(1.0)), f(1.0))
+            span = fn("max", fn("sub", target if scale is None else fn("mul", s, length), f(1.0)), f(1.0))
             return fn("div", fn("mul", e, fn("sub", length, f(1.0))), span)
         case "tf_half_pixel_for_nn":
             return fn("div", fn("add", e, half), s)

@@ -8,26 +8,22 @@ from onnx import NodeProto
 
 from ...ir import DType, Graph, Input, Node, TensorType, Value, prod
 from ...ir import ops as O
-from .choose import along_axis
 from .compose import Build, required
 from .context import Handler, HandlerTable, ImportContext
+from .runtime_axes import around_axis
 
 
 def cumulative(op: type[O.CumSum] | type[O.CumProd]) -> Handler:
-    """Along an axis that is an input; where that is no constant, the axis is chosen at run time."""
+    """Along an axis that is an input; it may be known in the run only."""
 
     def handler(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
         x, axis = required(ctx, node, ins, 2)
         b, rank = Build(ctx), x.type.rank
         exclusive, reverse = bool(ctx.attr(node, "exclusive", 0)), bool(ctx.attr(node, "reverse", 0))
-
-        def along(b: Build, a: int, vs: list[Value]) -> Value:
-            return b.emit(op(a, exclusive, reverse), vs[0])
-
         known = ctx.dims(axis)
         if known is not None and isinstance(known[0], int):
-            return [along(b, known[0] % rank, [x])]
-        return [along_axis(b, axis, rank, along, x)]
+            return [b.emit(op(known[0] % rank, exclusive, reverse), x)]
+        return [b.reshape(b.emit(op(1, exclusive, reverse), around_axis(ctx, x, axis, rank)), x.shape)]
 
     return handler
 

@@ -10,6 +10,7 @@ from ...ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, lower,
 from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
+from .runtime_axes import axis_count, pads_of_axes, slice_axes
 from .shape_handlers import axes_of
 
 _HUGE = 2**31 - 1  # starts and ends from here on mean "to the end"
@@ -61,8 +62,9 @@ def slice_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
         starts, ends = ctx.attr(node, "starts"), ctx.attr(node, "ends")
         axes, steps = ctx.attr(node, "axes"), None
     else:
-        if any(v is not None and ctx.dims(v) is None for v in (ins[1], ins[2])):
-            return [_computed_slice(ctx, node, x, ins)]
+        if any(v is not None and ctx.dims(v) is None for v in ins[1:5]):
+            first_at, last_at = required(ctx, node, ins[1:], 2)
+            return [slice_axes(ctx, x, first_at, last_at, optional(ins, 3), optional(ins, 4))]
         starts = ctx.require_dims(ins[1], "the start of Slice")
         ends = ctx.require_dims(ins[2], "the end of Slice")
         axes = None if optional(ins, 3) is None else ctx.require_dims(ins[3], "the axes of Slice")
@@ -81,37 +83,6 @@ def slice_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     if all(f == 0 for f in first) and tuple(sizes) == x.shape and all(s == 1 for s in strides):
         return [x]
     return ctx.emit(O.Slice(tuple(first), tuple(sizes), tuple(strides)), x).outputs
-
-
-def _computed_slice(ctx: ImportContext, node: NodeProto, x: Value, ins: Sequence[Value | None]) -> Value:
-    """Starts or ends that are data: counted from the front and clamped when the model runs, then gathered."""
-    starts, ends = required(ctx, node, ins[1:3], 2)
-    count = starts.type.numel
-    axes = None if optional(ins, 3) is None else ctx.require_dims(ins[3], "the axes of Slice")
-    steps = None if optional(ins, 4) is None else ctx.require_dims(ins[4], "the steps of Slice")
-    if not isinstance(count, int) or any(not isinstance(s, int) or s == 0 for s in steps or ()):
-        raise ctx.unsupported("Slice of a number of axes, or by steps, that depend on data")
-    axes = tuple(range(count)) if axes is None else axes
-    b, rank = Build(ctx), x.type.rank
-    for i, axis in enumerate(axes):
-        axis, step = int(axis) % rank, 1 if steps is None else int(steps[i])  # type: ignore[arg-type]
-        size = b.dim(x.shape[axis], DType.I64)
-        low, high = (0, 0) if step > 0 else (-1, -1)
-
-        def place(v: Value, i: int = i, size: Value = size, low: int = low, high: int = high) -> Value:
-            at = b.cast(b.reshape(b.slice(b.reshape(v, (count,)), 0, i, 1), ()), DType.I64)
-            at = b.where(b.emit(O.Less(), at, b.const(0, DType.I64)), b.add(at, size), at)
-            return b.min(b.max(at, low), b.add(size, high))
-
-        first, last = place(starts), place(ends)
-        if step < 0:  # a start below the first element takes nothing; an end below it takes all
-            last = b.max(last, -1)
-        gap = b.sub(last, first) if step > 0 else b.sub(first, last)
-        length = b.max(b.div(b.add(gap, abs(step) - 1), abs(step)), 0)
-        n = dim_min(ctx.size(length), x.shape[axis])
-        at = b.add(b.mul(b.iota(n), step), first)
-        x = b.emit(O.Gather(axis), x, at)
-    return x
 
 
 def split(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -184,7 +155,13 @@ def pad(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
         pads = ctx.require_sizes(ins[1], "the sizes of Pad", lo=-(2**31))
         given = optional(ins, 2)
         value = b.const(0, x.dtype) if given is None else b.reshape(given, ())
-    axes = axes_of(ctx, node, ins, 11, 3)
+    named = optional(ins, 3) if ctx.opset() >= 18 else None
+    if named is not None and ctx.dims(named) is None:
+        axis_count(ctx, named, "Pad")
+        pads = ctx.require_sizes(pads_of_axes(b, named, required(ctx, node, ins[1:], 1)[0], rank), "the sizes of Pad", lo=-(2**31))
+        axes: tuple[int, ...] | None = None
+    else:
+        axes = axes_of(ctx, node, ins, 11, 3)
     axes = tuple(range(rank)) if axes is None else tuple(a % rank for a in axes)
     if len(pads) != 2 * len(axes):
         raise ctx.unsupported(f"Pad of {len(axes)} axes by {len(pads)} sizes")

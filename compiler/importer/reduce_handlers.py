@@ -3,34 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from ...ir import DType, Value, dim_min, prod
+from ...ir import Dim, DType, Value, dim_min, prod
 from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import Handler, HandlerTable, ImportContext
+from .runtime_axes import interleaved
 from .shape_handlers import axes_of
 
 
-def _setup(ctx: ImportContext, node: NodeProto, ins: list[Value | None], since: int) -> tuple[Value, tuple[int, ...], bool]:
-    """Operand, sorted axes and keepdims; no axes means all, or none with noop_with_empty_axes."""
+@dataclass(frozen=True)
+class _Setup:
+    """Operand, sorted axes and keepdims; `shape`: what to give the result, where the axes are known in the run only."""
+
+    x: Value
+    axes: tuple[int, ...]
+    keep: bool
+    shape: tuple[Dim, ...] | None = None
+
+    def finish(self, b: Build, y: Value) -> Value:
+        return y if self.shape is None else b.reshape(y, self.shape)
+
+
+def _setup(ctx: ImportContext, node: NodeProto, ins: list[Value | None], since: int) -> _Setup:
+    """No axes means all, or none with noop_with_empty_axes."""
     (x,) = required(ctx, node, ins, 1)
-    axes = axes_of(ctx, node, ins, since)
-    rank = x.type.rank
+    rank, keep = x.type.rank, ctx.flag(node, "keepdims", True)
+    given = optional(ins, 1) if ctx.opset() >= since else None
+    if given is not None and ctx.dims(given) is None and given.type.numel != 0:
+        split, inner, shape = interleaved(ctx, x, given, keep)
+        return _Setup(split, inner, True, shape)
+    axes = () if given is not None and given.type.numel == 0 else axes_of(ctx, node, ins, since)
     if not axes:
         axes = () if ctx.attr(node, "noop_with_empty_axes", 0) else tuple(range(rank))
     if any(not -rank <= a < rank for a in axes):
         raise ctx.unsupported(f"{node.op_type} over axes {list(axes)} of rank {rank}")
-    return x, tuple(sorted({a % rank for a in axes})), ctx.flag(node, "keepdims", True)
+    return _Setup(x, tuple(sorted({a % rank for a in axes})), keep)
 
 
 def reduction(kind: str, since: int) -> Handler:
     """A plain reduction; axes are an input since opset `since`."""
 
     def handler(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-        x, axes, keep = _setup(ctx, node, ins, since)
-        return [Build(ctx).reduce(kind, x, axes, keep)]
+        s, b = _setup(ctx, node, ins, since), Build(ctx)
+        return [s.finish(b, b.reduce(kind, s.x, s.axes, s.keep))]
 
     return handler
 
@@ -39,9 +58,8 @@ def around(before: Callable[[Build, Value], Value], after: Callable[[Build, Valu
     """after(Σ before(x)); axes are an input since opset 18."""
 
     def handler(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-        x, axes, keep = _setup(ctx, node, ins, 18)
-        b = Build(ctx)
-        return [after(b, b.reduce("sum", before(b, x), axes, keep))]
+        s, b = _setup(ctx, node, ins, 18), Build(ctx)
+        return [s.finish(b, after(b, b.reduce("sum", before(b, s.x), s.axes, s.keep)))]
 
     return handler
 
@@ -57,8 +75,8 @@ def _float(b: Build, x: Value, fn: O.Sqrt | O.Log) -> Value:
 
 def log_sum_exp(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """m + log Σ exp(x − m) with the maximum m, so that it does not overflow (m = 0 where the maximum is not finite)."""
-    x, axes, keep = _setup(ctx, node, ins, 18)
-    b, dtype = Build(ctx), x.dtype
+    s, b = _setup(ctx, node, ins, 18), Build(ctx)
+    x, axes, dtype = s.x, s.axes, s.x.dtype
     if not dtype.is_float:
         x = b.cast(x, DType.F64)
     m = b.reduce("max", x, axes)
@@ -66,9 +84,9 @@ def log_sum_exp(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) ->
     m = b.where(finite, m, b.const(0, x.dtype))
     total = b.reduce("sum", b.emit(O.Exp(), b.sub(x, m)), axes)
     y = b.add(b.emit(O.Log(), total), m)
-    if not keep:
+    if not s.keep:
         y = b.reshape(y, [d for i, d in enumerate(y.shape) if i not in axes])
-    return [b.cast(y, dtype)]
+    return [s.finish(b, b.cast(y, dtype))]
 
 
 def arg_reduce(kind: str) -> Handler:

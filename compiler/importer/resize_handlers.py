@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 from onnx import NodeProto
 
-from ...ir import Dim, Value, floordiv
+from ...ir import Dim, DType, Value, floordiv, is_static
 from ...ir import ops as O
-from .compose import optional, required
+from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
+from .resize_composed import Along, resize_composed
+from .runtime_axes import dims_value
 
 
 def _scaled(d: Dim, scale: float) -> Dim:
@@ -32,22 +35,29 @@ def _emit(ctx: ImportContext, x: Value, op: O.Resize) -> Sequence[Value]:
 def upsample(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """Scales up by ⌊x / scale⌋ (nearest) or asymmetric linear; scales are an input since opset 9."""
     (x,) = required(ctx, node, ins, 1)
-    scales = ctx.attr(node, "scales") if ctx.opset() < 9 else ctx.require_known(ins[1], "the scales of Upsample").ravel()
-    return by_scales(ctx, x, [float(s) for s in scales], ctx.attr(node, "mode", "nearest"))
+    if ctx.opset() < 9:
+        return by_scales(ctx, x, [float(s) for s in ctx.attr(node, "scales")], ctx.attr(node, "mode", "nearest"))
+    return resize_10(ctx, node, ins)
 
 
 def resize_10(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    (x,) = required(ctx, node, ins, 1)
-    scales = ctx.require_known(ins[1], "the scales of Resize").ravel()
-    return by_scales(ctx, x, [float(s) for s in scales], ctx.attr(node, "mode", "nearest"))
+    x, scales = required(ctx, node, ins, 2)
+    known, mode = ctx.known(scales), ctx.attr(node, "mode", "nearest")
+    if known is not None:
+        return by_scales(ctx, x, [float(s) for s in known.ravel()], mode)
+    form = O.Resize((), (), _mode(mode), "asymmetric", "floor")
+    return [_in_run(ctx, x, form, range(x.type.rank), scales, None, None)]
 
 
 def by_scales(ctx: ImportContext, x: Value, scales: list[float], mode: str) -> Sequence[Value]:
     if len(scales) != x.type.rank:
         raise ctx.unsupported(f"{len(scales)} scales for {x.type}")
     sizes = tuple(_scaled(d, s) for d, s in zip(x.shape, scales, strict=True))
-    mode = {"bilinear": "linear"}.get(mode, mode)
-    return _emit(ctx, x, O.Resize(sizes, tuple(scales), mode, "asymmetric", "floor"))
+    return _emit(ctx, x, O.Resize(sizes, tuple(scales), _mode(mode), "asymmetric", "floor"))
+
+
+def _mode(name: str) -> str:
+    return {"bilinear": "linear"}.get(name, name)
 
 
 def resize(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -55,63 +65,107 @@ def resize(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     (x,) = required(ctx, node, ins, 1)
     rank = x.type.rank
     axes = [a % rank for a in ctx.attr(node, "axes", tuple(range(rank)))]
-    roi = _given(ctx, optional(ins, 1))
-    scale_values = optional(ins, 2)
+    roi, scales, sizes = (v if v is not None and v.type.numel != 0 else None for v in (optional(ins, i) for i in (1, 2, 3)))
+    coord, policy = ctx.attr(node, "coordinate_transformation_mode", "half_pixel"), ctx.attr(node, "keep_aspect_ratio_policy", "stretch")
+    region = roi if coord == "tf_crop_and_resize" else None
+    if (scales is None) == (sizes is None):
+        raise ctx.unsupported("Resize without scales or sizes, or with both")
+    if coord == "tf_crop_and_resize" and region is None:
+        raise ctx.unsupported("Resize to a region that is not given")
+    for given, count in ((scales, len(axes)), (sizes, len(axes)), (region, 2 * len(axes))):
+        if given is not None and given.type.numel != count:
+            raise ctx.unsupported(f"Resize of {len(axes)} axes by {given.type}")
+    form = O.Resize(
+        (), (), ctx.attr(node, "mode", "nearest"), coord, ctx.attr(node, "nearest_mode", "round_prefer_floor"),
+        float(ctx.attr(node, "cubic_coeff_a", -0.75)), bool(ctx.attr(node, "exclude_outside", 0)),
+        float(ctx.attr(node, "extrapolation_value", 0.0)), bool(ctx.attr(node, "antialias", 0)),
+    )  # fmt: skip
+    op = _at_compile_time(ctx, x, form, axes, scales, sizes, region, policy)
+    return [_in_run(ctx, x, form, axes, scales, sizes, region, policy)] if op is None else _emit(ctx, x, op)
+
+
+def _at_compile_time(
+    ctx: ImportContext, x: Value, form: O.Resize, axes: Sequence[int], scale_values: Value | None, size_values: Value | None,
+    region: Value | None, policy: str,
+) -> O.Resize | None:  # fmt: skip
+    """The op, where scales and region are constants and, for all but the simple modes, sizes as well; else None."""
+    rank = x.type.rank
     sizes: list[Dim] = list(x.shape)
     scales: list[float | None] = [1.0] * rank
-    if optional(ins, 3) is not None:
-        wanted = ctx.require_sizes(ins[3], "the sizes of Resize")
-        _check_count(ctx, wanted, axes)
-        policy = ctx.attr(node, "keep_aspect_ratio_policy", "stretch")
-        if policy == "stretch":
-            for axis, size in zip(axes, wanted, strict=True):
-                sizes[axis], scales[axis] = size, None
-        else:
-            ratios = []
-            for a, s in zip(axes, wanted, strict=True):
-                d = x.shape[a]
-                if not isinstance(s, int) or not isinstance(d, int):
-                    raise ctx.unsupported(f"Resize with aspect-ratio policy {policy} of symbolic dims")
-                ratios.append(s / d)
+    if size_values is not None:
+        wanted = ctx.dims(size_values)
+        if wanted is None and policy == "stretch" and _simple(form):
+            wanted = ctx.require_sizes(size_values, "the sizes of Resize")
+        if wanted is None:
+            return None
+        for axis, size in zip(axes, wanted, strict=True):
+            sizes[axis], scales[axis] = size, None
+        if policy != "stretch":
+            if not is_static([*wanted, *(x.shape[a] for a in axes)]):
+                return None
+            ratios = [s / x.shape[a] for s, a in zip(wanted, axes, strict=True)]
             scale = min(ratios) if policy == "not_larger" else max(ratios)
             for axis in axes:
                 sizes[axis], scales[axis] = int(np.floor(scale * x.shape[axis] + 0.5)), scale
-    elif scale_values is not None and scale_values.type.numel != 0:
-        numbers = ctx.require_known(scale_values, "the scales of Resize").ravel()
-        _check_count(ctx, list(numbers), axes)
-        for axis, number in zip(axes, numbers, strict=True):
-            scales[axis] = float(number)
-            sizes[axis] = _scaled(x.shape[axis], float(number))
     else:
-        raise ctx.unsupported("Resize without scales or sizes")
-    coord = ctx.attr(node, "coordinate_transformation_mode", "half_pixel")
-    region: tuple[float, ...] = ()
-    if coord == "tf_crop_and_resize":
-        if len(roi) != 2 * len(axes):
-            raise ctx.unsupported(f"Resize with a region of {len(roi)} numbers for {len(axes)} axes")
+        numbers = ctx.known(scale_values)
+        if numbers is None:
+            return None
+        for axis, number in zip(axes, numbers.ravel(), strict=True):
+            scales[axis], sizes[axis] = float(number), _scaled(x.shape[axis], float(number))
+    changed = [a for a in axes if not (sizes[a] == x.shape[a] and scales[a] in (None, 1.0)) or region is not None]
+    if not _simple(form) and not is_static([d for a in changed for d in (sizes[a], x.shape[a])]):
+        return None
+    ends: tuple[float, ...] = ()
+    if region is not None:
+        known = ctx.known(region)
+        if known is None:
+            return None
         full = [0.0] * rank + [1.0] * rank
         for i, axis in enumerate(axes):
-            full[axis], full[rank + axis] = roi[i], roi[len(axes) + i]
-        region = tuple(full)
-    op = O.Resize(
-        tuple(sizes), tuple(scales), ctx.attr(node, "mode", "nearest"), coord,
-        ctx.attr(node, "nearest_mode", "round_prefer_floor"), float(ctx.attr(node, "cubic_coeff_a", -0.75)),
-        bool(ctx.attr(node, "exclude_outside", 0)), float(ctx.attr(node, "extrapolation_value", 0.0)),
-        bool(ctx.attr(node, "antialias", 0)), region,
-    )  # fmt: skip
-    return _emit(ctx, x, op)
+            full[axis], full[rank + axis] = float(known.ravel()[i]), float(known.ravel()[len(axes) + i])
+        ends = tuple(full)
+    return replace(form, sizes=tuple(sizes), scales=tuple(scales), roi=ends)
 
 
-def _given(ctx: ImportContext, value: Value | None) -> tuple[float, ...]:
-    if value is None or value.type.numel == 0:
-        return ()
-    known = ctx.known(value)
-    return () if known is None else tuple(float(v) for v in known.ravel())
+def _simple(form: O.Resize) -> bool:
+    """Whether kernels compute positions and weights of symbolic sizes themselves."""
+    return form.mode != "cubic" and not form.antialias and not form.exclude_outside and form.coord_mode != "tf_crop_and_resize"
 
 
-def _check_count(ctx: ImportContext, given: Sequence[object], axes: Sequence[int]) -> None:
-    if len(given) != len(axes):
-        raise ctx.unsupported(f"Resize of {len(axes)} axes by {len(given)} numbers")
+def _in_run(
+    ctx: ImportContext, x: Value, form: O.Resize, axes: Sequence[int], scale_values: Value | None, size_values: Value | None,
+    region: Value | None, policy: str = "stretch",
+) -> Value:  # fmt: skip
+    """Sizes from scales, or scales from sizes, when the model runs."""
+    b, count = Build(ctx), len(axes)
+    old = b.cast(dims_value(b, [x.shape[a] for a in axes]), DType.F32)
+    if scale_values is not None:
+        scales = b.reshape(b.cast(scale_values, DType.F32), (count,))
+        new = b.cast(b.emit(O.Floor(), b.mul(old, scales)), DType.I64)
+    else:
+        assert size_values is not None
+        new = b.reshape(b.cast(size_values, DType.I64), (count,))
+        scales = b.div(b.cast(new, DType.F32), old)
+        if policy != "stretch":
+            scales = b.expand(b.reduce("min" if policy == "not_larger" else "max", scales, [0]), (count,))
+            new = b.cast(b.emit(O.Floor(), b.add(b.mul(old, scales), 0.5)), DType.I64)
+
+    def entry(v: Value, i: int) -> Value:
+        return b.reshape(b.slice(v, 0, i, 1), ())
+
+    plan = []
+    for i, axis in enumerate(axes):
+        size = ctx.size(new, i)
+        known = ctx.known(scales)
+        if region is None and (known is not None and known[i] == 1) and size == x.shape[axis]:
+            continue
+        ends = None
+        if region is not None:
+            flat = b.reshape(b.cast(region, DType.F32), (2 * count,))
+            ends = entry(flat, i), entry(flat, count + i)
+        plan.append(Along(axis, size, entry(scales, i), ends))
+    return resize_composed(b, x, form, plan)
 
 
 RESIZE_HANDLERS: HandlerTable = {

@@ -9,6 +9,7 @@ from onnx import NodeProto, SparseTensorProto
 
 from ...ir import Dim, DType, Value, broadcast, ceildiv, dim_max, dim_min, floordiv, lower, prod
 from ...ir import ops as O
+from . import runtime_axes
 from .compose import Build, optional, required
 from .context import FOLD_LIMIT, HandlerTable, ImportContext
 from .tensors import TensorReader
@@ -111,6 +112,8 @@ def axes_of(ctx: ImportContext, node: NodeProto, ins: Sequence[Value | None], si
 
 def squeeze(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
+    if ctx.opset() >= 13 and (given := optional(ins, 1)) is not None and ctx.dims(given) is None:
+        return [runtime_axes.squeeze(ctx, x, given)]
     axes = axes_of(ctx, node, ins, 13)
     if axes is None:
         picked = {i for i, d in enumerate(x.shape) if d == 1}
@@ -132,6 +135,8 @@ def squeeze(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
 
 def unsqueeze(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
+    if ctx.opset() >= 13 and (given := optional(ins, 1)) is not None and ctx.dims(given) is None:
+        return [runtime_axes.unsqueeze(ctx, x, given)]
     axes = axes_of(ctx, node, ins, 13) or ()
     rank = x.type.rank + len(axes)
     picked = {a % rank for a in axes}

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
-from ...ir import Dim, Value, floordiv, prod
+from ...ir import Dim, DType, Value, dim_min, floordiv, prod
 from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
+from .runtime_axes import around_axis, dims_value, named_axes, sizes_in
 
 
 def _angles(rows: int, cols: int, n: int) -> np.ndarray:
@@ -18,75 +19,93 @@ def _angles(rows: int, cols: int, n: int) -> np.ndarray:
     return 2 * np.pi / n * (np.outer(np.arange(rows), np.arange(cols)) % n)
 
 
-def fourier(ctx: ImportContext, b: Build, x: Value, n: int, inverse: bool, onesided: bool) -> Value:
+def _wave(b: Build, rows: Dim, cols: Dim, n: Dim, dtype: DType) -> tuple[Value, Value]:
+    """cos and sin of 2π·r·c / n, [rows, cols]: constants, or computed where sizes are known in the run only."""
+    if isinstance(rows, int) and isinstance(cols, int) and isinstance(n, int):
+        angle = _angles(rows, cols, n)
+        return b.const(np.cos(angle), dtype), b.const(np.sin(angle), dtype)
+    product = b.mul(b.reshape(b.iota(rows), (rows, 1)), b.reshape(b.iota(cols), (1, cols)))
+    turn = b.div(b.cast(b.emit(O.Mod(), product, b.dim(n, DType.I64)), DType.F64), b.dim(n, DType.F64))
+    turn = b.mul(turn, 2 * np.pi)
+    return b.cast(b.emit(O.Cos(), turn), dtype), b.cast(b.emit(O.Sin(), turn), dtype)
+
+
+def fourier(ctx: ImportContext, b: Build, x: Value, n: Dim, inverse: bool, onesided: bool) -> Value:
     """Transform of x[…, m, 1 or 2] (real, or real and imaginary) over m, cut or padded with zeros to its need."""
     size, parts = x.shape[-2], x.shape[-1]
     if parts not in (1, 2):
         raise ctx.unsupported(f"a Fourier transform of {parts} components")
-    need = n // 2 + 1 if inverse and onesided else n
-    if not isinstance(size, int):
-        raise ctx.unsupported(f"a Fourier transform over an axis of unknown size {size}")
-    use = min(size, need)  # padding by zeros only shortens the sums
-    axis = x.type.rank - 2
-    x = b.slice(x, axis, 0, use)
-    lead = x.shape[:-2]
-    real = b.reshape(b.slice(x, axis + 1, 0, 1), (*lead, use))
-    imag = b.reshape(b.slice(x, axis + 1, 1, 1), (*lead, use)) if parts == 2 else None
-    if inverse and onesided:
-        # Bins k and n − k are conjugate: each counts twice, but for 0 and the middle one.
-        twice = np.where((np.arange(use) == 0) | (2 * np.arange(use) == n), 1, 2)[:, None] / n
-        angle = _angles(use, n, n)
-        y = b.matmul(real, b.const(np.cos(angle) * twice, x.dtype))
-        y = y if imag is None else b.sub(y, b.matmul(imag, b.const(np.sin(angle) * twice, x.dtype)))
-        return b.reshape(y, (*y.shape, 1))
-    bins = n // 2 + 1 if onesided else n
-    angle, scale = _angles(use, bins, n), 1 / n if inverse else 1
-    cos, sin = b.const(np.cos(angle) * scale, x.dtype), b.const(np.sin(angle) * (scale if inverse else -scale), x.dtype)
+    half = floordiv(n, 2) + 1
+    use = dim_min(size, half if inverse and onesided else n)  # padding by zeros only shortens the sums
     if use == 0:
         raise ctx.unsupported("a Fourier transform over an empty axis")
-    if len(lead) == 0:
-        real = b.reshape(real, (1, use))
-        imag = None if imag is None else b.reshape(imag, (1, use))
+    axis, lead = x.type.rank - 2, x.shape[:-2]
+    x = b.slice(x, axis, 0, use)
+    rows = (prod(lead), use)
+    if inverse:
+        x = b.div(x, b.dim(n, x.dtype))
+    real = b.reshape(b.slice(x, axis + 1, 0, 1), rows)
+    imag = b.reshape(b.slice(x, axis + 1, 1, 1), rows) if parts == 2 else None
+    bins = half if onesided and not inverse else n
+    cos, sin = _wave(b, use, bins, n, x.dtype)
+    if inverse and onesided:
+        # Bins k and n − k are conjugate: each counts twice, but for 0 and the middle one.
+        k = b.iota(use)
+        single = b.emit(O.Or(), b.emit(O.Equal(), k, b.const(0, k.dtype)), b.emit(O.Equal(), b.mul(k, 2), b.dim(n, k.dtype)))
+        twice = b.where(single, b.const(1, x.dtype), b.const(2, x.dtype))
+        y = b.matmul(b.mul(real, twice), cos)
+        y = y if imag is None else b.sub(y, b.matmul(b.mul(imag, twice), sin))
+        return b.reshape(y, (*lead, n, 1))
     re, im = b.matmul(real, cos), b.matmul(real, sin)
+    if not inverse:
+        im = b.emit(O.Neg(), im)
     if imag is not None:
-        re, im = b.sub(re, b.matmul(imag, sin)), b.add(im, b.matmul(imag, cos))
+        cross = b.matmul(imag, sin)
+        re = b.sub(re, cross) if inverse else b.add(re, cross)
+        im = b.add(im, b.matmul(imag, cos))
     re, im = (b.reshape(v, (*lead, bins, 1)) for v in (re, im))
     return b.concat(len(lead) + 1, re, im)
 
 
 def dft(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
-    b, length = Build(ctx), optional(ins, 1)
-    if ctx.opset() >= 20:
-        given = optional(ins, 2)
-        axis = -2 if given is None else ctx.require_dims(given, "the axis of DFT")[0]
-    else:
-        axis = ctx.attr(node, "axis", 1)
-    rank = x.type.rank
+    b, rank, length = Build(ctx), x.type.rank, optional(ins, 1)
+    inverse, onesided = bool(ctx.attr(node, "inverse", 0)), bool(ctx.attr(node, "onesided", 0))
+    named = optional(ins, 2) if ctx.opset() >= 20 else None
+    computed = named is not None and ctx.dims(named) is None
+    y, axis = x, -2 if ctx.opset() >= 20 else ctx.attr(node, "axis", 1)
+    if computed:
+        assert named is not None
+        y, axis = around_axis(ctx, x, named, rank - 1), 1
+    elif named is not None:
+        axis = ctx.require_dims(named, "the axis of DFT")[0]
     if not isinstance(axis, int) or not -rank <= axis < rank or axis % rank == rank - 1:
         raise ctx.unsupported(f"DFT over axis {axis}")
-    axis %= rank
-    inverse, onesided = bool(ctx.attr(node, "inverse", 0)), bool(ctx.attr(node, "onesided", 0))
-    n: Dim = x.shape[axis] if length is None else ctx.require_dims(length, "the length of DFT")[0]
+    axis %= y.type.rank
+    n: Dim = y.shape[axis] if length is None else ctx.require_sizes(length, "the length of DFT")[0]
     if length is None and inverse and onesided:
         n = 2 * (n - 1)
-    if not isinstance(n, int):
-        raise ctx.unsupported(f"DFT of unknown length {n}")
-    perm = (*(i for i in range(rank) if i not in (axis, rank - 1)), axis, rank - 1)
-    y = fourier(ctx, b, b.transpose(x, perm), n, inverse, onesided)
-    return [b.transpose(y, [perm.index(i) for i in range(rank)])]
+    perm = (*(i for i in range(y.type.rank) if i not in (axis, y.type.rank - 1)), axis, y.type.rank - 1)
+    y = fourier(ctx, b, b.transpose(y, perm), n, inverse, onesided)
+    y = b.transpose(y, [perm.index(i) for i in range(y.type.rank)])
+    if not computed:
+        return [y]
+    assert named is not None
+    here = b.reshape(named_axes(b, named, rank), (rank,))
+    sizes = b.where(here, b.dim(y.shape[1], DType.I64), dims_value(b, x.shape))
+    return [b.reshape(y, (*sizes_in(ctx, sizes)[:-1], y.shape[-1]))]
 
 
 def stft(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """signal[B, L, 1 or 2] -> [B, frames, bins, 2]: windows gathered, weighted, transformed."""
     x, step_value = required(ctx, node, ins, 2)
     b, window = Build(ctx), optional(ins, 2)
-    step = ctx.require_dims(step_value, "the frame step of STFT")[0]
+    step = ctx.require_sizes(step_value, "the frame step of STFT", lo=1)[0]
     given = optional(ins, 3)
-    size = ctx.require_dims(given, "the frame length of STFT")[0] if given is not None else None
+    size = ctx.require_sizes(given, "the frame length of STFT")[0] if given is not None else None
     size = window.shape[0] if size is None and window is not None else size
-    if not isinstance(size, int):
-        raise ctx.unsupported(f"STFT of unknown frame length {size}")
+    if size is None:
+        raise ctx.unsupported("STFT without a window and a frame length")
     if x.type.rank == 2:
         x = b.reshape(x, (*x.shape, 1))
     _, length, parts = x.shape
@@ -102,32 +121,61 @@ def col2im(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     """Overlapping blocks summed: a transposed convolution whose weights are one-hot in the taps."""
     x, size_value, block_value = required(ctx, node, ins, 3)
     b = Build(ctx)
-    size, block = ctx.require_dims(size_value, "the size of Col2Im"), ctx.require_dims(block_value, "the block of Col2Im")
+    size, block = ctx.require_sizes(size_value, "the size of Col2Im"), ctx.require_sizes(block_value, "the block of Col2Im")
     rank = len(size)
-    if not all(isinstance(k, int) for k in block):
-        raise ctx.unsupported("Col2Im with a block of unknown size")
-    kernel = tuple(int(k) for k in block)  # type: ignore[arg-type]
 
     def ints(name: str, default: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(int(v) for v in ctx.attr(node, name, None) or default)
 
     dilations, strides, pads = ints("dilations", (1,) * rank), ints("strides", (1,) * rank), ints("pads", (0,) * 2 * rank)
+    if not all(isinstance(k, int) for k in block):
+        return [_col2im_scattered(b, x, size, block, dilations, strides, pads)]
+    kernel = tuple(int(k) for k in block)  # type: ignore[arg-type]
     taps = int(np.prod(kernel))
     lo, hi = pads[:rank], pads[rank:]
     fields = list(zip(size, kernel, strides, dilations, lo, hi, strict=True))
     blocks = [floordiv(n + p + q - d * (k - 1) - 1, s) + 1 for n, k, s, d, p, q in fields]
     reached = [(m - 1) * s + d * (k - 1) + 1 - p - q for m, (_, k, s, d, p, q) in zip(blocks, fields, strict=True)]
-    rest = [n - r for n, r in zip(size, reached, strict=True)]
-    if not all(isinstance(r, int) for r in rest):
-        raise ctx.unsupported("Col2Im of an unknown image size with strides")
+    # pixels beyond the last block: padding taken back
+    after = tuple(q - (n - r) for q, n, r in zip(hi, size, reached, strict=True))
     n, wide, length = x.shape
     channels = floordiv(wide, taps)
     if isinstance(length, int) and isinstance(p := prod(blocks), int) and p != length:
         raise ctx.unsupported(f"Col2Im of {length} blocks where the image has {p}")
     y = b.transpose(b.reshape(x, (n * channels, taps, *blocks)), (0, *range(2, rank + 2), 1))
     one_hot = b.const(np.eye(taps).reshape(*kernel, 1, taps), x.dtype)
-    op = O.ConvTranspose(strides, lo, hi, tuple(int(r) for r in rest), dilations)  # type: ignore[arg-type]
+    op = O.ConvTranspose(strides, lo, after, (0,) * rank, dilations)
     return [b.reshape(b.emit(op, y, one_hot), (n, channels, *size))]
+
+
+def _col2im_scattered(
+    b: Build, x: Value, size: Sequence[Dim], block: Sequence[Dim], dilations: Sequence[int], strides: Sequence[int], pads: Sequence[int],
+) -> Value:  # fmt: skip
+    """A block whose size is data: every element is added to its pixel, those beyond the border to one that is dropped."""
+    rank = len(size)
+    n, wide, length = x.shape
+    taps = prod(block)
+    channels = floordiv(wide, taps)
+    tap, place = b.reshape(b.iota(taps), (taps, 1)), b.reshape(b.iota(length), (1, length))
+    pixel, inside = b.const(0, DType.I64), b.const(True, DType.BOOL)
+    tap_rest, place_rest, pixel_step = tap, place, b.const(1, DType.I64)
+    for i in reversed(range(rank)):
+        count = floordiv(size[i] + pads[i] + pads[rank + i] - dilations[i] * (block[i] - 1) - 1, strides[i]) + 1
+        across, along = b.dim(block[i], DType.I64), b.dim(count, DType.I64)
+        at = b.add(b.mul(b.emit(O.Mod(), tap_rest, across), dilations[i]), b.mul(b.emit(O.Mod(), place_rest, along), strides[i]))
+        at = b.sub(at, pads[i])
+        tap_rest, place_rest = b.div(tap_rest, across), b.div(place_rest, along)
+        end = b.dim(size[i], DType.I64)
+        fits = b.emit(O.And(), b.emit(O.GreaterEqual(), at, b.const(0, DType.I64)), b.emit(O.Less(), at, end))
+        inside, pixel = b.emit(O.And(), inside, fits), b.add(pixel, b.mul(at, pixel_step))
+        pixel_step = b.mul(pixel_step, end)
+    total = prod(size)
+    target = b.where(inside, pixel, b.dim(total, DType.I64))  # [taps, length]
+    images = n * channels
+    index = b.expand(b.reshape(target, (1, taps * length)), (images, taps * length))
+    empty = b.expand(b.const(0, x.dtype), (images, total + 1))
+    y = b.emit(O.ScatterElements(1, "add"), empty, index, b.reshape(x, (images, taps * length)))
+    return b.reshape(b.slice(y, 1, 0, total), (n, channels, *size))
 
 
 SIGNAL_HANDLERS: HandlerTable = {

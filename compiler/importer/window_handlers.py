@@ -184,7 +184,7 @@ def max_unpool(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> 
     y = b.reshape(y, shape)
     if optional(ins, 2) is None:
         return [y]
-    wide = ctx.require_dims(ins[2], "the output_shape of MaxUnpool")
+    wide = ctx.require_sizes(ins[2], "the output_shape of MaxUnpool")
     if len(wide) != len(shape):
         raise ctx.unsupported(f"MaxUnpool of {x.type} to {len(wide)} axes")
     more = tuple(w - d for w, d in zip(wide, shape, strict=True))

@@ -82,7 +82,9 @@ class Resize(Op):
             case "asymmetric":
                 return i / f(scale)
             case "align_corners":
-                return i * f(n - 1) / f(size - 1) if size > 1 else i * f(0)
+                # ONNX takes ends that a scale gives as they are, onnxruntime rounds them down to the last element
+                last = f(size - 1) if self.scales[axis] is None else f(n) * f(scale) - f(1)
+                return i * f(n - 1) / last if size > 1 else i * f(0)
             case "pytorch_half_pixel" if size <= 1:
                 return i * f(0)
             case "tf_half_pixel_for_nn":
