@@ -148,7 +148,7 @@ class Fusion:
         op = node.op
         if isinstance(op, ANCHORS):
             self._behind[node.out] = node
-        elif isinstance(op, Reshape) and self._only_pointwise(node.inputs[0]):
+        elif isinstance(op, Reshape) and self._only_pointwise(node.inputs[0]) and prod(node.inputs[0].shape) == prod(node.out.shape):
             if node.inputs[0] in self._behind:
                 self._behind[node.out] = self._behind[node.inputs[0]]
         elif isinstance(op, Elementwise):

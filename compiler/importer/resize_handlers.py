@@ -140,6 +140,7 @@ def _in_run(
     """Sizes from scales, or scales from sizes, when the model runs."""
     b, count = Build(ctx), len(axes)
     old = b.cast(dims_value(b, [x.shape[a] for a in axes]), DType.F32)
+    factors, wanted = ctx.known(scale_values), ctx.dims(size_values) if policy == "stretch" else None
     if scale_values is not None:
         scales = b.reshape(b.cast(scale_values, DType.F32), (count,))
         new = b.cast(b.emit(O.Floor(), b.mul(old, scales)), DType.I64)
@@ -156,9 +157,11 @@ def _in_run(
 
     plan = []
     for i, axis in enumerate(axes):
-        size = ctx.size(new, i)
-        known = ctx.known(scales)
-        if region is None and (known is not None and known[i] == 1) and size == x.shape[axis]:
+        if factors is not None:
+            size = _scaled(x.shape[axis], float(factors.ravel()[i]))
+        else:
+            size = ctx.size(new, i) if wanted is None else wanted[i]
+        if region is None and size == x.shape[axis] and (factors is None or factors.ravel()[i] == 1):
             continue
         ends = None
         if region is not None:

@@ -29,7 +29,7 @@ def test_squeeze_and_unsqueeze() -> None:
     agree("Squeeze", [X, np.array([2])], opset=13)
     agree("Squeeze", [X[:1], np.array([-2, 0])], opset=13)
     agree("Unsqueeze", [X, np.array([0, -1, 3])], opset=13)
-    agree("Unsqueeze", [np.float32(2.0), np.array([0])], opset=13)
+    agree("Unsqueeze", [np.array(2.0, np.float32), np.array([0])], opset=13)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_slices(starts: list[int], ends: list[int], axes: list[int] | None, step
 
 def test_pads() -> None:
     for axes, pads in (([1, -1], [1, 0, 2, 1]), ([3], [2, 2])):
-        agree("Pad", [X, np.array(pads), np.float32(1.5), np.array(axes)], mode="constant")
+        agree("Pad", [X, np.array(pads), np.array(1.5, np.float32), np.array(axes)], mode="constant")
         agree("Pad", [X, np.array(pads), None, np.array(axes)], mode="edge")
 
 
