@@ -1,7 +1,8 @@
 """WinogradKernel → LLVM IR: transform a block of image tiles, run the products of every position, transform back.
 
-A unit keeps the transformed input [tile][position][channel] and the products [tile][position][strip] on its stack, small
-enough for the second-level cache; transformed weights [strip][position][channel][panel] stream by in the order of use.
+A unit keeps the transformed input [tile][channels / lanes][position][lane] and the products [tile][position][strip] on its
+stack, small enough for the second-level cache, so that both transforms write and read one run of memory;
+transformed weights [strip][position][channel][panel] stream by in the order of use.
 """
 
 from __future__ import annotations
@@ -49,17 +50,18 @@ class _Emitter:
         self.points = positions(k.tile, c.kernel)
         self.strip = s.lanes * s.vectors
         self.vector = vec(_F32, s.lanes)
-        self.product = Product(DType.F32, DType.F32, s.lanes, k.panel, s.unroll, s.k_multiple, target, s.share)
+        self.product = Product(DType.F32, DType.F32, s.lanes, k.panel, min(s.unroll, s.lanes), True, target, s.share)
         self.counts = [ceildiv(o, m) for o, m in zip(c.out_spatial, k.tile, strict=True)]
         self.tiles: Dim = k.images * self.counts[0] * self.counts[1]
         self.params = Params()
         self.size = {
             name: self.params.add(dim)
             for name, dim in {
-                "n": k.n, "channels": k.channels, "lda": k.lda, "ldc": k.ldc, "row": s.row, "block": s.block, "most": s.most,
+                "n": k.n, "channels": k.channels, "lda": k.lda, "ldc": k.ldc, "tile": s.tile, "block": s.block, "most": s.most,
                 "blocks": s.blocks, "group": s.group, "groups": s.groups, "strips": s.strips, "tiles": self.tiles,
                 "height": c.spatial[0], "width": c.spatial[1], "out_height": c.out_spatial[0], "out_width": c.out_spatial[1],
                 "top": c.pads_lo[0], "left": c.pads_lo[1], "down": self.counts[0], "across": self.counts[1],
+                "lanes": s.lanes,
             }.items()
         }  # fmt: skip
         self.epilogue = Epilogue(kernel, self.params, target, s.lanes)
@@ -67,7 +69,7 @@ class _Emitter:
     def fingerprint(self) -> Hashable:
         """Everything that the text depends on: no sizes."""
         k, s = self.kernel, self.schedule
-        fixed = replace(s, row=0, block=0, most=0, blocks=0, group=0, groups=0, strips=min(2, s.strips))
+        fixed = replace(s, tile=0, block=0, most=0, blocks=0, group=0, groups=0, strips=min(2, s.strips))
         ragged = k.n % s.lanes != 0, k.channels % s.lanes != 0
         return fixed, ragged, k.tile, k.conv.kernel, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
@@ -114,8 +116,7 @@ class _Emitter:
         fn, b = self._function(PLACEHOLDER, [PTR, PTR, I64, I64])
         bufs, dims, begin, end = fn.args
         i, p = b.ir, self._load_sizes(b, dims)
-        tile = i.mul(b.i64(self.points), p["row"])
-        v = b.alloca(_F32, i.mul(p["most"], tile))
+        v = b.alloca(_F32, i.mul(p["most"], p["tile"]))
         products = b.alloca(_F32, i.mul(p["most"], b.i64(self.points * self.strip)))
         zeros = b.alloca(_F32, i.add(p["channels"], b.i64(self.schedule.lanes)))
 
@@ -189,7 +190,7 @@ class _Emitter:
                 line = i.add(i.mul(i.add(i.mul(image, p["height"]), at), p["width"]), x0)
                 address = i.add(b.splat(i.add(start, i.mul(line, pixel)), width), steps)
                 i.store(i.select(inside, address, nowhere), b.at(table, b.i64(y * width), I64), align=64)
-            out = b.at(v, i.mul(i.mul(t, b.i64(self.points)), p["row"]), _F32)
+            out = b.at(v, i.mul(t, p["tile"]), _F32)
 
             def channels(c: Any, mask: Any) -> None:
                 x: list[list[Any]] = []
@@ -200,8 +201,9 @@ class _Emitter:
                         at = b.at(i.inttoptr(address, PTR), c, _F32)
                         x[-1].append(b.load(self.vector, at, 4) if mask is None else b.masked_load(self.vector, at, mask, 4))
                 done = both_axes(along, across, x)
+                here = b.at(out, i.mul(c, b.i64(self.points)), _F32)
                 for at, value in enumerate(value for line in done for value in line):
-                    i.store(value, b.at(out, i.add(i.mul(b.i64(at), p["row"]), c), _F32), align=64 if s.lanes == 16 else 16)
+                    i.store(value, b.at(here, b.i64(at * s.lanes), _F32), align=4 * s.lanes)
 
             def full(c: Any, _: list[Any]) -> Sequence[Any]:
                 channels(c, None)
@@ -231,7 +233,7 @@ class _Emitter:
         weights = b.at(b.load(PTR, b.at(bufs, b.i64(1), PTR), 8), start, _F32)
 
         def position(at: Any, _: list[Any]) -> Sequence[Any]:
-            a = b.at(v, i.mul(at, p["row"]), _F32)
+            a = b.at(v, i.mul(at, b.i64(s.lanes)), _F32)
             w = b.at(weights, i.mul(at, step), _F32)
             c = b.at(products, i.mul(at, b.i64(self.strip)), _F32)
             cut_rows(b, s.heights, count, lambda mr, low, high: i.call(gemms[mr], [dims, a, w, c, low, high]))
@@ -246,17 +248,26 @@ class _Emitter:
         """void product(dims, a, w, c, low, high): c[t] = a[t] · w for image tiles [low, high) of one position."""
         fn, b = self._function(f"{PLACEHOLDER}.{mr}x{vectors}", [PTR, PTR, PTR, PTR, I64, I64])
         dims, a, w, c, low, high = fn.args
-        i, p = b.ir, self._load_sizes(b, dims)
-        stride = i.mul(p["row"], b.i64(self.points))
+        i, p, lanes = b.ir, self._load_sizes(b, dims), self.schedule.lanes
         last = i.sub(high, b.i64(1))
-        size = i.mul(p["channels"], b.i64(4 * self.kernel.panel))
+        panel = self.kernel.panel
+        whole = i.and_(p["channels"], b.i64(-lanes))
+        tail = replace(self.product, unroll=4, exact=False)
 
         def tile(t: Any, _: list[Any]) -> Sequence[Any]:
             indices = [t, *(b.smin(i.add(t, b.i64(r)), last) for r in range(1, mr))]
-            starts = [b.at(a, i.mul(x, stride), _F32) for x in indices]
-            zero = ir.Constant(self.vector, None)
+            starts = [b.at(a, i.mul(x, p["tile"]), _F32) for x in indices]
+            size = i.mul(p["channels"], b.i64(4 * panel))
             ahead = self.product.ahead(b, size, w, i.udiv(t, b.i64(mr))) if self.schedule.prefetch else None
-            acc = self.product.accumulate(b, p["channels"], starts, w, [zero] * (mr * vectors), vectors, ahead)
+
+            def run(product: Product, c: Any, length: Any, acc: list[Any]) -> list[Any]:
+                rows = [b.at(x, i.mul(c, b.i64(self.points)), _F32) for x in starts]
+                return product.accumulate(b, length, rows, b.at(w, i.mul(c, b.i64(panel)), _F32), acc, vectors, ahead)
+
+            acc = [ir.Constant(self.vector, None)] * (mr * vectors)
+            acc = b.loop(b.i64(0), whole, b.i64(lanes), acc, lambda c, acc: run(self.product, c, p["lanes"], acc))
+            if self.kernel.channels % lanes:
+                acc = run(tail, whole, i.sub(p["channels"], whole), acc)
             for r, x in enumerate(indices):  # a clamped row is stored again, equal
                 out = b.at(c, i.mul(x, b.i64(self.points * self.strip)), _F32)
                 for at in range(vectors):

@@ -12,8 +12,9 @@ from ..winograd import positions
 from .target import CpuTarget
 
 _CACHE = 3 << 19  # bytes of transformed input and products of a unit, in a 2 MB L2 with weights streaming through
-_KEPT = 3 << 18  # bytes of weights that stay in the cache from one unit to the next
-_LEAST = 36  # image tiles of a unit that keep the products above the bandwidth of the weights, cache or not
+_LEAST = 36  # image tiles of a unit that keep the products above the bandwidth of streaming weights, cache or not
+_KEPT = 3 << 18  # bytes of weights that stay in the cache from one unit to the next,
+_BESIDE = 1 << 18  # when a unit is no larger than this
 _STACK = 3 << 20  # bytes of a unit at most: it lives on the stack
 _UNITS = 8  # enough for a few threads to share evenly
 _UNIT_OPS = 4_000_000  # smaller units are not worth transforming the input again
@@ -24,7 +25,7 @@ class WinogradSchedule:
     """A unit takes `block` image tiles and `group` strips of output channels (a strip: lanes·vectors of them).
 
     It transforms its input once, then for each strip runs the products, `heights` image tiles at a time in registers, and
-    transforms these back. tail: vectors of the last strip (0: as the others). row: elements from one position to the next
+    transforms these back. tail: vectors of the last strip (0: as the others). tile: elements from one image tile to the next
     in the transformed input. `most` bounds `block`, which depends on symbols. prefetch: the row tiles of a position
     (2^share of them) ask for the weights of the next one.
     """
@@ -34,8 +35,7 @@ class WinogradSchedule:
     tail: int
     heights: tuple[int, ...]
     unroll: int
-    k_multiple: bool
-    row: int
+    tile: int
     prefetch: bool
     share: int
     block: Dim
@@ -59,13 +59,15 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget) -> WinogradSche
     strips = -(-kernel.n // strip)
     tail = -(-(kernel.n - (strips - 1) * strip) // lanes) % vectors
     points = positions(kernel.tile, kernel.conv.kernel)
-    row = -(-kernel.channels // lanes) * lanes
-    if points * row % 1024 == 0:  # rows a multiple of 4 KiB apart would share one set of the first-level cache
-        row += lanes
+    tile = points * lanes * -(-kernel.channels // lanes)
+    if tile % 1024 == 0:  # rows a multiple of 4 KiB apart would share one set of the first-level cache
+        tile += lanes
     tiles = kernel.images * prod(ceildiv(o, m) for o, m in zip(kernel.conv.out_spatial, kernel.tile, strict=True))
-    one = 4 * points * (row + strip)
-    most = max(1, min(max(_LEAST, _CACHE // one), _STACK // one))
+    one = 4 * (tile + points * strip)
+    streaming = 4 * points * kernel.channels * kernel.n > _KEPT
+    most = max(1, min(max(_LEAST, _CACHE // one), _STACK // one)) if streaming else max(1, _BESIDE // one)
     tall = {4: 6, 2: 12, 1: 14}[vectors] if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}[vectors]
+    most = max(most // tall, 1) * tall
     block, blocks = _blocks(tiles, most)
     groups = 1
     unit = 2 * points * kernel.channels * kernel.n * (block if isinstance(block, int) else most)
@@ -81,9 +83,9 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget) -> WinogradSche
         most = block
     heights = _heights(block, tall)
     share = min(3, round(math.log2(max(1, most // heights[0]))))  # spread evenly, even if the last part is left to the hardware
-    prefetch = 4 * points * kernel.channels * kernel.n > _KEPT and kernel.panel == strip
+    prefetch = streaming and kernel.panel == strip
     return WinogradSchedule(
-        lanes, vectors, tail, heights, 4, kernel.channels % 4 == 0, row, prefetch, share, block, most, blocks,
+        lanes, vectors, tail, heights, 4, tile, prefetch, share, block, most, blocks,
         -(-strips // groups), groups, strips,
     )  # fmt: skip
 
