@@ -60,3 +60,7 @@ class InputError(MlcError):
 
 class SlowerWarning(UserWarning):
     """A module of lower precision was slower than float32 on this machine, and is not kept."""
+
+
+class DeviceError(MlcError):
+    """No usable GPU, a driver too old, device memory exhausted, an array on another device, or a kernel that faulted."""

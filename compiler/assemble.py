@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import __version__
 from ..codegen.cpu.emitted import Emitted
-from ..codegen.cpu.target import CpuTarget
 from ..codegen.kernel import Bind, Branch, Buffer, Carry, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
 from ..errors import CodegenError
 from ..ir import Dim, DType, dim_max, floordiv, prod, symbols_of
@@ -17,7 +16,6 @@ from ..runtime import artifact, memory
 from ..runtime.artifact import Parts
 from ..runtime.dimexpr import LIMIT, DimExpr
 from ..runtime.manifest import CALL, CLEAR, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
-from ..runtime.objects import join
 from .constants import Packed, pack_constants
 
 CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)
@@ -25,19 +23,53 @@ ROUND_COST = 60_000  # scalar operations between two barriers that pay for meeti
 TEAM_COST = 500_000  # and all in all, for waiting until a team has come together
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One instruction that runs `symbol` on buffers of the plan (None: those of the step) with sizes `dims`.
+
+    On CPUs `units` are shared out in chunks of at least `grain`; on GPUs they are the blocks of a grid.
+    """
+
+    symbol: str
+    buffers: tuple[int, ...] | None
+    dims: tuple[Dim, ...]
+    units: Dim
+    grain: Dim
+    op: int = CALL
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What a step becomes: its calls in order, and its cost."""
+
+    calls: tuple[Call, ...]
+    flops: Dim
+    bytes: Dim
+
+
+def cpu_code(e: Emitted) -> Code:
+    """The call of a CPU kernel, cut so that threads are worth it."""
+    op, grain = CALL, _units(CHUNK_COST, e.unit_cost)
+    if e.rounds is not None:
+        op = TEAM_CALL
+        grain = dim_max(_units(ROUND_COST, e.unit_cost), _units(TEAM_COST, e.unit_cost * e.rounds))
+    return Code((Call(e.symbol, None, e.dims, e.units, grain, op),), e.flops, e.bytes)
+
+
 def assemble(
     plan: Plan,
-    emitted: Mapping[int, Emitted],
-    objects: Mapping[str, bytes],
-    target: CpuTarget,
+    steps: Mapping[int, Code],
+    join: Callable[[Sequence[str]], bytes],
+    target: Mapping[str, Any],
     equal: Sequence[tuple[Dim, Dim]] = (),
     packed: Packed | None = None,
 ) -> Parts:
     """Parts of the module that runs `plan`.
 
     Args:
-        emitted: code of each step, by id() of the step (branches and loops included).
-        objects: object file of each symbol.
+        steps: code of each step, by id() of the step (branches and loops included).
+        join: the machine code of functions, given by symbol in the order of their numbers, as one block.
+        target: what the manifest says of the machine.
         packed: what `pack_constants(plan)` gave, if it ran already.
         equal: pairs of dims that the model needs to be equal; checked when sizes are bound.
 
@@ -45,7 +77,7 @@ def assemble(
     """
     roots = [_root(plan.buffers, i) for i in range(len(plan.buffers))]
     dims = _Dims()
-    code = _Linker(plan, emitted, roots, dims)
+    code = _Linker(plan, steps, roots, dims)
     code.emit(plan.steps)
     ranges = code.live
     known = symbols_of(d for b in plan.buffers if b.kind == "input" for d in b.shape) | code.bound
@@ -70,7 +102,7 @@ def assemble(
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "mlc": __version__,
-        "target": {"triple": target.triple, "cpu": target.cpu, "features": sorted(target.features)},
+        "target": dict(target),
         "inputs": _tensors(plan.buffers, "input", plan.input_names, plan.input_dtypes),
         "outputs": _tensors(plan.buffers, "output", plan.output_names, plan.output_dtypes),
         "buffers": buffers,
@@ -89,7 +121,7 @@ def assemble(
         manifest["handlers"] = [code.handler(h, bounds) for h in code.handlers]
     if not manifest["symbols"]:
         manifest["layout"] = _layout(buffers, dims)
-    return artifact.make(manifest, join([(s, objects[s]) for s in code.functions]), weights)
+    return artifact.make(manifest, join(list(code.functions)), weights)
 
 
 def _units(cost: int, of_one: Dim) -> Dim:
@@ -151,7 +183,7 @@ class _Linker:
     """Program words, and the span of program positions in which each arena buffer holds a value."""
 
     plan: Plan
-    emitted: Mapping[int, Emitted]
+    code: Mapping[int, Code]
     roots: list[tuple[int, Dim]]
     dims: _Dims
 
@@ -172,8 +204,7 @@ class _Linker:
             item = stack.pop()
             match item:
                 case Step():
-                    touched += [(len(self.words), self.roots[b][0]) for b in item.buffers]
-                    self._call(item)
+                    touched += [(word, self.roots[b][0]) for word, b in self._calls(item)]
                 case Branch():
                     touched.append((len(self.words), self.roots[item.cond][0]))
                     at = len(self.words)
@@ -210,24 +241,26 @@ class _Linker:
                     self.words += [INCREMENT, item.counter, JUMP, item.start]
         self._ranges(touched)
 
-    def _call(self, step: Step) -> None:
-        code = self.emitted[id(step)]
-        fn = self.functions.setdefault(code.symbol, len(self.functions))
+    def _calls(self, step: Step) -> list[tuple[int, int]]:
+        """The instructions of a step; returns (word, buffer) for each buffer that one touches."""
+        code = self.code[id(step)]
         if len(step.buffers) != len(step.kernel.operands):
             raise CodegenError(f"{len(step.buffers)} buffers for {len(step.kernel.operands)} operands", loc=", ".join(step.loc))
         for b, operand in zip(step.buffers, step.kernel.operands, strict=True):
             kind = self.plan.buffers[self.roots[b][0]].kind
             if operand.written and kind in ("const", "input"):
                 raise CodegenError(f"a kernel writes the {kind} in buffer {b}", loc=", ".join(step.loc))
-        op, grain = CALL, _units(CHUNK_COST, code.unit_cost)
-        if code.rounds is not None:
-            op = TEAM_CALL
-            grain = dim_max(_units(ROUND_COST, code.unit_cost), _units(TEAM_COST, code.unit_cost * code.rounds))
-        self.steps.append({"word": len(self.words), "symbol": code.symbol, "loc": list(step.loc),
+        self.steps.append({"word": len(self.words), "symbol": code.calls[0].symbol, "loc": list(step.loc),
                            "flops": self.dims.slot(code.flops), "bytes": self.dims.slot(code.bytes)})  # fmt: skip
-        slots = [self.dims.slot(d) for d in code.dims]
-        self.words += [op, fn, len(step.buffers), len(slots), self.dims.slot(code.units), self.dims.slot(grain)]
-        self.words += [*step.buffers, *slots]
+        touched = []
+        for call in code.calls:
+            fn = self.functions.setdefault(call.symbol, len(self.functions))
+            buffers = step.buffers if call.buffers is None else call.buffers
+            touched += [(len(self.words), b) for b in buffers]
+            slots = [self.dims.slot(d) for d in call.dims]
+            self.words += [call.op, fn, len(buffers), len(slots), self.dims.slot(call.units), self.dims.slot(call.grain)]
+            self.words += [*buffers, *slots]
+        return touched
 
     def _yield(self, item: Bind | Carry | HostStep) -> list[int]:
         """The instruction; returns the buffers that its handler touches."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..ir import Graph
 from ..ir.printer import print_graph
+from .backends import steps_of
 
 if TYPE_CHECKING:
     from .api import Compilation
@@ -32,23 +33,18 @@ class Dump:
         self._count += 1
 
     def kernels(self, result: Compilation) -> None:
-        """`kernels/SYMBOL.{ll,o}`, `plan.txt` and `times.json`."""
+        """`kernels/SYMBOL.{ll,o}` or `{cu,cubin,ptx}`, `plan.txt` and `times.json`."""
         with self._writing():
             self._kernels(result)
 
     def _kernels(self, result: Compilation) -> None:
         folder = self.folder / "kernels"
         folder.mkdir(exist_ok=True)
-        for emitted in result.emitted.values():
-            (folder / f"{emitted.symbol}.ll").write_text(emitted.ir_text)
-        for symbol, code in result.objects.items():
-            (folder / f"{symbol}.o").write_bytes(code)
+        result.backend.dump(folder, result.texts, result.objects)
         lines = [f"buffer {i}: {b.kind} {b.dtype.value}{list(b.shape)}" for i, b in enumerate(result.plan.buffers)]
-        from .api import steps_of
-
         for step in steps_of(result.plan.steps):
-            emitted = result.emitted[id(step)]
-            lines.append(f"{emitted.symbol} {step.buffers} units={emitted.units} ; {' + '.join(step.loc)}")
+            for call in result.backend.describe(result.emitted[id(step)]):
+                lines.append(f"{call} {step.buffers} ; {' + '.join(step.loc)}")
         (self.folder / "plan.txt").write_text("\n".join(map(str, lines)) + "\n")
         (self.folder / "times.json").write_text(json.dumps(result.seconds, indent=2) + "\n")
 

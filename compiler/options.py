@@ -17,7 +17,8 @@ class Options:
     """How a model is compiled.
 
     Attributes:
-        target: "cpu" (this machine), or "cpu:NAME" with an LLVM CPU name such as x86-64-v3 or znver4.
+        target: "cpu" (this machine), or "cpu:NAME" with an LLVM CPU name such as x86-64-v3 or znver4; "cuda" (the GPU here), or
+            "cuda:ARCH" such as cuda:sm_90a, several by comma, which needs no GPU.
         shapes: sizes that replace symbolic dims, by input name.
         threads: threads that `run` may use; the module's default when None.
         opt_level: 0 (only what lowering needs) to 3.

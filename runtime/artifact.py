@@ -52,7 +52,7 @@ def make(manifest: dict[str, Any], code: bytes, weights: np.ndarray) -> Parts:
         **manifest,
         "digests": {"code": hashlib.sha256(code).hexdigest(), "chunk": CHUNK, "weights": _checksums(weights)},
     }
-    return Parts(parse(raw, len(objects.split(code)), weights.nbytes), code, weights)
+    return Parts(parse(raw, objects.count(code), weights.nbytes), code, weights)
 
 
 def aligned(size: int) -> np.ndarray:
@@ -126,7 +126,7 @@ def _parts(view: memoryview, verify: bool) -> Parts:
     at, size = spans[2]
     weights: np.ndarray = np.frombuffer(view, np.uint8, size, at) if size else np.empty(0, np.uint8)
     _verify(raw, code, weights, verify)
-    manifest = parse(raw, len(objects.split(code)), size)
+    manifest = parse(raw, objects.count(code), size)
     if size and address(weights) % 64:
         copy = aligned(size)
         copy[:] = weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,20 +20,37 @@ from .stages import Stage, Stages
 _MAX_IDLE = 8  # contexts kept for later runs; more callers than this at once allocate afresh
 
 
-class Program:
-    """What all bindings of a module share: code addresses, the program as words, the weights."""
+class Sizes:
+    """What bindings need of a program, on any machine: where buffers lie follows from the manifest alone."""
 
-    def __init__(self, manifest: Manifest, code: Code, functions: Sequence[int], weights: np.ndarray, threads: int) -> None:
-        self.manifest, self.code, self.threads = manifest, code, threads
-        self.words = np.array(manifest.program, np.int64)
-        self.functions = np.array(functions, np.uint64)
-        self.weights = weights
-        self.weights_at = address(weights)
+    weights_at = 0
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
         self.stages = Stages(manifest)
         self.string_handles = {s: i for i, s in enumerate(manifest.strings)}
         # buffers whose sizes follow from those of the inputs; the others are allocated while the program runs
         self.arena = [i for i, b in enumerate(manifest.buffers) if b.kind == "arena" and not self.stages.of[i]]
         self.planner = Planner([(manifest.buffers[i].first, manifest.buffers[i].last) for i in self.arena])
+
+    def execution(self, binding: Binding, arena: Any) -> Any:
+        """Called by the binding; `arena` is one to take over."""
+        raise NotImplementedError
+
+
+class Program(Sizes):
+    """What all bindings of a module share: code addresses, the program as words, the weights."""
+
+    def __init__(self, manifest: Manifest, code: Code, functions: Sequence[int], weights: np.ndarray, threads: int) -> None:
+        super().__init__(manifest)
+        self.code, self.threads = code, threads
+        self.words = np.array(manifest.program, np.int64)
+        self.functions = np.array(functions, np.uint64)
+        self.weights = weights
+        self.weights_at = address(weights)
+
+    def execution(self, binding: Binding, arena: np.ndarray | None) -> Execution:
+        return Execution(self, binding, arena)
 
 
 class Execution:
@@ -60,7 +78,7 @@ class Execution:
 class Binding:
     """Sizes fixed. Raises InputError when the model cannot run at these sizes."""
 
-    def __init__(self, program: Program, symbols: Mapping[str, int]) -> None:
+    def __init__(self, program: Sizes, symbols: Mapping[str, int]) -> None:
         m = self.manifest = program.manifest
         self.program = program
         try:
@@ -95,7 +113,7 @@ class Binding:
         except IndexError:
             arena = None
         try:
-            return Execution(self.program, self, arena)
+            return self.program.execution(self, arena)
         except MemoryError:
             raise InputError(f"sizes {_show(self.symbols)} need {self.layout.total} bytes of memory",
                              expected="what this machine has") from None  # fmt: skip

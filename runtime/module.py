@@ -14,7 +14,7 @@ from ..errors import ArtifactError, InputError, MlcError, TargetError
 from . import artifact, objects
 from .address import address
 from .artifact import Parts
-from .binding import Binding, Execution, Program
+from .binding import Binding, Execution, Program, Sizes
 from .handles import Handles, decode_output, encode_input, held, strings
 from .manifest import Manifest, TensorInfo
 from .native import Code, host_features, native
@@ -35,9 +35,19 @@ def load(source: str | os.PathLike[str] | bytes, threads: int | None = None, *, 
         ArtifactError: the file cannot be read, is corrupt, truncated or of a newer format.
         TargetError: it was compiled for instructions that this machine lacks.
     """
-    module = Module(artifact.load(source, verify=verify), threads=threads)
+    module = open_parts(artifact.load(source, verify=verify), threads=threads)
     module.prepare()
     return module
+
+
+def open_parts(parts: Parts, *, threads: int | None = None) -> Module:
+    """The module of the kind that the parts are for: `Module` on CPUs, `CudaModule` on GPUs."""
+    target = parts.manifest.raw.get("target")
+    if isinstance(target, dict) and target.get("kind") == "cuda":
+        from .cuda.module import CudaModule
+
+        return CudaModule(parts, threads=threads)
+    return Module(parts, threads=threads)
 
 
 class Module:
@@ -63,7 +73,7 @@ class Module:
         self._lock = threading.Lock()
         self._bindings: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
         self._last: Binding | None = None
-        self._program: Program | None = None
+        self._program: Sizes | None = None
 
     def prepare(self) -> None:
         """Load the code; the first run does it otherwise, so that a module for another machine can be saved here.
@@ -193,7 +203,7 @@ class Module:
         out: list[np.ndarray] = []
         bound: dict[str, tuple[int, str]] = {}
         for a, info, spec in zip(arrays, self._manifest.inputs, self._manifest.raw["inputs"], strict=True):
-            array = _as_array(a, info)
+            array = self._array(a, info)
             for axis, (size, dim) in enumerate(zip(array.shape, spec["shape"], strict=True)):
                 self._bind_dim(bound, info, axis, size, dim)
             out.append(array)
@@ -207,6 +217,10 @@ class Module:
             if array.shape != shape:  # a formula of symbols bound elsewhere
                 raise InputError(f"shape {list(array.shape)}", expected=str(list(shape)), loc=f"input {info.name}")
         return out, binding
+
+    def _array(self, value: Any, info: TensorInfo) -> Any:
+        """An input as the program reads it: contiguous, of the right type and rank. Raises InputError."""
+        return _as_array(value, info)
 
     def _bind_dim(self, bound: dict[str, tuple[int, str]], info: TensorInfo, axis: int, size: int, dim: Any) -> None:
         where = f"input {info.name}, axis {axis}"

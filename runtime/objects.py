@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 
 from ..errors import ArtifactError
+from .cuda import images
 
 _MAGIC = b"mlccode1"
 
@@ -18,6 +19,11 @@ def join(objects: Sequence[tuple[str, bytes]]) -> bytes:
     """One block from (symbol, object file) pairs; function i of a program is the i-th."""
     index = json.dumps([[symbol, len(blob)] for symbol, blob in objects], separators=(",", ":")).encode()
     return b"".join([_MAGIC, struct.pack("<Q", len(index)), index, *(blob for _, blob in objects)])
+
+
+def count(code: bytes) -> int:
+    """Functions in the code of a module of any kind. Raises ArtifactError."""
+    return len(images.split(code) if code[:8] == images.MAGIC else split(code))
 
 
 def split(code: bytes) -> list[tuple[str, bytes]]:

@@ -77,6 +77,10 @@ class CpuTarget:
     def llvm_features(self) -> str:
         return ",".join(f"+{f}" for f in sorted(self.features))
 
+    @property
+    def manifest(self) -> dict[str, object]:
+        return {"triple": self.triple, "cpu": self.cpu, "features": sorted(self.features)}
+
     def lanes(self, itemsize: int) -> int:
         """Elements of `itemsize` bytes in one vector register."""
         return self.vector_bits // (8 * itemsize)

@@ -106,11 +106,18 @@ def describe(module: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     }
 
 
+def target_text(target: dict[str, Any]) -> str:
+    """The machine that a module is for."""
+    if target.get("kind") == "cuda":
+        return f"CUDA {', '.join(map(str, target.get('archs', ())))} (and from {target.get('ptx')} on by PTX)"
+    return f"{target.get('triple')} {target.get('cpu')}"
+
+
 def show(report: dict[str, Any], everything: bool) -> None:
     """The report as tables."""
     console = out()
     target = report["target"] or {}
-    console.print(f"[bold]{escape(report['model'])}[/bold]  target {escape(str(target.get('triple')))} {escape(str(target.get('cpu')))}")
+    console.print(f"[bold]{escape(report['model'])}[/bold]  target {escape(target_text(target))}")
     table = Table("", "name", "dtype", "shape")
     for kind in ("input", "output"):
         for t in report[kind + "s"]:

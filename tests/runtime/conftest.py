@@ -9,9 +9,10 @@ from mlc.codegen.cpu.emitted import PLACEHOLDER, Emitted, named
 from mlc.codegen.cpu.target import parse
 from mlc.codegen.expr import Num
 from mlc.codegen.kernel import Branch, Buffer, LoopKernel, Operand, Plan, Repeat, Step, Store
-from mlc.compiler.assemble import assemble
+from mlc.compiler.assemble import assemble, cpu_code
 from mlc.ir import DType, sym
 from mlc.runtime.module import Module
+from mlc.runtime.objects import join
 
 # Over units [begin, end): out[i] = a[i] OP b[i * stride], with the stride in dims[0]
 BINARY = """
@@ -93,7 +94,8 @@ class Builder:
     def parts(self, *steps, **options):
         target = parse("cpu")
         objects = {e.symbol: compile_text(e.ir_text) for e in self.emitted.values()}
-        return assemble(self.plan(*steps), self.emitted, objects, target, **options)
+        code = {i: cpu_code(e) for i, e in self.emitted.items()}
+        return assemble(self.plan(*steps), code, lambda symbols: join([(s, objects[s]) for s in symbols]), target.manifest, **options)
 
 
 ADD, MUL = "%z = fadd float %x, %y", "%z = fmul float %x, %y"

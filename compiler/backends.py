@@ -1,0 +1,266 @@
+"""Backends: what becomes of a plan. Each emits, compiles, and makes a module of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from ..codegen.cpu import emit as cpu_emit
+from ..codegen.cpu.emitted import Emitted
+from ..codegen.cpu.parallel import CompilePool
+from ..codegen.cpu.target import CpuTarget
+from ..codegen.cpu.target import parse as parse_cpu
+from ..codegen.expr import structure
+from ..codegen.kernel import Bind, Branch, Buffer, Carry, Kernel, LoopKernel, Plan, PlanStep, Repeat, Step
+from ..codegen.lower import LowerOptions
+from ..codegen.lower.winograd import ConvCosts
+from ..errors import CodegenError, TargetError
+from ..ir import Dim, DType
+from ..ir.dims import floordiv
+from ..runtime import objects
+from ..runtime.artifact import Parts
+from .assemble import Call, Code, assemble, cpu_code
+from .constants import Packed
+
+if TYPE_CHECKING:
+    from ..codegen.cuda.emitted import Emitted as CudaEmitted
+    from ..codegen.cuda.target import CudaTarget
+
+_SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
+_ALIGNED = (16, 8, 4, 2)  # alignments in bytes that kernels make use of
+Done = Callable[[str], None]
+Equal = Sequence[tuple[Dim, Dim]]
+
+
+class Backend(Protocol):
+    """Used as a context; `emitted` are by id() of a step of the plan."""
+
+    target: Any
+    runs_here: bool  # whether modules may be timed on this machine
+
+    def __enter__(self) -> Backend: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    def prepare(self, nodes: int) -> None:
+        """Begin what takes time, for a graph of so many nodes."""
+
+    def options(self, opt_level: int, exact: bool) -> LowerOptions: ...
+
+    def emit(self, plan: Plan) -> dict[int, Any]: ...
+
+    def texts(self, emitted: Mapping[int, Any]) -> dict[str, str]:
+        """Source text by symbol."""
+
+    def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, Any]:
+        """Machine code by symbol."""
+
+    def parts(self, plan: Plan, emitted: Mapping[int, Any], compiled: Mapping[str, Any], equal: Equal, packed: Packed) -> Parts: ...
+
+    def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, Any]) -> None:
+        """Sources and code into files."""
+
+    def describe(self, emitted: Any) -> list[str]:
+        """A line on each function of a step."""
+
+
+def backend_of(target: str) -> Backend:
+    """The backend that a target's text names. Raises TargetError."""
+    match target.partition(":")[0]:
+        case "cpu":
+            return CpuBackend(parse_cpu(target))
+        case "cuda":
+            from ..codegen.cuda.target import parse
+            from ..runtime.cuda.cupy_device import present_architecture
+
+            return CudaBackend(parse(target, None if ":" in target else present_architecture()))
+    raise TargetError(f"target {target!r}", expected="cpu, cpu:NAME, cuda or cuda:ARCH, such as cuda:sm_90a")
+
+
+class CpuBackend:
+    runs_here = True
+
+    def __init__(self, target: CpuTarget) -> None:
+        self.target = target
+        self._pool = CompilePool(target)
+
+    def __enter__(self) -> CpuBackend:
+        self._pool.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.__exit__(kind, error, trace)
+
+    def prepare(self, nodes: int) -> None:
+        if nodes > _SMALL:
+            self._pool.start()
+
+    def options(self, opt_level: int, exact: bool) -> LowerOptions:
+        return LowerOptions(opt_level=opt_level, winograd=None if exact or opt_level == 0 else ConvCosts())
+
+    def emit(self, plan: Plan) -> dict[int, Emitted]:
+        return _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: cpu_emit.emit(step.kernel, self.target)))
+
+    def texts(self, emitted: Mapping[int, Emitted]) -> dict[str, str]:
+        return {e.symbol: e.ir_text for e in emitted.values()}
+
+    def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, bytes]:
+        return self._pool.compile(texts, done)
+
+    def parts(self, plan: Plan, emitted: Mapping[int, Emitted], compiled: Mapping[str, bytes], equal: Equal, packed: Packed) -> Parts:
+        code = {i: cpu_code(e) for i, e in emitted.items()}
+
+        def join(symbols: Sequence[str]) -> bytes:
+            return objects.join([(s, compiled[s]) for s in symbols])
+
+        return assemble(plan, code, join, self.target.manifest, equal, packed)
+
+    def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, bytes]) -> None:
+        for symbol, text in texts.items():
+            (folder / f"{symbol}.ll").write_text(text)
+        for symbol, code in compiled.items():
+            (folder / f"{symbol}.o").write_bytes(code)
+
+    def describe(self, emitted: Emitted) -> list[str]:
+        return [f"{emitted.symbol} units={emitted.units}"]
+
+
+@dataclass
+class CudaBackend:
+    """NVRTC compiles in this process, in threads: no GPU and no driver take part."""
+
+    target: CudaTarget
+    runs_here: ClassVar[bool] = False
+
+    def __enter__(self) -> CudaBackend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def prepare(self, nodes: int) -> None:
+        from ..codegen.cuda.nvrtc import nvrtc
+
+        nvrtc()  # fails before the work begins
+
+    def options(self, opt_level: int, exact: bool) -> LowerOptions:
+        return LowerOptions(opt_level=opt_level)
+
+    def emit(self, plan: Plan) -> dict[int, CudaEmitted]:
+        from ..codegen.cuda.emit import emit
+
+        _refuse_handlers(plan.steps)
+
+        def one(step: Step) -> tuple[object, Callable[[], CudaEmitted]]:
+            aligned = tuple(alignment(plan, b) for b in step.buffers)
+            return (kernel_key(step.kernel), aligned), lambda: emit(step.kernel, self.target, aligned)
+
+        return _emit_once(plan, one)
+
+    def texts(self, emitted: Mapping[int, CudaEmitted]) -> dict[str, str]:
+        self._launches = {k.symbol: k for e in emitted.values() for k in e.launches}
+        return {s: k.source for s, k in self._launches.items()}
+
+    def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, Any]:
+        from ..codegen.cuda.compile import compile_all
+        from ..runtime.cuda.images import Image
+
+        code = compile_all(texts, self.target, done)
+        return {s: Image(self._launches[s].threads, self._launches[s].shared, code[s]) for s in texts}
+
+    def parts(self, plan: Plan, emitted: Mapping[int, CudaEmitted], compiled: Mapping[str, Any], equal: Equal, packed: Packed) -> Parts:
+        from ..runtime.cuda import images
+
+        plan, code = cuda_code(plan, emitted)
+
+        def join(symbols: Sequence[str]) -> bytes:
+            return images.join([(s, compiled[s]) for s in symbols])
+
+        return assemble(plan, code, join, self.target.manifest, equal, packed)
+
+    def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, Any]) -> None:
+        for symbol, text in texts.items():
+            (folder / f"{symbol}.cu").write_text(text)
+        for symbol, image in compiled.items():
+            for arch, data in image.code.items():
+                (folder / f"{symbol}.{arch}.{'cubin' if arch.startswith('sm_') else 'ptx'}").write_bytes(data)
+
+    def describe(self, emitted: CudaEmitted) -> list[str]:
+        return [f"{k.symbol} blocks={k.blocks} threads={k.threads} shared={k.shared}" for k in emitted.launches]
+
+
+def cuda_code(plan: Plan, emitted: Mapping[int, CudaEmitted]) -> tuple[Plan, dict[int, Code]]:
+    """The plan with the workspaces of its steps as buffers, and the calls of each step."""
+    buffers = list(plan.buffers)
+    code: dict[int, Code] = {}
+    for step in steps_of(plan.steps):
+        e = emitted[id(step)]
+        spaces = []
+        for size in e.workspaces:
+            spaces.append(len(buffers))
+            buffers.append(Buffer("arena", DType.U8, (size,)))
+        memory = (*step.buffers, *spaces)
+        calls = tuple(Call(k.symbol, tuple(memory[o] for o in k.operands), k.dims, k.blocks, 1) for k in e.launches)
+        code[id(step)] = Code(calls, e.flops, e.bytes)
+    return replace(plan, buffers=tuple(buffers)), code
+
+
+def alignment(plan: Plan, buffer: int) -> int:
+    """Bytes (16 at most) that the address of a buffer is a multiple of. The runtime aligns everything that has an address."""
+    b = plan.buffers[buffer]
+    shift: Any = 0
+    while b.kind == "alias":
+        shift, b = shift + b.shift * b.dtype.itemsize, plan.buffers[b.of]
+    return next((a for a in _ALIGNED if (shift % a == 0 if isinstance(shift, int) else floordiv(shift, a) * a == shift)), 1)
+
+
+def _refuse_handlers(steps: tuple[PlanStep, ...]) -> None:
+    stack: list[PlanStep] = list(steps)
+    while stack:
+        match stack.pop():
+            case Bind() | Carry():
+                raise CodegenError("sizes that depend on data", expected="sizes that follow from those of the inputs, on CUDA",
+                                   remedy="Compile with --target=cpu.")  # fmt: skip
+            case Branch(then=then, orelse=orelse):
+                stack.extend(then + orelse)
+            case Repeat(body=body):
+                stack.extend(body)
+
+
+def steps_of(steps: tuple[PlanStep, ...]) -> list[Step]:
+    """All kernel steps, those inside branches and loops included, in program order."""
+    found: list[Step] = []
+    stack: list[PlanStep] = list(reversed(steps))
+    while stack:
+        match stack.pop():
+            case Step() as s:
+                found.append(s)
+            case Branch(then=then, orelse=orelse):
+                stack.extend(reversed(then + orelse))
+            case Repeat(body=body):
+                stack.extend(reversed(body))
+    return found
+
+
+def _emit_once(plan: Plan, one: Callable[[Step], tuple[object, Callable[[], Any]]]) -> dict[int, Any]:
+    """Code of every step; kernels that are built alike are emitted once."""
+    known: dict[object, Any] = {}
+    out: dict[int, Any] = {}
+    for step in steps_of(plan.steps):
+        key, make = one(step)
+        if key not in known:
+            known[key] = make()
+        out[id(step)] = known[key]
+    return out
+
+
+def kernel_key(kernel: Kernel) -> object:
+    """Equal for loop kernels that are built alike."""
+    if not isinstance(kernel, LoopKernel):
+        return id(kernel)
+    stages = tuple(s.fn for s in kernel.stages)
+    stores = tuple((s.operand, s.per_element, s.guard is None) for s in kernel.stores)
+    return kernel.axes, kernel.reduce_axes, kernel.operands, stages, stores, structure(kernel.roots)

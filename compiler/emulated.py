@@ -1,0 +1,50 @@
+"""Models compiled for CUDA and run by the emulation: what CI checks, and how generated kernels are debugged without a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..codegen.cuda.emulate.compiler import EmulateOptions, build
+from ..codegen.cuda.emulate.device import EmulatedDevice
+from ..codegen.cuda.target import capability, parse
+from ..runtime.cuda.images import Image
+from ..runtime.cuda.module import CudaModule
+from .api import Compilation, compile_stages
+from .backends import CudaBackend, Done
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class EmulatedBackend(CudaBackend):
+    """Leaves machine code out: the device has the kernels already."""
+
+    def prepare(self, nodes: int) -> None:
+        pass
+
+    def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, Any]:
+        code = {self.target.base: b"\x7fELF emulated"}
+        return {s: Image(self._launches[s].threads, self._launches[s].shared, code) for s in texts}
+
+
+def emulate(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    target: str = "cuda:sm_90a",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    opt_level: int = 3,
+    options: EmulateOptions | None = None,
+    **device: Any,
+) -> CudaModule:
+    """The module for a CUDA target, on an emulated device (`device`: its keyword arguments). Errors as `compile`."""
+    backend = EmulatedBackend(parse(target))
+    return emulated_module(compile_stages(model, target=backend, shapes=shapes, opt_level=opt_level), options, **device)
+
+
+def emulated_module(result: Compilation, options: EmulateOptions | None = None, **device: Any) -> CudaModule:
+    """The module of a compilation by an EmulatedBackend."""
+    r = result
+    parts = r.backend.parts(r.plan, r.emitted, r.objects, r.graph.equal, r.packed.result())
+    return CudaModule(parts, device=EmulatedDevice(build(r.texts, options), capability=capability(r.backend.target.base), **device))

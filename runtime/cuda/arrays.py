@@ -1,0 +1,74 @@
+"""Arrays that lie on a device, whoever made them: the CUDA array interface, or DLPack through cupy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+
+_CUDA = (2, 13)  # DLPack's device types of CUDA memory, plain and managed
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """Memory on a device. `stream`: number of the stream that fills it (0: none to wait for). `keep` holds the memory."""
+
+    ptr: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    contiguous: bool
+    stream: int
+    keep: Any
+
+
+def is_device_array(value: object) -> bool:
+    """Whether a value lies on a CUDA device, by what it says of itself."""
+    if isinstance(value, np.ndarray):
+        return False
+    if hasattr(type(value), "__cuda_array_interface__") or "__cuda_array_interface__" in getattr(value, "__dict__", {}):
+        try:
+            return value.__cuda_array_interface__ is not None  # type: ignore[attr-defined]
+        except (AttributeError, TypeError, RuntimeError):
+            pass  # torch raises for host tensors, and for types NumPy lacks
+    where = getattr(value, "__dlpack_device__", None)
+    return where is not None and int(where()[0]) in _CUDA
+
+
+def device_array(value: Any, loc: str) -> DeviceArray:
+    """The array's memory, without a copy. Raises InputError when it cannot be told."""
+    try:
+        return _from_interface(value.__cuda_array_interface__, value)
+    except (AttributeError, TypeError, RuntimeError):
+        pass
+    try:
+        import cupy
+    except ImportError:
+        raise InputError(f"a {type(value).__name__} that only DLPack describes", expected="cupy, which reads DLPack", loc=loc) from None
+    try:
+        array = cupy.from_dlpack(value)
+    except Exception as e:  # producers raise what they like
+        raise InputError(f"a {type(value).__name__} that DLPack does not hand over: {str(e)[:100]}", loc=loc) from None
+    return _from_interface(array.__cuda_array_interface__, array)
+
+
+def _from_interface(given: dict[str, Any], keep: Any) -> DeviceArray:
+    shape = tuple(int(d) for d in given["shape"])
+    dtype = np.dtype(given["typestr"])
+    real = getattr(keep, "dtype", dtype)
+    if isinstance(real, np.dtype) and real.itemsize == dtype.itemsize:
+        dtype = real  # typestr has no name for bfloat16
+    strides = given.get("strides")
+    return DeviceArray(int(given["data"][0]), shape, dtype, strides is None or _contiguous(shape, tuple(strides), dtype.itemsize),
+                       int(given.get("stream") or 0), keep)  # fmt: skip
+
+
+def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    step = itemsize
+    for d, s in zip(reversed(shape), reversed(strides), strict=True):
+        if d != 1 and s != step and 0 not in shape:
+            return False
+        step *= d
+    return True

@@ -1,0 +1,205 @@
+"""A GPU through cupy: driver calls, pooled memory, streams, graphs."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ...errors import DeviceError
+from .device import Memory
+
+_INSTALL = 'pip install "mlc[cuda]"'
+_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
+_DEFAULT_SHARED = 48 << 10
+# CUDA errors after which a context only returns errors.
+_FATAL = ("ILLEGAL_ADDRESS", "IllegalAddress", "LAUNCH_FAILED", "LaunchFailure", "MISALIGNED", "Misaligned", "ILLEGAL_INSTRUCTION",
+          "IllegalInstruction", "ASSERT", "Assert", "HARDWARE_STACK", "INVALID_PC", "LAUNCH_TIMEOUT", "LaunchTimeout")  # fmt: skip
+
+
+@functools.cache
+def _cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as e:
+        raise DeviceError(f"cupy cannot be imported ({e})", expected="cupy, which runs CUDA modules", remedy=_INSTALL) from None
+    return cupy
+
+
+def device_count() -> int:
+    """Devices here. Raises DeviceError when there is no driver, or one too old for this cupy."""
+    cp = _cupy()
+    try:
+        count = int(cp.cuda.runtime.getDeviceCount())
+    except cp.cuda.runtime.CUDARuntimeError as e:
+        if "InsufficientDriver" in str(e):
+            found = "no NVIDIA driver, or one too old for this cupy's CUDA " + _version(cp.cuda.runtime.runtimeGetVersion())
+            raise DeviceError(found, expected="a GPU with a recent driver", remedy="Update the driver (nvidia-smi shows it).") from None
+        raise DeviceError(f"no usable GPU: {e}", expected="an NVIDIA GPU with its driver") from None
+    if count == 0:
+        raise DeviceError(
+            "this machine has no NVIDIA GPU", expected="one", remedy="Run the module elsewhere, or compile with --target=cpu."
+        )
+    return count
+
+
+def present_architecture() -> str | None:
+    """The architecture of the present device ("sm_90a" on Hopper), or None where there is none to run on."""
+    try:
+        device_count()
+        capability = int(_cupy().cuda.Device().compute_capability)
+    except (DeviceError, ValueError):
+        return None
+    return f"sm_{capability}a" if capability == 90 else f"sm_{capability}"
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+class CupyDevice:
+    """Device `number`; by default the one that is current in cupy."""
+
+    def __init__(self, number: int | None = None) -> None:
+        self._cp = cp = _cupy()
+        count = device_count()
+        if number is not None and not 0 <= number < count:
+            raise DeviceError(f"device {number}", expected=f"0 to {count - 1}")
+        self._device = cp.cuda.Device(number)
+        self.number = int(self._device.id)
+        self.capability = int(self._device.compute_capability)
+        name = cp.cuda.runtime.getDeviceProperties(self.number)["name"]
+        self.name = name.decode() if isinstance(name, bytes) else str(name)
+
+    @contextmanager
+    def _calls(self, what: str) -> Iterator[None]:
+        """The device made current, and CUDA's errors made ours."""
+        cp = self._cp
+        try:
+            with self._device:
+                yield
+        except cp.cuda.memory.OutOfMemoryError as e:
+            raise DeviceError(f"{what}: {e}", remedy="Free device memory, or run smaller batches.") from None
+        except (cp.cuda.runtime.CUDARuntimeError, cp.cuda.driver.CUDADriverError) as e:
+            if any(word in str(e) for word in _FATAL):
+                raise DeviceError(f"{what}: a kernel faulted ({e}); this process can use the device no more",
+                                  remedy="Start a new process; MLC_CUDA_CHECK=1 names the kernel.") from None  # fmt: skip
+            raise DeviceError(f"{what}: {e}") from None
+
+    def load(self, symbol: str, image: bytes, shared: int) -> Any:
+        with self._calls(f"loading kernel {symbol}"):
+            module = self._cp.cuda.function.Module()
+            module.load(image)
+            function = module.get_function(symbol)
+            if shared > _DEFAULT_SHARED:
+                self._cp.cuda.driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED, shared)
+            return function
+
+    def allocate(self, nbytes: int) -> Memory:
+        with self._calls(f"allocating {nbytes} bytes"):
+            try:
+                return _Block(self._cp.cuda.alloc(max(1, nbytes)), nbytes)
+            except self._cp.cuda.memory.OutOfMemoryError:
+                self._cp.get_default_memory_pool().free_all_blocks()
+            try:
+                return _Block(self._cp.cuda.alloc(max(1, nbytes)), nbytes)
+            except self._cp.cuda.memory.OutOfMemoryError:
+                free, total = self._cp.cuda.runtime.memGetInfo()
+                raise DeviceError(f"out of device memory: {nbytes} bytes wanted, {free} of {total} free on {self.name}",
+                                  remedy="Free device memory, or run smaller batches.") from None  # fmt: skip
+
+    def stream(self, given: object = None) -> Any:
+        with self._calls("a stream"):
+            if given is None:
+                return self._cp.cuda.Stream(non_blocking=True)
+            number = given if isinstance(given, int) else getattr(given, "ptr", getattr(given, "cuda_stream", None))
+            if not isinstance(number, int):
+                raise DeviceError(f"a {type(given).__name__} as stream", expected="a stream of cupy or torch, or its number")
+            return self._cp.cuda.ExternalStream(number)
+
+    def upload(self, ptr: int, source: np.ndarray, stream: Any) -> None:
+        with self._calls("copying to the device"):
+            self._cp.cuda.runtime.memcpyAsync(ptr, source.ctypes.data, source.nbytes, _TO_DEVICE, stream.ptr)
+
+    def download(self, target: np.ndarray, ptr: int, stream: Any) -> None:
+        with self._calls("copying from the device"):
+            self._cp.cuda.runtime.memcpyAsync(target.ctypes.data, ptr, target.nbytes, _TO_HOST, stream.ptr)
+            stream.synchronize()
+
+    def copy(self, to: int, source: int, nbytes: int, stream: Any) -> None:
+        with self._calls("copying on the device"):
+            self._cp.cuda.runtime.memcpyAsync(to, source, nbytes, _ON_DEVICE, stream.ptr)
+
+    def launch(self, function: Any, blocks: int, threads: int, shared: int, args: np.ndarray, stream: Any) -> None:
+        pointers = (ctypes.c_void_p * max(1, args.size))(*range(args.ctypes.data, args.ctypes.data + args.nbytes, 8))
+        with self._calls("a launch"):
+            self._cp.cuda.driver.launchKernel(function.ptr, blocks, 1, 1, threads, 1, 1, shared, stream.ptr, ctypes.addressof(pointers), 0)
+
+    def synchronize(self, stream: Any) -> None:
+        with self._calls("waiting for the device"):
+            stream.synchronize()
+
+    def record(self, stream: Any, timing: bool = False) -> Any:
+        with self._calls("an event"):
+            event = self._cp.cuda.Event(disable_timing=not timing)
+            event.record(stream)
+            return event
+
+    def wait(self, stream: Any, event: Any) -> None:
+        with self._calls("waiting for an event"):
+            stream.wait_event(event)
+
+    def finish(self, event: Any) -> None:
+        with self._calls("waiting for the device"):
+            event.synchronize()
+
+    def elapsed(self, start: Any, end: Any) -> float:
+        with self._calls("timing"):
+            return float(self._cp.cuda.get_elapsed_time(start, end)) * 1e-3
+
+    def begin_capture(self, stream: Any) -> bool:
+        with self._calls("capturing a graph"):
+            # other threads may allocate meanwhile
+            stream.begin_capture(self._cp.cuda.runtime.streamCaptureModeThreadLocal)
+        return True
+
+    def end_capture(self, stream: Any) -> Any:
+        with self._calls("capturing a graph"):
+            return stream.end_capture()
+
+    def replay(self, graph: Any, stream: Any) -> None:
+        with self._calls("replaying a graph"):
+            graph.launch(stream=stream)
+
+    def owner(self, ptr: int) -> int:
+        with self._calls("asking where memory lies"):
+            found = self._cp.cuda.runtime.pointerGetAttributes(ptr)
+            return int(found.device) if found.devicePointer else -1
+
+    def view(self, memory: Memory, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        assert isinstance(memory, _Block)
+        with self._calls(f"an array of {dtype}"):
+            try:
+                return self._cp.ndarray(shape, dtype=dtype, memptr=memory.pointer)
+            except (TypeError, ValueError) as e:
+                raise DeviceError(f"cupy has no arrays of {dtype}: {e}", remedy="Ask for outputs on the host (on_device=False).") from None
+
+
+class _Block:
+    """Memory of cupy's pool."""
+
+    __slots__ = ("nbytes", "pointer", "ptr")
+
+    def __init__(self, pointer: Any, nbytes: int) -> None:
+        self.pointer, self.ptr, self.nbytes = pointer, int(pointer.ptr), nbytes
+
+
+@functools.cache
+def device(number: int | None = None) -> CupyDevice:
+    """The device of that number, or cupy's current one; made once."""
+    return CupyDevice(number)

@@ -1,0 +1,81 @@
+"""code.bin of a CUDA module: per function how it is launched, and its code by architecture.
+
+Its index is part of the code, not of the manifest, so that code is either exactly what the compiler wrote or refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...errors import ArtifactError
+
+MAGIC = b"mlccuda1"
+MAX_THREADS = 1024
+MAX_SHARED = 227 << 10
+
+
+@dataclass(frozen=True)
+class Image:
+    """A kernel: threads of a block, dynamic shared memory in bytes, and code by architecture ("sm_NN", "compute_NN" for PTX)."""
+
+    threads: int
+    shared: int
+    code: Mapping[str, bytes]
+
+
+def join(functions: Sequence[tuple[str, Image]]) -> bytes:
+    """One block from (symbol, image) pairs; function i of a program is the i-th."""
+    index = [[s, i.threads, i.shared, [[a, len(c)] for a, c in sorted(i.code.items())]] for s, i in functions]
+    text = json.dumps(index, separators=(",", ":")).encode()
+    blobs = [i.code[a] for _, i in functions for a in sorted(i.code)]
+    return b"".join([MAGIC, struct.pack("<Q", len(text)), text, *blobs])
+
+
+def split(code: bytes) -> list[tuple[str, Image]]:
+    """The pairs again. Raises ArtifactError when the block is not what `join` makes."""
+    try:
+        if code[:8] != MAGIC:
+            raise ValueError
+        at = 16 + struct.unpack("<Q", code[8:16])[0]
+        out = []
+        for symbol, threads, shared, entries in json.loads(code[16:at]):
+            images: dict[str, bytes] = {}
+            for arch, size in entries:
+                blob = code[at : at + size]
+                binary = arch.startswith("sm_") and blob[:4] == b"\x7fELF"
+                if not re.fullmatch(r"(sm|compute)_\d+a?", arch) or size < 1 or len(blob) != size or binary == arch.startswith("compute_"):
+                    raise ValueError
+                images[arch] = blob
+                at += size
+            fits = type(threads) is int and type(shared) is int and 0 < threads <= MAX_THREADS and 0 <= shared <= MAX_SHARED
+            if type(symbol) is not str or not re.fullmatch(r"\w{1,80}", symbol) or not images or not fits:
+                raise ValueError
+            out.append((symbol, Image(threads, shared, images)))
+    except (ValueError, TypeError, struct.error, RecursionError, AttributeError):
+        raise ArtifactError("the CUDA code is malformed") from None
+    if at != len(code):
+        raise ArtifactError("the CUDA code is longer than its index says")
+    return out
+
+
+def choose(image: Mapping[str, bytes], capability: int) -> str | None:
+    """The architecture whose code a device of `capability` (10 · major + minor) runs best, or None.
+
+    Machine code runs on its own major version from its minor version on, that of "sm_NNa" on exactly NN; PTX from NN on.
+    """
+    best: tuple[int, int, str] | None = None
+    for arch in image:
+        number = int(re.sub(r"\D", "", arch))
+        if arch.endswith("a"):
+            runs, rank = number == capability, 3
+        elif arch.startswith("sm_"):
+            runs, rank = number // 10 == capability // 10 and number <= capability, 2
+        else:
+            runs, rank = number <= capability, 1
+        if runs and (best is None or (rank, number, arch) > best):
+            best = rank, number, arch
+    return best[2] if best else None

@@ -1,0 +1,203 @@
+"""A compiled model on a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import DeviceError, InputError
+from ..artifact import Parts
+from ..binding import Binding, Sizes
+from ..manifest import TensorInfo
+from ..module import Module
+from .arrays import DeviceArray, device_array, is_device_array
+from .device import Device
+from .program import CudaExecution, CudaProgram
+
+_ALIGN = 16  # bytes; kernels read inputs in packs
+
+
+class CudaModule(Module):
+    """Runs a compiled model on a device; may be used by several threads at once.
+
+    Inputs are arrays on the host, or on the device (cupy, torch, anything with the CUDA array interface or DLPack), which are
+    read where they lie. Outputs are NumPy arrays if all inputs are on the host, else cupy arrays.
+
+    Args:
+        parts: from `mlc.compile` or a file.
+        device: a number, or a Device; by default cupy's current one. It is opened by the first run.
+        graphs: replay models of known sizes and without control flow as one CUDA graph from the second run on.
+    """
+
+    def __init__(self, parts: Parts, *, threads: int | None = None, device: int | Device | None = None, graphs: bool = True) -> None:
+        super().__init__(parts, threads=threads)
+        self.graphs = graphs
+        self._chosen = device
+        self._device: Device | None = None
+
+    @property
+    def device(self) -> Device:
+        """The device that runs the module. Raises DeviceError when there is none."""
+        if self._device is None:
+            if self._chosen is None or isinstance(self._chosen, int):
+                from .cupy_device import device
+
+                self._device = device(self._chosen)
+            else:
+                self._device = self._chosen
+        return self._device
+
+    def prepare(self) -> None:
+        """Load code and weights onto the device; the first run does it otherwise.
+
+        Raises DeviceError without a usable device, TargetError when the module has no code for it.
+        """
+        device = self.device
+        with self._lock:
+            if self._program is not None:
+                return
+            check = bool(os.environ.get("MLC_CUDA_CHECK"))
+            self._program = CudaProgram(self._parts, device, check)
+        if not self._symbols:
+            self._bind(())
+
+    def run(self, feeds: Mapping[str, Any], *, stream: object = None, wait: bool = True, on_device: bool | None = None) -> dict[str, Any]:
+        """Outputs by name, in the model's order.
+
+        Args:
+            feeds: arrays by name.
+            stream: run in this stream (of cupy or torch, or its number), behind what is in it already; by default in one
+                of the module's own.
+            wait: block until the outputs are there. False returns at once, with outputs on the device: they may be used in
+                `stream`, or after it has been waited for. It needs `stream`.
+            on_device: where outputs go, if not where the inputs came from.
+
+        Raises InputError when an input does not fit, DeviceError when the device fails.
+        """
+        if not wait and (stream is None or on_device is False):
+            raise InputError("wait=False", expected="a stream, and outputs on the device")
+        if not isinstance(feeds, Mapping) or set(feeds) != set(self._names):
+            self._complain(feeds)
+        outputs = self._run([feeds[n] for n in self._names], stream, wait, on_device)
+        return dict(zip(self._out_names, outputs, strict=True))
+
+    def binding(self, **symbols: int) -> Binding:
+        """Sizes, arena and layout at these symbol values (for inspection; needs no device). Raises InputError."""
+        return Binding(Sizes(self.manifest), {s: symbols.get(s, 1) for s in self._symbols})
+
+    def profile(self, feeds: Mapping[str, Any], runs: int = 1) -> dict[int, float]:
+        """Seconds per call of the program on the device, by its word (see `manifest.steps`), mean over runs after one to warm up."""
+        self.run(feeds)
+        arrays, binding = self._fit([feeds[n] for n in self._names])
+        d, times = self.device, dict.fromkeys((s.word for s in self.manifest.steps), 0.0)
+        execution: Any = binding.acquire()
+        try:
+            s = execution.stream
+            self._place(execution, binding, arrays, s)
+            for _ in range(runs):
+                marks: list[tuple[int, Any, Any]] = []
+
+                def timed(word: int, launch: Callable[[], None], marks: list[tuple[int, Any, Any]] = marks) -> None:
+                    start = d.record(s, True)
+                    launch()
+                    marks.append((word, start, d.record(s, True)))
+
+                execution.launch_all(s, timed)
+                d.synchronize(s)
+                for word, start, end in marks:
+                    owner = max(w for w in times if w <= word)  # a step may take several launches
+                    times[owner] += d.elapsed(start, end) / runs
+        finally:
+            binding.release(execution)
+        return times
+
+    # --- a run -------------------------------------------------------------------------------------------------------
+    def _execute(self, arrays: Sequence[Any]) -> list[Any]:
+        return self._run(arrays, None, True, None)
+
+    def _run(self, given: Sequence[Any], stream: object, wait: bool, on_device: bool | None) -> list[Any]:
+        arrays, binding = self._fit(given)
+        d = self.device
+        resident = any(isinstance(a, DeviceArray) for a in arrays) if on_device is None else on_device
+        execution: Any = binding.acquire()
+        try:
+            s = execution.stream if stream is None else d.stream(stream)
+            if execution.event is not None:
+                d.wait(s, execution.event)
+                execution.event = None
+            outputs = self._place(execution, binding, arrays, s, resident or not wait)
+            if wait:
+                result = self._collect(execution, outputs, binding, s, resident)
+            else:
+                execution.event = d.record(s)
+                result = [d.view(m, shape, dtype) for m, (shape, dtype) in zip(outputs, _results(binding), strict=True)]
+        finally:
+            binding.release(execution)
+        return result
+
+    def _place(self, execution: CudaExecution, binding: Binding, arrays: Sequence[Any], s: Any, resident: bool = False) -> list[Any]:
+        """Bring the inputs, start the program; returns the memory of the outputs."""
+        d = self.device
+        inputs = [self._input(execution, i, a, s) for i, a in enumerate(arrays)]
+        outputs = []
+        for i, (shape, dtype) in enumerate(_results(binding)):
+            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            outputs.append(d.allocate(size) if resident else execution.stage("output", i, size))
+        execution.run(inputs, [m.ptr for m in outputs], s, self.graphs)
+        return outputs
+
+    def _input(self, execution: CudaExecution, position: int, array: Any, s: Any) -> int:
+        """The address of an input on the device."""
+        d = self.device
+        if isinstance(array, DeviceArray):
+            if array.stream:
+                d.wait(s, d.record(d.stream(array.stream)))
+            if array.ptr % _ALIGN == 0:
+                return array.ptr
+            size = int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize
+            memory = execution.stage("input", position, size)
+            d.copy(memory.ptr, array.ptr, size, s)
+            return memory.ptr
+        memory = execution.stage("input", position, array.nbytes)
+        if array.nbytes:
+            d.upload(memory.ptr, array, s)
+        return memory.ptr
+
+    def _collect(self, execution: CudaExecution, outputs: Sequence[Any], binding: Binding, s: Any, resident: bool) -> list[Any]:
+        d = self.device
+        if resident:
+            d.synchronize(s)
+            return [d.view(m, shape, dtype) for m, (shape, dtype) in zip(outputs, _results(binding), strict=True)]
+        result = []
+        for m, (shape, dtype) in zip(outputs, _results(binding), strict=True):
+            array = np.empty(shape, dtype)
+            if array.nbytes:
+                d.download(array, m.ptr, s)
+            result.append(array)
+        d.synchronize(s)
+        return result
+
+    def _array(self, value: Any, info: TensorInfo) -> Any:
+        if not is_device_array(value):
+            return super()._array(value, info)
+        loc = f"input {info.name}"
+        array = device_array(value, loc)
+        if array.dtype != info.dtype:
+            raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)
+        if len(array.shape) != len(info.shape):
+            raise InputError(f"shape {list(array.shape)}", expected=str(list(info.shape)), loc=loc)
+        if not array.contiguous:
+            raise InputError("an array on the device that is not contiguous", expected="a contiguous one (cupy.ascontiguousarray)", loc=loc)
+        if 0 not in array.shape and (where := self.device.owner(array.ptr)) != self.device.number:
+            raise DeviceError(
+                f"an array on {'the host' if where < 0 else f'device {where}'}", expected=f"device {self.device.number}", loc=loc
+            )
+        return array
+
+
+def _results(binding: Binding) -> list[tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of each output; programs on devices know them before they run."""
+    return [(shape, dtype) for shape, dtype in binding.results if shape is not None]
