@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -33,6 +34,7 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         self._lib = ctypes.CDLL(str(path))
+        self._lock = threading.Lock()  # the device played is one block at a time
 
     def run(self, symbol: str, args: Sequence[int], blocks: int, threads: int, shared: int, seed: int = 0) -> None:
         """Run a grid; `args` are addresses and sizes. seed 0 keeps blocks and threads in order.
@@ -43,7 +45,9 @@ class Library:
         entry.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_int64, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_int]
         message = ctypes.create_string_buffer(_MESSAGE)
         values = (ctypes.c_int64 * max(1, len(args)))(*args)
-        if entry(ctypes.addressof(values), blocks, threads, shared, seed, message, _MESSAGE):
+        with self._lock:
+            failed = entry(ctypes.addressof(values), blocks, threads, shared, seed, message, _MESSAGE)
+        if failed:
             raise VerifyError(f"kernel {symbol}: {message.value.decode() or 'no memory'}")
 
 

@@ -1,0 +1,66 @@
+"""Small ONNX models with seeded weights: text of the graph, and the shapes of what is not computed there."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, parser
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+
+
+def model(text: str, **weights: tuple[int, ...] | np.ndarray) -> bytes:
+    rng = np.random.default_rng(11)
+    m = parser.parse_model(HEAD + text)
+    for name, w in weights.items():
+        array = w if isinstance(w, np.ndarray) else (rng.standard_normal(w) / np.sqrt(max(1, w[0]))).astype(np.float32)
+        m.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.checker.check_model(m)
+    return m.SerializeToString()
+
+
+def mlp() -> bytes:
+    return model("""mlp (float[N, 16] x) => (float[N, 10] y) {
+        a = MatMul(x, w1)  b = Add(a, b1)  c = Relu(b)  d = MatMul(c, w2)  e = Tanh(d)  y = Softmax<axis = 1>(e) }""",
+        w1=(16, 40), b1=(40,), w2=(40, 10))  # fmt: skip
+
+
+def cnn() -> bytes:
+    return model("""cnn (float[N, 3, 17, 15] x) => (float[N, 5] y, int64[N] best) {
+        a = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]>(x, w1, b1)  b = Relu(a)
+        c = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1], group = 8>(b, w2)  d = Sigmoid(c)  e = Mul(c, d)
+        f = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(e)  g = GlobalAveragePool(f)  h = Flatten(g)
+        y = Gemm(h, w3, b3)  best = ArgMax<axis = 1, keepdims = 0>(y) }""",
+        w1=(8, 3, 3, 3), b1=(8,), w2=(8, 1, 3, 3), w3=(8, 5), b3=(5,))  # fmt: skip
+
+
+def transformer() -> bytes:
+    """One block of two heads of 8, with a residual, layer norms and a gated feed-forward network."""
+    return model("""transformer (float[1, L, 16] x) => (float[1, L, 16] y) {
+        n = LayerNormalization(x, g1, z1)  qkv = MatMul(n, wqkv)  q0, k0, v0 = Split<axis = -1>(qkv, parts)
+        q1 = Reshape(q0, heads)  k1 = Reshape(k0, heads)  v1 = Reshape(v0, heads)
+        q = Transpose<perm = [0, 2, 1, 3]>(q1)  k = Transpose<perm = [0, 2, 3, 1]>(k1)  v = Transpose<perm = [0, 2, 1, 3]>(v1)
+        s = MatMul(q, k)  t = Mul(s, scale)  p = Softmax<axis = -1>(t)  o = MatMul(p, v)
+        o1 = Transpose<perm = [0, 2, 1, 3]>(o)  o2 = Reshape(o1, merged)  r = MatMul(o2, wo)  x1 = Add(x, r)
+        m = LayerNormalization(x1, g1, z1)  f = MatMul(m, w1)  h = Erf(f)  u = Mul(f, h)  w = MatMul(u, w2)  y = Add(x1, w) }""",
+        g1=np.ones(16, np.float32), z1=(16,), wqkv=(16, 48), parts=np.array([16, 16, 16]), heads=np.array([0, 0, 2, 8]),
+        merged=np.array([0, 0, 16]), scale=np.array(0.35, np.float32), wo=(16, 16), w1=(16, 64), w2=(64, 16))  # fmt: skip
+
+
+def loop() -> bytes:
+    """y = x·2^n by a Loop, then a branch on the sign of its sum."""
+    return model("""control (float[4] x, int64 n) => (float[4] y) {
+        z = Loop(n, go, x) <body = step (int64 i, bool on, float[4] a) => (bool on2, float[4] b) {
+            on2 = Identity(on)  b = Add(a, a) }>
+        s = ReduceSum<keepdims = 0>(z, axes)  c = Greater(s, zero)
+        y = If(c) <then_branch = yes () => (float[4] p) { p = Relu(z) }, else_branch = no () => (float[4] q) { q = Neg(z) }> }""",
+        go=np.array(True), zero=np.array(0, np.float32), axes=np.array([0]))  # fmt: skip
+
+
+def lstm() -> bytes:
+    return model("""lstm (float[T, 2, 6] x) => (float[T, 1, 2, 12] y) { y = LSTM<hidden_size = 12>(x, w, r) }""",
+                 w=(1, 48, 6), r=(1, 48, 12))  # fmt: skip
+
+
+def topk() -> bytes:
+    return model("topk (float[N, 30] x) => (float[N, 4] v, int64[N, 4] i) { v, i = TopK(x, k) }", k=np.array([4]))

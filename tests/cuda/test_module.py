@@ -1,0 +1,230 @@
+"""CUDA modules on the emulated device: whole models against onnxruntime, arrays without copies, graphs, errors."""
+
+from __future__ import annotations
+
+import threading
+
+import mlc
+import numpy as np
+import onnxruntime as ort
+import pytest
+import small_models
+from emulated import needs_gxx
+from mlc.codegen.cuda.emulate.compiler import EmulateOptions
+from mlc.codegen.cuda.emulate.device import EmulatedArray
+from mlc.compiler.emulated import emulate
+from mlc.errors import ArtifactError, CodegenError, DeviceError, InputError, TargetError
+from mlc.runtime import artifact
+from mlc.runtime.cuda import images
+from mlc.runtime.cuda.module import CudaModule
+
+pytestmark = needs_gxx
+rng = np.random.default_rng(5)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+CASES = {
+    "mlp": [{"x": floats(n, 16)} for n in (1, 7, 0)],
+    "cnn": [{"x": floats(n, 3, 17, 15)} for n in (2, 3)],
+    "transformer": [{"x": floats(1, n, 16)} for n in (5, 33)],
+    "loop": [{"x": floats(4), "n": np.array(n)} for n in (0, 3)] + [{"x": -np.ones(4, np.float32), "n": np.array(1)}],
+    "lstm": [{"x": floats(n, 2, 6)} for n in (1, 9)],
+    "topk": [{"x": floats(3, 30)}],
+}
+
+
+def agree(module: CudaModule, blob: bytes, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    got = module.run(feeds)
+    want = ort.InferenceSession(blob, providers=["CPUExecutionProvider"]).run(None, feeds)
+    for (name, a), b in zip(got.items(), want, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape, name
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * max(1.0, float(np.abs(b).max(initial=0))), err_msg=name)
+    return got
+
+
+@pytest.fixture(scope="module")
+def modules():
+    made: dict[str, tuple[CudaModule, bytes]] = {}
+
+    def get(name: str) -> tuple[CudaModule, bytes]:
+        if name not in made:
+            blob = getattr(small_models, name)()
+            made[name] = emulate(blob), blob
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_models_agree_with_onnxruntime(modules, name: str) -> None:
+    module, blob = modules(name)
+    for feeds in CASES[name]:
+        agree(module, blob, feeds)
+
+
+def test_orders_of_blocks_and_threads_do_not_matter(modules) -> None:
+    module, blob = modules("transformer")
+    feeds = CASES["transformer"][1]
+    first = module.run(feeds)["y"]
+    for seed in (1, 2):
+        module.device.seed = seed
+        np.testing.assert_array_equal(module.run(feeds)["y"], first)
+    module.device.seed = 0
+
+
+def test_unoptimized_models_agree() -> None:
+    blob = small_models.cnn()
+    agree(emulate(blob, opt_level=0), blob, CASES["cnn"][0])
+
+
+def test_graph_replaces_launches_from_the_second_run_on() -> None:
+    blob = small_models.mlp()
+    module = emulate(blob, shapes={"x": (4, 16)})
+    device, feeds = module.device, {"x": floats(4, 16)}
+    for _ in range(4):
+        agree(module, blob, feeds)
+    assert device.replays == 3
+    module.graphs = False
+    agree(module, blob, feeds)
+    assert device.replays == 3
+    control = emulate(small_models.loop())
+    for _ in range(3):
+        control.run(CASES["loop"][1])
+    assert control.device.replays == 0  # which kernels run depends on data
+
+
+def on_device(module: CudaModule, array: np.ndarray, shift: int = 0) -> EmulatedArray:
+    memory = module.device.allocate(array.nbytes + shift)
+    module.device.upload(memory.ptr + shift, array, 0)
+    out = EmulatedArray(memory, array.shape, array.dtype)
+    out.__cuda_array_interface__["data"] = (memory.ptr + shift, False)
+    return out
+
+
+def test_device_arrays_go_in_and_come_out_without_copies(modules) -> None:
+    module, blob = modules("mlp")
+    feeds = {"x": floats(6, 16)}
+    want = agree(module, blob, feeds)["y"]
+    copies: list[int] = []
+    module.device.copy, original = lambda to, source, n, s: (copies.append(n), original(to, source, n, s)), module.device.copy
+    uploads, module.device.upload = module.device.upload, lambda *a: pytest.fail("an upload")
+    module.device.upload = uploads
+    x = on_device(module, feeds["x"])
+    y = module.run({"x": x})["y"]
+    assert isinstance(y, EmulatedArray) and not copies
+    np.testing.assert_array_equal(y.numpy(), want)
+    np.testing.assert_array_equal(module.run({"x": x}, on_device=False)["y"], want)
+    np.testing.assert_array_equal(module.run(feeds, on_device=True)["y"].numpy(), want)
+    np.testing.assert_array_equal(module.run({"x": on_device(module, feeds["x"], 4)})["y"].numpy(), want)  # misaligned: copied
+    assert copies == [feeds["x"].nbytes]
+    np.testing.assert_array_equal(module.run({"x": x}, stream=3, wait=False)["y"].numpy(), want)
+
+
+def test_several_threads(modules) -> None:
+    module, blob = modules("mlp")
+    feeds = [{"x": floats(3, 16)} for _ in range(4)]
+    want = [module.run(f)["y"] for f in feeds]
+    errors: list[BaseException] = []
+
+    def work(i: int) -> None:
+        try:
+            for _ in range(5):
+                np.testing.assert_array_equal(module.run(feeds[i])["y"], want[i])
+        except BaseException as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not errors
+
+
+def test_wrong_inputs(modules) -> None:
+    module, _ = modules("mlp")
+    with pytest.raises(InputError, match="missing input x"):
+        module.run({})
+    with pytest.raises(InputError, match="float64"):
+        module.run({"x": np.zeros((2, 16))})
+    with pytest.raises(InputError, match="dtype"):
+        module.run({"x": on_device(module, np.zeros((2, 16)))})
+    with pytest.raises(InputError, match="size 15"):
+        module.run({"x": on_device(module, np.zeros((2, 15), np.float32))})
+    far = on_device(module, floats(2, 16))
+    far.__cuda_array_interface__["strides"] = (4, 8)
+    with pytest.raises(InputError, match="contiguous"):
+        module.run({"x": far})
+    with pytest.raises(InputError, match="stream"):
+        module.run({"x": floats(2, 16)}, wait=False)
+    module.device.owner = lambda ptr: 3
+    with pytest.raises(DeviceError, match="device 3"):
+        module.run({"x": on_device(module, floats(2, 16))})
+
+
+def test_device_memory_runs_out() -> None:
+    module = emulate(small_models.mlp(), memory=8000)
+    module.run({"x": floats(1, 16)})
+    with pytest.raises(DeviceError, match=r"\d+ bytes wanted, 8000 free"):
+        module.run({"x": floats(10_000, 16)})
+    module.run({"x": floats(1, 16)})
+
+
+def test_a_module_without_code_for_the_device() -> None:
+    blob = small_models.mlp()
+    with pytest.raises(TargetError, match="sm_90a"):
+        module = emulate(blob, target="cuda:sm_90a")
+        CudaModule(module._parts, device=type(module.device)(module.device.library, capability=80)).run({"x": floats(1, 16)})
+
+
+def test_choice_of_code() -> None:
+    have = dict.fromkeys(("sm_80", "sm_86", "sm_90a", "compute_80"), b"")
+    chosen = {c: images.choose(have, c) for c in (75, 80, 86, 89, 90, 100)}
+    assert chosen == {75: None, 80: "sm_80", 86: "sm_86", 89: "sm_86", 90: "sm_90a", 100: "compute_80"}
+
+
+def test_artifacts() -> None:
+    module = emulate(small_models.mlp())
+    parts = artifact.load(module.to_bytes())
+    assert parts.code == module._parts.code
+    again = CudaModule(parts, device=module.device)
+    x = floats(2, 16)
+    np.testing.assert_array_equal(again.run({"x": x})["y"], module.run({"x": x})["y"])
+    for broken in (b"mlccuda1", parts.code[:-1], parts.code + b"x", parts.code.replace(b"sm_90a", b"sm_9?a")):
+        with pytest.raises(ArtifactError):
+            images.split(broken)
+    assert module.binding(N=3).layout.total > 0
+
+
+def test_profile(modules) -> None:
+    module, _ = modules("cnn")
+    times = module.profile(CASES["cnn"][0], runs=2)
+    assert set(times) == {s.word for s in module.manifest.steps} and all(t > 0 for t in times.values())
+
+
+def test_sizes_that_depend_on_data_are_refused() -> None:
+    blob = small_models.model("nz (float[5] x) => (int64[1, K] y) { y = NonZero(x) }")
+    with pytest.raises(CodegenError, match="depend on data"):
+        emulate(blob)
+
+
+def test_without_a_gpu() -> None:
+    pytest.importorskip("cupy")
+    from mlc.runtime.cuda.cupy_device import present_architecture
+
+    if present_architecture() is not None:
+        pytest.skip("this machine has a GPU")
+    module = emulate(small_models.mlp())
+    with pytest.raises(DeviceError, match="driver|GPU"):
+        mlc.load(module.to_bytes())
+    with pytest.raises(TargetError, match="names no architecture"):
+        mlc.compile(small_models.mlp(), target="cuda")
+
+
+def test_undefined_behaviour_sanitizer() -> None:
+    for name in ("mlp", "cnn", "transformer"):
+        blob = getattr(small_models, name)()
+        agree(emulate(blob, options=EmulateOptions(("undefined",))), blob, CASES[name][0])
