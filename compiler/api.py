@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..codegen.kernel import Plan
 from ..codegen.lower import LowerOptions, lower
 from ..errors import CodegenError, TargetError
-from ..runtime.module import Module, open_parts
-from .backends import Backend, backend_of, steps_of
 from ..ir import Graph
 from ..passes.base import PassContext
 from ..passes.pipelines import optimize
+from ..runtime.module import Module, open_parts
+from .backends import Backend, backend_of, steps_of
 from .constants import Packed, pack_constants
 from .dump import Dump
 from .importer import import_model

@@ -14,7 +14,7 @@ from ..codegen.cpu.parallel import CompilePool
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cpu.target import parse as parse_cpu
 from ..codegen.expr import structure
-from ..codegen.kernel import Bind, Branch, Buffer, Carry, Kernel, LoopKernel, Plan, PlanStep, Repeat, Step
+from ..codegen.kernel import Bind, Branch, Buffer, Carry, HostStep, Kernel, LoopKernel, Plan, PlanStep, Repeat, Step
 from ..codegen.lower import LowerOptions
 from ..codegen.lower.winograd import ConvCosts
 from ..errors import CodegenError, TargetError
@@ -39,7 +39,10 @@ class Backend(Protocol):
     """Used as a context; `emitted` are by id() of a step of the plan."""
 
     target: Any
-    runs_here: bool  # whether modules may be timed on this machine
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether modules may be timed on this machine."""
 
     def __enter__(self) -> Backend: ...
 
@@ -224,6 +227,9 @@ def _refuse_handlers(steps: tuple[PlanStep, ...]) -> None:
             case Bind() | Carry():
                 raise CodegenError("sizes that depend on data", expected="sizes that follow from those of the inputs, on CUDA",
                                    remedy="Compile with --target=cpu.")  # fmt: skip
+            case HostStep(call=call, loc=loc):
+                raise CodegenError(f"{call} runs on the host", expected="operators that run on the device, on CUDA",
+                                   remedy="Compile with --target=cpu.", loc=" + ".join(loc))  # fmt: skip
             case Branch(then=then, orelse=orelse):
                 stack.extend(then + orelse)
             case Repeat(body=body):

@@ -13,6 +13,8 @@ from ..runtime.cuda.images import Image
 from ..runtime.cuda.module import CudaModule
 from .api import Compilation, compile_stages
 from .backends import CudaBackend, Done
+from .options import Options
+from .precision.options import Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -35,12 +37,13 @@ def emulate(
     target: str = "cuda:sm_90a",
     shapes: Mapping[str, Sequence[int]] | None = None,
     opt_level: int = 3,
+    precision: str = "fp32",
     options: EmulateOptions | None = None,
     **device: Any,
 ) -> CudaModule:
     """The module for a CUDA target, on an emulated device (`device`: its keyword arguments). Errors as `compile`."""
-    backend = EmulatedBackend(parse(target))
-    return emulated_module(compile_stages(model, target=backend, shapes=shapes, opt_level=opt_level), options, **device)
+    knobs = Options(target, shapes, opt_level=opt_level, precision=Precision(precision))
+    return emulated_module(compile_stages(model, knobs, backend=EmulatedBackend(parse(target))), options, **device)
 
 
 def emulated_module(result: Compilation, options: EmulateOptions | None = None, **device: Any) -> CudaModule:

@@ -185,6 +185,7 @@ class Module:
 
     def _launch_yielding(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], outputs: list[Any]) -> list[Any]:
         """A program that asks for sizes or host functions, or whose inputs or outputs are not plain tensors."""
+        assert isinstance(binding.program, Program)
         handles = Handles(self._manifest.strings, binding.program.string_handles)
         arrays = [encode_input(handles, a, t) for a, t in zip(arrays, self._manifest.inputs, strict=True)]
         for i, position, shift in binding.in_patches:

@@ -50,7 +50,6 @@ class FmaParameters:
     acc: str
     a_type: str
     b_type: str
-    a_zero: str
     b_zero: str
     a_convert: str
     b_convert: str
@@ -62,8 +61,9 @@ class FmaParameters:
     lda: str
     a_batch: str
     b_batch: str
-    panel: int
-    panels: str
+    columns: str
+    b_offset: str
+    outside: str
     conv: list[ConvAxis]
     channels: int
     parameters: list[str]
@@ -97,6 +97,8 @@ def emit_contract(kernel: ContractKernel, aligned: Sequence[int]) -> Emitted:
     """Emit a contraction. Raises CodegenError for element types that cannot be multiplied."""
     plan = schedule_fma(kernel)
     a, b = (kernel.operands[i].dtype for i in (0, 1))
+    if kernel.group != 1:
+        raise CodegenError(f"a contraction of {a.value} and {b.value} packed for dot instructions", expected="tensor cores")
     if a is DType.BOOL or b is DType.BOOL:
         raise CodegenError(f"a contraction of {a.value} and {b.value}", expected="numbers")
     batch, m, n, k = kernel.batch, kernel.m, kernel.n, kernel.k
@@ -112,9 +114,9 @@ def emit_contract(kernel: ContractKernel, aligned: Sequence[int]) -> Emitted:
 
 
 def accumulator(kernel: ContractKernel) -> DType:
-    """float for floats of 16 and 32 bits, else the type of A."""
+    """float for floats of 16 and 32 bits, int for small integers, else the type of A."""
     dtype = kernel.operands[0].dtype
-    return DType.F32 if dtype in SMALL else dtype
+    return DType.F32 if dtype in SMALL else DType.I32 if dtype.itemsize < 4 else dtype
 
 
 def index_type(kernel: ContractKernel) -> str:
@@ -160,27 +162,48 @@ def a_pack(kernel: ContractKernel, aligned: int, limit: int) -> int:
     return pack
 
 
+def b_pack(kernel: ContractKernel, aligned: int) -> int:
+    """Elements of B that one load takes along n."""
+    size = kernel.operands[1].dtype.itemsize
+    pack = min(4, 16 // size)
+    runs: tuple[Dim, ...] = (kernel.panel,) if kernel.b_row == 0 else (kernel.b_row, kernel.b_batch, kernel.n)
+    return pack if aligned % (pack * size) == 0 and all(divisible(d, pack) for d in runs) else 1
+
+
+def _columns(kernel: ContractKernel, params: Params) -> tuple[str, str]:
+    """How many columns of B there are in memory, and where element (k, n) of a batch is."""
+    if kernel.b_row != 0:
+        return params.name(kernel.n), f"k * {params.name(kernel.b_row)} + n"
+    panel = kernel.panel
+    return f"({params.name(ceildiv(kernel.n, panel))}) * {panel}", f"(n / {panel} * K + k) * {panel} + n % {panel}"
+
+
+def outside(kernel: ContractKernel) -> str:
+    """What a convolution reads outside of the image; behind the end of k, B is zero."""
+    return zero(kernel.operands[0].dtype) if kernel.border < 0 else f"b{kernel.border}[0]"
+
+
 def _tiles(kernel: ContractKernel, plan: FmaSchedule, aligned: Sequence[int]) -> Launch:
     params = Params()
     acc = accumulator(kernel)
     a, b = kernel.operands[0].dtype, kernel.operands[1].dtype
-    pack_b = min(4, 16 // b.itemsize) if aligned[1] % (min(4, 16 // b.itemsize) * b.itemsize) == 0 and kernel.panel % 4 == 0 else 1
+    pack_b = b_pack(kernel, aligned[1])
     lines = _partial(params, kernel) if plan.splits > 1 else epilogue(kernel, params, aligned)
     t = storage(acc)
     name = params.name
     values = FmaParameters(
         PLACEHOLDER, plan.bm, plan.bn, plan.bk, plan.tm, plan.tn, plan.slices, plan.splits, plan.threads,
-        a_pack(kernel, aligned[0], 4), pack_b, lines.pack, t, storage(a), storage(b), zero(a), zero(b),
+        a_pack(kernel, aligned[0], 4), pack_b, lines.pack, t, storage(a), storage(b), zero(b),
         converted("next_a[i].v[e]", a, acc), converted("next_b[i].v[e]", b, acc), multiply_add(acc), index_type(kernel),
         name(kernel.m), name(kernel.n), name(kernel.k), name(kernel.lda), name(kernel.a_batch), name(kernel.b_batch),
-        kernel.panel, name(ceildiv(kernel.n, kernel.panel)), conv_axes(kernel, params), channels_of(kernel),
+        *_columns(kernel, params), outside(kernel), conv_axes(kernel, params), channels_of(kernel),
         [], [], lines.batch, lines.row, lines.column,
     )  # fmt: skip
     split = plan.splits > 1
-    operands = (0, 1, len(kernel.operands)) if split else tuple(range(len(kernel.operands)))
+    operands = tuple(range(len(kernel.operands)))
     pointers = operand_pointers(kernel)
     if split:
-        pointers = [*pointers[:2], f"{t}* __restrict__ partial"]
+        operands, pointers = (*operands[:-1], len(kernel.operands)), [*pointers[:-1], f"{t}* __restrict__ partial"]
     values = replace(values, parameters=pointers + params.signature(), prologue=params.prologue())
     source, symbol = named(render("contract_fma.cu.j2", values))
     blocks = tiles(kernel, plan) * plan.splits

@@ -45,7 +45,8 @@ def compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--target, -O, --exact, --dump and those about precision, as one value `knobs`; and --shape."""
 
     @shape_option
-    @click.option("--target", default="cpu", show_default=True, metavar="TARGET", help="cpu, or cpu:NAME such as cpu:x86-64-v3.")
+    @click.option("--target", default="cpu", show_default=True, metavar="TARGET",
+                  help="cpu, cpu:NAME such as cpu:x86-64-v3, cuda, or cuda:ARCH such as cuda:sm_90a.")  # fmt: skip
     @click.option("-O", "opt_level", type=click.IntRange(0, 3), default=3, show_default=True, help="Optimization level.")
     @click.option("--exact", is_flag=True, help="Sum convolutions directly: no minimal filtering, which rounds more.")
     @precision_options

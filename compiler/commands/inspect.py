@@ -42,13 +42,14 @@ def command(
     knobs: Options,
 ) -> None:
     """Show inputs, outputs, operators, kernels, memory plan, flops and bytes of MODEL (ONNX or .mlc)."""
-    from ... import load
+    from ...runtime import artifact
+    from ...runtime.module import open_parts
     from ..api import compile_with
 
     found = find(model, shapes)
     operators: dict[str, int] = {}
     if found.is_module:
-        module = load(found.path)
+        module = open_parts(artifact.load(found.path))
     else:
         with progress() as tell:
             module = compile_with(found.path, knobs, tell)

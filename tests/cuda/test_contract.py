@@ -92,3 +92,10 @@ def test_epilogue_reads_other_tensors() -> None:
 def test_unaligned() -> None:
     a = tensor(70, 36)
     check(graph([a], ap(O.MatMul(), a, weights(36, 66))), align=4)
+
+
+def test_b_in_place() -> None:
+    """A B that is computed at run time, and read by few rows, is not packed."""
+    x = tensor(2, 3, 40)
+    plans = check_all([(graph([x, b], ap(O.MatMul(), x, b)), None, {}) for b in (tensor(2, 40, 24), tensor(2, 40, 23))])
+    assert all(kernels(p)[0].b_row != 0 for p in plans)

@@ -66,7 +66,7 @@ def test_models_agree_with_onnxruntime(modules, name: str) -> None:
 
 
 def test_orders_of_blocks_and_threads_do_not_matter(modules) -> None:
-    module, blob = modules("transformer")
+    module, _ = modules("transformer")
     feeds = CASES["transformer"][1]
     first = module.run(feeds)["y"]
     for seed in (1, 2):
@@ -124,7 +124,7 @@ def test_device_arrays_go_in_and_come_out_without_copies(modules) -> None:
 
 
 def test_several_threads(modules) -> None:
-    module, blob = modules("mlp")
+    module, _ = modules("mlp")
     feeds = [{"x": floats(3, 16)} for _ in range(4)]
     want = [module.run(f)["y"] for f in feeds]
     errors: list[BaseException] = []
@@ -218,7 +218,7 @@ def test_without_a_gpu() -> None:
     if present_architecture() is not None:
         pytest.skip("this machine has a GPU")
     module = emulate(small_models.mlp())
-    with pytest.raises(DeviceError, match="driver|GPU"):
+    with pytest.raises(DeviceError, match=r"driver|GPU"):
         mlc.load(module.to_bytes())
     with pytest.raises(TargetError, match="names no architecture"):
         mlc.compile(small_models.mlp(), target="cuda")
