@@ -13,7 +13,7 @@ from ..codegen.kernel import ContractKernel, IrregularKernel, Kernel, LoopKernel
 from ..errors import VerifyError
 from ..ir import Dim, evaluate, prod
 from ..runtime.artifact import Parts
-from ..runtime.binding import Binding, Execution
+from ..runtime.binding import Binding, Execution, Program
 from ..runtime.handles import Handles
 from ..runtime.module import Module
 from ..runtime.resume import Run
@@ -33,8 +33,8 @@ class ValidatingModule(Module):
         self._steps = steps
         self._yields = True  # every kernel call is a stop
 
-    def _stepwise(self, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> Run:
-        trace = Trace(binding.program, binding, execution, outputs, handles, lambda *call: self._check(trace, *call))
+    def _stepwise(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> Run:
+        trace = Trace(program, binding, execution, outputs, handles, lambda *call: self._check(trace, *call))
         return trace
 
     def _check(self, trace: Trace, call: int, operands: Sequence[np.ndarray], launch: Callable[[], None]) -> None:

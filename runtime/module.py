@@ -192,12 +192,12 @@ class Module:
             execution.bufs[i] = address(arrays[position]) + shift
         for i, position, shift in binding.out_patches:
             execution.bufs[i] = address(outputs[position]) + shift
-        self._stepwise(binding, execution, outputs, handles).run()
+        self._stepwise(binding.program, binding, execution, outputs, handles).run()
         return [decode_output(handles, a, t) for a, t in zip(outputs, self._manifest.outputs, strict=True)]
 
-    def _stepwise(self, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> Run:
+    def _stepwise(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> Run:
         """What runs a program with stops between native calls."""
-        return Run(binding.program, binding, execution, outputs, handles)
+        return Run(program, binding, execution, outputs, handles)
 
     def _fit(self, arrays: Sequence[Any]) -> tuple[list[np.ndarray], Binding]:
         """Arrays as the native code needs them, and the binding of their sizes. Raises InputError."""
