@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import Graph, Value
-from ..ir.ops import Add, Attention, Div, IsNaN, MatMul, Mul, Softmax, Transpose, Where
-from .base import Pass, PassContext, apply, const_of, is_float, reshape, scalar_of, transpose
+from ..ir.ops import Add, Attention, Div, Expand, IsNaN, MatMul, Mul, Reshape, Softmax, Transpose, Where
+from .base import Pass, PassContext, apply, const_of, is_float, like, reshape, scalar_of, transpose
 from .rewrite import Num, P, Pattern, Rule, X, rewrite
+
+_LOW = -1e4  # exp of this less a maximum is 0, for scores that are not as large themselves
+_SWALLOWS = -1e9  # a score added to this leaves it as it is, nearly
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ def attention(q: Value, kt: Value, v: Value, p: Value, scaled: Value, product: V
     extra = [mask] if mask is not None and not causal else []
     if any(len(m.shape) > rank for m in extra):
         return None
+    if rank == 4:
+        k, v = _ungrouped(k), _ungrouped(v)
+        if k.shape[1] != v.shape[1]:
+            return None
     if rank == 3:
         q, k, v = (reshape(t, (1, *t.shape)) for t in (q, k, v))
         extra = [reshape(m, (1, *m.shape)) if len(m.shape) == 3 else m for m in extra]
@@ -80,26 +87,69 @@ def _is_causal(mask: Value, scores: Value) -> bool:
     return bool((np.triu(seen, 1)[np.triu_indices(rows, 1)] <= -1e9).all() and (seen[np.tril_indices(rows)] == 0).all())
 
 
+def _ungrouped(v: Value) -> Value:
+    """[B, H/G, L, D] of a value of [B, H, L, D] in which groups of G heads are copies, as exporters repeat shared keys."""
+    op = v.node.op
+    if not isinstance(op, Reshape) or not isinstance(v.node.inputs[0].node.op, Expand):
+        return v
+    copies, one = v.node.inputs[0], v.node.inputs[0].node.inputs[0]
+    if len(v.shape) != 4 or len(copies.shape) != 5 or len(one.shape) != 5 or one.shape[2] != 1:
+        return v
+    batch, heads, _, *rest = one.shape
+    if copies.shape[:2] != (batch, heads) or copies.shape[3:] != tuple(rest) or v.shape[2:] != tuple(rest) or v.shape[0] != batch:
+        return v
+    return reshape(one, (batch, heads, *rest)) if isinstance(heads, int) and isinstance(v.shape[1], int) else v
+
+
+def _masked(seen: Value, shown: bool, fill: Value, scores: Value) -> Value | None:
+    """What to add to scores instead of replacing those where `seen` is not `shown` by the number `fill`; None where that differs.
+
+    It is the same once exp(fill − maximum) is 0, which takes a score that is kept in each row, or a number that swallows scores.
+    """
+    number = scalar_of(fill)
+    if number is None or np.isnan(number) or number > _LOW:
+        return None
+    kept = const_of(seen)
+    if number > _SWALLOWS and (kept is None or kept.shape[-1:] != scores.shape[-1:] or not (kept == shown).any(axis=-1).all()):
+        return None
+    zero, low = like(scores, 0.0), like(scores, number)
+    return apply(Where(), seen, zero, low) if shown else apply(Where(), seen, low, zero)
+
+
+def _fill(name: str) -> Pattern:
+    return X(name, lambda v: scalar_of(v) is not None)
+
+
 def _scores() -> Iterator[Pattern]:
     product = P(MatMul, X("q"), X("kt"), name="product")
-    for scaled in (P(Mul, product, X("", lambda v: scalar_of(v) is not None), name="scaled"),
-                   P(Div, product, X("", lambda v: scalar_of(v) is not None), name="scaled"), product):  # fmt: skip
-        yield P(Add, scaled, X("mask"), where=is_float)
+    for scaled in (P(Mul, product, _fill(""), name="scaled"), P(Div, product, _fill(""), name="scaled"), product):
+        biased = P(Add, scaled, X("mask"), where=is_float)
+        yield biased
         yield scaled
+        for inside in (scaled, biased):
+            yield P(Where, X("shown"), inside, _fill("fill"), name="replaced")
+            yield P(Where, X("hidden"), _fill("fill"), inside, name="replaced")
+        for replaced in (P(Where, X("shown"), scaled, _fill("fill"), name="replaced"),
+                         P(Where, X("hidden"), _fill("fill"), scaled, name="replaced")):  # fmt: skip
+            yield P(Add, replaced, X("mask"), where=is_float)
 
 
 def _body(fn):  # type: ignore[no-untyped-def]
-    def attention(**captures: Value) -> Value | None:
+    def attention(replaced: Value | None = None, fill: Value | None = None, shown: Value | None = None,
+                  hidden: Value | None = None, **captures: Value) -> Value | None:  # fmt: skip
         captures.setdefault("scaled", captures["product"])
-        if "mask" in captures and not _same_scores(captures):
+        if ("mask" in captures or replaced is not None) and captures["p"].type != captures["product"].type:
             return None
+        if replaced is not None and fill is not None:
+            seen = shown if shown is not None else hidden
+            assert seen is not None
+            extra = _masked(seen, shown is not None, fill, captures["product"])
+            if extra is None:
+                return None
+            captures["mask"] = apply(Add(), extra, captures["mask"]) if "mask" in captures else extra
         return fn(**captures)
 
     return attention
-
-
-def _same_scores(captures: dict[str, Value]) -> bool:
-    return captures["p"].type == captures["product"].type
 
 
 _rules: list[Rule] = []

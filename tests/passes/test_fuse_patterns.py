@@ -13,6 +13,8 @@ from mlc.ir.ops import (
     Div,
     Erf,
     Exp,
+    Expand,
+    Greater,
     IsNaN,
     MatMul,
     Max,
@@ -22,6 +24,7 @@ from mlc.ir.ops import (
     Pow,
     Reciprocal,
     Reduce,
+    Reshape,
     Sigmoid,
     Softmax,
     Softplus,
@@ -193,6 +196,58 @@ def test_attention(numbers, scale, mask, nan):
     assert compute(new) == ["attention"]
     op = next(n.op for n in new.nodes if n.op.name == "attention")
     assert op.scale == pytest.approx(1.0 if scale == "none" else 0.5) and not op.causal
+
+
+def replaced(q, k, v, seen, fill, hidden=False, bias=None, order="bias first"):
+    """Scores of hidden keys replaced by a number, as masked_fill writes it."""
+    scores = apply(MatMul(), q, apply(Transpose((0, 1, 3, 2)), k))
+    if bias is not None and order == "bias first":
+        scores = apply(Add(), scores, bias)
+    scores = apply(Where(), seen, c(fill), scores) if hidden else apply(Where(), seen, scores, c(fill))
+    if bias is not None and order != "bias first":
+        scores = apply(Add(), scores, bias)
+    return apply(MatMul(), apply(Softmax(3), scores), v)
+
+
+_SEEN = np.tril(np.ones((1, 1, 3, 5), bool), 2)
+_QKV = [(1, 2, 3, 4), (1, 2, 5, 4), (1, 2, 5, 6)]
+
+
+@pytest.mark.parametrize("fill", [-np.inf, float(np.finfo(np.float32).min), -1e9, -1e4])
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("order", ["bias first", "bias last", None])
+def test_attention_with_replaced_scores(numbers, fill, hidden, order):
+    seen = const(~_SEEN if hidden else _SEEN)
+    bias = [(1, 2, 3, 5)] * (order is not None)
+    new = fused(numbers, lambda q, k, v, b=None: replaced(q, k, v, seen, fill, hidden, b, order), *_QKV, *bias,
+                passes=(Simplify(), FuseAttention(), Simplify()))  # fmt: skip
+    assert "attention" in compute(new) and "softmax" not in compute(new)
+
+
+@pytest.mark.parametrize("case", ["small number", "a row that sees nothing", "unknown rows"])
+def test_replaced_scores_that_are_not_a_mask(numbers, case):
+    blind = _SEEN.copy()
+    blind[0, 0, 1] = False
+    seen = const(blind if case == "a row that sees nothing" else _SEEN)
+    fill = -5.0 if case == "small number" else -1e4
+
+    def build(q, k, v, x=None):
+        return replaced(q, k, v, seen if x is None else apply(Greater(), x, c(0)), fill)
+
+    shapes = _QKV + [(1, 1, 3, 5)] * (case == "unknown rows")
+    new = fused(numbers, build, *shapes, passes=(Simplify(), FuseAttention(), Simplify()))
+    assert "attention" not in compute(new)
+
+
+def test_attention_of_repeated_keys(numbers):
+    """Groups of query heads that share a key head: the copies go."""
+
+    def build(q, k, v):
+        k, v = (apply(Reshape((2, 6, 5, 4)), apply(Expand((2, 2, 3, 5, 4)), apply(Reshape((2, 2, 1, 5, 4)), t))) for t in (k, v))
+        return attention(q, k, v)
+
+    new = fused(numbers, build, (2, 6, 3, 4), (2, 2, 5, 4), (2, 2, 5, 4), passes=(Simplify(), FuseAttention(), Simplify()))
+    assert compute(new) == ["attention"]
 
 
 def test_attention_of_rank_3_and_causal(numbers):
