@@ -289,10 +289,7 @@ def check_target(target: object) -> None:
 
 def _program(parts: Parts, threads: int) -> Program:
     pairs = objects.split(parts.code)
-    try:
-        code = Code([blob for _, blob in pairs])
-    except RuntimeError as e:
-        raise ArtifactError(f"the object code does not load: {str(e)[:100]}") from None
+    code = Code([blob for _, blob in pairs])
     addresses = [code.address(symbol) for symbol, _ in pairs]
     if 0 in addresses:
         raise ArtifactError(f"function {pairs[addresses.index(0)][0][:60]} is not in the code")

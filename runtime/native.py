@@ -8,15 +8,14 @@ import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import llvmlite
-import llvmlite.binding as llvm
-
-from ..errors import TargetError
+from ..errors import ArtifactError, TargetError
+from .elf import Image, is_x86_64
 
 # Number of the futex system call; type and call of the spin-wait hint.
 _MACHINES = {
@@ -55,39 +54,53 @@ class Native:
 
 
 class Code:
-    """Object files loaded into the process; unloaded when this is collected."""
+    """Object files loaded into the process; unloaded when this is collected. Raises ArtifactError for what cannot be loaded."""
 
     def __init__(self, objects: list[bytes]) -> None:
-        with _LOCK:
-            _initialize()
-            machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
-            empty = llvm.parse_assembly("")
-            self._engine = llvm.create_mcjit_compiler(empty, machine)
-            for blob in objects:
-                self._engine.add_object_file(llvm.ObjectFileRef.from_data(blob))
-            self._engine.finalize_object()
+        self._image = Image(objects) if all(map(is_x86_64, objects)) else _Jit(objects)
 
     def address(self, symbol: str) -> int:
         """Address of a function, 0 when absent."""
-        with _LOCK:
-            return self._engine.get_function_address(symbol)
+        return self._image.address(symbol)
 
     def keep(self) -> None:
-        """Never unload; no more addresses can be asked for."""
-        self._engine.detach()
+        """Never unload."""
+        _KEPT.append(self)
+
+
+class _Jit:
+    """Objects of other machines, linked by LLVM."""
+
+    def __init__(self, objects: list[bytes]) -> None:
+        llvm = _llvm()
+        with _LOCK:
+            machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+            try:
+                for blob in objects:
+                    self._engine.add_object_file(llvm.ObjectFileRef.from_data(blob))
+                self._engine.finalize_object()
+            except RuntimeError as e:
+                raise ArtifactError(f"the object code does not load: {str(e)[:100]}") from None
+
+    def address(self, symbol: str) -> int:
+        with _LOCK:
+            return int(self._engine.get_function_address(symbol))
 
 
 _LOCK = threading.Lock()
+_KEPT: list[Code] = []
 _native: Native | None = None
-_initialized = False
 
 
-def _initialize() -> None:
-    global _initialized
-    if not _initialized:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        _initialized = True
+@functools.cache
+def _llvm() -> Any:
+    """llvmlite.binding, ready for this machine. Imported when needed only: it takes 60 MB and 40 ms."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm
 
 
 def native() -> Native:
@@ -124,21 +137,18 @@ def _object() -> bytes:
     if name not in _MACHINES or os.uname().sysname != "Linux":
         raise TargetError(f"this machine is {os.uname().sysname} {name}", expected="Linux on x86_64 or aarch64")
     text = source(name)
-    key = f"{text}\n{llvmlite.__version__} {llvm.llvm_version_info} {llvm.get_process_triple()}"
-    path = cache_dir() / f"native-{hashlib.sha256(key.encode()).hexdigest()[:32]}.o"
-    cached = None if os.environ.get("MLC_NO_CACHE") else _read_cache(path)
-    if cached is not None:
-        return cached
+    return _cached(f"{name}\n{text}", "native", lambda: _compile(text))
+
+
+def _compile(text: str) -> bytes:
+    llvm = _llvm()
     with _LOCK:
-        _initialize()
         module = llvm.parse_assembly(text)
         machine = llvm.Target.from_default_triple().create_target_machine(opt=2, reloc="pic", codemodel="default", jit=True)
         module.triple, module.data_layout = machine.triple, str(machine.target_data)
         builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
         builder.getModulePassManager().run(module, builder)
-        blob = machine.emit_object(module)
-    _write_cache(path, blob)
-    return blob
+        return bytes(machine.emit_object(module))
 
 
 @functools.cache
@@ -147,9 +157,30 @@ def host_features() -> frozenset[str]:
 
     Linux lends the tile registers of AMX to processes that ask for them (arch_prctl ARCH_REQ_XCOMP_PERM, XTILEDATA).
     """
-    found = frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    found = frozenset(_cached(_machine_text(), "host", _detect).decode().split())
     if "amx-tile" in found and ctypes.CDLL(None).syscall(158, 0x1023, 18) != 0:
         return frozenset(f for f in found if not f.startswith("amx"))
+    return found
+
+
+def _detect() -> bytes:
+    return " ".join(sorted(name for name, present in _llvm().get_host_cpu_features().items() if present)).encode()
+
+
+def _machine_text() -> str:
+    """What tells this machine from others that may share the cache: its first processor, as Linux describes it."""
+    lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if "MHz" not in line and "bogomips" not in line.lower())
+
+
+def _cached(key: str, kind: str, make: Callable[[], bytes]) -> bytes:
+    """`make()`, or what it gave before for this key."""
+    if os.environ.get("MLC_NO_CACHE"):
+        return make()
+    path = cache_dir() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+    found = _read_cache(path)
+    if found is None:
+        _write_cache(path, found := make())
     return found
 
 
