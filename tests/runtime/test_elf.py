@@ -145,7 +145,7 @@ def test_damaged_objects_are_refused_or_linked(blob):
             Image([bytes(bad)])
         except ArtifactError:
             refused += 1
-    assert 100 < refused
+    assert refused > 100
     for cut in range(0, len(blob) - 1, 97):
         with pytest.raises(ArtifactError):
             Image([blob[:cut]])
