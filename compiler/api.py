@@ -26,6 +26,7 @@ from .precision.options import Precision
 from .validate import ValidatingModule
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
@@ -53,6 +54,7 @@ def compile(
     *,
     target: str = "cpu",
     shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
     threads: int | None = None,
     opt_level: int = 3,
     exact: bool = False,
@@ -64,7 +66,7 @@ def compile(
 
     Args:
         model: path, serialized bytes, or ModelProto.
-        target, shapes, threads, opt_level, exact, dump: see `Options`.
+        target, shapes, constants, threads, opt_level, exact, dump: see `Options`.
         precision: "fp32", "bf16", "fp16", "int8-dynamic" …, or a `Precision` with calibration data and bounds.
         progress: called with (stage, done, total).
 
@@ -73,7 +75,7 @@ def compile(
     """
     if isinstance(precision, str):
         precision = Precision(precision)
-    return compile_with(model, Options(target, shapes, threads, opt_level, exact, precision, dump), progress)
+    return compile_with(model, Options(target, shapes, threads, opt_level, exact, precision, dump, constants=constants), progress)
 
 
 def compile_with(model: Source, options: Options, progress: Progress | None = None) -> Module:
@@ -99,7 +101,7 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
     clock = _Clock()
     with backend:
         tell("import", 0, 1)
-        graph = import_model(model, options.shapes)
+        graph = import_model(model, options.shapes, options.constants)
         backend.prepare(len(graph.nodes))
         clock.lap("import")
         tell("optimize", 0, 1)

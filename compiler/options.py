@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .precision.options import FLOAT32, Precision
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _ON, _OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
@@ -20,6 +24,7 @@ class Options:
         target: "cpu" (this machine), or "cpu:NAME" with an LLVM CPU name such as x86-64-v3 or znver4; "cuda" (the GPU here), or
             "cuda:ARCH" such as cuda:sm_90a, several by comma, which needs no GPU.
         shapes: sizes that replace symbolic dims, by input name.
+        constants: values of inputs that never change, by name; the module does not take them.
         threads: threads that `run` may use; the module's default when None.
         opt_level: 0 (only what lowering needs) to 3.
         exact: sum convolutions directly. Otherwise, above level 0, minimal filtering replaces the sum where it is faster; a
@@ -38,6 +43,7 @@ class Options:
     precision: Precision = FLOAT32
     dump: str | os.PathLike[str] | None = None
     validate: bool = field(default_factory=lambda: switch(os.environ, "MLC_VALIDATE"))
+    constants: Mapping[str, np.ndarray] | None = None
 
 
 def switch(environment: Mapping[str, str], name: str) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
@@ -45,12 +46,13 @@ class Importer(ImportContext):
 
     def __init__(
         self, model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
-        decisions: Sequence[bool] = (), pin: bool = False,
+        decisions: Sequence[bool] = (), pin: bool = False, constants: Mapping[str, np.ndarray] | None = None,
     ) -> None:  # fmt: skip
         super().__init__({("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}, reader)
         self.model = model
         self.reader = reader
         self.shapes = dict(shapes or {})
+        self.constants = dict(constants or {})
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.scope = Scope()
         self.problems: list[str] = []
@@ -66,7 +68,8 @@ class Importer(ImportContext):
         """The typed graph. Raises OnnxImportError."""
         proto = self.model.graph
         self._enter_graph(proto)
-        formals = [i for i in proto.input if i.name not in self.scope.initializers]
+        self._fix_inputs(proto)
+        formals = [i for i in proto.input if i.name not in self.scope.initializers and i.name not in self.constants]
         signature = Signature(self.shapes)
         types = [signature.declared(i) for i in formals]
         bindings = signature.bindings([i.name for i in formals], types)
@@ -101,6 +104,25 @@ class Importer(ImportContext):
 
     def declared(self, name: str) -> Element | Held | None:
         return declared(self.scope.declared[name]) if name in self.scope.declared else None
+
+    def _fix_inputs(self, proto: GraphProto) -> None:
+        """Inputs that the caller made constants."""
+        inputs = {i.name: i for i in proto.input}
+        for name, array in self.constants.items():
+            loc = f"constant {name!r}"
+            if name not in inputs:
+                raise OnnxImportError("there is no such input", expected=", ".join(inputs), loc=loc)
+            said = declared(inputs[name].type)
+            array = np.asarray(array)
+            if not isinstance(said, Element) or DType.from_numpy(array.dtype) is not said.dtype:
+                raise OnnxImportError(f"is an array of {array.dtype}", expected=str(said), loc=loc)
+            dims = inputs[name].type.tensor_type.shape.dim
+            fits = len(dims) == array.ndim and all(
+                not d.HasField("dim_value") or d.dim_value == n for d, n in zip(dims, array.shape, strict=True)
+            )
+            if inputs[name].type.tensor_type.HasField("shape") and not fits:
+                raise OnnxImportError(f"has shape {list(array.shape)}", expected=_type_text(inputs[name].type), loc=loc)
+            self.scope.values[name] = self.const(array.astype(object) if said.dtype is DType.STRING else array)
 
     def decide(self) -> bool:
         if self.decided == len(self.decisions):
@@ -337,30 +359,34 @@ class Importer(ImportContext):
             self.scope, self.in_region, self.sizes = saved
 
 
-def import_proto(model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None) -> Graph:
+def import_proto(
+    model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None, constants: Mapping[str, np.ndarray] | None = None
+) -> Graph:
     """Import, trying the other branch of an undecided If where what follows does not fit the first.
 
     Where a branch that depends on data does not fit the sizes given by `shapes` (it is for other sizes, and will not run),
     the sizes stay symbolic and become requirements instead.
     """
-    graph, error, in_region = _attempt(model, reader, shapes, pin=False)
+
+    def importer(decisions: Sequence[bool], pin: bool) -> Importer:
+        return Importer(model, reader, shapes, decisions, pin, constants)
+
+    graph, error, in_region = _attempt(importer, pin=False)
     if graph is None and in_region and shapes:
-        graph, _, _ = _attempt(model, reader, shapes, pin=True)
+        graph, _, _ = _attempt(importer, pin=True)
     if graph is None:
         assert error is not None
         raise error
     return graph
 
 
-def _attempt(
-    model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None, pin: bool
-) -> tuple[Graph | None, OnnxImportError | None, bool]:
+def _attempt(make: Callable[[Sequence[bool], bool], Importer], pin: bool) -> tuple[Graph | None, OnnxImportError | None, bool]:
     """The graph, or the first error and whether it arose in a region."""
     decisions: list[bool] = []
     first: OnnxImportError | None = None
     in_region = False
     for _ in range(_MAX_ATTEMPTS):
-        importer = Importer(model, reader, shapes, decisions, pin)
+        importer = make(decisions, pin)
         try:
             return importer.run(), None, False
         except OnnxImportError as e:

@@ -1,0 +1,140 @@
+"""The cases of the onnx loader, from memory or from files, and how results compare."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+from onnx import ModelProto, TypeProto
+from onnx.backend.test.case.test_case import TestCase
+from onnx.backend.test.loader import load_model_tests
+
+SETS = ("node", "simple", "pytorch-operator", "pytorch-converted", "real")
+_LIGHT = "onnx/backend/test/data/light/"  # models whose weights are made up, that come with onnx
+
+
+@dataclass(frozen=True)
+class Data:
+    """One data set: inputs by name, expected outputs in order."""
+
+    feeds: dict[str, Any]
+    expected: list[Any]
+
+
+@functools.cache
+def cases(kind: str) -> dict[str, TestCase]:
+    return {c.name: c for c in load_model_tests(kind=kind)}
+
+
+def model_of(kind: str, name: str) -> ModelProto:
+    case = cases(kind)[name]
+    return case.model if case.model is not None else onnx.load(_path(case))
+
+
+def data_of(kind: str, name: str, model: ModelProto) -> Iterator[Data]:
+    case = cases(kind)[name]
+    weights = {t.name for t in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in weights]
+    if case.data_sets is not None:
+        for given, expected in case.data_sets:
+            yield Data({i.name: _value(x) for i, x in zip(inputs, given, strict=False)}, [_value(x) for x in expected])
+    elif case.model_dir is None:
+        yield _light_data(model, _path(case), [i.name for i in inputs])
+    else:
+        for folder in sorted(Path(case.model_dir).glob("test_data_set*")):
+            given = [_file(folder / f"input_{k}.pb", i.type) for k, i in enumerate(inputs) if (folder / f"input_{k}.pb").exists()]
+            expected = [_file(folder / f"output_{k}.pb", o.type) for k, o in enumerate(model.graph.output)]
+            yield Data({i.name: x for i, x in zip(inputs, given, strict=False)}, expected)
+
+
+def missing(kind: str, name: str) -> str:
+    """Why the data of a case are not here ("" when they are)."""
+    case = cases(kind)[name]
+    there = case.model is not None or _path(case).exists()
+    return "" if there else f"the model has to be downloaded from {case.url}"
+
+
+def _path(case: TestCase) -> Path:
+    if case.model_dir is None and (case.url or "").startswith(_LIGHT):
+        return Path(onnx.__file__).parent.parent / str(case.url)
+    return Path(case.model_dir or "absent") / "model.onnx"
+
+
+def _light_data(model: ModelProto, path: Path, names: list[str]) -> Data:
+    """As the onnx runner makes it: inputs count from 0 to 1."""
+    feeds = {}
+    for i in model.graph.input:
+        if i.name in names:
+            shape = [d.dim_value or 1 for d in i.type.tensor_type.shape.dim]
+            n = int(np.prod(shape))
+            feeds[i.name] = (np.arange(n).reshape(shape) / n).astype(np.float32)
+    expected = [_file(path.with_name(f"{path.stem}_output_{k}.pb"), o.type) for k, o in enumerate(model.graph.output)]
+    return Data(feeds, expected)
+
+
+_READERS: dict[str, tuple[Any, Any]] = {
+    "tensor_type": (onnx.TensorProto, onnx.numpy_helper.to_array),
+    "sequence_type": (onnx.SequenceProto, onnx.numpy_helper.to_list),
+    "optional_type": (onnx.OptionalProto, onnx.numpy_helper.to_optional),
+}
+
+
+def _file(path: Path, type_: TypeProto) -> Any:
+    proto, read = _READERS[type_.WhichOneof("value") or "tensor_type"]
+    message = proto()
+    message.ParseFromString(path.read_bytes())
+    return read(message)
+
+
+def _value(x: Any) -> Any:
+    return onnx.numpy_helper.to_array(x) if isinstance(x, onnx.TensorProto) else x
+
+
+def symbolic(model: ModelProto) -> ModelProto:
+    """The same model with every input dim unknown, except those of size 1: which axes broadcast belongs to the model."""
+    out = ModelProto()
+    out.CopyFrom(model)
+    del out.graph.value_info[:]
+    weights = {t.name for t in out.graph.initializer}
+    for i, value in enumerate(out.graph.input):
+        if value.name in weights:
+            continue
+        for j, dim in enumerate(value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ()):
+            if dim.dim_value != 1:
+                dim.Clear()
+                dim.dim_param = f"d{i}_{j}"
+    for value in out.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return out
+
+
+def assert_same(have: Any, want: Any, case: TestCase, name: str) -> None:
+    """The suite's own bound (rtol 1e-3) for float32; smaller floats by the bits they hold."""
+    if isinstance(want, (list, tuple)):
+        assert isinstance(have, (list, tuple)) and len(have) == len(want), f"{name}: {have}"
+        for h, w in zip(have, want, strict=True):
+            assert_same(h, w, case, name)
+        return
+    if want is None or isinstance(want, dict):
+        assert have == want, f"{name}: {have}"
+        return
+    want = np.asarray(want)
+    assert isinstance(have, np.ndarray) and have.shape == want.shape, f"{name}: {have!r}, expected shape {want.shape}"
+    if want.dtype.kind in "OUST":
+        assert have.dtype == object, f"{name}: {have.dtype}"
+        np.testing.assert_array_equal(have, want)
+        return
+    assert have.dtype == want.dtype, f"{name}: {have.dtype}, expected {want.dtype}"
+    if want.dtype.kind in "biu":
+        np.testing.assert_array_equal(have, want)
+        return
+    rtol = case.rtol if want.dtype.itemsize >= 4 else 2e-2 if want.dtype.name == "bfloat16" else 2e-3
+    wide = np.complex128 if want.dtype.kind == "c" else np.float64
+    np.testing.assert_allclose(have.astype(wide), want.astype(wide), rtol=rtol, atol=max(case.atol, 1e-6))
