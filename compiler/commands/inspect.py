@@ -12,6 +12,8 @@ import onnx
 from rich.markup import escape
 from rich.table import Table
 
+from ...runtime.handlers import BindHandler, CarryHandler, HostHandler
+from ...runtime.manifest import Manifest
 from ...runtime.memory import Range, live_bytes
 from ..inputs import InputSpec, sizes_of, symbols_of_sizes
 from ..options import Options
@@ -92,6 +94,7 @@ def describe(module: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         "outputs": [{"name": o.name, "dtype": str(o.dtype), "shape": list(o.shape)} for o in module.outputs],
         "sizes": sizes,
         "calls": calls,
+        "yields": _yields(manifest),
         "flops": sum(c["flops"] for c in calls),
         "bytes": sum(c["bytes"] for c in calls),
         "memory": {
@@ -156,11 +159,21 @@ def show(report: dict[str, Any], everything: bool) -> None:
     ):
         table.add_row(label, bytes_text(m[key]))
     console.print(table)
+    if report["yields"]:
+        shown = ", ".join(f"{escape(k)} {v}" for k, v in report["yields"].items())
+        console.print(f"the program stops for: {shown} (figures leave out sizes that data decide)")
     console.print(f"{count_text(report['flops'])}flop and {bytes_text(report['bytes'])} moved in a run", highlight=False)
 
 
-def _total(shapes: Sequence[tuple[int, ...]], infos: Sequence[Any]) -> int:
-    return sum(math.prod(shape) * info.dtype.itemsize for shape, info in zip(shapes, infos, strict=True))
+def _yields(manifest: Manifest) -> dict[str, int]:
+    """What the program stops for, and how often in its text: sizes from data, tensors handed on, host functions by name."""
+    names = {BindHandler: "sizes", CarryHandler: "tensors of changing size"}
+    return dict(Counter(h.call if isinstance(h, HostHandler) else names[type(h)] for h in manifest.handlers))
+
+
+def _total(shapes: Sequence[tuple[int, ...] | None], infos: Sequence[Any]) -> int:
+    """Bytes of tensors, but for those whose sizes the run decides."""
+    return sum(math.prod(shape) * info.dtype.itemsize for shape, info in zip(shapes, infos, strict=True) if shape is not None)
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

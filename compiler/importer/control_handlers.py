@@ -1,4 +1,4 @@
-"""Handlers of If, Loop and Scan. Branches decided at compile time and short loops leave no control flow."""
+"""Handlers of If and Loop. Branches decided at compile time and short loops leave no control flow."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import numpy as np
 from onnx import GraphProto, NodeProto
 
 from ...errors import OnnxImportError
-from ...ir import Const, Dim, DType, Input, Node, RunTimeSize, TensorType, Value, dim_max, sym, symbols_of
+from ...ir import Const, Dim, DType, RunTimeSize, TensorType, Value, dim_max, sym, symbols_of
 from ...ir import ops as O
 from ...ir.ops.host import OBJECT
 from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext, Region
 from .held import Element, Held, join
+from .scan_handlers import formal, scan, scan_8
 from .shapes import equality_of
 
 # Loops of at most this many nodes in total are unrolled; those that have to be (states change type) up to the second.
@@ -96,10 +97,6 @@ def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: Gr
     return ctx.inline(then if taken else orelse, [])
 
 
-def _formal(type_: TensorType, loc: tuple[str, ...]) -> Value:
-    return Node.make(Input(type_), (), loc).out
-
-
 def loop(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     trip, cond, states = optional(ins, 0), optional(ins, 1), required(ctx, node, list(ins[2:]), len(ins) - 2)
     body: GraphProto = ctx.attr(node, "body")
@@ -165,15 +162,15 @@ class _Loop:
     def _trace_once(self) -> bool:
         ctx = self.ctx
         self.region = region = Region()
-        self.counter, self.running = _formal(TensorType(DType.I64, ()), ctx.loc), _formal(TensorType(DType.BOOL, ()), ctx.loc)
+        self.counter, self.running = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
         self.formals = []
         names = {place: ctx.fresh() for place in self.open}
         for i, v in enumerate(self.initial):
             dims = tuple(sym(names[i, axis]) if (i, axis) in names else d for axis, d in enumerate(v.shape))
-            self.formals.append(_formal(TensorType(v.dtype, dims), ctx.loc))
+            self.formals.append(formal(TensorType(v.dtype, dims), ctx.loc))
             if i in self.held:
                 ctx.held[self.formals[-1]] = self.held[i]
-        self.extents = _formal(TensorType(DType.I64, (len(self.open),)), ctx.loc)
+        self.extents = formal(TensorType(DType.I64, (len(self.open),)), ctx.loc)
         region.sizes += [RunTimeSize(names[place], self.extents, k) for k, place in enumerate(self.open)]
         outs = ctx.trace(self.body, [self.counter, self.running, *self.formals], region)
         if len(outs) != 1 + len(self.formals) + self.n_scan:
@@ -208,10 +205,10 @@ class _Loop:
         ctx = self.ctx
         for v in self.scanned:
             start = ctx.object(O.SequenceConstruct((OBJECT,)), (), Held("sequence"))
-            formal = _formal(OBJECT, ctx.loc)
+            items = formal(OBJECT, ctx.loc)
             self.initial.append(start)
-            self.formals.append(formal)
-            self.next.append(ctx.emit(O.ListAppend((OBJECT,)), formal, v).out)
+            self.formals.append(items)
+            self.next.append(ctx.emit(O.ListAppend((OBJECT,)), items, v).out)
             self.lists.append(v)
         self.scanned = []
 
@@ -257,8 +254,8 @@ def _unroll(ctx: ImportContext, body: GraphProto, trips: int, states: list[Value
     for i in range(trips):
         cond, *rest = ctx.inline(body, [ctx.const(np.int64(i)), ctx.const(np.bool_(True)), *states])
         states = rest[: len(states)]
-        for scan, value in zip(scans, rest[len(states) :], strict=True):
-            scan.append(b.reshape(value, (1, *value.shape)))
+        for parts, value in zip(scans, rest[len(states) :], strict=True):
+            parts.append(b.reshape(value, (1, *value.shape)))
         known = ctx.known(cond)
         if known is None:
             return None
@@ -269,48 +266,9 @@ def _unroll(ctx: ImportContext, body: GraphProto, trips: int, states: list[Value
     return [*states, *(b.concat(0, *s) for s in scans)]
 
 
-def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """A Loop over the scanned axis: element i of every scan input is gathered inside, scan outputs are stacked."""
-    values = required(ctx, node, ins, len(ins))
-    body: GraphProto = ctx.attr(node, "body")
-    b, n_in = Build(ctx), int(ctx.attr(node, "num_scan_inputs"))
-    n_state = len(values) - n_in
-    n_out = len(body.output) - n_state
-    states, xs = values[:n_state], values[n_state:]
-    axes = [a % x.type.rank for a, x in zip(ctx.attr(node, "scan_input_axes", (0,) * n_in), xs, strict=True)]
-    backward = ctx.attr(node, "scan_input_directions", (0,) * n_in)
-    steps = xs[0].shape[axes[0]]
-    region = Region()
-    captures = region.captures
-    counter, running = _formal(TensorType(DType.I64, ()), ctx.loc), _formal(TensorType(DType.BOOL, ()), ctx.loc)
-    formals = [_formal(v.type, ctx.loc) for v in states]
-    elements = []
-    for x, axis, reverse in zip(xs, axes, backward, strict=True):
-        if x not in captures:
-            captures[x] = _formal(x.type, ctx.loc)
-        at = b.sub(b.dim(steps - 1, DType.I64), counter) if reverse else counter
-        elements.append(b.emit(O.Gather(axis), captures[x], at))
-    outs = ctx.trace(body, [*formals, *elements], region)
-    for f, o in zip(formals, outs, strict=False):
-        if f.type != o.type:
-            raise ctx.unsupported(f"Scan that turns a state of {f.type} into {o.type}")
-    graph = region.graph([running, *outs], (counter, running, *formals), body.name)
-    results = ctx.emit(O.Loop(graph, n_state, n_out, steps), b.dim(steps, DType.I64), ctx.const(np.bool_(True)), *states, *captures).outputs
-    stacked = []
-    out_axes = ctx.attr(node, "scan_output_axes", (0,) * n_out)
-    out_backward = ctx.attr(node, "scan_output_directions", (0,) * n_out)
-    for y, axis, reverse in zip(results[n_state:], out_axes, out_backward, strict=True):
-        if reverse:
-            y = b.slice(y, 0, steps - 1, steps, -1)
-        rank = y.type.rank
-        perm = list(range(1, rank))
-        perm.insert(axis % rank, 0)
-        stacked.append(b.transpose(y, perm))
-    return [*results[:n_state], *stacked]
-
-
 CONTROL_HANDLERS: HandlerTable = {
     ("If", 1): if_,
     ("Loop", 1): loop,
+    ("Scan", 8): scan_8,
     ("Scan", 9): scan,
 }

@@ -266,3 +266,28 @@ def test_what_cannot_be_typed_is_refused():
     proto = model("(seq(float) given, int64 at) => (float y)", "x = SequenceAt(given, at)\n y = ReduceSum<keepdims = 0>(x)")
     with pytest.raises(OnnxImportError, match="unknown rank"):
         mlc.compile(proto)
+
+
+@pytest.mark.parametrize("lengths", [None, [3, 1], [0, 2]])
+def test_scan_over_batches(lengths):
+    proto = model(
+        "(float[2,2] initial, float[2,3,2] x, float[2] w) => (float[2,2] y, float[2,3,2] z)",
+        """y, z = Scan <num_scan_inputs = 1, directions = [1], body = body (float[2] sum, float[2] next) => (float[2] more, float[2] out) {
+            scaled = Mul(next, w)
+            more = Add(sum, scaled)
+            out = Sub(more, next)
+        }> (LENGTHS, initial, x)""".replace("LENGTHS", "lens" if lengths else '""'),
+        8,
+    )
+    if lengths:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(lengths), "lens"))
+    initial, x, w = f32(2, 2), f32(2, 3, 2), f32(2)
+    y, z = initial.copy(), np.zeros_like(x)
+    for b in range(2):
+        n = lengths[b] if lengths else 3
+        for t in range(n):
+            y[b] += x[b, 2 - t] * w
+            z[b, t] = y[b] - x[b, 2 - t]
+    got = mlc.compile(proto).run({"initial": initial, "x": x, "w": w})
+    same(got["y"], y)
+    same(got["z"], z)
