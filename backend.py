@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, helper
 from onnx.backend.base import Backend, BackendRep
 
 from .compiler.api import compile
-from .errors import OnnxImportError
+from .errors import CodegenError, MlcError, OnnxImportError
 from .runtime.module import Module
 
 __all__ = ["MlcBackend", "MlcBackendRep", "is_compatible", "prepare", "run_model", "run_node", "supports_device"]
@@ -29,13 +29,14 @@ class MlcBackendRep(BackendRep):  # type: ignore[misc]
     def __init__(self, model: ModelProto, **options: Any) -> None:
         self.model, self.options = model, options
         self.module: Module | None = None
+        self.refusal: MlcError | None = None
         self.specialised: dict[tuple[Any, ...], Module] = {}
         known = {t.name for t in model.graph.initializer}
         self.names = [i.name for i in model.graph.input if i.name not in known]
         self.outputs = [o.name for o in model.graph.output]
         try:
             self.module = compile(model, **options)
-        except OnnxImportError as e:
+        except (CodegenError, OnnxImportError) as e:
             if not _fixable(model, self.names):
                 raise
             self.refusal = e
@@ -60,7 +61,8 @@ class MlcBackendRep(BackendRep):  # type: ignore[misc]
         if key not in self.specialised:
             try:
                 module = compile(self.model, constants=fixed, **self.options)
-            except OnnxImportError:
+            except (CodegenError, OnnxImportError):
+                assert self.refusal is not None
                 raise self.refusal from None
             if len(self.specialised) >= _SPECIALISATIONS:
                 self.specialised.pop(next(iter(self.specialised)))

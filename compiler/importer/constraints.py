@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from ...ir import Dim, Expr, Node, Shape, Trait, prod
+from ...ir import Dim, Expr, Node, Op, Shape, Trait, Value, prod
 from ...ir import ops as O
 
 
@@ -40,6 +40,16 @@ def constraints(node: Node) -> Iterator[tuple[Dim, Dim]]:
             batch = types[0].shape[1]
             for t, axis in zip(types[4:7], (0, 1, 1), strict=True):
                 yield from _differing(t.shape[axis], batch)
+
+
+def contracted(op: Op, inputs: Sequence[Value]) -> Iterator[tuple[int, int, int, int]]:
+    """(operand, axis, other operand, axis) of dims that are summed over together."""
+    match op:
+        case O.MatMul() if all(v.type.rank > 1 for v in inputs[:2]):
+            yield 0, -1, 1, -2
+            yield 1, -2, 0, -1
+        case O.ConvTranspose() if op.groups == 1:
+            yield 0, -1, 1, -1
 
 
 def _broadcast(shape: Shape, result: Shape) -> Iterator[tuple[Dim, Dim]]:

@@ -19,9 +19,9 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from ...errors import OnnxImportError
 from ...ir import Const, Dim, DType, Expr, Graph, Node, Op, RunTimeSize, TensorType, Trait, Value, is_static, sym, upper
-from ...ir.ops import Cast, DimTensor, Host
+from ...ir.ops import Cast, DimTensor, Host, Reshape
 from ...ir.ops.host import OBJECT, is_open
-from .constraints import constraints
+from .constraints import constraints, contracted
 from .held import Element, Held
 
 Handler = Callable[["ImportContext", NodeProto, list[Value | None]], Sequence[Value]]
@@ -97,7 +97,7 @@ class ImportContext:
 
     def emit(self, op: Op, *inputs: Value) -> Node:
         """Append a node; small pure nodes of constants become constants."""
-        node = Node.make(op, inputs, self.loc)
+        node = Node.make(op, self._settled(op, inputs), self.loc)
         self.equal.update(dict.fromkeys(constraints(node)))
         foldable = (
             Trait.PURE in op.traits
@@ -112,6 +112,18 @@ class ImportContext:
             return node
         (result,) = op.reference(*(v.node.op.data for v in inputs))  # type: ignore[attr-defined]
         return Node.make(Const(np.asarray(result, node.types[0].dtype.np)), (), self.loc)
+
+    def _settled(self, op: Op, inputs: Sequence[Value]) -> Sequence[Value]:
+        """Operands with a number for a dim that has to equal that of the other operand."""
+        settled = list(inputs)
+        for i, axis, j, other in contracted(op, inputs):
+            d, e = inputs[i].shape[axis], inputs[j].shape[other]
+            if isinstance(d, Expr) and isinstance(e, int):
+                self.require_equal(d, e)
+                shape = list(inputs[i].shape)
+                shape[axis] = e
+                settled[i] = self.emit(Reshape(tuple(shape)), inputs[i]).out
+        return settled
 
     def const(self, array: object, dtype: DType | None = None) -> Value:
         """A constant value."""

@@ -117,6 +117,11 @@ def non_max_suppression(ctx: ImportContext, node: NodeProto, ins: list[Value | N
     given = [optional(ins, i) for i in (2, 3, 4)]
     absent = (b.const(0, DType.I64), b.const(0.0, DType.F32), b.const(float("-inf"), DType.F32))
     limits = [d if v is None else b.reshape(v, ()) for v, d in zip(given, absent, strict=True)]
+    if boxes.type.rank != 3 or scores.type.rank != 3:
+        raise ctx.unsupported(f"NonMaxSuppression of {boxes.type} by {scores.type}")
+    for have, want in ((boxes.shape[2], 4), (boxes.shape[0], scores.shape[0]), (boxes.shape[1], scores.shape[2])):
+        ctx.require_equal(have, want)
+    boxes = b.reshape(boxes, (scores.shape[0], scores.shape[2], 4))
     op = O.Suppress(bool(ctx.attr(node, "center_point_box", 0)))
     taken, count = ctx.emit(op, boxes, scores, *limits).outputs
     n = scores.shape[2]

@@ -96,17 +96,54 @@ def _value(x: Any) -> Any:
     return onnx.numpy_helper.to_array(x) if isinstance(x, onnx.TensorProto) else x
 
 
+# Dims that decide what the model is, not how much data there are: they stay numbers. By operator, (input, axis).
+_KERNEL = tuple((1, axis) for axis in range(5))
+_GATES = tuple((i, axis) for i in (1, 2) for axis in range(3))
+_HEADS = tuple((i, 1) for i in (0, 1, 2, 4, 5))
+STRUCTURE: dict[str, tuple[tuple[int, int], ...]] = {
+    "AffineGrid": ((0, 1), (1, 0)),  # two or three spatial axes
+    "Attention": _HEADS,
+    "CausalConvWithState": _KERNEL,
+    "Conv": _KERNEL,
+    "ConvInteger": _KERNEL,
+    "ConvTranspose": _KERNEL,
+    "DeformConv": _KERNEL,
+    "DFT": tuple((0, axis) for axis in range(1, 4)),  # the factors of the transform
+    "GatherND": tuple((1, axis) for axis in range(4)),  # how many axes are indexed
+    "GRU": _GATES,
+    "LinearAttention": (*((i, 2) for i in range(6)), (3, 1), (3, 3)),  # heads side by side
+    "LSTM": _GATES,
+    "QLinearConv": tuple((3, axis) for axis in range(5)),
+    "Resize": ((1, 0), (2, 0), (3, 0)),  # how many axes are resized
+    "RNN": _GATES,
+    "ScatterND": tuple((1, axis) for axis in range(4)),
+}
+
+
+def _structure(model: ModelProto) -> set[tuple[str, int]]:
+    """(input name, axis) of dims that stay numbers. The expanded form of an operator's case keeps those of the operator."""
+    found = set()
+    nodes = [(n.op_type, list(n.input)) for n in model.graph.node]
+    for op in STRUCTURE:
+        if f"_{op}_" in "".join(f"_{o}_" for n in model.graph.node for o in n.output):
+            nodes.append((op, [i.name for i in model.graph.input]))
+    for op, inputs in nodes:
+        found |= {(inputs[i], axis) for i, axis in STRUCTURE.get(op, ()) if i < len(inputs)}
+    return found
+
+
 def symbolic(model: ModelProto) -> ModelProto:
-    """The same model with every input dim unknown, except those of size 1: which axes broadcast belongs to the model."""
+    """The same model with every input dim unknown, except those of size 1 (which axes broadcast belongs to the model) and
+    those of its structure."""
     out = ModelProto()
     out.CopyFrom(model)
     del out.graph.value_info[:]
-    weights = {t.name for t in out.graph.initializer}
+    weights, structure = {t.name for t in out.graph.initializer}, _structure(model)
     for i, value in enumerate(out.graph.input):
         if value.name in weights:
             continue
         for j, dim in enumerate(value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ()):
-            if dim.dim_value != 1:
+            if dim.dim_value != 1 and (value.name, j) not in structure:
                 dim.Clear()
                 dim.dim_param = f"d{i}_{j}"
     for value in out.graph.output:
