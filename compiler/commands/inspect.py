@@ -35,15 +35,20 @@ from .common import (
 @click.argument("model")
 @click.option("--json", "json_path", metavar="FILE", help="Write the figures as JSON (- for standard output).")
 @click.option("--all", "everything", is_flag=True, help="List every kernel call, not only the heaviest.")
+@click.option("--capability", "only_capability", is_flag=True, help="Compile nothing: tell which operators are supported, and how.")
 @compile_options
 def command(
     model: str,
     json_path: str | None,
     everything: bool,
+    only_capability: bool,
     shapes: tuple[str, ...],
     knobs: Options,
 ) -> None:
     """Show inputs, outputs, operators, kernels, memory plan, flops and bytes of MODEL (ONNX or .mlc)."""
+    if only_capability:
+        show_capability(model, shapes, json_path)
+        return
     from ...runtime import artifact
     from ...runtime.module import open_parts
     from ..api import compile_with
@@ -63,6 +68,27 @@ def command(
         write_json(json_path, report)
     if json_path != "-":
         show(report, everything)
+
+
+def show_capability(model: str, shapes: tuple[str, ...], json_path: str | None) -> None:
+    """The operators of an ONNX file by how they would be compiled; exit code 1 when the importer refuses some."""
+    from ..capability import capability
+
+    found = find(model, shapes)
+    found.require_onnx()
+    told = capability(found.path, found.shapes)
+    if json_path:
+        uses = [{"domain": u.domain, "operator": u.operator, "opset": u.opset, "count": u.count, "kind": u.kind} for u in told.uses]
+        write_json(json_path, {"model": model, "operators": uses, "refused": told.refused})
+    if json_path != "-":
+        table = Table("operator", "domain", "opset", "nodes", "how", title=escape(model))
+        for u in told.uses:
+            table.add_row(u.operator, u.domain, str(u.opset), str(u.count), u.kind)
+        console = out()
+        console.print(table)
+        console.print(escape(told.refused) if told.refused else "every node can be compiled")
+    if not told.complete:
+        raise SystemExit(1)
 
 
 def histogram(model: onnx.ModelProto) -> dict[str, int]:

@@ -7,6 +7,7 @@ from .attention_ms_handlers import ATTENTION_MS_HANDLERS
 from .context import HandlerTable
 from .contract_handlers import CONTRACT_HANDLERS
 from .extra_handlers import EXTRA_HANDLERS
+from .image_handlers import IMAGE_HANDLERS
 from .linalg_handlers import LINALG_HANDLERS
 from .norm_handlers import NORM_HANDLERS
 from .quant_handlers import QUANT_HANDLERS
@@ -32,6 +33,7 @@ NN_HANDLERS: HandlerTable = {
     **EXTRA_HANDLERS,
     **SAMPLING_HANDLERS,
     **SIGNAL_HANDLERS,
+    **IMAGE_HANDLERS,
     **LINALG_HANDLERS,
     **RANDOM_HANDLERS,
     **TRAINING_HANDLERS,

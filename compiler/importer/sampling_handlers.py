@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
-from ...ir import Dim, DType, Value
+from ...ir import Dim, DType, Value, floordiv
 from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
@@ -36,34 +36,50 @@ def _corners(b: Build, pixels: Value, base: Value, y: Value, x: Value, size: tup
 
 
 def roi_align(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """Each box divided into output_height × output_width cells, sampling_ratio² points in each, averaged."""
+    """Each box divided into output_height × output_width cells, averaged over points in each (or their maximum).
+
+    There are sampling_ratio² points in a cell; with 0, as many as a cell has pixels: then all boxes get as many as the largest
+    needs, and those that are too many count nothing.
+    """
     x, rois, batch = required(ctx, node, ins, 3)
     b = Build(ctx)
     mode, samples = ctx.attr(node, "mode", "avg"), int(ctx.attr(node, "sampling_ratio", 0))
-    if samples <= 0:
-        raise ctx.unsupported("RoiAlign with a number of samples that depends on the boxes (sampling_ratio 0)")
     if mode not in ("avg", "max"):
         raise ctx.unsupported(f"RoiAlign: mode {mode!r}")
     shift = ctx.attr(node, "coordinate_transformation_mode", "half_pixel" if ctx.opset() >= 16 else "output_half_pixel")
     half = shift == "half_pixel"
     n, c, height, width = x.shape
     count = rois.shape[0]
-    cells = int(ctx.attr(node, "output_height", 1)), int(ctx.attr(node, "output_width", 1))
+    dtype = rois.dtype
     boxes = b.sub(b.mul(rois, float(ctx.attr(node, "spatial_scale", 1.0))), 0.5 if half else 0.0)
 
-    def points(low: int, cells: int, size: Dim) -> tuple[Value, Value]:
-        """Coordinates [R, cells·samples] along one axis, and whether they touch the image."""
-        start = b.slice(boxes, 1, low, 1)
-        extent = b.sub(b.slice(boxes, 1, low + 2, 1), start)
-        extent = extent if half else b.max(extent, 1.0)
-        steps = (np.arange(cells * samples) + 0.5) / (cells * samples)
-        at = b.add(start, b.mul(extent, b.const(steps[None], rois.dtype)))
-        end = b.dim(size, rois.dtype)
-        touches = b.emit(O.And(), b.emit(O.GreaterEqual(), at, b.const(-1, rois.dtype)), b.emit(O.LessEqual(), at, end))
-        return b.min(b.max(at, 0.0), b.sub(end, 1.0)), touches
+    def points(low: int, cells: int, size: Dim) -> tuple[Value, Value, Value]:
+        """Along one axis [R, cells, samples]: coordinates, and whether they touch the image; points per cell [R, 1, 1]."""
+        start = b.reshape(b.slice(boxes, 1, low, 1), (count, 1, 1))
+        extent = b.sub(b.reshape(b.slice(boxes, 1, low + 2, 1), (count, 1, 1)), start)
+        cell = b.div(extent if half else b.max(extent, 1.0), float(cells))
+        number = b.const(np.full((1, 1, 1), max(samples, 1)), dtype)
+        most: Dim = samples
+        if samples <= 0:
+            number = b.max(b.emit(O.Ceil(), cell), 0.0)
+            most = ctx.size(b.cast(b.reduce("max", b.max(number, 1.0), [0, 1, 2]), DType.I64), lo=1)
+        step = b.reshape(b.cast(b.iota(most), dtype), (1, 1, most))
+        beyond = b.emit(O.GreaterEqual(), step, number)
+        if mode == "max":  # again the last one
+            step = b.emit(O.Min(), step, b.max(b.sub(number, 1.0), 0.0))
+        inner = b.div(b.add(step, 0.5), b.max(number, 1.0))
+        at = b.add(start, b.mul(cell, b.add(b.reshape(b.cast(b.iota(cells), dtype), (1, cells, 1)), inner)))
+        end = b.dim(size, dtype)
+        touches = b.emit(O.And(), b.emit(O.GreaterEqual(), at, b.const(-1, dtype)), b.emit(O.LessEqual(), at, end))
+        if samples <= 0 and mode == "avg":
+            touches = b.emit(O.And(), touches, b.emit(O.Not(), beyond))
+        shape = (count, cells * most)
+        clamped = b.min(b.max(at, 0.0), b.sub(end, 1.0))
+        return b.reshape(clamped, shape), b.reshape(b.expand(touches, at.shape), shape), number
 
-    (ys, in_y), (xs, in_x) = points(1, cells[0], height), points(0, cells[1], width)
-    rows, cols = cells[0] * samples, cells[1] * samples
+    cells = int(ctx.attr(node, "output_height", 1)), int(ctx.attr(node, "output_width", 1))
+    (ys, in_y, tall), (xs, in_x, wide) = points(1, cells[0], height), points(0, cells[1], width)
+    rows, cols = ys.shape[1], xs.shape[1]
     full = (count, rows, cols)
     ys, in_y = (b.expand(b.reshape(v, (count, rows, 1)), full) for v in (ys, in_y))
     xs, in_x = (b.expand(b.reshape(v, (count, 1, cols)), full) for v in (xs, in_x))
@@ -74,8 +90,14 @@ def roi_align(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
     for part in parts[1:]:  # onnxruntime's maximum is over the weighted corners themselves
         total = b.max(total, part) if mode == "max" else b.add(total, part)
     touched = b.reshape(b.cast(b.emit(O.And(), in_y, in_x), x.dtype), (*full, 1))
-    total = b.reshape(b.mul(total, touched), (count, cells[0], samples, cells[1], samples, c))
-    return [b.channels_first(b.reduce("max" if mode == "max" else "mean", total, (2, 4), False))]
+    split = (count, cells[0], floordiv(rows, cells[0]), cells[1], floordiv(cols, cells[1]), c)
+    total = b.reshape(b.mul(total, touched), split)
+    if mode == "max":
+        return [b.channels_first(b.reduce("max", total, (2, 4), False))]
+    if samples > 0:
+        return [b.channels_first(b.reduce("mean", total, (2, 4), False))]
+    area = b.cast(b.reshape(b.max(b.mul(tall, wide), 1.0), (count, 1, 1, 1)), x.dtype)
+    return [b.channels_first(b.div(b.reduce("sum", total, (2, 4), False), area))]
 
 
 def deform_conv(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

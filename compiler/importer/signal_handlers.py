@@ -178,8 +178,43 @@ def _col2im_scattered(
     return b.reshape(b.slice(y, 1, 0, total), (n, channels, *size))
 
 
+def mel_weight_matrix(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """[bins of the spectrum, mel bins]: triangles between neighbouring frequencies of the mel scale, in whole bins."""
+    count_value, length_value, *given = required(ctx, node, ins, 5)
+    b, F64, I64 = Build(ctx), DType.F64, DType.I64
+    count, length = ctx.require_sizes(count_value, "the bins of Mel")[0], ctx.require_sizes(length_value, "the length of Mel")[0]
+    rate, lower, upper = (b.cast(b.reshape(v, ()), F64) for v in given)
+    per_decade = 2595 / np.log(10)
+
+    def mel(hertz: Value) -> Value:
+        return b.mul(b.emit(O.Log(), b.add(b.div(hertz, 700.0), 1.0)), per_decade)
+
+    low = mel(lower)
+    step = b.div(b.sub(mel(upper), low), b.dim(count + 2, F64))
+    scale = b.add(b.mul(b.cast(b.iota(count + 2), F64), step), low)
+    hertz = b.mul(b.sub(b.emit(O.Exp(), b.div(scale, per_decade)), 1.0), 700.0)
+    bins = b.cast(b.emit(O.Floor(), b.div(b.mul(hertz, b.dim(length + 1, F64)), rate)), I64)
+    left, center, right = (b.reshape(b.slice(bins, 0, i, count), (1, count)) for i in range(3))
+    rows = floordiv(length, 2) + 1
+    at = b.reshape(b.iota(rows), (rows, 1))
+
+    def within(first: Value, last: Value, op: O.Less | O.LessEqual) -> Value:
+        return b.emit(O.And(), b.emit(O.GreaterEqual(), at, first), b.emit(op, at, last))
+
+    def slope(a: Value, c: Value) -> Value:
+        return b.div(b.cast(a, F64), b.cast(b.max(c, 1), F64))
+
+    zero = b.const(0, F64)
+    peak = b.cast(b.emit(O.And(), b.emit(O.Equal(), left, center), b.emit(O.Equal(), at, center)), F64)
+    rising = b.emit(O.And(), within(left, center, O.LessEqual()), b.emit(O.Less(), left, center))
+    y = b.where(rising, slope(b.sub(at, left), b.sub(center, left)), b.add(peak, zero))
+    y = b.where(within(center, right, O.Less()), slope(b.sub(right, at), b.sub(right, center)), y)
+    return [b.cast(y, DType.from_onnx(int(ctx.attr(node, "output_datatype", DType.F32.onnx))))]
+
+
 SIGNAL_HANDLERS: HandlerTable = {
     ("DFT", 17): dft,
     ("STFT", 17): stft,
     ("Col2Im", 18): col2im,
+    ("MelWeightMatrix", 17): mel_weight_matrix,
 }

@@ -149,6 +149,14 @@ class CastString(Host):
 
 
 @dataclass(frozen=True)
+class ImageDecode(Host):
+    """Pixels U8 [height, width, channels] of an encoded image U8 [bytes]; format "RGB", "BGR" or "Grayscale"."""
+
+    pixel_format: str
+    call: ClassVar[str] = "image_decode"
+
+
+@dataclass(frozen=True)
 class StringConcat(Host):
     """a[i] + b[i], broadcast."""
 

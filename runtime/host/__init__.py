@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .images import IMAGE_CALLS
 from .sequences import SEQUENCE_CALLS
 from .strings import STRING_CALLS
 
-CALLS: dict[str, Callable[..., Any]] = {**SEQUENCE_CALLS, **STRING_CALLS}
+CALLS: dict[str, Callable[..., Any]] = {**IMAGE_CALLS, **SEQUENCE_CALLS, **STRING_CALLS}

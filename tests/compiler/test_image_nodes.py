@@ -1,0 +1,59 @@
+"""Regions of images, encoded images and mel weights, against onnxruntime, Pillow and onnx.reference."""
+
+from __future__ import annotations
+
+import io
+
+import mlc
+import numpy as np
+import pytest
+from mlc.errors import InputError
+from onnx.reference import ReferenceEvaluator
+from onnx_nodes import feeds, node_model, run_mlc, run_ort
+
+RNG = np.random.default_rng(51)
+X = RNG.standard_normal((2, 3, 17, 13)).astype(np.float32)
+BOXES = np.float32([[0, 0, 12, 16], [3.2, 4.1, 7.9, 15.5], [1, 1, 1.4, 1.2], [-3, 2, 20, 9]])
+
+
+@pytest.mark.parametrize("transform", ["half_pixel", "output_half_pixel"])
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("ratio", [0, 1, 3])
+def test_roi_align(ratio: int, mode: str, transform: str) -> None:
+    inputs = [X, BOXES, np.array([0, 1, 1, 0])]
+    model = node_model("RoiAlign", inputs, opset=16, sampling_ratio=ratio, mode=mode, output_height=3, output_width=4,
+                       spatial_scale=0.8, coordinate_transformation_mode=transform)  # fmt: skip
+    given = feeds(model, inputs)
+    np.testing.assert_allclose(run_mlc(model, given)[0], run_ort(model, given)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_max_roi_pool() -> None:
+    rois = np.concatenate([np.float32([[0], [1], [0], [1]]), np.float32([[0, 0, 12, 16], [3, 4, 8, 15], [1, 1, 1, 1], [5, 2, 12, 9]])], 1)
+    model = node_model("MaxRoiPool", [X, rois], opset=16, pooled_shape=[3, 2], spatial_scale=0.9)
+    given = feeds(model, [X, rois])
+    np.testing.assert_array_equal(run_mlc(model, given)[0], run_ort(model, given)[0])
+
+
+@pytest.mark.parametrize("pixel_format", ["RGB", "BGR", "Grayscale"])
+def test_image_decoder(pixel_format: str) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = RNG.integers(0, 256, (9, 7, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    image.fromarray(pixels).save(file, "PNG")
+    data = np.frombuffer(file.getvalue(), np.uint8)
+    module = mlc.compile(node_model("ImageDecoder", [data], opset=20, symbolic=True, pixel_format=pixel_format))
+    (got,) = module.run({"x0": data}).values()
+    want = {"RGB": pixels, "BGR": pixels[:, :, ::-1]}.get(pixel_format)
+    if want is None:
+        want = np.asarray(image.fromarray(pixels).convert("L"))[:, :, None]
+    np.testing.assert_array_equal(got, want)
+    with pytest.raises(InputError, match="no image"):
+        module.run({"x0": data[20:]})
+
+
+@pytest.mark.parametrize("constants", [(0, 1, 2, 3, 4), (2, 3, 4), ()], ids=["constants", "sizes at run time", "all at run time"])
+def test_mel_weights(constants: tuple[int, ...]) -> None:
+    numbers = [np.array(v, t) for v, t in ((8, np.int64), (512, np.int64), (16000, np.int64), (20, np.float32), (7600, np.float32))]
+    model = node_model("MelWeightMatrix", numbers, opset=17, constants=constants)
+    (want,) = ReferenceEvaluator(node_model("MelWeightMatrix", numbers, opset=17)).run(None, {f"x{i}": v for i, v in enumerate(numbers)})
+    np.testing.assert_allclose(run_mlc(model, feeds(model, numbers))[0], want, rtol=1e-6, atol=1e-7)
