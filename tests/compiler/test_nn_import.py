@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from mlc.compiler.importer.context import ImportContext, UnsupportedError
-from mlc.compiler.importer.nn_handlers import NN_HANDLERS
+from mlc.compiler.importer.handlers import HANDLERS
 from mlc.ir import DType, Graph, Input, Node, TensorType, evaluate, sym
 from onnx import TensorProto, helper, numpy_helper
 
@@ -30,8 +30,8 @@ def case(op, inputs, *, opset=17, domain="", n_out=1, const=(), check=None, name
 def handler_for(op, domain, opset):
     key = f"{domain}::{op}" if domain else op
     version = 1 if domain else opset
-    since = max(v for (name, v) in NN_HANDLERS if name == key and v <= version)
-    return NN_HANDLERS[key, since]
+    since = max(v for (name, v) in HANDLERS if name == key and v <= version)
+    return HANDLERS[key, since]
 
 
 def build(op, inputs, opset, domain, n_out, const, attrs, symbolic=False):
