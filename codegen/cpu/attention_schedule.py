@@ -10,6 +10,7 @@ from ..kernel import AttentionKernel
 from .target import CpuTarget
 
 _BLOCK_BYTES = 3 << 13  # of scores: with a block of v and the queries of a strip in the first-level cache, nearly
+_NARROW = 2  # queries: a vector of 16 lanes costs about as much as 3 of them alone
 _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
@@ -31,6 +32,7 @@ class AttentionSchedule:
 
     tall[width]: keys per register tile of k·qᵀ. block: keys of a block, whose scores
     are kept in cache, at most `most_keys`. values: chunks of v's columns.
+    narrow: so many queries are taken one by one instead, lanes along their elements (0: there are always more).
     """
 
     lanes: int
@@ -41,6 +43,7 @@ class AttentionSchedule:
     block: int
     values: tuple[ValueTile, ...]
     strips: Dim
+    narrow: int
 
 
 def schedule_attention(kernel: AttentionKernel, target: CpuTarget) -> AttentionSchedule:
@@ -55,6 +58,7 @@ def schedule_attention(kernel: AttentionKernel, target: CpuTarget) -> AttentionS
         vectors = max(1, -(-kernel.rows // lanes))
         least = -(-vectors // most)
         widths = tuple(sorted({vectors // least, -(-vectors // least)}))
+    narrow = _NARROW if not isinstance(kernel.rows, int) or kernel.rows <= _NARROW else 0
     most_keys = _BLOCK_BYTES // (4 * lanes * widths[-1])
     block = most_keys
     if isinstance(kernel.keys, int):
@@ -67,7 +71,10 @@ def schedule_attention(kernel: AttentionKernel, target: CpuTarget) -> AttentionS
         ValueTile(_rows(kernel.rows, lanes, widths, tall[n]), n, tail and c == chunks - 1) for c, n in enumerate(sizes)
     )  # fmt: skip
     count = ceildiv(kernel.rows, lanes * most)
-    return AttentionSchedule(lanes, most, widths, tuple(tall[w] for w in widths), most_keys, max(1, block), values, count)
+    if narrow and isinstance(kernel.rows, int):
+        widths = ()  # no strips at all
+    heights = tuple(tall[w] for w in widths)
+    return AttentionSchedule(lanes, most, widths, heights, most_keys, max(1, block), values, count, narrow)
 
 
 def _rows(rows: Dim, lanes: int, widths: tuple[int, ...], tall: int) -> int:

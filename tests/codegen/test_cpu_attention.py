@@ -112,10 +112,23 @@ def test_masks(shape, target):
     check(*make(b, h, s, l, 16, 16, mask=(m.reshape(-1), tuple(steps))), target)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("rows,keys,d,dv", [(1, 1, 1, 1), (1, 1000, 64, 64), (2, 37, 20, 130), (1, 400, 17, 8), (2, 770, 128, 72)])
+def test_one_or_two_queries(rows, keys, d, dv, target):
+    """Decoding: a path of its own, here with masks of every kind too."""
+    for merged, causal in ((True, False), (False, True)):
+        check(*make(2, 3, rows, keys, d, dv, merged=merged, causal=causal), target, parts=2)
+    m = np.random.default_rng(1).standard_normal((2, keys, rows)).astype(np.float32)
+    m[:, ::3] = -np.inf
+    check(*make(2, 3, rows, keys, d, dv, mask=(m.ravel(), (keys * rows, 0, rows, 1))), target)
+    check(*make(2, 3, rows, keys, d, dv, mask=(m[:, :, 0].ravel().copy(), (keys, 0, 1, 0))), target)
+    check(*make(2, 3, rows, keys, d, dv, mask=(np.full(keys, -np.inf, np.float32), (0, 0, 1, 0))), target)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_symbolic_sizes(causal):
     symbols = sym("B", 1, 9), sym("S", 1, 999), sym("L", 0, 999)
-    for b, s, l in ((1, 1, 1), (2, 17, 40), (1, 64, 0), (1, 70, 300), (3, 100, 20), (0, 4, 4)):
+    for b, s, l in ((1, 1, 1), (2, 1, 500), (1, 2, 0), (1, 3, 2), (2, 17, 40), (1, 64, 0), (1, 70, 300), (3, 100, 20), (0, 4, 4)):
         kernel, buffers = make(b, 2, s, l, 20, 24, causal=causal, symbols=symbols)
         check(kernel, buffers, bindings={"B": b, "S": s, "L": l}, parts=2)
 

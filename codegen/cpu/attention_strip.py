@@ -1,0 +1,195 @@
+"""A strip of queries against all keys: queries in lanes, blocks of keys, a running maximum and sum (online softmax)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from ...ir import DType
+from .attention_frame import Frame, Spec
+from .attention_schedule import ValueTile
+from .build import I8, I32, Builder, vec
+from .product import Product, prefetch
+from .transpose import turn
+
+_F32 = ir.FloatType()
+
+
+class Strip(Frame):
+    """The function of one strip of `width` vectors: pack, then for each block of keys scores, weights and the product with v."""
+
+    def __init__(self, b: Builder, spec: Spec, width: int, tall: int, values: dict[ValueTile, ir.Function]) -> None:
+        super().__init__(b, spec)
+        self.width, self.tall, self.values = width, tall, values
+        self.columns = width * self.lanes
+        size = -(-spec.size // self.lanes) * self.lanes
+        keys = spec.schedule.most_keys + tall
+        self.queries = self.room(size * self.columns)
+        self.scores = self.room((keys + 1) * self.columns)  # tiles of queries read past the end of the last row
+        self.copied = self.room(spec.schedule.most_keys * self.value_columns) if spec.copied else None
+        rest = max(tile.rows for tile in spec.schedule.values)
+        self.sums = self.room((self.columns + rest) * self.value_columns)
+        self.top, self.total, self.fade, self.inverse = (self.room(self.columns + rest) for _ in range(4))
+        self.inside = [b.below(self.count, self.lanes, v * self.lanes) for v in range(width)]
+
+    def _load(self, array: Any, v: int) -> Any:
+        return self.b.load(self.vector, self.of(array, v), 4)
+
+    def write(self) -> None:
+        b, i, p = self.b, self.b.ir, self.p
+        self._pack()
+        for v in range(self.width):
+            i.store(ir.Constant(self.vector, [float("-inf")] * self.lanes), self.of(self.top, v), align=4)
+            i.store(ir.Constant(self.vector, None), self.of(self.total, v), align=4)
+        limit = self.limit()
+        block = p["block"]
+
+        def walk(k0: Any, _: list[Any]) -> Sequence[Any]:
+            count = b.smin(block, i.sub(limit, k0))
+            final = i.icmp_signed(">=", i.add(k0, block), limit)
+            self._scores(k0, count)
+            self._weights(count, final)
+            at, chunk = self._values(k0, count), 0
+            row = p["v_row"] if self.copied is None else b.i64(self.value_columns)
+            for tile in self.spec.schedule.values:
+                i.call(self.values[tile], [
+                    self.scores, b.i64(self.columns), b.at(at, b.i64(chunk), _F32), row, count, self.count,
+                    b.at(self.sums, b.i64(chunk), _F32), self.fade, self.inverse, b.at(self.out, b.i64(chunk), _F32), p["o_row"],
+                    i.icmp_signed("==", k0, b.i64(0)), final,
+                ])  # fmt: skip
+                chunk += tile.vectors * self.lanes
+            return ()
+
+        # at least once: without keys the result is 0
+        b.loop(b.i64(0), b.smax(limit, b.i64(1)), block, [], walk)
+        i.ret_void()
+
+    def _pack(self) -> None:
+        """queries[d][query] = q[first + query][d] · scale, from square tiles turned in registers."""
+        b, i, n = self.b, self.b.ir, self.lanes
+        last = i.sub(self.count, b.i64(1))
+        scale = self.math.const(self.spec.scale, DType.F32)
+
+        def group(g: Any, _: list[Any]) -> Sequence[Any]:
+            rows = [b.at(self.q, i.mul(i.add(self.first, b.smin(i.add(g, b.i64(r)), last)), self.p["q_row"]), _F32) for r in range(n)]
+
+            def tile(d: Any, mask: Any) -> None:
+                at = [b.at(row, d, _F32) for row in rows]
+                got = [b.load(self.vector, x, 4) if mask is None else b.masked_load(self.vector, x, mask, 4) for x in at]
+                for j, x in enumerate(turn(b, [i.fmul(x, scale) for x in got])):
+                    out = b.at(self.queries, i.add(i.mul(i.add(d, b.i64(j)), b.i64(self.columns)), g), _F32)
+                    i.store(x, out, align=4)
+
+            whole = self.spec.size // n * n
+
+            def step(d: Any, _: list[Any]) -> Sequence[Any]:
+                tile(d, None)
+                return ()
+
+            if whole:
+                b.loop(b.i64(0), b.i64(whole), b.i64(n), [], step)
+            if self.spec.size > whole:
+                tile(b.i64(whole), self.tail(self.spec.size))
+            return ()
+
+        b.loop(b.i64(0), b.i64(self.columns), b.i64(n), [], group)
+
+    def _values(self, k0: Any, count: Any) -> Any:
+        """Rows of v of a block; copied together where they lie apart, at distances that share few sets of the first-level cache."""
+        b, i = self.b, self.b.ir
+        at = b.at(self.v, i.mul(k0, self.p["v_row"]), _F32)
+        if self.copied is None:
+            return at
+        tail = self.spec.value_size % self.lanes
+        vectors = self.value_columns // self.lanes
+
+        def row(j: Any, _: list[Any]) -> Sequence[Any]:
+            line, to = b.at(at, i.mul(j, self.p["v_row"]), _F32), b.at(self.copied, i.mul(j, b.i64(vectors * self.lanes)), _F32)
+            for x in range(vectors):
+                if tail and x == vectors - 1:
+                    value = b.masked_load(self.vector, self.of(line, x), self.tail(self.spec.value_size), 4)
+                else:
+                    value = self._load(line, x)
+                i.store(value, self.of(to, x), align=4)
+            return ()
+
+        b.loop(b.i64(0), count, b.i64(1), [], row)
+        return self.copied
+
+    def _scores(self, k0: Any, count: Any) -> None:
+        """scores[key][query] of a block, and the new maximum of each query. Keys of the last tile may repeat the last key."""
+        b, i, p, spec = self.b, self.b.ir, self.p, self.spec
+        product = Product(DType.F32, DType.F32, self.lanes, self.columns, 4, spec.size % 4 == 0, spec.target)
+        last = i.sub(count, b.i64(1))
+        zero = ir.Constant(self.vector, None)
+        hidden = ir.Constant(self.vector, [float("-inf")] * self.lanes)
+        if spec.causal:  # lane + its query's last key, as int32
+            to = i.trunc(i.add(self.first, i.sub(p["keys"], p["rows"])), I32)
+            seen = [
+                i.add(b.splat(to, self.lanes), ir.Constant(vec(I32, self.lanes), [v * self.lanes + x for x in range(self.lanes)]))
+                for v in range(self.width)
+            ]
+        fresh = [self._load(self.top, v) for v in range(self.width)]
+        for v in range(self.width):
+            i.store(fresh[v], self.of(self.fade, v), align=4)  # the maximum before this block
+
+        def tile(t: Any, _: list[Any]) -> Sequence[Any]:
+            keys = [i.add(k0, b.smin(i.add(t, b.i64(r)), last)) for r in range(self.tall)]
+            starts = [b.at(self.k, i.mul(key, p["k_row"]), _F32) for key in keys]
+            for start in starts:  # the rows of the next tile
+                ahead = b.at(start, i.mul(p["k_row"], b.i64(self.tall)), _F32)
+                for line in range(0, 4 * spec.size, 64):
+                    prefetch(b, i.gep(ahead, [b.i64(line)], source_etype=I8), 3)
+            acc = product.accumulate(b, b.i64(spec.size), starts, self.queries, [zero] * (self.tall * self.width), self.width)
+            top = [self._load(self.top, v) for v in range(self.width)]
+            for r, key in enumerate(keys):
+                at = b.at(self.scores, i.mul(i.add(t, b.i64(r)), b.i64(self.columns)), _F32)
+                bias = b.at(self.mask, i.mul(key, p["m_key"]), _F32) if self.mask is not None else None
+                splat = b.splat(b.load(_F32, bias, 4), self.lanes) if spec.mask == 0 else None
+                for v in range(self.width):
+                    x = acc[r * self.width + v]
+                    if spec.mask is not None:
+                        own = splat if splat is not None else b.masked_load(self.vector, self.of(bias, v), self.inside[v], 4)
+                        x = i.fadd(x, own)
+                    if spec.causal:
+                        visible = i.icmp_signed("<=", b.splat(i.trunc(key, I32), self.lanes), seen[v])
+                        x = i.select(visible, x, hidden)
+                    i.store(x, self.of(at, v), align=4)
+                    top[v] = i.select(i.fcmp_ordered(">", x, top[v]), x, top[v])
+            for v in range(self.width):
+                i.store(top[v], self.of(self.top, v), align=4)
+            return ()
+
+        b.loop(b.i64(0), count, b.i64(self.tall), [], tile)
+
+    def _weights(self, count: Any, final: Any) -> None:
+        """scores become exp(score − maximum); sums so far fade by exp(old maximum − new maximum)."""
+        b, i = self.b, self.b.ir
+        zero, none = ir.Constant(self.vector, None), ir.Constant(self.vector, [float("-inf")] * self.lanes)
+        top, total, blind = [], [], []
+        for v in range(self.width):
+            highest = self._load(self.top, v)
+            blind.append(i.fcmp_ordered("==", highest, none))  # −∞ − −∞ would be NaN
+            top.append(i.select(blind[v], zero, highest))
+            fade = self.math.exp_of_difference(i.fsub(self._load(self.fade, v), top[v]))
+            i.store(fade, self.of(self.fade, v), align=4)
+            total.append(i.fmul(self._load(self.total, v), fade))
+
+        def key(j: Any, total: list[Any]) -> Sequence[Any]:
+            at = b.at(self.scores, i.mul(j, b.i64(self.columns)), _F32)
+            out = []
+            for v in range(self.width):
+                x = self.math.exp_of_difference(i.fsub(self._load(at, v), top[v]))
+                i.store(x, self.of(at, v), align=4)
+                out.append(i.fadd(total[v], x))
+            return out
+
+        total = b.loop(b.i64(0), count, b.i64(1), total, key)
+        one = ir.Constant(self.vector, [1.0] * self.lanes)
+        for v in range(self.width):
+            i.store(total[v], self.of(self.total, v), align=4)
+        with i.if_then(final):
+            for v in range(self.width):
+                i.store(i.select(blind[v], zero, i.fdiv(one, total[v])), self.of(self.inverse, v), align=4)
