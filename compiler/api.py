@@ -59,6 +59,7 @@ def compile(
     opt_level: int = 3,
     exact: bool = False,
     precision: str | Precision = "fp32",
+    tune: float | None = None,
     dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Module:
@@ -66,7 +67,7 @@ def compile(
 
     Args:
         model: path, serialized bytes, or ModelProto.
-        target, shapes, constants, threads, opt_level, exact, dump: see `Options`.
+        target, shapes, constants, threads, opt_level, exact, tune, dump: see `Options`.
         precision: "fp32", "bf16", "fp16", "int8-dynamic" …, or a `Precision` with calibration data and bounds.
         progress: called with (stage, done, total).
 
@@ -75,7 +76,8 @@ def compile(
     """
     if isinstance(precision, str):
         precision = Precision(precision)
-    return compile_with(model, Options(target, shapes, threads, opt_level, exact, precision, dump, constants=constants), progress)
+    options = Options(target, shapes, threads, opt_level, exact, precision, tune, dump, constants=constants)
+    return compile_with(model, options, progress)
 
 
 def compile_with(model: Source, options: Options, progress: Progress | None = None) -> Module:
@@ -83,6 +85,10 @@ def compile_with(model: Source, options: Options, progress: Progress | None = No
     warning, unless the options say so."""
     try:
         result = compile_stages(model, options, progress)
+        if options.tune is not None:
+            from .tuning.search import tune
+
+            result = tune(result, options, progress or (lambda stage, done, total: None))
         module = module_of(result, options.threads, options.validate)
     except MemoryError as e:
         raise CodegenError(f"compiling takes more memory than there is: {e}", remedy="Check the model's shapes.") from e

@@ -30,6 +30,8 @@ class Options:
         exact: sum convolutions directly. Otherwise, above level 0, minimal filtering replaces the sum where it is faster; a
             float32 convolution then has a relative L2 error of about 1e-6 instead of 2e-7.
         precision: of matrix products and convolutions.
+        tune: seconds to search schedules by measuring kernels here, beyond those on record from earlier searches; 0 uses the
+            record only, None the rules only. The result then depends on this machine and on what was measured.
         dump: a folder to write every stage to.
         validate: run every kernel a second time by `codegen/interpret.py`, and raise VerifyError for the first that differs.
             By default as MLC_VALIDATE in the environment says. Raises InputError when that is neither yes nor no.
@@ -41,6 +43,7 @@ class Options:
     opt_level: int = 3
     exact: bool = False
     precision: Precision = FLOAT32
+    tune: float | None = None
     dump: str | os.PathLike[str] | None = None
     validate: bool = field(default_factory=lambda: switch(os.environ, "MLC_VALIDATE"))
     constants: Mapping[str, np.ndarray] | None = None

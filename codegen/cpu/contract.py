@@ -18,7 +18,7 @@ from ...ir import Dim
 from ..kernel import ContractKernel
 from .build import I64, PTR, Builder, Params, storage, vec
 from .contract_rows import ConvRows, RowSource, StridedRows
-from .contract_schedule import ContractSchedule, schedule_contract
+from .contract_schedule import NO_HINTS, ContractHints, ContractSchedule, schedule_contract
 from .emitted import PLACEHOLDER, Emitted, named
 from .epilogue import Epilogue
 from .float_mode import flush_subnormals
@@ -27,9 +27,9 @@ from .row_tiles import cut_rows
 from .target import CpuTarget
 
 
-def emit_contract(kernel: ContractKernel, target: CpuTarget) -> Emitted:
+def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> Emitted:
     """Raises CodegenError for element types or epilogues that cannot be emitted."""
-    schedule = schedule_contract(kernel, target)
+    schedule = schedule_contract(kernel, target, hints)
     return _Emitter(kernel, schedule, target).emit()
 
 

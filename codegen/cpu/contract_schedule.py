@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ...errors import CodegenError
+from ...errors import CodegenError, ScheduleError
 from ...ir import Dim, DType, ceildiv
 from ..kernel import ContractKernel
 from .target import CpuTarget
@@ -46,8 +46,26 @@ class ContractSchedule:
     strips: Dim
 
 
-def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSchedule:
-    """Raises CodegenError for element types without a multiply-add."""
+@dataclass(frozen=True, slots=True)
+class ContractHints:
+    """Choices that replace those of the rules; 0: none does.
+
+    vectors, tall: of the register tile, columns in vectors and rows. block: rows of a work unit.
+    k_block: steps of k between partial sums (−1: one walk over all of k). prefetch: −1 for none.
+    """
+
+    vectors: int = 0
+    tall: int = 0
+    block: int = 0
+    k_block: int = 0
+    prefetch: int = 0
+
+
+NO_HINTS = ContractHints()
+
+
+def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> ContractSchedule:
+    """Raises CodegenError for element types without a multiply-add, ScheduleError for hints that the kernel cannot have."""
     dtype = kernel.operands[0].dtype
     acc = _ACC.get(dtype)
     if acc is None or kernel.operands[1].dtype is not dtype:
@@ -70,11 +88,19 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
         vectors = 16 // max(1, kernel.m)
         while vectors > 1 and isinstance(kernel.n, int) and kernel.n <= lanes * (vectors // 2):
             vectors //= 2
+    if hints.vectors:
+        if per_panel % hints.vectors:
+            raise ScheduleError(f"strips of {hints.vectors} vectors", expected=f"a divisor of {per_panel}, those of a panel")
+        vectors = hints.vectors
     strip = lanes * vectors
     tall = {4: 6, 2: 12, 1: 14}.get(vectors, 2) if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}.get(vectors, 2)
     mode = _mode(kernel)
     if mode != "matmul":
         tall = min(tall, 8)
+    if hints.tall:
+        if not 3 <= hints.tall <= 16:
+            raise ScheduleError(f"register tiles of {hints.tall} rows", expected="3 to 16")
+        tall = hints.tall
     tiles = _tiles(kernel.m, tall)
     n_tail = (kernel.n % strip if kernel.n else 1) if isinstance(kernel.n, int) else None
     taps = 1
@@ -84,6 +110,10 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
     k_multiple = isinstance(kernel.k, int) and kernel.k // taps % unroll == 0
     strips = ceildiv(kernel.n, strip)
     block, blocks = _blocks(kernel, strip, strips, tiles[0], taps)
+    if hints.block:
+        if hints.block < tiles[0]:
+            raise ScheduleError(f"units of {hints.block} rows", expected=f"{tiles[0]} or more")
+        block, blocks = hints.block, ceildiv(kernel.m, hints.block)
     steps = kernel.k if mode == "matmul" else taps
     step_bytes = (1 if mode == "matmul" else kernel.k // taps) * kernel.panel * dtype.itemsize
     row_tiles = -(-block // tiles[0]) if isinstance(block, int) else 8
@@ -93,11 +123,14 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget) -> ContractSche
         k_block = -(-steps // max(1, pieces))
         if mode == "matmul":
             k_block = -(-k_block // 64) * 64
+        if hints.k_block:
+            k_block = max(0, hints.k_block)
         if k_block >= steps:
             k_block = 0
+    prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1)) and kernel.panel == strip and not kernel.b_row
     return ContractSchedule(
         acc, lanes, vectors, tiles, -1 if n_tail is None else -(-n_tail // lanes), mode, unroll, k_multiple,
-        prefetch=(tiles[0] > 4 or (mode == "matmul" and row_tiles > 1)) and kernel.panel == strip and not kernel.b_row,
+        prefetch=prefetch and hints.prefetch >= 0,
         share=min(3, max(1, row_tiles).bit_length() - 1),
         steps=steps, split=k_block > 0, k_block=k_block, block=block,
         blocks=blocks, strips=strips,

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from ...errors import ScheduleError
 from ..kernel import AttentionKernel, ContractKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
 from .contract import emit_contract
+from .contract_schedule import ContractHints
 from .dot_contract import emit_dot_contract
 from .emitted import Emitted
+from .hints import Hints
+from .loop_schedule import LoopHints
 from .loops import emit_loop
 from .target import CpuTarget
 from .winograd import emit_winograd
 
 
-def emit(kernel: Kernel, target: CpuTarget) -> Emitted:
-    """Emit any kernel. Raises CodegenError for what the CPU backend lacks."""
+def emit(kernel: Kernel, target: CpuTarget, hints: Hints | None = None) -> Emitted:
+    """Emit any kernel. Raises CodegenError for what the CPU backend lacks, ScheduleError for hints that do not suit."""
+    match kernel, hints:
+        case LoopKernel(), LoopHints():
+            return emit_loop(kernel, target, hints)
+        case ContractKernel(group=1), ContractHints():
+            return emit_contract(kernel, target, hints)
+        case _, None:
+            return _emit(kernel, target)
+    raise ScheduleError(f"{hints} for a {type(kernel).__name__}", expected="none, or those of its kind")
+
+
+def _emit(kernel: Kernel, target: CpuTarget) -> Emitted:
     match kernel:
         case LoopKernel():
             return emit_loop(kernel, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ...errors import ScheduleError
 from ...ir import COMPARISONS, Dim, DType, Shape, prod
 from ..affine import affine, stride_along
 from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, postorder
@@ -27,6 +28,18 @@ class LoopSchedule:
     group: int
     block: int
     chain: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LoopHints:
+    """Choices that replace those of the rules; 0: none does. choice: the next best vector axis, and so on; group, block: as above."""
+
+    choice: int = 0
+    group: int = 0
+    block: int = 0
+
+
+NO_HINTS = LoopHints()
 
 
 def transform(k: LoopKernel, fn: Callable[[E, tuple[E, ...]], E], axes: Shape, reduce_axes: Shape) -> LoopKernel:
@@ -118,8 +131,8 @@ def merge_axes(k: LoopKernel) -> LoopKernel:
     return transform(k, change, tuple(prod(k.axes[i] for i in g) for g in groups), k.reduce_axes)
 
 
-def schedule(k: LoopKernel, target: CpuTarget) -> LoopSchedule:
-    """Rules in order; the last always applies."""
+def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> LoopSchedule:
+    """Rules in order; the last always applies. Raises ScheduleError for hints that the kernel cannot have."""
     n = len(k.axes)
     width = target.vector_bits // (8 * _lane_bytes(k))
     loads = [e for e in postorder(k.roots) if isinstance(e, Load)]
@@ -155,13 +168,16 @@ def schedule(k: LoopKernel, target: CpuTarget) -> LoopSchedule:
             candidates.append(((cost(last, size, True) + 0.5) * short, -last))
     if not candidates:
         return LoopSchedule(-1, 1, 1, 256 if not k.reduce_axes else 8)
-    axis = -min(candidates)[1]
+    if not 0 <= hints.choice < len(candidates) or not 0 <= hints.group <= 16 or hints.block < 0:
+        raise ScheduleError(f"{hints}", expected=f"one of {len(candidates)} vector axes, and sizes from 1")
+    axis = -sorted(candidates)[hints.choice][1]
     most = 4 if k.stages else 2
     size = k.axes[axis] if axis < n else k.reduce_axes[axis - n]
     group = most
     if k.stages and isinstance(size, int) and axis < n and len(k.axes) > 1 and size // width % most:
         group = next((g for g in (4, 3, 2) if size // width % g == 0), most)
-    return LoopSchedule(axis, width, group, width * most if k.stages else max(1024, width * most))
+    group = hints.group or group
+    return LoopSchedule(axis, width, group, hints.block or (width * most if k.stages else max(1024, width * most)))
 
 
 def _lane_bytes(k: LoopKernel) -> int:

@@ -11,7 +11,7 @@ from ..kernel import LoopKernel
 from .build import PTR, storage, vec
 from .emitted import Emitted, named
 from .functions import Functions
-from .loop_schedule import LoopSchedule, merge_axes, schedule, work
+from .loop_schedule import NO_HINTS, LoopHints, LoopSchedule, merge_axes, schedule, work
 from .points import Scope
 from .reductions import Reductions
 from .spill import spill
@@ -22,11 +22,11 @@ from .windows import windows
 _FEW_UNITS = 32  # fewer outer indices than this would leave threads idle
 
 
-def emit_loop(kernel: LoopKernel, target: CpuTarget) -> Emitted:
+def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> Emitted:
     """Emit a loop kernel. Raises CodegenError for an element type or function the CPU backend lacks."""
     kernel = merge_axes(kernel)
     tile = turning(kernel, target)
-    plan = schedule(kernel, target) if tile is None else LoopSchedule(tile.write, tile.lanes, 1, 0)
+    plan = schedule(kernel, target, hints) if tile is None else LoopSchedule(tile.write, tile.lanes, 1, 0)
     writer = _Writer(kernel, plan, target, tile)
     writer.write()
     text, symbol = named(str(writer.module))

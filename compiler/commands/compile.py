@@ -16,6 +16,7 @@ from .common import bytes_text, compile_options, err, find, progress, threads_op
 @click.command("compile")
 @click.argument("model")
 @click.option("-o", "--output", metavar="FILE", help="The file to write (default: the model's name with .mlc).")
+@click.option("--tune", type=click.FloatRange(0), metavar="SECONDS", help="Search schedules by measuring; 0: only use what is on record.")
 @compile_options
 @threads_option
 def command(
@@ -24,6 +25,7 @@ def command(
     shapes: tuple[str, ...],
     knobs: Options,
     threads: int | None,
+    tune: float | None,
 ) -> None:
     """Compile MODEL, an ONNX file (or sample:, real:, suite: NAME), to native code."""
     from ..api import compile_with
@@ -33,7 +35,7 @@ def command(
     path = Path(output) if output else Path(found.path.with_suffix(".mlc").name)
     start = time.perf_counter()
     with progress() as tell:
-        module = compile_with(found.path, replace(knobs, shapes=found.asked or None, threads=threads), tell)
+        module = compile_with(found.path, replace(knobs, shapes=found.asked or None, threads=threads, tune=tune), tell)
         module.save(path)
     seconds = time.perf_counter() - start
     err.print(f"{escape(str(path))}: {bytes_text(path.stat().st_size)} in {seconds:.2f} s", highlight=False)

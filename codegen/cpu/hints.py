@@ -1,0 +1,97 @@
+"""Departures from the schedule rules, to be tried by measurement: small numbers, so that a record of them can be kept.
+
+0 leaves a choice to the rule. What a kernel cannot have is a ScheduleError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from ...errors import ScheduleError
+from ..kernel import ContractKernel, Kernel, LoopKernel
+from .contract_schedule import ContractHints, schedule_contract
+from .loop_schedule import LoopHints, LoopSchedule, merge_axes, schedule
+from .target import CpuTarget
+from .transpose import turning
+
+Hints = ContractHints | LoopHints
+_KINDS: dict[str, type[ContractHints] | type[LoopHints]] = {"contract": ContractHints, "loop": LoopHints}
+_REGISTERS = {512: 32, 256: 16, 128: 16}
+_TALLEST = 14  # rows of a register tile: more of them is mostly compile time
+
+
+def candidates(kernel: Kernel, target: CpuTarget) -> list[Hints]:
+    """Other schedules worth measuring, the most promising first; none for kinds of kernels that have no choice."""
+    match kernel:
+        case ContractKernel(group=1):
+            return list(_contract(kernel, target))
+        case LoopKernel():
+            merged = merge_axes(kernel)
+            return [] if turning(merged, target) is not None else list(_loop(merged, target))
+    return []
+
+
+def _contract(kernel: ContractKernel, target: CpuTarget) -> Iterator[ContractHints]:
+    chosen = schedule_contract(kernel, target)
+    lanes, static = chosen.lanes, isinstance(kernel.m, int)
+    registers = 32 if "aarch64" in target.triple else _REGISTERS[target.vector_bits]
+    for vectors in (1, 2, 3, 4, 6):
+        if kernel.panel // lanes % vectors or (isinstance(kernel.n, int) and vectors > 1 and kernel.n <= lanes * (vectors // 2)):
+            continue
+        most = min(_TALLEST, (registers - vectors - 1) // vectors)
+        for tall in sorted({most, most - 1, chosen.tiles[0]}, reverse=True):
+            if 3 <= tall <= (most if chosen.mode == "matmul" else min(most, 8)) and (tall, vectors) != (chosen.tiles[0], chosen.vectors):
+                yield ContractHints(vectors=vectors, tall=tall)
+    rows = chosen.block if isinstance(chosen.block, int) else 0
+    for block in (rows // 2, rows * 2, rows // 4, rows * 4):
+        if static and 2 * chosen.tiles[0] <= block < 2 * int(kernel.m):  # type: ignore[arg-type]
+            yield ContractHints(block=block)
+    if chosen.split:
+        yield ContractHints(k_block=-1)
+        yield from (ContractHints(k_block=k) for k in (chosen.k_block * 2, chosen.k_block // 2) if k >= 16)
+    elif chosen.mode == "matmul" and isinstance(kernel.k, int) and kernel.k >= 256:
+        yield ContractHints(k_block=-(-kernel.k // 128) * 64)
+    if chosen.prefetch:
+        yield ContractHints(prefetch=-1)
+
+
+def _loop(kernel: LoopKernel, target: CpuTarget) -> Iterator[LoopHints]:
+    chosen = schedule(kernel, target)
+    if chosen.axis < 0:
+        return
+    for group in (1, 2, 4, 8):
+        if group != chosen.group:
+            yield LoopHints(group=group)
+    for block in (chosen.block * 4, chosen.block // 2, chosen.block * 16):
+        yield LoopHints(block=block)
+    for choice in (1, 2):
+        other = _scheduled(kernel, target, LoopHints(choice=choice))
+        if other is not None and other.axis != chosen.axis:
+            yield LoopHints(choice=choice)
+
+
+def _scheduled(kernel: LoopKernel, target: CpuTarget, hints: LoopHints) -> LoopSchedule | None:
+    try:
+        return schedule(kernel, target, hints)
+    except ScheduleError:
+        return None
+
+
+def as_json(hints: Hints) -> dict[str, Any]:
+    """Kind and numbers."""
+    kind = next(k for k, t in _KINDS.items() if isinstance(hints, t))
+    return {"kind": kind, **asdict(hints)}
+
+
+def from_json(value: Any) -> Hints:
+    """The reverse. Raises ScheduleError."""
+    try:
+        fields = dict(value)
+        hints = _KINDS[fields.pop("kind")](**fields)
+        if all(type(v) is int for v in fields.values()):
+            return hints
+    except (TypeError, ValueError, KeyError):
+        pass
+    raise ScheduleError(f"{str(value)[:100]}", expected="a record of schedule choices")

@@ -1,0 +1,1 @@
+"""`--tune`: schedules chosen by measuring them here, and kept on disk."""
