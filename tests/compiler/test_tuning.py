@@ -58,7 +58,7 @@ def test_every_candidate_computes_the_same(name: str, target: str) -> None:
     jobs = search._jobs(result, Records("any", 2))
     tried = 0
     for job in jobs:
-        for hints in candidates(job.kernel, result.target):
+        for hints in candidates(job.kernel, result.backend.target):
             tuned = search._with(result, [job], {job.key: hints})
             assert np.allclose(module_of(tuned, 2)(x), want, rtol=1e-4, atol=1e-5), (type(job.kernel).__name__, hints)
             tried += tuned is not result
