@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +27,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
             with open(target, "wb") as f:
                 write(f)
             return
-        temporary = target.with_name(f".mlc-{secrets.token_hex(8)}")
+        temporary = target.with_name(f".mlc-{os.urandom(8).hex()}")
         with open(temporary, "xb") as f:
             write(f)
             f.flush()

@@ -10,7 +10,6 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ def native() -> Native:
 def source(machine: str) -> str:
     """native.ll for "x86_64" or "aarch64"."""
     futex, kind, pause = _MACHINES[machine]
-    text = resources.files(__package__).joinpath("native.ll").read_text("utf-8")
+    text = Path(__file__).with_name("native.ll").read_text("utf-8")
     return text.replace("$FUTEX$", futex).replace("$PAUSE_TYPE$", kind).replace("$PAUSE$", pause)
 
 
