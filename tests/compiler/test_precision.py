@@ -68,7 +68,6 @@ def test_each_precision_is_near_float32(model, samples, name, limit):
     assert 1e-5 < loss(model, samples, precision) < limit
 
 
-@pytest.mark.parametrize("observer", ["min-max", "percentile", "mse"])
 def test_a_convolution_that_minimal_filtering_would_take_stays_a_dot_product(tmp_path):
     w = np.random.default_rng(0).standard_normal((32, 32, 3, 3)).astype(np.float32) / 17
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
@@ -80,6 +79,7 @@ def test_a_convolution_that_minimal_filtering_would_take_stays_a_dot_product(tmp
     assert np.linalg.norm(got - want) < 1e-2 * np.linalg.norm(want)
 
 
+@pytest.mark.parametrize("observer", ["min-max", "percentile", "mse"])
 def test_smoothing_and_observers(model, samples, observer):
     smooth, plain = (
         loss(model, samples, mlc.Precision("int8", calibration=samples, observer=observer, smooth=s, keep_slower=True)) for s in (0.5, 0.0)
