@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError, VerifyError
 from ..ir import NUMPY, Dim, DType, Shape, evaluate, symbols_of
-from ..ir.ops import Attention, Positions, Recurrent, Sort, Suppress
+from ..ir.ops import Attention, GroupedMatMul, Positions, Recurrent, Sort, Suppress
 from ..ir.ops.nn import wide
 from .expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, Ticks
 from .kernel import (
@@ -21,6 +21,7 @@ from .kernel import (
     Branch,
     Carry,
     ContractKernel,
+    GroupedKernel,
     HostStep,
     IrregularKernel,
     Kernel,
@@ -32,7 +33,7 @@ from .kernel import (
     Repeat,
     WinogradKernel,
 )  # fmt: skip
-from .packing import packed_size, unpack_b, unpack_gates
+from .packing import packed_size, unpack_b, unpack_gates, unpack_levels
 from .winograd import filtering, positions
 
 Arrays = Sequence[np.ndarray]
@@ -141,6 +142,8 @@ def run_kernel(kernel: Kernel, arrays: Arrays, bindings: Bindings | None = None)
             _run_loop(kernel, arrays, bound)
         case ContractKernel():
             _run_contract(kernel, arrays, bound)
+        case GroupedKernel():
+            _run_grouped(kernel, arrays, bound)
         case WinogradKernel():
             _run_winograd(kernel, arrays, bound)
         case RecurrentKernel():
@@ -351,7 +354,24 @@ def _run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> No
     _finish(kernel, np.stack(sums), dim(kernel.c_batch), arrays, bound)
 
 
-def _finish(kernel: ContractKernel | WinogradKernel, sums: np.ndarray, c_batch: int, arrays: Arrays, bound: Bindings) -> None:
+def _run_grouped(kernel: GroupedKernel, arrays: Arrays, bound: Bindings) -> None:
+    k, n, groups = kernel.k, kernel.n, -(-kernel.k // kernel.group)
+    m, lda = evaluate(kernel.m, bound), evaluate(kernel.lda, bound)
+    if m <= 0 or n <= 0:
+        return
+    rows, at = _grid([m, k])
+    offset = rows * lda + at
+    check_bounds(offset, arrays[0].size, "load of A")
+    levels = unpack_levels(arrays[1], k, n, kernel.panel, kernel.bits)
+    scales = unpack_b(arrays[2], groups, n, kernel.panel)
+    zeros = np.full_like(scales, kernel.zero) if kernel.zero is not None else unpack_b(arrays[3], groups, n, kernel.panel)
+    (sums,) = GroupedMatMul(kernel.bits, kernel.group).reference(arrays[0][offset], levels, scales, zeros)
+    _finish(kernel, sums[None], 0, arrays, bound)
+
+
+def _finish(
+    kernel: ContractKernel | GroupedKernel | WinogradKernel, sums: np.ndarray, c_batch: int, arrays: Arrays, bound: Bindings
+) -> None:
     """Epilogue and store of sums [batch, m, n]."""
     dtype, out = DType.from_numpy(arrays[0].dtype), arrays[-1]
     ev = Evaluator(arrays, bound, _grid(sums.shape))

@@ -114,6 +114,28 @@ class ContractKernel:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupedKernel:
+    """C[m, n] = epilogue(Σ_k A[m, k] · (levels[k, n] − zero[k/group, n]) · scale[k/group, n]), float32.
+
+    Operand 0 is A, row m at m·lda; 1 the levels, `bits` wide, and 2 the scales, both packed (`codegen/packing.py`: levels,
+    columns); operand 3 the zeros, packed like the scales, if `zero` is None, else every zero is `zero`. The last operand is
+    C, row m at m·ldc; between them are epilogue operands, as in ContractKernel (Axis(0) is 0).
+    """
+
+    m: Dim
+    n: int
+    k: int
+    bits: int
+    group: int
+    zero: float | None
+    operands: tuple[Operand, ...]
+    lda: Dim
+    ldc: Dim
+    epilogue: E
+    panel: int = 64
+
+
+@dataclass(frozen=True, slots=True)
 class WinogradKernel:
     """A convolution of two spatial axes, strides, dilations and groups of 1, by minimal filtering (`codegen/winograd.py`).
 
@@ -239,7 +261,7 @@ class IrregularKernel:
     operands: tuple[Operand, ...] = ()
 
 
-Kernel = LoopKernel | ContractKernel | WinogradKernel | RecurrentKernel | AttentionKernel | IrregularKernel
+Kernel = LoopKernel | ContractKernel | GroupedKernel | WinogradKernel | RecurrentKernel | AttentionKernel | IrregularKernel
 
 
 @dataclass(frozen=True, slots=True)

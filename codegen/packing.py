@@ -78,6 +78,37 @@ def unpack_b(packed: np.ndarray, k: int, n: int, panel: int, group: int = 1) -> 
     return full.reshape(deep, panels * panel)[:k, :n]
 
 
+def levels_size(k: int, n: int, panel: int, bits: int) -> int:
+    """32-bit words of packed levels."""
+    return -(-n // panel) * -(-k * bits // 32) * panel
+
+
+def pack_levels(levels: np.ndarray, panel: int, bits: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Levels of few bits u8 [K, N] -> flat u32 [⌈N/panel⌉, ⌈K·bits/32⌉, panel], zero padded.
+
+    A word holds neighbouring elements of a column, the first in its lowest bits.
+    """
+    k, n = levels.shape
+    each = 32 // bits
+    words, panels = -(-k // each), -(-n // panel)
+    full = np.zeros((words * each, panels * panel), np.uint32)
+    full[:k, :n] = levels
+    parts = full.reshape(words, each, panels, panel) << (np.arange(each, dtype=np.uint32) * bits)[:, None, None]
+    packed = np.bitwise_or.reduce(parts, axis=1).transpose(1, 0, 2).reshape(-1)
+    if out is None:
+        return np.ascontiguousarray(packed)
+    out[:] = packed
+    return out
+
+
+def unpack_levels(packed: np.ndarray, k: int, n: int, panel: int, bits: int) -> np.ndarray:
+    """Inverse of `pack_levels`: u8 [K, N]."""
+    each = 32 // bits
+    words = packed.reshape(-(-n // panel), 1, -(-k // each), panel)
+    parts = (words >> (np.arange(each, dtype=np.uint32) * bits)[:, None, None]) & ((1 << bits) - 1)
+    return parts.transpose(2, 1, 0, 3).reshape(-1, words.shape[0] * panel)[:k, :n].astype(np.uint8)
+
+
 def unpack_gates(packed: np.ndarray, hidden: int, groups: tuple[tuple[int, ...], ...], block: int) -> np.ndarray:
     """R [G·H, H] of one direction from [⌈H/block⌉, per group of gates: [H, gates, block]], zero padded."""
     blocks = -(-hidden // block)

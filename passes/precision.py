@@ -13,7 +13,23 @@ import numpy as np
 
 from ..errors import PassError
 from ..ir import DType, Graph, Node, Value, const, prod
-from ..ir.ops import Add, Cast, Conv, Div, DotConv, DotMatMul, IntegerConv, IntegerMatMul, MatMul, Mul, Neg, Quantize, Reduce, Round
+from ..ir.ops import (
+    Add,
+    Cast,
+    Conv,
+    Div,
+    DotConv,
+    DotMatMul,
+    GroupedMatMul,
+    IntegerConv,
+    IntegerMatMul,
+    MatMul,
+    Mul,
+    Neg,
+    Quantize,
+    Reduce,
+    Round,
+)
 from .base import Pass, PassContext, apply, const_of
 
 _LEVELS = 255
@@ -58,14 +74,31 @@ class DynamicInt8:
     weight_scales: np.ndarray = field(repr=False)
 
 
-Choice = BFloat16 | Float16 | StaticInt8 | DynamicInt8
+@dataclass(frozen=True, eq=False)
+class WeightOnly:
+    """Weights of few bits, see `ir.ops.GroupedMatMul`; activations and sums in float32.
+
+    Attributes:
+        levels: u8 [K, N]; scales, zeros: f32 [⌈K/group⌉, N].
+        rows: f32 [K] that x is multiplied by first, or None.
+    """
+
+    bits: int
+    group: int
+    levels: np.ndarray = field(repr=False)
+    scales: np.ndarray = field(repr=False)
+    zeros: np.ndarray = field(repr=False)
+    rows: np.ndarray | None = field(default=None, repr=False)
+
+
+Choice = BFloat16 | Float16 | StaticInt8 | DynamicInt8 | WeightOnly
 
 
 def layers(graph: Graph) -> dict[str, Node]:
     """The contractions that can be lowered, by name: that of the first ONNX node they came from, made unique."""
     found: dict[str, Node] = {}
     for node in graph.nodes:
-        if not isinstance(node.op, (MatMul, Conv)) or node.out.dtype is not DType.F32 or _is_depthwise(node):
+        if type(node.op) not in (MatMul, Conv) or node.out.dtype is not DType.F32 or _is_depthwise(node):
             continue
         base = node.loc[0] if node.loc and node.loc[0] else node.op.name
         name, count = base, 2
@@ -150,6 +183,16 @@ def _dynamic_int8(node: Node, inputs: tuple[Value, ...], choice: DynamicInt8) ->
     return apply(Mul(), y, scale, loc=loc)
 
 
+def _weight_only(node: Node, inputs: tuple[Value, ...], choice: WeightOnly) -> Value:
+    if not isinstance(node.op, MatMul):
+        raise PassError("weights of few bits for a convolution", expected="a matrix product", loc=node.loc[0])
+    x, loc = inputs[0], node.loc
+    if choice.rows is not None:
+        x = apply(Mul(), x, const(choice.rows.astype(np.float32)), loc=loc)
+    weights = (const(a, loc=inputs[1].node.loc) for a in (choice.levels, choice.scales.astype(np.float32), choice.zeros.astype(np.float32)))
+    return apply(GroupedMatMul(choice.bits, choice.group), x, *weights, loc=loc)
+
+
 def _integer(node: Node, q: Value, weights: np.ndarray, zero: Value) -> Value:
     w, none = const(weights, loc=node.inputs[1].node.loc), const(np.int8(0))
     if isinstance(node.op, Conv):
@@ -170,4 +213,5 @@ _LOWER: dict[type, Callable[..., Value]] = {
     Float16: _float16,
     StaticInt8: _static_int8,
     DynamicInt8: _dynamic_int8,
+    WeightOnly: _weight_only,
 }

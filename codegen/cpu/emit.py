@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import ScheduleError
-from ..kernel import AttentionKernel, ContractKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
+from ..kernel import AttentionKernel, ContractKernel, GroupedKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
 from .contract import emit_contract
 from .contract_schedule import ContractHints
 from .dot_contract import emit_dot_contract
@@ -35,6 +35,10 @@ def _emit(kernel: Kernel, target: CpuTarget) -> Emitted:
             return emit_contract(kernel, target)
         case ContractKernel():
             return emit_dot_contract(kernel, target)
+        case GroupedKernel():
+            from .grouped import emit_grouped
+
+            return emit_grouped(kernel, target)
         case WinogradKernel():
             return emit_winograd(kernel, target)
         case RecurrentKernel():

@@ -10,7 +10,7 @@ from llvmlite import ir
 from ...errors import CodegenError
 from ...ir import DType
 from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, clamped, postorder
-from ..kernel import ContractKernel, WinogradKernel
+from ..kernel import ContractKernel, GroupedKernel, WinogradKernel
 from .build import I64, Builder, Params, storage, vec
 from .functions import Functions
 from .target import CpuTarget
@@ -49,7 +49,7 @@ def column_stride(offset: E) -> int | None:
 class Epilogue:
     """Checked once per kernel; `begin` starts it in a function, `row` finishes one row of a tile."""
 
-    def __init__(self, kernel: ContractKernel | WinogradKernel, params: Params, target: CpuTarget, lanes: int) -> None:
+    def __init__(self, kernel: ContractKernel | GroupedKernel | WinogradKernel, params: Params, target: CpuTarget, lanes: int) -> None:
         self.kernel, self.target, self.lanes = kernel, target, lanes
         self.order = postorder([kernel.epilogue], lambda e: () if isinstance(e, Load) else children(e))
         self.strides: dict[int, int] = {}

@@ -11,13 +11,14 @@ import numpy as np
 
 from ...errors import CodegenError
 from ...ir import Const, Dim, Node, Shape, Value, ceildiv, is_static, prod
-from ...ir.ops import Conv, DotConv, DotMatMul, MatMul, Reshape, Transpose
+from ...ir.ops import Conv, DotConv, DotMatMul, GroupedMatMul, MatMul, Reshape, Transpose
 from ..expr import Acc, DimParam, E, Load
-from ..kernel import ContractKernel, ConvGeometry, Kernel, Operand, WinogradKernel
+from ..kernel import ContractKernel, ConvGeometry, GroupedKernel, Kernel, Operand, WinogradKernel
 from ..packing import Deferred, pack_b, packed_size, padded_k
 from ..simplify import Affine, axis, clamp, ravel, unravel
 from .builder import Finisher, Index, KernelBuilder, View, computed, convert, fn, index_expr, number, reachable
 from .fusion import contraction_linear, contraction_shape, merged_groups
+from .grouped import Levels, pack_grouped
 from .state import Lowering
 from .winograd import choose_tile, packed_weights
 
@@ -53,7 +54,10 @@ def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
     extents = contraction_shape(node)
     rows = _matmul_rows(lw, node, extents) if isinstance(node.op, MatMul) else _conv_rows(lw, node)
     panel = _DOT_PANEL if _group(node) > 1 else _panel(lw, extents[2])
-    if rows.tile is not None:
+    levels = pack_grouped(lw, node, panel) if isinstance(node.op, GroupedMatMul) else None
+    if levels is not None:
+        columns = Columns(levels.levels, 0)
+    elif rows.tile is not None:
         columns = Columns(_pack_transformed(lw, node, rows.tile, panel), 0)
     else:
         columns = _in_place(lw, node, extents, rows.k) or Columns(
@@ -69,7 +73,7 @@ def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
             k = KernelBuilder(extents)
             epilogue = _epilogue(lw, k, node, end, extents)
         if epilogue is not None:
-            _emit(lw, node, end, k, epilogue, extents, rows, columns, panel)
+            _emit(lw, node, end, k, epilogue, extents, rows, columns, panel, levels)
             if end != root:
                 lw.materialise_plain(root)
             return
@@ -114,7 +118,7 @@ def _epilogue(lw: Lowering, k: KernelBuilder, node: Node, end: Value, extents: S
 
 
 def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, extents: Shape, rows: Rows, columns: Columns,
-          panel: int) -> None:  # fmt: skip
+          panel: int, levels: Levels | None = None) -> None:  # fmt: skip
     batch, m, n = extents
     linear = contraction_linear(node, k.index)  # type: ignore[arg-type]
     target = _transposed_place(lw, end, linear)
@@ -137,12 +141,18 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
     border = -1
     if isinstance(node.op, DotConv) and len(node.inputs) == 3 and rows.conv is not None:
         border = f.operand(lw.contiguous(node.inputs[2]).buffer)
+    for more in levels.others if levels is not None else ():
+        f.operand(more)
     value = f(convert(epilogue, end.dtype))
     buffers = (*f.order, to.buffer)
     operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
     ldc = ldc if m != 1 else n
     kernel: Kernel
-    if rows.tile is not None and rows.conv is not None:
+    if levels is not None and isinstance(node.op, GroupedMatMul):
+        assert isinstance(n, int) and isinstance(rows.k, int)
+        kernel = GroupedKernel(m, n, rows.k, node.op.bits, node.op.group, levels.zero, operands, rows.lda if m != 1 else rows.k, ldc,
+                               value, panel)  # fmt: skip
+    elif rows.tile is not None and rows.conv is not None:
         assert isinstance(n, int) and isinstance(rows.k, int)
         kernel = WinogradKernel(images=node.out.shape[0], n=n, channels=rows.k // math.prod(rows.conv.kernel), conv=rows.conv,
                                 tile=rows.tile, operands=operands, lda=rows.lda, ldc=ldc, epilogue=value, panel=panel)  # fmt: skip

@@ -80,9 +80,9 @@ def is_dot(node: Node) -> bool:
 
     A contraction would use one lane of each vector, or transpose a matrix to use it once.
     """
-    a, b = node.inputs
-    if a.dtype is not node.out.dtype:
+    if type(node.op) is not MatMul:
         return False
+    a, b = node.inputs
     if b.shape[-1] == 1:
         return True
     return a.shape[-2] == 1 and prod(b.shape[:-2]) == prod(node.out.shape[:-2]) and _swaps_last(b.node.op)

@@ -7,6 +7,7 @@ import onnx
 from .context import Handler
 from .control_handlers import CONTROL_HANDLERS
 from .elementwise_handlers import ELEMENTWISE_HANDLERS
+from .grouped_handlers import GROUPED_HANDLERS
 from .legacy_handlers import LEGACY_HANDLERS
 from .load import REVIEWED_OPSET
 from .move_handlers import MOVE_HANDLERS
@@ -20,6 +21,7 @@ from .string_handlers import STRING_HANDLERS
 
 HANDLERS: dict[tuple[str, int], Handler] = {
     **LEGACY_HANDLERS,
+    **GROUPED_HANDLERS,
     **ELEMENTWISE_HANDLERS,
     **MOVE_HANDLERS,
     **SHAPE_HANDLERS,

@@ -5,25 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 
 from ...errors import InputError
 from ...ir import Graph, Node, Value
 from ...ir.ops import MatMul
-from ...passes.precision import BFloat16, Choice, DynamicInt8, Float16, StaticInt8, layers, weights_of
+from ...passes.precision import BFloat16, Choice, DynamicInt8, Float16, StaticInt8, WeightOnly, layers, weights_of
 from .observers import LEVELS, OBSERVERS
-from .options import Precision
+from .options import WEIGHT_ONLY, Precision
 from .search import Assignment
 from .statistics import Statistics
-from .weights import per_column, smoothing
+from .weights import awq, gptq, nearest, per_column, smoothing
 
 
 def supported(node: Node) -> tuple[str, ...]:
     """Precisions that a layer can have, float32 not listed."""
     if weights_of(node) is None:
         return ("bf16", "fp16")
-    return ("int8", "int8-dynamic", "bf16", "fp16") if isinstance(node.op, MatMul) else ("int8", "bf16", "fp16")
+    return ("int8", "int8-dynamic", "int8-weight", "int4", "bf16", "fp16") if isinstance(node.op, MatMul) else ("int8", "bf16", "fp16")
+
+
+def divides(node: Node, options: Precision) -> bool:
+    """Whether groups of rows divide a layer's weights (a group larger than all of them is one)."""
+    data = weights_of(node)
+    return data is None or data.shape[-2] % min(options.group, data.shape[-2]) == 0
+
+
+def within_groups(graph: Graph, options: Precision) -> Assignment:
+    """As `assign`, without layers whose weights groups do not divide: for searches, that no single layer shall stop."""
+    known = layers(graph)
+    return {name: p for name, p in assign(graph, options).items() if p not in WEIGHT_ONLY or divides(known[name], options)}
 
 
 def assign(graph: Graph, options: Precision) -> Assignment:
@@ -83,12 +96,32 @@ class Chooser:
                     made = Float16()
                 case "int8-dynamic":
                     made = DynamicInt8(*_columns(_weights(node)))
+                case "int4" | "int8-weight":
+                    made = self._weight_only(name, node, 4 if precision == "int4" else 8)
                 case "int8":
                     made = self._static(node)
                 case _:
                     raise InputError(f"{name} cannot be {precision}", expected=", ".join(supported(node)))
             self._known[key] = made
         return self._known[key]
+
+    def _weight_only(self, name: str, node: Node, bits: int) -> WeightOnly:
+        o, w = self.options, _weights(node)
+        if not divides(node, o):
+            raise InputError(
+                f"groups of {o.group} rows do not divide weights of {len(w)}",
+                expected="another --group",
+                remedy=f"Or leave the layer out: --layer {name}=fp32.",
+                loc=name,
+            )
+        settings: dict[str, Any] = {"bits": bits, "group": min(o.group, len(w)), "symmetric": o.symmetric}
+        if o.method == "nearest":
+            q = nearest(w, **settings)
+        else:
+            hessian = self.statistics[node.inputs[0]].hessian
+            assert hessian is not None
+            q = (gptq if o.method == "gptq" else awq)(w, hessian, **settings)
+        return WeightOnly(bits, q.group, q.levels, q.scales, q.zeros, q.rows)
 
     def _static(self, node: Node) -> StaticInt8:
         seen = self.statistics[node.inputs[0]]

@@ -13,9 +13,9 @@ from ...passes.precision import LowerPrecision, layers
 from ...runtime.module import Module
 from ..api import compile_graph
 from ..inputs import specs_of_module
-from .choose import Chooser, assign, smoothing_of, supported
+from .choose import Chooser, assign, smoothing_of, supported, within_groups
 from .data import Feeds, load_calibration
-from .options import CALIBRATED, Precision
+from .options import CALIBRATED, WEIGHT_ONLY, Precision
 from .search import Assignment, Outcome, search
 from .statistics import Statistics, collect
 
@@ -52,7 +52,8 @@ class Workbench:
     @property
     def chooser(self) -> Chooser:
         if self._chooser is None:
-            values = [n.inputs[0] for n in self.layers.values() if set(supported(n)) & CALIBRATED] if self.samples else []
+            needed = CALIBRATED | (WEIGHT_ONLY if self.options.method != "nearest" else frozenset())
+            values = [n.inputs[0] for n in self.layers.values() if set(supported(n)) & needed] if self.samples else []
             found = self._observed(values) if values else {}
             self._chooser = Chooser(self.graph, self.options, found)
         return self._chooser
@@ -135,8 +136,8 @@ def _ladders(bench: Workbench) -> tuple[dict[str, list[str]], dict[str, float]]:
     names = [n for n in bench.layers if supported(bench.layers[n])]
     base = bench.times(bench.float32, names)
     found: dict[str, dict[str, float]] = {name: {} for name in names}
-    for precision in ("int8", "int8-dynamic", "bf16"):
-        asked = assign(bench.graph, replace(options, default=precision))
+    for precision in ("int8", "int8-dynamic", "int8-weight", "int4", "bf16"):
+        asked = within_groups(bench.graph, replace(options, default=precision))
         for name, ms in bench.times(bench.module(asked), list(asked)).items():
             if ms < base[name]:
                 found[name][precision] = ms

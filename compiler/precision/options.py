@@ -16,6 +16,7 @@ from .observers import OBSERVERS
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic", "int8-weight", "int4", "auto")
 METHODS = ("nearest", "gptq", "awq")
 CALIBRATED = frozenset({"int8"})
+WEIGHT_ONLY = frozenset({"int4", "int8-weight"})
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Precision:
         asked = {self.default, *(p for _, p in self.overrides)}
         if "int8" in asked:
             return "precision int8"
-        return f"method {self.method}" if self.method != "nearest" and asked & {"int4", "int8-weight"} else ""
+        return f"method {self.method}" if self.method != "nearest" and asked & WEIGHT_ONLY else ""
 
 
 def parse_override(text: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...errors import InputError
 from .. import bench
-from .choose import assign
+from .choose import within_groups
 from .lowering import Workbench
 from .metrics import METRICS
 from .search import Assignment
@@ -91,7 +91,7 @@ def _candidates(bench_: Workbench, done: dict[str, Point], tell: Progress) -> It
     yield "fp32", {}
     uniform: dict[str, Assignment] = {}
     for precision in _UNIFORM:
-        asked = assign(bench_.graph, replace(bench_.options, default=precision))
+        asked = within_groups(bench_.graph, replace(bench_.options, default=precision))
         if asked:
             uniform[precision] = asked
             yield precision, asked

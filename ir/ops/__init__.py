@@ -74,6 +74,7 @@ from .elementwise import (
     Where,
     Xor,
 )  # fmt: skip
+from .grouped import GroupedMatMul
 from .host import (
     CastString,
     ConcatFromSequence,
@@ -126,7 +127,8 @@ __all__ = [
     "BitAnd", "BitCast", "BitNot", "BitOr", "BitXor", "Cast", "Ceil", "Celu", "Clock", "Concat", "Conv", "ConvTranspose", "Cos",
     "Cosh", "CumProd", "CumSum", "Dequantize", "DimTensor", "Div", "DotConv", "DotMatMul", "Elu",
     "Equal", "Erf", "Exp", "Expand", "Floor", "Fmod", "Gather",
-    "GatherElements", "GatherND", "Gelu", "Greater", "GreaterEqual", "HardSigmoid", "HardSwish", "If", "ImageDecode", "IntegerConv",
+    "GatherElements", "GatherND", "Gelu", "Greater", "GreaterEqual", "GroupedMatMul", "HardSigmoid", "HardSwish",
+    "If", "ImageDecode", "IntegerConv",
     "IntegerMatMul", "Iota", "IsInf", "IsNaN", "LayerNorm", "LeakyRelu", "Less", "LessEqual", "Log", "Loop", "MatMul",
     "Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "PRelu", "Pad", "Pool", "Positions", "Pow",
     "Quantize", "RMSNorm", "Reciprocal", "Recurrent", "Reduce", "Relu", "Reshape", "Resize", "Round", "ScatterElements",

@@ -62,9 +62,11 @@ def loss(model, samples, precision):
     return np.linalg.norm(a - b) / np.linalg.norm(a)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("bf16", 1e-2), ("fp16", 2e-3), ("int8-dynamic", 2e-2), ("int8", 3e-2)])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("bf16", 1e-2), ("fp16", 2e-3), ("int8-dynamic", 2e-2), ("int8", 3e-2), ("int8-weight", 2e-2), ("int4", 0.2)]
+)
 def test_each_precision_is_near_float32(model, samples, name, limit):
-    precision = mlc.Precision(name, calibration=samples if name == "int8" else None, keep_slower=True)
+    precision = mlc.Precision(name, group=16, calibration=samples if name == "int8" else None, keep_slower=True)
     assert 1e-5 < loss(model, samples, precision) < limit
 
 
@@ -85,6 +87,17 @@ def test_smoothing_and_observers(model, samples, observer):
         loss(model, samples, mlc.Precision("int8", calibration=samples, observer=observer, smooth=s, keep_slower=True)) for s in (0.5, 0.0)
     )
     assert smooth < plain  # the channels of `up` differ in scale by far
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_calibrated_rounding_of_weights_loses_less(model, samples, method):
+    limit = loss(model, samples, mlc.Precision("int4", group=16, keep_slower=True))
+    assert loss(model, samples, mlc.Precision("int4", group=16, method=method, calibration=samples, keep_slower=True)) < limit
+
+
+def test_a_group_that_does_not_divide_names_the_layer(model):
+    with pytest.raises(InputError, match="up: groups of 36 rows do not divide weights of 48"):
+        mlc.compile(model, precision=mlc.Precision("int4", group=36))
 
 
 def test_overrides_choose_layers_by_name_and_operator(graph):

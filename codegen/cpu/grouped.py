@@ -1,0 +1,250 @@
+"""GroupedKernel → LLVM IR: weights of few bits become floats in registers, right where they are multiplied.
+
+A word of levels holds neighbouring elements of K, so that one load serves several steps. Sums of a group are scaled when it
+is over: Σ x·(q − z)·s = s·(Σ x·q − z·Σ x). Reading the levels is the floor for few rows of A.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llvmlite import ir
+
+from ..kernel import GroupedKernel
+from .build import I32, I64, PTR, Builder, Params, Splat, storage, vec
+from .emitted import PLACEHOLDER, Emitted, named
+from .epilogue import Epilogue
+from .grouped_schedule import GroupedSchedule, schedule_grouped
+from .target import CpuTarget
+
+F32 = ir.FloatType()
+
+
+def emit_grouped(kernel: GroupedKernel, target: CpuTarget) -> Emitted:
+    """Raises CodegenError for groups or epilogues that cannot be emitted."""
+    return _Emitter(kernel, schedule_grouped(kernel, target), target).emit()
+
+
+@functools.lru_cache(maxsize=256)
+def _text(emitter: _Emitter) -> tuple[str, str]:
+    return emitter.text()
+
+
+class _Emitter:
+    def __init__(self, kernel: GroupedKernel, schedule: GroupedSchedule, target: CpuTarget) -> None:
+        self.kernel, self.schedule, self.target = kernel, schedule, target
+        self.each = 32 // kernel.bits
+        self.vector, self.words = vec(F32, schedule.lanes), vec(I32, schedule.lanes)
+        self.params = Params()
+        words = -(-kernel.k // self.each)
+        group_words = words if kernel.group >= kernel.k else kernel.group // self.each
+        sizes = {"m": kernel.m, "n": kernel.n, "lda": kernel.lda, "ldc": kernel.ldc, "rows": schedule.rows, "blocks": schedule.blocks,
+                 "whole": kernel.k // self.each, "words": words, "group": group_words, "groups": -(-kernel.k // kernel.group)}  # fmt: skip
+        self.size = {name: self.params.add(dim) for name, dim in sizes.items()}
+        self.needs_sums = kernel.zero is None or not schedule.table  # the zeros come off at the end of a group
+        self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
+
+    def fingerprint(self) -> Hashable:
+        """Everything that the text depends on: no sizes."""
+        k = self.kernel
+        fixed = replace(self.schedule, rows=0, blocks=0, strips=0)
+        return fixed, k.bits, k.zero, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Emitter) and self.fingerprint() == other.fingerprint()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
+
+    def emit(self) -> Emitted:
+        k, s = self.kernel, self.schedule
+        text, symbol = _text(self)
+        size: Any = 0
+        for o in k.operands:
+            size = size + o.numel * o.dtype.itemsize
+        cost = s.rows * s.lanes * s.vectors * k.k * 2
+        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.strips, cost, 2 * k.m * k.n * k.k, size)
+
+    def text(self) -> tuple[str, str]:
+        self.module = ir.Module(name="kernel")
+        masks = (False, True) if self.schedule.masked else (False,)
+        tiles = {(h, masked): self._tile_function(h, masked) for h in self.schedule.heights for masked in masks}
+        self._entry(tiles)
+        return named(str(self.module))
+
+    def _entry(self, tiles: dict[tuple[int, bool], ir.Function]) -> None:
+        """void kernel(bufs, dims, begin, end): row blocks fastest, so that a strip's levels stay in cache."""
+        s = self.schedule
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
+        b = Builder(fn)
+        i = b.ir
+        bufs, dims, begin, end = fn.args
+        p = {name: b.param(dims, at) for name, at in self.size.items()}
+        strip = b.i64(s.lanes * s.vectors)
+
+        def unit(u: Any, _: list[Any]) -> Sequence[Any]:
+            first = i.mul(i.urem(u, p["blocks"]), p["rows"])
+            stop = b.smin(i.add(first, p["rows"]), p["m"])
+            column = i.mul(i.udiv(u, p["blocks"]), strip)
+
+            def run(masked: bool) -> None:
+                done = first
+                for h in s.heights:
+                    to = i.add(done, i.mul(i.udiv(i.sub(stop, done), b.i64(h)), b.i64(h)))
+                    i.call(tiles[h, masked], [bufs, dims, done, to, column])
+                    done = to
+
+            if not s.masked:
+                run(False)
+                return ()
+            with i.if_else(i.icmp_signed(">=", i.sub(p["n"], column), strip)) as (full, partial):
+                with full:
+                    run(False)
+                with partial:
+                    run(True)
+            return ()
+
+        b.loop(begin, end, b.i64(1), [], unit)
+        i.ret_void()
+
+    def _tile_function(self, height: int, masked: bool) -> ir.Function:
+        """void tile(bufs, dims, row, row_end, column): whole tiles of rows by one strip."""
+        s, k = self.schedule, self.kernel
+        name = f"{PLACEHOLDER}.{height}{'t' if masked else ''}"
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64, I64]), name)
+        fn.linkage = "internal"
+        fn.attributes.add("noinline")
+        b = Builder(fn)
+        i = b.ir
+        bufs, dims, row, row_end, column = fn.args
+        p = {n: b.param(dims, at) for n, at in self.size.items()}
+        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
+        panel, inside = i.udiv(column, b.i64(k.panel)), i.urem(column, b.i64(k.panel))
+
+        def strip_of(operand: int, rows: Any) -> Any:
+            return b.at(pointers[operand], i.add(i.mul(i.mul(panel, rows), b.i64(k.panel)), inside), I32)
+
+        levels, scales = strip_of(1, p["words"]), strip_of(2, p["groups"])
+        zeros = strip_of(3, p["groups"]) if k.zero is None else None
+        element = storage(k.operands[-1].dtype)
+        live = i.sub(p["n"], column)
+        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+        epilogue = self.epilogue.begin(b, dims, pointers, b.i64(0), column, masks)
+        totals = b.alloca(self.vector, b.i64(height * s.vectors))
+        slots = [b.at(totals, b.i64(x), self.vector) for x in range(height * s.vectors)]
+
+        def tile(at: Any, _: list[Any]) -> Sequence[Any]:
+            starts = [b.at(pointers[0], i.mul(i.add(at, b.i64(r)), p["lda"]), F32) for r in range(height)]
+            for slot in slots:
+                i.store(ir.Constant(self.vector, None), slot, align=64)
+            decode = _Decoder(b, self, levels, starts)
+
+            def group(g: Any, _: list[Any]) -> Sequence[Any]:
+                first = i.mul(g, p["group"])
+                stop = b.smin(i.add(first, p["group"]), p["words"])
+                acc, sums = decode.sums(first, b.smin(stop, p["whole"]), i.icmp_signed(">", stop, p["whole"]), p["whole"])
+                line = i.mul(g, b.i64(k.panel))
+                for v in range(s.vectors):
+                    at_v = i.add(line, b.i64(v * s.lanes))
+                    scale = b.load(self.vector, b.at(scales, at_v, F32), 4)
+                    zero: Any = None
+                    if zeros is not None:
+                        zero = b.load(self.vector, b.at(zeros, at_v, F32), 4)
+                    elif self.needs_sums:
+                        zero = Splat(self.vector, float(k.zero or 0.0))
+                    for r in range(height):
+                        x = acc[r * s.vectors + v]
+                        if zero is not None:
+                            x = i.fsub(x, i.fmul(zero, b.splat(sums[r], s.lanes)))
+                        slot = slots[r * s.vectors + v]
+                        i.store(decode.fma(x, scale, b.load(self.vector, slot, 64)), slot, align=64)
+                return ()
+
+            b.loop(b.i64(0), p["groups"], b.i64(1), [], group)
+            for r in range(height):
+                m = i.add(at, b.i64(r))
+                acc = [b.load(self.vector, slots[r * s.vectors + v], 64) for v in range(s.vectors)]
+                epilogue.row(m, acc, b.at(pointers[-1], i.add(i.mul(m, p["ldc"]), column), element))
+            return ()
+
+        b.loop(row, row_end, b.i64(height), [], tile)
+        i.ret_void()
+        return fn
+
+
+class _Decoder:
+    """Levels of a strip as floats, multiplied by rows of A."""
+
+    def __init__(self, b: Builder, e: _Emitter, levels: Any, starts: Sequence[Any]) -> None:
+        self.b, self.e, self.levels, self.starts = b, e, levels, starts
+        self.s = e.schedule
+        if self.s.table:
+            zero = e.kernel.zero or 0.0
+            self.values = ir.Constant(e.vector, [float(level - zero) for level in range(16)])
+        self.needs_sums = e.needs_sums
+
+    def sums(self, first: Any, whole: Any, tail: Any, last: Any) -> tuple[list[Any], list[Any]]:
+        """Σ x·q of words [first, whole), and of the elements behind word `last` where `tail`; and Σ x of the same, by row."""
+        b, i, e, s = self.b, self.b.ir, self.e, self.s
+        rows = len(self.starts)
+        acc = [ir.Constant(e.vector, None)] * (rows * s.vectors)
+        totals = [ir.Constant(vec(F32, e.each), None)] * rows if self.needs_sums else []
+
+        def step(word: Any, carried: list[Any]) -> Sequence[Any]:
+            acc, totals = carried[: len(acc0)], carried[len(acc0) :]
+            at = i.mul(word, b.i64(e.each))
+            packed = self._words(word)
+            for j in range(e.each):
+                acc = self._multiply(acc, packed, ir.Constant(I32, j * e.kernel.bits), i.add(at, b.i64(j)))
+            if self.needs_sums:
+                totals = [i.fadd(t, b.load(vec(F32, e.each), b.at(x, at, F32), 4)) for t, x in zip(totals, self.starts, strict=True)]
+            return [*acc, *totals]
+
+        acc0 = acc
+        out = b.loop(first, whole, b.i64(1), [*acc, *totals], step)
+        acc, totals = out[: len(acc)], out[len(acc) :]
+        found = [b.call(f"llvm.vector.reduce.fadd.v{e.each}f32", F32, ir.Constant(F32, 0.0), t) for t in totals]
+        if not s.tail:
+            return acc, found
+
+        def single(j: Any, carried: list[Any]) -> Sequence[Any]:
+            acc, found = carried[: len(acc0)], carried[len(acc0) :]
+            shift = i.trunc(i.mul(j, b.i64(e.kernel.bits)), I32)
+            at = i.add(i.mul(last, b.i64(e.each)), j)
+            acc = self._multiply(acc, self._words(last), shift, at)
+            return [*acc, *(i.fadd(t, b.load(F32, b.at(x, at, F32), 4)) for t, x in zip(found, self.starts, strict=False))]
+
+        count = i.select(tail, b.i64(s.tail), b.i64(0))
+        out = b.loop(b.i64(0), count, b.i64(1), [*acc, *found], single)
+        return out[: len(acc)], out[len(acc) :]
+
+    def _words(self, word: Any) -> list[Any]:
+        b, s = self.b, self.s
+        line = b.ir.mul(word, b.i64(self.e.kernel.panel))
+        return [b.load(self.e.words, b.at(self.levels, b.ir.add(line, b.i64(v * s.lanes)), I32), 4) for v in range(s.vectors)]
+
+    def _multiply(self, acc: list[Any], packed: list[Any], shift: Any, at: Any) -> list[Any]:
+        """acc + x[at] · (the levels `shift` bits up in the words)."""
+        b, s = self.b, self.s
+        x = [b.splat(b.load(F32, b.at(start, at, F32), 4), s.lanes) for start in self.starts]
+        out = list(acc)
+        for v, word in enumerate(packed):
+            level = self._level(b.ir.lshr(word, b.splat(shift, s.lanes)))
+            for r in range(len(self.starts)):
+                out[r * s.vectors + v] = self.fma(x[r], level, out[r * s.vectors + v])
+        return out
+
+    def _level(self, shifted: Any) -> Any:
+        b = self.b
+        if self.s.table:
+            return b.call("llvm.x86.avx512.permvar.sf.512", self.e.vector, self.values, shifted)
+        mask = Splat(self.e.words, (1 << self.e.kernel.bits) - 1)
+        return b.ir.sitofp(b.ir.and_(shifted, mask), self.e.vector)
+
+    def fma(self, x: Any, y: Any, z: Any) -> Any:
+        if not self.e.target.fma:
+            return self.b.ir.fadd(self.b.ir.fmul(x, y), z)
+        return self.b.call(f"llvm.fma.v{self.s.lanes}f32", x.type, x, y, z)

@@ -1,0 +1,43 @@
+"""Products with weights of few bits: levels, and a scale and zero point of each group of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import VerifyError
+from ..dtypes import DType
+from ..types import TensorType
+from .contract import MatMul
+
+
+@dataclass(frozen=True)
+class GroupedMatMul(MatMul):
+    """(x f32[…, M, K], levels u8[K, N], scales f32[⌈K/group⌉, N], zeros f32[⌈K/group⌉, N]) -> f32 […, M, N].
+
+    Σ_k x[m, k] · (levels[k, n] − zeros[k/group, n]) · scales[k/group, n]; levels have `bits` bits, 4 or 8.
+    """
+
+    bits: int
+    group: int
+
+    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        if len(types) != 4 or [t.dtype for t in types] != [DType.F32, DType.U8, DType.F32, DType.F32]:
+            raise VerifyError(f"groupedmatmul: operands {', '.join(map(str, types))}", expected="f32, u8 levels, f32 scales and zeros")
+        x, levels, scales, zeros = types
+        if self.bits not in (4, 8) or self.group < 1:
+            raise VerifyError(f"groupedmatmul: {self.bits} bits in groups of {self.group}", expected="4 or 8 bits, a group of 1 or more")
+        if levels.rank != 2 or not isinstance(levels.shape[0], int) or not isinstance(levels.shape[1], int):
+            raise VerifyError(f"groupedmatmul: levels {levels}", expected="[K, N] of known sizes")
+        wanted = (-(-levels.shape[0] // self.group), levels.shape[1])
+        if scales.shape != wanted or zeros.shape != wanted:
+            raise VerifyError(f"groupedmatmul: scales {scales} and zeros {zeros}", expected=f"both [{wanted[0]}, {wanted[1]}]")
+        return super().infer([x, TensorType(DType.F32, levels.shape)])
+
+    def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
+        x, levels, scales, zeros = args
+        k = len(levels)
+        s, z = (np.repeat(v.astype(np.float64), self.group, axis=0)[:k] for v in (scales, zeros))
+        return (np.matmul(x.astype(np.float64), (levels.astype(np.float64) - z) * s).astype(np.float32),)

@@ -1,0 +1,99 @@
+"""Products with weights of few bits: native code against the op's reference and the kernel interpreter."""
+
+import numpy as np
+import pytest
+from mlc.codegen.cpu.grouped_schedule import schedule_grouped
+from mlc.codegen.cpu.target import parse
+from mlc.codegen.interpret import run_plan
+from mlc.codegen.kernel import GroupedKernel, Operand
+from mlc.codegen.lower import lower
+from mlc.codegen.packing import pack_levels, unpack_levels
+from mlc.compiler.api import compile_graph
+from mlc.errors import CodegenError, VerifyError
+from mlc.ir import DType, Graph, Input, Node, TensorType, const, sym
+from mlc.ir.ops import Add, GroupedMatMul, Relu, Transpose
+from mlc.passes.base import apply
+
+RNG = np.random.default_rng(0)
+
+
+def layer(m, k, n, bits, group, asymmetric):
+    groups = -(-k // group)
+    zeros = RNG.integers(0, 1 << bits, (groups, n)) if asymmetric else np.full((groups, n), 1 << (bits - 1))
+    return [
+        const(RNG.integers(0, 1 << bits, (k, n)), DType.U8),
+        const(RNG.standard_normal((groups, n)), DType.F32),
+        const(zeros, DType.F32),
+    ]
+
+
+def graph(m, k, n, bits=4, group=32, asymmetric=False):
+    x = Node.make(Input(TensorType(DType.F32, (m, k))), ()).out
+    y = apply(GroupedMatMul(bits, group), x, *layer(m, k, n, bits, group, asymmetric))
+    y = apply(Relu(), apply(Add(), y, const(RNG.standard_normal(n), DType.F32)))
+    return Graph((x,), (y,), ("x",), ("y",))
+
+
+SHAPES = [(64, 64, 4, 32, False), (96, 70, 4, 32, True), (100, 33, 4, 32, False), (130, 17, 8, 16, True), (77, 5, 8, 64, False),
+          (20, 40, 4, 20, True), (64, 128, 8, 64, True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu:x86-64-v3", "cpu:x86-64-v2"])
+@pytest.mark.parametrize("m", [1, 5, 13])
+def test_sums_are_float32_sums(m, target):
+    for k, n, bits, group, asymmetric in SHAPES:
+        g = graph(m, k, n, bits, group, asymmetric)
+        x = RNG.standard_normal((m, k)).astype(np.float32)
+        (want,) = g.evaluate(x)
+        got = compile_graph(g, target=target).run({"x": x})["y"]
+        assert np.linalg.norm(got - want) <= 5e-6 * np.linalg.norm(want), (k, n, bits, group, asymmetric)
+        (interpreted,) = run_plan(lower(g), [x])
+        assert np.array_equal(interpreted, want)
+
+
+def test_rows_that_are_unknown_until_run_time():
+    g = graph(sym("rows"), 48, 37)
+    module = compile_graph(g)
+    for rows in (0, 1, 6, 50, 101):
+        x = RNG.standard_normal((rows, 48)).astype(np.float32)
+        (want,) = g.evaluate(x)
+        np.testing.assert_allclose(module.run({"x": x})["y"], want, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_apart_and_batches():
+    x = Node.make(Input(TensorType(DType.F32, (3, 32, 2))), ()).out
+    y = apply(GroupedMatMul(4, 16), apply(Transpose((2, 0, 1)), x), *layer(6, 32, 24, 4, 16, True))
+    g = Graph((x,), (y,), ("x",), ("y",))
+    a = RNG.standard_normal((3, 32, 2)).astype(np.float32)
+    np.testing.assert_allclose(compile_graph(g).run({"x": a})["y"], g.evaluate(a)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_packing_goes_both_ways(bits):
+    levels = RNG.integers(0, 1 << bits, (45, 70)).astype(np.uint8)
+    packed = pack_levels(levels, 64, bits)
+    assert packed.size == 2 * -(-45 * bits // 32) * 64
+    assert np.array_equal(unpack_levels(packed, 45, 70, 64, bits), levels)
+
+
+def test_weights_take_their_bits_and_no_more():
+    g = graph(1, 256, 256, 4, 64)
+    held = sum(c.nbytes for c in map(np.asarray, lower(g).constants.values()))
+    assert held <= 256 * 256 // 2 + 4 * 256 * 4 + 256 * 4
+
+
+def test_a_group_of_part_words_is_refused():
+    operands = tuple(Operand(t, 1) for t in (DType.F32, DType.U32, DType.F32, DType.F32))
+    kernel = GroupedKernel(1, 8, 24, 4, 12, 8.0, operands, 24, 8, None)
+    with pytest.raises(CodegenError, match="groups of 12"):
+        schedule_grouped(kernel, parse("cpu"))
+
+
+def test_types_are_checked():
+    x = Node.make(Input(TensorType(DType.F32, (2, 32))), ()).out
+    levels, scales, zeros = layer(2, 32, 8, 4, 16, False)
+    for wrong in ([x, levels, scales, levels], [x, levels, const(np.ones((3, 8), np.float32)), zeros]):
+        with pytest.raises(VerifyError):
+            Node.make(GroupedMatMul(4, 16), wrong)
+    with pytest.raises(VerifyError, match="3 bits"):
+        Node.make(GroupedMatMul(3, 16), [x, levels, scales, zeros])

@@ -1,0 +1,79 @@
+"""MatMulNBits against onnxruntime: bits, zero points of either kind, bias, odd sizes, half precision."""
+
+import mlc
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+RNG = np.random.default_rng(0)
+
+
+def model(k, n, bits, block, zeros, dtype=np.float32, bias=False, rows="m"):
+    blocks = -(-k // block)
+    arrays = {
+        "b": RNG.integers(0, 256, (n, blocks, block * bits // 8)).astype(np.uint8),
+        "s": RNG.uniform(0.01, 0.1, (n, blocks)).astype(dtype),
+    }
+    names = ["x", "b", "s"]
+    if zeros == "packed":
+        arrays["z"] = RNG.integers(0, 256, (n, -(-blocks * bits // 8))).astype(np.uint8)
+        names += ["z"]
+    elif zeros == "plain":
+        arrays["z"] = RNG.uniform(0, 1 << bits, (n, blocks)).astype(dtype)
+        names += ["z"]
+    if bias:
+        arrays["c"] = RNG.standard_normal(n).astype(dtype)
+        names += [""] * (5 - len(names)) + ["c"]
+    node = helper.make_node("MatMulNBits", names, ["y"], domain="com.microsoft", K=k, N=n, bits=bits, block_size=block)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    shape = [2, rows, k] if rows is not None else [k]
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("x", kind, shape)], [helper.make_tensor_value_info("y", kind, None)],
+        [onnx.numpy_helper.from_array(a, name) for name, a in arrays.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def both(m, x):
+    session = ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"])
+    return mlc.compile(m).run({"x": x})["y"], session.run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize("zeros", ["none", "packed", "plain"])
+@pytest.mark.parametrize(("k", "n", "bits", "block"), [(64, 40, 4, 32), (80, 33, 4, 16), (128, 24, 8, 32)])
+def test_agrees_with_onnxruntime(k, n, bits, block, zeros):
+    if bits == 8 and zeros == "plain":
+        pytest.skip("onnxruntime wants packed zero points of 8-bit weights")
+    m = model(k, n, bits, block, zeros, bias=zeros == "none")
+    for rows in (1, 9):
+        got, want = both(m, RNG.standard_normal((2, rows, k)).astype(np.float32))
+        assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
+
+
+def test_half_precision():
+    got, want = both(model(64, 40, 4, 32, "none", np.float16), RNG.standard_normal((2, 3, 64)).astype(np.float16))
+    assert got.dtype == np.float16 and np.linalg.norm((got - want).astype(np.float32)) <= 2e-3 * np.linalg.norm(want.astype(np.float32))
+
+
+def test_two_bits():
+    m = model(64, 16, 2, 32, "none")
+    x = RNG.standard_normal((2, 3, 64)).astype(np.float32)
+    raw, scales = (onnx.numpy_helper.to_array(t) for t in m.graph.initializer)
+    levels = ((raw.reshape(16, -1)[:, :, None] >> np.arange(0, 8, 2)) & 3).reshape(16, 64).astype(np.float32)
+    w = (levels - 2) * np.repeat(scales, 32, axis=1)
+    np.testing.assert_allclose(mlc.compile(m).run({"x": x})["y"], x @ w.T, rtol=1e-4, atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused():
+    m = model(64, 40, 4, 32, "none")
+    m.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.zeros((40, 2, 15), np.uint8), "b"))
+    with pytest.raises(mlc.MlcError, match="expected uint8"):
+        mlc.compile(m)
+    computed = model(64, 40, 4, 32, "none")
+    computed.graph.input.append(helper.make_tensor_value_info("b", TensorProto.UINT8, [40, 2, 16]))
+    del computed.graph.initializer[0]
+    with pytest.raises(mlc.MlcError, match="B is computed"):
+        mlc.compile(computed)
