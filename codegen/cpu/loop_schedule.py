@@ -74,6 +74,9 @@ def rebuilt(e: E, kids: tuple[E, ...]) -> E:
     return e
 
 
+_OPEN_FILL = 0.75  # of a symbolic axis, which may be short: a known one is preferred where it costs about the same
+
+
 def work(root: E) -> int:
     """Vector operations of a value, roughly."""
     return sum(
@@ -151,7 +154,7 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
     def cost(axis: int, size: Dim, per_element: bool) -> float:
         """Cycles per full vector of results, short axes filling theirs badly."""
         stores = [s.offset for s in k.stores if s.per_element or not per_element]
-        fill = min(1.0, size / width) if isinstance(size, int) else 1.0
+        fill = min(1.0, size / width) if isinstance(size, int) else _OPEN_FILL
         return (sum(access(e.offset, axis) for e in loads) + sum(access(o, axis) for o in stores)) / fill
 
     candidates: list[tuple[float, int]] = []

@@ -6,7 +6,22 @@ from collections.abc import Callable, Sequence
 
 from ...errors import CodegenError, MlcError
 from ...ir import Const, Elementwise, Graph, Input, Node, Op
-from ...ir.ops import Clock, Concat, CumProd, CumSum, If, Loop, Positions, ScatterElements, ScatterND, Sort, Suppress, TopK
+from ...ir.ops import (
+    Clock,
+    Concat,
+    CumProd,
+    CumSum,
+    If,
+    Loop,
+    Positions,
+    ScatterElements,
+    ScatterND,
+    Sort,
+    Suppress,
+    TopK,
+    TreeLeaves,
+    TreeSum,
+)
 from ..kernel import Bind, Plan
 from .attention import emit_attention
 from .attention_op import BlockedAttention
@@ -21,6 +36,7 @@ from .recurrent import emit_recurrent
 from .select import emit_positions, emit_sort, emit_suppress
 from .sequential import emit_clock, emit_running
 from .state import Lowering, LowerOptions, Storage, check
+from .trees import emit_tree_leaves, emit_tree_sum
 
 __all__ = ["LowerOptions", "lower"]
 
@@ -29,6 +45,7 @@ _EMIT: dict[type[Op], Callable[[Lowering, Node], None]] = {
     BlockedAttention: emit_attention, RecurrentCell: emit_recurrent, If: lambda lw, n: emit_if(lw, n, lower_graph),
     Loop: lambda lw, n: emit_loop(lw, n, lower_graph), Positions: emit_positions, Sort: emit_sort, Suppress: emit_suppress,
     CumSum: emit_running, CumProd: emit_running, Clock: emit_clock, HostCall: emit_host,
+    TreeSum: emit_tree_sum, TreeLeaves: emit_tree_leaves,
 }  # fmt: skip
 
 

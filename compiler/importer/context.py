@@ -89,6 +89,8 @@ class ImportContext:
         if a.type == AttributeProto.TENSOR:
             return self._tensor(a.t)
         value = helper.get_attribute_value(a)
+        if a.type in (AttributeProto.INTS, AttributeProto.FLOATS):
+            return tuple(value)
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         if isinstance(value, (str, int, float)) or not isinstance(value, Sequence):

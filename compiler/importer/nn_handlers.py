@@ -9,6 +9,7 @@ from .contract_handlers import CONTRACT_HANDLERS
 from .extra_handlers import EXTRA_HANDLERS
 from .image_handlers import IMAGE_HANDLERS
 from .linalg_handlers import LINALG_HANDLERS
+from .ml_tree_handlers import ML_TREE_HANDLERS
 from .norm_handlers import NORM_HANDLERS
 from .quant_handlers import QUANT_HANDLERS
 from .quant_ms_handlers import QUANT_MS_HANDLERS
@@ -30,6 +31,7 @@ NN_HANDLERS: HandlerTable = {
     **ATTENTION_MS_HANDLERS,
     **QUANT_MS_HANDLERS,
     **SMALL_MS_HANDLERS,
+    **ML_TREE_HANDLERS,
     **EXTRA_HANDLERS,
     **SAMPLING_HANDLERS,
     **SIGNAL_HANDLERS,

@@ -121,6 +121,7 @@ from .random import Clock
 from .recurrent import Recurrent
 from .reduce import ArgReduce, CumProd, CumSum, LayerNorm, Reduce, RMSNorm, Softmax, TopK
 from .select import SORTABLE, Positions, Sort, Suppress
+from .trees import TreeLeaves, TreeSum
 
 __all__ = [
     "LRN", "SORTABLE", "Abs", "Acos", "Acosh", "Add", "And", "ArgReduce", "Asin", "Asinh", "Atan", "Atanh", "Attention",
@@ -134,7 +135,7 @@ __all__ = [
     "Quantize", "RMSNorm", "Reciprocal", "Recurrent", "Reduce", "Relu", "Reshape", "Resize", "Round", "ScatterElements",
     "ScatterND", "Selu", "ShiftLeft", "ShiftRight", "Sigmoid", "Sign", "Silu", "Sin", "Sinh", "Slice", "Softmax",
     "Softplus", "Softsign", "Sort", "Sqrt", "Sub", "Suppress", "Tan", "Tanh", "ThresholdedRelu", "TopK", "Transpose",
-    "Where", "Xor",
+    "TreeLeaves", "TreeSum", "Where", "Xor",
 ]  # fmt: skip
 
 __all__ += [

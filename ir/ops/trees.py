@@ -1,0 +1,76 @@
+"""Decision trees as tables: every tree is walked the same number of steps, by gathers.
+
+Node i of the table sends an element left to child[i], or right to child[i] + 1 where x[feature[i]] > threshold[i]; a NaN goes
+left. A leaf has itself as its child and +∞ as its threshold, so that walking on stays there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import VerifyError
+from ..dtypes import DType
+from ..op import Op
+from ..types import TensorType
+
+
+def _walk(depth: int, x: np.ndarray, node: np.ndarray, feature: np.ndarray, threshold: np.ndarray, child: np.ndarray) -> np.ndarray:
+    """Nodes reached from node[N, ...] by rows of x[N, F]."""
+    row = np.arange(len(x)).reshape(-1, *(1,) * (node.ndim - 1))
+    for _ in range(depth):
+        node = child[node] + (x[row, feature[node]] > threshold[node])
+    return node
+
+
+def _check(op: Op, types: Sequence[TensorType], value: DType | None) -> None:
+    x, root, feature, threshold, child, last = types
+    fits = x.rank == 2 and x.dtype in (DType.F32, DType.F64) and threshold.dtype is x.dtype and value in (None, last.dtype)
+    tables = all(t.rank == 1 for t in (feature, threshold, child, last))
+    if not fits or not tables or any(t.dtype is not DType.I32 for t in (root, feature, child)):
+        raise VerifyError(f"{op.name}: operands {', '.join(map(str, types))}", expected="x[N, F], i32 roots, and tables of nodes")
+
+
+@dataclass(frozen=True)
+class TreeSum(Op):
+    """(x[N, F], root i32[K, T], feature i32, threshold, child i32, value f32|f64: tables of nodes) -> [N, K].
+
+    The sum ("sum"), least ("min") or greatest ("max") value of the leaves that T trees reach in `depth` steps.
+    """
+
+    depth: int
+    kind: str = "sum"
+
+    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        if self.kind not in ("sum", "min", "max"):
+            raise VerifyError(f"treesum: kind {self.kind!r}", expected="sum, min or max")
+        _check(self, types, types[-1].dtype if types[-1].dtype.is_float else DType.F32)
+        if types[1].rank != 2:
+            raise VerifyError(f"treesum: roots {types[1]}", expected="[targets, trees]")
+        return (TensorType(types[-1].dtype, (types[0].shape[0], types[1].shape[0])),)
+
+    def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
+        x, root, feature, threshold, child, value = args
+        start = np.broadcast_to(root, (len(x), *root.shape))
+        reached = value[_walk(self.depth, x, start, feature, threshold, child)]
+        return (getattr(reached, self.kind)(axis=2).astype(value.dtype),)
+
+
+@dataclass(frozen=True)
+class TreeLeaves(Op):
+    """(x[N, F], root i32[T], feature i32, threshold, child i32, leaf i32: tables of nodes) -> i32[N, T]: numbers of leaves."""
+
+    depth: int
+
+    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        _check(self, types, DType.I32)
+        if types[1].rank != 1:
+            raise VerifyError(f"treeleaves: roots {types[1]}", expected="[trees]")
+        return (TensorType(DType.I32, (types[0].shape[0], types[1].shape[0])),)
+
+    def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
+        x, root, feature, threshold, child, leaf = args
+        start = np.broadcast_to(root, (len(x), *root.shape))
+        return (leaf[_walk(self.depth, x, start, feature, threshold, child)],)

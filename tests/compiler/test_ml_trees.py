@@ -1,0 +1,168 @@
+"""Tree ensembles against onnxruntime: every comparison, NaN, several targets, aggregates, classes and their labels."""
+
+import mlc
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+FEATURES = 6
+COMPARISONS = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE", "BRANCH_EQ", "BRANCH_NEQ")
+
+
+def grow(rng, depth, mode):
+    """Nodes (number, feature, value, mode, true, false) of a random tree, in depth-first order."""
+    nodes = []
+
+    def node(depth):
+        here = len(nodes)
+        nodes.append(None)
+        if depth == 0 or rng.random() < 0.15:
+            nodes[here] = (here, 0, 0.0, "LEAF", 0, 0)
+            return here
+        kind = mode if isinstance(mode, str) else mode[rng.integers(len(mode))]
+        feature, value = int(rng.integers(FEATURES)), float(np.round(rng.standard_normal(), 1))
+        yes = node(depth - 1)
+        nodes[here] = (here, feature, value, kind, yes, node(depth - 1))
+        return here
+
+    node(depth)
+    return nodes
+
+
+def ensemble(op="TreeEnsembleRegressor", trees=7, depth=5, mode="BRANCH_LEQ", targets=1, ids=None, nan=False, positive=False,
+             labels=None, seed=0, rows="N", **attributes):  # fmt: skip
+    """A model of one ensemble. `ids`: targets that every leaf has weights of; one a tree in turn if None."""
+    rng = np.random.default_rng(seed)
+    side = "target" if op.endswith("Regressor") else "class"
+    names = ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids", "missing_value_tracks_true")
+    table, leaves = {n: [] for n in names}, {n: [] for n in ("treeids", "nodeids", "ids", "weights")}
+    for t in range(trees):
+        for here, feature, value, kind, yes, no in grow(rng, depth, mode):
+            entry = (t, here, feature, value, kind, yes, no, int(nan and rng.random() < 0.5))
+            for n, v in zip(names, entry, strict=True):
+                table[n].append(v)
+            for target in (ids if ids is not None else [t % targets]) if kind == "LEAF" else ():
+                weight = float(rng.standard_normal())
+                for n, v in zip(leaves, (t, here, target, abs(weight) / trees if positive else weight), strict=True):
+                    leaves[n].append(v)
+    fields = {f"nodes_{n}": v for n, v in table.items()} | {f"{side}_{n}": v for n, v in leaves.items()} | attributes
+    score = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    if side == "target":
+        outs, fields["n_targets"] = [score], targets
+    else:
+        labels = list(range(targets)) if labels is None else labels
+        text = isinstance(labels[0], str)
+        fields["classlabels_strings" if text else "classlabels_int64s"] = labels
+        outs = [helper.make_tensor_value_info("label", TensorProto.STRING if text else TensorProto.INT64, None), score]
+    node = helper.make_node(op, ["x"], [o.name for o in outs], domain="ai.onnx.ml", **fields)
+    graph = helper.make_graph([node], "trees", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, FEATURES])], outs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 17)], ir_version=8)
+
+
+def rows(count=37, nan=False):
+    x = np.round(np.random.default_rng(1).standard_normal((count, FEATURES)), 1).astype(np.float32)
+    if nan:
+        x[::3, 2] = np.nan
+    return x
+
+
+def agree(model, x):
+    module = mlc.compile(model, threads=1)
+    session = ort.InferenceSession(model.SerializeToString())
+    for part in (x, x[:1], x[:0]):
+        want = dict(zip([o.name for o in session.get_outputs()], session.run(None, {"x": part}), strict=True)) if len(part) else None
+        got = module.run({"x": part})
+        for name, value in got.items():
+            if want is None:
+                assert len(value) == 0
+                continue
+            assert value.shape == want[name].shape
+            if value.dtype.kind == "f":
+                np.testing.assert_allclose(value, want[name], rtol=1e-4, atol=1e-5)
+            else:
+                assert value.tolist() == want[name].tolist()
+
+
+@pytest.mark.parametrize("mode", [*COMPARISONS, COMPARISONS], ids=[*COMPARISONS, "all"])
+@pytest.mark.parametrize("nan", [False, True])
+def test_comparisons(mode, nan):
+    agree(ensemble(mode=mode, nan=nan), rows(nan=nan))
+
+
+def test_targets_of_a_tree_each_and_of_every_leaf():
+    agree(ensemble(targets=3), rows())
+    agree(ensemble(targets=3, ids=range(3)), rows())
+
+
+@pytest.mark.parametrize("kind", ["SUM", "AVERAGE", "MIN", "MAX"])
+def test_aggregates(kind):
+    agree(ensemble(aggregate_function=kind, base_values=[0.5]), rows())
+
+
+@pytest.mark.parametrize("transform", ["LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"])
+def test_transforms(transform):
+    agree(ensemble(targets=3, post_transform=transform), rows())
+
+
+@pytest.mark.parametrize("labels", [[4, 5, 9], ["a", "b", "c"]])
+def test_classes(labels):
+    agree(ensemble("TreeEnsembleClassifier", targets=3, labels=labels), rows())
+    agree(ensemble("TreeEnsembleClassifier", targets=3, labels=labels, ids=range(3), base_values=[0.1, 0.2, 0.3]), rows())
+
+
+@pytest.mark.parametrize("ids", [[0], [1], [0, 1]])
+@pytest.mark.parametrize("base", [0, 1, 2])
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("transform", ["NONE", "LOGISTIC", "SOFTMAX"])
+def test_two_classes(ids, base, positive, transform):
+    given = {"base_values": [0.3, 0.4][:base]} if base else {}
+    agree(ensemble("TreeEnsembleClassifier", depth=3, ids=ids, labels=[3, 7], positive=positive, post_transform=transform, **given), rows())
+
+
+def test_trees_of_many_depths_and_known_numbers_of_rows():
+    agree(ensemble(trees=40, depth=11), rows())
+    for count in (3, 64):
+        model, x = ensemble(trees=9, rows=count), rows(count)
+        want = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+        np.testing.assert_allclose(mlc.compile(model).run({"x": x})["y"], want, rtol=1e-4, atol=1e-5)
+
+
+def test_ensemble_of_version_5():
+    """Thresholds and weights as tensors, leaves apart from nodes, and a node that asks for membership of a set."""
+    members = np.asarray([1.0, 3.0, np.nan, 2.0], np.float32)
+    node = helper.make_node(
+        "TreeEnsemble", ["x"], ["y"], domain="ai.onnx.ml", n_targets=2, aggregate_function=1, post_transform=0, tree_roots=[0, 2],
+        nodes_modes=helper.make_tensor("m", TensorProto.UINT8, [3], bytes([6, 0, 6]), raw=True), nodes_featureids=[0, 1, 2],
+        nodes_splits=helper.make_tensor("s", TensorProto.FLOAT, [3], [0.0, 0.5, 0.0]), nodes_truenodeids=[1, 0, 2],
+        nodes_falsenodeids=[2, 1, 3], nodes_trueleafs=[0, 1, 1], nodes_falseleafs=[1, 1, 1], leaf_targetids=[0, 1, 0, 1],
+        leaf_weights=helper.make_tensor("w", TensorProto.FLOAT, [4], [1.0, 2.0, 4.0, 8.0]),
+        membership_values=helper.make_tensor("v", TensorProto.FLOAT, [4], members.tolist()),
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("x", 1, ["N", 3])], [helper.make_tensor_value_info("y", 1, ["N", 2])]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("ai.onnx.ml", 5), helper.make_opsetid("", 17)], ir_version=9)
+    x = np.asarray([[1, 0, 2], [1, 1, 0], [2, 0, 2], [3, 0.5, np.nan]], np.float32)
+    want = [[1, 8 * 0 + 0], [0, 0], [0, 0], [0, 0]]
+    for i, (a, b, c) in enumerate(x.tolist()):
+        total = [0.0, 0.0]
+        for target, weight in ([(0, 1.0) if b <= 0.5 else (1, 2.0)] if a in (1, 3) else [(0, 4.0)]) + [(0, 4.0) if c == 2 else (1, 8.0)]:
+            total[target] += weight
+        want[i] = total
+    np.testing.assert_allclose(mlc.compile(model).run({"x": x})["y"], want)
+
+
+def test_malformed_trees_are_refused():
+    model = ensemble(trees=1, depth=3)
+    for a in model.graph.node[0].attribute:
+        if a.name == "nodes_truenodeids":
+            a.ints[0] = 0
+    with pytest.raises(mlc.errors.OnnxImportError, match=r"lead back|missing"):
+        mlc.compile(model)
+    model = ensemble(trees=1, depth=3)
+    for a in model.graph.node[0].attribute:
+        if a.name == "nodes_featureids":
+            a.ints[0] = 99
+    with pytest.raises(mlc.errors.OnnxImportError, match="feature 99"):
+        mlc.compile(model)
