@@ -72,7 +72,7 @@ class Backend(Protocol):
 
 def backend_of(target: str) -> Backend:
     """The backend that a target's text names. Raises TargetError."""
-    match target.partition(":")[0]:
+    match target.partition(":")[0].partition("+")[0]:
         case "cpu":
             return CpuBackend(parse_cpu(target))
         case "cuda":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ...ir import Dim, ceildiv, lower, prod, upper
+from ...ir import Dim, DType, ceildiv, lower, prod, upper
 from ..kernel import ContractKernel
 
 WAVE = 132  # blocks that keep a large device busy (multiprocessors of an H200; fewer on most)
@@ -54,10 +54,10 @@ def schedule_fma(kernel: ContractKernel) -> FmaSchedule:
         chosen = next((c for c in candidates if lower(tiles(kernel, c)) >= WAVE), candidates[-1])
         if lower(kernel.m) < 16 and not isinstance(kernel.m, int):
             chosen = candidates[-2]  # unknown: between the extremes
-    return FmaSchedule(chosen.bm, chosen.bn, chosen.bk, chosen.tm, chosen.tn, chosen.slices, splits(kernel, tiles(kernel, chosen)))
+    return replace(chosen, splits=splits(kernel, tiles(kernel, chosen)))
 
 
-def tiles(kernel: ContractKernel, s: FmaSchedule) -> Dim:
+def tiles(kernel: ContractKernel, s: FmaSchedule | MmaSchedule) -> Dim:
     """Blocks without splits."""
     return prod((kernel.batch, ceildiv(kernel.m, s.bm), ceildiv(kernel.n, s.bn)))
 
@@ -67,3 +67,71 @@ def splits(kernel: ContractKernel, blocks: Dim) -> int:
     if not isinstance(kernel.k, int) or not isinstance(blocks, int) or not 0 < blocks <= WAVE // 2:
         return 1
     return max(1, min(MAX_SPLITS, WAVE // blocks, kernel.k // SPLIT_K))
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """A tensor-core product of a warp: 16×8 results over 8 words of k, each of `group` elements.
+
+    `name` is its function in mlc.cuh, `word` what an operand's word goes through first.
+    """
+
+    name: str
+    group: int
+    word: str = "same_word"
+
+
+INSTRUCTIONS = {
+    (DType.BF16, DType.BF16): Instruction("mma_bf16", 2),
+    (DType.F16, DType.F16): Instruction("mma_f16", 2),
+    (DType.U8, DType.I8): Instruction("mma_u8s8", 4),
+    (DType.I8, DType.I8): Instruction("mma_s8s8", 4),
+}
+TF32 = Instruction("mma_tf32", 1, "to_tf32")
+
+
+def instruction(kernel: ContractKernel, tf32: bool) -> Instruction | None:
+    """The instruction for the operands; float32 takes one only where it may round to TF32 (10 bits of mantissa)."""
+    types = kernel.operands[0].dtype, kernel.operands[1].dtype
+    return TF32 if tf32 and types == (DType.F32, DType.F32) else INSTRUCTIONS.get(types)
+
+
+@dataclass(frozen=True, slots=True)
+class MmaSchedule:
+    """bm × bn results of a block of warps_m × warps_n warps, `words` of k in each of `stages` tiles that are on their way;
+    `splits` blocks share k."""
+
+    bm: int
+    bn: int
+    words: int
+    warps_m: int
+    warps_n: int
+    stages: int
+    splits: int = 1
+
+    @property
+    def threads(self) -> int:
+        return self.warps_m * self.warps_n * 32
+
+    @property
+    def shared(self) -> int:
+        """Bytes; rows are padded so that a fragment's lanes meet different banks."""
+        return 4 * self.stages * (self.bm * (self.words + 4) + self.words * (self.bn + 8))
+
+
+_LARGE = (MmaSchedule(128, 128, 16, 2, 4, 3), MmaSchedule(128, 64, 16, 4, 2, 4), MmaSchedule(64, 64, 16, 2, 2, 4),
+          MmaSchedule(32, 64, 16, 2, 2, 4))  # fmt: skip
+_NARROW = (MmaSchedule(128, 32, 16, 4, 1, 4), MmaSchedule(64, 32, 16, 4, 1, 4))
+_FEW_ROWS = MmaSchedule(16, 64, 32, 1, 4, 4)
+
+
+def schedule_mma(kernel: ContractKernel) -> MmaSchedule:
+    """As for multiply-adds: the largest tile that gives every multiprocessor one, then splits along k."""
+    if upper(kernel.m) <= 16:
+        chosen = _FEW_ROWS
+    else:
+        candidates = _NARROW if upper(kernel.n) <= 32 else _LARGE
+        chosen = next((c for c in candidates if lower(tiles(kernel, c)) >= WAVE), candidates[-1])
+        if not isinstance(kernel.m, int) and lower(kernel.m) < 16:
+            chosen = candidates[-2]  # unknown: between the extremes
+    return replace(chosen, splits=splits(kernel, tiles(kernel, chosen)))

@@ -23,7 +23,7 @@ def emit(kernel: Kernel, target: CudaTarget, aligned: Sequence[int]) -> Emitted:
         case LoopKernel():
             return emit_loop(kernel, aligned)
         case ContractKernel():
-            return emit_contract(kernel, aligned)
+            return emit_contract(kernel, aligned, target.tf32)
         case RecurrentKernel():
             return emit_recurrent(kernel)
         case AttentionKernel():

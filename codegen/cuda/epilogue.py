@@ -13,7 +13,7 @@ from .ranges import divisible, multiple
 from .scalars import storage
 from .writer import STAGES, Params, Scope, Writer
 
-PACK = 4  # accumulators that lie side by side in a thread
+PACK = 4  # accumulators that lie side by side in a thread of multiply-adds
 _B, _M, _N = 0, 1, 2
 
 
@@ -37,18 +37,17 @@ def result_offset(kernel: ContractKernel) -> E:
     return Call("add", (rows, Axis(_N)))
 
 
-def pack_of(kernel: ContractKernel, aligned: Sequence[int]) -> int:
-    """4 where whole packs of C can be stored at once, else 1."""
+def pack_of(kernel: ContractKernel, aligned: Sequence[int], width: int) -> int:
+    """`width` where whole packs of C can be stored at once, else 1."""
     out = kernel.operands[-1].dtype.itemsize
     offset = result_offset(kernel)
-    whole = divisible(kernel.n, PACK) and multiple(offset, PACK, _N) and aligned[-1] % min(16, PACK * out) == 0
-    return PACK if whole and out <= 4 else 1
+    return width if divisible(kernel.n, width) and multiple(offset, width, _N) and aligned[-1] % (width * out) == 0 else 1
 
 
-def epilogue(kernel: ContractKernel, params: Params, aligned: Sequence[int], source: str = "sum[i][j{lane}]",
-             store: bool = True) -> EpilogueLines:  # fmt: skip
-    """The statements; `source` names an accumulator, `{lane}` standing for " + l". `store=False` only evaluates."""
-    pack = pack_of(kernel, aligned)
+def epilogue(kernel: ContractKernel, params: Params, aligned: Sequence[int], width: int = PACK,
+             source: str = "sum[i][j{lane}]") -> EpilogueLines:  # fmt: skip
+    """The statements; `source` names an accumulator, `{lane}` standing for " + l"; `width` of them lie side by side."""
+    pack = pack_of(kernel, aligned, width)
     offset = result_offset(kernel)
     writer = Writer([kernel.epilogue, offset], (kernel.batch, kernel.m, kernel.n), [o.dtype for o in kernel.operands], params)
     root = Scope()

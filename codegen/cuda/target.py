@@ -13,9 +13,13 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_90a", "sm_100"
 
 @dataclass(frozen=True, slots=True)
 class CudaTarget:
-    """`archs`: architectures to make machine code for, in the order of capability. One program serves all of them."""
+    """`archs`: architectures to make machine code for, in the order of capability. One program serves all of them.
+
+    `tf32`: products of float32 may be rounded to 10 bits of mantissa, which tensor cores take.
+    """
 
     archs: tuple[str, ...]
+    tf32: bool = False
 
     @property
     def base(self) -> str:
@@ -32,14 +36,17 @@ class CudaTarget:
         return {"kind": "cuda", "archs": list(self.archs), "ptx": self.ptx}
 
     def __str__(self) -> str:
-        return "cuda:" + ",".join(self.archs)
+        return "cuda:" + ",".join(self.archs) + "+tf32" * self.tf32
 
 
 def parse(text: str, present: str | None = None) -> CudaTarget:
-    """A target from "cuda" (the device `present`, such as "sm_90a"), "cuda:sm_80" or "cuda:sm_80,sm_90a".
+    """A target from "cuda" (the device `present`, such as "sm_90a"), "cuda:sm_80" or "cuda:sm_80,sm_90a"; "+tf32" may follow.
 
     Raises TargetError for an unknown architecture, and when none is named nor present.
     """
+    text, plus, options = text.partition("+")
+    if plus and options != "tf32":
+        raise TargetError(f"option {options!r} of a CUDA target", expected="+tf32")
     kind, _, names = text.partition(":")
     if kind != "cuda":
         raise TargetError(f"target {text!r} is unknown", expected="'cuda' or 'cuda:ARCH', e.g. 'cuda:sm_90a'")
@@ -56,7 +63,7 @@ def parse(text: str, present: str | None = None) -> CudaTarget:
         if a not in ARCHITECTURES:
             raise TargetError(f"CUDA architecture {a!r}", expected="one of " + ", ".join(ARCHITECTURES),
                               remedy="e.g. --target=cuda:sm_80,sm_90a")  # fmt: skip
-    return CudaTarget(tuple(sorted(set(archs), key=lambda a: (capability(a), a))))
+    return CudaTarget(tuple(sorted(set(archs), key=lambda a: (capability(a), a))), bool(plus))
 
 
 def capability(arch: str) -> int:

@@ -14,6 +14,7 @@ from mlc.codegen.lower import lower
 from mlc.errors import CodegenError, TargetError
 from mlc.ir import DType, const, sym
 from mlc.ir import ops as O
+from mlc.ir.ops.dot import DotMatMul
 
 
 def available() -> bool:
@@ -58,19 +59,27 @@ def sources() -> dict[str, str]:
         graph([image], ap(O.Pool("max", (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)), image)), graph(recurrent, ap(cell, *recurrent)),
         graph([d := tensor(b, 7)], ap(O.ArgReduce("argmax", 1, False), d)),
     ]  # fmt: skip
-    target = parse("cuda:sm_80,sm_90a")
+    bytes_, rows = tensor(40, 64, dtype=DType.U8), tensor(40, 64, dtype=DType.BF16)
+    quantized = const(rng.integers(-9, 9, (64, 48)).astype(np.int8))
+    half, heads = tensor(1, 64, dtype=DType.F16), [tensor(1, 2, 9, 16) for _ in range(3)]
+    graphs += [
+        graph([bytes_], ap(DotMatMul(), bytes_, quantized)), graph([rows], ap(DotMatMul(), rows, const(np.ones((64, 48), DType.BF16.np)))),
+        graph([half], ap(O.MatMul(), half, const(np.ones((64, 48), np.float16)))), graph(heads, ap(O.Attention(0.3, True), *heads)),
+    ]  # fmt: skip
     found = {}
-    for g in graphs:
-        for s in lower(g).steps:
-            found |= {k.symbol: k.source for k in emit(s.kernel, target, [16] * len(s.buffers)).launches}
+    for text in ("cuda:sm_80,sm_90a", "cuda:sm_80+tf32"):
+        for g in graphs:
+            for s in lower(g).steps:
+                found |= {k.symbol: k.source for k in emit(s.kernel, parse(text), [16] * len(s.buffers)).launches}
     return found
 
 
 @needs_nvrtc
 def test_every_template_compiles() -> None:
     texts = sources()
-    kinds = {t.split("\n")[0][3:12] for t in texts.values()}
-    assert len(kinds) >= 5
+    together = "".join(texts.values())
+    assert all(f"mma_{kind}(" in together for kind in ("bf16", "f16", "tf32", "u8s8"))
+    assert len({t.split("\n")[0][:12] for t in texts.values()}) >= 6
     told: list[str] = []
     code = compile_all(texts, parse("cuda:sm_80,sm_90a"), told.append)
     assert sorted(told) == sorted(texts)

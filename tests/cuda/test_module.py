@@ -75,6 +75,15 @@ def test_orders_of_blocks_and_threads_do_not_matter(modules) -> None:
     module.device.seed = 0
 
 
+@pytest.mark.parametrize("precision,limit", [("bf16", 2e-2), ("fp16", 3e-3), ("int8-dynamic", 5e-2)])
+def test_lower_precision(precision: str, limit: float) -> None:
+    blob = small_models.mlp()
+    feeds = {"x": floats(40, 16)}
+    exact, got = (emulate(blob, precision=p).run(feeds)["y"] for p in ("fp32", precision))
+    error = np.linalg.norm(got - exact) / np.linalg.norm(exact)
+    assert 0 < error < limit
+
+
 def test_unoptimized_models_agree() -> None:
     blob = small_models.cnn()
     agree(emulate(blob, opt_level=0), blob, CASES["cnn"][0])

@@ -239,3 +239,48 @@ MLC_FN T block_reduce(T x, void* scratch) {
     for (int i = 1; i < WARPS; ++i) out = F::of(out, slots[i]);
     return out;
 }
+
+// --- asynchronous copies to shared memory: 16 bytes, of which `bytes` are read and the rest is zero ------------------
+#ifdef MLC_EMULATE
+MLC_FN void cp_async16(void* to, const void* from, int bytes) { emulate::copy_later(to, from, bytes); }
+MLC_FN void cp_async_commit() { emulate::commit_copies(); }
+template <int LEFT>
+MLC_FN void cp_async_wait() { emulate::wait_for_copies(LEFT); }
+#else
+MLC_FN void cp_async16(void* to, const void* from, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes) : "memory");
+}
+MLC_FN void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT>
+MLC_FN void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
+#endif
+
+// --- tensor cores: c += a·b of a warp, 16×8 results, 8 words of k ------------------------------------------------------
+// a: rows quad and quad + 8, words t and t + 4 (as 2·column + row); b: words t and t + 4 of column quad;
+// c: rows quad (0, 1) and quad + 8 (2, 3), columns 2t and 2t + 1, where quad = lane / 4 and t = lane % 4.
+MLC_FN u32 same_word(u32 x) { return x; }
+#ifdef MLC_EMULATE
+MLC_FN u32 to_tf32(u32 x) { return (x + 0x1000u) & 0xffffe000u; }
+MLC_FN void mma_bf16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { emulate::mma<float, emulate::Bf16Word, emulate::Bf16Word>(c, a, b); }
+MLC_FN void mma_f16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { emulate::mma<float, emulate::F16Word, emulate::F16Word>(c, a, b); }
+MLC_FN void mma_tf32(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { emulate::mma<float, emulate::F32Word, emulate::F32Word>(c, a, b); }
+MLC_FN void mma_u8s8(int (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { emulate::mma<int, emulate::U8Word, emulate::S8Word>(c, a, b); }
+MLC_FN void mma_s8s8(int (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { emulate::mma<int, emulate::S8Word, emulate::S8Word>(c, a, b); }
+#else
+MLC_FN u32 to_tf32(u32 x) {  // to nearest
+    u32 out;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(out) : "f"(__uint_as_float(x)));
+    return out;
+}
+#define MLC_MMA(NAME, ACC, LETTER, SHAPE)                                                                                       \
+    MLC_FN void NAME(ACC(&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {                                                        \
+        asm volatile("mma.sync.aligned." SHAPE " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                         \
+                     : "+" LETTER(c[0]), "+" LETTER(c[1]), "+" LETTER(c[2]), "+" LETTER(c[3])                                   \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                       \
+    }
+MLC_MMA(mma_bf16, float, "f", "m16n8k16.row.col.f32.bf16.bf16.f32")
+MLC_MMA(mma_f16, float, "f", "m16n8k16.row.col.f32.f16.f16.f32")
+MLC_MMA(mma_tf32, float, "f", "m16n8k8.row.col.f32.tf32.tf32.f32")
+MLC_MMA(mma_u8s8, int, "r", "m16n8k32.row.col.s32.u8.s8.s32")
+MLC_MMA(mma_s8s8, int, "r", "m16n8k32.row.col.s32.s8.s8.s32")
+#endif

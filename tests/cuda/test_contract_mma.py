@@ -1,0 +1,96 @@
+"""Contractions on tensor cores, by the emulation, whose matrix instructions and asynchronous copies are exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from emulated import check, check_all, needs_gxx
+from lowering import ap, graph, tensor
+from mlc.codegen.cuda.contract_schedule import instruction, schedule_mma
+from mlc.codegen.cuda.emit import emit
+from mlc.codegen.cuda.target import parse
+from mlc.codegen.kernel import ContractKernel
+from mlc.ir import DType, Value, const, sym
+from mlc.ir import ops as O
+from mlc.ir.ops.dot import DotConv, DotMatMul
+
+pytestmark = needs_gxx
+M = sym("M", 1, 4096)
+rng = np.random.default_rng(3)
+
+
+def weights(*shape: int, dtype: DType = DType.F32) -> Value:
+    if dtype.is_float:
+        return const((rng.standard_normal(shape) * 0.3).astype(dtype.np))
+    return const(rng.integers(-100 if dtype.is_signed else 0, 100, shape).astype(dtype.np))
+
+
+def contractions(plan) -> list[ContractKernel]:
+    return [s.kernel for s in plan.steps if isinstance(s.kernel, ContractKernel)]
+
+
+def dot(m, n: int, k: int, a: DType, b: DType, **bindings: int):
+    x = tensor(m, k, dtype=a)
+    y = ap(DotMatMul(), x, weights(k, n, dtype=b))
+    y = ap(O.Mul(), ap(O.Cast(DType.F32), y), const(np.float32(0.01)))
+    return graph([x], ap(O.Add(), y, weights(n))), None, bindings
+
+
+@pytest.mark.parametrize("a,b", [(DType.BF16, DType.BF16), (DType.U8, DType.I8)], ids=["bf16", "int8"])
+def test_dot_products(a: DType, b: DType) -> None:
+    """All tile sizes; k with and without whole pieces of 16 bytes; splits."""
+    jobs = [dot(m, n, k, a, b) for m, n, k in ((1, 64, 1024), (5, 100, 40), (70, 20, 33), (40, 130, 64), (150, 64, 96))]
+    plans = check_all([*jobs, dot(M, 48, 80, a, b, M=37)], tol=1e-4)
+    found = [contractions(p)[0] for p in plans]
+    assert all(k.group > 1 and instruction(k, False) is not None for k in found)
+    assert schedule_mma(found[0]).splits > 1
+
+
+def test_large_tiles() -> None:
+    """Shapes that fill a device use the largest tiles; here their first blocks are what is looked at."""
+    shapes = {(1700, 1300, 32): 128, (2000, 600, 32): 128, (600, 1000, 32): 64}
+    plans = check_all([dot(m, n, k, DType.BF16, DType.BF16) for m, n, k in shapes], tol=1e-4)
+    for plan, rows in zip(plans, shapes.values(), strict=True):
+        assert schedule_mma(contractions(plan)[0]).bm == rows
+
+
+def test_half_and_single_precision() -> None:
+    """float16 in rows is put together while it is copied; float32 takes tensor cores only where it may be rounded."""
+    a, b, c = tensor(20, 48, dtype=DType.F16), tensor(48, 40, dtype=DType.F16), tensor(2, 33, 21, dtype=DType.F16)
+    x = tensor(20, 48)
+    check_all(
+        [(graph([a, b], ap(O.MatMul(), a, b)), None, {}), (graph([c], ap(O.MatMul(), c, weights(21, 30, dtype=DType.F16))), None, {})],
+        tol=3e-3,
+    )
+    g = graph([x], ap(O.MatMul(), x, weights(48, 72)))
+    plan = check(g, target="cuda:sm_80+tf32", tol=3e-3)
+    (kernel,) = contractions(plan)
+    sources = {t: emit(kernel, parse(t), [16] * len(kernel.operands)).launches[0].source for t in ("cuda:sm_80", "cuda:sm_80+tf32")}
+    assert "mma_tf32" in sources["cuda:sm_80+tf32"] and "mma" not in sources["cuda:sm_80"].replace("contraction by multiply-add", "")
+
+
+def convolution(x: Value, *shape: int, dtypes: tuple[DType, DType], strides=(1, 1), pads=(0, 0), border: int | None = None):
+    op = DotConv(strides, pads, pads, (1, 1), 1)
+    outside = [] if border is None else [const(np.array([border], dtypes[0].np))]
+    y = ap(op, x, weights(*shape, dtype=dtypes[1]), *outside)
+    return graph([x], ap(O.Relu(), ap(O.Cast(DType.F32), y))), None, {}
+
+
+def test_convolutions() -> None:
+    bf16, int8 = (DType.BF16, DType.BF16), (DType.U8, DType.I8)
+    x, thin = tensor(2, 7, 9, 16, dtype=DType.BF16), tensor(1, 9, 9, 3, dtype=DType.BF16)
+    q = tensor(1, 8, 7, 16, dtype=DType.U8)
+    check_all([
+        convolution(x, 3, 3, 16, 40, dtypes=bf16, pads=(1, 1)), convolution(x, 3, 3, 16, 24, dtypes=bf16, strides=(2, 2)),
+        convolution(thin, 3, 3, 3, 32, dtypes=bf16, pads=(1, 1)), convolution(q, 3, 3, 16, 32, dtypes=int8, pads=(1, 1), border=7),
+        convolution(tensor(1, 6, 6, 5, dtype=DType.U8), 3, 3, 5, 16, dtypes=int8, pads=(1, 1), border=3),
+    ], tol=1e-4)  # fmt: skip
+
+
+def test_unaligned_operands() -> None:
+    g, _, _ = dot(33, 40, 48, DType.BF16, DType.BF16)
+    check(g, align=2, tol=1e-4)
+
+
+def test_tf32_option() -> None:
+    assert parse("cuda:sm_80+tf32").tf32 and str(parse("cuda:sm_80+tf32")) == "cuda:sm_80+tf32"
