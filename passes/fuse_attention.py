@@ -45,19 +45,35 @@ def attention(q: Value, kt: Value, v: Value, p: Value, scaled: Value, product: V
     scale *= sq * sk
     if not np.isfinite(scale):
         return None
-    k = transpose(kt, (*range(rank - 2), rank - 1, rank - 2))
+    k = _turned(kt)
     causal = mask is not None and _is_causal(mask, product)
     extra = [mask] if mask is not None and not causal else []
     if any(len(m.shape) > rank for m in extra):
         return None
     if rank == 4:
-        k, v = _ungrouped(k), _ungrouped(v)
-        if k.shape[1] != v.shape[1]:
-            return None
+        shared = _ungrouped(_turned(_ungrouped(kt))), _ungrouped(v)
+        k, v = shared if shared[0].shape[1] == shared[1].shape[1] else (k, v)
     if rank == 3:
         q, k, v = (reshape(t, (1, *t.shape)) for t in (q, k, v))
         extra = [reshape(m, (1, *m.shape)) if len(m.shape) == 3 else m for m in extra]
     return reshape(apply(Attention(scale, causal), q, k, v, *extra), root.shape)
+
+
+def _turned(v: Value) -> Value:
+    """v with its last two axes exchanged; two such turns cancel, also when reshapes of the leading axes stand between."""
+    inner = _same_matrices(v)
+    rank = len(inner.shape)
+    if isinstance(inner.node.op, Transpose) and inner.node.op.perm == (*range(rank - 2), rank - 1, rank - 2):
+        return reshape(_same_matrices(inner.node.inputs[0]), (*v.shape[:-2], v.shape[-1], v.shape[-2]))
+    rank = len(v.shape)
+    return transpose(v, (*range(rank - 2), rank - 1, rank - 2))
+
+
+def _same_matrices(v: Value) -> Value:
+    """What is behind reshapes that keep the last two axes."""
+    while isinstance(v.node.op, Reshape) and len(v.node.inputs[0].shape) >= 2 and v.node.inputs[0].shape[-2:] == v.shape[-2:]:
+        v = v.node.inputs[0]
+    return v
 
 
 def _unscaled(v: Value) -> tuple[Value, float]:

@@ -29,13 +29,13 @@ class BlockedAttention(Op):
         return Attention(self.scale, self.causal).infer(types[:3])
 
 
-def decompose_attention(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...]) -> Value:
-    """The result of attention by ops that have kernels."""
-    one = _blocked(op, ins, loc)
+def decompose_attention(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned: dict[Value, Value]) -> Value:
+    """The result of attention by ops that have kernels. `turned`: masks that were transposed before, for layers that share one."""
+    one = _blocked(op, ins, loc, turned)
     return _scores(op, ins, loc) if one is None else one
 
 
-def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...]) -> Value | None:
+def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned: dict[Value, Value]) -> Value | None:
     """The op as one kernel, or None where there is none for it."""
     q, k, v, *masks = ins
     heads, kv_heads = q.shape[1], k.shape[1]
@@ -45,7 +45,10 @@ def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...]) -> Val
         return None
     if k.shape[0] != v.shape[0] or kv_heads != v.shape[1] or kv_heads == 0:
         return None
-    return Node.make(BlockedAttention(op.scale, op.causal), (q, k, v, *(_transposed(m, loc) for m in masks)), loc).out
+    for m in masks:
+        if m not in turned:
+            turned[m] = _transposed(m, loc)
+    return Node.make(BlockedAttention(op.scale, op.causal), (q, k, v, *(turned[m] for m in masks)), loc).out
 
 
 def _transposed(mask: Value, loc: tuple[str, ...]) -> Value:

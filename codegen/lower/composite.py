@@ -74,10 +74,12 @@ class RecurrentCell(Op):
 def decompose(graph: Graph) -> Graph:
     """Rewrite attention, transposed convolution, integer products and recurrent ops."""
 
+    masks: dict[Value, Value] = {}
+
     def visit(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
         match node.op:
             case Attention():
-                return [decompose_attention(node.op, ins, node.loc)]
+                return [decompose_attention(node.op, ins, node.loc, masks)]
             case ConvTranspose():
                 return [_conv_transpose(node.op, ins, node.out.shape, node.loc)]
             case IntegerMatMul():

@@ -230,6 +230,13 @@ def test_attention_masks(shape: tuple[int, ...]) -> None:
     run(graph([q, k, v], ap(Attention(0.5), q, k, v, const(rng.standard_normal(shape).astype(np.float32)))))
 
 
+def test_layers_share_a_transposed_mask() -> None:
+    x, m = tensor(1, 2, 5, 4), tensor(1, 1, 5, 5)
+    y = ap(Attention(0.5), x, x, x, m)
+    plan = run(graph([x, m], ap(Attention(0.5), y, y, y, m)))
+    assert len(plan.steps) == 3
+
+
 def test_attention_of_other_element_types_stores_scores() -> None:
     q = tensor(1, 2, 5, 4, dtype=DType.F64)
     assert len(run(graph([q], ap(Attention(0.5), q, q, q))).steps) > 1

@@ -239,15 +239,27 @@ def test_replaced_scores_that_are_not_a_mask(numbers, case):
     assert "attention" not in compute(new)
 
 
-def test_attention_of_repeated_keys(numbers):
-    """Groups of query heads that share a key head: the copies go."""
+@pytest.mark.parametrize("turned", ["after", "before", "of rank 3", "never"])
+def test_attention_of_repeated_keys(numbers, turned):
+    """Groups of query heads that share a key head: the copies go, if those of keys and of values do."""
+
+    def repeated(t, *rest):
+        return apply(Reshape((2, 6, *rest)), apply(Expand((2, 2, 3, *rest)), apply(Reshape((2, 2, 1, *rest)), t)))
 
     def build(q, k, v):
-        k, v = (apply(Reshape((2, 6, 5, 4)), apply(Expand((2, 2, 3, 5, 4)), apply(Reshape((2, 2, 1, 5, 4)), t))) for t in (k, v))
-        return attention(q, k, v)
+        v = repeated(v, 5, 4)
+        if turned == "before":
+            kt = repeated(apply(Transpose((0, 1, 3, 2)), k), 4, 5)
+        elif turned == "of rank 3":
+            kt = apply(Transpose((0, 2, 1)), apply(Reshape((12, 5, 4)), repeated(k, 5, 4)))
+            kt = apply(Reshape((2, 6, 4, 5)), kt)
+        else:
+            kt = apply(Transpose((0, 1, 3, 2)), repeated(k, 5, 4) if turned == "after" else k)
+        return apply(MatMul(), apply(Softmax(3), apply(MatMul(), q, kt)), v)
 
-    new = fused(numbers, build, (2, 6, 3, 4), (2, 2, 5, 4), (2, 2, 5, 4), passes=(Simplify(), FuseAttention(), Simplify()))
-    assert compute(new) == ["attention"]
+    keys = (2, 6 if turned == "never" else 2, 5, 4)
+    new = fused(numbers, build, (2, 6, 3, 4), keys, (2, 2, 5, 4), passes=(Simplify(), FuseAttention(), Simplify()))
+    assert compute(new) == (["reshape", "expand", "reshape"] if turned == "never" else []) + ["attention"]
 
 
 def test_attention_of_rank_3_and_causal(numbers):
