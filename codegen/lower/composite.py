@@ -183,6 +183,10 @@ def _conv_transpose(op: ConvTranspose, ins: tuple[Value, ...], shape: Shape, loc
 
 
 def _recurrent(op: Recurrent, ins: tuple[Value, ...], loc: tuple[str, ...]) -> Sequence[Value]:
+    dtype = ins[0].dtype
+    if dtype.is_float and dtype.itemsize < 4:  # the state of a long sequence would lose too much
+        wide = tuple(apply(Cast(DType.F32), loc, v) if v.dtype is dtype else v for v in ins)
+        return [apply(Cast(dtype), loc, v) for v in _recurrent(op, wide, loc)]
     count = len(op.directions)
     alike = len({op.activations_of(d) for d in range(count)}) == 1
     cells = [_cell(op, ins, a, b, loc) for a, b in ([(0, count)] if alike else [(d, d + 1) for d in range(count)])]

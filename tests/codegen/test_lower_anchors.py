@@ -262,6 +262,21 @@ def test_recurrent(cell: str, n: int, acts: tuple[str, ...], directions: tuple[b
     run(graph([x, h0], node.outputs[0]))
 
 
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+@pytest.mark.parametrize("cell,n,acts", [("lstm", 4, ("Sigmoid", "Tanh", "Tanh")), ("gru", 3, ("Sigmoid", "Tanh"))])
+def test_recurrent_of_small_floats_keeps_its_state_in_float32(cell: str, n: int, acts: tuple[str, ...], dtype: DType) -> None:
+    t, b, i, h = 6, 2, 3, 5
+    x, h0 = tensor(t, b, i, dtype=dtype), tensor(1, b, h, dtype=dtype)
+
+    def small(*shape: int) -> object:
+        return const(rng.standard_normal(shape).astype(dtype.np))
+
+    op = Recurrent(cell, h, (False,), tuple((a, 0.0, 0.0) for a in acts))
+    lens = const(np.array([6, 4], np.int32))
+    args = (small(1, n * h, i), small(1, n * h, h), small(1, 2 * n * h), lens, h0, small(1, b, h), small(1, 3 * h))
+    run(graph([x, h0], *Node.make(op, (x, *args)).outputs), tol=1e-3 if dtype is DType.F16 else 1e-2)
+
+
 def test_if() -> None:
     c, x = tensor(dtype=DType.BOOL), tensor(2, 3)
     y = tensor(2, 3)
