@@ -327,6 +327,13 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a @ b
 
 
+def _spread(b: np.ndarray, taps: int, diagonal: int) -> np.ndarray:
+    """[taps·inputs, n] of blocks side by side -> [taps·diagonal·inputs, n], zeros elsewhere."""
+    parts = b.reshape(taps, 1, -1, diagonal, b.shape[1] // diagonal)
+    mask = np.eye(diagonal, dtype=b.dtype)[None, :, None, :, None]
+    return np.asarray((parts * mask).reshape(-1, b.shape[1]))
+
+
 def _run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> None:
     def dim(d: Dim) -> int:
         return evaluate(d, bound)
@@ -335,7 +342,7 @@ def _run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> No
     if batch <= 0 or m <= 0 or n <= 0:
         return
     a, b = arrays[0], arrays[1]
-    one = dim(packed_size(k, n, kernel.panel, kernel.group))
+    one = dim(packed_size(k // kernel.diagonal, n, kernel.panel, kernel.group))
     outside = arrays[kernel.border][0] if kernel.border >= 0 else 0
     sums = []
     for g in range(batch):
@@ -349,7 +356,9 @@ def _run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> No
             continue
         if start + one > b.size:
             raise VerifyError(f"packed B ends at {start + one} of {b.size} elements")
-        right = unpack_b(b[start : start + one], k, n, kernel.panel, kernel.group)
+        right = unpack_b(b[start : start + one], k // kernel.diagonal, n, kernel.panel, kernel.group)
+        if kernel.diagonal > 1:
+            right = _spread(right, math.prod(kernel.conv.kernel) if kernel.conv else 1, kernel.diagonal)
         sums.append(_product(left, right))
     _finish(kernel, np.stack(sums), dim(kernel.c_batch), arrays, bound)
 

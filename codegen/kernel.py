@@ -111,6 +111,7 @@ class ContractKernel:
     group: int = 1  # elements of K in one lane of packed B: more than 1 for dot instructions (u8 by i8 -> i32, bf16 -> f32)
     border: int = -1  # operand whose first element a convolution reads outside of the image; -1: zero
     b_row: Dim = 0  # of a row-major B
+    diagonal: int = 1  # B of a convolution is block diagonal with so many blocks, stored side by side: [k/diagonal, n], n ≤ panel
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ..kernel import ContractKernel
 from .build import I64, PTR, Builder, Params, storage, vec
 from .contract_rows import ConvRows, RowSource, StridedRows
 from .contract_schedule import NO_HINTS, ContractHints, ContractSchedule, schedule_contract
+from .diagonal import DiagonalProduct
 from .emitted import PLACEHOLDER, Emitted, named
 from .epilogue import Epilogue
 from .float_mode import flush_subnormals
@@ -48,25 +49,30 @@ class _Emitter:
         self.product = Product(
             self.dtype, schedule.acc, schedule.lanes, kernel.panel, schedule.unroll, schedule.k_multiple, target, schedule.share
         )
-        self.params = Params()
         k = kernel
+        self.diagonal: DiagonalProduct | None = None
+        if k.diagonal > 1:
+            assert isinstance(k.k, int) and isinstance(k.n, int)
+            inputs, outputs = k.k // _taps(k) // k.diagonal, k.n // k.diagonal
+            self.diagonal = DiagonalProduct(inputs, outputs, k.n, schedule.lanes, k.panel, target)
+        self.params = Params()
         conv = k.conv
         grouped = conv is not None
         channels = k.k // _taps(k)
         self.size = {
             name: self.params.add(dim)
             for name, dim in {
-                "m": k.m, "n": k.n, "k": k.k, "lda": k.lda, "a_batch": channels if grouped else k.a_batch,
+                "batch": k.batch, "m": k.m, "n": k.n, "k": k.k, "lda": k.lda, "a_batch": channels if grouped else k.a_batch,
                 "b_batch": k.b_batch, "b_row": k.b_row, "ldc": k.ldc, "c_batch": k.n if grouped else k.c_batch,
                 "block": schedule.block, "blocks": schedule.blocks, "strips": schedule.strips, "channels": channels,
-                "k_block": schedule.k_block, "k_steps": schedule.steps,
+                "k_block": schedule.k_block, "k_steps": schedule.steps, "b_step": self._b_step(),
             }.items()
         }  # fmt: skip
         self.rows: RowSource
         if schedule.mode == "matmul" or conv is None:
             self.rows = StridedRows(schedule.split)
         else:
-            self.rows = ConvRows(conv, self.params, kernel.panel, schedule.mode == "segments")
+            self.rows = ConvRows(conv, self.params, schedule.mode == "segments")
         self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
 
     def fingerprint(self) -> Hashable:
@@ -75,7 +81,17 @@ class _Emitter:
         narrow = isinstance(k.n, int) and k.n < s.lanes * s.vectors
         rank = len(k.conv.kernel) if k.conv else 0
         fixed = replace(s, block=0, blocks=0, strips=0, k_block=0, steps=0)
-        return fixed, narrow, rank, k.panel, k.b_row != 0, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
+        return (
+            fixed,
+            narrow,
+            rank,
+            k.panel,
+            k.b_row != 0,
+            self.diagonal,
+            tuple(o.dtype for o in k.operands),
+            self.epilogue.fingerprint(),
+            self.target,
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Emitter) and self.fingerprint() == other.fingerprint()
@@ -83,10 +99,15 @@ class _Emitter:
     def __hash__(self) -> int:
         return hash(self.fingerprint())
 
+    def _b_step(self) -> Dim:
+        """Elements of B in one step of k, or in one tap of a convolution."""
+        k, s = self.kernel, self.schedule
+        return k.panel if s.mode == "matmul" else k.k // s.steps // k.diagonal * k.panel
+
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
         text, symbol = _text(self)
-        flops = 2 * k.batch * k.m * k.n * k.k
+        flops = 2 * k.batch * k.m * k.n * (k.k // k.diagonal)
         size: Dim = 0
         for o in k.operands:
             size = size + o.numel * o.dtype.itemsize
@@ -118,7 +139,10 @@ class _Emitter:
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             strip_index, rest = i.urem(u, p["strips"]), i.udiv(u, p["strips"])
-            block, batch = i.urem(rest, p["blocks"]), i.udiv(rest, p["blocks"])
+            if self.kernel.conv is None:
+                block, batch = i.urem(rest, p["blocks"]), i.udiv(rest, p["blocks"])
+            else:  # groups read parts of the same pixels
+                batch, block = i.urem(rest, p["batch"]), i.udiv(rest, p["batch"])
             first = i.mul(block, p["block"])
             rows = b.smin(p["block"], i.sub(p["m"], first))
             column = i.mul(strip_index, b.i64(strip))
@@ -177,9 +201,7 @@ class _Emitter:
             b_offset, step = i.add(i.mul(batch, p["b_batch"]), column), p["b_row"]
         else:
             b_offset = i.add(i.add(i.mul(batch, p["b_batch"]), i.mul(i.sub(column, inner), p["k"])), inner)
-            step = width  # elements of B in one step of k
-        if s.mode != "matmul":
-            step = i.mul(i.udiv(p["k"], p["k_steps"]), width)
+            step = p["b_step"]
         b_strip = b.at(pointers[1], i.add(b_offset, i.mul(k0, step)), storage(self.dtype))
         b_bytes = i.mul(i.mul(i.sub(k1, k0), step), b.i64(self.dtype.itemsize))
         c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), storage(self.kernel.operands[-1].dtype))
@@ -200,6 +222,8 @@ class _Emitter:
             def product(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
                 if rows_apart:
                     return self.product.accumulate(b, length, starts, b_ptr, acc, vectors, row=p["b_row"], masks=masks)
+                if self.diagonal is not None:
+                    return self.diagonal.accumulate(b, starts, b_ptr, acc, vectors)
                 return self.product.accumulate(b, length, starts, b_ptr, acc, vectors, ahead)
 
             acc = rows.tile(indices, b_strip, (k0, k1), acc, product)

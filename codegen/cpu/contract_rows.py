@@ -75,8 +75,8 @@ class ConvRows:
     of the image along that axis are copied first, with zeros outside.
     """
 
-    def __init__(self, conv: ConvGeometry, params: Params, panel: int, segments: bool) -> None:
-        self.geometry, self.panel, self.segments = _Geometry(conv, params), panel, segments
+    def __init__(self, conv: ConvGeometry, params: Params, segments: bool) -> None:
+        self.geometry, self.segments = _Geometry(conv, params), segments
 
     def begin(self, b: Builder, dims: Any, p: dict[str, Any], a: Any, mr: int, element: Any, dtype: DType) -> Tile:
         self.geometry.load(b, dims)
@@ -85,7 +85,7 @@ class ConvRows:
 
 class _ConvTile:
     def __init__(self, rows: ConvRows, b: Builder, p: dict[str, Any], a: Any, mr: int, element: Any, itemsize: int) -> None:
-        self.g, self.panel, self.segments = rows.geometry, rows.panel, rows.segments
+        self.g, self.segments = rows.geometry, rows.segments
         self.b, self.p, self.a, self.element, self.itemsize = b, p, a, element, itemsize
         i, g = b.ir, self.g
         self.looped = g.rank - self.segments  # axes whose taps are walked one by one
@@ -124,7 +124,7 @@ class _ConvTile:
         for d in reversed(range(looped)):
             rest, first[d] = i.udiv(rest, g.kernel[d]), i.urem(rest, g.kernel[d])
         row_bytes = i.mul(self.length, b.i64(self.itemsize))
-        tap_bytes = i.mul(row_bytes, b.i64(self.panel))
+        tap_bytes = i.mul(self.p["b_step"], b.i64(self.itemsize))
 
         def tap(t: Any, carried: list[Any]) -> Sequence[Any]:
             counter, b_ptr, acc = carried[:looped], carried[looped], carried[looped + 1 :]

@@ -79,6 +79,8 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
         raise CodegenError(f"panel of {kernel.panel} columns", expected=f"a multiple of {lanes} lanes")
     per_panel = kernel.panel // lanes
     vectors = next(v for v in ((4, 2, 1) if wide else (2, 1)) if per_panel % v == 0)
+    if kernel.diagonal > 1:
+        vectors = per_panel  # one strip: the blocks of its columns are known
     if isinstance(kernel.n, int):
         while vectors > 1 and kernel.n <= lanes * (vectors // 2):
             vectors //= 2
@@ -88,7 +90,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
         vectors = 16 // max(1, kernel.m)
         while vectors > 1 and isinstance(kernel.n, int) and kernel.n <= lanes * (vectors // 2):
             vectors //= 2
-    if hints.vectors:
+    if hints.vectors and kernel.diagonal == 1:
         if per_panel % hints.vectors:
             raise ScheduleError(f"strips of {hints.vectors} vectors", expected=f"a divisor of {per_panel}, those of a panel")
         vectors = hints.vectors
@@ -96,7 +98,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     tall = {4: 6, 2: 12, 1: 14}.get(vectors, 2) if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}.get(vectors, 2)
     mode = _mode(kernel)
     if mode != "matmul":
-        tall = min(tall, 8)
+        tall = min(tall, 8 if kernel.diagonal == 1 or wide else max(2, 8 // vectors - 1))  # what is permuted takes registers too
     if hints.tall:
         if not 3 <= hints.tall <= 16:
             raise ScheduleError(f"register tiles of {hints.tall} rows", expected="3 to 16")
@@ -118,7 +120,13 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     step_bytes = (1 if mode == "matmul" else kernel.k // taps) * kernel.panel * dtype.itemsize
     row_tiles = -(-block // tiles[0]) if isinstance(block, int) else 8
     k_block = 0
-    if isinstance(steps, int) and isinstance(step_bytes, int) and mode != "segments" and (tiles[0] > 4 or row_tiles > 1):
+    if (
+        isinstance(steps, int)
+        and isinstance(step_bytes, int)
+        and mode != "segments"
+        and kernel.diagonal == 1
+        and (tiles[0] > 4 or row_tiles > 1)
+    ):
         pieces = steps * step_bytes // (_SPLIT_BYTES if not kernel.b_row else _APART_BYTES)
         k_block = -(-steps // max(1, pieces))
         if mode == "matmul":
@@ -128,6 +136,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
         if k_block >= steps:
             k_block = 0
     prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1)) and kernel.panel == strip and not kernel.b_row
+    prefetch = prefetch and kernel.diagonal == 1
     return ContractSchedule(
         acc, lanes, vectors, tiles, -1 if n_tail is None else -(-n_tail // lanes), mode, unroll, k_multiple,
         prefetch=prefetch and hints.prefetch >= 0,
@@ -139,6 +148,8 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
 
 def _mode(kernel: ContractKernel) -> str:
     conv = kernel.conv
+    if kernel.diagonal > 1:
+        return "taps"
     if conv is None:
         return "matmul"
     pointwise = all(k == 1 for k in conv.kernel) and all(s == 1 for s in conv.strides)
@@ -164,7 +175,9 @@ def _blocks(kernel: ContractKernel, strip: int, strips: Dim, tall: int, taps: in
     """(rows per unit, units along m). Symbolic sizes get a fixed number of rows."""
     k = kernel.k if isinstance(kernel.k, int) else 512
     # taps read overlapping pixels, so a row of A takes only its channels of the cache
-    rows = max(8 * tall, min(1024, _BLOCK_BYTES // (4 * max(1, k // taps))))
+    grouped = kernel.conv is not None and kernel.batch != 1
+    row = kernel.lda if grouped and isinstance(kernel.lda, int) else k // taps  # groups share whole pixels
+    rows = max(8 * tall, min(1024, _BLOCK_BYTES // (4 * max(1, row))))
     if isinstance(kernel.n, int) and kernel.n > strip and 4 * k * kernel.n <= _BLOCK_BYTES // 2:
         rows = min(rows, max(8 * tall, _RESULT_BYTES // (4 * (kernel.n + k // taps))))
     if isinstance(kernel.m, int):

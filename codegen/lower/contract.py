@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CodegenError
-from ...ir import Const, Dim, Node, Shape, Value, ceildiv, is_static, prod
+from ...ir import Const, Dim, DType, Node, Shape, Value, ceildiv, is_static, prod
 from ...ir.ops import Conv, DotConv, DotMatMul, GroupedMatMul, MatMul, Reshape, Transpose
 from ..expr import Acc, DimParam, E, Load
 from ..kernel import ContractKernel, ConvGeometry, GroupedKernel, Kernel, Operand, WinogradKernel
@@ -24,6 +24,7 @@ from .winograd import choose_tile, packed_weights
 
 _LANES = 16  # panels are whole vectors
 _DOT_PANEL = 32  # of dot instructions: two tile registers
+_MOST_INPUTS = 32  # channels of merged groups: two vectors
 _IN_PLACE = 128  # rows of A up to which a B that is not constant is read where it is: packing costs as much as about 3 of them
 
 
@@ -37,6 +38,7 @@ class Rows:
     k: Dim
     conv: ConvGeometry | None = None
     tile: tuple[int, int] | None = None  # of minimal filtering
+    diagonal: int = 1  # blocks of a block-diagonal B
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
         columns = Columns(_pack_transformed(lw, node, rows.tile, panel), 0)
     else:
         columns = _in_place(lw, node, extents, rows.k) or Columns(
-            _pack(lw, node, extents, rows.k, panel), packed_size(rows.k, extents[2], panel, _group(node))
+            _pack(lw, node, extents, rows.k, panel, rows.diagonal),
+            packed_size(rows.k // rows.diagonal, extents[2], panel, _group(node)),
         )  # fmt: skip
     for end in [*reversed(behind), node.out]:
         if end != node.out and not _only_exit(lw, behind[: behind.index(end) + 1], node, end):
@@ -163,6 +166,7 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
             a_batch=0 if one else rows.batch,
             b_batch=0 if one else columns.batch, ldc=ldc, c_batch=0 if one else c_batch,
             epilogue=value, conv=rows.conv, panel=panel, group=_group(node), border=border, b_row=columns.row,
+            diagonal=rows.diagonal,
         )  # fmt: skip
     lw.step(kernel, buffers, lw.fusion.locations(end) or node.loc)
     if direct is not None:
@@ -260,14 +264,22 @@ def _conv_rows(lw: Lowering, node: Node) -> Rows:
         view = lw.contiguous(x)
         at = (0, x.shape[-1], 1)
     lda = at[1] if prod(x.shape[:-1]) != 1 else x.shape[-1]
-    plain = all(k == 1 for k in kernel) and all(s == 1 for s in op.strides) and not any((*op.pads_lo, *op.pads_hi))
+    diagonal = _diagonal(lw, node)
+    plain = diagonal == 1 and all(k == 1 for k in kernel) and all(s == 1 for s in op.strides) and not any((*op.pads_lo, *op.pads_hi))
     conv = None if plain else ConvGeometry(
         x.shape[1:-1], node.out.shape[1:-1], tuple(int(k) for k in kernel), op.strides, op.pads_lo, op.dilations
     )  # fmt: skip
     tile = choose_tile(node, lw.options.winograd) if conv is not None and lw.options.winograd is not None else None
     if conv is not None and tile is not None and len(kernel) == 1:  # those have two axes
         conv = ConvGeometry((1, *conv.spatial), (1, *conv.out_spatial), (1, *conv.kernel), (1, 1), (0, *conv.pads_lo), (1, 1))
-    return Rows(view.buffer, lda, per_group, taps * per_group, conv, tile)
+    return Rows(view.buffer, lda, per_group, taps * per_group, conv, tile, diagonal)
+
+
+def _diagonal(lw: Lowering, node: Node) -> int:
+    """Blocks of B, when keeping only those pays: a permutation for every product is less than the zeros there would be."""
+    merged, each = merged_groups(node), node.inputs[1].shape[-2]
+    small = isinstance(each, int) and merged * each <= _MOST_INPUTS
+    return merged if lw.options.diagonal and small and node.out.dtype is node.inputs[0].dtype is DType.F32 else 1
 
 
 def _pack_transformed(lw: Lowering, node: Node, tile: tuple[int, int], panel: int) -> int:
@@ -317,7 +329,7 @@ def _in_place(lw: Lowering, node: Node, extents: Shape, k: Dim) -> Columns | Non
     return Columns(e.operand, at[0], at[1])
 
 
-def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
+def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int, diagonal: int = 1) -> int:
     batch, _, n = extents
     b, group = node.inputs[1], _group(node)
     grouped = isinstance(node.op, Conv)
@@ -325,13 +337,13 @@ def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> int:
     if isinstance(b.node.op, Const) and static:
         data: Any = b.node.op.data
         if grouped:
-            data = _grouped(data, int(batch), merged_groups(node))  # type: ignore[arg-type]
+            data = _grouped(data, int(batch), 1 if diagonal > 1 else merged_groups(node))  # type: ignore[arg-type]
         elif batch == 1:
             data = data.reshape(k, n)
         else:
             lead = node.out.shape[:-2]
             data = np.broadcast_to(data, (*lead, k, n)).reshape(batch, k, n)  # type: ignore[arg-type]
-        key = ("packed", id(b.node.op.data), batch, panel, grouped, group)
+        key = ("packed", id(b.node.op.data), batch, panel, grouped, group, diagonal)
         size = math.prod(data.shape[:-2]) * packed_size(data.shape[-2], data.shape[-1], panel, group)
         packed = Deferred(data.dtype, size, lambda out: pack_b(data, panel, group, out))
         return lw.storage.const_lazy(key, packed, b.node.op.data).buffer

@@ -28,11 +28,13 @@ class LowerOptions:
     """opt_level 0 stores every computed value. `panel`: columns per packed panel of B.
 
     `winograd`: estimates by which convolutions are computed by minimal filtering; None: never.
+    `diagonal`: products of groups of few channels keep the blocks of B only, not the zeros between them.
     """
 
     opt_level: int = 3
     panel: int = 64
     winograd: ConvCosts | None = None
+    diagonal: bool = False
 
 
 class Storage:

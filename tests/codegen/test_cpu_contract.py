@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from mlc.codegen.expr import Acc, Axis, Call, Cast, DimParam, Load, Num
+from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import ContractKernel, ConvGeometry, Operand
 from mlc.codegen.packing import pack_b
 from mlc.errors import CodegenError
@@ -220,3 +221,33 @@ def test_text_depends_on_epilogue_constants():
     for limit, epilogue in ((0.5, low), (6.0, high)):
         want, got, _ = matmul(7, 20, 8, epilogue=epilogue)
         close(got, np.minimum(want, limit))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("inputs, outputs, blocks, batch", [(4, 4, 4, 2), (8, 8, 2, 3), (1, 2, 8, 1), (3, 5, 3, 2), (2, 1, 16, 1)])
+def test_block_diagonal(inputs, outputs, blocks, batch, target):
+    """Groups of few channels, of which `blocks` make one product."""
+    r = np.random.default_rng(4)
+    groups, h, w = blocks * batch, 7, 9
+    x = r.standard_normal((2, h, w, groups * inputs), dtype=np.float32)
+    weights = r.standard_normal((9 * inputs, batch, blocks * outputs), dtype=np.float32)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64)
+    want = np.zeros((2, h, w, groups * outputs))
+    for tap, g in itertools.product(range(9), range(groups)):
+        seen = padded[:, tap // 3 : tap // 3 + h, tap % 3 : tap % 3 + w, g * inputs : (g + 1) * inputs]
+        part = weights[tap * inputs : (tap + 1) * inputs].reshape(inputs, groups, outputs)[:, g]
+        want[..., g * outputs : (g + 1) * outputs] = want[..., g * outputs : (g + 1) * outputs] + seen @ part
+    n = blocks * outputs
+    packed = pack_b(np.moveaxis(weights, 1, 0), 16)
+    y = np.full(want.size + PAD, 7, np.float32)
+    operands = (Operand(F, x.size), Operand(F, packed.size), Operand(F, y.size, True))
+    geometry = ConvGeometry((h, w), (h, w), (3, 3), (1, 1), (1, 1), (1, 1))
+    k = 9 * inputs * blocks
+    kernel = ContractKernel(batch, 2 * h * w, n, k, operands, groups * inputs, inputs * blocks, 9 * inputs * 16, groups * outputs, n,
+                            ACC, geometry, panel=16, diagonal=blocks)  # fmt: skip
+    slow = y.copy()
+    run_kernel(kernel, [x.reshape(-1), packed, slow])
+    execute(kernel, [x, packed, y], target, parts=2)
+    assert (y[-PAD:] == 7).all(), "wrote past the end"
+    close(slow[:-PAD].reshape(want.shape), want)
+    close(y[:-PAD].reshape(want.shape), want)

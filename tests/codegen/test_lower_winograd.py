@@ -15,7 +15,7 @@ from mlc.codegen.lower.winograd import ConvCosts
 from mlc.ir import DType, const, sym
 from mlc.ir.ops import Add, Conv, Relu
 
-OPTIONS = LowerOptions(winograd=ConvCosts())
+OPTIONS = LowerOptions(winograd=ConvCosts(), diagonal=True)
 
 
 def conv(x, kernel, c, o, strides=(1, 1), pad=1, dilations=(1, 1), groups=1, dtype=np.float32):
