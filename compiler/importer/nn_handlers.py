@@ -9,6 +9,8 @@ from .contract_handlers import CONTRACT_HANDLERS
 from .extra_handlers import EXTRA_HANDLERS
 from .image_handlers import IMAGE_HANDLERS
 from .linalg_handlers import LINALG_HANDLERS
+from .ml_encoder_handlers import ML_ENCODER_HANDLERS
+from .ml_handlers import ML_HANDLERS
 from .ml_tree_handlers import ML_TREE_HANDLERS
 from .norm_handlers import NORM_HANDLERS
 from .quant_handlers import QUANT_HANDLERS
@@ -32,6 +34,8 @@ NN_HANDLERS: HandlerTable = {
     **QUANT_MS_HANDLERS,
     **SMALL_MS_HANDLERS,
     **ML_TREE_HANDLERS,
+    **ML_HANDLERS,
+    **ML_ENCODER_HANDLERS,
     **EXTRA_HANDLERS,
     **SAMPLING_HANDLERS,
     **SIGNAL_HANDLERS,

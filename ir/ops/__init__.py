@@ -78,6 +78,7 @@ from .grouped import GroupedMatMul
 from .host import (
     CastString,
     ConcatFromSequence,
+    DictVectorizer,
     Host,
     ImageDecode,
     ListAppend,
@@ -97,6 +98,7 @@ from .host import (
     StringSplit,
     TfIdf,
     UniqueRows,
+    ZipMap,
 )
 from .move import (
     Concat,
@@ -139,7 +141,7 @@ __all__ = [
 ]  # fmt: skip
 
 __all__ += [
-    "CastString", "ConcatFromSequence", "Host", "ListAppend", "ListStack", "OptionalGet", "OptionalHas", "OptionalHold",
+    "CastString", "ConcatFromSequence", "DictVectorizer", "Host", "ListAppend", "ListStack", "OptionalGet", "OptionalHas", "OptionalHold",
     "RegexFullMatch", "SequenceAt", "SequenceConstruct", "SequenceErase", "SequenceInsert", "SequenceLength",
-    "SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit", "TfIdf", "UniqueRows",
+    "SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit", "TfIdf", "UniqueRows", "ZipMap",
 ]  # fmt: skip

@@ -212,3 +212,20 @@ class UniqueRows(Host):
     axis: int
     sorted: bool
     call: ClassVar[str] = "unique"
+
+
+@dataclass(frozen=True)
+class ZipMap(Host):
+    """Rows of x[N, K] (a vector is one row) as a sequence of maps from labels to numbers."""
+
+    labels: tuple[Any, ...]
+    call: ClassVar[str] = "zip_map"
+
+
+@dataclass(frozen=True)
+class DictVectorizer(Host):
+    """Values of a map in the order of `words`, zeros or empty strings for those that are absent: [1, words]."""
+
+    words: tuple[Any, ...]
+    dtype: str
+    call: ClassVar[str] = "dict_vectorizer"

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .images import IMAGE_CALLS
+from .maps import MAP_CALLS
 from .sequences import SEQUENCE_CALLS
 from .strings import STRING_CALLS
 
-CALLS: dict[str, Callable[..., Any]] = {**IMAGE_CALLS, **SEQUENCE_CALLS, **STRING_CALLS}
+CALLS: dict[str, Callable[..., Any]] = {**IMAGE_CALLS, **MAP_CALLS, **SEQUENCE_CALLS, **STRING_CALLS}
