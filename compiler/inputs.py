@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..ir.dtypes import DType
 
 SEED = 0
 _LARGEST = 2**48  # no dim is that long
+_SCALES = (1, 4, 16, 64, 256)  # of default sizes
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,58 @@ def specs_of_onnx(model: onnx.ModelProto) -> list[InputSpec]:
 
 
 def specs_of_module(module: Any) -> list[InputSpec]:
-    """The inputs of a compiled module; dims that are not a plain symbol or number get a name of their own."""
-    return [InputSpec(i.name, np.dtype(i.dtype), tuple(d if isinstance(d, int) else str(d) for d in i.shape)) for i in module.inputs]
+    """The inputs of a compiled module. Symbols that the model needs to be equal have one name; dims that are not a plain symbol
+    or number get a name of their own."""
+    same = _equal_symbols(module.manifest.raw)
+    return [InputSpec(i.name, np.dtype(i.dtype), tuple(same.get(d, d) for d in i.shape)) for i in module.inputs]
 
 
-def sizes_of(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """A size for every dim: from `shapes`, from a symbol bound there, else a default that suits its name and place."""
+def specs_of_both(model: Sequence[InputSpec], module: Any) -> list[InputSpec]:
+    """What the ONNX file says of values, and the module it became of sizes."""
+    shapes = {s.name: s.shape for s in specs_of_module(module)}
+    return [replace(s, shape=shapes.get(s.name, s.shape)) for s in model]
+
+
+def workable_shapes(module: Any, specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """`sizes_of`, with defaults grown until the module can run at them (some models need a window of samples, say)."""
+    first: dict[str, tuple[int, ...]] = {}
+    for scale in _SCALES:
+        sizes = sizes_of(specs, shapes, scale)
+        first = first or sizes
+        try:
+            module.binding(**symbols_of_module(module, sizes))
+        except InputError:
+            continue
+        return sizes
+    return first  # running says what is wrong with them
+
+
+def symbols_of_module(module: Any, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Values of a module's symbols when its inputs have these shapes."""
+    pairs = ((d, n) for i in module.inputs for d, n in zip(i.shape, shapes[i.name], strict=True))
+    return {d: n for d, n in pairs if isinstance(d, str) and d in {s.name for s in module.manifest.symbols}}
+
+
+def _equal_symbols(manifest: Mapping[str, Any]) -> dict[int | str, int | str]:
+    """What to put for symbols that have to equal a number or an earlier symbol."""
+    same: dict[int | str, int | str] = {}
+
+    def end(d: int | str) -> int | str:
+        while d in same:
+            d = same[d]
+        return d
+
+    exprs = [e[1] if isinstance(e, list) and e[0] == "sym" else e for e in manifest["dims"]]
+    for a, b in manifest["equal"]:
+        if isinstance(exprs[a], int | str) and isinstance(exprs[b], int | str):
+            x, y = end(exprs[a]), end(exprs[b])
+            if x != y and isinstance(x if isinstance(y, int) else y, str):
+                same.update({x: y} if isinstance(y, int) else {y: x})
+    return {d: end(d) for d in same}
+
+
+def sizes_of(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]], scale: int = 1) -> dict[str, tuple[int, ...]]:
+    """A size for every dim: from `shapes`, from a symbol bound there, else a default (times `scale`) that suits its name and place."""
     known = {s.name for s in specs}
     for name in shapes:
         if name not in known:
@@ -68,7 +115,7 @@ def sizes_of(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) ->
     for s in specs:
         for axis, d in enumerate(s.shape):
             if isinstance(d, str):
-                bound.setdefault(d, _default_size(d, axis, len(s.shape)))
+                bound.setdefault(d, _default_size(d, axis, len(s.shape), scale))
     return {s.name: tuple(d if isinstance(d, int) else bound[d] for d in s.shape) for s in specs}
 
 
@@ -172,10 +219,10 @@ def _bind(spec: InputSpec, shape: tuple[int, ...], bound: dict[str, int]) -> Non
             raise InputError(f"symbolic dim {dim!r} is bound to both {bound[dim]} and {got}", expected="one size", loc=spec.name)
 
 
-def _default_size(symbol: str, axis: int, rank: int) -> int:
+def _default_size(symbol: str, axis: int, rank: int, scale: int) -> int:
     if re.search(r"batch|^N$", symbol, re.I) or (axis == 0 and not re.search(r"seq|len|time", symbol, re.I)):
         return 1
-    return 64 if rank == 4 and axis >= 2 else 16
+    return scale * (64 if rank == 4 and axis >= 2 else 16)
 
 
 def _values(spec: InputSpec, shape: tuple[int, ...], seed: int) -> np.ndarray:

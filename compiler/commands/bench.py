@@ -116,7 +116,7 @@ def _prepare(
     module = compile_with(found.path, replace(knobs, shapes=static_shapes(feeds) if feeds is not None else None), tell)
     specs = found.onnx_specs()
     if feeds is None:
-        feeds = found.feeds(specs, pairs, archive, seed)
+        feeds = found.feeds(specs, pairs, archive, seed, module)
     sizes = inputs.symbols_of_sizes(specs, static_shapes(feeds)) if static else {}
     return module.to_bytes(), feeds, sizes
 

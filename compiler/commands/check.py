@@ -64,7 +64,7 @@ def command(
         module = compile_with(found.path, knobs, tell)
         seconds = time.perf_counter() - start
         if feeds is None:
-            feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
+            feeds = found.feeds(found.onnx_specs(), pairs, archive, seed, module)
         lowered = _granted(knobs.precision)
         tell("comparing with onnxruntime", 0, 1)
         report = oracle.check(module.run, found.path, feeds, rtol=rtol, atol=atol, threads=threads, wide=wide, lowered=lowered)

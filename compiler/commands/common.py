@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from ...errors import InputError, OnnxImportError
 from ...models.resolve import default_shapes, resolve
 from ...runtime.files import write_whole
-from ..inputs import InputSpec, complete, parse_shapes, read_arrays, specs_of_module, specs_of_onnx
+from ..inputs import InputSpec, complete, parse_shapes, read_arrays, specs_of_both, specs_of_onnx, workable_shapes
 from ..options import Options
 from ..precision.options import Precision
 from .precision_options import precision_options
@@ -106,19 +106,21 @@ class Model:
                 raise
             raise OnnxImportError(f"is not an ONNX model: {e}", loc=self.name) from e
 
-    def feeds(self, specs: Sequence[InputSpec], pairs: Sequence[str], archive: str | None, seed: int) -> dict[str, np.ndarray]:
-        """Arrays for all inputs: those given, and generated ones."""
-        return complete(specs, read_arrays(pairs, archive), self.shapes, seed)
+    def feeds(
+        self, specs: Sequence[InputSpec], pairs: Sequence[str], archive: str | None, seed: int, module: Any = None
+    ) -> dict[str, np.ndarray]:
+        """Arrays for all inputs: those given, and generated ones, at sizes at which the module runs, if there is one."""
+        given = read_arrays(pairs, archive)
+        if module is None:
+            return complete(specs, given, self.shapes, seed)
+        specs = specs_of_both(specs, module)
+        return complete(specs, given, workable_shapes(module, specs, {**self.shapes, **static_shapes(given)}), seed)
 
 
 def find(name: str, shapes: Sequence[str]) -> Model:
     """The model of a command line argument. Raises InputError."""
     asked = parse_shapes(shapes)
     return Model(name, resolve(name), asked, {**default_shapes(name), **asked})
-
-
-def module_specs(module: Any) -> list[InputSpec]:
-    return specs_of_module(module)
 
 
 def static_shapes(feeds: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

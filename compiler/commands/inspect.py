@@ -15,14 +15,13 @@ from rich.table import Table
 from ...runtime.handlers import BindHandler, CarryHandler, HostHandler
 from ...runtime.manifest import Manifest
 from ...runtime.memory import Range, live_bytes
-from ..inputs import InputSpec, sizes_of, symbols_of_sizes
+from ..inputs import specs_of_module, symbols_of_module, workable_shapes
 from ..options import Options
 from .common import (
     bytes_text,
     compile_options,
     count_text,
     find,
-    module_specs,
     opened,
     out,
     progress,
@@ -99,9 +98,8 @@ def histogram(model: onnx.ModelProto) -> dict[str, int]:
 
 def describe(module: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """Everything as JSON. Symbolic dims get the sizes in `shapes`, or default ones (under "sizes")."""
-    specs: Sequence[InputSpec] = module_specs(module)
     manifest = module.manifest
-    given = symbols_of_sizes(specs, sizes_of(specs, shapes))
+    given = symbols_of_module(module, workable_shapes(module, specs_of_module(module), shapes))
     sizes = {s.name: given.get(s.name, max(1, s.lo)) for s in manifest.symbols}
     binding = module.binding(**sizes)
     calls = [

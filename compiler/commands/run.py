@@ -14,13 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...runtime.files import write_whole
+from ..inputs import specs_of_module
 from ..options import Options
 from .common import (
     compile_options,
     err,
     find,
     input_options,
-    module_specs,
     out,
     progress,
     shape_text,
@@ -50,12 +50,13 @@ def command(
 
     found = find(model, shapes)
     if found.is_module:
-        module, specs = load(found.path, threads=threads), None
+        module = load(found.path, threads=threads)
+        specs = specs_of_module(module)
     else:
         with progress() as tell:
             module = compile_with(found.path, replace(knobs, threads=threads), tell)
         specs = found.onnx_specs()
-    feeds = found.feeds(specs if specs is not None else module_specs(module), pairs, archive, seed)
+    feeds = found.feeds(specs, pairs, archive, seed, module)
     results = module.run(feeds)
     if output:
         write_whole(Path(output), lambda f: write_npz(f, results))

@@ -23,7 +23,7 @@ from ...runtime.threads import default_threads
 from .. import bench
 from ..api import Compilation, Progress, module_of, steps_of
 from ..backends import CpuBackend
-from ..inputs import generate, sizes_of, specs_of_module, symbols_of_sizes
+from ..inputs import generate, specs_of_module, symbols_of_module, workable_shapes
 from ..options import Options
 from .measure import Bench, Runner, calls_for_a_sample
 from .records import Records
@@ -121,7 +121,8 @@ def _faster(result: Compilation, tuned: Compilation, options: Options, threads: 
     """Whether the tuned module beats the other one, in runs that take turns."""
     tell("comparing with the default", 0, 1)
     base, other = module_of(result, threads), module_of(tuned, threads)
-    feeds = generate(specs_of_module(base), options.shapes or {})
+    specs = specs_of_module(base)
+    feeds = generate(specs, workable_shapes(base, specs, options.shapes or {}))
     times = bench.measure({"default": lambda: base.run(feeds), "tuned": lambda: other.run(feeds)}, threads, _WHOLE)
     ms = {t.engine: t.median for t in times}
     return ms["tuned"] < ms["default"]
@@ -133,8 +134,8 @@ class _Search:
     def __init__(self, result: Compilation, target: CpuTarget, options: Options, threads: int, deadline: float, tell: Progress) -> None:
         self.target, self.threads, self.deadline, self.tell = target, threads, deadline, tell
         self.seconds = options.tune or 0.0
-        specs = specs_of_module(module_of(result, threads))
-        self.sizes = symbols_of_sizes(specs, sizes_of(specs, options.shapes or {}))
+        module = module_of(result, threads)
+        self.sizes = symbols_of_module(module, workable_shapes(module, specs_of_module(module), options.shapes or {}))
 
     def run(self, jobs: list[Job]) -> dict[str, tuple[Hints | None, float]]:
         """Hints and speed-up by kernel; a kernel that time did not suffice for has no entry."""
