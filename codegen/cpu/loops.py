@@ -120,7 +120,7 @@ class _Writer(Reductions):
     def _unit(self, part: Any, axes: dict[int, Any]) -> None:
         b, k = self.b, self.k
         if self.tile is not None:
-            self._tiles(self.tile, part, axes)
+            self._turned(self.tile, part, axes)
             return
         if not self.parallel:
             self._point(axes, None, 1, 1, None)
@@ -133,14 +133,36 @@ class _Writer(Reductions):
             size = k.axes[self.plan.axis]
             self._span(axes, b.i64(0), self.dim(size), size if isinstance(size, int) else None)
 
-    def _tiles(self, tile: Turn, part: Any, outer: dict[int, Any]) -> None:
-        """`strip` elements along the read axis by `run` along the write axis, in pieces whose lines stay in the first-level
-        cache: whole runs of lines are read and written."""
-        b, n = self.b, tile.lanes
+    def _turned(self, tile: Turn, part: Any, outer: dict[int, Any]) -> None:
+        """`strip` elements along the read axis by `run` along the write axis."""
+        b = self.b
         long, across = self.dim(self.k.axes[tile.write]), self.dim(self.k.axes[tile.read])
         strip, rest = self._split(part, ceildiv(self.k.axes[tile.read], tile.strip))
         low, start = b.ir.mul(strip, b.i64(tile.strip)), b.ir.mul(rest, b.i64(tile.run))
         high, stop = b.smin(b.ir.add(low, b.i64(tile.strip)), across), b.smin(b.ir.add(start, b.i64(tile.run)), long)
+        if not tile.open:
+            self._tiles(tile, outer, (low, high), (start, stop))
+            return
+        least = self.dim(self.k.axes[tile.open[0]])
+        for a in tile.open[1:]:
+            least = b.smin(least, self.dim(self.k.axes[a]))
+
+        def row(r: Any, _: list[Any]) -> list[Any]:
+            self._span({**outer, tile.read: r}, start, stop, None)
+            return []
+
+        with b.ir.if_else(b.ir.icmp_signed(">=", least, b.i64(tile.lanes))) as (fits, short):
+            with fits:
+                self._tiles(tile, outer, (low, high), (start, stop))
+            with short:
+                b.loop(low, high, b.i64(1), [], row)
+
+    def _tiles(self, tile: Turn, outer: dict[int, Any], read: tuple[Any, Any], write: tuple[Any, Any]) -> None:
+        """[low, high) along both axes, in pieces whose lines stay in the first-level cache: whole runs of lines are read and
+        written."""
+        b, n = self.b, tile.lanes
+        across = self.dim(self.k.axes[tile.read])
+        (low, high), (start, stop) = read, write
 
         def piece(w: Any, _: list[Any]) -> list[Any]:
             end = b.smin(b.ir.add(w, b.i64(tile.strip)), stop)

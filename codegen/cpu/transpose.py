@@ -7,6 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from ...ir import lower, upper
 from ..affine import affine
 from ..expr import Load, postorder
 from ..kernel import LoopKernel
@@ -21,7 +22,8 @@ _RUN = 512  # elements, so that a unit moves up to 128 KiB
 class Turn:
     """Vectors are stored along axis `write`; `loads` are read along axis `read` and turned, `lanes` by `lanes` elements.
 
-    A unit takes `strip` elements along the read axis and `run` along the write axis.
+    A unit takes `strip` elements along the read axis and `run` along the write axis. `open`: which of the two axes may turn
+    out to be shorter than a vector when the kernel runs; it then does without tiles.
     """
 
     write: int
@@ -30,17 +32,18 @@ class Turn:
     lanes: int
     strip: int
     run: int
+    open: tuple[int, ...] = ()
 
 
 def turning(k: LoopKernel, target: CpuTarget) -> Turn | None:
-    """None unless some operand of 4-byte elements is contiguous along another axis than the results, both at least a
-    vector long. Tiles at the end are moved back to overlap, so that there are no tails."""
+    """None unless some operand of 4-byte elements is contiguous along another axis than the results, both, as far as
+    is known, at least a vector long. Tiles at the end are moved back to overlap, so that there are no tails."""
     lanes = target.lanes(4)
     if k.stages or k.reduce_axes or any(s.guard is not None for s in k.stores):
         return None
     if any(o.dtype.itemsize != 4 for o in k.operands if o.written):
         return None
-    long = [a for a, size in enumerate(k.axes) if isinstance(size, int) and size >= lanes]
+    long = [a for a, size in enumerate(k.axes) if upper(size) >= lanes and size != 1]
     offsets = [affine(s.offset) for s in k.stores]
     write = next((a for a in reversed(long) if all(f is not None and f[1].get(a, 0) == 1 for f in offsets)), None)
     if write is None:
@@ -58,7 +61,9 @@ def turning(k: LoopKernel, target: CpuTarget) -> Turn | None:
     if not found:
         return None
     read = max(found, key=lambda a: len(found[a]))
-    return Turn(write, read, tuple(found[read]), lanes, _STRIP, _RUN) if len(found[read]) <= 2 else None
+    if len(found[read]) > 2:
+        return None
+    return Turn(write, read, tuple(found[read]), lanes, _STRIP, _RUN, tuple(a for a in (write, read) if lower(k.axes[a]) < lanes))
 
 
 def turn(b: Builder, rows: list[Any]) -> list[Any]:

@@ -208,6 +208,19 @@ def test_transpose_fused_with_other_operands(m, n):
     check(kernel([3, n, m], [], [x, y, row, column], [(F, x.size)], [], [Store(4, at, e)]), [x, y, row, column], tolerance=1e-5)
 
 
+@pytest.mark.parametrize("fixed", [None, 5, 40])
+def test_transpose_of_symbolic_sizes(fixed):
+    """One kernel for sizes below and above a vector, zero too."""
+    m, n = sym("M"), fixed or sym("N")
+    for rows, columns in ((0, 3), (1, 100), (3, 15), (16, 16), (17, 1), (70, 33), (600, 67)):
+        columns = fixed or columns
+        x, row = random(rows, columns), random(rows, seed=1)
+        e = s.add(load(0, (0, 1), (1, n)), load(1, (1, 1)))
+        operands = (Operand(F, m * n), Operand(F, m), Operand(F, m * n, True))
+        k = LoopKernel((n, m), (), operands, (), (Store(2, index((0, m), (1, 1)), e),))
+        check(k, [x, row], bindings={"M": rows, "N": columns})
+
+
 def test_gather_rows_and_elements():
     x, rows = random(20, 33), np.asarray([3, 19, 0, 7], np.int64)
     at = call("add", call("mul", load(1, (0, 1), dtype=DType.I64), Num(33)), Axis(1))
