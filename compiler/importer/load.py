@@ -224,9 +224,14 @@ def _without_weights(model: ModelProto, opset: int) -> ModelProto:
             for a in node.attribute:
                 if a.HasField("t"):
                     _empty(a.t)
-            if node.domain in ("", "ai.onnx") and ("", node.op_type) not in local and not has_schema(node.op_type, opset):
+            if node.domain == "ai.onnx":  # the default domain by its other name, which the checker does not know
+                node.domain = ""
+            if node.domain == "" and ("", node.op_type) not in local and not has_schema(node.op_type, opset):
                 node.domain, renamed = _UNCHECKED, True
         stack.extend(subgraphs(graph.node))
+    for imported in copy.opset_import:
+        if imported.domain == "ai.onnx":
+            imported.domain = ""
     if renamed:
         copy.opset_import.add(domain=_UNCHECKED, version=1)
     return copy
