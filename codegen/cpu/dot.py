@@ -59,6 +59,12 @@ def instruction(kind: DotKind, target: CpuTarget) -> str:
     f = target.features
     if target.is_x86 and {"amx-tile", _TILES[kind.a]} <= f and target.masked:
         return "tiles"
+    return vector_instruction(kind, target)
+
+
+def vector_instruction(kind: DotKind, target: CpuTarget) -> str:
+    """The row that serves without tile registers."""
+    f = target.features
     if kind.a is DType.BF16:
         return "dot" if "avx512bf16" in f and target.vector_bits == 512 else "lanes"
     if target.vector_bits == 512 and "avx512vnni" in f:

@@ -196,7 +196,7 @@ class _Emitter:
         c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), element)
         live = i.sub(p["n"], column)
         masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
-        epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks)
+        epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks, hold=True)
         sums = b.alloca(self.vector, b.i64(height * s.vectors))
         steps = i.udiv(p["pitch"], b.i64(BYTES))
 

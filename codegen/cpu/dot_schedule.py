@@ -9,12 +9,13 @@ from ...errors import CodegenError
 from ...ir import Dim, ceildiv
 from ..kernel import ContractKernel
 from ..packing import padded_k
-from .dot import dot_kind, instruction
+from .dot import dot_kind, instruction, vector_instruction
 from .target import CpuTarget
 
 _ROW_BYTES = 40 << 10  # of A in a unit: about the first-level cache, where every strip of B meets it
 _COLUMN_BYTES = 1 << 20  # of B in a unit: half of a 2 MB second-level cache
 _GATHERED_BYTES = 1 << 21  # the same where gathering the rows of A again would cost more than reading B again
+_SHORT_ROW = 32  # bytes of K that half fill a tile register: vectors take no longer
 _UNIT_OPS = 8_000_000  # 4 to 20 µs of one core
 _HEIGHTS = {"tiles": (32, 16), 16: (12, 4, 1), 8: (2, 1), 4: (1,)}  # rows of a register tile, by lanes of a vector
 
@@ -44,6 +45,8 @@ def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
     """Raises CodegenError for operand types without a dot product, and for panels that are not whole vectors."""
     kind = dot_kind(kernel.operands[0].dtype, kernel.operands[1].dtype)
     how = instruction(kind, target)
+    if how == "tiles" and isinstance(kernel.k, int) and kernel.k * kind.a.itemsize <= _SHORT_ROW:
+        how = vector_instruction(kind, target)
     lanes = target.vector_bits // 32
     if kernel.panel % lanes or (how == "tiles" and kernel.panel != 32):
         raise CodegenError(f"panel of {kernel.panel} columns", expected="32")

@@ -16,6 +16,7 @@ from .functions import Functions
 from .target import CpuTarget
 
 _B, _M, _N = 0, 1, 2
+_HELD = 4  # operands of a strip that stay in registers
 _LONG = frozenset({"exp", "tanh", "erf", "log", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
                    "acosh", "atanh", "mod", "fmod"})  # fmt: skip
 
@@ -92,8 +93,14 @@ class Epilogue:
 
         return tuple((type(e).__name__, e.dtype, own(e), tuple(at[id(c)] for c in children(e))) for e in nodes)
 
-    def begin(self, b: Builder, dims: Any, pointers: list[Any], batch: Any, column: Any, masks: Sequence[Any]) -> ActiveEpilogue:
-        return ActiveEpilogue(self, b, dims, pointers, batch, column, masks)
+    def begin(
+        self, b: Builder, dims: Any, pointers: list[Any], batch: Any, column: Any, masks: Sequence[Any], hold: bool = False
+    ) -> ActiveEpilogue:
+        """`hold`: operands that are the same for every row are read here, into registers."""
+        active = ActiveEpilogue(self, b, dims, pointers, batch, column, masks)
+        if hold:
+            active.hold()
+        return active
 
 
 class ActiveEpilogue:
@@ -103,13 +110,25 @@ class ActiveEpilogue:
         self.sizes = {key: b.param(dims, slot) for key, slot in e.slots.items()}
         self.math = Functions(b, e.lanes, e.target)
         self.out = e.kernel.operands[-1].dtype
+        self.held: dict[tuple[int, int], Any] = {}
+
+    def hold(self) -> None:
+        """Read the operands that do not depend on the row, up to a few registers of them."""
+        loads = [
+            e for e in self.e.order if isinstance(e, Load) and not any(isinstance(x, Axis) and x.index == _M for x in postorder([e.offset]))
+        ]
+        for load in loads[:_HELD]:
+            at = self.b.at(self.pointers[load.operand], self._scalar(load.offset), storage(self._stored(load)))
+            splats: dict[int, Any] = {}
+            for v in range(len(self.masks)):
+                self.held[id(load), v] = self._load(load, v, {id(load): at}, splats)
 
     def row(self, m: Any, acc: Sequence[Any], out: Any) -> None:
         """Store epilogue(acc) of row m at `out` (its first column of this strip)."""
         self.axes[_M] = m
         addresses: dict[int, Any] = {}
         for load in self.e.order:
-            if isinstance(load, Load):
+            if isinstance(load, Load) and (id(load), 0) not in self.held:
                 base = self.pointers[load.operand]
                 addresses[id(load)] = self.b.at(base, self._scalar(load.offset), storage(self._stored(load)))
         splats: dict[int, Any] = {}
@@ -157,6 +176,8 @@ class ActiveEpilogue:
         return value[id(self.e.order[-1])]
 
     def _load(self, e: Load, v: int, addresses: dict[int, Any], splats: dict[int, Any]) -> Any:
+        if (id(e), v) in self.held:
+            return self.held[id(e), v]
         b, dtype = self.b, self._stored(e)
         t, at = storage(dtype), addresses[id(e)]
         if self.e.strides[id(e)] == 0:

@@ -106,6 +106,8 @@ class Lanes:
                 return i.fpext(x, t) if to.itemsize > source.itemsize else i.fptrunc(x, t)
             if to.itemsize < 4:  # what does not fit wraps, as where constants are folded
                 return i.trunc(self.cast(x, source, DType.I32), t)
+            if source is DType.F32 and to is DType.I32 and self.lanes > 1:
+                return self._saturated(x)
             sign = "s" if to.is_signed else "u"
             return self.b.call(f"llvm.fpto{sign}i.sat.{mangle(t)}.{mangle(x.type)}", t, x)
         signed = source.is_signed
@@ -117,6 +119,14 @@ class Lanes:
         if to.itemsize * 8 == width:
             return x
         return i.trunc(x, t) if to.itemsize * 8 < width else i.sext(x, t) if signed else i.zext(x, t)
+
+    def _saturated(self, x: Any) -> Any:
+        """f32 to i32, NaN to 0: llvm.fptosi.sat would go lane by lane on x86."""
+        i, t, limit = self.b.ir, vec(I32, self.lanes), 2.0**31
+        size = self.b.call(f"llvm.fabs.{mangle(x.type)}", x.type, x)
+        out = i.fptosi(i.select(i.fcmp_ordered("<", size, Splat(x.type, limit)), x, Splat(x.type, 0.0)), t)
+        out = i.select(i.fcmp_ordered(">=", x, Splat(x.type, limit)), Splat(t, 2**31 - 1), out)
+        return i.select(i.fcmp_ordered("<=", x, Splat(x.type, -limit)), Splat(t, -(2**31)), out)
 
     def convert(self, x: Any, to: DType) -> Any:
         """A float that is known to lie in the range of a small integer type, toward zero. NaN gives any number."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from ...errors import CodegenError
-from ...ir import Dim, DType, Node, Value, prod
+from ...ir import Const, Dim, DType, Node, Value, prod
 from ...ir.ops import LRN, ArgReduce, Conv, LayerNorm, MatMul, Pool, Reduce, RMSNorm, Softmax
 from ...ir.ops.quantized import accumulates_exactly_in_f32
 from ..expr import E, Reduced
@@ -284,7 +286,13 @@ def _windowed_conv(lw: Lowering, node: Node, op: Conv, root: Value) -> None:
         dtype = DType.F32  # bytes: the multiply-add is quicker than that of integers
     outside = lw.read(k, border[0], (Affine({}),)) if border else number(0.0 if dtype.is_float else 0, computed(x.dtype))
     e = convert(guarded(lw, k, x, index, range(1, len(x.shape) - 1), outside), dtype)
-    e = fn("mul", e, convert(lw.read(k, w, (*taps, channel, o)), dtype))
+    at = (*taps, channel, o)
+    if isinstance(w.node.op, Const) and dtype is DType.F32 and w.dtype is DType.I8:  # few weights, read often
+        data = w.node.op.data
+        tap = k.load(lw.storage.const(data.astype(np.float32), ("floats", id(data))), at)
+    else:
+        tap = convert(lw.read(k, w, at), dtype)
+    e = fn("mul", e, tap)
     finish_rows(lw, k, node, root, [Reduction("sum", e)], k.parallel, lambda: reduced(0, dtype))
 
 
