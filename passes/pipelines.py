@@ -9,6 +9,7 @@ from ..errors import PassError
 from ..ir import Graph
 from ..ir.verify import verify
 from .base import PassContext, Runnable
+from .channels_first import ChannelsFirst
 from .cse import Cse
 from .fold_constants import FoldConstants
 from .fold_scale import FoldScale
@@ -50,6 +51,7 @@ O2: tuple[Runnable, ...] = (
     SinkTransposes(),
     CLEAN,  # before scales: factors must meet their convolution, without reshapes of constants between
     FoldScale(),
+    ChannelsFirst(),  # after scales, which fold into convolutions
     FusePatterns(),  # again: channel norms are over the last axis only now
     CLEAN,
 )
