@@ -243,6 +243,9 @@ class AttentionKernel:
     mask_strides: Shape | None = None
 
 
+KEPT = 128  # first elements of a row that are kept in order while it is read; for more, it is sorted
+
+
 @dataclass(frozen=True, slots=True)
 class IrregularKernel:
     """Loops whose control flow follows the data, over `rows` rows of `size` elements.
@@ -250,6 +253,8 @@ class IrregularKernel:
     kind, and operands (written ones after "→"):
     - "positions": mask BOOL [size] → indices of true elements I64 [size], their number I64 [1]
     - "sort": keys [rows, size] → order I64 [rows, size], work space of the same shape; flags: "descending"
+    - "top": keys [rows, size] → the first `inner` of that order I64 [rows, inner], and two work spaces as large as the keys
+      where `inner` may be more than `KEPT`; flags: "descending"
     - "suppress": boxes F32 [rows / inner, size, 4], scores F32 [rows, size], most I64, overlap F32, least F32 → boxes taken
       I64 [rows, size], their number I64 [rows], work space; flags: "center". See `ir/ops/select.py`
     """

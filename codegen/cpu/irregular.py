@@ -8,8 +8,8 @@ from typing import Any
 from llvmlite import ir
 
 from ...ir import Dim, DType
-from ..kernel import IrregularKernel
-from .build import I1, I8, I64, PTR, Builder, Params, storage
+from ..kernel import KEPT, IrregularKernel
+from .build import I1, I8, I64, PTR, Builder, Params, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
 from .target import CpuTarget
 
@@ -36,8 +36,8 @@ class _Emitter:
         bufs, dims, begin, end = fn.args
         self.n, self.inner = (b.param(dims, at) for at in self.slots.values())
         self.buffers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
-        self._cells: dict[str, Any] = {name: b.alloca(I64, b.i64(1), 8) for name in _CELLS[k.kind]}
-        unit = {"positions": self._positions, "sort": self._sort, "suppress": self._suppress}[k.kind]
+        self._cells: dict[str, Any] = {name: b.alloca(I64, b.i64(count), 8) for name, count in _CELLS[k.kind].items()}
+        unit = {"positions": self._positions, "sort": self._sort, "suppress": self._suppress, "top": self._top}[k.kind]
 
         def body(row: Any, _: list[Any]) -> list[Any]:
             unit(row)
@@ -47,7 +47,7 @@ class _Emitter:
         b.ir.ret_void()
         text, symbol = named(str(module))
         size: Dim = sum((o.numel * o.dtype.itemsize for o in k.operands), 0)
-        cost = k.size * {"positions": 2, "sort": 60, "suppress": 80}[k.kind]
+        cost = k.size * {"positions": 2, "sort": 20, "suppress": 40, "top": 4}[k.kind]
         return Emitted(text, symbol, tuple(self.params.dims), k.rows, cost, k.rows * cost, size)
 
     # --- small things --------------------------------------------------------------------------------------------------
@@ -104,44 +104,162 @@ class _Emitter:
         keys = b.at(self.buffers[0], first, storage(dtype))
         order, spare = (b.at(buffer, first, I64) for buffer in self.buffers[1:3])
         self.each(b.i64(0), self.n, lambda j: self.put(order, j, j))
-        self._merge_sort(order, spare, self.n, keys, dtype, "descending" in self.kernel.flags)
+        self._radix_sort(order, spare, self.n, keys, dtype, "descending" in self.kernel.flags)
 
-    def _merge_sort(self, order: Any, spare: Any, n: Any, keys: Any, dtype: DType, descending: bool) -> None:
-        """Bottom-up and stable: runs of `width` indices, merged from `order` to `spare` and back."""
+    def _radix_sort(self, order: Any, spare: Any, n: Any, keys: Any, dtype: DType, descending: bool) -> None:
+        """Stable, byte by byte from the lowest: words of 32 bits of key over 32 bits of index go from `order` to `spare` and back.
+
+        Rows have less than 2³² elements. Keys of 64 bits take two rounds.
+        """
         b, i = self.b, self.b.ir
-        one = b.i64(1)
-        self.set("width", one)
-        self.set("flips", b.i64(0))
+        low = b.i64(2**32 - 1)
+        bits = max(32, 8 * dtype.itemsize)
+        for start in range(0, bits, 32):
 
-        def merge_all() -> None:
-            width = self.get("width")
+            def pack(j: Any, start: int = start) -> None:
+                index = self.element(order, j)
+                key = self._ordinal(self.element(keys, index, storage(dtype)), dtype, descending)
+                part = i.and_(i.lshr(key, b.i64(start)), low)
+                self.put(order, j, i.or_(i.shl(part, b.i64(32)), index))
+
+            self.each(b.i64(0), n, pack)
+            self.set("flips", b.i64(0))
+            self.each(b.i64(32), b.i64(32 + min(32, 8 * dtype.itemsize)), lambda shift: self._pass(order, spare, n, shift), b.i64(8))
             flipped = i.trunc(self.get("flips"), I1)
-            source, target = i.select(flipped, spare, order), i.select(flipped, order, spare)
+            source = i.select(flipped, spare, order)
 
-            def merge(low: Any) -> None:
-                middle = b.smin(i.add(low, width), n)
-                high = b.smin(i.add(middle, width), n)
+            def unpack(j: Any, source: Any = source) -> None:
+                self.put(order, j, i.and_(self.element(source, j), low))
 
-                def step(at: Any, carried: list[Any]) -> list[Any]:
-                    left, right = carried
-                    a = self.element(source, b.smin(left, i.sub(n, one)))
-                    c = self.element(source, b.smin(right, i.sub(n, one)))
-                    first = self._before(self.element(keys, c, storage(dtype)), self.element(keys, a, storage(dtype)), dtype, descending)
-                    more_left, more_right = i.icmp_signed("<", left, middle), i.icmp_signed("<", right, high)
-                    from_right = i.and_(more_right, i.or_(i.not_(more_left), first))
-                    self.put(target, at, i.select(from_right, c, a))
-                    took = i.zext(from_right, I64)
-                    return [i.add(left, i.sub(one, took)), i.add(right, took)]
+            self.each(b.i64(0), n, unpack)
 
-                b.loop(low, high, one, [low, middle], step)
+    def _pass(self, order: Any, spare: Any, n: Any, shift: Any) -> None:
+        """Distribute words by one byte; nothing to do where all have the same."""
+        b, i = self.b, self.b.ir
+        zero, one, places = b.i64(0), b.i64(1), self._cells["places"]
+        flipped = i.trunc(self.get("flips"), I1)
+        source, target = i.select(flipped, spare, order), i.select(flipped, order, spare)
 
-            self.each(b.i64(0), n, merge, i.shl(width, one))
-            self.set("width", i.shl(width, one))
-            self.set("flips", i.add(self.get("flips"), one))
+        def digit(word: Any) -> Any:
+            return i.and_(i.lshr(word, shift), b.i64(255))
 
-        self.during(lambda: i.icmp_signed("<", self.get("width"), n), merge_all)
-        with i.if_then(i.trunc(self.get("flips"), I1)):
-            self.each(b.i64(0), n, lambda j: self.put(order, j, self.element(spare, j)))
+        def count(j: Any) -> None:
+            d = digit(self.element(source, j))
+            self.put(places, d, i.add(self.element(places, d), one))
+
+        self.each(zero, b.i64(256), lambda d: self.put(places, d, zero))
+        self.each(zero, n, count)
+        with i.if_then(i.icmp_signed(">", n, zero)):
+            alike = i.icmp_signed("==", self.element(places, digit(self.element(source, zero))), n)
+            with i.if_then(i.not_(alike)):
+
+                def begin(d: Any, carried: list[Any]) -> list[Any]:
+                    size = self.element(places, d)
+                    self.put(places, d, carried[0])
+                    return [i.add(carried[0], size)]
+
+                def move(j: Any) -> None:
+                    word = self.element(source, j)
+                    d = digit(word)
+                    at = self.element(places, d)
+                    self.put(target, at, word)
+                    self.put(places, d, i.add(at, one))
+
+                b.loop(zero, b.i64(256), one, [zero], begin)
+                self.each(zero, n, move)
+                self.set("flips", i.add(self.get("flips"), one))
+
+    def _ordinal(self, x: Any, dtype: DType, descending: bool) -> Any:
+        """An unsigned 64-bit number that orders as x does (32 bits for smaller types); one for all NaN, above the others."""
+        i = self.b.ir
+        width = 8 * dtype.itemsize
+        t = ir.IntType(width)
+        sign = ir.Constant(t, 1 << (width - 1))
+        if dtype.is_float:
+            bits = i.bitcast(i.fadd(x, ir.Constant(x.type, 0.0)), t)  # −0 becomes 0
+            negative = i.icmp_signed("<", bits, ir.Constant(t, 0))
+            bits = i.select(negative, i.not_(bits), i.or_(bits, sign))
+            bits = i.select(i.fcmp_unordered("uno", x, x), ir.Constant(t, -1), bits)
+        else:
+            bits = i.xor(x, sign) if dtype.is_signed else x
+        bits = i.not_(bits) if descending else bits
+        return bits if width == 64 else i.zext(bits, I64)
+
+    def _top(self, row: Any) -> None:
+        """The first k in order: kept so while the row is read where they are few, else from the whole row in order."""
+        b, i, k = self.b, self.b.ir, self.inner
+        dtype = self.kernel.operands[0].dtype
+        first = i.mul(row, self.n)
+        keys, best = b.at(self.buffers[0], first, storage(dtype)), b.at(self.buffers[1], i.mul(row, k), I64)
+        if len(self.buffers) == 2:
+            self._keep_best(keys, best)
+            return
+        with i.if_else(i.icmp_signed("<=", k, b.i64(KEPT))) as (few, many):
+            with few:
+                self._keep_best(keys, best)
+            with many:
+                order, spare = (b.at(buffer, first, I64) for buffer in self.buffers[2:])
+                self.each(b.i64(0), self.n, lambda j: self.put(order, j, j))
+                self._radix_sort(order, spare, self.n, keys, dtype, "descending" in self.kernel.flags)
+                self.each(b.i64(0), k, lambda j: self.put(best, j, self.element(order, j)))
+
+    def _keep_best(self, keys: Any, best: Any) -> None:
+        """Most elements are not before the last of the k kept so far, which is seen a vector at a time."""
+        b, i = self.b, self.b.ir
+        dtype, descending = self.kernel.operands[0].dtype, "descending" in self.kernel.flags
+        zero, one, k = b.i64(0), b.i64(1), self.inner
+        t = storage(dtype)
+
+        def insert(index: Any, free: Any) -> None:
+            """At its place among the `free` ones before it, which is one behind if there is room."""
+            key = self.element(keys, index, t)
+            self.set("at", free)
+
+            def later() -> Any:
+                at = self.get("at")
+                before = i.sub(b.smax(at, one), one)
+                first = self._before(key, self.element(keys, self.element(best, before), t), dtype, descending)
+                return i.and_(i.icmp_signed(">", at, zero), first)
+
+            def shift() -> None:
+                at = i.sub(self.get("at"), one)
+                with i.if_then(i.icmp_signed("<", i.add(at, one), k)):
+                    self.put(best, i.add(at, one), self.element(best, at))
+                self.set("at", at)
+
+            self.during(later, shift)
+            with i.if_then(i.icmp_signed("<", self.get("at"), k)):
+                self.put(best, self.get("at"), index)
+
+        filled = b.smin(k, self.n)
+        with i.if_then(i.icmp_signed(">", filled, zero)):
+            self.put(best, zero, zero)  # `later` reads the first place even where it is not taken
+        self.each(one, filled, lambda j: insert(j, j))
+        lanes = max(1, 64 // dtype.itemsize)
+
+        def consider(j: Any) -> None:
+            last = self.element(keys, self.element(best, i.sub(k, one)), t)
+            with i.if_then(self._before(self.element(keys, j, t), last, dtype, descending)):
+                insert(j, k)
+
+        def chunk(j: Any) -> None:
+            last = b.splat(self.element(keys, self.element(best, i.sub(k, one)), t), lanes)
+            some = self._maybe_before(b.load(vec(t, lanes), b.at(keys, j, t)), last, dtype, descending)
+            any_ = b.call(f"llvm.vector.reduce.or.v{lanes}i1", I1, some)
+            with i.if_then(any_):
+                self.each(j, i.add(j, b.i64(lanes)), consider)
+
+        whole = i.add(filled, i.mul(i.sdiv(i.sub(self.n, filled), b.i64(lanes)), b.i64(lanes)))
+        with i.if_then(i.icmp_signed(">", k, zero)):
+            self.each(filled, whole, chunk, b.i64(lanes))
+            self.each(whole, self.n, consider)
+
+    def _maybe_before(self, x: Any, y: Any, dtype: DType, descending: bool) -> Any:
+        """True wherever `_before` is, and where NaN is involved."""
+        i, sign = self.b.ir, ">" if descending else "<"
+        if dtype.is_float:
+            return i.fcmp_unordered(sign, x, y)
+        return (i.icmp_signed if dtype.is_signed else i.icmp_unsigned)(sign, x, y)
 
     def _before(self, x: Any, y: Any, dtype: DType, descending: bool) -> Any:
         """Whether x has to come before y; NaN is above all numbers."""
@@ -170,7 +288,7 @@ class _Emitter:
             return [i.add(carried[0], i.zext(above, I64))]
 
         (found,) = b.loop(zero, self.n, one, [zero], candidate)
-        self._merge_sort(taken, spare, found, scores, DType.F32, True)
+        self._radix_sort(taken, spare, found, scores, DType.F32, True)
         self.set("taken", zero)
         self.set("at", zero)
 
@@ -233,4 +351,5 @@ class _Emitter:
 
 
 # Stack words of each kind, for loops that do not just count.
-_CELLS = {"positions": (), "sort": ("width", "flips"), "suppress": ("width", "flips", "taken", "at", "other")}
+_CELLS = {"positions": {}, "top": {"at": 1, "flips": 1, "places": 256}, "sort": {"flips": 1, "places": 256},
+          "suppress": {"flips": 1, "places": 256, "taken": 1, "at": 1, "other": 1}}  # fmt: skip

@@ -7,21 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, TensorType, Value, const, prod
+from ...ir import Const, Dim, Elementwise, Graph, Node, Op, Shape, TensorType, Value, const, prod
 from ...ir.ops import (
     Add,
     Attention,
-    Cast,
     Concat,
     ConvTranspose,
-    GatherElements,
     IntegerConv,
     IntegerMatMul,
     MatMul,
     Recurrent,
     Reshape,
     Slice,
-    Sort,
     TopK,
     Transpose,
 )  # fmt: skip
@@ -29,9 +26,9 @@ from ..kernel import gate_groups
 from .apply import apply
 from .attention_op import decompose_attention
 from .quantized import integer_conv, integer_matmul
+from .top_k import COUNTED, decompose_top_k
 
 _CACHE_LINE = 64
-_COUNTED = 128  # longest rows whose ranks are counted, which is n² comparisons in vectors; longer ones are sorted
 _FEW = 16  # rows: a vector of them
 
 
@@ -88,26 +85,11 @@ def decompose(graph: Graph) -> Graph:
                 return [integer_conv(node.op, ins, node.loc)]
             case Recurrent():
                 return _recurrent(node.op, ins, node.loc)
-            case TopK() if not isinstance(ins[0].shape[node.op.axis], int) or ins[0].shape[node.op.axis] > _COUNTED:
-                return _top_k(node.op, ins[0], node.loc)
+            case TopK() if not isinstance(ins[0].shape[node.op.axis], int) or ins[0].shape[node.op.axis] > COUNTED:
+                return decompose_top_k(node.op, ins[0], node.loc)
         return None
 
     return graph.rewrite(visit)
-
-
-def _top_k(op: TopK, x: Value, loc: tuple[str, ...]) -> Sequence[Value]:
-    """Sort the rows, keep k."""
-    rank = len(x.shape)
-    perm = (*(a for a in range(rank) if a != op.axis), op.axis)
-    back = tuple(perm.index(a) for a in range(rank))
-    rows = x if perm == tuple(range(rank)) else apply(Transpose(perm), loc, x)
-    narrow = x.dtype.is_float and x.dtype.itemsize < 4
-    keys = apply(Cast(DType.F32 if narrow else DType.U8), loc, rows) if narrow or x.dtype is DType.BOOL else rows
-    order = apply(Sort(op.largest), loc, keys)
-    kept = (*rows.shape[:-1], op.k)
-    best = apply(Slice((0,) * rank, kept, (1,) * rank), loc, order)
-    values = apply(GatherElements(rank - 1), loc, rows, best)
-    return [v if back == tuple(range(rank)) else apply(Transpose(back), loc, v) for v in (values, best)]
 
 
 def hoist(graph: Graph) -> Graph:

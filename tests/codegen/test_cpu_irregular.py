@@ -78,6 +78,24 @@ def test_running_sums(dtype, axis):
             np.testing.assert_array_equal(compiled(graph([x], ap(op, x)), data)[0], op.reference(data)[0])
 
 
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64, DType.I8, DType.I32, DType.I64, DType.U8, DType.U32, DType.U64])
+@pytest.mark.parametrize("largest", [False, True])
+def test_top_k_of_rows_of_any_size(dtype, largest):
+    for k in (1, 5, 128, 150):
+        x = tensor(4, N, dtype=dtype)
+        node = ap(TopK(1, k, largest), x).node
+        module = compile_graph(graph([x], *node.outputs), threads=1)
+        for n in (k, k + 1, 200, 1003):
+            data = RNG.integers(0, 60, (4, n)).astype(dtype.np)
+            if dtype.is_float:
+                data[1, RNG.integers(0, n, 3)] = np.nan
+                data[2, 0], data[2, -1] = -np.inf, np.inf
+                data[3] = -data[3]  # −0 among them
+                data[3, ::2] = 0
+            for got, want in zip(module(data), TopK(1, k, largest).reference(data), strict=True):
+                np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("center", [False, True])
 def test_suppression(center):
     boxes, scores = tensor(2, N, 4), tensor(2, 3, N)
