@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir import Const, Dim, Elementwise, Graph, Node, Op, Shape, TensorType, Value, const, prod
+from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, TensorType, Value, const, prod
 from ...ir.ops import (
     Add,
     Attention,
+    Cast,
     Concat,
     ConvTranspose,
     IntegerConv,
