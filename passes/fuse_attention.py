@@ -106,15 +106,19 @@ def _is_causal(mask: Value, scores: Value) -> bool:
 def _ungrouped(v: Value) -> Value:
     """[B, H/G, L, D] of a value of [B, H, L, D] in which groups of G heads are copies, as exporters repeat shared keys."""
     op = v.node.op
-    if not isinstance(op, Reshape) or not isinstance(v.node.inputs[0].node.op, Expand):
+    if not isinstance(op, Reshape) or not isinstance(v.node.inputs[0].node.op, Expand) or len(v.shape) != 4:
         return v
     copies, one = v.node.inputs[0], v.node.inputs[0].node.inputs[0]
-    if len(v.shape) != 4 or len(copies.shape) != 5 or len(one.shape) != 5 or one.shape[2] != 1:
+    batch, heads, *rest = v.shape
+    if len(one.shape) != len(copies.shape) or not isinstance(heads, int):
         return v
-    batch, heads, _, *rest = one.shape
-    if copies.shape[:2] != (batch, heads) or copies.shape[3:] != tuple(rest) or v.shape[2:] != tuple(rest) or v.shape[0] != batch:
+    pairs = [(o, c) for o, c in zip(one.shape, copies.shape, strict=True) if (o, c) != (1, 1)]
+    times = next((c for o, c in pairs if o != c), 1)
+    if not isinstance(times, int) or times < 2 or heads % times:
         return v
-    return reshape(one, (batch, heads, *rest)) if isinstance(heads, int) and isinstance(v.shape[1], int) else v
+    alone = heads // times
+    wanted = [(d, d) for d in (batch, alone) if d != 1] + [(1, times)] + [(d, d) for d in rest if d != 1]
+    return reshape(one, (batch, alone, *rest)) if pairs == wanted else v
 
 
 def _masked(seen: Value, shown: bool, fill: Value, scores: Value) -> Value | None:

@@ -14,13 +14,15 @@ from typing import Any
 from llvmlite import ir
 
 from ..kernel import GroupedKernel
-from .build import I32, I64, PTR, Builder, Params, Splat, storage, vec
+from .build import I8, I32, I64, PTR, Builder, Params, Splat, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
 from .epilogue import Epilogue
 from .grouped_schedule import GroupedSchedule, schedule_grouped
+from .product import prefetch
 from .target import CpuTarget
 
 F32 = ir.FloatType()
+_AHEAD = 2048  # 32-bit words of levels: hardware does not look beyond a page of 4 KiB
 
 
 def emit_grouped(kernel: GroupedKernel, target: CpuTarget) -> Emitted:
@@ -224,6 +226,9 @@ class _Decoder:
     def _words(self, word: Any) -> list[Any]:
         b, s = self.b, self.s
         line = b.ir.mul(word, b.i64(self.e.kernel.panel))
+        ahead = b.at(self.levels, b.ir.add(line, b.i64(_AHEAD)), I32)
+        for at in range(0, s.lanes * s.vectors * 4, 64):
+            prefetch(b, b.at(ahead, b.i64(at), I8), 3)
         return [b.load(self.e.words, b.at(self.levels, b.ir.add(line, b.i64(v * s.lanes)), I32), 4) for v in range(s.vectors)]
 
     def _multiply(self, acc: list[Any], packed: list[Any], shift: Any, at: Any) -> list[Any]:

@@ -262,6 +262,19 @@ def test_attention_of_repeated_keys(numbers, turned):
     assert compute(new) == (["reshape", "expand", "reshape"] if turned == "never" else []) + ["attention"]
 
 
+@pytest.mark.parametrize("one", [(2, 2, 1, 5, 4), (2, 2, 1, 1, 5, 4), (1, 2, 2, 1, 5, 4)])
+def test_repeated_keys_are_found_through_axes_of_one(numbers, one):
+    """Groups of query heads that share a key head: the copies go, by Expand or by Tile."""
+    many = tuple(3 if i == one.index(1, 1) else d for i, d in enumerate(one))
+
+    def build(q, k, v):
+        k, v = (apply(Reshape((2, 6, 5, 4)), apply(Expand(many), apply(Reshape(one), t))) for t in (k, v))
+        return attention(q, k, v)
+
+    new = fused(numbers, build, (2, 6, 3, 4), (2, 2, 5, 4), (2, 2, 5, 4), passes=(Simplify(), FuseAttention(), Simplify()))
+    assert compute(new) == ["attention"]
+
+
 def test_attention_of_rank_3_and_causal(numbers):
     mask = c(np.triu(np.full((4, 4), -1e30), 1))
     new = fused(numbers, lambda q, k, v: attention(q, k, v, mask), *[(2, 4, 3)] * 3,
