@@ -28,13 +28,13 @@ def compile_ir(ir_text: str, target: CpuTarget) -> bytes:
     an entry that does not carry its own digest is ignored and written anew. `MLC_NO_CACHE=1` turns the cache off.
     """
     key = hashlib.sha256("\0".join((ir_text, repr(_identity(target)), llvmlite.__version__)).encode()).hexdigest()
-    path = _cache_dir() / key[:2] / f"{key}.o"
+    path = cache_dir() / key[:2] / f"{key}.o"
     use_cache = not os.environ.get("MLC_NO_CACHE")
-    if use_cache and (data := _read(path)) is not None:
+    if use_cache and (data := read_checked(path)) is not None:
         return data
     data = _compile(ir_text, target)
     if use_cache:
-        _write(path, data)
+        write_checked(path, data)
     return data
 
 
@@ -103,11 +103,13 @@ def _default_cache_dir(xdg: str | None, home: str) -> Path:
     return Path(xdg or os.path.join(home, ".cache")) / "mlc"
 
 
-def _cache_dir() -> Path:
+def cache_dir() -> Path:
+    """The user's cache folder: what is in it may be deleted any time."""
     return _default_cache_dir(os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~"))
 
 
-def _read(path: Path) -> bytes | None:
+def read_checked(path: Path) -> bytes | None:
+    """What `write_checked` wrote; None when the file is absent or damaged."""
     try:
         raw = path.read_bytes()
     except OSError:
@@ -117,7 +119,7 @@ def _read(path: Path) -> bytes | None:
     return data if raw[: len(_MAGIC)] == _MAGIC and hashlib.sha256(data).digest() == raw[len(_MAGIC) : head] else None
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_checked(path: Path, data: bytes) -> None:
     """Atomic; a cache that cannot be written (read-only home, full disk) costs time, not correctness."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from .float_mode import flush_subnormals
 from .product import Product
 from .row_tiles import cut_rows
 from .target import CpuTarget
+from .text_cache import cached_text
 
 
 def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> Emitted:
@@ -37,7 +38,7 @@ def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHint
 @functools.lru_cache(maxsize=256)
 def _text(emitter: _Emitter) -> tuple[str, str]:
     """(text, symbol). Layers of other sizes have the same text, and building it takes milliseconds."""
-    return emitter.text()
+    return cached_text(("contract", emitter.fingerprint()), emitter.text)
 
 
 class _Emitter:

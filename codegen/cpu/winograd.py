@@ -24,6 +24,7 @@ from .float_mode import flush_subnormals
 from .product import Product
 from .row_tiles import cut_rows
 from .target import CpuTarget
+from .text_cache import cached_text
 from .winograd_schedule import WinogradSchedule, schedule_winograd
 from .winograd_transform import both_axes, input_transform, output_transform
 
@@ -39,7 +40,7 @@ def emit_winograd(kernel: WinogradKernel, target: CpuTarget) -> Emitted:
 @functools.lru_cache(maxsize=64)
 def _text(emitter: _Emitter) -> tuple[str, str]:
     """(text, symbol). Layers of other sizes have the same text."""
-    return emitter.text()
+    return cached_text(("winograd", emitter.fingerprint()), emitter.text)
 
 
 class _Emitter:

@@ -1,0 +1,67 @@
+"""Kernel text on disk, by what it is made from: building it in Python takes longer than reading it, and LLVM's part is cached too.
+
+The key holds the emitters' own source, so that a change of theirs is a change of every key.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Hashable
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+
+import llvmlite
+
+from .compile import cache_dir, read_checked, write_checked
+
+
+def cached_text(fingerprint: Hashable, make: Callable[[], tuple[str, str]]) -> tuple[str, str]:
+    """`make()`, (text, symbol), or what it gave before for an equal fingerprint. `MLC_NO_CACHE=1` turns the cache off."""
+    key = None if os.environ.get("MLC_NO_CACHE") else stable(fingerprint)
+    if key is None:
+        return make()
+    name = hashlib.sha256("\0".join((key, _sources(), llvmlite.__version__)).encode()).hexdigest()
+    path = cache_dir() / name[:2] / f"{name}.ll"
+    found = read_checked(path)
+    if found is not None:
+        symbol, _, text = found.decode().partition("\n")
+        return text, symbol
+    text, symbol = make()
+    write_checked(path, f"{symbol}\n{text}".encode())
+    return text, symbol
+
+
+def stable(value: object) -> str | None:
+    """A text that is equal for equal values in every process; None for values of which that is not known."""
+    try:
+        return _stable(value)
+    except TypeError:
+        return None
+
+
+def _stable(value: object) -> str:
+    if value is None or type(value) in (bool, int, float, str):
+        return repr(value)
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
+    if isinstance(value, tuple):
+        return f"({','.join(map(_stable, value))})"
+    if isinstance(value, frozenset):
+        return f"{{{','.join(sorted(map(_stable, value)))}}}"
+    if is_dataclass(value):
+        return f"{type(value).__qualname__}({','.join(_stable(getattr(value, f.name)) for f in fields(value))})"
+    raise TypeError(type(value))
+
+
+@functools.cache
+def _sources() -> str:
+    """A digest of all that emits code and describes kernels."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[2]
+    for folder in ("codegen", "ir"):
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
