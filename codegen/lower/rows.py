@@ -265,8 +265,21 @@ def _lrn(lw: Lowering, node: Node, op: LRN, root: Value) -> None:
     e = guarded(lw, k, x, at, range(len(at) - 1, len(at)), number(0.0, dtype))
     base = fn("add", number(op.bias, dtype), fn("mul", number(op.alpha / op.size, dtype), reduced(0, dtype)))
     own = lw.read(k, x, k.parallel)
-    y = fn("div", own, fn("pow", base, number(op.beta, dtype)))
+    y = fn("div", own, _power(base, op.beta))
     finish_rows(lw, k, node, root, [Reduction("sum", fn("mul", e, e))], k.parallel, lambda: y)
+
+
+def _power(base: E, exponent: float) -> E:
+    """base^exponent, by square roots for the exponents that normalization over channels uses."""
+    root = fn("sqrt", base)
+    match exponent:
+        case 1.0:
+            return base
+        case 0.5:
+            return root
+        case 0.75:
+            return fn("mul", root, fn("sqrt", root))
+    return fn("pow", base, number(exponent, base.dtype))
 
 
 def _windowed_conv(lw: Lowering, node: Node, op: Conv, root: Value) -> None:

@@ -148,6 +148,12 @@ def test_pool(kind: str, ceil: bool) -> None:
     run(graph([x], ap(LRN(3), x)), B=2)
 
 
+@pytest.mark.parametrize("beta", [0.5, 0.6, 0.75, 1.0])
+def test_lrn(beta: float) -> None:
+    x = tensor(B, 4, 5, 7)
+    run(graph([x], ap(LRN(3, 2.0, beta, 0.5), x)), B=2)
+
+
 @pytest.mark.parametrize("heads", [1, 2, 4])
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention(heads: int, causal: bool) -> None:
