@@ -15,11 +15,11 @@ from .dtypes import DType
 T = TypeVar("T")
 
 # name -> number of operands. `select(c, a, b)`; comparisons give BOOL; `div` on integers truncates toward zero;
-# `mod` has the divisor's sign, `fmod` the dividend's; `round` is half-to-even; shifts are logical on unsigned types.
+# `mod` has the divisor's sign, `fmod` the dividend's; `normcdf` is Φ; `round` is half-to-even; shifts are logical on unsigned types.
 SCALAR_FNS: dict[str, int] = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "min": 2, "max": 2, "pow": 2, "mod": 2, "fmod": 2, "fma": 3,
     "neg": 1, "abs": 1, "sqrt": 1, "rsqrt": 1, "exp": 1, "log": 1, "sin": 1, "cos": 1, "tan": 1, "asin": 1, "acos": 1,
-    "atan": 1, "sinh": 1, "cosh": 1, "tanh": 1, "asinh": 1, "acosh": 1, "atanh": 1, "erf": 1, "floor": 1, "ceil": 1,
+    "atan": 1, "sinh": 1, "cosh": 1, "tanh": 1, "asinh": 1, "acosh": 1, "atanh": 1, "erf": 1, "normcdf": 1, "floor": 1, "ceil": 1,
     "round": 1, "trunc": 1, "isnan": 1, "isinf": 1, "eq": 2, "ne": 2, "lt": 2, "le": 2, "gt": 2, "ge": 2,
     "and_": 2, "or_": 2, "xor": 2, "not_": 1, "shl": 2, "shr": 2, "select": 3,
 }  # fmt: skip
@@ -87,6 +87,14 @@ def _erf(x: np.ndarray) -> np.ndarray:
     return np.vectorize(math.erf, otypes=[np.float64])(np.asarray(x, np.float64)).astype(x.dtype)
 
 
+def _normcdf(x: np.ndarray) -> np.ndarray:
+    """Φ(x), the distribution function of the standard normal distribution, in float64."""
+    import math
+
+    half = math.sqrt(0.5)
+    return np.vectorize(lambda v: 0.5 * math.erfc(-v * half), otypes=[np.float64])(np.asarray(x, np.float64)).astype(x.dtype)
+
+
 def _int_mod(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(b == 0, 0, np.mod(a, np.where(b == 0, 1, b).astype(b.dtype))).astype(a.dtype)
 
@@ -103,7 +111,7 @@ _NP: dict[str, Any] = {
     "fmod": np.fmod, "neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log,
     "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
     "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh,
-    "erf": _erf, "floor": np.floor, "ceil": np.ceil, "round": np.rint, "trunc": np.trunc, "isnan": np.isnan,
+    "erf": _erf, "normcdf": _normcdf, "floor": np.floor, "ceil": np.ceil, "round": np.rint, "trunc": np.trunc, "isnan": np.isnan,
     "isinf": np.isinf, "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
     "ge": np.greater_equal, "shl": lambda a, b: _shift(np.left_shift, a, b),
     "shr": lambda a, b: _shift(np.right_shift, a, b), "select": np.where,

@@ -17,7 +17,7 @@ from .target import CpuTarget
 
 _B, _M, _N = 0, 1, 2
 _HELD = 4  # operands of a strip that stay in registers
-_LONG = frozenset({"exp", "tanh", "erf", "log", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
+_LONG = frozenset({"exp", "tanh", "erf", "normcdf", "log", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
                    "acosh", "atanh", "mod", "fmod"})  # fmt: skip
 
 

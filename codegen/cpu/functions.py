@@ -27,6 +27,9 @@ _ERF_SMALL = (-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.7
 _ERF_LARGE = (-1.72853470e-5, 3.83197126e-4, -3.88396438e-3, 2.42546219e-2, -1.06777877e-1, -6.34846687e-1, -1.28717512e-1)
 _LOG_ODD = (-0.130310059, -0.121483825, -0.166846126, -0.249996200)
 _LOG_EVEN = (0.140869141, 0.139814854, 0.200120345)
+# log₂ Φ(−t) on 0 ≤ t ≤ 10, minimax in Φ (4.3e-8), by reweighted least squares; it falls on beyond
+_CDF = (-6.73264992e-7, 1.34362572e-5, -6.56480697e-5, -4.15080518e-4, 7.40257232e-3, -5.27103133e-2, -4.59144861e-1, -1.15111208,
+        -0.999999881)  # fmt: skip
 _ROUND = 12582912.0  # 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
 
 
@@ -166,6 +169,27 @@ class Functions(Lanes):
         large = self._intrinsic("copysign", large, x)
         small = self._fma(self._poly(s, _ERF_SMALL), x, x)
         return i.select(i.fcmp_ordered(">", t, self._k(x, 0.921875)), large, small)
+
+    def _f_normcdf(self, x: Any) -> Any:
+        """Φ(x); float32, absolute error ≤ 2e-7: half the work of erf, which is exact to the last bits near 0."""
+        i, half = self.b.ir, self._k(x, 0.5)
+        if not self._single(x):
+            return i.fmul(half, i.fadd(self._k(x, 1.0), self._each("erf", i.fmul(x, self._k(x, math.sqrt(0.5))))))
+        t = self._intrinsic("fabs", x)
+        t = i.select(i.fcmp_ordered(">", t, self._k(x, 30.0)), self._k(x, 30.0), t)
+        power = self._poly(t, _CDF)
+        if not self._has_scalef(x):
+            power = i.select(i.fcmp_ordered("<", power, self._k(x, -126.0)), self._k(x, -126.0), power)
+        shifted = i.fadd(power, self._k(x, _ROUND))
+        n = i.fsub(shifted, self._k(x, _ROUND))
+        p = self._poly(i.fsub(power, n), _EXP2)
+        if self._has_scalef(x):
+            below = self._scalef(p, n)
+        else:
+            bits = vec(I32, x.type.count)
+            scale = i.add(i.shl(i.bitcast(shifted, bits), Splat(bits, 23)), Splat(bits, 127 << 23))
+            below = i.fmul(p, i.bitcast(scale, x.type))
+        return i.select(i.fcmp_ordered(">", x, self._k(x, 0.0)), i.fsub(self._k(x, 1.0), below), below)
 
     def _each(self, name: str, *args: Any) -> Any:
         """A libm function, lane by lane."""

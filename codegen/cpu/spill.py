@@ -9,7 +9,7 @@ from ..expr import Call, E, Load, postorder
 from ..kernel import LoopKernel
 from .loop_schedule import rebuilt, transform
 
-_COSTLY = frozenset({"exp", "log", "tanh", "erf", "pow", "sin", "cos", "sqrt", "div"})
+_COSTLY = frozenset({"exp", "log", "tanh", "erf", "normcdf", "pow", "sin", "cos", "sqrt", "div"})
 
 
 @dataclass(frozen=True)

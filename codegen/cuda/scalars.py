@@ -22,7 +22,7 @@ _BITS = {"and_": "&", "or_": "|", "xor": "^"}
 _LIBM = {
     "pow": "pow", "fmod": "fmod", "abs": "fabs", "sqrt": "sqrt", "exp": "exp", "log": "log", "sin": "sin", "cos": "cos",
     "tan": "tan", "asin": "asin", "acos": "acos", "atan": "atan", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh",
-    "asinh": "asinh", "acosh": "acosh", "atanh": "atanh", "erf": "erf", "floor": "floor", "ceil": "ceil",
+    "asinh": "asinh", "acosh": "acosh", "atanh": "atanh", "erf": "erf", "normcdf": "normcdf", "floor": "floor", "ceil": "ceil",
     "round": "rint", "trunc": "trunc",
 }  # fmt: skip
 _WRAPPING = {"add": "wrap_add", "sub": "wrap_sub", "mul": "wrap_mul"}

@@ -45,7 +45,7 @@ CAP = 60  # scalar operations in one kernel
 _VECTOR = 16  # output channels: of 512 bits, or of two vectors of 256
 _REPEATED = 4  # cheap operations that rows may recompute in each of their stages
 _HEAVY = frozenset({"exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh",
-                    "atanh", "erf", "pow", "div", "sqrt", "rsqrt", "mod", "fmod"})  # fmt: skip
+                    "atanh", "erf", "normcdf", "pow", "div", "sqrt", "rsqrt", "mod", "fmod"})  # fmt: skip
 
 MOVES = (Transpose, Slice, Expand, Gather, Pad, Reshape, Iota, DimTensor, GatherElements, GatherND, OneHot, Resize)
 ANCHORS = (MatMul, Conv, Reduce, ArgReduce, Softmax, LayerNorm, RMSNorm, Pool, LRN, ColumnsToImage)

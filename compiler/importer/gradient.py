@@ -18,7 +18,8 @@ _OPS: dict[str, Op] = {
     "atan": O.Atan(), "atanh": O.Atanh(), "ceil": O.Ceil(), "cos": O.Cos(), "cosh": O.Cosh(), "div": O.Div(), "eq": O.Equal(),
     "erf": O.Erf(), "exp": O.Exp(), "floor": O.Floor(), "fmod": O.Fmod(), "ge": O.GreaterEqual(), "gt": O.Greater(),
     "isinf": O.IsInf(), "isnan": O.IsNaN(), "le": O.LessEqual(), "log": O.Log(), "lt": O.Less(), "max": O.Max(), "min": O.Min(),
-    "mod": O.Mod(), "mul": O.Mul(), "neg": O.Neg(), "not_": O.Not(), "or_": O.Or(), "pow": O.Pow(), "round": O.Round(),
+    "mod": O.Mod(), "mul": O.Mul(), "neg": O.Neg(), "normcdf": O.NormalCdf(), "not_": O.Not(),
+    "or_": O.Or(), "pow": O.Pow(), "round": O.Round(),
     "select": O.Where(), "sin": O.Sin(), "sinh": O.Sinh(), "sqrt": O.Sqrt(), "sub": O.Sub(), "tan": O.Tan(), "tanh": O.Tanh(),
     "xor": O.Xor(),
 }  # fmt: skip
@@ -37,6 +38,7 @@ _UNARY: dict[str, Callable[[Build, Value, Value], Value]] = {
     "exp": lambda b, x, y: y,
     "log": lambda b, x, y: b.emit(O.Reciprocal(), x),
     "neg": lambda b, x, y: b.const(-1, x.dtype),
+    "normcdf": lambda b, x, y: b.mul(b.emit(O.Exp(), b.mul(b.mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi)),
     "sin": lambda b, x, y: b.emit(O.Cos(), x),
     "sinh": lambda b, x, y: b.emit(O.Cosh(), x),
     "sqrt": lambda b, x, y: b.div(b.const(0.5, x.dtype), y),

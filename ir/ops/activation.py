@@ -133,4 +133,4 @@ class Gelu(Same):
         if self.approximate:
             inner = s.mul(s.add(s.mul(s.mul(s.mul(x, x), x), 0.044715), x), math.sqrt(2 / math.pi))
             return s.mul(s.mul(x, 0.5), s.add(s.tanh(inner), 1))
-        return s.mul(s.mul(x, 0.5), s.add(s.erf(s.mul(x, math.sqrt(0.5))), 1))
+        return s.mul(x, s.normcdf(x))

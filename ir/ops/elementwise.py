@@ -262,6 +262,14 @@ class Erf(Same):
 
 
 @dataclass(frozen=True)
+class NormalCdf(Same):
+    """Φ(x) = (1 + erf(x/√2)) / 2."""
+
+    def body(self, s: S, *args: Any) -> Any:
+        return s.normcdf(*args)
+
+
+@dataclass(frozen=True)
 class Floor(Same):
     def body(self, s: S, *args: Any) -> Any:
         return s.floor(*args)

@@ -337,7 +337,16 @@ def test_function_error_in_ulp(fn, target):
     assert error[worst] <= bound, (x[worst], got[worst], want[worst], error[worst])
 
 
-@pytest.mark.parametrize("fn", ["exp", "log", "tanh", "erf", "sqrt", "sin", "cos", "atan", "sinh", "cosh", "asinh"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_normal_distribution_function(target):
+    x = np.concatenate([np.linspace(-40, 40, 60001), np.random.default_rng(0).standard_normal(20000) * 1e-3]).astype(np.float32)
+    got = np.zeros(x.size + PAD, np.float32)
+    native(map_kernel(x, lambda e: call("normcdf", e)), [x, got], target)
+    assert np.abs(got[:-PAD] - NUMPY.ops.call("normcdf", x.astype(np.float64))).max() <= 2e-7
+    check(map_kernel(x.astype(np.float64), lambda e: call("normcdf", e)), [x.astype(np.float64)], targets=[target])
+
+
+@pytest.mark.parametrize("fn", ["exp", "log", "tanh", "erf", "normcdf", "sqrt", "sin", "cos", "atan", "sinh", "cosh", "asinh"])
 def test_functions_of_special_values(fn):
     x = np.float32([0, -0.0, np.inf, -np.inf, np.nan, 1e-30, -1e-30, 1e-42, 3e38, 1000, 0.5, 1] * 3)
     if fn in ("sin", "cos"):
