@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import InputError, MlcError
-from . import performance, real, samples, suite, tables
+from . import gpu, performance, real, samples, suite, tables
 from .store import models_dir
 
 err = Console(stderr=True)
@@ -94,6 +95,25 @@ def bench(names: tuple[str, ...], threads: str, against: str, seconds: float, js
         except OSError as e:
             raise InputError(f"cannot be written: {e.strerror}", loc=json_path) from e
     sys.exit(max((r.code for r in rows), default=0))
+
+
+@cli.command("bench-gpu")
+@click.argument("names", nargs=-1)
+@click.option("--seconds", default=440.0, show_default=True, help="Start nothing new after this time.")
+@click.option("--append", type=click.Path(dir_okay=False), help="Append the tables to this file, such as docs/performance-gpu.md.")
+def bench_gpu(names: tuple[str, ...], seconds: float, append: str | None) -> None:
+    """Time kernels and suite models (all, or those named like mlp) on the GPU, beside torch; print markdown tables."""
+    start = time.monotonic()
+    about = gpu.environment()
+    kernels = [] if names else gpu.kernel_rows(start + 0.4 * seconds)
+    text = gpu.markdown(about, kernels, gpu.model_rows(start + seconds, names or gpu.MODELS))
+    click.echo(text)
+    if append:
+        try:
+            with Path(append).open("a") as f:
+                f.write("\n" + text)
+        except OSError as e:
+            raise InputError(f"cannot be written: {e.strerror}", loc=append) from e
 
 
 def _announce(row: tables.Row) -> None:

@@ -40,9 +40,12 @@ def is_device_array(value: object) -> bool:
 def device_array(value: Any, loc: str) -> DeviceArray:
     """The array's memory, without a copy. Raises InputError when it cannot be told."""
     try:
-        return _from_interface(value.__cuda_array_interface__, value)
+        interface = value.__cuda_array_interface__
     except (AttributeError, TypeError, RuntimeError):
-        pass
+        interface = None
+    # An interface that names no stream (torch's) does not say when the data is ready; DLPack settles that.
+    if interface is not None and ("stream" in interface or not hasattr(value, "__dlpack__")):
+        return _from_interface(interface, value)
     try:
         import cupy
     except ImportError:

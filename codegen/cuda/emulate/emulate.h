@@ -12,8 +12,9 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
-#define MLC_STACK (1 << 18)
+#define MLC_STACK (1 << 17)
 #else
 #define MLC_STACK (1 << 16)
 #endif
@@ -261,9 +262,6 @@ inline void first_switch() {
 
 inline void body() {
 #if defined(__SANITIZE_ADDRESS__)
-    // The scheduler's stack becomes known on the first entry.
-    static thread_local bool once = false;
-    (void)once;
     first_switch();
 #endif
     block.entry(block.args);
@@ -280,6 +278,9 @@ inline void prepare(Fiber& f) {
     f.done = false;
     f.waits = nullptr;
     f.fake = nullptr;
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(f.stack, MLC_STACK);  // the last run left without returning from its frames
+#endif
 #if defined(__x86_64__)
     void** top = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(f.stack) + MLC_STACK) & ~(uintptr_t)15);
     *--top = nullptr;                                // keeps the stack aligned as after a call

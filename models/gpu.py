@@ -1,0 +1,229 @@
+"""`python -m mlc.models bench-gpu`: kernels and models on one GPU, beside torch in the same process, as markdown.
+
+Everything is made here, from seeds: nothing is downloaded. Times are of the device (CUDA events), the median of blocks of runs
+in which mlc and torch take turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import compile as compile_model
+from ..errors import MlcError
+from . import suite
+
+MODELS = ("mlp", "resnet50", "bert_base", "vit_b16", "gpt2", "whisper_tiny_encoder", "minilm_l6", "lstm")
+BLOCKS, WARM, SECONDS = 5, 3, 0.15  # blocks of runs that take turns; runs before them; device time of a block
+
+
+@dataclass
+class GpuRow:
+    """A line of a table: what ran, milliseconds by engine (None where it failed), and the rate that the first one reached."""
+
+    name: str
+    milliseconds: dict[str, float | None]
+    rate: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class KernelCase:
+    """One operator: its ONNX text and weights, input shapes, the same in torch, and what to count ("GB/s" or "TFLOP/s")."""
+
+    name: str
+    onnx: Callable[[], bytes]
+    inputs: Mapping[str, tuple[int, ...]]
+    torch: Callable[[Any, dict[str, Any]], Callable[[], Any]]
+    count: str
+    amount: float
+    precision: str = "fp32"
+
+
+def environment() -> dict[str, str]:
+    """GPU, driver, versions, date. Raises MlcError when there is no GPU."""
+    module = compile_model(_text("probe (float[4] x) => (float[4] y) { y = Relu(x) }"), target="cuda")
+    module.run({"x": np.zeros(4, np.float32)})
+    import cupy
+
+    version = cupy.cuda.runtime.driverGetVersion()
+    found = {"GPU": module.device.name, "driver (CUDA)": f"{version // 1000}.{version % 1000 // 10}"}  # type: ignore[attr-defined]
+    try:
+        import torch
+
+        found["torch"] = torch.__version__
+    except ImportError:
+        found["torch"] = "not installed"
+    return {**found, "date": time.strftime("%Y-%m-%d")}
+
+
+def kernel_rows(until: float) -> list[GpuRow]:
+    """Operators alone; stops starting new ones at the time `until` (time.monotonic)."""
+    return [_kernel_row(c) for c in _cases() if time.monotonic() < until]
+
+
+def model_rows(until: float, names: Sequence[str] = MODELS) -> list[GpuRow]:
+    """Suite models at batch 1, in float32 and bfloat16, against torch eager and torch.compile."""
+    return [_model_row(n) for n in names if time.monotonic() < until]
+
+
+def markdown(about: dict[str, str], kernels: Sequence[GpuRow], models: Sequence[GpuRow]) -> str:
+    """A section to append to docs/performance-gpu.md."""
+    lines = [f"## {about['date']}: {about['GPU']}", "", ", ".join(f"{k} {v}" for k, v in about.items() if k != "date"), ""]
+    for title, rows in (("kernels", kernels), ("models", models)):
+        if not rows:
+            continue
+        engines = list(dict.fromkeys(e for r in rows for e in r.milliseconds))
+        lines += [f"| {title} | " + " | ".join(f"{e} ms" for e in engines) + " | mlc's rate | notes |", "|---" * (len(engines) + 3) + "|"]
+        for r in rows:
+            cells = ["" if r.milliseconds.get(e) is None else f"{r.milliseconds[e]:.3f}" for e in engines]
+            lines.append(f"| {r.name} | " + " | ".join(cells) + f" | {r.rate} | {'; '.join(r.notes)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+# --- cases ---------------------------------------------------------------------------------------------------------------
+def _text(graph: str, **weights: np.ndarray) -> bytes:
+    from onnx import numpy_helper, parser
+
+    model = parser.parse_model('<ir_version: 8, opset_import: ["" : 17]>\n' + graph)
+    model.graph.initializer.extend(numpy_helper.from_array(w, n) for n, w in weights.items())
+    return model.SerializeToString()
+
+
+def _product(m: int, n: int, k: int, precision: str) -> KernelCase:
+    def onnx() -> bytes:
+        w = (np.random.default_rng(0).standard_normal((k, n)) / np.sqrt(k)).astype(np.float32)
+        return _text(f"product (float[{m}, {k}] x) => (float[{m}, {n}] y) {{ y = MatMul(x, w) }}", w=w)
+
+    def torch(lib: Any, x: dict[str, Any]) -> Callable[[], Any]:
+        kind = lib.bfloat16 if precision == "bf16" else lib.float32
+        a, w = x["x"].to(kind), lib.randn(k, n, device="cuda", dtype=kind)
+        return lambda: a @ w
+
+    return KernelCase(f"{precision} product {m}×{n}×{k}", onnx, {"x": (m, k)}, torch, "TFLOP/s", 2e-12 * m * n * k, precision)
+
+
+def _cases() -> list[KernelCase]:
+    rows, width = 1 << 16, 2048  # half a gigabyte in, half out
+    size = 8e-9 * rows * width
+    x = f"float[{rows}, {width}]"
+    shape = {"x": (rows, width)}
+
+    def unary(name: str, body: str, torch: Callable[[Any, Any], Any], **weights: np.ndarray) -> KernelCase:
+        return KernelCase(name, lambda: _text(f"unary ({x} x) => ({x} y) {{ {body} }}", **weights), shape,
+                          lambda lib, v: lambda: torch(lib, v["x"]), "GB/s", size)  # fmt: skip
+
+    one, zero = np.ones(width, np.float32), np.zeros(width, np.float32)
+    return [
+        unary("relu (a copy)", "y = Relu(x)", lambda t, v: t.relu(v)),
+        unary("gelu", "a = Mul(x, c) b = Erf(a) d = Add(b, one) e = Mul(x, d) y = Mul(e, h)", lambda t, v: t.nn.functional.gelu(v),
+              c=np.array(0.70710678, np.float32), one=np.array(1, np.float32), h=np.array(0.5, np.float32)),
+        unary("softmax", "y = Softmax<axis = 1>(x)", lambda t, v: t.softmax(v, 1)),
+        unary("layer norm", "y = LayerNormalization(x, g, b)", lambda t, v: t.nn.functional.layer_norm(v, (width,)), g=one, b=zero),
+        _product(4096, 4096, 4096, "fp32"), _product(8192, 8192, 8192, "bf16"), _product(4096, 4096, 4096, "bf16"),
+        _product(128, 3072, 768, "bf16"), _product(4096, 3072, 768, "bf16"), _product(1, 4096, 4096, "bf16"),
+    ]  # fmt: skip
+
+
+# --- measuring -----------------------------------------------------------------------------------------------------------
+def _kernel_row(case: KernelCase) -> GpuRow:
+    import cupy
+
+    row = GpuRow(case.name, {"mlc": None, "torch": None})
+    rng = np.random.default_rng(1)
+    feeds = {n: cupy.asarray(rng.standard_normal(s, dtype=np.float32)) for n, s in case.inputs.items()}
+    try:
+        module = compile_model(case.onnx(), target="cuda", precision=case.precision)
+        steps = module.profile(feeds, runs=5)
+        main = max(steps.values())  # a conversion of the input, which the case is not about, is a step of its own
+        row.milliseconds["mlc"] = main * 1e3
+        row.rate = f"{case.amount / main:.0f} {case.count}"
+    except MlcError as e:
+        row.notes.append(f"mlc: {e.found[:80]}")
+    try:
+        import torch
+
+        run = case.torch(torch, {n: torch.from_dlpack(a) for n, a in feeds.items()})
+        row.milliseconds["torch"] = _torch_time(torch, run)
+    except ImportError:
+        row.notes.append("torch is not installed")
+    except RuntimeError as e:
+        row.notes.append(f"torch: {str(e)[:80]}")
+    return row
+
+
+def _model_row(name: str) -> GpuRow:
+    engines: dict[str, Callable[[], Any]] = {}
+    row = GpuRow(suite.SUITE[name].title, dict.fromkeys(("mlc fp32", "mlc bf16", "torch fp32", "torch bf16", "torch.compile bf16")))
+    try:
+        import cupy
+        import torch
+
+        path = suite.export(name)
+        torch.manual_seed(suite.SEED)
+        model, example = suite.SUITE[name].build()
+        model = model.eval().cuda()
+        given = [x.cuda() for x in example]
+        stream = cupy.cuda.Stream(non_blocking=True)
+        feeds = dict(zip(suite.SUITE[name].inputs, (cupy.from_dlpack(x.contiguous()) for x in given), strict=True))
+    except (ImportError, MlcError, RuntimeError) as e:
+        row.notes.append(str(e)[:100])
+        return row
+    for precision in ("fp32", "bf16"):
+        try:
+            start = time.perf_counter()
+            module = compile_model(path, target="cuda", precision=precision)
+            seconds = time.perf_counter() - start
+            module.run(feeds)
+            engines[f"mlc {precision}"] = lambda m=module: m.run(feeds, stream=stream, wait=False)  # type: ignore[misc]
+            row.notes.append(f"{precision} compiled in {seconds:.1f} s")
+        except MlcError as e:
+            row.notes.append(f"mlc {precision}: {e.found[:80]}")
+    low, half = model.bfloat16(), [x.bfloat16() if x.is_floating_point() else x for x in given]
+    engines["torch bf16"] = lambda: low(*half)
+    try:
+        fast = torch.compile(low, mode="max-autotune-no-cudagraphs" if name == "lstm" else "reduce-overhead")
+        with torch.no_grad():
+            fast(*half)
+        engines["torch.compile bf16"] = lambda: fast(*half)
+    except Exception as e:  # compilers of others fail in their own ways
+        row.notes.append(f"torch.compile: {type(e).__name__}")
+    with torch.no_grad():
+        row.milliseconds |= _turns(torch, engines, row.notes)
+        single = model.float()  # last: the layers are the same ones
+        row.milliseconds["torch fp32"] = _torch_time(torch, lambda: single(*given))
+    return row
+
+
+def _turns(torch: Any, engines: dict[str, Callable[[], Any]], notes: list[str]) -> dict[str, float | None]:
+    """Milliseconds of a run, the median over blocks in which the engines take turns."""
+    times: dict[str, list[float]] = {}
+    for _ in range(BLOCKS):
+        for name, run in engines.items():
+            try:
+                times.setdefault(name, []).append(_torch_time(torch, run))
+            except (MlcError, RuntimeError) as e:
+                notes.append(f"{name}: {str(e)[:80]}")
+    return {n: statistics.median(t) for n, t in times.items() if t}
+
+
+def _torch_time(torch: Any, run: Callable[[], Any]) -> float:
+    """Milliseconds of a run by the wall clock, over as many as fill a block, the device idle before and after."""
+    for _ in range(WARM):
+        run()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    count = 0
+    while time.perf_counter() - start < SECONDS or count < 3:
+        run()
+        count += 1
+        if count % 8 == 0:
+            torch.cuda.synchronize()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / count * 1e3

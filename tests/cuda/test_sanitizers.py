@@ -1,0 +1,74 @@
+"""Every kind of kernel under the address and undefined-behaviour sanitizers, in a process that has them loaded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from emulated import needs_gxx
+
+pytestmark = needs_gxx
+HERE = Path(__file__).parent
+SCRIPT = """
+import ctypes
+import emulated
+from mlc.codegen.cuda.emulate.compiler import EmulateOptions, build
+options = EmulateOptions(("address", "undefined"))
+emulated.build = lambda sources, _=None: build(sources, options)
+import numpy as np
+import lowering as emulated_graphs
+import test_attention, test_contract, test_contract_mma, test_loops
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+
+def exact(size, dtype, offset=0):  # memory of exactly this size, so that every step outside of it is seen
+    n = size * np.dtype(dtype).itemsize
+    out = np.ctypeslib.as_array((ctypes.c_uint8 * n).from_address(libc.malloc(n))).view(dtype)
+    out[:] = 0
+    return out
+
+emulated.aligned_array = exact
+{body}
+print("clean")
+"""
+KERNELS = """
+for test in (test_loops.test_maps, test_loops.test_irregular, test_contract.test_b_in_place, test_attention.test_hidden_keys):
+    test()
+x = emulated_graphs.tensor(1, 7, 6, 4)
+emulated.check_all([test_contract.conv(x, 3, 3, 4, 6, strides=(2, 2), pads=(1, 1)),
+                    test_contract_mma.dot(20, 40, 40, emulated_graphs.DType.BF16, emulated_graphs.DType.BF16)], tol=1e-3)
+"""
+OUTSIDE = """
+text = '#include "mlc.cuh"\\nextern "C" __global__ void k(float* b0) { b0[threadIdx.x + 1] = 1.0f; }'
+a = exact(32, np.float32)
+build({"k": text}, options).run("k", [a.ctypes.data], 1, 32, 0)
+"""
+
+
+def run(body: str) -> subprocess.CompletedProcess[str]:
+    found = [
+        subprocess.run(["g++", f"-print-file-name=lib{n}.so"], capture_output=True, text=True).stdout.strip() for n in ("asan", "ubsan")
+    ]
+    if not all(os.path.isabs(f) for f in found):
+        pytest.skip("g++ has no sanitizer libraries here")
+    paths = [str(HERE), str(HERE.parent / "codegen"), *(p for p in sys.path if p)]
+    env = {**os.environ, "LD_PRELOAD": ":".join(found), "PYTHONPATH": os.pathsep.join(paths), "PYTHONMALLOC": "malloc",
+           "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0", "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
+    script = SCRIPT.replace("{body}", body)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=280)
+
+
+def test_kernels_are_clean() -> None:
+    done = run(KERNELS)
+    assert done.returncode == 0 and done.stdout.strip() == "clean", done.stderr[-3000:]
+
+
+def test_a_step_outside_is_seen() -> None:
+    assert shutil.which("g++")
+    done = run(OUTSIDE)
+    assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr
