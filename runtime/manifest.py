@@ -282,6 +282,9 @@ class _Parser:
         for o in (*handler.reads, *handler.writes):
             for slot in o.shape:
                 self._slot(slot)
+        for o in handler.reads:
+            if o.kind == "object":
+                touch(o.buffer, 8, False)
         for o in handler.writes:
             if o.kind == "object":
                 touch(o.buffer, 8, True)

@@ -168,6 +168,8 @@ class Run:
         shape = tuple(self.slots[s] for s in o.shape)
         dtype = np.dtype(np.int64) if o.kind == "str" else o.dtype
         size = math.prod(shape) * dtype.itemsize
+        if size > self.sizes[o.buffer]:
+            raise ArtifactError(f"a host function reads {size} bytes of buffer {o.buffer}", expected=f"at most {self.sizes[o.buffer]}")
         array = np.empty(shape, dtype) if not size else _bytes_at(self.bufs[o.buffer], size).view(dtype).reshape(shape)
         return self.handles.decode(array) if o.kind == "str" else array
 
