@@ -117,6 +117,7 @@ STRUCTURE: dict[str, tuple[tuple[int, int], ...]] = {
     "Resize": ((1, 0), (2, 0), (3, 0)),  # how many axes are resized
     "RNN": _GATES,
     "ScatterND": tuple((1, axis) for axis in range(4)),
+    "TreeEnsemble": ((0, 1),),  # features
 }
 
 
