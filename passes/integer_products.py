@@ -150,9 +150,15 @@ def _gather(op: Gather, data: Value, index: Value) -> Value | None:
     if not isinstance(data.node.op, Dequantize) or const_of(data.node.inputs[0]) is None:
         return None
     q, *sides = data.node.inputs
-    if any(s.type.numel != 1 for s in sides):
-        return None
-    return apply(Dequantize(), apply(op, q, index), *sides)
+    taken = []
+    for side in sides:
+        if side.type.numel == 1:
+            taken.append(side)
+        elif op.axis == 0 and side.type.rank == q.type.rank and side.type.numel == side.shape[0] == q.shape[0]:  # one a row
+            taken.append(apply(op, side, index))
+        else:
+            return None
+    return apply(Dequantize(), apply(op, q, index), *taken)
 
 
 # --- quantizing again -------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from .fold_constants import FoldConstants
 from .fold_scale import FoldScale
 from .fuse_attention import FuseAttention
 from .fuse_patterns import FusePatterns
+from .grouped_weights import GroupedWeights, NameDequantizers
 from .integer_products import IntegerProducts
 from .simplify import Simplify
 from .sink_transposes import SinkTransposes
@@ -42,9 +43,10 @@ CLEAN = Repeat("clean", (FoldConstants(), Simplify(), Cse()))
 
 # O0 folds constants and nothing else: lowering wants weights, not computations of weights.
 O0: tuple[Runnable, ...] = (FoldConstants(),)
-O1: tuple[Runnable, ...] = (IntegerProducts(), CLEAN)
+QUANTIZED: tuple[Runnable, ...] = (NameDequantizers(), IntegerProducts(), GroupedWeights())
+O1: tuple[Runnable, ...] = (*QUANTIZED, CLEAN)
 O2: tuple[Runnable, ...] = (
-    IntegerProducts(),  # before constants fold: quantized weights must not become floats
+    *QUANTIZED,  # before constants fold: quantized weights must not become floats
     CLEAN,
     FusePatterns(),  # before layout: fewer nodes to choose for
     FuseAttention(),  # before layout: what it makes of kᵀ merges there

@@ -46,7 +46,9 @@ class _Emitter:
         sizes = {"m": kernel.m, "n": kernel.n, "lda": kernel.lda, "ldc": kernel.ldc, "rows": schedule.rows, "blocks": schedule.blocks,
                  "whole": kernel.k // self.each, "words": words, "group": group_words, "groups": -(-kernel.k // kernel.group)}  # fmt: skip
         self.size = {name: self.params.add(dim) for name, dim in sizes.items()}
-        self.needs_sums = kernel.zero is None or not schedule.table  # the zeros come off at the end of a group
+        # a zero that all columns share comes off each level, where it is a whole number; others at the end of a group
+        self.level_zero = 0 if schedule.table or kernel.zero is None or kernel.zero != int(kernel.zero) else int(kernel.zero)
+        self.needs_sums = kernel.zero is None or not (schedule.table or kernel.zero == self.level_zero)
         self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
 
     def fingerprint(self) -> Hashable:
@@ -247,7 +249,10 @@ class _Decoder:
         if self.s.table:
             return b.call("llvm.x86.avx512.permvar.sf.512", self.e.vector, self.values, shifted)
         mask = Splat(self.e.words, (1 << self.e.kernel.bits) - 1)
-        return b.ir.sitofp(b.ir.and_(shifted, mask), self.e.vector)
+        level = b.ir.and_(shifted, mask)
+        if self.e.level_zero:
+            level = b.ir.sub(level, Splat(self.e.words, self.e.level_zero))
+        return b.ir.sitofp(level, self.e.vector)
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
         if not self.e.target.fma:
