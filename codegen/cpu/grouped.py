@@ -1,7 +1,8 @@
 """GroupedKernel → LLVM IR: weights of few bits become floats in registers, right where they are multiplied.
 
 A word of levels holds neighbouring elements of K, so that one load serves several steps. Sums of a group are scaled when it
-is over: Σ x·(q − z)·s = s·(Σ x·q − z·Σ x). Reading the levels is the floor for few rows of A.
+is over: Σ x·(q − z)·s = s·(Σ x·q − z·Σ x). Reading the levels is the floor for few rows of A; for many, a strip of weights
+becomes floats once a unit (`grouped_expanded.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..kernel import GroupedKernel
 from .build import I8, I32, I64, PTR, Builder, Params, Splat, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
 from .epilogue import Epilogue
+from .grouped_expanded import Expanded
 from .grouped_schedule import GroupedSchedule, schedule_grouped
 from .product import prefetch
 from .target import CpuTarget
@@ -44,7 +46,8 @@ class _Emitter:
         words = -(-kernel.k // self.each)
         group_words = words if kernel.group >= kernel.k else kernel.group // self.each
         sizes = {"m": kernel.m, "n": kernel.n, "lda": kernel.lda, "ldc": kernel.ldc, "rows": schedule.rows, "blocks": schedule.blocks,
-                 "whole": kernel.k // self.each, "words": words, "group": group_words, "groups": -(-kernel.k // kernel.group)}  # fmt: skip
+                 "whole": kernel.k // self.each, "words": words, "group": group_words, "groups": -(-kernel.k // kernel.group),
+                 "k": kernel.k}  # fmt: skip
         self.size = {name: self.params.add(dim) for name, dim in sizes.items()}
         # a zero that all columns share comes off each level, where it is a whole number; others at the end of a group
         self.level_zero = 0 if schedule.table or kernel.zero is None or kernel.zero != int(kernel.zero) else int(kernel.zero)
@@ -76,10 +79,30 @@ class _Emitter:
         self.module = ir.Module(name="kernel")
         masks = (False, True) if self.schedule.masked else (False,)
         tiles = {(h, masked): self._tile_function(h, masked) for h in self.schedule.heights for masked in masks}
-        self._entry(tiles)
+        self._entry(tiles, self._expanded(masks) if self.schedule.expand else None)
         return named(str(self.module))
 
-    def _entry(self, tiles: dict[tuple[int, bool], ir.Function]) -> None:
+    def _expanded(self, masks: tuple[bool, ...]) -> tuple[ir.Function, dict[tuple[int, bool], ir.Function]]:
+        k, s = self.kernel, self.schedule
+        wide = Expanded(self.module, s, self.target, self.size, k.bits, k.panel, k.zero, not self.needs_sums)
+        out = k.operands[-1].dtype
+        tiles = {(h, masked): wide.tile(h, masked, self.epilogue, len(k.operands), out) for h in s.heights for masked in masks}
+        return wide.expand(self.level), tiles
+
+    def level(self, b: Builder, shifted: Any) -> Any:
+        """The lowest level of words as floats, without the zero that all share where that costs nothing."""
+        if self.schedule.table:
+            zero = self.kernel.zero or 0.0
+            values = ir.Constant(self.vector, [float(level - zero) for level in range(16)])
+            return b.call("llvm.x86.avx512.permvar.sf.512", self.vector, values, shifted)
+        level = b.ir.and_(shifted, Splat(self.words, (1 << self.kernel.bits) - 1))
+        if self.level_zero:
+            level = b.ir.sub(level, Splat(self.words, self.level_zero))
+        return b.ir.sitofp(level, self.vector)
+
+    def _entry(
+        self, tiles: dict[tuple[int, bool], ir.Function], wide: tuple[ir.Function, dict[tuple[int, bool], ir.Function]] | None
+    ) -> None:
         """void kernel(bufs, dims, begin, end): row blocks fastest, so that a strip's levels stay in cache."""
         s = self.schedule
         fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
@@ -88,18 +111,30 @@ class _Emitter:
         bufs, dims, begin, end = fn.args
         p = {name: b.param(dims, at) for name, at in self.size.items()}
         strip = b.i64(s.lanes * s.vectors)
+        scratch = b.alloca(F32, i.mul(i.mul(p["words"], b.i64(self.each)), strip)) if wide else None
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             first = i.mul(i.urem(u, p["blocks"]), p["rows"])
             stop = b.smin(i.add(first, p["rows"]), p["m"])
             column = i.mul(i.udiv(u, p["blocks"]), strip)
 
-            def run(masked: bool) -> None:
+            def rows(of: dict[tuple[int, bool], ir.Function], masked: bool, *more: Any) -> None:
                 done = first
                 for h in s.heights:
                     to = i.add(done, i.mul(i.udiv(i.sub(stop, done), b.i64(h)), b.i64(h)))
-                    i.call(tiles[h, masked], [bufs, dims, done, to, column])
+                    i.call(of[h, masked], [bufs, dims, done, to, column, *more])
                     done = to
+
+            def run(masked: bool) -> None:
+                if wide is None:
+                    rows(tiles, masked)
+                    return
+                with i.if_else(i.icmp_signed(">=", i.sub(stop, first), b.i64(s.expand))) as (many, few):
+                    with many:
+                        i.call(wide[0], [bufs, dims, column, scratch])
+                        rows(wide[1], masked, scratch)
+                    with few:
+                        rows(tiles, masked)
 
             if not s.masked:
                 run(False)
@@ -185,9 +220,6 @@ class _Decoder:
     def __init__(self, b: Builder, e: _Emitter, levels: Any, starts: Sequence[Any]) -> None:
         self.b, self.e, self.levels, self.starts = b, e, levels, starts
         self.s = e.schedule
-        if self.s.table:
-            zero = e.kernel.zero or 0.0
-            self.values = ir.Constant(e.vector, [float(level - zero) for level in range(16)])
         self.needs_sums = e.needs_sums
 
     def sums(self, first: Any, whole: Any, tail: Any, last: Any) -> tuple[list[Any], list[Any]]:
@@ -239,20 +271,10 @@ class _Decoder:
         x = [b.splat(b.load(F32, b.at(start, at, F32), 4), s.lanes) for start in self.starts]
         out = list(acc)
         for v, word in enumerate(packed):
-            level = self._level(b.ir.lshr(word, b.splat(shift, s.lanes)))
+            level = self.e.level(b, b.ir.lshr(word, b.splat(shift, s.lanes)))
             for r in range(len(self.starts)):
                 out[r * s.vectors + v] = self.fma(x[r], level, out[r * s.vectors + v])
         return out
-
-    def _level(self, shifted: Any) -> Any:
-        b = self.b
-        if self.s.table:
-            return b.call("llvm.x86.avx512.permvar.sf.512", self.e.vector, self.values, shifted)
-        mask = Splat(self.e.words, (1 << self.e.kernel.bits) - 1)
-        level = b.ir.and_(shifted, mask)
-        if self.e.level_zero:
-            level = b.ir.sub(level, Splat(self.e.words, self.e.level_zero))
-        return b.ir.sitofp(level, self.e.vector)
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
         if not self.e.target.fma:

@@ -9,6 +9,8 @@ from ...ir import Dim, ceildiv
 from ..kernel import GroupedKernel
 from .target import CpuTarget
 
+_EXPAND = 16  # rows: then expanding them for every tile would take longer than storing them once
+_EXPANDED_BYTES = 1 << 21  # of a strip of floats, on the stack and in the second-level cache
 _ROWS = 48  # of a unit: its levels come from the first-level cache after the first tile
 
 
@@ -30,6 +32,7 @@ class GroupedSchedule:
     blocks: Dim
     strips: int
     masked: bool
+    expand: int = 0  # rows of a unit from which on its weights become floats first; 0: never
 
 
 def schedule_grouped(kernel: GroupedKernel, target: CpuTarget) -> GroupedSchedule:
@@ -53,5 +56,6 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget) -> GroupedSchedul
     rows = max(1, rows) if isinstance(rows, int) else rows
     table = kernel.bits == 4 and lanes == 16 and target.is_x86
     return GroupedSchedule(
-        lanes, vectors, heights, table, kernel.k % each, rows, ceildiv(kernel.m, rows), -(-kernel.n // strip), kernel.n % strip != 0
-    )
+        lanes, vectors, heights, table, kernel.k % each, rows, ceildiv(kernel.m, rows), -(-kernel.n // strip), kernel.n % strip != 0,
+        _EXPAND if (not isinstance(kernel.m, int) or kernel.m >= _EXPAND) and 4 * kernel.k * strip <= _EXPANDED_BYTES else 0,
+    )  # fmt: skip

@@ -39,7 +39,7 @@ SHAPES = [(64, 64, 4, 32, False), (96, 70, 4, 32, True), (100, 33, 4, 32, False)
 
 
 @pytest.mark.parametrize("target", ["cpu", "cpu:x86-64-v3", "cpu:x86-64-v2"])
-@pytest.mark.parametrize("m", [1, 5, 13])
+@pytest.mark.parametrize("m", [1, 5, 13, 40])
 def test_sums_are_float32_sums(m, target):
     for k, n, bits, group, asymmetric in SHAPES:
         g = graph(m, k, n, bits, group, asymmetric)
