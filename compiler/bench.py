@@ -26,7 +26,8 @@ class Refusal(InputError):
     """A peer cannot run the model; the others can still be timed."""
 
 
-ENGINES = ("onnxruntime", "openvino")
+FLOAT32 = "mlc-fp32"  # this compiler at full precision, to compare a lowered module with
+ENGINES = ("onnxruntime", "openvino", FLOAT32)
 Run = Callable[[], Any]
 Progress = Callable[[str, int, int], None]
 
@@ -105,14 +106,14 @@ def onnxruntime_engine(path: Path, feeds: Mapping[str, np.ndarray], threads: int
     return lambda: oracle.session.run(None, ready)
 
 
-def openvino_engine(path: Path, feeds: Mapping[str, np.ndarray], threads: int, static: bool) -> Run:
-    """OpenVINO's CPU plugin in float32 (it would pick bfloat16 by itself where the machine has it)."""
+def openvino_engine(path: Path, feeds: Mapping[str, np.ndarray], threads: int, static: bool, precision: str = "f32") -> Run:
+    """OpenVINO's CPU plugin at a precision, "f32" or "bf16" (it would pick bfloat16 by itself where the machine has it)."""
     try:
         import openvino as ov
     except ImportError as e:
         raise InputError("OpenVINO is not installed", remedy="pip install openvino, or use --against onnxruntime", loc="--against") from e
     core = ov.Core()
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     ready = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
     try:
         model = core.read_model(os.fspath(path))

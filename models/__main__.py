@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import InputError, MlcError
-from . import gpu, performance, real, samples, suite, tables
+from . import gpu, performance, quantized, real, samples, suite, tables
 from .store import models_dir
 
 err = Console(stderr=True)
@@ -38,6 +38,8 @@ def list_models() -> None:
         table.add_row(f"real:{name}", "yes" if real.path_of(name).is_file() else "", f"{model.package}: {model.exercises}")
     for name, entry in suite.SUITE.items():
         table.add_row(f"suite:{name}", "yes" if suite.path_of(name).is_file() else "", entry.title)
+    for name, derived in quantized.QUANTIZED.items():
+        table.add_row(f"quantized:{name}", "yes" if quantized.path_of(name).is_file() else "", derived.title)
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
 
@@ -57,11 +59,14 @@ def fetch(names: tuple[str, ...]) -> None:
 @click.argument("names", nargs=-1)
 @click.option("--force", is_flag=True, help="Export again what is here.")
 def export(names: tuple[str, ...], force: bool) -> None:
-    """Export the benchmark suite (all, or those named) with torch and transformers, from configs and a fixed seed."""
+    """Export the benchmark suite (all, or those named) with torch and transformers, from configs and a fixed seed.
+
+    quantized:NAME makes a quantized model.
+    """
     wanted = list(dict.fromkeys(names)) or list(suite.SUITE)
     for i, name in enumerate(wanted):
         with err.status(f"{name} ({i + 1} of {len(wanted)})"):
-            path = suite.export(name, force=force)
+            path = quantized.export(name[10:], force=force) if name.startswith("quantized:") else suite.export(name, force=force)
         click.echo(f"{name}: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InputError
-from . import real, samples, suite
+from . import quantized, real, samples, suite
 from .sizes import listed
 
-PREFIXES = ("sample", "real", "suite")
+PREFIXES = ("sample", "real", "suite", "quantized")
 
 
 def resolve(name: str) -> Path:
@@ -21,7 +21,7 @@ def resolve(name: str) -> Path:
     if not colon or prefix not in PREFIXES:
         path = Path(name)
         if not path.exists():
-            raise InputError(f"no such file: {name}", expected="a path, or sample:NAME, real:NAME, suite:NAME")
+            raise InputError(f"no such file: {name}", expected="a path, or sample:NAME, real:NAME, suite:NAME, quantized:NAME")
         if path.is_dir():
             raise InputError(f"{name} is a folder", expected="an .onnx or .mlc file")
         return path
@@ -29,11 +29,13 @@ def resolve(name: str) -> Path:
         case "sample":
             return samples.path_of(rest)
         case "real":
-            path, verb = real.path_of(rest), "fetch"
+            path, command = real.path_of(rest), f"fetch {rest}"
+        case "quantized":
+            path, command = quantized.path_of(rest), f"export {name}"
         case _:
-            path, verb = suite.path_of(rest), "export"
+            path, command = suite.path_of(rest), f"export {rest}"
     if not path.is_file():
-        raise InputError(f"{name} is not here yet", remedy=f"Bring it with: python -m mlc.models {verb} {rest}")
+        raise InputError(f"{name} is not here yet", remedy=f"Bring it with: python -m mlc.models {command}")
     return path
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from ...errors import InputError, OnnxImportError
 from .. import bench, inputs, roofline
 from ..options import Options
+from ..precision.options import FLOAT32
 from .common import (
     Model,
     Tell,
@@ -30,7 +31,13 @@ from .common import (
 
 @click.command("bench")
 @click.argument("model")
-@click.option("--against", default="onnxruntime", show_default=True, metavar="LIST", help="onnxruntime, openvino, or both by comma.")
+@click.option(
+    "--against",
+    default="onnxruntime",
+    show_default=True,
+    metavar="LIST",
+    help="onnxruntime, openvino (at bf16 with --precision bf16), mlc-fp32; by comma.",
+)
 @click.option("--threads", "threads_text", default="1,2", show_default=True, metavar="LIST", help="Numbers of threads, by comma.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the figures as JSON (- for standard output).")
 @click.option("--static", is_flag=True, help="Fix symbolic dims to the sizes of the inputs, in every engine.")
@@ -66,7 +73,7 @@ def command(
     with progress() as tell:
         blob, feeds, sizes = _prepare(found, pairs, archive, seed, static, knobs, tell)
         for threads in counts:
-            ready = _engines(found, blob, feeds, sizes, engines, threads, static, refusals)
+            ready = _engines(found, blob, feeds, sizes, engines, threads, static, knobs, refusals)
             timings += bench.measure(ready, threads, options, tell)
         if kernels:
             profiles = _profiles(blob, feeds, counts, seconds, timings, tell)
@@ -129,6 +136,7 @@ def _engines(
     names: list[str],
     threads: int,
     static: bool,
+    knobs: Options,
     refusals: dict[str, str],
 ) -> dict[str, bench.Run]:
     """mlc and those peers that take the model; why the others do not goes into `refusals`."""
@@ -140,11 +148,21 @@ def _engines(
         try:
             if name == "onnxruntime":
                 engines[name] = bench.onnxruntime_engine(found.path, feeds, threads, sizes)
+            elif name == bench.FLOAT32:
+                engines[name] = _float32(found, feeds, static, replace(knobs, precision=FLOAT32, threads=threads, dump=None))
             else:
-                engines[name] = bench.openvino_engine(found.path, feeds, threads, static)
+                precision = "bf16" if knobs.precision.default == "bf16" else "f32"
+                engines[name] = bench.openvino_engine(found.path, feeds, threads, static, precision)
         except (bench.Refusal, OnnxImportError) as e:
             refusals[name] = str(e)
     return engines
+
+
+def _float32(found: Model, feeds: dict[str, Any], static: bool, knobs: Options) -> bench.Run:
+    from ..api import compile_with
+
+    module = compile_with(found.path, replace(knobs, shapes=static_shapes(feeds) if static else None))
+    return lambda: module.run(feeds)
 
 
 def _profiles(

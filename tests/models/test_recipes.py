@@ -4,6 +4,9 @@ import hashlib
 import zipfile
 from pathlib import Path
 
+import mlc
+import numpy as np
+import onnxruntime as ort
 import pytest
 from mlc import MlcError
 from mlc.models import real, resolve, samples, sizes, suite, tables
@@ -82,3 +85,19 @@ def test_tables() -> None:
     lines = tables.check_table([good, bad]).splitlines()
     assert lines[2] == "| real:common | x 1×2 | 1.0e-06 | 2.0e-06 | 0.0e+00 |  | 1.50 | agrees |"
     assert "it broke" in lines[3] and all(line.count("|") == 9 for line in lines)
+
+
+def test_the_decoder_recipe_takes_a_token_with_a_past(tmp_path):
+    """A small one, in float32 and with 4-bit weights, against onnxruntime."""
+    from mlc.models.quantized import _Decoder
+
+    for bits in (None, 4):
+        path = tmp_path / f"decoder{bits}.onnx"
+        _Decoder(bits, layers=2, width=96, heads=6, key_heads=2, inner=128, vocabulary=50)(path)
+        rng = np.random.default_rng(0)
+        feeds = {"ids": np.array([[7]])}
+        feeds |= {f"past_{kind}{i}": rng.standard_normal((1, 2, 5, 16)).astype(np.float32) for kind in "kv" for i in range(2)}
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        got, want = mlc.compile(path).run(feeds), session.run(None, feeds)
+        for o, w in zip(session.get_outputs(), want, strict=True):
+            assert np.linalg.norm(got[o.name] - w) <= 1e-4 * np.linalg.norm(w), (bits, o.name)
