@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ...errors import CodegenError
-from ...ir import Dim, DType, ceildiv, prod
+from ...ir import Dim, DType, ceildiv, dim_max, prod
 from ..kernel import WinogradKernel
 from ..winograd import positions
 from .target import CpuTarget
@@ -91,10 +91,9 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget) -> WinogradSche
 
 
 def _blocks(tiles: Dim, most: int) -> tuple[Dim, Dim]:
-    """(tiles of a block, blocks): blocks of nearly equal size."""
-    blocks = ceildiv(tiles, most)
-    block = ceildiv(tiles, blocks) if blocks != 0 else 0
-    return block, ceildiv(tiles, block) if block != 0 else 0
+    """(tiles of a block, blocks): blocks of nearly equal size; of no tiles, no block."""
+    block = dim_max(1, ceildiv(tiles, dim_max(1, ceildiv(tiles, most))))
+    return block, ceildiv(tiles, block)
 
 
 def _heights(block: Dim, tall: int) -> tuple[int, int]:
