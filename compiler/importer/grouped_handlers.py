@@ -1,4 +1,4 @@
-"""Handler of MatMulNBits (com.microsoft): weights of few bits stay so, see `ir.ops.GroupedMatMul`."""
+"""Handlers of MatMulNBits and GatherBlockQuantized (com.microsoft): weights of few bits stay so, see `ir.ops.GroupedMatMul`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
-from ...ir import Const, DType, Value
-from ...ir.ops import GroupedMatMul
+from ...ir import Const, Dim, DType, Value
+from ...ir.ops import BitAnd, Gather, GroupedMatMul, ShiftRight
 from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
 
@@ -73,4 +73,41 @@ def _constant(ctx: ImportContext, v: Value, what: str) -> np.ndarray:
     return v.node.op.data
 
 
-GROUPED_HANDLERS: HandlerTable = {("com.microsoft::MatMulNBits", 1): matmul_nbits}
+def gather_block_quantized(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """Rows of a table of few bits, dequantized by blocks along the last axis. u8 tables hold two 4-bit levels a byte, or 8-bit ones."""
+    table, index, scales = required(ctx, node, ins, 3)
+    b, zeros, rank = Build(ctx), optional(ins, 3), len(table.shape)
+    axis, along = (int(ctx.attr(node, name, default)) for name, default in (("gather_axis", 0), ("quantize_axis", 1)))
+    bits, block = int(ctx.attr(node, "bits", 4)), int(ctx.attr(node, "block_size", 128))
+    if axis % rank != 0 or along % rank != rank - 1 or rank < 2 or bits not in (4, 8):
+        raise ctx.unsupported(f"GatherBlockQuantized of axis {axis}, quantized along {along}, with {bits} bits")
+    packed = table.dtype is DType.U8 and bits == 4
+
+    def rows(v: Value, size: Dim) -> Value:
+        """The rows asked for, unpacked and cut to `size` elements."""
+        y = b.emit(Gather(0), v, index)
+        if not packed:
+            return y
+        low, high = b.emit(BitAnd(), y, b.const(15, DType.U8)), b.emit(ShiftRight(), y, b.const(4, DType.U8))
+        both = b.concat(y.type.rank, *(b.reshape(part, (*y.shape, 1)) for part in (low, high)))
+        last = y.type.rank - 1
+        return b.slice(b.reshape(both, (*y.shape[:-1], y.shape[-1] * 2)), last, 0, size)
+
+    width = table.shape[-1] * (2 if packed else 1)
+    if not isinstance(width, int):
+        raise ctx.unsupported(f"GatherBlockQuantized of {table.type}")
+    taken = b.cast(rows(table, width), DType.F32)
+    blocks, last = scales.shape[-1], taken.type.rank - 1
+    of_block = b.ctx.const(np.arange(width, dtype=np.int64) // block)
+    if zeros is not None:
+        offset: Value | float = b.emit(Gather(last), b.cast(rows(zeros, blocks), DType.F32), of_block)
+    else:
+        offset = float(1 << (bits - 1)) if table.dtype is DType.U8 else 0.0
+    factor = b.emit(Gather(last), b.cast(b.emit(Gather(0), scales, index), DType.F32), of_block)
+    return [b.cast(b.mul(b.sub(taken, offset), factor), scales.dtype)]
+
+
+GROUPED_HANDLERS: HandlerTable = {
+    ("com.microsoft::MatMulNBits", 1): matmul_nbits,
+    ("com.microsoft::GatherBlockQuantized", 1): gather_block_quantized,
+}

@@ -200,6 +200,18 @@ def test_dynamic_quantize_lstm(direction):
             direction=direction, tolerance=3e-2)  # fmt: skip
 
 
+@pytest.mark.parametrize("bits,zeros", [(4, False), (4, True), (8, False), (8, True)])
+def test_gather_block_quantized(bits, zeros):
+    """Tables of bytes; onnxruntime reads blocks of 16 or more."""
+    rows, width, block = 9, 64, 16
+    table = u8(rows, width * bits // 8)
+    index = R.integers(0, rows, (2, 3)).astype(np.int64)
+    operands = [table, index, np.abs(f(rows, width // block)) + 0.1]
+    if zeros:
+        operands.append(u8(rows, width // block * bits // 8))
+    compare("GatherBlockQuantized", operands, constants=(0, 2, 3), gather_axis=0, quantize_axis=1, block_size=block, bits=bits)
+
+
 # --- attention ------------------------------------------------------------------------------------------------------------
 
 
