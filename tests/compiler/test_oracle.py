@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import EncodeError
 from mlc import MlcError
 from mlc.compiler import inputs, oracle
 from mlc.compiler.compare import Limits, compare, limits
@@ -130,3 +131,15 @@ def test_first_divergence_is_named(model: onnx.ModelProto, tmp_path: Path) -> No
     report = oracle.Report((), {}, layers)
     assert not report.agrees and report.first_divergence is not None and report.first_divergence.node == "mask it"
     assert report.as_json()["first_divergence"]["tensor"] == "m"
+
+
+def test_a_model_that_no_message_holds_is_refused(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+
+    def fail(self: onnx.ModelProto) -> bytes:
+        raise EncodeError("Failed to serialize proto")
+
+    monkeypatch.setattr(onnx.ModelProto, "SerializeToString", fail)
+    with pytest.raises(MlcError, match="2 GiB"):
+        oracle.expose(path)
