@@ -148,16 +148,6 @@ def missing_features(triple: str, features: frozenset[str] | set[str]) -> list[s
     return sorted(f for f in features if f not in here.features)
 
 
-def check_host(target: CpuTarget) -> None:
-    """Raises TargetError, naming the missing instruction sets, when this machine cannot run code for `target`."""
-    missing = missing_features(target.triple, target.features)
-    if missing:
-        raise TargetError(
-            f"this machine ({platform.machine()}, {host().cpu}) lacks {', '.join(missing)}, which {target} needs",
-            remedy="Compile with --target=cpu here, or run the module on a machine that has it",
-        )
-
-
 def _vector_bits(triple: str, features: frozenset[str]) -> int:
     if not triple.startswith("x86_64"):
         return 128

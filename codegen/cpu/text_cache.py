@@ -15,7 +15,7 @@ from pathlib import Path
 
 import llvmlite
 
-from .compile import cache_dir, read_checked, write_checked
+from ..disk_cache import cache_dir, read_checked, write_checked
 
 
 def cached_text(fingerprint: Hashable, make: Callable[[], tuple[str, str]]) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from .. import bench, inputs, roofline
 from ..options import Options
 from ..precision.options import FLOAT32
 from .common import (
+    Given,
     Model,
     Tell,
     bytes_text,
@@ -55,9 +56,7 @@ def command(
     seconds: float,
     kernels: bool,
     rounds: int,
-    pairs: tuple[str, ...],
-    archive: str | None,
-    seed: int,
+    given: Given,
     shapes: tuple[str, ...],
     knobs: Options,
 ) -> None:
@@ -71,7 +70,7 @@ def command(
     profiles: list[roofline.Profile] = []
     refusals: dict[str, str] = {}
     with progress() as tell:
-        blob, feeds, sizes = _prepare(found, pairs, archive, seed, static, knobs, tell)
+        blob, feeds, sizes = _prepare(found, given, static, knobs, tell)
         for threads in counts:
             ready = _engines(found, blob, feeds, sizes, engines, threads, static, knobs, refusals)
             timings += bench.measure(ready, threads, options, tell)
@@ -109,9 +108,7 @@ def parse_threads(text: str) -> list[int]:
 
 def _prepare(
     found: Model,
-    pairs: tuple[str, ...],
-    archive: str | None,
-    seed: int,
+    given: Given,
     static: bool,
     knobs: Options,
     tell: Any,
@@ -119,11 +116,11 @@ def _prepare(
     """Compiles once: the module as bytes, to be loaded once for each number of threads."""
     from ..api import compile_with
 
-    feeds = found.feeds(found.onnx_specs(), pairs, archive, seed) if static else None
+    feeds = found.feeds(found.onnx_specs(), given) if static else None
     module = compile_with(found.path, replace(knobs, shapes=static_shapes(feeds) if feeds is not None else None), tell)
     specs = found.onnx_specs()
     if feeds is None:
-        feeds = found.feeds(specs, pairs, archive, seed, module)
+        feeds = found.feeds(specs, given, module)
     sizes = inputs.symbols_of_sizes(specs, static_shapes(feeds)) if static else {}
     return module.to_bytes(), feeds, sizes
 

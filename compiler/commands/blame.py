@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from ..options import Options
-from .common import compile_options, find, input_options, out, progress, threads_option, write_json
+from .common import Given, compile_options, find, input_options, out, progress, threads_option, write_json
 
 _SHOWN = 40  # lines of the diff on the terminal
 
@@ -26,9 +26,7 @@ def command(
     rtol: float | None,
     atol: float | None,
     json_path: str | None,
-    pairs: tuple[str, ...],
-    archive: str | None,
-    seed: int,
+    given: Given,
     shapes: tuple[str, ...],
     knobs: Options,
     threads: int | None,
@@ -43,7 +41,7 @@ def command(
     found.require_onnx()
     knobs = replace(knobs, threads=threads)
     with progress() as tell:
-        feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
+        feeds = found.feeds(found.onnx_specs(), given)
         report = blame(found.path, feeds, options=knobs, rtol=rtol, atol=atol, progress=tell)
     if json_path:
         write_json(json_path, {"model": model, **report.as_json()})

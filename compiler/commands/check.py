@@ -13,7 +13,19 @@ from .. import oracle
 from ..compare import LOWERED_L2, Difference
 from ..options import Options
 from ..precision.options import Precision
-from .common import compile_options, find, input_options, knobs_json, out, progress, shape_text, static_shapes, threads_option, write_json
+from .common import (
+    Given,
+    compile_options,
+    find,
+    input_options,
+    knobs_json,
+    out,
+    progress,
+    shape_text,
+    static_shapes,
+    threads_option,
+    write_json,
+)
 
 
 @click.command("check")
@@ -35,9 +47,7 @@ def command(
     wide: bool,
     json_path: str | None,
     static: bool,
-    pairs: tuple[str, ...],
-    archive: str | None,
-    seed: int,
+    given: Given,
     shapes: tuple[str, ...],
     knobs: Options,
     threads: int | None,
@@ -57,14 +67,14 @@ def command(
     with progress() as tell:
         feeds = None
         if static:
-            feeds = found.feeds(found.onnx_specs(), pairs, archive, seed)
+            feeds = found.feeds(found.onnx_specs(), given)
         fixed = static_shapes(feeds) if feeds is not None else None
         start = time.perf_counter()
         knobs = replace(knobs, shapes=fixed, threads=threads)
         module = compile_with(found.path, knobs, tell)
         seconds = time.perf_counter() - start
         if feeds is None:
-            feeds = found.feeds(found.onnx_specs(), pairs, archive, seed, module)
+            feeds = found.feeds(found.onnx_specs(), given, module)
         lowered = _granted(knobs.precision)
         tell("comparing with onnxruntime", 0, 1)
         report = oracle.check(module.run, found.path, feeds, rtol=rtol, atol=atol, threads=threads, wide=wide, lowered=lowered)
@@ -82,7 +92,7 @@ def command(
             )
             report = replace(report, layers=layers)
     if json_path:
-        value = {"model": model, **knobs_json(knobs), "seed": seed, "compile_seconds": seconds}
+        value = {"model": model, **knobs_json(knobs), "seed": given.seed, "compile_seconds": seconds}
         inputs = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in feeds.items()]
         write_json(json_path, {**value, "inputs": inputs, **report.as_json()})
     if json_path != "-":

@@ -62,15 +62,26 @@ def compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
 threads_option = click.option("--threads", type=click.IntRange(1, 256), help="Threads of a run (default: the usable CPUs).")
 
 
-def input_options(command: F) -> F:
-    """--input, --inputs and --seed."""
-    for option in (
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of generated inputs."),
-        click.option("--inputs", "archive", metavar="FILE.npz", help="Input arrays by name; missing ones are generated."),
-        click.option("--input", "pairs", multiple=True, metavar="NAME=FILE.npy", help="One input array. Repeatable."),
-    ):
-        command = option(command)
-    return command
+@dataclass(frozen=True)
+class Given:
+    """Inputs as the command line names them: NAME=FILE.npy pairs, an .npz archive, and the seed of those generated."""
+
+    pairs: tuple[str, ...]
+    archive: str | None
+    seed: int
+
+
+def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--input, --inputs and --seed, as one value `given`."""
+
+    @click.option("--input", "pairs", multiple=True, metavar="NAME=FILE.npy", help="One input array. Repeatable.")
+    @click.option("--inputs", "archive", metavar="FILE.npz", help="Input arrays by name; missing ones are generated.")
+    @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of generated inputs.")
+    @functools.wraps(command)
+    def wrapped(pairs: tuple[str, ...], archive: str | None, seed: int, **rest: Any) -> Any:
+        return command(given=Given(pairs, archive, seed), **rest)
+
+    return wrapped
 
 
 @dataclass(frozen=True)
@@ -106,15 +117,13 @@ class Model:
                 raise
             raise OnnxImportError(f"is not an ONNX model: {e}", loc=self.name) from e
 
-    def feeds(
-        self, specs: Sequence[InputSpec], pairs: Sequence[str], archive: str | None, seed: int, module: Any = None
-    ) -> dict[str, np.ndarray]:
+    def feeds(self, specs: Sequence[InputSpec], given: Given, module: Any = None) -> dict[str, np.ndarray]:
         """Arrays for all inputs: those given, and generated ones, at sizes at which the module runs, if there is one."""
-        given = read_arrays(pairs, archive)
+        arrays = read_arrays(given.pairs, given.archive)
         if module is None:
-            return complete(specs, given, self.shapes, seed)
+            return complete(specs, arrays, self.shapes, given.seed)
         specs = specs_of_both(specs, module)
-        return complete(specs, given, workable_shapes(module, specs, {**self.shapes, **static_shapes(given)}), seed)
+        return complete(specs, arrays, workable_shapes(module, specs, {**self.shapes, **static_shapes(arrays)}), given.seed)
 
 
 def find(name: str, shapes: Sequence[str]) -> Model:

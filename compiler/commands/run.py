@@ -17,6 +17,7 @@ from ...runtime.files import write_whole
 from ..inputs import specs_of_module
 from ..options import Options
 from .common import (
+    Given,
     compile_options,
     err,
     find,
@@ -37,9 +38,7 @@ from .common import (
 def command(
     model: str,
     output: str | None,
-    pairs: tuple[str, ...],
-    archive: str | None,
-    seed: int,
+    given: Given,
     shapes: tuple[str, ...],
     knobs: Options,
     threads: int | None,
@@ -56,7 +55,7 @@ def command(
         with progress() as tell:
             module = compile_with(found.path, replace(knobs, threads=threads), tell)
         specs = found.onnx_specs()
-    feeds = found.feeds(specs, pairs, archive, seed, module)
+    feeds = found.feeds(specs, given, module)
     results = module.run(feeds)
     if output:
         write_whole(Path(output), lambda f: write_npz(f, results))

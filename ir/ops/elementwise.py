@@ -5,7 +5,6 @@ Formulas are those of the ONNX operator of the same name unless said otherwise.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,7 +17,7 @@ from ..op import Elementwise, Trait, broadcast
 from ..scalar import S
 from ..types import TensorType
 
-_COMMUTATIVE = frozenset({Trait.PURE, Trait.ELEMENTWISE, Trait.COMMUTATIVE})
+COMMUTATIVE = frozenset({Trait.PURE, Trait.ELEMENTWISE, Trait.COMMUTATIVE})
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,8 @@ class Same(Elementwise):
 
 
 @dataclass(frozen=True)
-class _Binary(Same):
+class Binary(Same):
     arity: ClassVar[int] = 2
-
-
-@dataclass(frozen=True)
-class _Comparison(Elementwise):
-    """Two operands of one dtype; the result is BOOL."""
-
-    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        check_operands(self.name, types, 2)
-        return (TensorType(DType.BOOL, broadcast(*(t.shape for t in types))),)
 
 
 def check_operands(name: str, types: Sequence[TensorType], arity: int) -> None:
@@ -58,29 +48,29 @@ def check_operands(name: str, types: Sequence[TensorType], arity: int) -> None:
 
 
 @dataclass(frozen=True)
-class Add(_Binary):
-    traits: ClassVar[frozenset[Trait]] = _COMMUTATIVE
+class Add(Binary):
+    traits: ClassVar[frozenset[Trait]] = COMMUTATIVE
 
     def body(self, s: S, *args: Any) -> Any:
         return s.add(*args)
 
 
 @dataclass(frozen=True)
-class Sub(_Binary):
+class Sub(Binary):
     def body(self, s: S, *args: Any) -> Any:
         return s.sub(*args)
 
 
 @dataclass(frozen=True)
-class Mul(_Binary):
-    traits: ClassVar[frozenset[Trait]] = _COMMUTATIVE
+class Mul(Binary):
+    traits: ClassVar[frozenset[Trait]] = COMMUTATIVE
 
     def body(self, s: S, *args: Any) -> Any:
         return s.mul(*args)
 
 
 @dataclass(frozen=True)
-class Div(_Binary):
+class Div(Binary):
     """Integers truncate toward zero."""
 
     def body(self, s: S, *args: Any) -> Any:
@@ -88,7 +78,7 @@ class Div(_Binary):
 
 
 @dataclass(frozen=True)
-class Mod(_Binary):
+class Mod(Binary):
     """Remainder with the sign of the divisor."""
 
     def body(self, s: S, *args: Any) -> Any:
@@ -96,7 +86,7 @@ class Mod(_Binary):
 
 
 @dataclass(frozen=True)
-class Fmod(_Binary):
+class Fmod(Binary):
     """Remainder with the sign of the dividend."""
 
     def body(self, s: S, *args: Any) -> Any:
@@ -104,16 +94,16 @@ class Fmod(_Binary):
 
 
 @dataclass(frozen=True)
-class Min(_Binary):
-    traits: ClassVar[frozenset[Trait]] = _COMMUTATIVE
+class Min(Binary):
+    traits: ClassVar[frozenset[Trait]] = COMMUTATIVE
 
     def body(self, s: S, *args: Any) -> Any:
         return s.min(*args)
 
 
 @dataclass(frozen=True)
-class Max(_Binary):
-    traits: ClassVar[frozenset[Trait]] = _COMMUTATIVE
+class Max(Binary):
+    traits: ClassVar[frozenset[Trait]] = COMMUTATIVE
 
     def body(self, s: S, *args: Any) -> Any:
         return s.max(*args)
@@ -142,298 +132,12 @@ class Pow(Elementwise):
 
 
 @dataclass(frozen=True)
-class PRelu(_Binary):
+class PRelu(Binary):
     """x < 0 ? slope·x : x, operands (x, slope)."""
 
     def body(self, s: S, *args: Any) -> Any:
         x, slope = args
         return s.select(s.lt(x, 0), s.mul(x, slope), x)
-
-
-# --- functions of one element -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Neg(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.neg(*args)
-
-
-@dataclass(frozen=True)
-class Abs(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.abs(*args)
-
-
-@dataclass(frozen=True)
-class Sqrt(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.sqrt(*args)
-
-
-@dataclass(frozen=True)
-class Exp(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.exp(*args)
-
-
-@dataclass(frozen=True)
-class Log(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.log(*args)
-
-
-@dataclass(frozen=True)
-class Sin(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.sin(*args)
-
-
-@dataclass(frozen=True)
-class Cos(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.cos(*args)
-
-
-@dataclass(frozen=True)
-class Tan(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.tan(*args)
-
-
-@dataclass(frozen=True)
-class Asin(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.asin(*args)
-
-
-@dataclass(frozen=True)
-class Acos(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.acos(*args)
-
-
-@dataclass(frozen=True)
-class Atan(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.atan(*args)
-
-
-@dataclass(frozen=True)
-class Sinh(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.sinh(*args)
-
-
-@dataclass(frozen=True)
-class Cosh(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.cosh(*args)
-
-
-@dataclass(frozen=True)
-class Tanh(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.tanh(*args)
-
-
-@dataclass(frozen=True)
-class Asinh(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.asinh(*args)
-
-
-@dataclass(frozen=True)
-class Acosh(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.acosh(*args)
-
-
-@dataclass(frozen=True)
-class Atanh(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.atanh(*args)
-
-
-@dataclass(frozen=True)
-class Erf(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.erf(*args)
-
-
-@dataclass(frozen=True)
-class NormalCdf(Same):
-    """Φ(x) = (1 + erf(x/√2)) / 2."""
-
-    def body(self, s: S, *args: Any) -> Any:
-        return s.normcdf(*args)
-
-
-@dataclass(frozen=True)
-class Floor(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.floor(*args)
-
-
-@dataclass(frozen=True)
-class Ceil(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.ceil(*args)
-
-
-@dataclass(frozen=True)
-class Round(Same):
-    """To the nearest integer, halves to even."""
-
-    def body(self, s: S, *args: Any) -> Any:
-        return s.round(*args)
-
-
-@dataclass(frozen=True)
-class Reciprocal(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.div(1, *args)
-
-
-@dataclass(frozen=True)
-class Sign(Same):
-    """−1, 0 or 1; 0 for NaN, as onnxruntime."""
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        positive = s.select(s.gt(x, 0), s.const(1, s.dtype(x)), s.const(0, s.dtype(x)))
-        if not s.dtype(x).is_float and not s.dtype(x).is_signed:
-            return positive
-        return s.select(s.lt(x, 0), s.const(-1, s.dtype(x)), positive)
-
-
-@dataclass(frozen=True)
-class Not(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.not_(*args)
-
-
-@dataclass(frozen=True)
-class BitNot(Same):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.not_(*args)
-
-
-@dataclass(frozen=True)
-class IsNaN(Elementwise):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.isnan(*args)
-
-
-@dataclass(frozen=True)
-class IsInf(Elementwise):
-    detect_negative: bool = True
-    detect_positive: bool = True
-
-    def body(self, s: S, *args: Any) -> Any:
-        (x,) = args
-        if self.detect_negative and self.detect_positive:
-            return s.isinf(x)
-        if self.detect_positive:
-            return s.eq(x, math.inf)
-        if self.detect_negative:
-            return s.eq(x, -math.inf)
-        return s.lt(x, x)
-
-
-# --- comparisons, logic, bits -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Equal(_Comparison):
-    traits: ClassVar[frozenset[Trait]] = _COMMUTATIVE
-
-    def body(self, s: S, *args: Any) -> Any:
-        return s.eq(*args)
-
-
-@dataclass(frozen=True)
-class Less(_Comparison):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.lt(*args)
-
-
-@dataclass(frozen=True)
-class LessEqual(_Comparison):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.le(*args)
-
-
-@dataclass(frozen=True)
-class Greater(_Comparison):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.gt(*args)
-
-
-@dataclass(frozen=True)
-class GreaterEqual(_Comparison):
-    def body(self, s: S, *args: Any) -> Any:
-        return s.ge(*args)
-
-
-@dataclass(frozen=True)
-class And(_Binary):
-    traits: ClassVar[frozenset[Trait]] = _COMMUTATIVE
-
-    def body(self, s: S, *args: Any) -> Any:
-        return s.and_(*args)
-
-
-@dataclass(frozen=True)
-class Or(_Binary):
-    traits: ClassVar[frozenset[Trait]] = _COMMUTATIVE
-
-    def body(self, s: S, *args: Any) -> Any:
-        return s.or_(*args)
-
-
-@dataclass(frozen=True)
-class Xor(_Binary):
-    traits: ClassVar[frozenset[Trait]] = _COMMUTATIVE
-
-    def body(self, s: S, *args: Any) -> Any:
-        return s.xor(*args)
-
-
-@dataclass(frozen=True)
-class BitAnd(And):
-    pass
-
-
-@dataclass(frozen=True)
-class BitOr(Or):
-    pass
-
-
-@dataclass(frozen=True)
-class BitXor(Xor):
-    pass
-
-
-@dataclass(frozen=True)
-class ShiftLeft(_Binary):
-    """Shifts by the width or more give 0."""
-
-    def body(self, s: S, *args: Any) -> Any:
-        x, n = args
-        bits = s.dtype(x).itemsize * 8
-        return s.select(s.lt(n, bits), s.shl(x, s.min(n, bits - 1)), s.const(0, s.dtype(x)))
-
-
-@dataclass(frozen=True)
-class ShiftRight(_Binary):
-    """Shifts by the width or more give 0, or −1 for negative numbers (whose shift keeps the sign)."""
-
-    def body(self, s: S, *args: Any) -> Any:
-        x, n = args
-        bits = s.dtype(x).itemsize * 8
-        shifted = s.shr(x, s.min(n, bits - 1))
-        return shifted if s.dtype(x).is_signed else s.select(s.lt(n, bits), shifted, s.const(0, s.dtype(x)))
 
 
 # --- selection and conversion -----------------------------------------------------------------------------------------

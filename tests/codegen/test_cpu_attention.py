@@ -1,45 +1,18 @@
 """Attention on the CPU against the kernel interpreter: odd sizes, tails, masks, grouped heads, strides, symbolic sizes, targets."""
 
-import ctypes
-import itertools
-
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from mlc.codegen.cpu.attention import emit_attention
 from mlc.codegen.cpu.attention_schedule import schedule_attention
-from mlc.codegen.cpu.compile import compile_ir
-from mlc.codegen.cpu.target import host, missing_features, parse
+from mlc.codegen.cpu.target import parse
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import AttentionKernel, Operand
 from mlc.errors import CodegenError
-from mlc.ir import DType, evaluate, sym
+from mlc.ir import DType, sym
+from running import TARGETS, execute
 
 F = DType.F32
 PAD = 64  # guard elements behind the result
-TARGETS = [t for t in ("cpu", "cpu:x86-64-v3", "cpu:x86-64-v2") if not missing_features(parse(t).triple, parse(t).features)]
-_ENGINES = {}
-
-
-def execute(kernel, buffers, target="cpu", bindings=None, parts=1):
-    """Run all units, in `parts` calls in reverse order (units must not depend on each other)."""
-    t = parse(target)
-    e = emit_attention(kernel, t)
-    key = e.symbol, target
-    if key not in _ENGINES:
-        host()
-        machine = llvm.Target.from_triple(t.triple).create_target_machine(cpu=t.cpu, features=t.llvm_features, jit=True)
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-        engine.add_object_file(llvm.ObjectFileRef.from_data(compile_ir(e.ir_text, t)))
-        engine.finalize_object()
-        signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)
-        _ENGINES[key] = engine, signature(engine.get_function_address(e.symbol))
-    bindings = bindings or {}
-    dims = (ctypes.c_int64 * len(e.dims))(*[evaluate(d, bindings) for d in e.dims])
-    pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
-    cuts = np.linspace(0, evaluate(e.units, bindings), parts + 1).astype(int)
-    for lo, hi in reversed(list(itertools.pairwise(cuts))):
-        _ENGINES[key][1](pointers, dims, int(lo), int(hi))
 
 
 def make(b, h, s, l, d, dv, *, group=1, scale=0.3, causal=False, mask=None, merged=True, symbols=None, seed=0):

@@ -2,7 +2,7 @@
 
 import pytest
 from mlc.codegen.cpu import compile as compiling
-from mlc.codegen.cpu.target import CpuTarget, check_host, host, missing_features, parse
+from mlc.codegen.cpu.target import CpuTarget, host, missing_features, parse
 from mlc.errors import CodegenError, TargetError
 
 TEXT = "define void @f(ptr %p) {\n  store float 1.0, ptr %p\n  ret void\n}\n"
@@ -23,11 +23,9 @@ def test_vector_width(name, bits):
 
 
 def test_missing_instruction_sets_are_named():
-    check_host(host())
+    assert missing_features(host().triple, host().features) == []
     odd = CpuTarget(host().triple, "x", host().features | {"avx9000"}, 512)
     assert missing_features(odd.triple, odd.features) == ["avx9000"]
-    with pytest.raises(TargetError, match="avx9000"):
-        check_host(odd)
     other = "aarch64-unknown-linux-gnu" if host().is_x86 else "x86_64-unknown-linux-gnu"
     assert missing_features(other, set()) == [other.split("-")[0]]
 

@@ -1,15 +1,10 @@
 """Contractions on the CPU against NumPy: shapes with tails, groups, pads, batches, symbolic sizes, epilogues, targets."""
 
 import itertools
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from mlc.codegen.expr import Acc, Axis, Call, Cast, DimParam, Load, Num
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import ContractKernel, ConvGeometry, Operand

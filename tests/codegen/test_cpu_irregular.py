@@ -1,13 +1,7 @@
 """Positions, sorting, suppression and running sums, compiled, against the references of their ops."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from lowering import ap, graph, run, tensor
 from mlc.compiler.api import compile_graph
 from mlc.ir import DType, sym

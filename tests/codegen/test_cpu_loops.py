@@ -1,25 +1,23 @@
 """Loop kernels on the CPU against NumPy: maps, rows, windows, every dtype, tails, symbolic and empty sizes, targets."""
 
-import ctypes
 import itertools
 import math
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from mlc.codegen.affine import children, postorder
 from mlc.codegen.cpu.compile import compile_ir
 from mlc.codegen.cpu.loops import emit_loop
-from mlc.codegen.cpu.target import host, missing_features, parse
+from mlc.codegen.cpu.target import host, parse
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, ExprScalars, Load, Num, Reduced
 from mlc.codegen.kernel import LoopKernel, Operand, Reduction, Store
 from mlc.ir import COMPARISONS, NUMPY, DType, S, evaluate, prod, sym
+from running import TARGETS
+from running import execute as native
 
 F = DType.F32
 s = S(ExprScalars())
 PAD = 64  # guard elements behind every written buffer
-TARGETS = [t for t in ("cpu", "cpu:x86-64-v3", "cpu:x86-64-v2") if not missing_features(parse(t).triple, parse(t).features)]
-_ENGINES = {}
 
 
 def index(*terms):
@@ -39,29 +37,6 @@ def load(operand, *terms, dtype=F):
 
 def call(fn, *args):
     return Call(fn, args, dtype=DType.BOOL if fn in COMPARISONS else args[-1].dtype)
-
-
-def native(kernel, buffers, target="cpu", bindings=None, parts=1):
-    t = parse(target)
-    e = emit_loop(kernel, t)
-    key = e.symbol, target
-    if key not in _ENGINES:
-        host()
-        machine = llvm.Target.from_triple(t.triple).create_target_machine(cpu=t.cpu, features=t.llvm_features, jit=True)
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-        engine.add_object_file(llvm.ObjectFileRef.from_data(compile_ir(e.ir_text, t)))
-        engine.finalize_object()
-        _ENGINES[key] = (
-            engine,
-            ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(engine.get_function_address(e.symbol)),
-        )
-    fn = _ENGINES[key][1]
-    dims = (ctypes.c_int64 * max(1, len(e.dims)))(*[evaluate(d, bindings or {}) for d in e.dims])
-    pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
-    units = evaluate(e.units, bindings or {})
-    for lo, hi in reversed(list(itertools.pairwise(np.linspace(0, units, parts + 1).astype(int)))):
-        fn(pointers, dims, int(lo), int(hi))
-    return e
 
 
 def interpret(kernel, buffers, bindings=None):

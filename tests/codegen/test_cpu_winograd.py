@@ -1,14 +1,9 @@
 """Minimal filtering: its matrices, and the emitted kernel against the interpreter and the direct sum."""
 
 import itertools
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from mlc.codegen.expr import Acc, Axis, Call, Load, Num
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import ConvGeometry, Operand, WinogradKernel

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from lowering import ap, graph, run, tensor
 from mlc.ir import DType, const, sym
 from mlc.ir.ops import (

@@ -1,13 +1,7 @@
 """Which convolutions become minimal filtering, and that their plans compute the convolution."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from lowering import ap, graph, run, tensor
 from mlc.codegen.kernel import ContractKernel, WinogradKernel
 from mlc.codegen.lower import LowerOptions
