@@ -7,27 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
-from ...ir import Dim, DType, Value, dim_min, floordiv, prod
+from ...ir import Dim, DType, Shape, Value, dim_min, floordiv, prod
 from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
+from .fourier import is_long, transform, wave
 from .runtime_axes import around_axis, dims_value, named_axes, sizes_in
-
-
-def _angles(rows: int, cols: int, n: int) -> np.ndarray:
-    """2π·r·c / n, the product reduced modulo n first, so that large ones stay exact."""
-    return 2 * np.pi / n * (np.outer(np.arange(rows), np.arange(cols)) % n)
-
-
-def _wave(b: Build, rows: Dim, cols: Dim, n: Dim, dtype: DType) -> tuple[Value, Value]:
-    """cos and sin of 2π·r·c / n, [rows, cols]: constants, or computed where sizes are known in the run only."""
-    if isinstance(rows, int) and isinstance(cols, int) and isinstance(n, int):
-        angle = _angles(rows, cols, n)
-        return b.const(np.cos(angle), dtype), b.const(np.sin(angle), dtype)
-    product = b.mul(b.reshape(b.iota(rows), (rows, 1)), b.reshape(b.iota(cols), (1, cols)))
-    turn = b.div(b.cast(b.emit(O.Mod(), product, b.dim(n, DType.I64)), DType.F64), b.dim(n, DType.F64))
-    turn = b.mul(turn, 2 * np.pi)
-    return b.cast(b.emit(O.Cos(), turn), dtype), b.cast(b.emit(O.Sin(), turn), dtype)
 
 
 def fourier(ctx: ImportContext, b: Build, x: Value, n: Dim, inverse: bool, onesided: bool) -> Value:
@@ -46,8 +31,10 @@ def fourier(ctx: ImportContext, b: Build, x: Value, n: Dim, inverse: bool, onesi
         x = b.div(x, b.dim(n, x.dtype))
     real = b.reshape(b.slice(x, axis + 1, 0, 1), rows)
     imag = b.reshape(b.slice(x, axis + 1, 1, 1), rows) if parts == 2 else None
+    if is_long(n):
+        return _long(b, real, imag, int(n), inverse, onesided, lead)  # type: ignore[arg-type]
     bins = half if onesided and not inverse else n
-    cos, sin = _wave(b, use, bins, n, x.dtype)
+    cos, sin = wave(b, use, bins, n, x.dtype)
     if inverse and onesided:
         # Bins k and n − k are conjugate: each counts twice, but for 0 and the middle one.
         k = b.iota(use)
@@ -64,6 +51,26 @@ def fourier(ctx: ImportContext, b: Build, x: Value, n: Dim, inverse: bool, onesi
         re = b.sub(re, cross) if inverse else b.add(re, cross)
         im = b.add(im, b.matmul(imag, cos))
     re, im = (b.reshape(v, (*lead, bins, 1)) for v in (re, im))
+    return b.concat(len(lead) + 1, re, im)
+
+
+def _long(b: Build, re: Value, im: Value | None, n: int, inverse: bool, onesided: bool, lead: Shape) -> Value:
+    """`fourier` of rows [Π lead, use] by factors: padded to their full length, mirrored where half of the bins is given."""
+
+    def whole(v: Value, sign: float) -> Value:
+        if inverse and onesided:
+            bins = n // 2 + 1
+            v = b.concat(1, v, b.expand(b.const(0, v.dtype), (v.shape[0], bins - v.shape[1]))) if v.shape[1] != bins else v
+            k = np.arange(n)
+            v = b.emit(O.Gather(1), v, b.const(np.minimum(k, n - k), DType.I64))
+            return b.mul(v, b.const(np.where(k < bins, 1, sign), v.dtype))
+        return v if v.shape[1] == n else b.concat(1, v, b.expand(b.const(0, v.dtype), (v.shape[0], n - v.shape[1])))
+
+    re, im = transform(b, whole(re, 1.0), None if im is None else whole(im, -1.0), n, inverse)
+    if inverse and onesided:
+        return b.reshape(re, (*lead, n, 1))
+    bins = n // 2 + 1 if onesided else n
+    re, im = (b.reshape(b.slice(v, 1, 0, bins), (*lead, bins, 1)) for v in (re, im))
     return b.concat(len(lead) + 1, re, im)
 
 
