@@ -156,6 +156,11 @@ class CudaBackend:
         from ..codegen.cuda.emit import emit
 
         _refuse_handlers(plan.steps)
+        for name, dtype in zip((*plan.input_names, *plan.output_names), (*plan.input_dtypes, *plan.output_dtypes), strict=False):
+            if dtype in (DType.STRING, DType.OBJECT):
+                raise CodegenError(
+                    f"{name} of type {dtype.value}", expected="tensors of numbers, on CUDA", remedy="Compile with --target=cpu."
+                )
 
         def one(step: Step) -> tuple[object, Callable[[], CudaEmitted]]:
             aligned = tuple(alignment(plan, b) for b in step.buffers)

@@ -12,8 +12,9 @@ from ...ir import COMPARISONS, DType
 STORAGE = {
     DType.F32: "float", DType.F64: "double", DType.F16: "f16", DType.BF16: "bf16", DType.I8: "i8", DType.U8: "u8",
     DType.I16: "short", DType.U16: "u16", DType.I32: "int", DType.U32: "u32", DType.I64: "i64", DType.U64: "u64",
-    DType.BOOL: "u8",
+    DType.BOOL: "u8", DType.I4: "i8", DType.I2: "i8", DType.U4: "u8", DType.U2: "u8",
 }  # fmt: skip
+_NARROW = {DType.I4: (DType.I8, 4), DType.U4: (DType.U8, 4), DType.I2: (DType.I8, 2), DType.U2: (DType.U8, 2)}  # held in, bits
 SMALL = (DType.F16, DType.BF16)
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -91,6 +92,10 @@ class CudaScalars:
 
     def cast(self, x: Term, dtype: DType) -> Term:
         return Term(_cast(x, dtype), dtype)
+
+    def bits(self, x: Term, source: DType, dtype: DType) -> Term:
+        """The bits of an element of `source`, read as another type of the same size."""
+        return Term(f"read_bits<{storage(dtype)}>({_cast(x, source)})", dtype)
 
     def call(self, fn: str, *args: Term) -> Term:
         dtype = args[-1].dtype
@@ -186,8 +191,15 @@ def _cast(x: Term, to: DType) -> str:
         return _cast(Term(f"to_float({x.text})", DType.F32), to)
     if to in SMALL:
         return f"to_{to.value}({_cast(x, DType.F32)})"
+    if source in _NARROW:
+        return _cast(Term(x.text, _NARROW[source][0]), to)
+    if to in _NARROW:  # keeps the low bits
+        held, bits = _NARROW[to]
+        return f"narrow<{storage(held)}, {bits}>({_cast(x, held)})"
     if to is DType.BOOL:
         return f"({x.text} != 0)"
+    if source.is_float and to.is_int and to.itemsize < 4:  # what does not fit wraps, as where constants are folded
+        return f"(({storage(to)}){_cast(x, DType.I32)})"
     if source.is_float and not to.is_float:
         bits = to.itemsize * 8
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1)) if to.is_signed else (0, 2**bits)

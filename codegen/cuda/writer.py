@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, lower, upper
-from ..expr import Acc, Axis, Call, Cast, DimParam, E, Load, Num, Reduced, children, postorder
+from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, children, postorder
 from .ranges import UNKNOWN, Interval, fits, intervals
 from .scalars import CudaScalars, Term, literal, register, storage
 
@@ -142,6 +142,8 @@ class Writer:
                 return Term(self.acc, e.dtype)
             case Load(operand=o):
                 return self._load(e, o, scope)
+            case Bits(arg=a, source=source):
+                return self._name(_OPS.bits(self._known(a, scope), source, e.dtype).text, e, register(e.dtype), scope)
             case Cast(arg=a) if e.dtype is DType.I64 and not a.dtype.is_float:
                 t = self.index_type(e)
                 return self._name(f"({t}){self._known(a, scope).text}", e, t, scope)

@@ -40,6 +40,21 @@ def test_dtypes(dtype: DType) -> None:
     ])  # fmt: skip
 
 
+def test_bits_and_narrow_integers() -> None:
+    """Numbers of 4 and 2 bits wrap; floats wrap into bytes; bits are read as another type."""
+    x, i = tensor(3, 20), tensor(3, 20, dtype=DType.I32)
+    numbers = np.random.default_rng(0).integers(-300, 300, (3, 20)).astype(np.int32)
+    floats = (numbers / 7).astype(np.float32)
+    jobs = [(graph([i], ap(O.Cast(DType.I32), ap(O.Cast(d), i))), [numbers], {}) for d in (DType.I4, DType.U4, DType.I2, DType.U2)]
+    jobs += [(graph([i], ap(O.Cast(d), i)), [numbers], {}) for d in (DType.I4, DType.U4, DType.I8, DType.U16)]
+    jobs += [(graph([x], ap(O.Cast(d), x)), [floats], {}) for d in (DType.I8, DType.U8, DType.I16, DType.I64)]
+    jobs += [
+        (graph([x], ap(O.BitCast(DType.F32, DType.U32), x)), [floats], {}),
+        (graph([i], ap(O.BitCast(DType.I32, DType.F32), i)), [numbers], {}),
+    ]
+    check_all(jobs)
+
+
 def test_functions() -> None:
     x = tensor(4, 33)
     unary = [O.Exp, O.Tanh, O.Erf, O.Sigmoid, O.Sqrt, O.Log, O.Floor, O.Ceil, O.Round, O.Sin, O.Cos, O.Abs, O.Neg, O.IsNaN]

@@ -113,6 +113,23 @@ MLC_FN T int_shr(T a, T b) {
     if (b < (T)0 || (u64)b >= sizeof(T) * 8) return a < (T)0 ? (T)-1 : (T)0;
     return (T)(a >> b);
 }
+// The low BITS of a number, with their sign if T has one.
+template <class T, int BITS>
+MLC_FN T narrow(T x) {
+    const int up = (int)sizeof(T) * 8 - BITS;
+    return (T)((T)((u64)x << up) >> up);
+}
+template <class To, class From>
+MLC_FN To read_bits(From x) {
+    static_assert(sizeof(To) == sizeof(From), "sizes differ");
+    union Both {
+        From from;
+        To to;
+        __device__ Both() {}
+    } u;
+    u.from = x;
+    return u.to;
+}
 // Wrapping arithmetic: signed overflow is undefined in C++, and a model may rely on it.
 template <class T>
 MLC_FN T wrap_add(T a, T b) { return (T)((u64)a + (u64)b); }
