@@ -87,7 +87,7 @@ def mutate(model: onnx.ModelProto, rng: np.random.Generator) -> None:
                     del a.ints[:]
                     a.ints.extend(values)
                 case onnx.AttributeProto.STRING:
-                    a.s = rng.choice([b"", b"same", b"edge", b"wrap", b"nearest", b"cubic", b"align_corners", b"\xff\xfe", b"tanh"])
+                    a.s = rng.choice([b"", b"same", b"edge", b"wrap", b"nearest", b"cubic", b"\xff\xfe", b"tanh"])
         case 2 if graph.initializer:
             t = graph.initializer[rng.integers(len(graph.initializer))]
             a = numpy_helper.to_array(t).copy()
