@@ -33,7 +33,7 @@ class Options:
         tune: seconds to search schedules by measuring kernels here, beyond those on record from earlier searches; 0 uses the
             record only, None the rules only. The result then depends on this machine and on what was measured.
         dump: a folder to write every stage to.
-        validate: run every kernel a second time by `codegen/interpret.py`, and raise VerifyError for the first that differs.
+        validate: run every kernel a second time by `codegen/interpret`, and raise VerifyError for the first that differs.
             By default as MLC_VALIDATE in the environment says. Raises InputError when that is neither yes nor no.
     """
 

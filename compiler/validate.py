@@ -55,7 +55,7 @@ class ValidatingModule(Module):
             if why:
                 raise VerifyError(
                     f"kernel {self.manifest.steps[call].symbol} (call {call} of {len(self._steps)}) writes operand {i} wrongly: {why}",
-                    expected="what codegen/interpret.py computes",
+                    expected="what codegen/interpret computes",
                     remedy="This is a bug in mlc: the kernel's code is kernels/SYMBOL.ll of --dump.",
                     loc=" + ".join(step.loc),
                 )
