@@ -89,19 +89,19 @@ def scale_of_sum(x: Value, b: Value, c: Value, root: Value) -> Value | None:
     takes_factors = isinstance(x.node.op, (*_PRODUCTS, Mul)) and any(const_of(v) is not None for v in x.node.inputs)
     if not takes_factors or _per_channel(c, x.shape[-1]) is None:
         return None
-    both = _combine(np.multiply if isinstance(root.node.op, Mul) else np.divide, b, c, root)
+    both = _combine(np.multiply if isinstance(root.node.op, Mul) else np.divide, b, c)
     return None if both is None else apply(Add(), apply(root.node.op, x, c), both)
 
 
 def sum_of_sums(x: Value, a: Value, b: Value, root: Value) -> Value | None:
     """(x + a) + b → x + (a + b)."""
-    both = _combine(np.add, a, b, root)
+    both = _combine(np.add, a, b)
     return None if both is None else apply(Add(), x, both)
 
 
 def product_of_products(x: Value, a: Value, b: Value, root: Value) -> Value | None:
     """(x · a) · b → x · (a · b), floats only (integers may wrap)."""
-    both = _combine(np.multiply, a, b, root) if is_float(x) else None
+    both = _combine(np.multiply, a, b) if is_float(x) else None
     return None if both is None else apply(Mul(), x, both)
 
 
@@ -119,7 +119,7 @@ def scale_through_move(x: Value, moved: Value, c: Value, root: Value) -> Value |
     return apply(moved.node.op, apply(Mul(), x, const(_data(c).reshape(()))))
 
 
-def _combine(fn: Callable[..., np.ndarray], a: Value, b: Value, root: Value) -> Value | None:
+def _combine(fn: Callable[..., np.ndarray], a: Value, b: Value) -> Value | None:
     """fn(a, b) as a constant, if it is finite and no larger than the larger of the two."""
     p, q = _data(a), _data(b)
     if np.broadcast_shapes(p.shape, q.shape) not in (p.shape, q.shape) and p.size > 1 < q.size:

@@ -169,7 +169,7 @@ def _quantize(op: Quantize, x: Value, scale: Value, zero: Value) -> Value | None
     if step is None or offset is None or step.size != 1 or offset.size != 1 or not is_finite_positive(step):
         return None
     v, again = _behind(op, x, step.reshape(()), offset.reshape(()))
-    got = _already(op, v, scale, zero)
+    got = _already(v, scale, zero)
     if got is None:
         got = _from_accumulator(op, v, step.reshape(()), zero)
     return None if got is None else again(got)
@@ -209,7 +209,7 @@ def _behind(op: Quantize, x: Value, step: np.ndarray, offset: np.ndarray) -> tup
     return x, again
 
 
-def _already(op: Quantize, v: Value, scale: Value, zero: Value) -> Value | None:
+def _already(v: Value, scale: Value, zero: Value) -> Value | None:
     """Integers that lie on the wanted grid, perhaps after choosing among them."""
 
     def on_grid(u: Value) -> Value | None:

@@ -34,12 +34,6 @@ def compile_ir(ir_text: str, target: CpuTarget) -> bytes:
     return data
 
 
-def assembly(ir_text: str, target: CpuTarget) -> str:
-    """The optimised machine code as text, for inspection."""
-    module, _context = _optimised(ir_text, target)
-    return _machine(target).emit_assembly(module)
-
-
 def _identity(target: CpuTarget) -> tuple[str, str, str]:
     return target.triple, target.cpu, target.llvm_features
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +167,3 @@ def _unpack(packed: np.ndarray, dtype: DType, bits: int, count: int) -> np.ndarr
     if dtype.is_signed:
         codes = np.where(codes >= 2 ** (bits - 1), codes.astype(np.int8) - 2**bits, codes.astype(np.int8))
     return codes.astype(dtype.np)
-
-
-Reader = Callable[[TensorProto], np.ndarray]
