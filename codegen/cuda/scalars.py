@@ -191,8 +191,9 @@ def _cast(x: Term, to: DType) -> str:
         return _cast(Term(f"to_float({x.text})", DType.F32), to)
     if to in SMALL:
         return f"to_{to.value}({_cast(x, DType.F32)})"
-    if source in _NARROW:
-        return _cast(Term(x.text, _NARROW[source][0]), to)
+    if source in _NARROW:  # in memory only the low bits say something
+        held, bits = _NARROW[source]
+        return _cast(Term(f"narrow<{storage(held)}, {bits}>({x.text})", held), to)
     if to in _NARROW:  # keeps the low bits
         held, bits = _NARROW[to]
         return f"narrow<{storage(held)}, {bits}>({_cast(x, held)})"

@@ -52,6 +52,8 @@ def test_bits_and_narrow_integers() -> None:
         (graph([x], ap(O.BitCast(DType.F32, DType.U32), x)), [floats], {}),
         (graph([i], ap(O.BitCast(DType.I32, DType.F32), i)), [numbers], {}),
     ]
+    for d in (DType.I4, DType.I2, DType.U4):
+        jobs.append((graph([v := tensor(3, 20, dtype=d)], ap(O.Cast(DType.F32), v)), [numbers.astype(d.np)], {}))
     check_all(jobs)
 
 
