@@ -168,6 +168,8 @@ class ActiveEpilogue:
                     x = self.math.convert(value[id(a)], e.dtype)
                 case Cast():
                     x = self.math.cast(value[id(e.arg)], e.arg.dtype, e.dtype)
+                case Call(fn="div", args=(top, Num(value=by))) if e.dtype is DType.F32 and self.e.target.fma:
+                    x = self.math.divide(value[id(top)], Functions(b, 1, self.e.target).const(by, DType.F32))
                 case Call():
                     x = self.math.call(e.fn, [value[id(a)] for a in e.args], [a.dtype for a in e.args])
                 case _:

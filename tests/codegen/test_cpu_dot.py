@@ -107,6 +107,14 @@ class TestEveryInstruction:
             x = Call(fn, (x, Num(number, dtype=DType.F32)), dtype=DType.F32)
         matmul(29, 45, 96, target, epilogue=Cast(x, dtype=DType.U8), extra=(bias, scale), out=DType.U8)
 
+    def test_division_by_a_number(self, target):
+        """Of ties too: one rounding, as the interpreter divides. Without a fused multiply-add it is a division."""
+        acc = Cast(Acc(dtype=DType.I32), dtype=DType.F32)
+        x = Call("round", (Call("div", (acc, Num(0.3, dtype=DType.F32)), dtype=DType.F32),), dtype=DType.F32)
+        for fn, number in (("max", -32768.0), ("min", 32767.0)):
+            x = Call(fn, (x, Num(number, dtype=DType.F32)), dtype=DType.F32)
+        matmul(29, 45, 8, target, epilogue=Cast(x, dtype=DType.I16), out=DType.I16)
+
     @pytest.mark.parametrize(
         "c,o,kernel,stride,pad,dilation,groups",
         [(3, 20, (3, 3), 2, 1, 1, 1), (64, 32, (1, 1), 2, 0, 1, 1), (16, 40, (3, 1), 1, 1, 2, 1), (24, 8, (5, 3), 1, 2, 1, 2)],

@@ -92,3 +92,10 @@ def test_clamped_values_convert_to_bytes():
     x = tensor(50)
     y = ap(Cast(DType.I8), ap(Min(), ap(Max(), x, const(np.float32(-128))), const(np.float32(127))))
     run(graph([x], y), [np.linspace(-300, 300, 50).astype(np.float32)])
+
+
+def test_residual_sums_are_quantized_in_the_epilogue():
+    x, w, other = tensor(64, 40, dtype=DType.U8), const(full((40, 32), np.int8)), tensor(64, 32)
+    y = ap(Mul(), ap(Cast(DType.F32), ap(IntegerMatMul(), x, w, const(np.uint8(3)), const(np.int8(0)))), const(np.float32(0.01)))
+    q = ap(Quantize(DType.U8), ap(Add(), y, other), const(np.float32(0.3)), const(np.uint8(128)))
+    run(graph([x, other], q), [full((64, 40), np.uint8), R.standard_normal((64, 32)).astype(np.float32) * 9])
