@@ -42,7 +42,7 @@ class Precision:
     default: str = "fp32"
     overrides: tuple[tuple[str, str], ...] = ()
     calibration: str | os.PathLike[str] | Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]] | None = None
-    observer: str = "mse"
+    observer: str = "min-max"
     smooth: float = 0.5
     correct_bias: bool = True
     group: int = 32
