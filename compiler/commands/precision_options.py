@@ -54,7 +54,11 @@ def tuning_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Precision of layers by name or operator. Repeatable; the last wins.",
     )
     @click.option(
-        "--observer", type=click.Choice(list(OBSERVERS)), default="min-max", show_default=True, help="How int8 ranges follow from the samples."
+        "--observer",
+        type=click.Choice(list(OBSERVERS)),
+        default="min-max",
+        show_default=True,
+        help="How int8 ranges follow from the samples.",
     )
     @click.option(
         "--smooth", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Power of outliers that moves into weights; 0: none."
