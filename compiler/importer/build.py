@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 from ...errors import MlcError, OnnxImportError, VerifyError
 from ...ir import Const, DType, Graph, Input, Node, TensorType, Value, substitute, sym
 from ...ir.ops import DimTensor
 from .context import ImportContext, Region, UnsupportedError
+from .functions import resolved, schema_function, without_absent
 from .handlers import find_handler
 from .held import Element, Held, declared, to_proto
 from .load import free_names, node_loc
@@ -204,7 +203,7 @@ class Importer(ImportContext):
                 self.loc = outer
 
     def _node(self, node: NodeProto) -> None:
-        node = self._resolved(node)
+        node = resolved(node, self.attr_bindings)
         domain = "" if node.domain == "ai.onnx" else node.domain
         local = self.functions.get((node.domain, node.op_type, node.overload))
         handler = None if local else find_handler(domain, node.op_type, self.opset(domain))
@@ -224,7 +223,7 @@ class Importer(ImportContext):
                 outs = handler(self, node, ins)
         else:
             assert body is not None
-            outs = self._expand(node, body, ins, domain)
+            outs = self._expand(node, body, ins)
         for name, value in zip(node.output, outs, strict=False):
             if name:
                 self.scope.values[name] = value
@@ -264,49 +263,14 @@ class Importer(ImportContext):
     # --- functions and subgraphs ----------------------------------------------------------------------------------
 
     def _schema_function(self, node: NodeProto, domain: str) -> FunctionProto | None:
-        """The body that the operator's schema carries, if any."""
-        opset = self.opset(domain)
-        try:
-            schema: Any = onnx.defs.get_schema(node.op_type, opset, domain)  # the onnx stubs lack what concerns functions
-        except onnx.defs.SchemaError:
-            return None
-        if schema.has_function:
-            versions = [v for v in schema.function_opset_versions if v <= opset]
-            data = schema.get_function_with_opset_version(max(versions)) if versions else None
-        elif schema.has_context_dependent_function:
-            versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
-            types = [to_proto(self.holding(self._lookup(n))).SerializeToString() if n else b"" for n in node.input]
-            data = (
-                schema.get_context_dependent_function_with_opset_version(max(versions), node.SerializeToString(), types)
-                if versions
-                else None
-            )
-        else:
-            return None
-        if not data:
-            return None
-        body = FunctionProto()
-        body.ParseFromString(data)
-        for name, attribute in schema.attributes.items():
-            if attribute.default_value.name and name in body.attribute and all(a.name != name for a in node.attribute):
-                body.attribute_proto.add().CopyFrom(attribute.default_value)
-        return body
+        return schema_function(
+            node,
+            domain,
+            self.opset(domain),
+            lambda: [to_proto(self.holding(self._lookup(n))).SerializeToString() if n else b"" for n in node.input],
+        )
 
-    def _resolved(self, node: NodeProto) -> NodeProto:
-        """The node with attributes that refer to those of the function being expanded replaced by their values."""
-        if not any(a.ref_attr_name for a in node.attribute):
-            return node
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        del copy.attribute[:]
-        for a in node.attribute:
-            value = self.attr_bindings.get(a.ref_attr_name) if a.ref_attr_name else a
-            if value is not None:
-                copy.attribute.add().CopyFrom(value)
-                copy.attribute[-1].name = a.name
-        return copy
-
-    def _expand(self, node: NodeProto, body: FunctionProto, ins: Sequence[Value | None], domain: str) -> list[Value]:
+    def _expand(self, node: NodeProto, body: FunctionProto, ins: Sequence[Value | None]) -> list[Value]:
         if self.depth >= _MAX_DEPTH:
             raise OnnxImportError(f"function {body.name} is nested more than {_MAX_DEPTH} deep", loc=", ".join(self.loc))
         bindings: dict[str, AttributeProto] = {a.name: a for a in (*body.attribute_proto, *node.attribute)}
@@ -321,7 +285,7 @@ class Importer(ImportContext):
         self.depth += 1
         self.in_function = True
         try:
-            self._nodes(_without_absent(body, scope))
+            self._nodes(without_absent(body, scope.values))
             wanted = [name for name, out in zip(body.output, node.output, strict=False) if out]
             found = {name: self._lookup(name) for name in wanted}
             # A skipped optional output keeps its place; any value will do there.
@@ -399,22 +363,6 @@ def _attempt(make: Callable[[Sequence[bool], bool], Importer], pin: bool) -> tup
                 break
             decisions[-1] = False
     return None, first, in_region
-
-
-def _without_absent(body: FunctionProto, scope: Scope) -> list[NodeProto]:
-    """The nodes, with inputs that name absent optional inputs of the function blanked."""
-    absent = {name for name in body.input if name not in scope.values}
-    if not absent:
-        return list(body.node)
-    nodes = []
-    for node in body.node:
-        if absent & set(node.input):
-            copy = NodeProto()
-            copy.CopyFrom(node)
-            copy.input[:] = ["" if name in absent else name for name in node.input]
-            node = copy
-        nodes.append(node)
-    return nodes
 
 
 def _type_text(type_: TypeProto) -> str:
