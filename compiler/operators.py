@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 
@@ -22,7 +21,6 @@ KINDS = {
     "missing": "refused, with an error that names the node",
 }
 _HOST = frozenset(name for name, _ in (*SEQUENCE_HANDLERS, *STRING_HANDLERS, ("ImageDecoder", 20)))
-_DOCUMENT = Path(__file__).parent.parent / "docs" / "operators.md"
 
 
 @dataclass(frozen=True)
@@ -104,11 +102,6 @@ def markdown() -> str:
             "",
         ]
     return "\n".join(lines)
-
-
-def is_current() -> bool:
-    """Whether docs/operators.md says what the tables say."""
-    return _DOCUMENT.read_text(encoding="utf-8") == markdown()
 
 
 if __name__ == "__main__":

@@ -70,11 +70,11 @@ def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
         if end != node.out and not _only_exit(lw, behind[: behind.index(end) + 1], node, end):
             continue
         k = KernelBuilder(extents)
-        epilogue = _epilogue(lw, k, node, end, extents)
+        epilogue = _epilogue(lw, k, node, end)
         if epilogue is None:
             _store_sides(lw, [v for v in behind if v == end or behind.index(v) <= behind.index(end)], {node.out, *behind})
             k = KernelBuilder(extents)
-            epilogue = _epilogue(lw, k, node, end, extents)
+            epilogue = _epilogue(lw, k, node, end)
         if epilogue is not None:
             _emit(lw, node, end, k, epilogue, extents, rows, columns, panel, levels)
             if end != root:
@@ -97,7 +97,7 @@ def _store_sides(lw: Lowering, behind: Sequence[Value], fused: set[Value]) -> No
                 lw.contiguous(u)
 
 
-def _epilogue(lw: Lowering, k: KernelBuilder, node: Node, end: Value, extents: Shape) -> E | None:
+def _epilogue(lw: Lowering, k: KernelBuilder, node: Node, end: Value) -> E | None:
     linear = contraction_linear(node, k.index)  # type: ignore[arg-type]
 
     def result(index: tuple[Affine, ...]) -> E:
