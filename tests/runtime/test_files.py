@@ -70,6 +70,7 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
 
 def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
     write_whole(tmp_path / ("n" * 255), lambda f: f.write(b"x"))
+    assert [p.name for p in tmp_path.iterdir()] == ["n" * 255]
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:
