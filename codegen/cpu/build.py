@@ -155,3 +155,19 @@ class Builder:
             phi.add_incoming(v, end)
         b.position_at_end(after)
         return list(phis)
+
+    def walk(self, start: Any, stop: Any, body: Callable[[Any], Any]) -> None:
+        """i = start; while i < stop: i = body(i)."""
+        b = self.ir
+        before = b.block
+        head, inside, after = (b.append_basic_block(n) for n in ("head", "body", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I64)
+        i.add_incoming(start, before)
+        b.cbranch(b.icmp_signed("<", i, stop), inside, after)
+        b.position_at_end(inside)
+        following = body(i)
+        i.add_incoming(following, b.block)
+        b.branch(head)
+        b.position_at_end(after)

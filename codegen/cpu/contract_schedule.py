@@ -74,7 +74,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
             expected="one of " + ", ".join(d.value for d in _ACC),
         )
     lanes = target.vector_bits // 8 // acc.itemsize
-    wide = target.vector_bits >= 512 or "aarch64" in target.triple  # 32 vector registers
+    wide = target.vector_registers == 32
     if kernel.panel % lanes:
         raise CodegenError(f"panel of {kernel.panel} columns", expected=f"a multiple of {lanes} lanes")
     per_panel = kernel.panel // lanes

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ...errors import ScheduleError
-from ...ir import COMPARISONS, Dim, DType, Shape, prod
-from ..affine import affine, stride_along
+from ...ir import COMPARISONS, Dim, DType, Shape, is_static, prod
+from ..affine import affine, axes_of, stride_along
 from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, postorder
 from ..kernel import LoopKernel, Reduction
 from .target import CpuTarget
 
 UNROLL_POINTS = 32  # reduce spaces up to this size are unrolled,
+_COLUMNS = 4  # points of a window sum computed together: 3 are measurably slower, 6 no faster
 UNROLL_WORK = 512  # unless that makes more vector operations than this: compile time grows with them
 _CHEAP = frozenset({"add", "sub", "mul", "min", "max", "neg", "abs", "and_", "or_", "xor", "not_", "select", "sqrt", "div", "fma"})
 
@@ -21,13 +22,15 @@ _CHEAP = frozenset({"add", "sub", "mul", "min", "max", "neg", "abs", "and_", "or
 class LoopSchedule:
     """axis: the vector axis (parallel axes first, then reduce axes), −1 for scalar code; width: lanes;
     group: vectors per iteration; block: elements of a unit when the vector axis is the only parallel one;
-    chain: terms that one accumulator of a sum takes before it is added to another (see `reductions.Parts`)."""
+    chain: terms that one accumulator of a sum takes before it is added to another (see `reductions.Parts`);
+    columns: neighbours along the last other parallel axis that are computed together, sharing what they load."""
 
     axis: int
     width: int
     group: int
     block: int
     chain: int = 256
+    columns: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +177,27 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
     if not 0 <= hints.choice < len(candidates) or not 0 <= hints.group <= 16 or hints.block < 0:
         raise ScheduleError(f"{hints}", expected=f"one of {len(candidates)} vector axes, and sizes from 1")
     axis = -sorted(candidates)[hints.choice][1]
-    most = 4 if k.stages else 2
+    columns = _columns(k, axis)
+    most = 2 if not k.stages or columns * 4 > target.vector_registers // 2 else 4  # accumulators leave room for what they share
     size = k.axes[axis] if axis < n else k.reduce_axes[axis - n]
     group = most
     if k.stages and isinstance(size, int) and axis < n and len(k.axes) > 1 and size // width % most:
-        group = next((g for g in (4, 3, 2) if size // width % g == 0), most)
+        group = next((g for g in (4, 3, 2) if g <= most and size // width % g == 0), most)
     group = hints.group or group
-    return LoopSchedule(axis, width, group, hints.block or (width * most if k.stages else max(1024, width * most)))
+    block = hints.block or (width * most if k.stages else max(1024, width * most))
+    return LoopSchedule(axis, width, group, block, columns=columns)
+
+
+def _columns(k: LoopKernel, axis: int) -> int:
+    """Several where a sum over a window multiplies by weights that all positions along the last outer axis share."""
+    others = [i for i in range(len(k.axes)) if i != axis]
+    if axis >= len(k.axes) or not others or not is_static(k.reduce_axes) or [s.fn for s in k.stages] != ["sum"]:
+        return 1
+    depends = axes_of(k.roots)
+    loads = [depends[id(e)] for e in postorder([k.stages[0].value]) if isinstance(e, Load)]
+    shared = any(axis in d and others[-1] not in d for d in loads)
+    size = k.axes[others[-1]]
+    return _COLUMNS if shared and not (isinstance(size, int) and size < _COLUMNS) else 1
 
 
 def _lane_bytes(k: LoopKernel) -> int:

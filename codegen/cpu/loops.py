@@ -17,7 +17,7 @@ from .reductions import Reductions
 from .spill import spill
 from .target import CpuTarget
 from .transpose import Turn, turn, turning
-from .windows import windows
+from .windows import Fact, Windows, windows
 
 _FEW_UNITS = 32  # fewer outer indices than this would leave threads idle
 
@@ -39,6 +39,11 @@ def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS
         moved = moved + o.numel * o.dtype.itemsize
     return Emitted(text, symbol, tuple(writer.params.dims), writer.units, per_unit * max(1, nodes // max(1, plan.width)),
                    total * sum(isinstance(e, Call) and e.dtype.is_float for e in postorder(kernel.roots)), moved)  # fmt: skip
+
+
+def _moved(f: Fact, axis: int, by: int) -> Fact:
+    """f at `by` further along the axis."""
+    return f[0] + by * f[1].get(axis, 0), f[1]
 
 
 def max_dim(d: Dim) -> Dim:
@@ -64,6 +69,9 @@ class _Writer(Reductions):
             self.blocks, self.elements_per_unit = ceildiv(last, plan.block), plan.block
         self.blocked = tile is not None or not self.outer or self.blocks != 1
         self.units: Dim = outer * self.blocks
+        self.together = 1  # columns of the code being written
+        if plan.columns > 1 and not self.blocked:
+            self.column_axis = self.outer[-1]
         self.windows = windows(k, plan.axis) if self.parallel and is_static(k.reduce_axes) else None
         if self.windows is not None:
             self.depends |= self.dependence(self.windows.inside)
@@ -81,7 +89,7 @@ class _Writer(Reductions):
             if not isinstance(d, int) and d not in self.sizes:
                 self.sizes[d] = b.param(self.dims, self.params.add(d))
 
-        def unit(u: Any, _: list[Any]) -> list[Any]:
+        def unit(u: Any) -> Any:
             axes: dict[int, Any] = {}
             rest = part = u
             if self.blocked and self.outer:
@@ -91,28 +99,55 @@ class _Writer(Reductions):
                     axes[i] = rest
                 else:
                     axes[i], rest = self._split(rest, k.axes[i])
-            if self.windows is None:
-                self._unit(part, axes)
-                return []
-            whole, win = self.k, self.windows
-            last = {len(k.axes) + j: size - 1 for j, size in enumerate(k.reduce_axes) if isinstance(size, int)}
-            least = [self._minimum(f, axes, last) for f in win.facts]
-            fits = least[0]
-            for x in least[1:]:
-                fits = b.ir.or_(fits, x)  # the sign bit is set when any is negative
-            with b.ir.if_else(b.ir.icmp_signed(">=", fits, b.i64(0))) as (then, otherwise):
+            if self.column_axis < 0:
+                self._single(part, axes)
+                return b.ir.add(u, b.i64(1))
+            columns = self.plan.columns
+            spare = [b.ir.sub(self.end, u), b.ir.sub(self.dim(k.axes[self.column_axis]), axes[self.column_axis])]
+            several = b.ir.sub(b.smin(*spare), b.i64(columns))
+            if self.windows is not None:
+                several = b.ir.or_(several, self._inside(self.windows, axes, columns))
+            fits = b.ir.icmp_signed(">=", several, b.i64(0))
+            with b.ir.if_else(fits) as (then, otherwise):
                 with then:
-                    self.k = win.inside
+                    whole, self.together = self.k, columns
+                    self.k = whole if self.windows is None else self.windows.inside
                     self._unit(part, axes)
+                    self.k, self.together = whole, 1
                 with otherwise:
-                    self.cuts, self.k = win.cuts, whole if win.cuts is None else win.inside
-                    self.bounds = self._bounds((), axes)  # loops, so that the rare case stays small
-                    self._unit(part, axes)
-            self.k, self.cuts, self.bounds = whole, None, None
-            return []
+                    self._single(part, axes)
+            return b.ir.add(u, b.ir.select(fits, b.i64(columns), b.i64(1)))
 
-        b.loop(self.begin, self.end, b.i64(1), [], unit)
+        b.walk(self.begin, self.end, unit)
         b.ir.ret_void()
+
+    def _inside(self, win: Windows, axes: dict[int, Any], columns: int) -> Any:
+        """Not negative where every guard holds for the whole windows of `columns` points."""
+        k = self.k
+        box = {len(k.axes) + j: size - 1 for j, size in enumerate(k.reduce_axes) if isinstance(size, int)}
+        ends = [0] if columns == 1 else [0, columns - 1]
+        least = [self._minimum(_moved(f, self.column_axis, end), axes, box) for f in win.facts for end in ends]
+        fits = least[0]
+        for x in least[1:]:
+            fits = self.b.ir.or_(fits, x)  # the sign bit is set when any is negative
+        return fits
+
+    def _single(self, part: Any, axes: dict[int, Any]) -> None:
+        """One outer index: inside of all borders, or cut at them."""
+        b = self.b
+        if self.windows is None:
+            self._unit(part, axes)
+            return
+        whole, win = self.k, self.windows
+        with b.ir.if_else(b.ir.icmp_signed(">=", self._inside(win, axes, 1), b.i64(0))) as (then, otherwise):
+            with then:
+                self.k = win.inside
+                self._unit(part, axes)
+            with otherwise:
+                self.cuts, self.k = win.cuts, whole if win.cuts is None else win.inside
+                self.bounds = self._bounds((), axes)  # loops, so that the rare case stays small
+                self._unit(part, axes)
+        self.k, self.cuts, self.bounds = whole, None, None
 
     def _split(self, u: Any, size: Dim) -> tuple[Any, Any]:
         return self.b.ir.urem(u, self.dim(size)), self.b.ir.udiv(u, self.dim(size))
@@ -227,11 +262,12 @@ class _Writer(Reductions):
     def _point(self, outer: dict[int, Any], start: Any, lanes: int, group: int, mask: Any) -> None:
         axis, w = self.plan.axis, self.plan.width
         scopes = []
-        for g in range(group):
-            axes = dict(outer)
-            if start is not None:
-                axes[axis] = start
-            scopes.append(Scope(axes, lanes, mask, [], {}, g * w))
+        for ahead in range(self.together):
+            for g in range(group):
+                axes = dict(outer)
+                if start is not None:
+                    axes[axis] = start
+                scopes.append(Scope(axes, lanes, mask, [], {}, g * w, ahead))
         for number, stage in enumerate(self.k.stages):
             results = self._stage(number, stage, scopes)
             for s, r in zip(scopes, results, strict=True):

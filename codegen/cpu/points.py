@@ -30,6 +30,7 @@ class Scope:
     reduced: list[Any]
     memo: dict[tuple[int, bool], Any]
     shift: int = 0  # added to the vector axis
+    ahead: int = 0  # added to the axis of columns
 
 
 class Points:
@@ -51,6 +52,7 @@ class Points:
         self.uniform_results: set[int] = set()
         if not self.parallel:
             self.uniform_results = {i for i, axes in marked.items() if mark in axes and plan.axis not in axes}
+        self.column_axis = -1  # the axis along which several points are computed together
         self.pointers: list[Any] = []
         self.forms: dict[int, Affine | None] = {}
         self.strides: dict[int, Dim | None] = {}
@@ -129,7 +131,7 @@ class Points:
                 return b.splat(b.call(name, I64), 1)
             case Axis(index=i):
                 x = b.splat(s.axes[i], lanes)
-                shift = s.shift if i == self.plan.axis else 0
+                shift = s.shift if i == self.plan.axis else s.ahead if i == self.column_axis else 0
                 return b.ir.add(x, b.iota(lanes, shift)) if lanes > 1 or shift else x
             case Reduced(stage=i):
                 return s.reduced[i]
@@ -168,22 +170,23 @@ class Points:
 
     def scalar(self, e: E, s: Scope) -> Any:
         """An I64 at the first lane: every axis is taken at its (first) value."""
-        first = Scope(s.axes, 1, None, s.reduced, s.memo if s.lanes == 1 else {}, s.shift)
+        first = Scope(s.axes, 1, None, s.reduced, s.memo if s.lanes == 1 else {}, s.shift, s.ahead)
         x = self.value(e, first)
         return self.b.ir.extract_element(x, ir.Constant(I32, 0))
 
-    def linear(self, form: Affine, axes: dict[int, Any], shift: int = 0) -> tuple[Any, int]:
+    def linear(self, form: Affine, axes: dict[int, Any], shift: int = 0, ahead: int = 0) -> tuple[Any, int]:
         """An affine form as (I64 value, constant to add). Values are shared within a block."""
         b = self.b
         rest: tuple[Dim, ...] = () if isinstance(form[0], int) else (form[0],)
         constant = form[0] if isinstance(form[0], int) else 0
         terms: list[tuple[Any, Dim]] = []
         for axis, c in form[1].items():
-            if axis == self.plan.axis and shift:
+            further = shift if axis == self.plan.axis else ahead if axis == self.column_axis else 0
+            if further:
                 if isinstance(c, int):
-                    constant += c * shift
+                    constant += c * further
                 else:
-                    rest += (c * shift,)
+                    rest += (c * further,)
             at = axes[axis]
             if isinstance(at, ir.Constant):
                 if isinstance(c, int):
@@ -206,7 +209,7 @@ class Points:
         form = self.form(offset)
         if form is None:
             return b.at(base, self.scalar(offset, s), t)
-        value, constant = self.linear(form, s.axes, s.shift)
+        value, constant = self.linear(form, s.axes, s.shift, s.ahead)
         key = (id(b.ir.block), operand, id(value))
         if key not in self.sums:
             self.sums[key] = (b.at(base, value, t), value)

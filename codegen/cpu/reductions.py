@@ -45,8 +45,8 @@ class Reductions(Points):
 
     def _child(self, s: Scope, extra: dict[int, Any], lanes: int | None = None, mask: Any = None, shift: int = 0) -> Scope:
         if lanes is None:
-            return Scope({**s.axes, **extra}, s.lanes, s.mask, s.reduced, {}, s.shift)
-        return Scope({**s.axes, **extra}, lanes, mask, s.reduced, {}, shift)
+            return Scope({**s.axes, **extra}, s.lanes, s.mask, s.reduced, {}, s.shift, s.ahead)
+        return Scope({**s.axes, **extra}, lanes, mask, s.reduced, {}, shift, s.ahead)
 
     def _reduce_space(self, scopes: list[Scope], carried: list[Any], body: Body, parts: Parts | None = None) -> list[Any]:
         """Run body over the reduce axes; `parts`, if given, keeps the chains of additions short."""

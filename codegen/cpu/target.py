@@ -81,6 +81,10 @@ class CpuTarget:
     def manifest(self) -> dict[str, object]:
         return {"triple": self.triple, "cpu": self.cpu, "features": sorted(self.features)}
 
+    @property
+    def vector_registers(self) -> int:
+        return 32 if self.vector_bits >= 512 or not self.is_x86 else 16
+
     def lanes(self, itemsize: int) -> int:
         """Elements of `itemsize` bytes in one vector register."""
         return self.vector_bits // (8 * itemsize)

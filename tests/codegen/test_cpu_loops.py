@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mlc.codegen.affine import children, postorder
 from mlc.codegen.cpu.compile import compile_ir
+from mlc.codegen.cpu.loop_schedule import schedule
 from mlc.codegen.cpu.loops import emit_loop
 from mlc.codegen.cpu.target import host, parse
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, ExprScalars, Load, Num, Reduced
@@ -588,6 +589,44 @@ def test_depthwise_convolution_with_bias_and_activation():
         [Store(3, k.stores[0].offset, y)],
     )
     check(k, [x, w, b], tolerance=1e-5)
+
+
+def window_of_weights(channels, width, taps, stride, pad, fn="sum"):
+    """[H=5, W=width, C] by weights [3, taps, C], padded by `pad` columns on each side and by no rows; width may be symbolic."""
+    out = (width + 2 * pad - taps) // stride + 1
+    row, column = index((0, 1), (3, 1)), index((1, stride), (4, 1), -pad)
+    end = Num(width) if isinstance(width, int) else DimParam(width)
+    clamped = call("max", call("min", column, call("sub", end, Num(1))), Num(0))
+    at = call("add", call("mul", call("add", call("mul", row, end), clamped if pad else column), Num(channels)), Axis(2))
+    x = Load(0, at, dtype=F)
+    if pad:
+        x = s.select(s.and_(call("ge", column, Num(0)), call("lt", column, end)), x, Num(0.0, dtype=F))
+    value = s.mul(x, Load(1, index((3, taps * channels), (4, channels), (2, 1)), dtype=F))
+    result = Store(2, call("add", call("mul", call("add", call("mul", Axis(0), Num(out) if isinstance(out, int) else DimParam(out)), Axis(1)),
+                                       Num(channels)), Axis(2)), Reduced(0, dtype=F))  # fmt: skip
+    operands = (Operand(F, 5 * width * channels), Operand(F, 3 * taps * channels), Operand(F, 3 * out * channels, True))
+    return LoopKernel((3, out, channels), (3, taps), operands, (Reduction(fn, value),), (result,))
+
+
+@pytest.mark.parametrize(
+    "channels, width, taps, stride, pad",
+    [(64, 13, 3, 1, 1), (20, 30, 5, 2, 2), (96, 11, 7, 1, 3), (70, 9, 3, 1, 0), (16, 5, 5, 1, 2), (33, 3, 3, 1, 1), (17, 41, 9, 3, 4)],
+)
+def test_columns_of_a_window_together(channels, width, taps, stride, pad):
+    data = [random(5 * width * channels), random(3 * taps * channels, seed=1)]
+    check(window_of_weights(channels, width, taps, stride, pad), data, tolerance=1e-5)
+    symbolic = window_of_weights(channels, sym("W"), taps, stride, pad)
+    check(symbolic, data, bindings={"W": width}, tolerance=1e-5, targets=TARGETS[:1])
+
+
+def test_columns_leave_registers_for_what_they_share():
+    k = window_of_weights(256, 30, 3, 1, 1)
+    for name, registers in (("cpu:x86-64-v4", 32), ("cpu:neoverse-n1", 32), ("cpu:x86-64-v3", 16)):
+        target = parse(name)
+        plan = schedule(k, target)
+        assert target.vector_registers == registers and plan.columns > 1
+        assert plan.columns * plan.group <= registers // 2
+    assert schedule(window(64, 30, 1, "max"), parse("cpu:x86-64-v4")).columns == 1  # nothing that columns share
 
 
 def test_equal_kernels_have_one_symbol_and_units_cover_the_axes():
