@@ -13,8 +13,9 @@ from ...errors import InputError
 from ...ir import Graph, Node, Value
 from ...ir.ops import MatMul
 from ...passes.precision import BFloat16, Choice, DynamicInt8, Float16, StaticInt8, WeightOnly, layers, weights_of
+from .gguf_weights import read_gguf
 from .observers import LEVELS, OBSERVERS
-from .options import WEIGHT_ONLY, Precision
+from .options import GGUF, WEIGHT_ONLY, Precision
 from .search import Assignment
 from .statistics import Statistics
 from .weights import awq, gptq, nearest, per_column, smoothing
@@ -59,6 +60,10 @@ def assign(graph: Graph, options: Precision) -> Assignment:
                 chosen[name] = precision
             else:
                 raise InputError(f"{name} cannot be {precision}", expected=", ".join(("fp32", *supported(known[name]))), loc="--layer")
+    for name in options.weights or {}:
+        if name not in known or "int4" not in supported(known[name]):
+            raise InputError(f"no layer matches {name!r}", expected="a matrix product with constant weights", loc="weights")
+        chosen[name] = GGUF
     return chosen
 
 
@@ -79,6 +84,7 @@ class Chooser:
     def __post_init__(self) -> None:
         self._layers = layers(self.graph)
         self._known: dict[tuple[str, str], Choice] = {}
+        self._files: dict[Any, dict[str, WeightOnly]] = {}
 
     def choices(self, assignment: Assignment) -> dict[str, Choice]:
         """For `passes.precision.LowerPrecision`."""
@@ -96,6 +102,8 @@ class Chooser:
                     made = Float16()
                 case "int8-dynamic":
                     made = DynamicInt8(*_columns(_weights(node)))
+                case "gguf":
+                    made = self._from_file(name, node)
                 case "int4" | "int8-weight":
                     made = self._weight_only(name, node, 4 if precision == "int4" else 8)
                 case "int8":
@@ -104,6 +112,18 @@ class Chooser:
                     raise InputError(f"{name} cannot be {precision}", expected=", ".join(supported(node)))
             self._known[key] = made
         return self._known[key]
+
+    def _from_file(self, name: str, node: Node) -> WeightOnly:
+        path, tensor = (self.options.weights or {})[name]
+        if path not in self._files:
+            self._files[path] = read_gguf(path)
+        held = self._files[path]
+        if tensor not in held:
+            raise InputError(f"no tensor {tensor!r} of Q4_0, Q4_K or Q8_0", expected="one of " + ", ".join(held), loc=str(path))
+        found, wanted = held[tensor], list(_weights(node).shape)
+        if list(found.levels.shape) != wanted:
+            raise InputError(f"tensor {tensor!r} is {list(found.levels.shape)}", expected=f"{wanted} for {name}", loc=str(path))
+        return found
 
     def _weight_only(self, name: str, node: Node, bits: int) -> WeightOnly:
         o, w = self.options, _weights(node)

@@ -16,6 +16,7 @@ from .observers import OBSERVERS
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic", "int8-weight", "int4", "auto")
 METHODS = ("nearest", "gptq", "awq")
 CALIBRATED = frozenset({"int8"})
+GGUF = "gguf"  # a layer whose weights come from a file; no precision to ask for by name
 WEIGHT_ONLY = frozenset({"int4", "int8-weight"})
 
 
@@ -37,6 +38,7 @@ class Precision:
         method: "nearest", "gptq" or "awq"; the last two need calibration data.
         max_drop: METRIC=VALUE, see `metrics.parse_bound`: lower no more layers than this allows on the calibration data.
         keep_slower: keep a lowered module that is slower than float32 on this machine.
+        weights: (GGUF file, tensor) by layer: its weights as they are quantized there, whatever else is said of the layer.
     """
 
     default: str = "fp32"
@@ -50,6 +52,7 @@ class Precision:
     method: str = "nearest"
     max_drop: str | None = None
     keep_slower: bool = False
+    weights: Mapping[str, tuple[str | os.PathLike[str], str]] | None = None
     bound: Bound | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -72,7 +75,7 @@ class Precision:
     @property
     def is_float32(self) -> bool:
         """Nothing is lowered."""
-        return self.default == "fp32" and all(p == "fp32" for _, p in self.overrides)
+        return self.default == "fp32" and all(p == "fp32" for _, p in self.overrides) and not self.weights
 
     def _needs_data(self) -> str:
         if self.bound is not None:
