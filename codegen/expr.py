@@ -118,17 +118,47 @@ def clamped(e: E, to: DType) -> bool:
         return False
     bits, signed = to.itemsize * 8, to.is_signed
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    _, found = _unclamp(e)
+    # the outer bound holds whatever is inside; the inner one only if it does not exceed the outer
+    return len(found) == 2 and low <= found["max"] <= found["min"] <= high
+
+
+def _unclamp(e: E) -> tuple[E, dict[str, float]]:
+    """What is inside of at most one min and one max by constants, in any order, and these constants."""
     found: dict[str, float] = {}
-    for _ in range(2):
-        if not isinstance(e, Call) or e.fn not in ("min", "max") or e.fn in found:
-            break
+    while isinstance(e, Call) and e.fn in ("min", "max") and e.fn not in found:
         inner, other = e.args if isinstance(e.args[1], Num) else e.args[::-1]
         if not isinstance(other, Num):
             break
         found[e.fn] = float(other.value)
         e = inner
-    # the outer bound holds whatever is inside; the inner one only if it does not exceed the outer
-    return len(found) == 2 and low <= found["max"] <= found["min"] <= high
+    return e, found
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizing:
+    """min(max(round(x) + zero, low), high) of a float32 x, cast to a small integer type that holds low and high."""
+
+    x: E
+    zero: int
+    low: int
+    high: int
+
+
+def quantizing(e: E) -> Quantizing | None:
+    """The parts of a cast that quantizes with a constant zero point; None for other expressions."""
+    if not isinstance(e, Cast) or e.arg.dtype is not DType.F32 or not clamped(e.arg, e.dtype):
+        return None
+    total, bounds = _unclamp(e.arg)
+    match total:
+        case Call(fn="add", args=(Call(fn="round", args=(x,)), Cast(arg=Num(value=zero)) | Num(value=zero))):
+            pass
+        case _:
+            return None
+    numbers = float(zero), bounds["max"], bounds["min"]
+    if not all(abs(v) < 1 << 16 and v == int(v) for v in numbers):
+        return None
+    return Quantizing(x, *map(int, numbers))
 
 
 def structure(roots: Sequence[E]) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from llvmlite import ir
 
 from ...errors import CodegenError
 from ...ir import DType
-from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, clamped, postorder
+from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, clamped, postorder, quantizing
 from ..kernel import ContractKernel, GroupedKernel, WinogradKernel
 from .build import I64, Builder, Params, storage, vec
 from .functions import Functions
@@ -19,6 +20,11 @@ _B, _M, _N = 0, 1, 2
 _HELD = 4  # operands of a strip that stay in registers
 _LONG = frozenset({"exp", "tanh", "erf", "normcdf", "log", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
                    "acosh", "atanh", "mod", "fmod"})  # fmt: skip
+
+
+def _correctable(divisor: float) -> bool:
+    """Whether its inverse rounds, and stays with the products that correct a quotient within the range of float32."""
+    return 2.0**-60 < abs(divisor) < 2.0**60 and abs(math.frexp(divisor)[0]) != 0.5
 
 
 def column_stride(offset: E) -> int | None:
@@ -148,6 +154,7 @@ class ActiveEpilogue:
     def _evaluate(self, v: int, acc: Any, addresses: dict[int, Any], splats: dict[int, Any]) -> Any:
         b, lanes = self.b, self.e.lanes
         value: dict[int, Any] = {}
+        levels: dict[int, Any] = {}  # quantized numbers as I32
         for e in self.e.order:
             match e:
                 case Acc():
@@ -164,11 +171,16 @@ class ActiveEpilogue:
                     x = b.splat(self.sizes[id(e)], lanes)
                 case Bits():
                     x = self.math.bits(value[id(e.arg)], e.source, e.dtype)
+                case Cast() if (q := quantizing(e)) is not None:
+                    levels[id(e)] = self.math.quantize(value[id(q.x)], q.zero, q.low, q.high)
+                    x = b.ir.trunc(levels[id(e)], self.math.type(e.dtype))
+                case Cast(arg=a, dtype=DType.I32) if id(a) in levels:
+                    x = levels[id(a)]  # not by way of the narrow type
                 case Cast(arg=a) if clamped(a, e.dtype):
                     x = self.math.convert(value[id(a)], e.dtype)
                 case Cast():
                     x = self.math.cast(value[id(e.arg)], e.arg.dtype, e.dtype)
-                case Call(fn="div", args=(top, Num(value=by))) if e.dtype is DType.F32 and self.e.target.fma:
+                case Call(fn="div", args=(top, Num(value=by)), dtype=DType.F32) if self.e.target.fma and _correctable(float(by)):
                     x = self.math.divide(value[id(top)], Functions(b, 1, self.e.target).const(by, DType.F32))
                 case Call():
                     x = self.math.call(e.fn, [value[id(a)] for a in e.args], [a.dtype for a in e.args])

@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from ...ir import DType
 from .build import I32, Splat, mangle, vec
-from .lanes import Lanes, compute
+from .lanes import ROUND, Lanes, compute
 
 _LIBM = {"log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp"}
 _TANH_P = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08, 1.48572235717979e-05,
@@ -30,7 +30,6 @@ _LOG_EVEN = (0.140869141, 0.139814854, 0.200120345)
 # log₂ Φ(−t) on 0 ≤ t ≤ 10, minimax in Φ (4.3e-8), by reweighted least squares; it falls on beyond
 _CDF = (-6.73264992e-7, 1.34362572e-5, -6.56480697e-5, -4.15080518e-4, 7.40257232e-3, -5.27103133e-2, -4.59144861e-1, -1.15111208,
         -0.999999881)  # fmt: skip
-_ROUND = 12582912.0  # 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
 
 
 class Functions(Lanes):
@@ -83,8 +82,8 @@ class Functions(Lanes):
             return self._each("exp", x)
         i = self.b.ir
         x = self._clamp(x, -104.0, 89.0)
-        shifted = self._fma(x, self._k(x, math.log2(math.e)), self._k(x, _ROUND))
-        n = i.fsub(shifted, self._k(x, _ROUND))
+        shifted = self._fma(x, self._k(x, math.log2(math.e)), self._k(x, ROUND))
+        n = i.fsub(shifted, self._k(x, ROUND))
         r = self._fma(n, self._k(x, -0.693145751953125), x)
         r = self._fma(n, self._k(x, -1.428606765330187e-06), r)
         p = self._poly(r, _EXP)
@@ -92,7 +91,7 @@ class Functions(Lanes):
             return self._scalef(p, n)
         # 2^n in two halves, so that neither leaves the exponent range before the product does
         t = vec(I32, x.type.count)
-        whole = i.sub(i.bitcast(shifted, t), i.bitcast(self._k(x, _ROUND), t))
+        whole = i.sub(i.bitcast(shifted, t), i.bitcast(self._k(x, ROUND), t))
         half = i.ashr(whole, Splat(t, 1))
         for part in (half, i.sub(whole, half)):
             bits = i.shl(i.add(part, Splat(t, 127)), Splat(t, 23))
@@ -103,8 +102,8 @@ class Functions(Lanes):
         """exp for x ≤ 0, as in softmax; float32, relative error ≤ 2.2e-7 + 2e-8·|x|. Below −104 it is 0; NaN passes."""
         i = self.b.ir
         c = i.select(i.fcmp_ordered("<", x, self._k(x, -104.0)), self._k(x, -104.0), x)
-        shifted = self._fma(c, self._k(x, math.log2(math.e)), self._k(x, _ROUND))
-        n = i.fsub(shifted, self._k(x, _ROUND))
+        shifted = self._fma(c, self._k(x, math.log2(math.e)), self._k(x, ROUND))
+        n = i.fsub(shifted, self._k(x, ROUND))
         p = self._poly(self._fma(c, self._k(x, math.log2(math.e)), i.fneg(n)), _EXP2)
         if self._has_scalef(x):
             return self._scalef(p, n)
@@ -180,8 +179,8 @@ class Functions(Lanes):
         power = self._poly(t, _CDF)
         if not self._has_scalef(x):
             power = i.select(i.fcmp_ordered("<", power, self._k(x, -126.0)), self._k(x, -126.0), power)
-        shifted = i.fadd(power, self._k(x, _ROUND))
-        n = i.fsub(shifted, self._k(x, _ROUND))
+        shifted = i.fadd(power, self._k(x, ROUND))
+        n = i.fsub(shifted, self._k(x, ROUND))
         p = self._poly(i.fsub(power, n), _EXP2)
         if self._has_scalef(x):
             below = self._scalef(p, n)

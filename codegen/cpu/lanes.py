@@ -22,6 +22,8 @@ _FLOAT = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _INT = {"add": "add", "sub": "sub", "mul": "mul"}
 _INTRINSIC = {"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil", "round": "roundeven", "trunc": "trunc"}
 
+ROUND, _ROUND_BITS = 12582912.0, 0x4B400000  # 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
+
 
 def compute(dtype: DType) -> DType:
     """The dtype in which elements of `dtype` are held in registers."""
@@ -132,6 +134,17 @@ class Lanes:
         """A float that is known to lie in the range of a small integer type, toward zero. NaN gives any number."""
         i = self.b.ir
         return i.trunc(i.fptosi(x, vec(I32, self.lanes)), self.type(to))
+
+    def quantize(self, x: Any, zero: int, low: int, high: int) -> Any:
+        """min(max(round(x) + zero, low), high) of f32 as I32, |numbers| < 2¹⁶. NaN gives `low`.
+
+        Rounding keeps order, so x may be bounded first; adding 1.5·2²³ then leaves the nearest integer in the low bits.
+        """
+        i, t = self.b.ir, vec(I32, self.lanes)
+        least, greatest = Splat(x.type, float(low - zero)), Splat(x.type, float(high - zero))
+        x = i.select(i.fcmp_ordered(">", x, least), x, least)
+        x = i.select(i.fcmp_ordered("<", x, greatest), x, greatest)
+        return i.sub(i.bitcast(i.fadd(x, Splat(x.type, ROUND)), t), Splat(t, _ROUND_BITS - zero))
 
     def divide(self, x: Any, y: Any) -> Any:
         """x / y for one y, correctly rounded but for the ends of the range: x·(1/y), then one step of P. Markstein's correction."""

@@ -10,7 +10,7 @@ from mlc.codegen.cpu.compile import compile_ir
 from mlc.codegen.cpu.dot import dot_kind, instruction
 from mlc.codegen.cpu.dot_contract import emit_dot_contract
 from mlc.codegen.cpu.target import CpuTarget, host, missing_features, parse
-from mlc.codegen.expr import Acc, Axis, Call, Cast, Load, Num
+from mlc.codegen.expr import Acc, Axis, Call, Cast, Load, Num, quantizing
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import ContractKernel, ConvGeometry, Operand
 from mlc.codegen.packing import pack_b, packed_size, unpack_b
@@ -115,6 +115,29 @@ class TestEveryInstruction:
             x = Call(fn, (x, Num(number, dtype=DType.F32)), dtype=DType.F32)
         matmul(29, 45, 8, target, epilogue=Cast(x, dtype=DType.I16), out=DType.I16)
 
+    @pytest.mark.parametrize("high", [255.0, 200.0])
+    def test_residual_layer(self, high, target):
+        """i8(round((u8(round(acc·scale) + 132) − 132 + 2·side) / 0.75) − 5): ties, both bounds, a scale without an inverse."""
+
+        def call(fn, *args, dtype=DType.F32):
+            return Call(fn, args, dtype=dtype)
+
+        def f32(x):
+            return Cast(x, dtype=DType.F32)
+
+        def quantize(x, zero, low, high):
+            x = call("add", call("round", x), f32(Num(zero, dtype=DType.I32)))
+            return call("min", call("max", x, Num(low, dtype=DType.F32)), Num(high, dtype=DType.F32))
+
+        side = np.arange(29 * 45, dtype=np.int64).astype(np.uint8)
+        x = call("mul", f32(Acc(dtype=DType.I32)), Num(2.0**-9, dtype=DType.F32))
+        q = Cast(quantize(x, 132, 0.0, high), dtype=DType.U8)
+        x = f32(call("sub", Cast(q, dtype=DType.I32), Num(132, dtype=DType.I32), dtype=DType.I32))
+        at = call("add", call("mul", Axis(1), Num(45), dtype=DType.I64), Axis(2), dtype=DType.I64)
+        x = call("add", x, call("mul", f32(Load(2, at, dtype=DType.U8)), Num(2.0, dtype=DType.F32)))
+        x = quantize(call("div", x, Num(0.75, dtype=DType.F32)), -5, -128.0, 127.0)
+        matmul(29, 45, 96, target, epilogue=Cast(x, dtype=DType.I8), extra=(side,), out=DType.I8)
+
     @pytest.mark.parametrize(
         "c,o,kernel,stride,pad,dilation,groups",
         [(3, 20, (3, 3), 2, 1, 1, 1), (64, 32, (1, 1), 2, 0, 1, 1), (16, 40, (3, 1), 1, 1, 2, 1), (24, 8, (5, 3), 1, 2, 1, 2)],
@@ -143,6 +166,17 @@ class TestEveryInstruction:
             1, m, n, k, operands(a, packed, out=DType.F32, numel=m * n), k, 0, 0, n, 0, Acc(dtype=DType.F32), panel=PANEL, group=2
         )
         compare(kernel, [a.reshape(-1), packed], (m, n), target)
+
+
+@pytest.mark.parametrize("zero,low,high,found", [(3.0, 0.0, 255.0, True), (0.5, 0.0, 255.0, False), (3.0, 0.5, 255.0, False),
+                                                 (float("nan"), 0.0, 255.0, False), (3.0, 0.0, 300.0, False)])  # fmt: skip
+def test_integers_alone_quantize(zero, low, high, found):
+    x = Call("round", (Load(0, Axis(2), dtype=DType.F32),), dtype=DType.F32)
+    for fn, number in (("add", zero), ("max", low), ("min", high)):
+        x = Call(fn, (x, Num(number, dtype=DType.F32)), dtype=DType.F32)
+    got = quantizing(Cast(x, dtype=DType.U8))
+    assert (got is not None) == found
+    assert got is None or (got.zero, got.low, got.high) == (3, 0, 255)
 
 
 def test_packing_round_trips():
