@@ -1,4 +1,4 @@
-"""Lets the tests here import `onnx_nodes`."""
+"""Lets the tests here import `onnx_nodes` and `imported`."""
 
 import sys
 from pathlib import Path
