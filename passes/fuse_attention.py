@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,7 +154,7 @@ def _scores() -> Iterator[Pattern]:
             yield P(Add, replaced, X("mask"), where=is_float)
 
 
-def _body(fn):  # type: ignore[no-untyped-def]
+def _body(fn: Callable[..., Value | None]) -> Callable[..., Value | None]:
     def attention(replaced: Value | None = None, fill: Value | None = None, shown: Value | None = None,
                   hidden: Value | None = None, **captures: Value) -> Value | None:  # fmt: skip
         captures.setdefault("scaled", captures["product"])

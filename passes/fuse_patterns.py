@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..ir import Graph, Value
@@ -176,7 +177,7 @@ _deviation = P(Sqrt, P(Add, _variance, C("eps")))
 _rms = P(Sqrt, P(Add, P(Reduce, P(Mul, _x, _x), name="var"), C("eps")))
 
 
-def _without(fn, *names: str):  # type: ignore[no-untyped-def]
+def _without(fn: Callable[..., Value | None], *names: str) -> Callable[..., Value | None]:
     """A rule body that does not want some captures."""
 
     def body(**captures: Value) -> Value | None:

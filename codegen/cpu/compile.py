@@ -73,7 +73,8 @@ def _pipeline(target: CpuTarget) -> tuple[Any, Any]:
 def _machines() -> dict[tuple[str, tuple[str, str, str]], Any]:
     if not hasattr(_LOCAL, "machines"):
         _LOCAL.machines = {}
-    return _LOCAL.machines  # type: ignore[no-any-return]
+    machines: dict[tuple[str, tuple[str, str, str]], Any] = _LOCAL.machines
+    return machines
 
 
 def _machine(target: CpuTarget) -> Any:

@@ -35,7 +35,7 @@ from ...ir.ops import (
     Softmax,
     Transpose,
 )  # fmt: skip
-from ..expr import E, ExprScalars
+from ..expr import Call, E, ExprScalars, Num
 from ..simplify import Affine, axis, ravel, strides_of, unravel
 from .attention_op import BlockedAttention
 from .builder import computed, reachable
@@ -285,7 +285,7 @@ class Fusion:
         if key not in self._costs:
             args: list[E] = [_Leaf(dtype=computed(v.dtype)) for v in node.inputs]
             body = op.body(S(ExprScalars()), *args)
-            calls = [e for e in reachable([body]) if hasattr(e, "fn")]
+            calls = [e for e in reachable([body]) if isinstance(e, Call)]
             heavy = any(e.fn in _HEAVY and not _by_constant(e) for e in calls)
             self._costs[key] = Cost(max(1, len(calls)), heavy)
         return self._costs[key]
@@ -295,8 +295,8 @@ class _Leaf(E):
     """An operand while measuring a body."""
 
 
-def _by_constant(e: E) -> bool:
-    return e.fn == "div" and e.args[1].__class__.__name__ == "Num"  # type: ignore[attr-defined]
+def _by_constant(e: Call) -> bool:
+    return e.fn == "div" and isinstance(e.args[1], Num)
 
 
 def _same_elements(a: Shape, b: Shape) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from onnx import NodeProto
 
@@ -13,14 +13,14 @@ from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
 
 
-def matmul_any(b: Build, x: Value, y: Value) -> Value:
-    """NumPy matmul, vectors included."""
+def matmul_any(b: Build, x: Value, y: Value, product: Callable[[Value, Value], Value] | None = None) -> Value:
+    """NumPy matmul, vectors included, by `product` of matrices (b.matmul)."""
     left, right = x.type.rank == 1, y.type.rank == 1
     if left:
         x = b.reshape(x, (1, x.shape[0]))
     if right:
         y = b.reshape(y, (y.shape[0], 1))
-    out = b.matmul(x, y)
+    out = (product or b.matmul)(x, y)
     shape = list(out.shape)
     if left:
         del shape[-2]

@@ -12,6 +12,7 @@ from ...ir import DType, Node, Value
 from ...ir import ops as O
 from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
+from .contract_handlers import matmul_any
 from .window_handlers import conv_geometry
 
 
@@ -104,19 +105,10 @@ def zero_of(b: Build, zero: Value | None, dtype: DType) -> Value:
 
 def integer_matmul(b: Build, x: Value, y: Value, x_zero: Value | None, y_zero: Value | None) -> Value:
     """Σ (x − x_zero)·(y − y_zero) in i32, as numpy.matmul; vectors of zero points belong to rows of x, columns of y."""
-    left, right = x.type.rank == 1, y.type.rank == 1
     x_zero, y_zero = (z if z.type.numel != 1 else b.reshape(z, ()) for z in (zero_of(b, x_zero, x.dtype), zero_of(b, y_zero, y.dtype)))
     if x_zero.type.rank == 1:
         x_zero = b.reshape(x_zero, (x_zero.shape[0], 1))
-    x = b.reshape(x, (1, x.shape[0])) if left else x
-    y = b.reshape(y, (y.shape[0], 1)) if right else y
-    out = b.emit(O.IntegerMatMul(), x, y, x_zero, y_zero)
-    shape = list(out.shape)
-    if left:
-        del shape[-2]
-    if right:
-        del shape[-1]
-    return b.reshape(out, shape)
+    return matmul_any(b, x, y, lambda x, y: b.emit(O.IntegerMatMul(), x, y, x_zero, y_zero))
 
 
 def integer_convolve(ctx: ImportContext, node: NodeProto, x: Value, w: Value, x_zero: Value | None, w_zero: Value | None) -> Value:
