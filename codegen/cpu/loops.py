@@ -17,7 +17,7 @@ from .reductions import Reductions
 from .spill import spill
 from .target import CpuTarget
 from .transpose import Turn, turn, turning
-from .windows import Fact, Windows, windows
+from .windows import Cuts, Fact, windows
 
 _FEW_UNITS = 32  # fewer outer indices than this would leave threads idle
 
@@ -105,15 +105,14 @@ class _Writer(Reductions):
             columns = self.plan.columns
             spare = [b.ir.sub(self.end, u), b.ir.sub(self.dim(k.axes[self.column_axis]), axes[self.column_axis])]
             several = b.ir.sub(b.smin(*spare), b.i64(columns))
+            cut = None if self.windows is None else self.windows.across(self.column_axis)
             if self.windows is not None:
-                several = b.ir.or_(several, self._inside(self.windows, axes, columns))
+                guards = self.windows.facts if cut is None else self.windows.along(self.column_axis)
+                several = b.ir.or_(several, self._inside(guards, axes, columns))
             fits = b.ir.icmp_signed(">=", several, b.i64(0))
             with b.ir.if_else(fits) as (then, otherwise):
                 with then:
-                    whole, self.together = self.k, columns
-                    self.k = whole if self.windows is None else self.windows.inside
-                    self._unit(part, axes)
-                    self.k, self.together = whole, 1
+                    self._several(part, axes, cut)
                 with otherwise:
                     self._single(part, axes)
             return b.ir.add(u, b.ir.select(fits, b.i64(columns), b.i64(1)))
@@ -121,12 +120,28 @@ class _Writer(Reductions):
         b.walk(self.begin, self.end, unit)
         b.ir.ret_void()
 
-    def _inside(self, win: Windows, axes: dict[int, Any], columns: int) -> Any:
+    def _several(self, part: Any, axes: dict[int, Any], cut: Cuts | None) -> None:
+        """Columns whose windows are inside along their axis; `cut`: what may cut them along others."""
+        b, whole, columns = self.b, self.k, self.plan.columns
+        self.together, self.k = columns, whole if self.windows is None else self.windows.inside
+        if cut is None:
+            self._unit(part, axes)
+        else:
+            inside = self._inside(tuple(f for facts in cut for f in facts), axes, 1)
+            with b.ir.if_else(b.ir.icmp_signed(">=", inside, b.i64(0))) as (then, otherwise):
+                with then:
+                    self._unit(part, axes)
+                with otherwise:
+                    self.cuts = cut
+                    self._unit(part, axes)
+        self.k, self.together, self.cuts, self.bounds = whole, 1, None, None
+
+    def _inside(self, facts: tuple[Fact, ...], axes: dict[int, Any], columns: int) -> Any:
         """Not negative where every guard holds for the whole windows of `columns` points."""
         k = self.k
         box = {len(k.axes) + j: size - 1 for j, size in enumerate(k.reduce_axes) if isinstance(size, int)}
         ends = [0] if columns == 1 else [0, columns - 1]
-        least = [self._minimum(_moved(f, self.column_axis, end), axes, box) for f in win.facts for end in ends]
+        least = [self._minimum(_moved(f, self.column_axis, end), axes, box) for f in facts for end in ends]
         fits = least[0]
         for x in least[1:]:
             fits = self.b.ir.or_(fits, x)  # the sign bit is set when any is negative
@@ -139,7 +154,7 @@ class _Writer(Reductions):
             self._unit(part, axes)
             return
         whole, win = self.k, self.windows
-        with b.ir.if_else(b.ir.icmp_signed(">=", self._inside(win, axes, 1), b.i64(0))) as (then, otherwise):
+        with b.ir.if_else(b.ir.icmp_signed(">=", self._inside(win.facts, axes, 1), b.i64(0))) as (then, otherwise):
             with then:
                 self.k = win.inside
                 self._unit(part, axes)

@@ -52,7 +52,8 @@ class Reductions(Points):
         """Run body over the reduce axes; `parts`, if given, keeps the chains of additions short."""
         k, b, n = self.k, self.b, len(self.k.axes)
         axes = [n + j for j in range(len(k.reduce_axes)) if n + j != self.plan.axis]
-        inner = axes if self.bounds is None and self.parallel else []
+        cut = self.bounds or {}
+        inner = [a for a in axes if a not in cut] if self.parallel else []
         most = min(UNROLL_POINTS, UNROLL_WORK // (self.work * len(scopes)))
         while inner and upper(prod(k.reduce_axes[a - n] for a in inner)) > most:
             inner = inner[1:]
@@ -69,7 +70,7 @@ class Reductions(Points):
                 for i in range(k.reduce_axes[a - n]):  # type: ignore[arg-type]
                     values = nest(depth + 1, {**extra, a: b.i64(i)}, values)
                 return values
-            first, stop = (b.i64(0), self.dim(k.reduce_axes[a - n])) if self.bounds is None else self.bounds[a]
+            first, stop = (b.i64(0), self.dim(k.reduce_axes[a - n])) if a not in cut else cut[a]
             inside = upper(prod(k.reduce_axes[a - n + 1 :])) // lanes
             fresh = parts if inside >= _OWN_PART else None
 
@@ -135,7 +136,10 @@ class Reductions(Points):
     def _stage(self, number: int, stage: Reduction, scopes: list[Scope]) -> list[Any]:
         dtype = stage.value.dtype
         if self.cuts is not None:
-            self.bounds = self._bounds(self.cuts[number], scopes[0].axes)
+            facts = self.cuts[number]
+            self.bounds = self._bounds(facts, scopes[0].axes)
+            if scopes[-1].ahead:  # worth unrolling what is not cut
+                self.bounds = {a: x for a, x in self.bounds.items() if any(a in f[1] for f in facts)}
         if stage.fn.startswith("arg"):
             return self._arg_stage(stage, scopes)
         vector_reduce = self.plan.axis >= len(self.k.axes)

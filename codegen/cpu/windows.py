@@ -16,6 +16,7 @@ from ..kernel import LoopKernel
 from .loop_schedule import rebuilt, transform
 
 Fact = Affine  # constant + Σ coefficient·axis, known to be ≥ 0
+Cuts = tuple[tuple[Fact, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,17 @@ class Windows:
 
     inside: LoopKernel
     facts: tuple[Fact, ...]
-    cuts: tuple[tuple[Fact, ...], ...] | None
+    cuts: Cuts | None
+
+    def along(self, axis: int) -> tuple[Fact, ...]:
+        return tuple(f for f in self.facts if axis in f[1])
+
+    def across(self, axis: int) -> Cuts | None:
+        """The cuts that are the same all along `axis`; None without any."""
+        if self.cuts is None:
+            return None
+        out = tuple(tuple(f for f in facts if axis not in f[1]) for facts in self.cuts)
+        return out if any(out) else None
 
 
 def windows(k: LoopKernel, vector_axis: int) -> Windows | None:

@@ -573,8 +573,8 @@ def test_window_over_a_symbolic_size(dilation, reverse):
             check(k, [random(size * channels)], bindings={"N": size}, tolerance=1e-5, targets=TARGETS[:2])
 
 
-def test_depthwise_convolution_with_bias_and_activation():
-    c, size = 40, 8
+@pytest.mark.parametrize("c, size", [(40, 8), (64, 13), (7, 3), (16, 4), (130, 7)])
+def test_depthwise_convolution_with_bias_and_activation(c, size):
     k = window(c, size, 1, "sum")
     weights = Load(1, index((3, 3 * c), (4, c), (2, 1)), dtype=F)
     value = s.mul(k.stages[0].value, weights)
