@@ -11,7 +11,7 @@ from llvmlite import ir
 from ...errors import CodegenError
 from ...ir import Dim, DType
 from ..affine import Affine, affine, axes_of, stride_along
-from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, Ticks, clamped
+from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, Ticks, clamped, quantizing
 from ..kernel import LoopKernel, Store
 from .build import I1, I32, I64, PTR, Builder, Params, mangle, storage, vec
 from .emitted import PLACEHOLDER
@@ -139,6 +139,8 @@ class Points:
                 return self._load(e, s, lanes, math)
             case Bits(arg=a, source=source):
                 return math.bits(self._widen(s.memo[id(a), False], lanes), source, e.dtype)
+            case Cast() if (q := quantizing(e)) is not None:
+                return b.ir.trunc(math.quantize(self._widen(s.memo[id(q.x), False], lanes), q.zero, q.low, q.high), math.type(e.dtype))
             case Cast(arg=a):
                 x = self._widen(s.memo[id(a), False], lanes)
                 return math.convert(x, e.dtype) if clamped(a, e.dtype) else math.cast(x, a.dtype, e.dtype)
