@@ -142,7 +142,7 @@ class _Writer(Reductions):
         box = {len(k.axes) + j: size - 1 for j, size in enumerate(k.reduce_axes) if isinstance(size, int)}
         ends = [0] if columns == 1 else [0, columns - 1]
         least = [self._minimum(_moved(f, self.column_axis, end), axes, box) for f in facts for end in ends]
-        fits = least[0]
+        fits = least[0] if least else self.b.i64(0)
         for x in least[1:]:
             fits = self.b.ir.or_(fits, x)  # the sign bit is set when any is negative
         return fits

@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from mlc.codegen.affine import children, postorder
 from mlc.codegen.cpu.compile import compile_ir
-from mlc.codegen.cpu.loop_schedule import schedule
+from mlc.codegen.cpu.loop_schedule import rebuilt, schedule, transform
 from mlc.codegen.cpu.loops import emit_loop
 from mlc.codegen.cpu.target import host, parse
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, ExprScalars, Load, Num, Reduced
@@ -617,6 +618,17 @@ def test_columns_of_a_window_together(channels, width, taps, stride, pad):
     check(window_of_weights(channels, width, taps, stride, pad), data, tolerance=1e-5)
     symbolic = window_of_weights(channels, sym("W"), taps, stride, pad)
     check(symbolic, data, bindings={"W": width}, tolerance=1e-5, targets=TARGETS[:1])
+
+
+def test_columns_of_a_window_that_only_rows_cut():
+    k = window_of_weights(40, 13, 3, 1, 1)
+    swap = {0: Axis(1), 1: Axis(0)}
+    rows, columns, channels = k.axes
+    k = transform(
+        k, lambda e, kids: swap.get(e.index, e) if isinstance(e, Axis) else rebuilt(e, kids), (columns, rows + 2, channels), (3, 3)
+    )
+    k = replace(k, operands=(Operand(F, 7 * 13 * 40), k.operands[1], Operand(F, 5 * 13 * 40, True)))
+    check(k, [random(7 * 13 * 40), random(9 * 40, seed=1)], tolerance=1e-5)
 
 
 def test_columns_leave_registers_for_what_they_share():
