@@ -20,7 +20,7 @@ from .resolve import resolve
 from .sizes import Shapes, all_sizes
 
 # Operators of another domain (com.microsoft, nchwc): the issue on coverage is to bring it.
-NOT_YET = ("common_old",)
+NOT_YET = ("common_old",)  # see docs/models.md: its recurrent part is quantized at run time by onnxruntime alone
 
 
 @dataclass(frozen=True)
