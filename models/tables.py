@@ -19,8 +19,8 @@ from . import real, samples
 from .resolve import resolve
 from .sizes import Shapes, all_sizes
 
-# Operators of another domain (com.microsoft, nchwc): the issue on coverage is to bring it.
-NOT_YET = ("common_old",)  # see docs/models.md: its recurrent part is quantized at run time by onnxruntime alone
+# Runs, but differs by more than the limits: docs/models.md says why.
+NOT_YET = ("common_old",)
 
 
 @dataclass(frozen=True)
