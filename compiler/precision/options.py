@@ -29,7 +29,7 @@ class Precision:
             calibration data; "int8-dynamic": ranges found at run time, for matrix products; "int8-weight" and "int4": weights
             alone; "auto": the fastest of them, layer by layer, within `max_drop`.
         overrides: (pattern, precision) for layers whose name or operator (MatMul, Conv) matches a shell pattern; the last wins.
-        calibration: see `data.load_calibration`.
+        calibration: see `data.load_calibration`; what can be read only once is kept here.
         observer: how ranges are chosen: "min-max", "percentile", "entropy" or "mse".
         smooth: power of the outliers of activations that moves into the weights (SmoothQuant), 0 for none.
         correct_bias: add the mean error of rounding the weights back.
@@ -69,6 +69,8 @@ class Precision:
             object.__setattr__(self, "bound", parse_bound(self.max_drop))
         elif self.default == "auto":
             raise InputError("precision auto without a bound", remedy="Say what may be lost: --max-drop relative-l2=0.01", loc="--max-drop")
+        if self.calibration is not None and not isinstance(self.calibration, (str, os.PathLike, Mapping)):
+            object.__setattr__(self, "calibration", tuple(self.calibration))
         if self.calibration is None and (need := self._needs_data()):
             raise InputError(f"{need} without calibration data", expected="sample inputs", remedy="Give --calibration FILE.npz.", loc=need)
 

@@ -214,6 +214,19 @@ def test_pareto_goes_on_from_its_file_and_draws_a_page(model, samples, tmp_path,
     assert "another model" in capsys.readouterr().err
 
 
+def test_samples_that_can_be_read_only_once_serve_every_use(model, samples, monkeypatch):
+    """Calibration, the bound, and the comparison of speed with float32 all want them."""
+    from mlc.compiler import bench
+
+    def measured(engines, threads, options, tell=None):
+        return [bench.Timing(n, threads, ms, ms, 1) for n, ms in zip(engines, (2.0, 1.0), strict=True)]
+
+    monkeypatch.setattr(bench, "measure", measured)
+    precision = mlc.Precision("int8", calibration=(dict(s) for s in samples), max_drop="relative-l2=0.5")
+    first, again = (mlc.compile(model, precision=precision).to_bytes() for _ in range(2))
+    assert first == again
+
+
 def test_help_of_compile_lists_precision():
     from mlc.compiler.cli import cli
 
