@@ -7,7 +7,6 @@ from the params table: layers that differ in sizes only share one compiled funct
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,7 +25,7 @@ from .float_mode import flush_subnormals
 from .product import Product
 from .row_tiles import cut_rows
 from .target import CpuTarget
-from .text_cache import cached_text
+from .text_cache import TextEmitter, text_of
 
 
 def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> Emitted:
@@ -35,13 +34,9 @@ def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHint
     return _Emitter(kernel, schedule, target).emit()
 
 
-@functools.lru_cache(maxsize=256)
-def _text(emitter: _Emitter) -> tuple[str, str]:
-    """(text, symbol). Layers of other sizes have the same text, and building it takes milliseconds."""
-    return cached_text(("contract", emitter.fingerprint()), emitter.text)
+class _Emitter(TextEmitter):
+    family = "contract"
 
-
-class _Emitter:
     def __init__(self, kernel: ContractKernel, schedule: ContractSchedule, target: CpuTarget) -> None:
         self.kernel, self.schedule, self.target = kernel, schedule, target
         self.dtype = kernel.operands[0].dtype
@@ -94,12 +89,6 @@ class _Emitter:
             self.target,
         )
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Emitter) and self.fingerprint() == other.fingerprint()
-
-    def __hash__(self) -> int:
-        return hash(self.fingerprint())
-
     def _b_step(self) -> Dim:
         """Elements of B in one step of k, or in one tap of a convolution."""
         k, s = self.kernel, self.schedule
@@ -107,7 +96,7 @@ class _Emitter:
 
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
-        text, symbol = _text(self)
+        text, symbol = text_of(self)
         flops = 2 * k.batch * k.m * k.n * (k.k // k.diagonal)
         size: Dim = 0
         for o in k.operands:

@@ -6,7 +6,6 @@ copied once (`dot_rows.py`). A register tile leaves its sums in a small array, f
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,6 +22,7 @@ from .dot_schedule import DotSchedule, schedule_dot
 from .emitted import PLACEHOLDER, Emitted, named
 from .epilogue import Epilogue
 from .target import CpuTarget
+from .text_cache import TextEmitter, text_of
 from .tiles import BYTES, ROWS, Tiles
 
 
@@ -31,13 +31,9 @@ def emit_dot_contract(kernel: ContractKernel, target: CpuTarget) -> Emitted:
     return _Emitter(kernel, schedule_dot(kernel, target), target).emit()
 
 
-@functools.lru_cache(maxsize=256)
-def _text(emitter: _Emitter) -> tuple[str, str]:
-    """(text, symbol). Layers of other sizes have the same text."""
-    return emitter.text()
+class _Emitter(TextEmitter):
+    family = "dot"
 
-
-class _Emitter:
     def __init__(self, kernel: ContractKernel, schedule: DotSchedule, target: CpuTarget) -> None:
         self.kernel, self.schedule, self.target = kernel, schedule, target
         self.kind = dot_kind(kernel.operands[0].dtype, kernel.operands[1].dtype)
@@ -68,15 +64,9 @@ class _Emitter:
         fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunks=0)
         return fixed, rank, k.panel, k.border, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Emitter) and self.fingerprint() == other.fingerprint()
-
-    def __hash__(self) -> int:
-        return hash(self.fingerprint())
-
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
-        text, symbol = _text(self)
+        text, symbol = text_of(self)
         size: Dim = 0
         for o in k.operands:
             size = size + o.numel * o.dtype.itemsize

@@ -7,7 +7,6 @@ becomes floats once a unit (`grouped_expanded.py`).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from .grouped_expanded import Expanded
 from .grouped_schedule import GroupedSchedule, schedule_grouped
 from .product import prefetch
 from .target import CpuTarget
+from .text_cache import TextEmitter, text_of
 
 F32 = ir.FloatType()
 _AHEAD = 2048  # 32-bit words of levels: hardware does not look beyond a page of 4 KiB
@@ -32,12 +32,9 @@ def emit_grouped(kernel: GroupedKernel, target: CpuTarget) -> Emitted:
     return _Emitter(kernel, schedule_grouped(kernel, target), target).emit()
 
 
-@functools.lru_cache(maxsize=256)
-def _text(emitter: _Emitter) -> tuple[str, str]:
-    return emitter.text()
+class _Emitter(TextEmitter):
+    family = "grouped"
 
-
-class _Emitter:
     def __init__(self, kernel: GroupedKernel, schedule: GroupedSchedule, target: CpuTarget) -> None:
         self.kernel, self.schedule, self.target = kernel, schedule, target
         self.each = 32 // kernel.bits
@@ -60,15 +57,9 @@ class _Emitter:
         fixed = replace(self.schedule, rows=0, blocks=0, strips=0)
         return fixed, k.bits, k.zero, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Emitter) and self.fingerprint() == other.fingerprint()
-
-    def __hash__(self) -> int:
-        return hash(self.fingerprint())
-
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
-        text, symbol = _text(self)
+        text, symbol = text_of(self)
         size: Any = 0
         for o in k.operands:
             size = size + o.numel * o.dtype.itemsize

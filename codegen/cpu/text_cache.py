@@ -8,10 +8,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
+from typing import ClassVar
 
 import llvmlite
 
@@ -32,6 +34,32 @@ def cached_text(fingerprint: Hashable, make: Callable[[], tuple[str, str]]) -> t
     text, symbol = make()
     write_checked(path, f"{symbol}\n{text}".encode())
     return text, symbol
+
+
+class TextEmitter(ABC):
+    """What writes the text of a kernel. Emitters of one family and fingerprint write the same, so that it is written once."""
+
+    family: ClassVar[str]
+
+    @abstractmethod
+    def fingerprint(self) -> Hashable:
+        """Everything that the text depends on: what the schedule fixes, but no sizes."""
+
+    @abstractmethod
+    def text(self) -> tuple[str, str]:
+        """(text, symbol). Layers of other sizes have the same text, and building it takes milliseconds."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TextEmitter) and self.family == other.family and self.fingerprint() == other.fingerprint()
+
+    def __hash__(self) -> int:
+        return hash((self.family, self.fingerprint()))
+
+
+@functools.lru_cache(maxsize=1024)
+def text_of(emitter: TextEmitter) -> tuple[str, str]:
+    """`emitter.text()`, from this process or the disk where an equal emitter has written it."""
+    return cached_text((emitter.family, emitter.fingerprint()), emitter.text)
 
 
 def stable(value: object) -> str | None:

@@ -7,7 +7,6 @@ transformed weights [strip][position][channel][panel] stream by in the order of 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,7 +23,7 @@ from .float_mode import flush_subnormals
 from .product import Product
 from .row_tiles import cut_rows
 from .target import CpuTarget
-from .text_cache import cached_text
+from .text_cache import TextEmitter, text_of
 from .winograd_schedule import WinogradSchedule, schedule_winograd
 from .winograd_transform import both_axes, input_transform, output_transform
 
@@ -37,13 +36,9 @@ def emit_winograd(kernel: WinogradKernel, target: CpuTarget) -> Emitted:
     return _Emitter(kernel, schedule_winograd(kernel, target), target).emit()
 
 
-@functools.lru_cache(maxsize=64)
-def _text(emitter: _Emitter) -> tuple[str, str]:
-    """(text, symbol). Layers of other sizes have the same text."""
-    return cached_text(("winograd", emitter.fingerprint()), emitter.text)
+class _Emitter(TextEmitter):
+    family = "winograd"
 
-
-class _Emitter:
     def __init__(self, kernel: WinogradKernel, schedule: WinogradSchedule, target: CpuTarget) -> None:
         self.kernel, self.schedule, self.target = kernel, schedule, target
         k, s, c = kernel, schedule, kernel.conv
@@ -74,15 +69,9 @@ class _Emitter:
         ragged = k.n % s.lanes != 0, k.channels % s.lanes != 0
         return fixed, ragged, k.tile, k.conv.kernel, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Emitter) and self.fingerprint() == other.fingerprint()
-
-    def __hash__(self) -> int:
-        return hash(self.fingerprint())
-
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
-        text, symbol = _text(self)
+        text, symbol = text_of(self)
         flops = 2 * self.tiles * self.points * k.channels * k.n
         size: Dim = 0
         for o in k.operands:
