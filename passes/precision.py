@@ -90,6 +90,13 @@ class WeightOnly:
     zeros: np.ndarray = field(repr=False)
     rows: np.ndarray | None = field(default=None, repr=False)
 
+    def dequantize(self) -> np.ndarray:
+        """f32 [K, N], `rows` included."""
+        k = len(self.levels)
+        scales, zeros = (np.repeat(a, self.group, axis=0)[:k] for a in (self.scales, self.zeros))
+        w = (self.levels.astype(np.float32) - zeros) * scales
+        return w if self.rows is None else w * self.rows[:, None]
+
 
 Choice = BFloat16 | Float16 | StaticInt8 | DynamicInt8 | WeightOnly
 

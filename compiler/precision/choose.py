@@ -136,12 +136,10 @@ class Chooser:
             )
         settings: dict[str, Any] = {"bits": bits, "group": min(o.group, len(w)), "symmetric": o.symmetric}
         if o.method == "nearest":
-            q = nearest(w, **settings)
-        else:
-            hessian = self.statistics[node.inputs[0]].hessian
-            assert hessian is not None
-            q = (gptq if o.method == "gptq" else awq)(w, hessian, **settings)
-        return WeightOnly(bits, q.group, q.levels, q.scales, q.zeros, q.rows)
+            return nearest(w, **settings)
+        hessian = self.statistics[node.inputs[0]].hessian
+        assert hessian is not None
+        return (gptq if o.method == "gptq" else awq)(w, hessian, **settings)
 
     def _static(self, node: Node) -> StaticInt8:
         seen = self.statistics[node.inputs[0]]

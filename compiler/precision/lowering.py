@@ -141,7 +141,7 @@ def _ladders(bench: Workbench) -> tuple[dict[str, list[str]], dict[str, float]]:
         for name, ms in bench.times(bench.module(asked), list(asked)).items():
             if ms < base[name]:
                 found[name][precision] = ms
-    fixed = {name for name in names if name in _overridden(bench)}
+    fixed = _overridden(bench)
     ladders = {n: sorted(t, key=lambda p: t[p]) for n, t in found.items() if t and n not in fixed}
     return ladders, {n: base[n] - found[n][ladder[0]] for n, ladder in ladders.items()}
 

@@ -6,38 +6,15 @@ Rounding to nearest; GPTQ (Frantar et al., arXiv:2210.17323), which lets later r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from ...errors import InputError
+from ...passes.precision import WeightOnly
 
 _DAMPING = 0.01  # of the mean diagonal of the Hessian, as GPTQ's authors use
 _BLOCK = 128  # rows of GPTQ whose updates are gathered before they reach the rest
-
-
-@dataclass(frozen=True)
-class Grouped:
-    """w ≈ (levels − zeros) · scales, with `zeros` and `scales` of each `group` rows.
-
-    Attributes:
-        levels: u8 [K, N], 0 … 2^bits − 1.
-        scales: f32 [K/group, N].
-        zeros: u8 [K/group, N]; 2^(bits−1) where symmetric.
-        rows: f32 [K] that x must be multiplied by first (AWQ), or None.
-    """
-
-    levels: np.ndarray
-    scales: np.ndarray
-    zeros: np.ndarray
-    bits: int
-    group: int
-    rows: np.ndarray | None = None
-
-    def dequantize(self) -> np.ndarray:
-        """f32 [K, N], `rows` included."""
-        w = _expand(self.levels, self.scales, self.zeros, self.group)
-        return w if self.rows is None else w * self.rows[:, None]
 
 
 def check_group(k: int, group: int, bits: int) -> None:
@@ -55,16 +32,16 @@ def per_column(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(w / scales), -127, 127).astype(np.int8), scales
 
 
-def nearest(w: np.ndarray, *, bits: int = 4, group: int = 32, symmetric: bool = True) -> Grouped:
+def nearest(w: np.ndarray, *, bits: int = 4, group: int = 32, symmetric: bool = True) -> WeightOnly:
     """Each weight to the nearest level of its group."""
     check_group(w.shape[0], group, bits)
     blocks = w.reshape(-1, group, w.shape[1]).astype(np.float32)
     scales, zeros = _range(blocks, bits, symmetric)
     levels = _levels(blocks, scales[:, None], zeros[:, None], bits).reshape(w.shape)
-    return Grouped(levels, scales, zeros, bits, group)
+    return WeightOnly(bits, group, levels, scales, zeros.astype(np.float32))
 
 
-def gptq(w: np.ndarray, hessian: np.ndarray, *, bits: int = 4, group: int = 32, symmetric: bool = True) -> Grouped:
+def gptq(w: np.ndarray, hessian: np.ndarray, *, bits: int = 4, group: int = 32, symmetric: bool = True) -> WeightOnly:
     """Rounds row by row, correcting the rows that follow for each error.
 
     Args:
@@ -98,22 +75,22 @@ def gptq(w: np.ndarray, hessian: np.ndarray, *, bits: int = 4, group: int = 32, 
             rest[i + 1 : stop] -= np.outer(upper[i, i + 1 : stop], error)
             errors[i - start] = error
         rest[stop:] -= upper[start:stop, stop:].T @ errors
-    return Grouped(levels, scales, zeros, bits, group)
+    return WeightOnly(bits, group, levels, scales, zeros.astype(np.float32))
 
 
-def awq(w: np.ndarray, hessian: np.ndarray, *, bits: int = 4, group: int = 32, symmetric: bool = True) -> Grouped:
+def awq(w: np.ndarray, hessian: np.ndarray, *, bits: int = 4, group: int = 32, symmetric: bool = True) -> WeightOnly:
     """Rounds w with rows scaled up by a power of their activations' magnitude; the power is searched for.
 
     Args: as `gptq`. The cost of an error E is tr(Eᵀ·H·E), the squared error of the product over the calibration data.
     """
     check_group(w.shape[0], group, bits)
     magnitude = np.sqrt(np.maximum(np.diag(hessian), 0.0))
-    best: tuple[float, Grouped] | None = None
+    best: tuple[float, WeightOnly] | None = None
     for power in np.linspace(0.0, 1.0, 21):
         s = np.maximum(magnitude, 1e-8 * max(float(magnitude.max(initial=0.0)), 1e-30)) ** power
         s = (s / np.sqrt(s.max() * s.min())).astype(np.float32)
         made = nearest(w * s[:, None], bits=bits, group=group, symmetric=symmetric)
-        found = Grouped(made.levels, made.scales, made.zeros, bits, group, rows=(1.0 / s).astype(np.float32))
+        found = replace(made, rows=(1.0 / s).astype(np.float32))
         error = (found.dequantize() - w).astype(np.float64)
         cost = float(np.einsum("kn,kn->", hessian @ error, error))
         if best is None or cost < best[0]:
@@ -148,9 +125,3 @@ def _range(blocks: np.ndarray, bits: int, symmetric: bool, axis: int = 1) -> tup
 
 def _levels(w: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int) -> np.ndarray:
     return np.clip(np.rint(w / scales) + zeros, 0, (1 << bits) - 1).astype(np.uint8)
-
-
-def _expand(levels: np.ndarray, scales: np.ndarray, zeros: np.ndarray, group: int) -> np.ndarray:
-    k, n = levels.shape
-    q = levels.reshape(-1, group, n).astype(np.float32) - zeros[:, None].astype(np.float32)
-    return (q * scales[:, None]).reshape(k, n)
