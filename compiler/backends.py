@@ -150,7 +150,9 @@ class CudaBackend:
         nvrtc()  # fails before the work begins
 
     def options(self, opt_level: int, exact: bool) -> LowerOptions:
-        return LowerOptions(opt_level=opt_level)
+        from ..codegen.cuda.target import LOWERING
+
+        return replace(LOWERING, opt_level=opt_level)
 
     def emit(self, plan: Plan) -> dict[int, CudaEmitted]:
         from ..codegen.cuda.emit import emit

@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..kernel import ContractKernel
 from .contract_schedule import Instruction, MmaSchedule, tiles
-from .contract_text import (
-    ConvAxis,
-    a_pack,
-    accumulator,
-    b_offset,
-    b_word_offset,
-    channels_of,
-    columns,
-    conv_axes,
-    index_type,
-    operand_pointers,
-    outside,
-    partial_sums,
-    zero,
-)
-from .emitted import PLACEHOLDER, Launch, named
-from .epilogue import epilogue
-from .ranges import divisible
-from .render import render
-from .scalars import storage
+from .contract_text import PIECE, ContractParameters, a_pack, b_pack, contract_launch, partial_sums, shared_parameters
+from .emitted import Launch
+from .epilogue import EpilogueLines, epilogue
 from .writer import Params
 
 _SIDE_BY_SIDE = 2  # accumulators of a lane that are neighbours along n
 _PACKED, _SINGLE = "sum[i / 2][j / 2][i % 2 * 2{lane}]", "sum[i / 2][j / 2][i % 2 * 2 + j % 2]"
 
 
-@dataclass(frozen=True)
-class MmaParameters:
-    """contract_mma.cu.j2"""
+@dataclass(frozen=True, kw_only=True)
+class MmaParameters(ContractParameters):
+    """contract_mma.cu.j2. `copy_b`: "columns" or "rows" of B go to shared memory as they lie, "gather": element by element."""
 
-    name: str
     mma: str
     operand_word: str
     bm: int
@@ -47,69 +29,38 @@ class MmaParameters:
     warps_m: int
     warps_n: int
     stages: int
-    splits: int
-    threads: int
     async_a: bool
-    async_b: bool
+    copy_b: str
     border: bool
-    pack: int
-    acc: str
-    a_type: str
-    b_type: str
-    a_zero: str
-    b_zero: str
-    index: str
-    m: str
-    n: str
-    k: str
-    lda: str
-    a_batch: str
-    b_batch: str
-    columns: str
-    b_offset: str
-    outside: str
-    conv: list[ConvAxis]
-    channels: int
-    parameters: list[str]
-    prologue: list[str]
-    batch_lines: list[str]
-    row_lines: list[str]
-    column_lines: list[str]
 
 
 def mma_tiles(kernel: ContractKernel, plan: MmaSchedule, use: Instruction, aligned: Sequence[int]) -> Launch:
     """The launch that multiplies; with splits it leaves partial sums behind."""
+    params, lines = fragment_epilogue(kernel, plan.splits, aligned)
+    whole = PIECE // kernel.operands[0].dtype.itemsize
+    values = MmaParameters(
+        **shared_parameters(kernel, params, lines, plan.threads, plan.splits), mma=use.name, operand_word=use.word, bm=plan.bm,
+        bn=plan.bn, bk=plan.words * use.group, group=use.group, warps_m=plan.warps_m, warps_n=plan.warps_n, stages=plan.stages,
+        async_a=a_pack(kernel, aligned[0], whole) == whole, copy_b=how_b_is_copied(kernel, aligned[1]), border=kernel.border >= 0,
+    )  # fmt: skip
+    return contract_launch("contract_mma.cu.j2", kernel, values, params, tiles(kernel, plan) * plan.splits, plan.shared)
+
+
+def fragment_epilogue(kernel: ContractKernel, splits: int, aligned: Sequence[int]) -> tuple[Params, EpilogueLines]:
+    """The statements on the accumulators of matrix instructions, two of which are neighbours."""
     params = Params()
-    acc = accumulator(kernel)
-    a, b = kernel.operands[0].dtype, kernel.operands[1].dtype
-    split = plan.splits > 1
-    lines = partial_sums(params, kernel, _SINGLE) if split else epilogue(kernel, params, aligned, _SIDE_BY_SIDE, _PACKED)
-    if not split and lines.pack == 1:
+    if splits > 1:
+        return params, partial_sums(params, kernel, _SINGLE)
+    lines = epilogue(kernel, params, aligned, _SIDE_BY_SIDE, _PACKED)
+    if lines.pack == 1:
         params = Params()
         lines = epilogue(kernel, params, aligned, 1, _SINGLE)
-    name, whole = params.name, 16 // a.itemsize
-    async_b = words_of_b(kernel, use, aligned[1])
-    values = MmaParameters(
-        PLACEHOLDER, use.name, use.word, plan.bm, plan.bn, plan.words * use.group, use.group, plan.warps_m, plan.warps_n, plan.stages,
-        plan.splits, plan.threads, a_pack(kernel, aligned[0], whole) == whole, async_b, kernel.border >= 0, lines.pack, storage(acc),
-        storage(a), storage(b), zero(a), zero(b), index_type(kernel), name(kernel.m), name(kernel.n), name(kernel.k), name(kernel.lda),
-        name(kernel.a_batch), name(kernel.b_batch), columns(kernel, params),
-        b_word_offset(kernel, params) if async_b else b_offset(kernel, params), outside(kernel), conv_axes(kernel, params),
-        channels_of(kernel), [], [], lines.batch, lines.row, lines.column,
-    )  # fmt: skip
-    operands = tuple(range(len(kernel.operands)))
-    pointers = operand_pointers(kernel)
-    if split:
-        operands, pointers = (*operands[:-1], len(kernel.operands)), [*pointers[:-1], f"{storage(acc)}* __restrict__ partial"]
-    values = replace(values, parameters=pointers + params.signature(), prologue=params.prologue())
-    source, symbol = named(render("contract_mma.cu.j2", values))
-    return Launch(source, symbol, operands, tuple(params.dims), tiles(kernel, plan) * plan.splits, plan.threads, plan.shared)
+    return params, lines
 
 
-def words_of_b(kernel: ContractKernel, use: Instruction, aligned: int) -> bool:
-    """Whether four neighbouring words of B, as the instruction takes them, are 16 bytes of memory."""
-    if kernel.group != use.group or aligned % 16:
-        return False
-    if kernel.b_row == 0:
-        return kernel.panel % 4 == 0
-    return all(divisible(d, 4) for d in (kernel.b_row, kernel.b_batch, kernel.n))
+def how_b_is_copied(kernel: ContractKernel, aligned: int) -> str:
+    """B in rows is turned by the loads from shared memory, which can do that to elements of 16 bits."""
+    size = kernel.operands[1].dtype.itemsize
+    if b_pack(kernel, aligned, PIECE) * size != PIECE:
+        return "gather"
+    return "columns" if kernel.b_row == 0 else "rows" if size == 2 else "gather"

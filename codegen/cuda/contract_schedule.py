@@ -30,22 +30,21 @@ class FmaSchedule:
         return self.bm // self.tm * (self.bn // self.tn) * self.slices
 
     def shared(self, itemsize: int) -> int:
-        """Bytes: two tiles of A (transposed, padded) and of B; the sums of the slices come later in the same place."""
-        tiles = 2 * self.bk * (self.bm + 4 + self.bn)
+        """Bytes: two tiles of A and B (along m and n, padded); the sums of the slices come later in the same place."""
+        tiles = 2 * self.bk * (self.bm + 4 + self.bn + 4)
         return itemsize * max(tiles, self.slices * self.bm * self.bn if self.slices > 1 else 0)
 
 
 def schedule_fma(kernel: ContractKernel) -> FmaSchedule:
     """The largest tile that still gives every multiprocessor one, then splits along k where that is not enough."""
     wide = kernel.operands[0].dtype.itemsize > 4
-    panel = kernel.panel
-    m = upper(kernel.m)
-    if panel % 64 == 0 and not wide:
+    m, n = upper(kernel.m), upper(kernel.n)
+    if n > 32 and not wide:
         candidates = [FmaSchedule(128, 128, 16, 8, 8), FmaSchedule(128, 64, 16, 8, 4), FmaSchedule(64, 64, 16, 4, 4),
                       FmaSchedule(32, 64, 32, 4, 4, 2)]  # fmt: skip
         skinny = FmaSchedule(16, 64, 64, 4, 4, 4) if m > 4 else FmaSchedule(4, 64, 64, 4, 4, 16)
     else:
-        bn = min(panel, 64) if panel % 16 == 0 else 16
+        bn = 32 if n > 16 else 16
         candidates = [FmaSchedule(64, bn, 16, 4, 4), FmaSchedule(32, bn, 16, 4, 4, 2)]
         skinny = FmaSchedule(16, bn, 32, 4, 4, 4) if m > 4 else FmaSchedule(4, bn, 32, 4, 4, 8)
     if m <= 16:
@@ -115,12 +114,12 @@ class MmaSchedule:
 
     @property
     def shared(self) -> int:
-        """Bytes; rows are padded so that a fragment's lanes meet different banks."""
-        return 4 * self.stages * (self.bm * (self.words + 4) + self.words * (self.bn + 8))
+        """Bytes of the tiles of A and B."""
+        return 4 * self.stages * self.words * (self.bm + self.bn)
 
 
-_LARGE = (MmaSchedule(128, 128, 16, 2, 4, 3), MmaSchedule(128, 64, 16, 4, 2, 4), MmaSchedule(64, 64, 16, 2, 2, 4),
-          MmaSchedule(32, 64, 16, 2, 2, 4))  # fmt: skip
+_LARGE = (MmaSchedule(128, 256, 16, 2, 4, 4), MmaSchedule(128, 128, 16, 2, 2, 4), MmaSchedule(128, 64, 16, 4, 1, 4),
+          MmaSchedule(64, 64, 16, 2, 2, 4), MmaSchedule(32, 64, 32, 2, 2, 4))  # fmt: skip
 _NARROW = (MmaSchedule(128, 32, 16, 4, 1, 4), MmaSchedule(64, 32, 16, 4, 1, 4))
 _FEW_ROWS = MmaSchedule(16, 64, 32, 1, 4, 4)
 

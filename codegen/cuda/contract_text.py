@@ -1,18 +1,23 @@
-"""What the templates of contractions share: sizes, operands and offsets as text."""
+"""What the templates of contractions share: parameters, operands and offsets as text."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ...errors import CodegenError
-from ...ir import Dim, DType, ceildiv, upper
+from ...ir import Dim, DType, upper
 from ..kernel import ContractKernel
 from ..packing import padded_k
+from .emitted import PLACEHOLDER, Launch, named
 from .epilogue import EpilogueLines
 from .ranges import divisible, fits
+from .render import render
 from .scalars import SMALL, storage
 from .writer import Params, pointer_parameters
+
+PIECE = 16  # bytes that the widest loads and copies take
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def channels_of(kernel: ContractKernel) -> int:
 
 def a_pack(kernel: ContractKernel, aligned: int, limit: int) -> int:
     """Elements of A that one load takes along k: rows, batches, k and channels are multiples of them."""
-    pack = min(limit, 16 // kernel.operands[0].dtype.itemsize)
+    pack = min(limit, PIECE // kernel.operands[0].dtype.itemsize)
     runs: list[Dim] = [kernel.lda, kernel.k]
     runs += [channels_of(kernel)] if kernel.conv else [kernel.a_batch]
     while pack > 1 and not (aligned % (pack * kernel.operands[0].dtype.itemsize) == 0 and all(divisible(d, pack) for d in runs)):
@@ -69,36 +74,24 @@ def a_pack(kernel: ContractKernel, aligned: int, limit: int) -> int:
     return pack
 
 
-def b_pack(kernel: ContractKernel, aligned: int) -> int:
-    """Elements of B that one load takes along n."""
+def b_depth(kernel: ContractKernel) -> Dim:
+    """Elements from one column of a packed B to the next."""
+    return padded_k(kernel.k, kernel.group)
+
+
+def b_pack(kernel: ContractKernel, aligned: int, limit: int) -> int:
+    """Elements of B that one load takes: along n where B lies in rows, along k where it lies in columns."""
     size = kernel.operands[1].dtype.itemsize
-    pack = min(4, 16 // size)
-    runs: tuple[Dim, ...] = (kernel.panel,) if kernel.b_row == 0 else (kernel.b_row, kernel.b_batch, kernel.n)
-    return pack if aligned % (pack * size) == 0 and all(divisible(d, pack) for d in runs) else 1
-
-
-def columns(kernel: ContractKernel, params: Params) -> str:
-    """How many columns of B there are in memory."""
-    return params.name(kernel.n) if kernel.b_row != 0 else f"({params.name(ceildiv(kernel.n, kernel.panel))}) * {kernel.panel}"
+    pack = min(limit, PIECE // size)
+    runs = (b_depth(kernel), kernel.b_batch) if kernel.b_row == 0 else (kernel.b_row, kernel.b_batch, kernel.n)
+    while pack > 1 and not (aligned % (pack * size) == 0 and all(divisible(d, pack) for d in runs)):
+        pack //= 2
+    return pack
 
 
 def b_offset(kernel: ContractKernel, params: Params) -> str:
     """Where element (k, n) of a batch of B is."""
-    if kernel.b_row != 0:
-        return f"k * {params.name(kernel.b_row)} + n"
-    panel, group = kernel.panel, kernel.group
-    if group == 1:
-        return f"(n / {panel} * K + k) * {panel} + n % {panel}"
-    deep = params.name(padded_k(kernel.k, group))
-    return f"((n / {panel} * ({deep}) + k / {group} * {group}) * {panel} + n % {panel} * {group} + k % {group})"
-
-
-def b_word_offset(kernel: ContractKernel, params: Params) -> str:
-    """In elements, where word (k, n) of a batch of B is: k counts words of `group` elements."""
-    if kernel.group == 1:
-        return b_offset(kernel, params)
-    panel, group = kernel.panel, kernel.group
-    return f"(n / {panel} * ({params.name(padded_k(kernel.k, group))}) + k * {group}) * {panel} + n % {panel} * {group}"
+    return f"n * {params.name(b_depth(kernel))} + k" if kernel.b_row == 0 else f"k * {params.name(kernel.b_row)} + n"
 
 
 def outside(kernel: ContractKernel) -> str:
@@ -123,3 +116,59 @@ def partial_sums(params: Params, kernel: ContractKernel, source: str = "sum[i][j
     batch, m, n = (params.name(d) for d in (kernel.batch, kernel.m, kernel.n))
     place = f"((split * {batch} + batch) * {m} + m) * {n} + n"
     return EpilogueLines([], [], [f"partial[{place}] = {source};"], 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContractParameters:
+    """What every template of a contraction is given; offsets and sizes are texts."""
+
+    name: str = PLACEHOLDER
+    threads: int
+    splits: int
+    pack: int
+    acc: str
+    a_type: str
+    b_type: str
+    a_zero: str
+    b_zero: str
+    index: str
+    batch: str
+    m: str
+    n: str
+    k: str
+    lda: str
+    a_batch: str
+    b_batch: str
+    b_offset: str
+    b_rows: bool  # B lies in rows of n, not in columns of k
+    outside: str
+    conv: list[ConvAxis]
+    channels: int
+    parameters: list[str]
+    prologue: list[str]
+    batch_lines: list[str]
+    row_lines: list[str]
+    column_lines: list[str]
+
+
+def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLines, threads: int, splits: int) -> dict[str, Any]:
+    """The fields of ContractParameters."""
+    a, b, name = kernel.operands[0].dtype, kernel.operands[1].dtype, params.name
+    return {
+        "threads": threads, "splits": splits, "pack": lines.pack, "acc": storage(accumulator(kernel)), "a_type": storage(a),
+        "b_type": storage(b), "a_zero": zero(a), "b_zero": zero(b), "index": index_type(kernel), "batch": name(kernel.batch),
+        "m": name(kernel.m), "n": name(kernel.n), "k": name(kernel.k), "lda": name(kernel.lda), "a_batch": name(kernel.a_batch),
+        "b_batch": name(kernel.b_batch), "b_offset": b_offset(kernel, params), "b_rows": kernel.b_row != 0, "outside": outside(kernel),
+        "conv": conv_axes(kernel, params), "channels": channels_of(kernel), "parameters": [], "prologue": [],
+        "batch_lines": lines.batch, "row_lines": lines.row, "column_lines": lines.column,
+    }  # fmt: skip
+
+
+def contract_launch(template: str, kernel: ContractKernel, values: ContractParameters, params: Params, blocks: Dim, shared: int) -> Launch:
+    """The launch of a rendered template. With splits, a workspace of partial sums takes the place of the result."""
+    operands, pointers = tuple(range(len(kernel.operands))), operand_pointers(kernel)
+    if values.splits > 1:
+        operands, pointers = (*operands[:-1], len(kernel.operands)), [*pointers[:-1], f"{values.acc}* __restrict__ partial"]
+    values = replace(values, parameters=pointers + params.signature(), prologue=params.prologue())
+    source, symbol = named(render(template, values))
+    return Launch(source, symbol, operands, tuple(params.dims), blocks, values.threads, shared)

@@ -6,6 +6,10 @@ import re
 from dataclasses import dataclass
 
 from ...errors import TargetError
+from ..lower.state import LowerOptions
+
+# How plans are lowered for CUDA: B by columns, as tensor cores read it; one that lies in rows is read so too.
+LOWERING = LowerOptions(panel=1, in_place=2**62)
 
 # What code may be named for. The "a" of sm_90a: instructions of Hopper alone (wgmma), which no other device runs.
 ARCHITECTURES = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120")

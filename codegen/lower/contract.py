@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import CodegenError
-from ...ir import Const, Dim, DType, Node, Shape, Value, ceildiv, is_static, prod
+from ...ir import Const, Dim, DType, Node, Shape, Value, ceildiv, is_static, prod, upper
 from ...ir.ops import Conv, DotConv, DotMatMul, GroupedMatMul, MatMul, Reshape, Transpose
-from ..expr import Acc, DimParam, E, Load
+from ..expr import Acc, Cast, DimParam, E, Load
 from ..kernel import ContractKernel, ConvGeometry, GroupedKernel, Kernel, Operand, WinogradKernel
 from ..packing import Deferred, pack_b, packed_size, padded_k
 from ..simplify import Affine, axis, clamp, ravel, unravel
@@ -25,7 +25,6 @@ from .winograd import choose_tile, packed_weights
 _LANES = 16  # panels are whole vectors
 _DOT_PANEL = 32  # of dot instructions: two tile registers
 _MOST_INPUTS = 32  # channels of merged groups: two vectors
-_IN_PLACE = 128  # rows of A up to which a B that is not constant is read where it is: packing costs as much as about 3 of them
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
     behind = lw.fusion.between(node, root) if root != node.out else []
     extents = contraction_shape(node)
     rows = _matmul_rows(lw, node, extents) if isinstance(node.op, MatMul) else _conv_rows(lw, node)
-    panel = _DOT_PANEL if _group(node) > 1 else _panel(lw, extents[2])
+    panel = _panel(lw, node, extents[2])
     levels = pack_grouped(lw, node, panel) if isinstance(node.op, GroupedMatMul) else None
     if levels is not None:
         columns = Columns(levels.levels, 0)
@@ -216,7 +215,11 @@ def _group(node: Node) -> int:
     return 4 // node.inputs[1].dtype.itemsize if isinstance(node.op, (DotMatMul, DotConv)) else 1
 
 
-def _panel(lw: Lowering, n: Dim) -> int:
+def _panel(lw: Lowering, node: Node, n: Dim) -> int:
+    if lw.options.panel == 1:
+        return 1
+    if _group(node) > 1:
+        return _DOT_PANEL
     return min(lw.options.panel, max(1, -(-n // _LANES)) * _LANES) if isinstance(n, int) else lw.options.panel
 
 
@@ -311,22 +314,29 @@ def _element_of_b(node: Node, batch: Affine, row: Affine, column: Affine) -> tup
 
 
 def _in_place(lw: Lowering, node: Node, extents: Shape, k: Dim) -> Columns | None:
-    """B as it is, if it is computed at run time, lies in rows, and few rows of A make use of it."""
+    """B as it is, if it is computed at run time, lies in rows, and few rows of A make use of it; or lies as if packed by columns."""
     batch, m, n = extents
     b = node.inputs[1]
-    if not isinstance(node.op, MatMul) or _group(node) > 1 or isinstance(b.node.op, Const) or not isinstance(m, int) or m > _IN_PLACE:
+    if not isinstance(node.op, MatMul) or isinstance(b.node.op, Const) or upper(m) > lw.options.in_place:
+        return None
+    by_columns = lw.options.panel == 1
+    if _group(node) > 1 and not (by_columns and b.dtype.itemsize == 2):
         return None
     kb = KernelBuilder((batch, k, n))
     e = lw.read(kb, b, _element_of_b(node, *kb.index))  # type: ignore[call-arg]
-    if not isinstance(e, Load) or not isinstance(e.offset, Index):
+    if isinstance(e, Cast) and by_columns:
+        e = e.arg  # to what elements of 16 bits are computed in
+    if not isinstance(e, Load) or not isinstance(e.offset, Index) or e.dtype is not b.dtype:
         return None
     at, start = e.offset.value.coefficients(3), e.offset.value.const
-    if at is None or (at[2] != 1 and n != 1) or at[1] == 0:
+    if at is None:
         return None
-    if start != 0:
-        view = View(e.operand, b.dtype, (batch, k, n), at)
-        return Columns(lw.storage.shifted(view, start).buffer, at[0], at[1])
-    return Columns(e.operand, at[0], at[1])
+    as_packed = by_columns and (at[1] == 1 or k == 1) and (at[2] == k or n == 1) and padded_k(k, _group(node)) == k
+    if not as_packed and ((at[2] != 1 and n != 1) or at[1] == 0):
+        return None
+    view = View(e.operand, b.dtype, (batch, k, n), at)
+    buffer = e.operand if start == 0 else lw.storage.shifted(view, start).buffer
+    return Columns(buffer, at[0], 0 if as_packed else at[1])
 
 
 def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int, diagonal: int = 1) -> int:

@@ -25,7 +25,8 @@ _DEPTH = 24  # virtual values on top of each other, before one is stored
 
 @dataclass(frozen=True)
 class LowerOptions:
-    """opt_level 0 stores every computed value. `panel`: columns per packed panel of B.
+    """opt_level 0 stores every computed value. `panel`: columns per packed panel of B; 1 stores B by columns, as tensor
+    cores read it, and `in_place` is the number of rows of A up to which a B that is not constant is read where it is.
 
     `winograd`: estimates by which convolutions are computed by minimal filtering; None: never.
     `diagonal`: products of groups of few channels keep the blocks of B only, not the zeros between them.
@@ -33,6 +34,7 @@ class LowerOptions:
 
     opt_level: int = 3
     panel: int = 64
+    in_place: int = 128  # packing costs as much as about 3 rows of A on CPUs
     winograd: ConvCosts | None = None
     diagonal: bool = False
 

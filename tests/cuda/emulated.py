@@ -11,7 +11,7 @@ import pytest
 from mlc.codegen.cuda.emit import emit
 from mlc.codegen.cuda.emitted import Emitted
 from mlc.codegen.cuda.emulate.compiler import EmulateOptions, Library, build
-from mlc.codegen.cuda.target import parse
+from mlc.codegen.cuda.target import LOWERING, parse
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import Kernel, Plan, Step
 from mlc.codegen.lower import lower
@@ -93,7 +93,7 @@ def check_all(jobs: Sequence[tuple[Graph, Sequence[np.ndarray] | None, Mapping[s
     from lowering import random
 
     cuda = parse(target)
-    plans = [lower(g) for g, _, _ in jobs]
+    plans = [lower(g, LOWERING) for g, _, _ in jobs]
     emitted: dict[int, Emitted] = {}
     sources: dict[str, str] = {}
     for plan in plans:

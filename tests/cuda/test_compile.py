@@ -9,7 +9,7 @@ from mlc.codegen.cuda.compile import compile_all, compile_source
 from mlc.codegen.cuda.emit import emit
 from mlc.codegen.cuda.emulate.compiler import translation_unit
 from mlc.codegen.cuda.nvrtc import nvrtc
-from mlc.codegen.cuda.target import capability, parse
+from mlc.codegen.cuda.target import LOWERING, capability, parse
 from mlc.codegen.lower import lower
 from mlc.errors import CodegenError, TargetError
 from mlc.ir import DType, const, sym
@@ -69,7 +69,7 @@ def sources() -> dict[str, str]:
     found = {}
     for text in ("cuda:sm_80,sm_90a", "cuda:sm_80+tf32"):
         for g in graphs:
-            for s in lower(g).steps:
+            for s in lower(g, LOWERING).steps:
                 found |= {k.symbol: k.source for k in emit(s.kernel, parse(text), [16] * len(s.buffers)).launches}
     return found
 

@@ -69,6 +69,20 @@ def test_half_and_single_precision() -> None:
     assert "mma_tf32" in sources["cuda:sm_80+tf32"] and "mma" not in sources["cuda:sm_80"].replace("contraction by multiply-add", "")
 
 
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F16], ids=lambda d: d.value)
+def test_b_that_is_computed(dtype: DType) -> None:
+    """Read where it is: in rows, which loads from shared memory turn, or in columns, as keys of attention lie."""
+    jobs, op = [], DotMatMul() if dtype is DType.BF16 else O.MatMul()
+    for m, n, k in ((40, 72, 64), (5, 40, 96), (M, 24, 40), (3, 64, 33)):
+        x, rows, columns = (tensor(2, *s, dtype=dtype) for s in ((m, k), (k, n), (n, k)))
+        jobs.append((graph([x, rows], ap(op, x, rows)), None, {"M": 21}))
+        jobs.append((graph([x, columns], ap(op, x, ap(O.Transpose((0, 2, 1)), columns))), None, {"M": 21}))
+    plans = check_all(jobs, tol=3e-3 if dtype is DType.F16 else 1e-4)
+    found = [contractions(p)[0] for p in plans]
+    assert [k.b_row != 0 for k in found[:6:2]] == [True] * 3 and len(plans[0].steps) == 1
+    assert [k.b_row == 0 for k in found[1:2]] == [True] and len(plans[1].steps) == 1
+
+
 def convolution(x: Value, *shape: int, dtypes: tuple[DType, DType], strides=(1, 1), pads=(0, 0), border: int | None = None):
     op = DotConv(strides, pads, pads, (1, 1), 1)
     outside = [] if border is None else [const(np.array([border], dtypes[0].np))]

@@ -16,7 +16,8 @@ CASES = [
     (module, name)
     for module in (test_loops, test_contract, test_contract_mma, test_attention, test_recurrent)
     for name in sorted(vars(module))
-    if name.startswith("test_") and name not in ("test_dtypes", "test_dot_products", "test_unsupported", "test_tf32_option")
+    if name.startswith("test_")
+    and name not in ("test_dtypes", "test_dot_products", "test_b_that_is_computed", "test_unsupported", "test_tf32_option")
 ]
 
 
@@ -42,3 +43,8 @@ def test_dtypes(dtype: DType) -> None:
 @pytest.mark.parametrize("a,b", [(DType.BF16, DType.BF16), (DType.U8, DType.I8)], ids=["bf16", "int8"])
 def test_dot_products(a: DType, b: DType) -> None:
     test_contract_mma.test_dot_products(a, b)
+
+
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F16], ids=lambda d: d.value)
+def test_b_that_is_computed(dtype: DType) -> None:
+    test_contract_mma.test_b_that_is_computed(dtype)

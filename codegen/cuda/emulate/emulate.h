@@ -210,6 +210,32 @@ inline void wait_for_copies(int left) {
     }
 }
 
+// Every lane hands in the address of a row of 16 bytes; see mlc.cuh.
+inline void load_matrices(uint32_t (&out)[4], const void* row) {
+    if (reinterpret_cast<uintptr_t>(row) % 16) fail("a misaligned row of a matrix");
+    const auto slots = exchange(&row, sizeof(row));
+    const unsigned lane = threadIdx.x % 32;
+    for (unsigned i = 0; i < 4; ++i) {
+        const char* from;
+        std::memcpy(&from, slots[i * 8 + lane / 4], sizeof(from));
+        std::memcpy(&out[i], from + lane % 4 * 4, 4);
+    }
+}
+inline void load_turned_matrices(uint32_t (&out)[4], const void* row) {
+    if (reinterpret_cast<uintptr_t>(row) % 16) fail("a misaligned row of a matrix");
+    const auto slots = exchange(&row, sizeof(row));
+    const unsigned lane = threadIdx.x % 32;
+    for (unsigned i = 0; i < 4; ++i) {
+        uint16_t half[2];
+        for (unsigned e = 0; e < 2; ++e) {
+            const char* from;
+            std::memcpy(&from, slots[i * 8 + lane % 4 * 2 + e], sizeof(from));
+            std::memcpy(&half[e], from + lane / 4 * 2, 2);
+        }
+        out[i] = half[0] | (uint32_t)half[1] << 16;
+    }
+}
+
 // Elements of the words that tensor cores read.
 struct F32Word {
     static constexpr int count = 1;

@@ -272,6 +272,31 @@ template <int LEFT>
 MLC_FN void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 #endif
 
+// --- matrices from shared memory to fragments ------------------------------------------------------------------------
+// Where word `word` (of a piece of 4) of a row of WORDS words lies in it: pieces of eight rows that are read together are
+// in different banks.
+template <int WORDS>
+MLC_FN int swizzled(int row, int word) {
+    return WORDS >= 32 ? word ^ ((row & 7) << 2) : WORDS == 16 ? word ^ (((row >> 1) & 3) << 2) : WORDS == 8 ? word ^ (((row >> 2) & 1) << 2) : word;
+}
+// Four matrices of 8 rows by 16 bytes; lane l gives the address of row l % 8 of matrix l / 8, and gets word l % 4 of row l / 4
+// of each. "Turned" are matrices of 16-bit elements: the lane gets elements 2·(l % 4) and one on, of column l / 4.
+#ifdef MLC_EMULATE
+MLC_FN void load_matrices(u32 (&out)[4], const void* row) { emulate::load_matrices(out, row); }
+MLC_FN void load_turned_matrices(u32 (&out)[4], const void* row) { emulate::load_turned_matrices(out, row); }
+#else
+MLC_FN void load_matrices(u32 (&out)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"((u32)__cvta_generic_to_shared(row)));
+}
+MLC_FN void load_turned_matrices(u32 (&out)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"((u32)__cvta_generic_to_shared(row)));
+}
+#endif
+
 // --- tensor cores: c += a·b of a warp, 16×8 results, 8 words of k ------------------------------------------------------
 // a: rows quad and quad + 8, words t and t + 4 (as 2·column + row); b: words t and t + 4 of column quad;
 // c: rows quad (0, 1) and quad + 8 (2, 3), columns 2t and 2t + 1, where quad = lane / 4 and t = lane % 4.

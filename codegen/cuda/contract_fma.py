@@ -1,0 +1,55 @@
+"""ContractKernel by multiply-add, for every element type: tiles in shared memory, double-buffered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...ir import DType
+from ..kernel import ContractKernel
+from .contract_schedule import FmaSchedule, tiles
+from .contract_text import ContractParameters, a_pack, accumulator, b_pack, contract_launch, converted, partial_sums, shared_parameters
+from .emitted import Launch
+from .epilogue import epilogue
+from .scalars import storage
+from .writer import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class FmaParameters(ContractParameters):
+    """contract_fma.cu.j2"""
+
+    bm: int
+    bn: int
+    bk: int
+    tm: int
+    tn: int
+    slices: int
+    pack_a: int
+    pack_b: int
+    a_convert: str
+    b_convert: str
+    multiply_add: str
+
+
+def fma_tiles(kernel: ContractKernel, plan: FmaSchedule, aligned: Sequence[int]) -> Launch:
+    """The launch that multiplies; with splits it leaves partial sums behind."""
+    params = Params()
+    acc = accumulator(kernel)
+    a, b = kernel.operands[0].dtype, kernel.operands[1].dtype
+    lines = partial_sums(params, kernel) if plan.splits > 1 else epilogue(kernel, params, aligned)
+    values = FmaParameters(
+        **shared_parameters(kernel, params, lines, plan.threads, plan.splits), bm=plan.bm, bn=plan.bn, bk=plan.bk, tm=plan.tm,
+        tn=plan.tn, slices=plan.slices, pack_a=a_pack(kernel, aligned[0], 4), pack_b=b_pack(kernel, aligned[1], 4),
+        a_convert=converted("next_a[i].v[e]", a, acc), b_convert=converted("next_b[i].v[e]", b, acc), multiply_add=multiply_add(acc),
+    )  # fmt: skip
+    return contract_launch("contract_fma.cu.j2", kernel, values, params, tiles(kernel, plan) * plan.splits, plan.shared(acc.itemsize))
+
+
+def multiply_add(acc: DType) -> str:
+    if acc is DType.F32:
+        return "fmaf(left[i], right[j], sum[i][j])"
+    if acc is DType.F64:
+        return "fma(left[i], right[j], sum[i][j])"
+    t = storage(acc)
+    return f"wrap_add<{t}>(sum[i][j], wrap_mul<{t}>(left[i], right[j]))"
