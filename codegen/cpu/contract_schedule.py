@@ -17,6 +17,7 @@ _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, 
 _RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it
 _SPLIT_BYTES = 1 << 18  # of a strip of B: this much in use and this much on its way, beside the rows of A
 _APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
+_SHARE = 4  # log2 of the row tiles that prefetch a strip at most: a cache line of each per four rows of B
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     return ContractSchedule(
         acc, lanes, vectors, tiles, -1 if n_tail is None else -(-n_tail // lanes), mode, unroll, k_multiple,
         prefetch=prefetch and hints.prefetch >= 0,
-        share=min(3, max(1, row_tiles).bit_length() - 1),
+        share=min(_SHARE, max(1, row_tiles).bit_length() - 1),
         steps=steps, split=k_block > 0, k_block=k_block, block=block,
         blocks=blocks, strips=strips,
     )  # fmt: skip

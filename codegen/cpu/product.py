@@ -15,6 +15,14 @@ from .target import CpuTarget
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """What a row tile prefetches: its part of the next strip of B, if `early` (i1), at (address of B in use >> share) + offset."""
+
+    early: Any
+    offset: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Product:
     """Elements of A and B are `dtype` in memory and `acc` in registers; rows of B are `panel` elements apart.
 
@@ -35,12 +43,12 @@ class Product:
         return vec(storage(self.acc), self.lanes)
 
     def accumulate(
-        self, b: Builder, length: Any, starts: Sequence[Any], b_ptr: Any, acc: list[Any], vectors: int, ahead: Any = None,
+        self, b: Builder, length: Any, starts: Sequence[Any], b_ptr: Any, acc: list[Any], vectors: int, ahead: Ahead | None = None,
         row: Any = None, masks: Sequence[Any] = (),
     ) -> list[Any]:  # fmt: skip
         """acc[r·vectors + v] += Σ_{t < length} starts[r][t] · b_ptr[t·panel + v·lanes …].
 
-        `ahead` (from the method of that name), added to the shared part of the address of B, is where to prefetch from.
+        `ahead` (from the method of that name): what to prefetch.
         With `row` B is not packed: its rows are so many elements apart, and `masks` say which columns there are.
         """
         i = b.ir
@@ -50,9 +58,7 @@ class Product:
             base = b.at(b_ptr, i.mul(at, b.i64(self.panel) if row is None else row), element)
             acc = list(acc)
             if ahead is not None and count > 1:
-                far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), b.i64(self.share)), ahead), PTR)
-                for line in range(0, max(64, count * self.panel * self.dtype.itemsize >> self.share), 64):
-                    prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8), 2)
+                self._prefetch(b, base, ahead, count * self.panel * self.dtype.itemsize)
             for u in range(count):
                 line, first = (base, u * self.panel) if row is None else (b.at(base, i.mul(row, b.i64(u)), element), 0)
                 at_v = [b.at(line, b.i64(first + v * self.lanes), element) for v in range(vectors)]
@@ -69,15 +75,23 @@ class Product:
             acc = b.loop(main, length, b.i64(1), acc, lambda at, acc: step(at, acc, 1))
         return acc
 
-    def ahead(self, b: Builder, size: Any, b_ptr: Any, tile: Any) -> Any:
-        """What to add to (address in this panel) >> share to get an address to prefetch: each of the first 2^share row tiles
-        asks for its part of what follows these `size` bytes of B, so that it comes from memory while they are in use."""
+    def ahead(self, b: Builder, size: Any, b_ptr: Any, tile: Any) -> Ahead:
+        """For row tile number `tile`: each of the first 2^share asks for its part of what follows these `size` bytes of B, so
+        that it comes from memory while they are in use. Later tiles ask for nothing, which would only take slots of loads."""
         i = b.ir
         here = i.ptrtoint(b_ptr, I64)
         part = i.lshr(size, b.i64(self.share))
         early = i.icmp_unsigned("<", tile, b.i64(1 << self.share))
-        first = i.select(early, i.add(size, i.mul(part, tile)), b.i64(0))
-        return i.sub(i.add(here, first), i.lshr(here, b.i64(self.share)))
+        first = i.add(size, i.mul(part, tile))
+        return Ahead(early, i.sub(i.add(here, first), i.lshr(here, b.i64(self.share))))
+
+    def _prefetch(self, b: Builder, base: Any, ahead: Ahead, size: int) -> None:
+        """Of the next strip, this tile's part of what corresponds to the `size` bytes of B at `base`."""
+        i = b.ir
+        with i.if_then(ahead.early):
+            far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), b.i64(self.share)), ahead.offset), PTR)
+            for line in range(0, max(64, size >> self.share), 64):
+                prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8), 2)
 
     def _columns(self, b: Builder, ptr: Any, mask: Any) -> Any:
         t = vec(storage(self.dtype), self.lanes)
