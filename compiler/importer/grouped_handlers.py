@@ -32,7 +32,7 @@ def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -
     scales = _constant(ctx, scale, "scales").astype(np.float32)
     if scales.size != n * blocks:
         raise ctx.unsupported(f"MatMulNBits: scales {list(scales.shape)}, expected [{n}, {blocks}]")
-    levels = _unpack(raw.reshape(n, -1), bits)[:, :k].T
+    levels = unpack(raw.reshape(n, -1), bits)[:, :k].T
     zeros = _zeros(ctx, optional(ins, 3), n, blocks, bits)
     columns = ((levels, DType.U8), (scales.reshape(n, blocks).T, DType.F32), (zeros.T, DType.F32))
     weights = [b.const(np.ascontiguousarray(a), t) for a, t in columns]
@@ -55,13 +55,13 @@ def _zeros(ctx: ImportContext, given: Value | None, n: int, blocks: int, bits: i
         width = -(-blocks * bits // 8)
         if data.size != n * width:
             raise ctx.unsupported(f"MatMulNBits: zero_points {list(data.shape)}, expected [{n}, {width}]")
-        return _unpack(data.reshape(n, width), bits)[:, :blocks].astype(np.float32)
+        return unpack(data.reshape(n, width), bits)[:, :blocks].astype(np.float32)
     if data.size != n * blocks:
         raise ctx.unsupported(f"MatMulNBits: zero_points {list(data.shape)}, expected [{n}, {blocks}]")
     return data.reshape(n, blocks).astype(np.float32)
 
 
-def _unpack(raw: np.ndarray, bits: int) -> np.ndarray:
+def unpack(raw: np.ndarray, bits: int) -> np.ndarray:
     """u8 [N, bytes] -> u8 [N, elements], those of a byte from its lowest bits up."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     return ((raw[:, :, None] >> shifts) & ((1 << bits) - 1)).reshape(len(raw), -1)

@@ -6,7 +6,9 @@ from .attention_handlers import ATTENTION_HANDLERS
 from .attention_ms_handlers import ATTENTION_MS_HANDLERS
 from .context import HandlerTable
 from .contract_handlers import CONTRACT_HANDLERS
+from .expert_ms_handlers import EXPERT_MS_HANDLERS
 from .extra_handlers import EXTRA_HANDLERS
+from .gated_ms_handlers import GATED_MS_HANDLERS
 from .image_handlers import IMAGE_HANDLERS
 from .linalg_handlers import LINALG_HANDLERS
 from .ml_encoder_handlers import ML_ENCODER_HANDLERS
@@ -33,6 +35,8 @@ NN_HANDLERS: HandlerTable = {
     **ATTENTION_MS_HANDLERS,
     **QUANT_MS_HANDLERS,
     **SMALL_MS_HANDLERS,
+    **EXPERT_MS_HANDLERS,
+    **GATED_MS_HANDLERS,
     **ML_TREE_HANDLERS,
     **ML_HANDLERS,
     **ML_ENCODER_HANDLERS,
