@@ -56,7 +56,7 @@ def attend(b: Build, q: Value, k: Value, v: Value, mask: Value | None, scale: fl
     if causal:
         allowed = _additive(b, _visible(b, s, k.shape[2], k.shape[2] - s), q.dtype)
         mask = allowed if mask is None else b.add(mask, allowed)
-    weights = b.reshape(_scores(b, q, k, mask, scale, softcap, 3), (n, groups, h // groups, s, k.shape[2]))
+    weights = b.reshape(score_products(b, q, k, mask, scale, softcap, 3), (n, groups, h // groups, s, k.shape[2]))
     v5 = b.reshape(v, (v.shape[0], groups, 1, *v.shape[2:]))
     return b.reshape(b.matmul(weights, v5), (n, h, s, v.shape[3]))
 
@@ -126,10 +126,10 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
         return [y, k, v]
     if causal:
         mask = also(_visible(b, rows, cols, past))
-    return [y, k, v, _scores(b, q, k, mask, scale, softcap, int(ctx.attr(node, "qk_matmul_output_mode", 0)))]
+    return [y, k, v, score_products(b, q, k, mask, scale, softcap, int(ctx.attr(node, "qk_matmul_output_mode", 0)))]
 
 
-def _scores(b: Build, q: Value, k: Value, mask: Value | None, scale: float, softcap: float, mode: int) -> Value:
+def score_products(b: Build, q: Value, k: Value, mask: Value | None, scale: float, softcap: float, mode: int) -> Value:
     """The products of queries and keys: as they are (0), capped (1), with the mask (2), or as weights (3)."""
     n, h, s, d = q.shape
     groups, cols = k.shape[1:3]

@@ -12,52 +12,11 @@ from onnx import NodeProto
 
 from ...ir import Dim, DType, Value
 from ...ir import ops as O
-from .attention_handlers import attend, merge_heads, rotate, scaled, split_heads
+from .attention_handlers import attend, merge_heads, rotate, scaled, score_products, split_heads
+from .attention_masks import joined, key_mask
 from .compose import Build, optional, required, wanted
 from .context import HandlerTable, ImportContext
-
-_FILL = -10000.0  # what masked scores get in these operators, unless mask_filter_value says otherwise
-
-
-def _hidden(ctx: ImportContext, node: NodeProto, b: Build, keep: Value, dtype: DType) -> Value:
-    """Zero where `keep`, the filter value elsewhere."""
-    fill = ctx.attr(node, "mask_filter_value", None)
-    return b.where(keep, b.const(0, dtype), b.const(_FILL if fill is None else float(fill), dtype))
-
-
-def _key_mask(ctx: ImportContext, node: NodeProto, b: Build, mask: Value, q: Value, keys: Dim) -> Value:
-    """A mask over keys, additive and broadcasting to [B, H, S, L]: lengths [B], lengths and starts [2·B], or 0/1 of rank 2 to 4."""
-    batch, rows = q.shape[0], q.shape[2]
-    at = b.reshape(b.iota(keys), (1, 1, 1, keys))
-    match mask.type.rank:
-        case 1:
-            known = b.cast(mask, DType.I64)
-            ends = b.reshape(b.slice(known, 0, 0, batch), (batch, 1, 1, 1))
-            keep = b.emit(O.Less(), at, ends)
-            if mask.shape[0] == batch * 2 and mask.shape != (batch,):
-                starts = b.reshape(b.slice(known, 0, batch, batch), (batch, 1, 1, 1))
-                keep = b.emit(O.And(), keep, b.emit(O.GreaterEqual(), at, starts))
-            elif mask.shape[0] != batch:
-                raise ctx.unsupported(f"{node.op_type} with a mask of shape {list(map(str, mask.shape))}")
-        case 2:
-            keep = b.reshape(b.cast(mask, DType.BOOL), (mask.shape[0], 1, 1, mask.shape[1]))
-        case 3:
-            keep = b.reshape(b.cast(mask, DType.BOOL), (mask.shape[0], 1, *mask.shape[1:]))
-        case 4:  # of the longest sequence: rows of the last queries
-            past = keys - rows
-            part = b.slice(b.slice(mask, 2, past, rows), 3, 0, keys)
-            keep = b.cast(part, DType.BOOL)
-        case rank:
-            raise ctx.unsupported(f"{node.op_type} with a mask of rank {rank}")
-    return _hidden(ctx, node, b, keep, q.dtype)
-
-
-def _joined(b: Build, *masks: Value | None) -> Value | None:
-    total = None
-    for m in masks:
-        if m is not None:
-            total = m if total is None else b.add(total, m)
-    return total
+from .decoding_ms_handlers import decoder_masked_attention
 
 
 def attend_packed(ctx: ImportContext, node: NodeProto, qkv: Value, mask: Value | None, past: Value | None, extra: Value | None,
@@ -77,9 +36,9 @@ def attend_packed(ctx: ImportContext, node: NodeProto, qkv: Value, mask: Value |
         k, v = (b.concat(2, b.reshape(b.slice(past, 0, i, 1), past.shape[1:]), x) for i, x in enumerate((k, v)))
     if present:
         outs = [b.concat(0, *(b.reshape(x, (1, *x.shape)) for x in (k, v)))]
-    bias = None if mask is None else _key_mask(ctx, node, b, mask, q, k.shape[2])
+    bias = None if mask is None else key_mask(ctx, node, b, mask, q, k.shape[2])
     q, scale = scaled(ctx, node, b, q, k)
-    y = attend(b, q, k, v, _joined(b, bias, extra), scale, bool(ctx.attr(node, "unidirectional", 0)))
+    y = attend(b, q, k, v, joined(b, bias, extra), scale, bool(ctx.attr(node, "unidirectional", 0)))
     return [merge_heads(b, y), *outs]
 
 
@@ -97,8 +56,11 @@ def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | 
     """query, key, value, bias, key_padding_mask, attention_bias, past_key, past_value; key and value may be packed together."""
     q, b, heads = required(ctx, node, ins, 1)[0], Build(ctx), int(ctx.attr(node, "num_heads"))
     k, v, bias, padding, extra, past_k, past_v = (optional(ins, i) for i in range(1, 8))
-    if optional(ins, 8) is not None or optional(ins, 9) is not None or wanted(node, 3):
-        raise ctx.unsupported("MultiHeadAttention with a shared cache or its qk output")
+    if optional(ins, 8) is not None or optional(ins, 9) is not None:
+        beam_of = optional(ins, 9)
+        beams = None if beam_of is None else b.dim(beam_of.shape[1], DType.I32)
+        order = [*ins[:3], *(optional(ins, i) for i in (4, 5, 6, 7, 8)), beams, beam_of, bias]
+        return decoder_masked_attention(ctx, node, order, shared=optional(ins, 8) is not None)
     if q.type.rank == 5:  # [B, S, H, 3, D]
         q, k, v = (b.transpose(_part(b, q, i), (0, 2, 1, 3)) for i in range(3))
     elif k is not None and k.type.rank == 5:  # [B, L, H, 2, D]
@@ -118,10 +80,15 @@ def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | 
     q, k, v = sides
     if past_k is not None and past_v is not None:
         k, v = b.concat(2, past_k, k), b.concat(2, past_v, v)
-    mask = None if padding is None else _key_mask(ctx, node, b, padding, q, k.shape[2])
+    mask = None if padding is None else key_mask(ctx, node, b, padding, q, k.shape[2])
     q, scale = scaled(ctx, node, b, q, k)
-    y = attend(b, q, k, v, _joined(b, mask, extra), scale, bool(ctx.attr(node, "unidirectional", 0)))
-    return [merge_heads(b, y), k, v]
+    total, causal = joined(b, mask, extra), bool(ctx.attr(node, "unidirectional", 0))
+    outs = [merge_heads(b, attend(b, q, k, v, total, scale, causal)), k, v]
+    if wanted(node, 3):
+        if causal:
+            raise ctx.unsupported("MultiHeadAttention with unidirectional and its qk output")
+        outs.append(score_products(b, q, k, total, scale, 0.0, 2))
+    return outs
 
 
 def _part(b: Build, x: Value, index: int) -> Value:

@@ -131,11 +131,13 @@ def qmoe(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
         raise ctx.unsupported("QMoE with float or prepacked weights")
     default, block = int(ctx.attr(node, "expert_weight_bits", 4)), int(ctx.attr(node, "block_size", 0) or 0)
     places = (("fc1", 2, 11), ("fc2", 5, 12), ("fc3", 8, 13))
-    layers = [
-        None if optional(ins, at) is None
-        else _Layer.read(ctx, *ins[at : at + 3], optional(ins, zeros), int(ctx.attr(node, f"{name}_expert_weight_bits", default)), block)
-        for name, at, zeros in places
-    ]  # fmt: skip
+
+    def layer(name: str, at: int, zeros: int) -> _Layer | None:
+        operands = tuple(optional(ins, i) for i in (at, at + 1, at + 2, zeros))
+        bits = int(ctx.attr(node, f"{name}_expert_weight_bits", default))
+        return None if operands[0] is None else _Layer.read(ctx, operands, bits, block)
+
+    layers = [layer(*place) for place in places]
     if layers[0] is None or layers[1] is None:
         raise ctx.unsupported("QMoE without its two layers")
 
@@ -158,9 +160,9 @@ class _Layer:
     block: int
 
     @staticmethod
-    def read(
-        ctx: ImportContext, weights: Value | None, scale: Value | None, bias: Value | None, zero: Value | None, bits: int, block: int
-    ) -> _Layer:
+    def read(ctx: ImportContext, operands: tuple[Value | None, ...], bits: int, block: int) -> _Layer:
+        """`operands`: weights, scales, bias, zero points."""
+        weights, scale, bias, zero = operands
         raw, scales = (None if v is None or not isinstance(v.node.op, Const) else v.node.op.data for v in (weights, scale))
         if raw is None or scales is None or bits not in (2, 4, 8) or raw.ndim != 3 or raw.dtype != np.uint8:
             raise ctx.unsupported(f"QMoE: weights of {bits} bits, computed or not uint8")

@@ -6,6 +6,7 @@ from .attention_handlers import ATTENTION_HANDLERS
 from .attention_ms_handlers import ATTENTION_MS_HANDLERS
 from .context import HandlerTable
 from .contract_handlers import CONTRACT_HANDLERS
+from .decoding_ms_handlers import DECODING_MS_HANDLERS
 from .expert_ms_handlers import EXPERT_MS_HANDLERS
 from .extra_handlers import EXTRA_HANDLERS
 from .gated_ms_handlers import GATED_MS_HANDLERS
@@ -35,6 +36,7 @@ NN_HANDLERS: HandlerTable = {
     **ATTENTION_MS_HANDLERS,
     **QUANT_MS_HANDLERS,
     **SMALL_MS_HANDLERS,
+    **DECODING_MS_HANDLERS,
     **EXPERT_MS_HANDLERS,
     **GATED_MS_HANDLERS,
     **ML_TREE_HANDLERS,

@@ -24,6 +24,10 @@ def i8(*shape):
     return R.integers(-127, 128, shape).astype(np.int8)
 
 
+def i32(values):
+    return np.asarray(values, np.int32)
+
+
 def number(value, dtype=np.float32):
     return np.asarray(value, dtype)
 
@@ -60,9 +64,10 @@ def run(op, operands, kind="float", **attributes):
     return mlc.compile(model, threads=1).run({f"x{i}": x for i, x in enumerate(operands)})["y"]
 
 
-def compare(op, operands, outs=("y",), constants=(), symbolic=False, tolerance=2e-5, steps=0, only=None, **attributes):
-    """mlc agrees with onnxruntime; quantized results may differ by `steps` on ties."""
+def compare(op, operands, outs=("y",), constants=(), symbolic=False, tolerance=2e-5, steps=0, only=None, kinds=(), **attributes):
+    """mlc agrees with onnxruntime; quantized results may differ by `steps` on ties. `kinds` of outputs that cannot be inferred."""
     model = build(op, operands, outs, constants, symbolic, **attributes)
+    model = typed(model, *kinds) if kinds else model
     feeds = {f"x{i}": x for i, x in enumerate(operands) if x is not None and i not in constants}
     options = ort.SessionOptions()
     options.log_severity_level = 3
