@@ -35,11 +35,15 @@ def packed_size(k: Dim, n: Dim, panel: int, group: int = 1) -> Dim:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """A flat array that is computed when, and where, it is wanted: `write` fills in an array of this dtype and size."""
+    """A flat array that is computed when, and where, it is wanted: `write` fills in an array of this dtype and size.
+
+    `streamed`: every run reads it from end to end and does little with it, so that it is worth large pages.
+    """
 
     dtype: np.dtype
     size: int
     write: Callable[[np.ndarray], object]
+    streamed: bool = False
 
     @property
     def shape(self) -> tuple[int]:

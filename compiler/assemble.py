@@ -81,7 +81,8 @@ def assemble(
     code.emit(plan.steps)
     ranges = code.live
     known = symbols_of(d for b in plan.buffers if b.kind == "input" for d in b.shape) | code.bound
-    weights, spans = packed or pack_constants(plan)
+    packed = packed or pack_constants(plan)
+    weights, spans = packed.block, packed.spans
     buffers = []
     for i, b in enumerate(plan.buffers):
         size = dims.slot(prod(b.shape) * b.dtype.itemsize)
@@ -112,6 +113,8 @@ def assemble(
         "equal": [[dims.slot(a), dims.slot(b)] for a, b in equal if symbols_of((a, b)) <= known],
         "dims": dims.exprs,
     }
+    if packed.streamed:
+        manifest["streamed"] = packed.streamed
     if plan.strings:
         manifest["strings"] = list(plan.strings)
     symbols = dims.symbols(d for b in plan.buffers for d in b.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,8 +17,14 @@ from ..runtime.address import address
 from ..runtime.memory import align
 from ..runtime.native import native
 
-Packed = tuple[np.ndarray, dict[int, tuple[int, int]]]
-"""The block, and (offset, size) in it by buffer."""
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The block, (offset, size) in it by buffer, and how many of its first bytes are streamed (`packing.Deferred`)."""
+
+    block: np.ndarray
+    spans: dict[int, tuple[int, int]]
+    streamed: int
 
 
 def pack_constants(plan: Plan) -> Packed:
@@ -28,11 +35,12 @@ def pack_constants(plan: Plan) -> Packed:
     checksum = native().checksum
     spans: dict[int, tuple[int, int]] = {}
     end = 0
-    for i, b in enumerate(plan.buffers):
-        if b.kind == "const":
-            size = int(prod(b.shape)) * b.dtype.itemsize  # type: ignore[arg-type]
-            spans[i] = end, size
-            end += align(size)
+    held = [i for i, b in enumerate(plan.buffers) if b.kind == "const"]
+    for i in sorted(held, key=lambda i: not _streamed(plan, i)):
+        b = plan.buffers[i]
+        size = int(prod(b.shape)) * b.dtype.itemsize  # type: ignore[arg-type]
+        spans[i] = end, size
+        end += align(size)
     block = artifact.aligned(end)
 
     def fill(i: int) -> int:
@@ -44,7 +52,14 @@ def pack_constants(plan: Plan) -> Packed:
 
     with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:
         sums = dict(zip(spans, pool.map(fill, spans), strict=True))
-    return _without_twins(block, spans, sums)
+    block, spans = _without_twins(block, spans, sums)
+    first = max((spans[i][0] + align(spans[i][1]) for i in held if _streamed(plan, i)), default=0)
+    return Packed(block, spans, first)
+
+
+def _streamed(plan: Plan, i: int) -> bool:
+    source = plan.constants[i]
+    return isinstance(source, Deferred) and source.streamed
 
 
 def _write(i: int, buffer: Buffer, source: object, data: np.ndarray) -> None:
@@ -59,7 +74,9 @@ def _write(i: int, buffer: Buffer, source: object, data: np.ndarray) -> None:
         out[:] = array.reshape(-1)
 
 
-def _without_twins(block: np.ndarray, spans: dict[int, tuple[int, int]], sums: dict[int, int]) -> Packed:
+def _without_twins(
+    block: np.ndarray, spans: dict[int, tuple[int, int]], sums: dict[int, int]
+) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
     """The block with what is there twice left out, and the rest moved up."""
     places: dict[tuple[int, int], list[int]] = {}  # by size and checksum
     found: dict[int, tuple[int, int]] = {}

@@ -18,7 +18,8 @@ import os
 import struct
 import threading
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,13 @@ _HEADER = 30  # bytes of a zip local file header before the name
 
 @dataclass(frozen=True)
 class Parts:
-    """What a module is made of. `code` is as `objects.join` makes it; `weights` is a flat uint8 array, 64-byte aligned."""
+    """What a module is made of. `code` is as `objects.join` makes it; `weights` is a flat uint8 array, 64-byte aligned;
+    `streamed` a copy of its first bytes to read them from, if there is one."""
 
     manifest: Manifest
     code: bytes
     weights: np.ndarray
+    streamed: np.ndarray | None = None
 
 
 def make(manifest: dict[str, Any], code: bytes, weights: np.ndarray) -> Parts:
@@ -83,7 +86,9 @@ def load(source: str | os.PathLike[str] | bytes, *, verify: bool = True) -> Part
         with open(source, "rb") as f:
             if os.fstat(f.fileno()).st_size == 0:
                 raise ArtifactError("an empty file")
-            return _parts(memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)), verify)
+            pages = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+            parts = _parts(memoryview(pages), verify)
+            return replace(parts, streamed=_streamed(parts, pages))
     except OSError as e:
         raise ArtifactError(f"cannot read: {e.strerror or e}", loc=loc) from None
     except ArtifactError as e:
@@ -134,6 +139,24 @@ def _parts(view: memoryview, verify: bool) -> Parts:
     return Parts(manifest, code, weights)
 
 
+def _streamed(parts: Parts, pages: mmap.mmap) -> np.ndarray | None:
+    """A copy of what runs stream, in memory of large pages: a file's own pages are small, and finding 100 MB of them takes a
+    fifth of the time of a run that does little else. NumPy asks for large pages itself, from 4 MB on.
+    """
+    size = parts.manifest.streamed
+    if size < CHUNK:
+        return None
+    copy = aligned(size)
+
+    def fill(i: int) -> None:
+        copy[i * CHUNK : (i + 1) * CHUNK] = parts.weights[i * CHUNK : min((i + 1) * CHUNK, size)]
+
+    _in_chunks(size, fill)
+    start = address(parts.weights) - address(np.frombuffer(pages, np.uint8))
+    pages.madvise(mmap.MADV_DONTNEED, start, size // PAGE * PAGE)  # they need not stay resident twice
+    return copy
+
+
 def _members(view: memoryview) -> tuple[list[tuple[int, int]], bytes]:
     """(offset, size) of each member's bytes, and the archive comment."""
     try:
@@ -172,18 +195,28 @@ def _checksums(weights: np.ndarray) -> list[int]:
     checksum, base, size = native().checksum, address(weights), weights.nbytes
     out = [0] * -(-size // CHUNK)
 
-    def work(first: int, step: int) -> None:
-        for i in range(first, len(out), step):
-            out[i] = checksum(base + i * CHUNK, min(CHUNK, size - i * CHUNK))  # releases the GIL
+    def check(i: int) -> None:
+        out[i] = checksum(base + i * CHUNK, min(CHUNK, size - i * CHUNK))
 
-    workers = max(1, min(len(out) // 2, len(os.sched_getaffinity(0)), 8))
-    threads = [threading.Thread(target=work, args=(i, workers)) for i in range(1, workers)]
+    _in_chunks(size, check)
+    return out
+
+
+def _in_chunks(size: int, work: Callable[[int], None]) -> None:
+    """Calls `work` with the number of every chunk, from several threads: it releases the GIL."""
+    count = -(-size // CHUNK)
+    workers = max(1, min(count // 2, len(os.sched_getaffinity(0)), 8))
+
+    def some(first: int) -> None:
+        for i in range(first, count, workers):
+            work(i)
+
+    threads = [threading.Thread(target=some, args=(i,)) for i in range(1, workers)]
     for t in threads:
         t.start()
-    work(0, workers)
+    some(0)
     for t in threads:
         t.join()
-    return out
 
 
 class _Reader(io.RawIOBase):

@@ -24,6 +24,7 @@ class Sizes:
     """What bindings need of a program, on any machine: where buffers lie follows from the manifest alone."""
 
     weights_at = 0
+    streamed_at = 0  # of the first `manifest.streamed` bytes of them
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -41,13 +42,16 @@ class Sizes:
 class Program(Sizes):
     """What all bindings of a module share: code addresses, the program as words, the weights."""
 
-    def __init__(self, manifest: Manifest, code: Code, functions: Sequence[int], weights: np.ndarray, threads: int) -> None:
+    def __init__(
+        self, manifest: Manifest, code: Code, functions: Sequence[int], weights: np.ndarray, streamed: np.ndarray | None, threads: int
+    ) -> None:
         super().__init__(manifest)
         self.code, self.threads = code, threads
         self.words = np.array(manifest.program, np.int64)
         self.functions = np.array(functions, np.uint64)
-        self.weights = weights
+        self.weights, self.streamed = weights, streamed
         self.weights_at = address(weights)
+        self.streamed_at = self.weights_at if streamed is None else address(streamed)
 
     def execution(self, binding: Binding, arena: np.ndarray | None) -> Execution:
         return Execution(self, binding, arena)
@@ -168,7 +172,7 @@ class Binding:
             root, shift = (m.buffers[b.index], values[b.shift]) if b.kind == "alias" else (b, 0)
             fixed, offset = 0, 0
             if root.kind == "const":
-                fixed, offset = self.program.weights_at, root.index + shift
+                fixed, offset = self.program.streamed_at if root.index < m.streamed else self.program.weights_at, root.index + shift
             elif root.kind == "arena":
                 fixed, offset = -1, offsets[b.index if b.kind == "alias" else i] + shift
             elif root.kind != "given":

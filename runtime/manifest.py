@@ -102,6 +102,7 @@ class Manifest:
     handlers: tuple[Handler, ...] = ()
     yields: tuple[int, ...] = ()  # the word of each handler's YIELD
     strings: tuple[str, ...] = ()  # of the first handles
+    streamed: int = 0  # the first bytes of the weights, which every run reads from end to end
 
 
 def check_format(raw: object) -> None:
@@ -149,6 +150,7 @@ class _Parser:
             raise ArtifactError("the shape of an input depends on what the program computes")
         self.handlers = handlers
         self.inputs, self.outputs = inputs, outputs
+        self.streamed = _index(raw.get("streamed", 0), self.weights_size + 1, "streamed bytes")
         specs = _list(raw["buffers"])
         self.kinds = [s["kind"] for s in specs]
         buffers = tuple(self._buffer(s) for s in specs)
@@ -160,7 +162,7 @@ class _Parser:
             tuple(self._slot(s) for s in _list(raw["sizes"])),
             tuple((self._slot(a), self._slot(b)) for a, b in _list(raw["equal"])),
             buffers, control, program, scratch, self._layout(), self._steps(program), handlers, yields,
-            tuple(_text(s) for s in _list(raw.get("strings", []))),
+            tuple(_text(s) for s in _list(raw.get("strings", []))), self.streamed,
         )  # fmt: skip
 
     def _tensors(self, key: str, exprs: list[Any]) -> tuple[tuple[TensorInfo, ...], tuple[tuple[int, ...], ...]]:
@@ -198,6 +200,10 @@ class _Parser:
         first, last = _int(s.get("first", 0)), _int(s.get("last", 0))
         if kind == "const":
             offset, size = self._span((s["offset"], s["size"]), self.weights_size, "constant")
+            if offset < self.streamed < offset + size:
+                raise ArtifactError(
+                    f"a constant at {offset} of {size} bytes", expected=f"none across {self.streamed}, where streaming ends"
+                )
             return BufferSpec(kind, size, offset, 0, 0, 0)
         size, shift = self._slot(s["bytes"]), 0
         if kind == "input" or kind == "output":

@@ -293,7 +293,7 @@ def _program(parts: Parts, threads: int) -> Program:
     addresses = [code.address(symbol) for symbol, _ in pairs]
     if 0 in addresses:
         raise ArtifactError(f"function {pairs[addresses.index(0)][0][:60]} is not in the code")
-    return Program(parts.manifest, code, addresses, parts.weights, threads)
+    return Program(parts.manifest, code, addresses, parts.weights, parts.streamed, threads)
 
 
 def _as_array(value: Any, info: TensorInfo) -> np.ndarray:

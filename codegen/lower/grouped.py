@@ -31,7 +31,8 @@ def pack_grouped(lw: Lowering, node: Node, panel: int) -> Levels:
         raise CodegenError("weights of few bits that are computed", expected="constants", loc=" + ".join(node.loc))
     levels, scales, zeros = data
     k, n = levels.shape
-    deferred = Deferred(np.dtype(np.uint32), levels_size(k, n, panel, op.bits), lambda out: pack_levels(levels, panel, op.bits, out))
+    size = levels_size(k, n, panel, op.bits)
+    deferred = Deferred(np.dtype(np.uint32), size, lambda out: pack_levels(levels, panel, op.bits, out), streamed=True)
     packed = lw.storage.const_lazy(("levels", id(levels), panel, op.bits), deferred, levels).buffer
     one = bool(zeros.size) and bool((zeros == zeros.flat[0]).all())
     others = [_columns(lw, scales, panel)] if one else [_columns(lw, scales, panel), _columns(lw, zeros, panel)]
@@ -42,6 +43,5 @@ def _columns(lw: Lowering, rows: np.ndarray, panel: int) -> int:
     groups, n = rows.shape
     size = packed_size(groups, n, panel)
     assert isinstance(size, int)
-    return lw.storage.const_lazy(
-        ("columns", id(rows), panel), Deferred(rows.dtype, size, lambda out: pack_b(rows, panel, 1, out)), rows
-    ).buffer
+    deferred = Deferred(rows.dtype, size, lambda out: pack_b(rows, panel, 1, out), streamed=True)
+    return lw.storage.const_lazy(("columns", id(rows), panel), deferred, rows).buffer

@@ -42,7 +42,7 @@ class CudaProgram(Sizes):
         if parts.weights.nbytes:
             device.upload(self.weights.ptr, parts.weights, stream)
             device.synchronize(stream)
-        self.weights_at = self.weights.ptr
+        self.weights_at = self.streamed_at = self.weights.ptr
         self.locations = {s.word: (s.symbol, " + ".join(s.loc)) for s in m.steps}
         self.straight = not set(_opcodes(m.program)) & {JUMP, JUMP_IF_FALSE, JUMP_IF_GE, INCREMENT, CLEAR, YIELD, TEAM_CALL}
 

@@ -13,6 +13,8 @@ from mlc.errors import CodegenError, VerifyError
 from mlc.ir import DType, Graph, Input, Node, TensorType, const, sym
 from mlc.ir.ops import Add, GroupedMatMul, Relu, Transpose
 from mlc.passes.base import apply
+from mlc.runtime import artifact
+from mlc.runtime.module import load
 
 RNG = np.random.default_rng(0)
 
@@ -80,6 +82,22 @@ def test_weights_take_their_bits_and_no_more():
     g = graph(1, 256, 256, 4, 64)
     held = sum(c.nbytes for c in map(np.asarray, lower(g).constants.values()))
     assert held <= 256 * 256 // 2 + 4 * 256 * 4 + 256 * 4
+
+
+def test_a_file_s_levels_move_to_large_pages(tmp_path):
+    x = Node.make(Input(TensorType(DType.F32, (1, 2048))), ()).out
+    y = apply(GroupedMatMul(4, 64), x, *layer(1, 2048, 4096, 4, 64, True))
+    z = apply(Add(), y, const(RNG.standard_normal(4096), DType.F32))
+    module = compile_graph(Graph((x,), (z,), ("x",), ("z",)))
+    a = RNG.standard_normal((1, 2048)).astype(np.float32)
+    module.save(tmp_path / "m.mlc")
+    loaded = load(tmp_path / "m.mlc")
+    assert np.array_equal(loaded.run({"x": a})["z"], module.run({"x": a})["z"])
+    levels_and_tables = 4096 * 2048 // 2 + 2 * 4 * 4096 * 32
+    assert loaded.manifest.streamed == levels_and_tables
+    assert artifact.load(tmp_path / "m.mlc").streamed.nbytes == levels_and_tables
+    assert artifact.load(module.to_bytes()).streamed is None  # in memory of our own already
+    assert loaded.to_bytes() == module.to_bytes()
 
 
 def test_a_group_of_part_words_is_refused():

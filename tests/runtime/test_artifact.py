@@ -245,6 +245,8 @@ def test_made_up_manifests(which, request):
         (("inputs", 0, "shape"), [4, 9], "bytes"),
         (("inputs", 0, "shape"), [["sym", "Q"], 8], "dim expression"),
         (("dims",), [], "dim slot"),
+        (("streamed",), 10**6, "streamed bytes"),
+        (("streamed",), 1, "a constant at 0 of 4 bytes"),
     ],
 )
 def test_what_is_wrong_is_named(static_parts, path, value, words):
