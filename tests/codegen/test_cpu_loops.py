@@ -285,63 +285,6 @@ def test_min_max_propagate_nan():
         check(kernel([30], [], [x, y], [(F, 30)], [], [Store(2, Axis(0), call(fn, load(0, (0, 1)), load(1, (0, 1))))]), [x, y])
 
 
-# --- functions -------------------------------------------------------------------------------------------------------
-
-# name: (range, ULP bound of float32)
-_RANGES = {
-    "exp": (-110, 89, 2), "log": (1e-38, 1e6, 2), "tanh": (-12, 12, 6), "erf": (-6, 6, 2), "sin": (-100, 100, 2),
-    "cos": (-100, 100, 2), "tan": (-1.5, 1.5, 4), "asin": (-1, 1, 4), "acos": (-1, 1, 4), "atan": (-50, 50, 4), "sinh": (-80, 80, 4),
-    "cosh": (-80, 80, 4), "asinh": (-100, 100, 4), "acosh": (1, 100, 4), "atanh": (-0.99, 0.99, 4), "sqrt": (0, 1e6, 0.51),
-    "rsqrt": (1e-6, 1e6, 2), "floor": (-9, 9, 0), "ceil": (-9, 9, 0), "round": (-9, 9, 0), "trunc": (-9, 9, 0), "abs": (-9, 9, 0), "neg": (-9, 9, 0),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fn", _RANGES)
-@pytest.mark.parametrize("target", TARGETS)
-def test_function_error_in_ulp(fn, target):
-    lo, hi, bound = _RANGES[fn]
-    r = np.random.default_rng(0)
-    spread = np.exp(r.uniform(-20, math.log(max(abs(hi), 1e-3)), 20000)) * r.choice([-1, 1], 20000)
-    x = np.clip(np.concatenate([r.uniform(lo, hi, 40000), spread, np.arange(-9, 9, 0.5)]), lo, hi).astype(np.float32)
-    got = np.zeros(x.size + PAD, np.float32)
-    native(map_kernel(x, lambda e: call(fn, e)), [x, got], target)
-    with np.errstate(all="ignore"):
-        want = NUMPY.ops.call(fn, x.astype(np.float64))
-        single = want.astype(np.float32)
-        spacing = np.spacing(np.abs(single)).astype(np.float64)
-        error = np.where(np.isinf(single) & (single == got[:-PAD]), 0, np.abs(got[:-PAD] - want) / spacing)
-    worst = int(np.argmax(error))
-    assert error[worst] <= bound, (x[worst], got[worst], want[worst], error[worst])
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_normal_distribution_function(target):
-    x = np.concatenate([np.linspace(-40, 40, 60001), np.random.default_rng(0).standard_normal(20000) * 1e-3]).astype(np.float32)
-    got = np.zeros(x.size + PAD, np.float32)
-    native(map_kernel(x, lambda e: call("normcdf", e)), [x, got], target)
-    assert np.abs(got[:-PAD] - NUMPY.ops.call("normcdf", x.astype(np.float64))).max() <= 2e-7
-    check(map_kernel(x.astype(np.float64), lambda e: call("normcdf", e)), [x.astype(np.float64)], targets=[target])
-
-
-@pytest.mark.parametrize("fn", ["exp", "log", "tanh", "erf", "normcdf", "sqrt", "sin", "cos", "atan", "sinh", "cosh", "asinh"])
-def test_functions_of_special_values(fn):
-    x = np.float32([0, -0.0, np.inf, -np.inf, np.nan, 1e-30, -1e-30, 1e-42, 3e38, 1000, 0.5, 1] * 3)
-    if fn in ("sin", "cos"):
-        x = x[np.abs(x) < 1e30]
-    check(map_kernel(x, lambda e: call(fn, e)), [x], tolerance=1e-5)
-    check(map_kernel(x.astype(np.float64), lambda e: call(fn, e)), [x.astype(np.float64)], targets=TARGETS[:1])
-
-
-def test_pow_and_float_mod():
-    x, y = random(500, scale=3), random(500, seed=1, scale=3)
-    y[::3] = np.round(y[::3])
-    a, b = load(0, (0, 1)), load(1, (0, 1))
-    for fn in ("pow", "fmod", "mod"):
-        check(kernel([500], [], [x, y], [(F, 500)], [], [Store(2, Axis(0), call(fn, a, b))]), [x, y], tolerance=2e-6)
-    for exponent in (2.0, 3.0, 0.5, -0.5, -1.0, 1.0, 0.0, 1.7, 4.0):
-        check(map_kernel(np.abs(x), lambda e, p=exponent: call("pow", e, Num(p, dtype=F))), [np.abs(x)], tolerance=2e-6)
-
-
 # --- reductions and rows ---------------------------------------------------------------------------------------------
 
 
