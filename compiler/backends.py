@@ -14,10 +14,10 @@ from ..codegen.cpu.parallel import CompilePool
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cpu.target import parse as parse_cpu
 from ..codegen.expr import structure
-from ..codegen.kernel import Bind, Branch, Buffer, Carry, HostStep, Kernel, LoopKernel, Plan, PlanStep, Repeat, Step
+from ..codegen.kernel import Branch, Buffer, Kernel, LoopKernel, Plan, PlanStep, Repeat, Step
 from ..codegen.lower import LowerOptions
 from ..codegen.lower.winograd import ConvCosts
-from ..errors import CodegenError, TargetError
+from ..errors import TargetError
 from ..ir import Dim, DType
 from ..ir.dims import floordiv
 from ..runtime import objects
@@ -157,13 +157,6 @@ class CudaBackend:
     def emit(self, plan: Plan) -> dict[int, CudaEmitted]:
         from ..codegen.cuda.emit import emit
 
-        _refuse_handlers(plan.steps)
-        for name, dtype in zip((*plan.input_names, *plan.output_names), (*plan.input_dtypes, *plan.output_dtypes), strict=False):
-            if dtype in (DType.STRING, DType.OBJECT):
-                raise CodegenError(
-                    f"{name} of type {dtype.value}", expected="tensors of numbers, on CUDA", remedy="Compile with --target=cpu."
-                )
-
         def one(step: Step) -> tuple[object, Callable[[], CudaEmitted]]:
             aligned = tuple(alignment(plan, b) for b in step.buffers)
             return (kernel_key(step.kernel), aligned), lambda: emit(step.kernel, self.target, aligned)
@@ -225,22 +218,6 @@ def alignment(plan: Plan, buffer: int) -> int:
     while b.kind == "alias":
         shift, b = shift + b.shift * b.dtype.itemsize, plan.buffers[b.of]
     return next((a for a in _ALIGNED if (shift % a == 0 if isinstance(shift, int) else floordiv(shift, a) * a == shift)), 1)
-
-
-def _refuse_handlers(steps: tuple[PlanStep, ...]) -> None:
-    stack: list[PlanStep] = list(steps)
-    while stack:
-        match stack.pop():
-            case Bind() | Carry():
-                raise CodegenError("sizes that depend on data", expected="sizes that follow from those of the inputs, on CUDA",
-                                   remedy="Compile with --target=cpu.")  # fmt: skip
-            case HostStep(call=call, loc=loc):
-                raise CodegenError(f"{call} runs on the host", expected="operators that run on the device, on CUDA",
-                                   remedy="Compile with --target=cpu.", loc=" + ".join(loc))  # fmt: skip
-            case Branch(then=then, orelse=orelse):
-                stack.extend(then + orelse)
-            case Repeat(body=body):
-                stack.extend(body)
 
 
 def steps_of(steps: tuple[PlanStep, ...]) -> list[Step]:

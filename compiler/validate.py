@@ -63,7 +63,7 @@ class ValidatingModule(Module):
 
 def _difference(kernel: Kernel, i: int, got: Arrays, want: Arrays, start: np.ndarray, limit: Limits) -> str:
     """How operand i, as the kernel left it, differs from its definition; "" if it does not."""
-    a, b = _defined(kernel, i, got), _defined(kernel, i, want)
+    a, b = defined(kernel, i, got), defined(kernel, i, want)
     # what neither of them wrote would hide errors in its size
     was, *now = (x.view(np.uint8)[: a.nbytes].reshape(-1, a.itemsize) for x in (start, a, b))
     written = np.logical_or(*((x != was).any(axis=1) for x in now))
@@ -74,7 +74,7 @@ def _difference(kernel: Kernel, i: int, got: Arrays, want: Arrays, start: np.nda
     return found.why
 
 
-def _defined(kernel: Kernel, i: int, arrays: Arrays) -> np.ndarray:
+def defined(kernel: Kernel, i: int, arrays: Arrays) -> np.ndarray:
     """What is defined of a written operand: of lists as long as the data make them, what lies behind their end is not."""
     array = arrays[i]
     match kernel, i:

@@ -1,58 +1,51 @@
-"""Running a program that yields: between native calls, sizes are bound, memory for them is found, and host functions run."""
+"""Running a program that yields: where it stops, sizes are bound, memory for them is found, and host functions run."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 from typing import Any
 
 import numpy as np
 
 from ..errors import ArtifactError, InputError, MlcError
-from .address import address
-from .artifact import aligned
-from .binding import Binding, Execution, Program, check_buffers, check_dims
+from .binding import Binding, Execution, Program, Sizes, check_buffers, check_dims
 from .handlers import BindHandler, CarryHandler, HostHandler, HostOperand
 from .handles import Handles
 from .host import CALLS
 from .native import native
+from .space import HOST, Space
 from .stages import Stage
 
 YIELDED = 2
-_word = ctypes.c_int64.from_address
 
 
-class Run:
-    """One run. `outputs` fill up as their sizes become known; memory of run-time sizes is dropped after its last use."""
+class Yields:
+    """What one run does at its yields, wherever its buffers lie.
 
-    def __init__(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
-        self.program, self.binding, self.execution, self.outputs = program, binding, execution, outputs
+    `outputs` fill up as their sizes become known; memory of run-time sizes is dropped after its last use.
+
+    Args:
+        bufs: addresses by buffer, which the program reads as it runs.
+        dims: values by dim slot, likewise.
+        space: the memory that these are addresses of.
+    """
+
+    def __init__(self, program: Sizes, binding: Binding, bufs: Any, dims: np.ndarray, outputs: list[Any], handles: Handles,
+                 space: Space) -> None:  # fmt: skip
+        self.binding, self.bufs, self.dims, self.outputs, self.space = binding, bufs, dims, outputs, space
         self.manifest, self.stages = program.manifest, program.stages
-        self.bufs: Any = execution.bufs
         self.values = list(binding.values)
         self.slots: list[int] = [self.values[s] for s in self.manifest.dims.slots]
         self.sizes = [b.size if b.kind == "const" else self.slots[b.size] for b in self.manifest.buffers]
         self.symbols = dict(binding.symbols)
-        self.memory: dict[int, np.ndarray] = {}  # of buffers that a handler allocated or was given
+        self.memory: dict[int, Any] = {}  # of buffers that a handler allocated or was given
         self.handles = handles
 
-    def run(self) -> None:
-        """Raises InputError for sizes that do not make sense or need more memory than there is."""
-        struct, call = self.execution.struct, native().run
-        struct.resume = 0
-        words = self.manifest.program
-        try:
-            while code := call(self.execution.at):
-                if code != YIELDED:
-                    raise MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
-                self.handle(words[struct.resume - 1])
-        finally:
-            struct.resume = 0
-
     def handle(self, k: int) -> None:
-        """What the program asks for at its k-th yield."""
+        """What the program asks for at its k-th yield. Raises InputError for sizes that do not make sense or are too large."""
         for buffer in self.stages.freed[k]:
-            self.memory.pop(buffer, None)
+            if buffer in self.memory:
+                self.space.drop(self.memory.pop(buffer))
         handler = self.manifest.handlers[k]
         match handler:
             case BindHandler():
@@ -68,7 +61,7 @@ class Run:
         m = self.manifest
         places = m.dims.places
         for size in handler.sizes:
-            value = _word(self.bufs[size.buffer] + 8 * size.index).value
+            value = self.space.word(self.bufs[size.buffer] + 8 * size.index)
             if not size.lo <= value <= size.hi:
                 raise InputError(f"a size of {value} computed from data", expected=f"{size.lo} to {size.hi}",
                                  loc=f"size {size.symbol}")  # fmt: skip
@@ -79,7 +72,7 @@ class Run:
             m.dims.advance(self.values, number)
         except OverflowError:
             raise InputError(f"sizes {self.symbols}", expected="tensors of less than 2**62 elements") from None
-        dims = self.execution.dims
+        dims = self.dims
         for slot in stage.slots:
             self.slots[slot] = dims[slot] = self.values[m.dims.slots[slot]]
         check_dims(m, stage, self.slots, self.symbols)
@@ -98,12 +91,11 @@ class Run:
                 info = m.outputs[b.index]
                 shape = tuple(self.slots[s] for s in m.output_shapes[b.index])
                 try:
-                    self.outputs[b.index] = out = np.empty(shape, info.stored)
+                    self.outputs[b.index], self.bufs[i] = self.space.output(shape, info.stored)
                 except (MemoryError, ValueError):
                     raise InputError(f"output {info.name} of {list(shape)}", expected="what fits into memory") from None
-                self.bufs[i] = address(out)
             elif b.kind == "given":
-                have = self.memory[i].nbytes if i in self.memory else self.sizes[i]  # dropped: nothing reads it
+                have = self.space.nbytes(self.memory[i]) if i in self.memory else self.sizes[i]  # dropped: nothing reads it
                 if have != self.sizes[i]:
                     raise InputError(f"a tensor of {have} bytes met inside the model", expected=f"{self.sizes[i]} bytes",
                                      remedy="Its sizes contradict what the model says of them.")  # fmt: skip
@@ -112,15 +104,17 @@ class Run:
 
     # --- memory --------------------------------------------------------------------------------------------------------
 
-    def _new(self, size: int) -> np.ndarray:
+    def _new(self, size: int) -> Any:
         try:
-            return aligned(size)
+            return self.space.new(size)
         except (MemoryError, ValueError):
             raise InputError(f"sizes {self.symbols} need {size} bytes for one tensor", expected="what fits into memory") from None
 
-    def _own(self, buffer: int, memory: np.ndarray) -> None:
+    def _own(self, buffer: int, memory: Any) -> None:
+        if buffer in self.memory and self.memory[buffer] is not memory:
+            self.space.drop(self.memory[buffer])
         self.memory[buffer] = memory
-        self.bufs[buffer] = address(memory)
+        self.bufs[buffer] = self.space.address(memory)
 
     def _point(self, alias: int) -> None:
         b = self.manifest.buffers[alias]
@@ -137,10 +131,10 @@ class Run:
                 self._point(alias)
             return
         copy = self._new(size)
-        ctypes.memmove(address(copy), self.bufs[handler.source], size)
+        self.space.copy(self.space.address(copy), self.bufs[handler.source], size)
         self._give(handler.target, copy)
 
-    def _give(self, buffer: int, memory: np.ndarray) -> None:
+    def _give(self, buffer: int, memory: Any) -> None:
         self._own(buffer, memory)
         for alias in self.stages.aliases.get(buffer, ()):
             self._point(alias)
@@ -164,18 +158,18 @@ class Run:
 
     def _read(self, o: HostOperand) -> Any:
         if o.kind == "object":
-            return self.handles.value(_word(self.bufs[o.buffer]).value)
+            return self.handles.value(self.space.word(self.bufs[o.buffer]))
         shape = tuple(self.slots[s] for s in o.shape)
         dtype = np.dtype(np.int64) if o.kind == "str" else o.dtype
         size = math.prod(shape) * dtype.itemsize
         if size > self.sizes[o.buffer]:
             raise ArtifactError(f"a host function reads {size} bytes of buffer {o.buffer}", expected=f"at most {self.sizes[o.buffer]}")
-        array = np.empty(shape, dtype) if not size else _bytes_at(self.bufs[o.buffer], size).view(dtype).reshape(shape)
+        array = self.space.read(self.bufs[o.buffer], shape, dtype)
         return self.handles.decode(array) if o.kind == "str" else array
 
     def _write(self, o: HostOperand, value: Any, handler: HostHandler) -> None:
         if o.kind == "object":
-            _word(self.bufs[o.buffer]).value = self.handles.of(value)
+            self.space.set_word(self.bufs[o.buffer], self.handles.of(value))
             return
         array = np.asarray(value)
         if array.dtype.kind in "iu" and o.dtype == np.int64:
@@ -185,12 +179,27 @@ class Run:
             raise InputError(f"{handler.call} gives {array.dtype}{list(array.shape)}", loc=handler.loc,
                              expected=f"{o.dtype}[{', '.join('?' if f < 0 else str(f) for f in fixed)}]")  # fmt: skip
         array = self.handles.encode(array) if o.kind == "str" else array
-        if not array.flags.c_contiguous:
-            array = np.ascontiguousarray(array)
-        self._give(o.buffer, array)
+        self._give(o.buffer, self.space.hold(array))
         for axis, d in enumerate(array.shape if o.shape_buffer >= 0 else ()):
-            _word(self.bufs[o.shape_buffer] + 8 * axis).value = d
+            self.space.set_word(self.bufs[o.shape_buffer] + 8 * axis, d)
 
 
-def _bytes_at(at: int, size: int) -> np.ndarray:
-    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(at))
+class Run(Yields):
+    """One run on this machine's CPU: native calls, and what happens between them."""
+
+    def __init__(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
+        super().__init__(program, binding, execution.bufs, execution.dims, outputs, handles, HOST)
+        self.program, self.execution = program, execution
+
+    def run(self) -> None:
+        """Raises as `handle`."""
+        struct, call = self.execution.struct, native().run
+        struct.resume = 0
+        words = self.manifest.program
+        try:
+            while code := call(self.execution.at):
+                if code != YIELDED:
+                    raise MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
+                self.handle(words[struct.resume - 1])
+        finally:
+            struct.resume = 0

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ...errors import CodegenError
 from ..disk_cache import cache_dir, read_checked, write_checked
-from .nvrtc import header, nvrtc
+from .nvrtc import headers, nvrtc
 from .target import CudaTarget
 
 
@@ -40,7 +40,7 @@ def compile_all(sources: Mapping[str, str], target: CudaTarget, done: Callable[[
 def compile_source(source: str, arch: str) -> bytes:
     """Code for one architecture, from the cache in `$XDG_CACHE_HOME/mlc` if it is there (`MLC_NO_CACHE=1` turns that off)."""
     version = nvrtc().version
-    key = hashlib.sha256("\0".join((source, header(), arch, str(version))).encode()).hexdigest()
+    key = hashlib.sha256("\0".join((source, *headers().values(), arch, str(version))).encode()).hexdigest()
     path = cache_dir() / key[:2] / f"{key}.cubin"
     use_cache = not os.environ.get("MLC_NO_CACHE")
     if use_cache and (data := read_checked(path)) is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import CodegenError
-from ..kernel import AttentionKernel, ContractKernel, Kernel, LoopKernel, RecurrentKernel
+from ..kernel import AttentionKernel, ContractKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel
 from .attention import emit_attention
 from .contract import emit_contract
 from .emitted import Emitted
+from .irregular import emit_irregular
 from .loops import emit_loop
 from .recurrent import emit_recurrent
 from .target import CudaTarget
@@ -28,4 +29,6 @@ def emit(kernel: Kernel, target: CudaTarget, aligned: Sequence[int]) -> Emitted:
             return emit_recurrent(kernel)
         case AttentionKernel():
             return emit_attention(kernel)
+        case IrregularKernel():
+            return emit_irregular(kernel)
     raise CodegenError(f"a {type(kernel).__name__} on CUDA")

@@ -34,9 +34,11 @@ class Nvrtc:
     def compile(self, source: str, arch: str) -> bytes:
         """A cubin for "sm_NN", PTX for "compute_NN". Raises CodegenError with the compiler's log."""
         lib, program = self._lib, c_void_p()
-        headers = (c_char_p * 1)(header().encode())
-        names = (c_char_p * 1)(b"mlc.cuh")
-        self._check(lib.nvrtcCreateProgram(byref(program), source.encode(), b"kernel.cu", 1, headers, names), "create a program")
+        files = headers()
+        texts = (c_char_p * len(files))(*(t.encode() for t in files.values()))
+        names = (c_char_p * len(files))(*(n.encode() for n in files))
+        status = lib.nvrtcCreateProgram(byref(program), source.encode(), b"kernel.cu", len(files), texts, names)
+        self._check(status, "create a program")
         try:
             options = (c_char_p * (len(_FLAGS) + 1))(f"--gpu-architecture={arch}".encode(), *_FLAGS)
             status = lib.nvrtcCompileProgram(program, len(options), options)
@@ -65,9 +67,10 @@ class Nvrtc:
 
 
 @functools.cache
-def header() -> str:
-    """mlc.cuh, which every kernel includes."""
-    return resources.files(__package__).joinpath("headers", "mlc.cuh").read_text("utf-8")
+def headers() -> dict[str, str]:
+    """What kernels include, by name: mlc.cuh, and what it or single kinds of kernels need besides."""
+    folder = resources.files(__package__).joinpath("headers")
+    return {f.name: f.read_text("utf-8") for f in sorted(folder.iterdir(), key=lambda f: f.name) if f.name.endswith(".cuh")}
 
 
 @functools.cache

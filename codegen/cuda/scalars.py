@@ -12,10 +12,11 @@ from ...ir import COMPARISONS, DType
 STORAGE = {
     DType.F32: "float", DType.F64: "double", DType.F16: "f16", DType.BF16: "bf16", DType.I8: "i8", DType.U8: "u8",
     DType.I16: "short", DType.U16: "u16", DType.I32: "int", DType.U32: "u32", DType.I64: "i64", DType.U64: "u64",
-    DType.BOOL: "u8", DType.I4: "i8", DType.I2: "i8", DType.U4: "u8", DType.U2: "u8",
+    DType.BOOL: "u8", DType.I4: "i8", DType.I2: "i8", DType.U4: "u8", DType.U2: "u8", DType.C64: "c64", DType.C128: "c128",
+    **{d: d.value for d in (DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ, DType.F8E8M0, DType.F4E2M1)},
 }  # fmt: skip
 _NARROW = {DType.I4: (DType.I8, 4), DType.U4: (DType.U8, 4), DType.I2: (DType.I8, 2), DType.U2: (DType.U8, 2)}  # held in, bits
-SMALL = (DType.F16, DType.BF16)
+SMALL = tuple(d for d in STORAGE if d.is_float and d.itemsize < 4)  # computed in float, rounded by every operation
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _BITS = {"and_": "&", "or_": "|", "xor": "^"}
@@ -73,16 +74,18 @@ def literal(value: float | int | bool, dtype: DType) -> str:
                 return f"(float){'-' if x < 0 else ''}INFINITY"
             text = rounded.hex() + "f"
         return f"({text})" if x < 0 or str(x)[0] == "-" else text
+    if dtype is DType.C128:
+        return f"c128{{{{{int(value)}ULL, 0ULL}}}}"
     n = int(value)
     if dtype is DType.I64:
         return "(-9223372036854775807LL - 1)" if n == -(2**63) else f"({n}LL)" if n < 0 else f"{n}LL"
-    if dtype is DType.U64:
+    if dtype in (DType.U64, DType.C64):
         return f"{n}ULL"
     return f"(({storage(dtype)}){n}LL)"
 
 
 class CudaScalars:
-    """`ScalarOps[Term]`. Values of 16 bits are computed in float and rounded by every call, as in NumPy's float16."""
+    """`ScalarOps[Term]`. Floats of 16 bits and less are computed in float and rounded by every call, as in NumPy's float16."""
 
     def const(self, value: float | int | bool, dtype: DType) -> Term:
         return Term(literal(value, dtype), dtype)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, lower, upper
-from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, children, postorder
+from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, Ticks, children, postorder
 from .ranges import UNKNOWN, Interval, fits, intervals
 from .scalars import CudaScalars, Term, literal, register, storage
 
@@ -140,6 +140,8 @@ class Writer:
                 return Term(self.reduced[i], e.dtype)
             case Acc():
                 return Term(self.acc, e.dtype)
+            case Ticks():
+                return self._name("ticks()", e, "i64", scope)
             case Load(operand=o):
                 return self._load(e, o, scope)
             case Bits(arg=a, source=source):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,13 @@ import numpy as np
 from ...errors import DeviceError, InputError
 from ..artifact import Parts
 from ..binding import Binding, Sizes
+from ..handles import Handles, decode_output, encode_input
 from ..manifest import TensorInfo
 from ..module import Module
 from .arrays import DeviceArray, device_array, is_device_array
 from .device import Device
 from .program import CudaExecution, CudaProgram
+from .space import Placed
 
 _ALIGN = 16  # bytes; kernels read inputs in packs
 
@@ -96,7 +98,8 @@ class CudaModule(Module):
         execution: Any = binding.acquire()
         try:
             s = execution.stream
-            self._place(execution, binding, arrays, s)
+            handles = self._handles()
+            outputs = self._place(execution, binding, [encode_input(handles, a, t) for a, t in self._given(arrays)], s, handles)
             for _ in range(runs):
                 marks: list[tuple[int, Any, Any]] = []
 
@@ -105,7 +108,7 @@ class CudaModule(Module):
                     launch()
                     marks.append((word, start, d.record(s, True)))
 
-                execution.launch_all(s, timed)
+                execution.launch_all(s, execution.yields(outputs, s, handles), timed)
                 d.synchronize(s)
                 for word, start, end in marks:
                     owner = max(w for w in times if w <= word)  # a step may take several launches
@@ -123,31 +126,55 @@ class CudaModule(Module):
         d = self.device
         resident = any(isinstance(a, DeviceArray) for a in arrays) if on_device is None else on_device
         execution: Any = binding.acquire()
+        handles = self._handles()
         try:
             s = execution.stream if stream is None else d.stream(stream)
             if execution.event is not None:
                 d.wait(s, execution.event)
                 execution.event = None
-            outputs = self._place(execution, binding, arrays, s, resident or not wait)
+            encoded = [encode_input(handles, a, t) for a, t in self._given(arrays)]
+            outputs = self._place(execution, binding, encoded, s, handles, resident or not wait)
+            results = [self._result(o, t, handles, s, resident or not wait) for o, t in zip(outputs, self.outputs, strict=True)]
             if wait:
-                result = self._collect(execution, outputs, binding, s, resident)
+                d.synchronize(s)
             else:
                 execution.event = d.record(s)
-                result = [d.view(m, shape, dtype) for m, (shape, dtype) in zip(outputs, _results(binding), strict=True)]
         finally:
             binding.release(execution)
-        return result
+        return results
 
-    def _place(self, execution: CudaExecution, binding: Binding, arrays: Sequence[Any], s: Any, resident: bool = False) -> list[Any]:
-        """Bring the inputs, start the program; returns the memory of the outputs."""
+    def _handles(self) -> Handles:
+        assert self._program is not None
+        return Handles(self._manifest.strings, self._program.string_handles)
+
+    def _given(self, arrays: Sequence[Any]) -> Iterable[tuple[Any, TensorInfo]]:
+        return zip(arrays, self._manifest.inputs, strict=True)
+
+    def _place(self, execution: CudaExecution, binding: Binding, arrays: Sequence[Any], s: Any, handles: Handles,
+               resident: bool = False) -> list[Any]:  # fmt: skip
+        """Bring the inputs, run the program; returns where the outputs lie."""
         d = self.device
         inputs = [self._input(execution, i, a, s) for i, a in enumerate(arrays)]
-        outputs = []
-        for i, (shape, dtype) in enumerate(_results(binding)):
+        outputs: list[Placed | None] = []
+        for i, (shape, dtype) in enumerate(binding.results):
+            if shape is None:  # its size is found while the program runs
+                outputs.append(None)
+                continue
             size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            outputs.append(d.allocate(size) if resident else execution.stage("output", i, size))
-        execution.run(inputs, [m.ptr for m in outputs], s, self.graphs)
+            own = resident and self.outputs[i].kind == "tensor"
+            outputs.append(Placed(d.allocate(size) if own else execution.stage("output", i, size), shape, dtype))
+        execution.run(inputs, outputs, s, self.graphs, handles)
         return outputs
+
+    def _result(self, placed: Placed, info: TensorInfo, handles: Handles, s: Any, resident: bool) -> Any:
+        """An output as its user sees it."""
+        d = self.device
+        if resident and info.kind == "tensor":
+            return d.view(placed.memory, placed.shape, placed.dtype)
+        array = np.empty(placed.shape, placed.dtype)
+        if array.nbytes:
+            d.download(array, placed.memory.ptr, s)
+        return decode_output(handles, array, info)
 
     def _input(self, execution: CudaExecution, position: int, array: Any, s: Any) -> int:
         """The address of an input on the device."""
@@ -166,24 +193,12 @@ class CudaModule(Module):
             d.upload(memory.ptr, array, s)
         return memory.ptr
 
-    def _collect(self, execution: CudaExecution, outputs: Sequence[Any], binding: Binding, s: Any, resident: bool) -> list[Any]:
-        d = self.device
-        if resident:
-            d.synchronize(s)
-            return [d.view(m, shape, dtype) for m, (shape, dtype) in zip(outputs, _results(binding), strict=True)]
-        result = []
-        for m, (shape, dtype) in zip(outputs, _results(binding), strict=True):
-            array = np.empty(shape, dtype)
-            if array.nbytes:
-                d.download(array, m.ptr, s)
-            result.append(array)
-        d.synchronize(s)
-        return result
-
     def _array(self, value: Any, info: TensorInfo) -> Any:
         if not is_device_array(value):
             return super()._array(value, info)
         loc = f"input {info.name}"
+        if info.kind != "tensor":
+            raise InputError(f"an array on the device for {info.kind} values", expected="host values", loc=loc)
         array = device_array(value, loc)
         if array.dtype != info.dtype:
             raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)
@@ -196,8 +211,3 @@ class CudaModule(Module):
                 f"an array on {'the host' if where < 0 else f'device {where}'}", expected=f"device {self.device.number}", loc=loc
             )
         return array
-
-
-def _results(binding: Binding) -> list[tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of each output; programs on devices know them before they run."""
-    return [(shape, dtype) for shape, dtype in binding.results if shape is not None]

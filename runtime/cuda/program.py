@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,14 @@ import numpy as np
 from ...errors import ArtifactError, DeviceError, TargetError
 from ..artifact import Parts
 from ..binding import Binding, Sizes
-from ..manifest import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
+from ..handles import Handles
+from ..manifest import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD, instruction_length
+from ..resume import Yields
 from . import images
 from .device import Device, Memory
+from .space import DeviceSpace, Placed
 
+Around = Callable[[int, Callable[[], None]], None]
 _GRAPHS = 4  # sets of addresses whose graphs an execution keeps
 
 
@@ -25,8 +29,6 @@ class CudaProgram(Sizes):
     def __init__(self, parts: Parts, device: Device, check: bool) -> None:
         super().__init__(parts.manifest)
         m = parts.manifest
-        if m.handlers:
-            raise TargetError("a CUDA module whose sizes depend on data", remedy="Compile it with --target=cpu.")
         self.device, self.check = device, check
         self.words = m.program
         self.functions: list[tuple[Any, images.Image]] = []
@@ -55,15 +57,8 @@ def _opcodes(program: tuple[int, ...]) -> list[int]:
     out, pc = [], 0
     while pc < len(program):
         out.append(program[pc])
-        pc += _length(program, pc)
+        pc += instruction_length(program, pc)
     return out
-
-
-def _length(program: tuple[int, ...], pc: int) -> int:
-    op = program[pc]
-    if op in (CALL, TEAM_CALL):
-        return 6 + program[pc + 2] + program[pc + 3]
-    return {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, CLEAR: 2, JUMP_IF_GE: 4, YIELD: 2}[op]
 
 
 class CudaExecution:
@@ -74,6 +69,8 @@ class CudaExecution:
         d = program.device
         self.arena: Memory = d.allocate(binding.layout.total) if arena is None else arena
         self.stream = d.stream()
+        self.dims = binding.dims.copy() if program.manifest.handlers else binding.dims
+        self.resumed: Yields | None = None
         self.event: Any = None  # the end of the last run, where the host did not wait for it
         base = self.arena.ptr
         self.bufs = [fixed + offset if fixed >= 0 else base + offset for fixed, offset in binding.template]
@@ -93,17 +90,19 @@ class CudaExecution:
             self.staging[key] = self.program.device.allocate(nbytes)
         return self.staging[key]
 
-    def run(self, inputs: list[int], outputs: list[int], stream: Any, graphs: bool) -> None:
-        """Launch everything; `inputs` and `outputs` are addresses by position."""
+    def run(self, inputs: list[int], outputs: list[Placed | None], stream: Any, graphs: bool, handles: Handles) -> None:
+        """Launch everything. `inputs` are addresses by position; `outputs` those of known sizes, and fill up while it runs."""
         b = self.binding
         for i, position, shift in b.in_patches:
             self.bufs[i] = inputs[position] + shift
         for i, position, shift in b.out_patches:
-            self.bufs[i] = outputs[position] + shift
+            placed = outputs[position]
+            assert placed is not None
+            self.bufs[i] = placed.memory.ptr + shift
         if not graphs or not self.program.straight or self.program.check:
-            self.launch_all(stream)
+            self.launch_all(stream, self.yields(outputs, stream, handles))
             return
-        key = (*inputs, *outputs)
+        key = (*inputs, *(o.memory.ptr for o in outputs if o is not None))
         if key in self._graphs:
             self._graphs.move_to_end(key)
             self.program.device.replay(self._graphs[key], stream)
@@ -125,14 +124,26 @@ class CudaExecution:
             self._graphs.popitem(last=False)
         self.program.device.replay(graph, stream)
 
-    def launch_all(self, stream: Any, around: Callable[[int, Callable[[], None]], None] | None = None) -> None:
+    def yields(self, outputs: list[Any], stream: Any, handles: Handles) -> Yields | None:
+        """What this run's yields do; None for a program without. It is kept: memory of its tensors is in use until the end."""
+        if self.binding.manifest.handlers:
+            space = DeviceSpace(self.program.device, stream)
+            self.resumed = Yields(self.program, self.binding, self.bufs, self.dims, outputs, handles, space)
+        return self.resumed
+
+    def launch_all(self, stream: Any, yields: Yields | None = None, around: Around | None = None) -> None:
         """The program's instructions in order. `around(word, launch)`, if given, calls each launch itself."""
-        p, words, bufs, dims, device = self.program, self.program.words, self.bufs, self.binding.dims, self.program.device
+        p, words, bufs, dims, device = self.program, self.program.words, self.bufs, self.dims, self.program.device
+        control = _Control(device, stream, bufs)
         pc = 0
         while pc < len(words):
             op = words[pc]
+            if op == YIELD and yields is not None:
+                yields.handle(words[pc + 1])
+                pc += 2
+                continue
             if op != CALL:
-                pc = self._control(pc, op, stream)
+                pc = control.step(words, pc)
                 continue
             n, m = words[pc + 2], words[pc + 3]
             blocks = int(dims[words[pc + 4]])
@@ -149,28 +160,6 @@ class CudaExecution:
                     self._checked(pc, stream)
             pc += 6 + n + m
 
-    def _control(self, pc: int, op: int, stream: Any) -> int:
-        words, bufs, device = self.program.words, self.bufs, self.program.device
-        if op == JUMP:
-            return words[pc + 1]
-        if op == JUMP_IF_FALSE:
-            return pc + 3 if self._read(bufs[words[pc + 1]], np.dtype(np.uint8), stream) else words[pc + 2]
-        if op == JUMP_IF_GE:
-            a, b = (self._read(bufs[words[pc + k]], np.dtype(np.int64), stream) for k in (1, 2))
-            return words[pc + 3] if a >= b else pc + 4
-        if op in (CLEAR, INCREMENT):
-            at = bufs[words[pc + 1]]
-            value = 0 if op == CLEAR else self._read(at, np.dtype(np.int64), stream) + 1
-            device.upload(at, np.array([value], np.int64), stream)
-            device.synchronize(stream)
-            return pc + 2
-        raise ArtifactError(f"instruction {op} in a CUDA program", remedy="Compile the model again.")
-
-    def _read(self, ptr: int, dtype: np.dtype, stream: Any) -> int:
-        out = np.empty(1, dtype)
-        self.program.device.download(out, ptr, stream)
-        return int(out[0])
-
     def _checked(self, word: int, stream: Any) -> None:
         try:
             self.program.device.synchronize(stream)
@@ -178,3 +167,40 @@ class CudaExecution:
             known = [w for w in self.program.locations if w <= word]
             symbol, loc = self.program.locations[max(known)] if known else ("?", "")
             raise DeviceError(f"kernel {symbol}: {e.found}", remedy="Start a new process.", loc=loc) from None
+
+
+class _Control:
+    """Branches and loops. What decides them lies on the device; iteration numbers are counted here, and only written there."""
+
+    def __init__(self, device: Device, stream: Any, bufs: Sequence[int]) -> None:
+        self.device, self.stream, self.bufs = device, stream, bufs
+        self.counters: dict[int, int] = {}  # by buffer
+        self.trips: dict[int, int] = {}  # of the loop whose counter this is; they stay the same while it runs
+
+    def step(self, words: Sequence[int], pc: int) -> int:
+        """Run one instruction; returns where to go on."""
+        op, at = words[pc], words[pc + 1]
+        if op == JUMP:
+            return at
+        if op == JUMP_IF_FALSE:
+            return pc + 3 if self._read(at, np.dtype(np.uint8)) else words[pc + 2]
+        if op == CLEAR:
+            self.trips.pop(at, None)
+            return self._count(at, 0, pc)
+        if op == INCREMENT:
+            return self._count(at, self.counters[at] + 1, pc)
+        if op == JUMP_IF_GE:
+            if at not in self.trips:
+                self.trips[at] = self._read(words[pc + 2], np.dtype(np.int64))
+            return words[pc + 3] if self.counters[at] >= self.trips[at] else pc + 4
+        raise ArtifactError(f"instruction {op} in a CUDA program", remedy="Compile the model again.")
+
+    def _count(self, buffer: int, value: int, pc: int) -> int:
+        self.counters[buffer] = value
+        self.device.upload(self.bufs[buffer], np.array([value], np.int64), self.stream)
+        return pc + 2
+
+    def _read(self, buffer: int, dtype: np.dtype) -> int:
+        out = np.empty(1, dtype)
+        self.device.download(out, self.bufs[buffer], self.stream)
+        return int(out[0])

@@ -11,8 +11,9 @@ from mlc.codegen.cuda.emulate.compiler import translation_unit
 from mlc.codegen.cuda.nvrtc import nvrtc
 from mlc.codegen.cuda.target import LOWERING, capability, parse
 from mlc.codegen.lower import lower
+from mlc.codegen.lower.top_k import TopOrder
 from mlc.errors import CodegenError, TargetError
-from mlc.ir import DType, const, sym
+from mlc.ir import DType, Node, const, sym
 from mlc.ir import ops as O
 from mlc.ir.ops.dot import DotMatMul
 
@@ -65,6 +66,14 @@ def sources() -> dict[str, str]:
     graphs += [
         graph([bytes_], ap(DotMatMul(), bytes_, quantized)), graph([rows], ap(DotMatMul(), rows, const(np.ones((64, 48), DType.BF16.np)))),
         graph([half], ap(O.MatMul(), half, const(np.ones((64, 48), np.float16)))), graph(heads, ap(O.Attention(0.3, True), *heads)),
+    ]  # fmt: skip
+    mask, deep_rows, small_rows = tensor(9000, dtype=DType.BOOL), tensor(2, 50_000), tensor(4, 100, dtype=DType.F64)
+    boxes = [tensor(1, 90, 4), tensor(1, 2, 90), tensor(1, dtype=DType.I64), tensor(1), tensor(1)]
+    bytes8 = tensor(32, dtype=DType.F8E5M2FNUZ)
+    graphs += [
+        graph([mask], *Node.make(O.Positions(), (mask,)).outputs), graph([deep_rows], ap(O.Sort(True), deep_rows)),
+        graph([small_rows], ap(O.Sort(), small_rows)), graph([deep_rows], ap(TopOrder(9, True), deep_rows)),
+        graph(boxes, *Node.make(O.Suppress(), tuple(boxes)).outputs), graph([bytes8], ap(O.Mul(), bytes8, bytes8)),
     ]  # fmt: skip
     found = {}
     for text in ("cuda:sm_80,sm_90a", "cuda:sm_80+tf32"):

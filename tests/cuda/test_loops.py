@@ -57,6 +57,31 @@ def test_bits_and_narrow_integers() -> None:
     check_all(jobs)
 
 
+SMALL_FLOATS = (DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ, DType.F8E8M0, DType.F4E2M1)
+
+
+def test_floats_of_few_bits() -> None:
+    """Every code to float32, and floats of every size, ties, what is too large, and NaN back."""
+    codes = np.arange(256, dtype=np.uint8)
+    bits = np.concatenate(
+        [
+            np.arange(0, 1 << 32, 99_991, dtype=np.uint64).astype(np.uint32),
+            np.uint32(0x3F800000) + np.arange(0, 1 << 24, 4096, dtype=np.uint32),
+        ]
+    )
+    floats = np.concatenate([bits.view(np.float32), np.array([0, -0.0, np.inf, -np.inf, np.nan, 2.0**-127, 3 * 2.0**-128], np.float32)])
+    floats = floats[: len(floats) // 16 * 16]
+    jobs = []
+    for d in SMALL_FLOATS:
+        few = codes[:16] if d is DType.F4E2M1 else codes
+        small, wide = tensor(len(few), dtype=d), tensor(len(floats))
+        jobs.append((graph([small], ap(O.Cast(F), small)), [few.view(d.np)], {}))
+        jobs.append((graph([wide], ap(O.Cast(F), ap(O.Cast(d), wide))), [floats], {}))
+        jobs.append((graph([small], ap(O.Add(), small, small)), [few.view(d.np)], {}))
+    with np.errstate(all="ignore"):
+        check_all(jobs)
+
+
 def test_functions() -> None:
     x = tensor(4, 33)
     unary = [O.Exp, O.Tanh, O.Erf, O.Sigmoid, O.Sqrt, O.Log, O.Floor, O.Ceil, O.Round, O.Sin, O.Cos, O.Abs, O.Neg, O.IsNaN]

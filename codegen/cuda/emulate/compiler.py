@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import CodegenError, TargetError, VerifyError
+from ..nvrtc import headers
 
 _FLAGS = ("-std=c++17", "-O1", "-g0", "-shared", "-fPIC", "-fwrapv", "-ffp-contract=on", "-Wno-unknown-pragmas", "-Wno-div-by-zero",
           "-fno-strict-aliasing", "-w")  # fmt: skip
@@ -62,7 +63,8 @@ def build(sources: Mapping[str, str], options: EmulateOptions | None = None) -> 
     sanitize = (options or EmulateOptions()).sanitize
     flags = [*_FLAGS, *(f"-fsanitize={s}" for s in sanitize), *(["-fno-sanitize-recover=all"] if sanitize else [])]
     text = translation_unit(sources)
-    key = hashlib.sha256("\0".join((text, _header(), " ".join(flags), compiler)).encode()).hexdigest()[:32]
+    parts = (text, _resource("emulate/emulate.h"), *headers().values(), " ".join(flags), compiler)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     folder = _cache()
     library = folder / f"{key}.so"
     if not library.exists():
@@ -70,7 +72,8 @@ def build(sources: Mapping[str, str], options: EmulateOptions | None = None) -> 
             source = Path(work) / "kernels.cpp"
             source.write_text(text)
             (Path(work) / "emulate.h").write_text(_resource("emulate/emulate.h"))
-            (Path(work) / "mlc.cuh").write_text(_resource("headers/mlc.cuh"))
+            for name, header in headers().items():
+                (Path(work) / name).write_text(header)
             out = Path(work) / "kernels.so"
             done = subprocess.run(
                 [compiler, *flags, "-DMLC_EMULATE", "-I", work, str(source), "-o", str(out)], capture_output=True, text=True
@@ -83,7 +86,8 @@ def build(sources: Mapping[str, str], options: EmulateOptions | None = None) -> 
 
 def translation_unit(sources: Mapping[str, str]) -> str:
     """All kernels in one file, each in its own namespace, with an entry that runs a grid of it."""
-    parts = ['#include "mlc.cuh"\n']
+    names = sorted({line for s in sources.values() for line in s.splitlines() if line.startswith("#include")})
+    parts = ["\n".join(['#include "mlc.cuh"', *names, ""])]  # before the namespaces
     for symbol, source in sources.items():
         parts.append(f"namespace n_{symbol} {{\n{source}\n}}\n")
         parts.append(
@@ -97,10 +101,6 @@ def translation_unit(sources: Mapping[str, str]) -> str:
 
 def _resource(name: str) -> str:
     return resources.files(__package__).parent.joinpath(name).read_text("utf-8")  # type: ignore[attr-defined]
-
-
-def _header() -> str:
-    return _resource("emulate/emulate.h") + _resource("headers/mlc.cuh")
 
 
 def _cache() -> Path:

@@ -3,6 +3,7 @@
 // A barrier or collective that not all threads reach is reported, not waited for.
 #pragma once
 
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -46,6 +47,11 @@ inline To bit_cast(From x) {
     To out;
     std::memcpy(&out, &x, sizeof(To));
     return out;
+}
+
+inline int64_t nanoseconds() {
+    using namespace std::chrono;
+    return duration_cast<std::chrono::nanoseconds>(steady_clock::now().time_since_epoch()).count();
 }
 
 // --- float16 -------------------------------------------------------------------------------------------------------
@@ -456,14 +462,55 @@ inline unsigned __ballot_sync(unsigned, bool x) {
     for (unsigned i = 0; i < 32; ++i) out |= (unsigned)slots[i][0] << i;
     return out;
 }
-inline float atomicAdd(float* p, float x) {
-    const float old = *p;
-    *p = old + x;
+// Lanes with the same value as this one.
+inline unsigned __match_any_sync(unsigned, unsigned x) {
+    const auto slots = emulate::exchange(&x, sizeof(x));
+    unsigned out = 0;
+    for (unsigned i = 0; i < 32; ++i) out |= (unsigned)(std::memcmp(slots[i], &x, sizeof(x)) == 0) << i;
+    return out;
+}
+template <class T>
+inline T __shfl_up_sync(unsigned, T x, int by) {
+    const auto slots = emulate::exchange(&x, sizeof(T));
+    const unsigned lane = threadIdx.x % 32;
+    T out;
+    std::memcpy(&out, slots[lane < (unsigned)by ? lane : lane - (unsigned)by], sizeof(T));
+    return out;
+}
+inline int __syncthreads_or(int x) {
+    static int any[2];
+    const unsigned slot = (unsigned)(emulate::block.barrier & 1);  // the votes of the barrier before may still be read
+    if (emulate::block.arrived == 0) any[slot] = 0;
+    any[slot] |= x != 0;
+    emulate::barrier();
+    return any[slot];
+}
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __ffsll(long long x) { return __builtin_ffsll(x); }
+inline float __fmul_rn(float a, float b) { return a * b; }
+template <class T, class V>
+inline T atomicAdd(T* p, V x) {
+    const T old = *p;
+    *p = (T)(old + (T)x);
     return old;
 }
-inline int atomicAdd(int* p, int x) {
-    const int old = *p;
-    *p = old + x;
+template <class T, class V>
+inline T atomicOr(T* p, V x) {
+    const T old = *p;
+    *p = (T)(old | (T)x);
+    return old;
+}
+template <class T, class V>
+inline T atomicMax(T* p, V x) {
+    const T old = *p;
+    if (*p < (T)x) *p = (T)x;
+    return old;
+}
+template <class T, class V>
+inline T atomicMin(T* p, V x) {
+    const T old = *p;
+    if ((T)x < *p) *p = (T)x;
     return old;
 }
 inline float __ldg(const float* p) { return *p; }

@@ -76,6 +76,25 @@ MLC_FN bf16 to_bf16(float x) {
     return bf16{(u16)r};
 }
 
+#include "minifloat.cuh"
+
+// Complex numbers are only moved: as their bits.
+typedef u64 c64;
+struct alignas(16) c128 {
+    u64 half[2];
+};
+
+// Nanoseconds of the device's clock.
+#ifdef MLC_EMULATE
+MLC_FN i64 ticks() { return emulate::nanoseconds(); }
+#else
+MLC_FN i64 ticks() {
+    i64 out;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(out));
+    return out;
+}
+#endif
+
 // Float to integer saturates, and a NaN gives 0.
 template <class To, class From>
 MLC_FN To saturate(From x, From lo, From hi, To least, To most) {

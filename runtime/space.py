@@ -1,0 +1,85 @@
+"""Where the buffers of a run lie: what binding sizes, handing tensors on and running host functions need of memory."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any, Protocol
+
+import numpy as np
+
+from .address import address
+from .artifact import aligned
+
+_word = ctypes.c_int64.from_address
+
+
+class Space(Protocol):
+    """Memory of a run, on the host or on a device. Addresses are numbers; a memory is whatever keeps one valid."""
+
+    def word(self, at: int) -> int:
+        """The I64 at an address."""
+
+    def set_word(self, at: int, value: int) -> None: ...
+
+    def new(self, nbytes: int) -> Any:
+        """Uninitialized memory. Raises MemoryError, ValueError or DeviceError when there is not enough."""
+
+    def address(self, memory: Any) -> int: ...
+
+    def nbytes(self, memory: Any) -> int: ...
+
+    def copy(self, to: int, source: int, nbytes: int) -> None: ...
+
+    def drop(self, memory: Any) -> None:
+        """The program is done with a memory, which what it started may still use."""
+
+    def output(self, shape: tuple[int, ...], dtype: np.dtype) -> tuple[Any, int]:
+        """A new output, as the module hands it out, and its address. Raises as `new`."""
+
+    def read(self, at: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """A tensor, as host functions read it."""
+
+    def hold(self, array: np.ndarray) -> Any:
+        """Memory with the elements of an array."""
+
+
+class HostSpace:
+    """Memory of this process: arrays, which host functions read and make in place."""
+
+    def word(self, at: int) -> int:
+        return _word(at).value
+
+    def set_word(self, at: int, value: int) -> None:
+        _word(at).value = value
+
+    def new(self, nbytes: int) -> np.ndarray:
+        return aligned(nbytes)
+
+    def address(self, memory: np.ndarray) -> int:
+        return address(memory)
+
+    def nbytes(self, memory: np.ndarray) -> int:
+        return memory.nbytes
+
+    def copy(self, to: int, source: int, nbytes: int) -> None:
+        ctypes.memmove(to, source, nbytes)
+
+    def drop(self, memory: np.ndarray) -> None:
+        pass
+
+    def output(self, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, int]:
+        out = np.empty(shape, dtype)
+        return out, address(out)
+
+    def read(self, at: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        size = math.prod(shape) * dtype.itemsize
+        if not size:
+            return np.empty(shape, dtype)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(at)).view(dtype).reshape(shape)
+
+    def hold(self, array: np.ndarray) -> np.ndarray:
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+HOST = HostSpace()
