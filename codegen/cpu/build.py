@@ -117,6 +117,18 @@ class Builder:
         """Mask of lanes with start + lane < limit (signed)."""
         return self.ir.icmp_signed("<", self.iota(lanes, start), self.splat(limit, lanes))
 
+    def any(self, mask: Any) -> Any:
+        """Whether some lane of an i1 vector is set."""
+        bits = ir.IntType(mask.type.count)
+        return self.ir.icmp_unsigned("!=", self.ir.bitcast(mask, bits), ir.Constant(bits, 0))
+
+    def merge(self, *incoming: tuple[Any, Any]) -> Any:
+        """One of several values, by the block that control comes from: (value, block) pairs."""
+        phi = self.ir.phi(incoming[0][0].type)
+        for value, block in incoming:
+            phi.add_incoming(value, block)
+        return phi
+
     def masked_load(self, t: Any, ptr: Any, mask: Any, align: int) -> Any:
         zero = ir.Constant(t, None)
         return self.call(f"llvm.masked.load.{mangle(t)}.p0", t, ptr, ir.Constant(I32, align), mask, zero)

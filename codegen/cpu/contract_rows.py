@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from ...ir import DType
 from ..kernel import ConvGeometry
-from .build import I1, I8, I64, PTR, Builder, Params, vec
+from .build import I1, I8, I32, I64, PTR, Builder, Params, vec
 
 _COPY = 16  # elements copied at a time
 Product = Callable[[Any, list[Any], Any, list[Any]], list[Any]]  # (k, row starts, B, accumulators) -> accumulators
@@ -97,6 +97,8 @@ class _ConvTile:
         if self.segments:
             self.border = self._array()
             self.scratch = b.alloca(element, i.add(i.mul(p["k"], b.i64(mr)), b.i64(_COPY)))
+            row = b.splat(i.mul(p["k"], b.i64(itemsize)), self.width)
+            self.copies = i.add(b.splat(i.ptrtoint(self.scratch, I64), self.width), i.mul(b.iota(self.width), row))
         zeros = b.alloca(element, self.length)
         zero = ir.Constant(element, None)
 
@@ -108,6 +110,10 @@ class _ConvTile:
         self.zeros = i.ptrtoint(zeros, I64)
         self.start = i.ptrtoint(a, I64)
         self.pixel_bytes = i.mul(p["lda"], b.i64(itemsize))
+        # how far rows in one line are apart: in pixels, bytes, elements
+        stride = g.strides[-1]
+        self.steps = [stride, i.mul(stride, self.pixel_bytes), i.mul(stride, p["channels"])][: 3 if self.segments else 2]
+        self.along = [i.mul(b.iota(self.width), b.splat(x, self.width)) for x in self.steps]
 
     def _array(self) -> Any:
         array = self.b.alloca(I64, self.width)
@@ -137,14 +143,20 @@ class _ConvTile:
                     at = i.add(b.load(self.lanes, self.base[d + 1], 64), b.splat(shift, self.width))
                     inside = i.and_(inside, i.icmp_unsigned("<", at, b.splat(g.spatial[d], self.width)))
             base = b.load(self.lanes, self.base[0], 64)
-            address = i.add(base, b.splat(i.mul(pixel, self.pixel_bytes), self.width))
+            offset = i.mul(pixel, self.pixel_bytes)
+            address = i.add(base, b.splat(offset, self.width))
             address = i.select(inside, address, b.splat(self.zeros, self.width))
+            regular = inside
             if self.segments:
                 border = i.icmp_unsigned("!=", b.load(self.lanes, self.border, 64), ir.Constant(self.lanes, None))
                 address = i.select(border, i.add(base, b.splat(i.mul(t, row_bytes), self.width)), address)
-            i.store(address, self.table, align=64)
-            starts = [i.inttoptr(b.load(I64, b.at(self.table, b.i64(r), I64), 8), PTR) for r in range(len(indices))]
-            acc = product(self.length, starts, b_ptr, acc)
+                regular = i.and_(inside, i.not_(border))
+            before = i.block
+            with i.if_then(b.any(inside)):  # else all of them are outside of the image
+                starts = self._starts(address, i.add(self.first, offset), i.and_(self.even, i.not_(b.any(i.not_(regular)))), len(indices))
+                more = product(self.length, starts, b_ptr, acc)
+                after = i.block
+            acc = [b.merge((x, before), (y, after)) for x, y in zip(acc, more, strict=True)]
             carry, following = b.i64(1), []
             for d in reversed(range(looped)):
                 up = i.add(counter[d], carry)
@@ -157,12 +169,64 @@ class _ConvTile:
         out = b.loop(steps[0], steps[1], b.i64(1), [*first, b_strip, *acc], tap)
         return out[looped + 1 :]
 
+    def _starts(self, address: Any, first: Any, even: Any, count: int) -> list[Any]:
+        """Where rows start: by one stride if `even`, else as the vector says."""
+        b, i = self.b, self.b.ir
+        with i.if_else(even) as (stride, table):
+            with stride:
+                near = [first]
+                while len(near) < count:  # few steps deep: it is known how far 1, 2, 4 … rows are
+                    near += [i.add(x, i.shl(self.steps[1], b.i64(len(near).bit_length() - 1))) for x in near]
+                from_stride = i.block
+            with table:
+                i.store(address, self.table, align=64)
+                far = [b.load(I64, b.at(self.table, b.i64(r), I64), 8) for r in range(count)]
+                from_table = i.block
+        addresses = [b.merge((x, from_stride), (y, from_table)) for x, y in zip(near, far, strict=False)]
+        return [i.inttoptr(x, PTR) for x in addresses]
+
     def _corners(self, indices: Sequence[Any]) -> None:
-        """Coordinates and addresses of the first tap of each row: divided out once, then counted up row by row."""
+        """Coordinates and addresses of the first tap of each row."""
         b, g, i = self.b, self.g, self.b.ir
         image, out = g.output(b, indices[0])
+        at, pixel = self._corner(image, out)
+        self.first = i.add(self.start, i.mul(pixel, self.pixel_bytes))
+        last = i.sub(indices[-1], indices[0])
+        in_line = i.icmp_signed("<", i.add(out[-1], last), g.out[-1])
+        self.even = i.and_(in_line, i.icmp_signed("==", last, b.i64(len(indices) - 1)))
+        with i.if_else(in_line) as (one, several):
+            with one:
+                in_line = self._line(at, last)
+                from_line = i.block
+            with several:
+                in_lines = self._lines(image, out, indices)
+                from_lines = i.block
+        if self.segments:
+            with i.if_then(b.merge((in_line, from_line), (in_lines, from_lines))):
+                self._copy_border(indices)
+
+    def _line(self, at: Sequence[Any], last: Any) -> Any:
+        """Rows next to each other in a line of the output, lanes behind the last repeating it. Whether any needs a copy."""
+        b, i, width = self.b, self.b.ir, self.width
+        along = []
+        for ahead, step in zip(self.along, self.steps, strict=True):
+            end = b.splat(i.mul(last, step), width)
+            along.append(i.select(i.icmp_signed("<", ahead, end), ahead, end))
+        address = i.add(b.splat(self.first, width), along[1])
+        border: Any = None
+        if self.segments:
+            border = self._crosses(i.add(b.splat(i.mul(at[-1], self.p["channels"]), width), along[2]))
+            i.store(i.zext(border, self.lanes), self.border, align=64)
+            address = i.select(border, self.copies, address)
+        positions = [*(b.splat(x, width) for x in at[:-1]), i.add(b.splat(at[-1], width), along[0])]
+        for array, value in zip(self.base, [address, *positions[: self.looped]], strict=True):
+            i.store(value, array, align=64)
+        return ir.Constant(I1, 0) if border is None else b.any(border)
+
+    def _lines(self, image: Any, out: list[Any], indices: Sequence[Any]) -> Any:
+        """Rows of several lines: coordinates are counted up row by row. Whether any needs a copy."""
+        b, g, i = self.b, self.g, self.b.ir
         crossing: Any = ir.Constant(I1, 0)
-        line = i.mul(g.spatial[-1], self.p["channels"])
         for r, m in enumerate(indices):
             if r:
                 carry = i.sub(m, indices[r - 1])  # 0 where clamped to the last row
@@ -172,24 +236,34 @@ class _ConvTile:
                     out[d] = i.select(wrap, b.i64(0), up)
                     carry = i.zext(wrap, I64)
                 image = i.add(image, carry)
-            at = [i.sub(i.mul(out[d], g.strides[d]), g.pads[d]) for d in range(g.rank)]
-            pixel = image
-            for d in range(g.rank):
-                pixel = i.add(i.mul(pixel, g.spatial[d]), at[d])
+            at, pixel = self._corner(image, out)
             address = i.add(self.start, i.mul(pixel, self.pixel_bytes))
             if self.segments:
-                start = i.mul(at[-1], self.p["channels"])
-                ends = i.icmp_signed(">", i.add(start, self.length), line)
-                border = i.or_(i.icmp_signed("<", start, b.i64(0)), ends)
+                border = self._crosses(i.mul(at[-1], self.p["channels"]))
                 crossing = i.or_(crossing, border)
-                copy = b.at(self.scratch, i.mul(self.p["k"], b.i64(r)), self.element)
-                address = i.select(border, i.ptrtoint(copy, I64), address)
+                copy = i.extract_element(self.copies, ir.Constant(I32, r))
+                address = i.select(border, copy, address)
                 i.store(i.zext(border, I64), b.at(self.border, b.i64(r), I64))
             for array, value in zip(self.base, [address, *at[: self.looped]], strict=True):
                 i.store(value, b.at(array, b.i64(r), I64))
-        if self.segments:
-            with i.if_then(crossing):
-                self._copy_border(indices)
+        return crossing
+
+    def _corner(self, image: Any, out: Sequence[Any]) -> tuple[list[Any], Any]:
+        """Position of the first tap of an output pixel, and which pixel of the input that is."""
+        g, i = self.g, self.b.ir
+        at = [i.sub(i.mul(out[d], g.strides[d]), g.pads[d]) for d in range(g.rank)]
+        pixel = image
+        for d in range(g.rank):
+            pixel = i.add(i.mul(pixel, g.spatial[d]), at[d])
+        return at, pixel
+
+    def _crosses(self, start: Any) -> Any:
+        """Whether a segment that starts there, in a line, leaves it."""
+        i, line = self.b.ir, self.b.ir.mul(self.g.spatial[-1], self.p["channels"])
+        end, zero = i.sub(line, self.length), self.b.i64(0)
+        if isinstance(start.type, ir.VectorType):
+            end, zero = self.b.splat(end, self.width), ir.Constant(start.type, None)
+        return i.or_(i.icmp_signed("<", start, zero), i.icmp_signed(">", start, end))
 
     def _copy_border(self, indices: Sequence[Any]) -> None:
         b, i = self.b, self.b.ir

@@ -15,6 +15,7 @@ _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.
 _UNIT_OPS = 2_000_000  # 10 to 20 µs of one core: far above the cost of handing out a unit
 _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
 _RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it
+_SEGMENT = 24  # elements of the taps of a line that are unrolled
 _SPLIT_BYTES = 1 << 18  # of a strip of B: this much in use and this much on its way, beside the rows of A
 _APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
 _SHARE = 4  # log2 of the row tiles that prefetch a strip at most: a cache line of each per four rows of B
@@ -109,7 +110,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     taps = 1
     if kernel.conv is not None and mode != "matmul":
         taps = math.prod(kernel.conv.kernel[:-1] if mode == "segments" else kernel.conv.kernel)
-    unroll = 4
+    unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps)
     k_multiple = isinstance(kernel.k, int) and kernel.k // taps % unroll == 0
     strips = ceildiv(kernel.n, strip)
     block, blocks = _blocks(kernel, strip, strips, tiles[0], taps)
@@ -162,6 +163,14 @@ def _mode(kernel: ContractKernel) -> str:
         if channels == kernel.lda and channels < 24 and kernel.k <= 4096:
             return "segments"
     return "taps"
+
+
+def _whole_steps(length: Dim) -> int:
+    """Steps at a time, so that there is no remainder; short segments at once."""
+    assert isinstance(length, int)
+    if length <= _SEGMENT:
+        return length
+    return next((u for u in range(12, 3, -1) if length % u == 0), 4)
 
 
 def _tiles(m: Dim, tall: int) -> tuple[int, ...]:
