@@ -151,6 +151,8 @@ _LOSSLESS = {DType.BOOL, DType.U8, DType.I8, DType.U16, DType.I16, DType.I32, DT
 
 def cast_of_cast(x: Value, mid: Value, root: Value) -> Value | None:
     """Drop the inner cast where it loses nothing."""
+    if x.dtype is root.dtype is DType.BF16 and mid.dtype in (DType.F32, DType.F64):
+        return x
     if x.dtype not in _LOSSLESS or mid.dtype not in _LOSSLESS or not np.can_cast(x.dtype.np, mid.dtype.np, "safe"):
         return None
     return x if x.dtype is root.dtype else apply(Cast(root.dtype), x)

@@ -57,6 +57,19 @@ class Splat(ir.Constant):
         return f"splat ({element} {element.format_constant(self.constant[0].constant)})"
 
 
+class BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloat)
+
+    def __hash__(self) -> int:
+        return hash(BFloat)
+
+
 class Params:
     """The table of sizes a kernel reads: index by order of first use, values kept for `Emitted.dims`."""
 

@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from ...errors import CodegenError
 from ...ir import DType
-from .build import I16, I32, Builder, storage, vec
+from .build import I16, I32, BFloat, Builder, storage, vec
 from .target import CpuTarget
 
 
@@ -32,19 +32,6 @@ class DotKind:
 
 KINDS = {(k.a, k.b): k for k in (DotKind(DType.U8, DType.I8, DType.I32), DotKind(DType.BF16, DType.BF16, DType.F32))}
 _TILES = {DType.U8: "amx-int8", DType.BF16: "amx-bf16"}
-
-
-class _BFloat(ir.Type):
-    """LLVM's bfloat, which llvmlite does not name."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
 
 
 def dot_kind(a: DType, b: DType) -> DotKind:
@@ -115,7 +102,7 @@ class VectorDot:
         return acc
 
     def _native_bf16(self, b: Builder, acc: Any, x: Any, y: Any) -> Any:
-        t = ir.VectorType(_BFloat(), 2 * self.lanes)
+        t = ir.VectorType(BFloat(), 2 * self.lanes)
         name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * self.lanes}"
         return b.call(name, acc.type, acc, b.ir.bitcast(x, t), b.ir.bitcast(y, t))
 

@@ -6,7 +6,7 @@ copied once (`dot_rows.py`). A register tile leaves its sums in a small array, f
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +17,17 @@ from ..kernel import ContractKernel
 from ..packing import padded_k
 from .build import I8, I64, PTR, Builder, Params, storage, vec
 from .dot import VectorDot, accumulator, dot_kind
-from .dot_rows import ConvGather, Copier, gather_plain
+from .dot_rows import ConvGather, Copier, gather_plain, gather_tiles
 from .dot_schedule import DotSchedule, schedule_dot
+from .dot_window import Window
 from .emitted import PLACEHOLDER, Emitted, named
 from .epilogue import Epilogue
 from .target import CpuTarget
 from .text_cache import TextEmitter, text_of
 from .tiles import BYTES, ROWS, Tiles
+
+Sizes = Mapping[str, Any]  # params by name, in registers
+_AHEAD = 8 << 10  # bytes of B that are fetched before they are multiplied; half of that leaves a tenth of the bandwidth unused
 
 
 def emit_dot_contract(kernel: ContractKernel, target: CpuTarget) -> Emitted:
@@ -55,13 +59,17 @@ class _Emitter(TextEmitter):
         self.conv = None
         if k.conv is not None and schedule.gather == "conv":
             self.conv = ConvGather(k.conv, self.params, schedule.segments)
+        self.window = None
+        if schedule.window is not None:
+            assert isinstance(schedule.rows, int)
+            self.window = Window(schedule.window, schedule.rows, self.params)
         self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
 
     def fingerprint(self) -> Hashable:
         """Everything that the text depends on: what the schedule fixes, but no sizes."""
         k = self.kernel
         rank = len(k.conv.kernel) if k.conv else 0
-        fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunks=0)
+        fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunks=0, window=None)
         return fixed, rank, k.panel, k.border, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
     def emit(self) -> Emitted:
@@ -70,7 +78,8 @@ class _Emitter(TextEmitter):
         size: Dim = 0
         for o in k.operands:
             size = size + o.numel * o.dtype.itemsize
-        cost = s.rows * s.strips * k.panel * k.k // (2 if s.how == "tiles" else 1)
+        rows = s.rows * s.window.length(1) if s.window is not None else s.rows
+        cost = rows * s.strips * k.panel * k.k // (2 if s.how == "tiles" else 1)
         return Emitted(text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.chunks, cost, 2 * k.batch * k.m * k.n * k.k, size)
 
     def text(self) -> tuple[str, str]:
@@ -89,41 +98,32 @@ class _Emitter(TextEmitter):
         bufs, dims, begin, end = fn.args
         p = {name: b.param(dims, at) for name, at in self.size.items()}
         a = b.load(PTR, bufs, 8)
-        whole = i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32))
-        scratch = b.alloca(I8, i.add(i.mul(whole, p["pitch"]), b.i64(BYTES))) if s.gather != "never" else None
+        w = self.window.load(b, dims) if self.window is not None else {}
+        scratch = None
+        if w:
+            scratch = b.alloca(I8, w["bytes"])
+        elif s.gather != "never":
+            whole = i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32))
+            scratch = b.alloca(I8, i.add(i.mul(whole, i.or_(p["pitch"], b.i64(BYTES))), b.i64(BYTES)))
         copier = Copier(b, self.target)
         outside = ir.Constant(vec(I8, copier.wide), None)
         if self.conv is not None:
             self.conv.load(b, dims)
-            if k.border >= 0:
-                outside = copier.splat(b.load(I8, b.load(PTR, b.at(bufs, b.i64(k.border), PTR), 8)))
+        if k.border >= 0:
+            outside = copier.splat(b.load(I8, b.load(PTR, b.at(bufs, b.i64(k.border), PTR), 8)))
         if s.how == "tiles":
             Tiles(b, self.kind.a).configure()
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             block, rest = i.urem(u, p["blocks"]), i.udiv(u, p["blocks"])
             chunk, batch = i.urem(rest, p["chunks"]), i.udiv(rest, p["chunks"])
-            first = i.mul(block, p["rows"])
-            rows = b.smin(p["rows"], i.sub(p["m"], first))
             source = b.at(a, i.mul(batch, p["a_batch"]), I8)
-            start = b.at(source, i.mul(first, p["lda"]), I8)
-            stride = p["lda"]
-            if scratch is not None and self.conv is not None:
-                self.conv.run(b, copier, source, p["lda"], p["channel_bytes"], outside, first, rows, scratch, p["pitch"], p["row_bytes"])
-                start, stride = scratch, p["pitch"]
-            elif scratch is not None:
-                before = i.block
-                odd = ir.Constant(ir.IntType(1), 1)
-                if s.gather == "tail":
-                    odd = i.icmp_unsigned("!=", i.and_(rows, b.i64(ROWS - 1)), b.i64(0))
-                with i.if_then(odd):
-                    gather_plain(b, copier, start, stride, p["row_bytes"], scratch, p["pitch"], rows)
-                    inside = i.block
-                phi, step = i.phi(PTR), i.phi(I64)
-                for value, other, incoming in ((phi, start, scratch), (step, stride, p["pitch"])):
-                    value.add_incoming(other, before)
-                    value.add_incoming(incoming, inside)
-                start, stride = phi, step
+            if w:
+                first, rows, place = self._band(b, p, w, copier, outside, block, source, scratch)
+            else:
+                first = i.mul(block, p["rows"])
+                rows = b.smin(p["rows"], i.sub(p["m"], first))
+                place = self._rows(b, p, copier, outside, first, rows, source, scratch)
             strip = i.mul(chunk, p["strips"])
             last = i.sdiv(i.add(p["n"], b.i64(k.panel - 1)), b.i64(k.panel))
 
@@ -132,7 +132,7 @@ class _Emitter(TextEmitter):
 
                 def run(masked: bool) -> None:
                     self._cut_rows(b, rows, lambda h, lo, hi: i.call(tiles[h, masked], [
-                        bufs, dims, batch, first, lo, hi, column, start, stride]))  # fmt: skip
+                        bufs, dims, batch, first, lo, hi, column, *place]))  # fmt: skip
 
                 if not s.masked:
                     run(False)
@@ -152,6 +152,55 @@ class _Emitter(TextEmitter):
             Tiles(b, self.kind.a).release()
         i.ret_void()
 
+    def _band(
+        self, b: Builder, p: Sizes, w: Sizes, copier: Copier, outside: Any, block: Any, source: Any, scratch: Any
+    ) -> tuple[Any, Any, Any]:
+        """(first row of C, rows of A, where they are) of a band of an image."""
+        i = b.ir
+        assert self.window is not None
+        image, first = i.udiv(block, w["bands"]), i.mul(i.urem(block, w["bands"]), w["band"])
+        rows = b.smin(w["band"], i.sub(w["out_height"], first))
+        start = b.at(source, i.mul(i.mul(image, i.mul(w["height"], w["wide"])), p["lda"]), I8)
+        self.window.copy(b, w, copier, start, p["lda"], outside, first, rows, scratch)
+        whole = i.mul(i.add(i.mul(image, w["out_height"]), first), w["out_width"])
+        length = i.add(i.mul(i.sub(rows, b.i64(1)), w["line"]), w["out_width"])
+        stride = i.mul(w["step"], w["pixel"])
+        return whole, length, (scratch, stride, stride, b.i64(BYTES))
+
+    def _rows(
+        self, b: Builder, p: Sizes, copier: Copier, outside: Any, first: Any, rows: Any, source: Any, scratch: Any
+    ) -> tuple[Any, ...]:
+        """Where rows [first, first + rows) of A are: first byte, bytes from one to the next in a tile, for a row of the block
+        (16 of them are a tile), and from one 64 bytes of K to the next."""
+        s, i = self.schedule, b.ir
+        start = b.at(source, i.mul(first, p["lda"]), I8)
+        line = b.i64(BYTES)
+        place = [start, p["lda"], p["lda"], line]
+        if self.conv is not None:
+            pitch = i.or_(p["pitch"], line)  # an odd number of lines: rows do not meet in the cache
+            self.conv.run(b, copier, source, p["lda"], p["channel_bytes"], outside, first, rows, scratch, pitch, p["row_bytes"])
+            return scratch, pitch, pitch, line
+        if s.gather == "never":
+            return tuple(place)
+        if s.how == "tiles":
+            gather, copied = gather_tiles, [scratch, line, p["pitch"], b.i64(ROWS * BYTES)]
+        else:
+            gather, copied = gather_plain, [scratch, p["pitch"], p["pitch"], line]
+        if s.gather == "matmul":
+            gather(b, copier, start, p["lda"], p["row_bytes"], scratch, p["pitch"], rows)
+            return tuple(copied)
+        before = i.block
+        with i.if_then(i.icmp_unsigned("!=", i.and_(rows, b.i64(ROWS - 1)), b.i64(0))):
+            gather(b, copier, start, p["lda"], p["row_bytes"], scratch, p["pitch"], rows)
+            inside = i.block
+        chosen = []
+        for value, other in zip(place, copied, strict=True):
+            phi = i.phi(value.type)
+            phi.add_incoming(value, before)
+            phi.add_incoming(other, inside)
+            chosen.append(phi)
+        return tuple(chosen)
+
     def _cut_rows(self, b: Builder, rows: Any, call: Any) -> None:
         """The highest row tiles first; on tile registers the last one may hold rows that nobody stores."""
         i, heights = b.ir, self.schedule.heights
@@ -168,15 +217,15 @@ class _Emitter(TextEmitter):
             done = end
 
     def _tile_function(self, height: int, masked: bool) -> ir.Function:
-        """void tile(bufs, dims, batch, block_start, row, row_end, column, a, a_stride): rows of a block by one strip."""
+        """void tile(bufs, dims, batch, block_start, row, row_end, column, a, stride, advance, step): rows of a block by one strip."""
         s, k = self.schedule, self.kernel
         name = f"{PLACEHOLDER}.{height}{'t' if masked else ''}"
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 5, PTR, I64]), name)
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 5, PTR, *[I64] * 3]), name)
         fn.linkage = "internal"
         fn.attributes.add("noinline")
         b = Builder(fn)
         i = b.ir
-        bufs, dims, batch, block_start, row, row_end, column, a, a_stride = fn.args
+        bufs, dims, batch, block_start, row, row_end, column, a, stride, advance, step = fn.args
         p = {n: b.param(dims, at) for n, at in self.size.items()}
         pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
         strip_bytes = i.mul(p["pitch"], b.i64(k.panel))
@@ -189,49 +238,78 @@ class _Emitter(TextEmitter):
         epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks, hold=True)
         sums = b.alloca(self.vector, b.i64(height * s.vectors))
         steps = i.udiv(p["pitch"], b.i64(BYTES))
+        w = self.window.load(b, dims) if self.window is not None else {}
 
         def tile(at: Any, _: list[Any]) -> Sequence[Any]:
-            rows = b.at(a, i.mul(at, a_stride), I8)
+            rows = b.at(a, i.mul(at, advance), I8)
             if s.how == "tiles":
-                self._tile_product(b, height // ROWS, rows, a_stride, b_strip, steps, sums)
+                self._tile_product(
+                    b, w, height // ROWS, (rows, b.at(rows, i.mul(advance, b.i64(ROWS)), I8)), stride, step, b_strip, steps, sums
+                )
             else:
-                self._vector_product(b, height, rows, a_stride, b_strip, i.udiv(i.add(p["row_bytes"], b.i64(3)), b.i64(4)), sums)
+                self._vector_product(b, height, rows, stride, b_strip, i.udiv(i.add(p["row_bytes"], b.i64(3)), b.i64(4)), sums)
 
-            def finish(r: Any, _: list[Any]) -> Sequence[Any]:
+            def store(r: Any, m: Any) -> None:
                 line = b.at(sums, i.mul(r, b.i64(s.vectors)), self.vector)
                 acc = [b.load(self.vector, b.at(line, b.i64(v), self.vector), 16) for v in range(s.vectors)]
-                m = i.add(block_start, i.add(at, r))
                 epilogue.row(m, acc, b.at(c, i.mul(m, p["ldc"]), element))
+
+            end = b.smin(row_end, i.add(at, b.i64(height)))
+            if self.window is not None:
+                self.window.stored(b, w, at, end, block_start, store)
                 return ()
 
-            b.loop(b.i64(0), b.smin(i.sub(row_end, at), b.i64(height)), b.i64(1), [], finish)
+            def finish(r: Any, _: list[Any]) -> Sequence[Any]:
+                store(r, i.add(block_start, i.add(at, r)))
+                return ()
+
+            b.loop(b.i64(0), i.sub(end, at), b.i64(1), [], finish)
             return ()
 
         b.loop(row, row_end, b.i64(height), [], tile)
         i.ret_void()
         return fn
 
-    def _tile_product(self, b: Builder, high: int, rows: Any, stride: Any, b_strip: Any, steps: Any, sums: Any) -> None:
+    def _tile_product(
+        self, b: Builder, w: Sizes, high: int, rows: Sequence[Any], stride: Any, step: Any, b_strip: Any, steps: Any, sums: Any
+    ) -> None:
         """16·high rows by 32 columns: sums in tiles 0 … 3, A in 4 and 5, B in 6 and 7."""
         i, t = b.ir, Tiles(b, self.kind.a)
-        pitch = b.i64(self.kernel.panel * 4)
-        below = b.at(rows, i.mul(stride, b.i64(ROWS)), I8)
+        width = 4 * self.kernel.panel
+        pitch = b.i64(width)
         for x in range(2 * high):
             t.zero(x)
 
-        def step(at: Any, _: list[Any]) -> Sequence[Any]:
-            start = i.mul(at, b.i64(BYTES))
-            line = b.at(b_strip, i.mul(at, b.i64(ROWS * 4 * self.kernel.panel)), I8)
-            for x, base in enumerate((rows, below)[:high]):
-                t.load(4 + x, b.at(base, start, I8), stride)
+        def multiply(starts: Sequence[Any], line: Any) -> Any:
+            for x in range(0, ROWS * width, BYTES):
+                t.prefetch(b.at(line, b.i64(_AHEAD + x), I8))
+            for x, start in enumerate(starts):
+                t.load(4 + x, start, stride)
             for y in range(2):
                 t.load(6 + y, b.at(line, b.i64(y * BYTES), I8), pitch)
             for x in range(high):
                 for y in range(2):
                     t.multiply(2 * x + y, 4 + x, 6 + y)
-            return ()
+            return b.at(line, b.i64(ROWS * width), I8)
 
-        b.loop(b.i64(0), steps, b.i64(1), [], step)
+        if self.window is not None:
+            below = i.mul(stride, b.i64(ROWS))
+
+            def tap(start: Any, size: Any, line: Any) -> Any:
+                def along(at: Any, carried: list[Any]) -> Sequence[Any]:
+                    first = b.at(start, at, I8)
+                    return [multiply((first, b.at(first, below, I8))[:high], carried[0])]
+
+                return b.loop(b.i64(0), size, b.i64(BYTES), [line], along)[0]
+
+            self.window.taps(b, w, rows[0], b_strip, tap)
+        else:
+
+            def along(at: Any, carried: list[Any]) -> Sequence[Any]:
+                offset = i.mul(at, step)
+                return [multiply([b.at(row, offset, I8) for row in rows[:high]], carried[0])]
+
+            b.loop(b.i64(0), steps, b.i64(1), [b_strip], along)
         for x in range(high):
             for y in range(2):
                 t.store(2 * x + y, b.at(sums, b.i64(x * ROWS * 4 * self.kernel.panel + y * BYTES), I8), pitch)

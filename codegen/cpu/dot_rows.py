@@ -46,6 +46,22 @@ class Copier:
         b.loop(b.i64(0), whole, b.i64(self.wide), [], move(t))
         b.loop(whole, size, b.i64(1), [], move(I8))
 
+    def copy_padded(self, to: Any, source: Any, size: Any) -> None:
+        """Less than a line, and zeros up to its end; where stores can be masked."""
+        b, i = self.b, self.b.ir
+        mask = i.bitcast(self._first(size), vec(I1, _LINE))
+        i.store(b.masked_load(vec(I8, _LINE), source, mask, 1), to, align=1)
+
+    def lines(self, to: Any, source: Any, size: Any) -> None:
+        """Whole lines of 64 bytes."""
+        b, t = self.b, vec(I8, _LINE)
+
+        def move(at: Any, _: list[Any]) -> Sequence[Any]:
+            b.ir.store(b.load(t, b.at(source, at, I8)), b.at(to, at, I8), align=1)
+            return ()
+
+        b.loop(b.i64(0), size, b.i64(_LINE), [], move)
+
     def fill(self, to: Any, value: Any, size: Any) -> None:
         """At least `size` bytes, up to 63 more, each `value` (a vector of it)."""
         b = self.b
@@ -75,6 +91,28 @@ def gather_plain(b: Builder, copier: Copier, source: Any, stride: Any, size: Any
         out = b.at(to, i.mul(r, pitch), I8)
         copier.copy(out, b.at(source, i.mul(r, stride), I8), size)
         copier.fill(b.at(out, size, I8), zero, i.sub(pitch, size))
+        return ()
+
+    b.loop(b.i64(0), rows, b.i64(1), [], row)
+
+
+def gather_tiles(b: Builder, copier: Copier, source: Any, stride: Any, size: Any, to: Any, pitch: Any, rows: Any) -> None:
+    """The same as tiles of 16 rows by 64 bytes, those of 16 rows one behind the other. Reads no more than `size` bytes of a row."""
+    i = b.ir
+    whole = i.and_(size, b.i64(-_LINE))
+    t = vec(I8, _LINE)
+
+    def row(r: Any, _: list[Any]) -> Sequence[Any]:
+        line = i.add(i.mul(i.and_(r, b.i64(-16)), pitch), i.mul(i.and_(r, b.i64(15)), b.i64(_LINE)))
+        start, out = b.at(source, i.mul(r, stride), I8), b.at(to, line, I8)
+
+        def move(at: Any, _: list[Any]) -> Sequence[Any]:
+            i.store(b.load(t, b.at(start, at, I8)), b.at(out, i.mul(at, b.i64(16)), I8), align=_LINE)
+            return ()
+
+        b.loop(b.i64(0), whole, b.i64(_LINE), [], move)
+        with i.if_then(i.icmp_signed("<", whole, size)):
+            copier.copy_padded(b.at(out, i.mul(whole, b.i64(16)), I8), b.at(start, whole, I8), i.sub(size, whole))
         return ()
 
     b.loop(b.i64(0), rows, b.i64(1), [], row)

@@ -6,15 +6,19 @@ import math
 from dataclasses import dataclass
 
 from ...errors import CodegenError
-from ...ir import Dim, ceildiv
+from ...ir import Dim, ceildiv, floordiv
 from ..kernel import ContractKernel
 from ..packing import padded_k
 from .dot import dot_kind, instruction, vector_instruction
+from .dot_window import WindowShape, window_shape
 from .target import CpuTarget
 
 _ROW_BYTES = 40 << 10  # of A in a unit: about the first-level cache, where every strip of B meets it
 _COLUMN_BYTES = 1 << 20  # of B in a unit: half of a 2 MB second-level cache
 _GATHERED_BYTES = 1 << 21  # the same where gathering the rows of A again would cost more than reading B again
+_CONFLICT = 2048  # bytes between rows of A: 16 of them meet in so few sets of the cache that they push each other out
+_COPIED = 128  # columns of B from which copying such rows is worth it
+_STRIPS = 2  # of B, that a unit has for the sake of more units
 _SHORT_ROW = 32  # bytes of K that half fill a tile register: vectors take no longer
 _UNIT_OPS = 8_000_000  # 4 to 20 µs of one core
 _HEIGHTS = {"tiles": (32, 16), 16: (12, 4, 1), 8: (2, 1), 4: (1,)}  # rows of a register tile, by lanes of a vector
@@ -24,8 +28,9 @@ _HEIGHTS = {"tiles": (32, 16), 16: (12, 4, 1), 8: (2, 1), 4: (1,)}  # rows of a 
 class DotSchedule:
     """`how`: row of the table in `dot.py`. `rows` × `strips` (of `panel` columns) make a unit; `heights` are the row tiles.
 
-    `gather`: rows of A are copied first ("conv": taps; "matmul": where K does not fill 64-byte rows, "tail": only for the
-    last rows of a product that do not fill a tile; "never").
+    `gather`: rows of A are copied first ("conv": taps; "window": a band of the image, of `rows` output rows; "matmul": where
+    K does not fill 64-byte rows, or rows lie so that they push each other out of the cache; "tail": only the last rows of a
+    product, which do not fill a tile; "never"). On tile registers "matmul" and "tail" copy to whole tiles.
     """
 
     how: str
@@ -39,6 +44,7 @@ class DotSchedule:
     strips: Dim
     chunks: Dim
     masked: bool  # N does not fill its last strip
+    window: WindowShape | None = None
 
 
 def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
@@ -58,6 +64,10 @@ def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
     step = heights[0]
     rows = max(step, min(256, _ROW_BYTES // max(1, row_bytes)) // step * step)
     total_strips = ceildiv(kernel.n, kernel.panel)
+    masked = not (isinstance(kernel.n, int) and kernel.n % kernel.panel == 0)
+    window = window_shape(kernel, size) if how == "tiles" else None
+    if window is not None and isinstance(total_strips, int):
+        return _windowed(kernel, window, lanes, row_bytes, total_strips, masked)
     limit = _COLUMN_BYTES if plain else _GATHERED_BYTES
     strips = max(1, limit // max(1, row_bytes * kernel.panel))
     if isinstance(total_strips, int):
@@ -67,15 +77,39 @@ def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
             rows = min(rows, -(-max(1, kernel.m) // step) * step)
             work = 2 * kernel.m * (row_bytes // size) * kernel.panel * total_strips
             wanted = min(16, work // _UNIT_OPS)
-            while plain and strips > 1 and -(-kernel.m // rows) * -(-total_strips // strips) < wanted:
+            while plain and strips > _STRIPS and -(-kernel.m // rows) * -(-total_strips // strips) < wanted:
                 strips = -(-strips // 2)
-    aligned = isinstance(kernel.k, int) and kernel.k * size % (64 if how == "tiles" else 4) == 0
-    gather = "conv" if not plain else "matmul" if not aligned else "tail" if how == "tiles" else "never"
-    if isinstance(kernel.m, int) and gather == "tail" and kernel.m % 16 == 0:
-        gather = "never"
+    gather = _gather(kernel, how, size) if plain else "conv"
     return DotSchedule(
         how, lanes, kernel.panel // lanes, heights, gather, not plain and _segments(kernel), rows, ceildiv(kernel.m, rows),
-        strips, ceildiv(total_strips, strips), not (isinstance(kernel.n, int) and kernel.n % kernel.panel == 0),
+        strips, ceildiv(total_strips, strips), masked,
+    )  # fmt: skip
+
+
+def _gather(kernel: ContractKernel, how: str, size: int) -> str:
+    """Of rows at a stride."""
+    if not isinstance(kernel.k, int) or kernel.k * size % (64 if how == "tiles" else 4):
+        return "matmul"
+    if how != "tiles":
+        return "never"
+    if isinstance(kernel.lda, int) and kernel.lda * size % _CONFLICT == 0 and not (isinstance(kernel.n, int) and kernel.n < _COPIED):
+        return "matmul"
+    return "never" if isinstance(kernel.m, int) and kernel.m % 16 == 0 else "tail"
+
+
+def _windowed(kernel: ContractKernel, window: WindowShape, lanes: int, row_bytes: int, total_strips: int, masked: bool) -> DotSchedule:
+    pixels = math.prod(window.out)
+    images = kernel.m // pixels if isinstance(kernel.m, int) else 1
+    wanted = min(16, 2 * images * pixels * row_bytes * kernel.n // _UNIT_OPS)  # type: ignore[operator]
+    rows = window.band(images, wanted)
+    bands = -(-window.out[0] // rows)
+    strips = max(1, _COLUMN_BYTES // max(1, row_bytes * kernel.panel))
+    while strips > 1 and images * bands * -(-total_strips // strips) < wanted:
+        strips = -(-strips // 2)
+    strips = -(-total_strips // -(-total_strips // strips))
+    return DotSchedule(
+        "tiles", lanes, kernel.panel // lanes, _HEIGHTS["tiles"], "window", False, rows, floordiv(kernel.m, pixels) * bands, strips,
+        -(-total_strips // strips), masked, window,
     )  # fmt: skip
 
 

@@ -53,12 +53,19 @@ def column_stride(offset: E) -> int | None:
     return known[id(offset)]
 
 
+def unrounded(e: E) -> E:
+    """What is stored, without a rounding to 16 bits that storing does anyway."""
+    rounds = isinstance(e, Cast) and e.dtype in (DType.BF16, DType.F16) and e.arg.dtype is DType.F32
+    return e.arg if rounds else e  # type: ignore[attr-defined]
+
+
 class Epilogue:
     """Checked once per kernel; `begin` starts it in a function, `row` finishes one row of a tile."""
 
     def __init__(self, kernel: ContractKernel | GroupedKernel | WinogradKernel, params: Params, target: CpuTarget, lanes: int) -> None:
         self.kernel, self.target, self.lanes = kernel, target, lanes
-        self.order = postorder([kernel.epilogue], lambda e: () if isinstance(e, Load) else children(e))
+        self.flush = kernel.operands[0].dtype is DType.BF16  # as the product itself does
+        self.order = postorder([unrounded(kernel.epilogue)], lambda e: () if isinstance(e, Load) else children(e))
         self.strides: dict[int, int] = {}
         self.slots: dict[int, int] = {}  # sizes go to the params table, so that they do not tell kernels apart
         for e in self.order:
@@ -114,7 +121,7 @@ class ActiveEpilogue:
         self.e, self.b, self.pointers, self.column, self.masks = e, b, pointers, column, masks
         self.axes = {_B: batch, _N: column}
         self.sizes = {key: b.param(dims, slot) for key, slot in e.slots.items()}
-        self.math = Functions(b, e.lanes, e.target)
+        self.math = Functions(b, e.lanes, e.target, e.flush)
         self.out = e.kernel.operands[-1].dtype
         self.held: dict[tuple[int, int], Any] = {}
 

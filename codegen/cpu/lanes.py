@@ -12,7 +12,7 @@ from llvmlite import ir
 
 from ...errors import CodegenError
 from ...ir import DType
-from .build import I16, I32, Builder, Splat, mangle, storage, vec
+from .build import I16, I32, BFloat, Builder, Splat, mangle, storage, vec
 from .minifloat import FORMATS, decode, encode
 from .target import CpuTarget
 
@@ -33,8 +33,11 @@ def compute(dtype: DType) -> DType:
 
 
 class Lanes:
-    def __init__(self, b: Builder, lanes: int, target: CpuTarget) -> None:
+    """`flush`: subnormal numbers may become zero where they are rounded to bfloat16, as they do in products of bfloat16."""
+
+    def __init__(self, b: Builder, lanes: int, target: CpuTarget, flush: bool = False) -> None:
         self.b, self.lanes, self.target = b, lanes, target
+        self.native_bf16 = flush and lanes == 16 and "avx512bf16" in target.features and target.vector_bits == 512
 
     def type(self, dtype: DType) -> Any:
         return vec(ir.IntType(1) if dtype is DType.BOOL else storage(compute(dtype)), self.lanes)
@@ -69,6 +72,9 @@ class Lanes:
             return i.zext(x, vec(storage(dtype), self.lanes))
         if dtype is DType.F16:
             return i.fptrunc(x, vec(storage(dtype), self.lanes)) if self.target.half else encode(self.b, x, dtype)
+        if dtype is DType.BF16 and self.native_bf16:
+            got = self.b.call("llvm.x86.avx512bf16.cvtneps2bf16.512", ir.VectorType(BFloat(), self.lanes), x)
+            return i.bitcast(got, vec(I16, self.lanes))
         if dtype is DType.BF16:  # round to nearest even; a NaN keeps a set mantissa bit
             wide = vec(I32, self.lanes)
 

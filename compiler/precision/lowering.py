@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from ...errors import InputError
 from ...ir import Graph, Value
 from ...passes.base import PassContext
-from ...passes.pipelines import CLEAN
+from ...passes.pipelines import CLEAN, run_passes
 from ...passes.precision import LowerPrecision, layers
+from ...passes.shared_rounding import SharedRounding
 from ...runtime.module import Module
 from ..api import compile_graph
 from ..inputs import specs_of_module
@@ -97,7 +98,8 @@ class Workbench:
 def lowered(graph: Graph, chooser: Chooser, assignment: Assignment) -> Graph:
     """The graph with layers at their precisions, cleaned up."""
     ctx = PassContext()
-    return CLEAN.run(LowerPrecision(chooser.choices(assignment)).run(graph, ctx), ctx)
+    passes = (LowerPrecision(chooser.choices(assignment)), CLEAN, SharedRounding(), CLEAN)
+    return run_passes(graph, passes, ctx)
 
 
 def lower_precision(graph: Graph, options: Precision, *, threads: int | None = None, tell: Progress | None = None) -> Lowered:

@@ -9,6 +9,7 @@ import pytest
 from mlc.codegen.cpu.compile import compile_ir
 from mlc.codegen.cpu.dot import dot_kind, instruction
 from mlc.codegen.cpu.dot_contract import emit_dot_contract
+from mlc.codegen.cpu.dot_schedule import schedule_dot
 from mlc.codegen.cpu.target import CpuTarget, host, missing_features, parse
 from mlc.codegen.expr import Acc, Axis, Call, Cast, Load, Num, quantizing
 from mlc.codegen.interpret import run_kernel
@@ -157,7 +158,35 @@ class TestEveryInstruction:
         )  # fmt: skip
         compare(kern, [x.reshape(-1), packed, border], (m, o), target, parts=2)
 
-    @pytest.mark.parametrize("m,n,k", [(1, 33, 7), (40, 32, 64), (17, 70, 129)])
+    @pytest.mark.parametrize(
+        "c,spatial,kernel,stride,pad,dilation,groups",
+        [
+            (64, (11, 9), (3, 3), 1, (1, 1), 1, 1),
+            (64, (12, 9), (3, 3), 2, (1, 1), 1, 1),
+            (128, (12, 7), (3, 2), 3, (0, 1), 2, 2),
+            (64, (13, 10), (5, 3), (1, 2), (2, 0), 1, 1),
+            (64, (40,), (3,), 1, (1,), 2, 1),
+            (64, (3, 5), (3, 3), 4, (2, 2), 1, 1),
+        ],
+    )
+    def test_convolution_of_whole_lines(self, c, spatial, kernel, stride, pad, dilation, groups, target):
+        """Channels that fill lines of 64 bytes; two images, columns that do not fill a strip, several units."""
+        o, rank = 40 * groups, len(spatial)
+        strides = stride if isinstance(stride, tuple) else (stride,) * rank
+        x = bytes_of((2, *spatial, c), np.uint8)
+        w = bytes_of((groups, int(np.prod(kernel)) * c // groups, 40), np.int8, 1)
+        packed = pack_b(w, PANEL, 4)
+        out = tuple((s + 2 * p - dilation * (t - 1) - 1) // d + 1 for s, p, t, d in zip(spatial, pad, kernel, strides, strict=True))
+        m, k = 2 * int(np.prod(out)), w.shape[1]
+        border = np.asarray([113], np.uint8)
+        conv = ConvGeometry(spatial, out, kernel, strides, pad, (dilation,) * rank)
+        kern = ContractKernel(
+            groups, m, 40, k, operands(x, packed, border, numel=m * o), c, c // groups, packed_size(k, 40, PANEL, 4), o, 40,
+            Acc(dtype=DType.I32), conv, PANEL, 4, 2,
+        )  # fmt: skip
+        compare(kern, [x.reshape(-1), packed, border], (m, o), target, parts=3)
+
+    @pytest.mark.parametrize("m,n,k", [(1, 33, 7), (40, 32, 64), (17, 70, 129), (35, 160, 1024)])
     def test_bfloat16(self, m, n, k, target):
         r = np.random.default_rng(0)
         a, b = (r.standard_normal(s).astype(np.float32).astype(DType.BF16.np) for s in ((m, k), (k, n)))
@@ -166,6 +195,21 @@ class TestEveryInstruction:
             1, m, n, k, operands(a, packed, out=DType.F32, numel=m * n), k, 0, 0, n, 0, Acc(dtype=DType.F32), panel=PANEL, group=2
         )
         compare(kernel, [a.reshape(-1), packed], (m, n), target)
+
+
+def test_bands_of_an_image():
+    """A tall image is cut into bands, whose copies overlap; the batch is symbolic."""
+    target = host()
+    n = sym("n")
+    x, w = bytes_of((2, 90, 33, 64), np.uint8), bytes_of((9 * 64, 32), np.int8, 1)
+    packed = pack_b(w, PANEL, 4)
+    conv = ConvGeometry((90, 33), (90, 33), (3, 3), (1, 1), (1, 1), (1, 1))
+    ops = operands(x, packed, np.zeros(1, np.uint8), numel=2 * 90 * 33 * 32)
+    kern = ContractKernel(1, n * 90 * 33, 32, 9 * 64, ops, 64, 64, 0, 32, 32, Acc(dtype=DType.I32), conv, PANEL, 4, 2)
+    schedule = schedule_dot(kern, target)
+    if schedule.window is not None:
+        assert isinstance(schedule.rows, int) and schedule.rows < 90 and evaluate(schedule.blocks, {"n": 2}) >= 4
+    compare(kern, [x.reshape(-1), packed, np.full(1, 9, np.uint8)], (2, 90, 33, 32), target, {"n": 2}, parts=3)
 
 
 @pytest.mark.parametrize("zero,low,high,found", [(3.0, 0.0, 255.0, True), (0.5, 0.0, 255.0, False), (3.0, 0.5, 255.0, False),

@@ -1,0 +1,80 @@
+"""What products round to 16 bits is rounded once, where it is computed, for all of its readers.
+
+    y = conv(…);  dotconv(cast<bf16>(y), …);  add(y, …)   →   z = cast<bf16>(y);  dotconv(z, …);  add(cast<f32>(z), …)
+
+A layer's result is then stored in 16 bits alone: residual sums and pools read half the bytes, and no kernel only converts.
+Sums, norms and softmax still compute in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir import Const, DType, Elementwise, Graph, Input, Node, Value
+from ..ir.ops import Cast, Concat, Pool, Reduce, Reshape, Slice, Transpose
+from .base import Pass, PassContext, apply
+
+_MOVES = (Concat, Transpose, Reshape, Slice)
+_READERS = (Elementwise, Pool, Reduce, *_MOVES)  # whose results are no more sensitive than the product's
+_ROUNDS = 8  # moves behind one another that a rounding goes past
+
+
+@dataclass(frozen=True)
+class SharedRounding(Pass):
+    """`dtype`: the 16-bit type that products take."""
+
+    dtype: DType = DType.BF16
+
+    def run(self, graph: Graph, ctx: PassContext) -> Graph:
+        if not any(self._rounds(n) for n in graph.nodes):
+            return graph
+        for _ in range(_ROUNDS):
+            new = self._hoisted(graph)
+            if new is graph:
+                break
+            graph = new
+        return self._shared(graph)
+
+    def _rounds(self, node: Node) -> bool:
+        return isinstance(node.op, Cast) and node.op.dtype is self.dtype and node.inputs[0].dtype is DType.F32
+
+    def _wanted(self, graph: Graph, v: Value) -> bool:
+        """Whether somebody rounds v, and everybody may read it rounded."""
+        users = graph.uses.get(v, ())
+        return (
+            v not in graph.kept
+            and v.dtype is DType.F32
+            and any(self._rounds(n) for n in users)
+            and all(self._rounds(n) or isinstance(n.op, _READERS) for n in users)
+        )
+
+    def _hoisted(self, graph: Graph) -> Graph:
+        """Moves and maxima of what is rounded next: of the rounded operands. Rounding keeps order."""
+
+        def before(v: Value) -> bool:
+            op = v.node.op
+            moves = isinstance(op, _MOVES) or (isinstance(op, Pool) and op.kind == "max")
+            return moves and self._wanted(graph, v) and all(self._free(graph, u) for u in v.node.inputs)
+
+        def visit(node: Node, ins: tuple[Value, ...]) -> tuple[Value, ...] | None:
+            if len(node.types) != 1 or not before(node.out):
+                return None
+            rounded = apply(node.op, *(apply(Cast(self.dtype), v, loc=node.loc) for v in ins), loc=node.loc)
+            return (apply(Cast(DType.F32), rounded, loc=node.loc),)
+
+        return graph.rewrite(visit)
+
+    def _free(self, graph: Graph, v: Value) -> bool:
+        readers = graph.uses.get(v, ())
+        return v not in graph.kept and not isinstance(v.node.op, Input) and all(isinstance(n.op, _READERS) for n in readers)
+
+    def _shared(self, graph: Graph) -> Graph:
+        def visit(node: Node, ins: tuple[Value, ...]) -> tuple[Value, ...] | None:
+            if len(node.types) != 1 or isinstance(node.op, (Const, Input)) or not self._wanted(graph, node.out):
+                return None
+            if all(self._rounds(n) for n in graph.uses[node.out]):
+                return None
+            result = node.out if ins == node.inputs else Node.make(node.op, ins, node.loc).out
+            return (apply(Cast(DType.F32), apply(Cast(self.dtype), result, loc=node.loc), loc=node.loc),)
+
+        return graph.rewrite(visit)
