@@ -6,7 +6,7 @@ copied once (`dot_rows.py`). A register tile leaves its sums in a small array, f
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,19 +15,17 @@ from llvmlite import ir
 from ...ir import Dim, prod
 from ..kernel import ContractKernel
 from ..packing import padded_k
-from .build import I8, I64, PTR, Builder, Params, storage, vec
-from .dot import VectorDot, accumulator, dot_kind
+from .build import I8, I64, PTR, Builder, Params, vec
+from .dot import dot_kind
 from .dot_rows import ConvGather, Copier, gather_plain, gather_tiles
 from .dot_schedule import DotSchedule, schedule_dot
+from .dot_tile import RegisterTile, Sizes
 from .dot_window import Window
 from .emitted import PLACEHOLDER, Emitted, named
 from .epilogue import Epilogue
 from .target import CpuTarget
 from .text_cache import TextEmitter, text_of
 from .tiles import BYTES, ROWS, Tiles
-
-Sizes = Mapping[str, Any]  # params by name, in registers
-_AHEAD = 8 << 10  # bytes of B that are fetched before they are multiplied; half of that leaves a tenth of the bandwidth unused
 
 
 def emit_dot_contract(kernel: ContractKernel, target: CpuTarget) -> Emitted:
@@ -41,7 +39,6 @@ class _Emitter(TextEmitter):
     def __init__(self, kernel: ContractKernel, schedule: DotSchedule, target: CpuTarget) -> None:
         self.kernel, self.schedule, self.target = kernel, schedule, target
         self.kind = dot_kind(kernel.operands[0].dtype, kernel.operands[1].dtype)
-        self.vector = accumulator(self.kind, schedule.lanes)
         self.params = Params()
         k, grouped = kernel, kernel.conv is not None
         taps = prod(k.conv.kernel) if k.conv is not None else 1
@@ -64,6 +61,7 @@ class _Emitter(TextEmitter):
             assert isinstance(schedule.rows, int)
             self.window = Window(schedule.window, schedule.rows, self.params)
         self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
+        self.tile = RegisterTile(kernel, schedule, self.size, self.window, self.epilogue)
 
     def fingerprint(self) -> Hashable:
         """Everything that the text depends on: what the schedule fixes, but no sizes."""
@@ -85,7 +83,7 @@ class _Emitter(TextEmitter):
     def text(self) -> tuple[str, str]:
         self.module = ir.Module(name="kernel")
         masks = (False, True) if self.schedule.masked else (False,)
-        tiles = {(h, masked): self._tile_function(h, masked) for h in self.schedule.heights for masked in masks}
+        tiles = {(h, masked): self.tile.emit(self.module, h, masked) for h in self.schedule.heights for masked in masks}
         self._entry(tiles)
         return named(str(self.module))
 
@@ -215,120 +213,3 @@ class _Emitter(TextEmitter):
                     end = b.smin(rounded, rows)
             call(h, done, end)
             done = end
-
-    def _tile_function(self, height: int, masked: bool) -> ir.Function:
-        """void tile(bufs, dims, batch, block_start, row, row_end, column, a, stride, advance, step): rows of a block by one strip."""
-        s, k = self.schedule, self.kernel
-        name = f"{PLACEHOLDER}.{height}{'t' if masked else ''}"
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 5, PTR, *[I64] * 3]), name)
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
-        b = Builder(fn)
-        i = b.ir
-        bufs, dims, batch, block_start, row, row_end, column, a, stride, advance, step = fn.args
-        p = {n: b.param(dims, at) for n, at in self.size.items()}
-        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
-        strip_bytes = i.mul(p["pitch"], b.i64(k.panel))
-        offset = i.mul(i.udiv(column, b.i64(k.panel)), strip_bytes)
-        b_strip = b.at(pointers[1], i.add(i.mul(batch, p["b_batch"]), offset), I8)
-        element = storage(k.operands[-1].dtype)
-        c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), element)
-        live = i.sub(p["n"], column)
-        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
-        epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks, hold=True)
-        sums = b.alloca(self.vector, b.i64(height * s.vectors))
-        steps = i.udiv(p["pitch"], b.i64(BYTES))
-        w = self.window.load(b, dims) if self.window is not None else {}
-
-        def tile(at: Any, _: list[Any]) -> Sequence[Any]:
-            rows = b.at(a, i.mul(at, advance), I8)
-            if s.how == "tiles":
-                self._tile_product(
-                    b, w, height // ROWS, (rows, b.at(rows, i.mul(advance, b.i64(ROWS)), I8)), stride, step, b_strip, steps, sums
-                )
-            else:
-                self._vector_product(b, height, rows, stride, b_strip, i.udiv(i.add(p["row_bytes"], b.i64(3)), b.i64(4)), sums)
-
-            def store(r: Any, m: Any) -> None:
-                line = b.at(sums, i.mul(r, b.i64(s.vectors)), self.vector)
-                acc = [b.load(self.vector, b.at(line, b.i64(v), self.vector), 16) for v in range(s.vectors)]
-                epilogue.row(m, acc, b.at(c, i.mul(m, p["ldc"]), element))
-
-            end = b.smin(row_end, i.add(at, b.i64(height)))
-            if self.window is not None:
-                self.window.stored(b, w, at, end, block_start, store)
-                return ()
-
-            def finish(r: Any, _: list[Any]) -> Sequence[Any]:
-                store(r, i.add(block_start, i.add(at, r)))
-                return ()
-
-            b.loop(b.i64(0), i.sub(end, at), b.i64(1), [], finish)
-            return ()
-
-        b.loop(row, row_end, b.i64(height), [], tile)
-        i.ret_void()
-        return fn
-
-    def _tile_product(
-        self, b: Builder, w: Sizes, high: int, rows: Sequence[Any], stride: Any, step: Any, b_strip: Any, steps: Any, sums: Any
-    ) -> None:
-        """16·high rows by 32 columns: sums in tiles 0 … 3, A in 4 and 5, B in 6 and 7."""
-        i, t = b.ir, Tiles(b, self.kind.a)
-        width = 4 * self.kernel.panel
-        pitch = b.i64(width)
-        for x in range(2 * high):
-            t.zero(x)
-
-        def multiply(starts: Sequence[Any], line: Any) -> Any:
-            for x in range(0, ROWS * width, BYTES):
-                t.prefetch(b.at(line, b.i64(_AHEAD + x), I8))
-            for x, start in enumerate(starts):
-                t.load(4 + x, start, stride)
-            for y in range(2):
-                t.load(6 + y, b.at(line, b.i64(y * BYTES), I8), pitch)
-            for x in range(high):
-                for y in range(2):
-                    t.multiply(2 * x + y, 4 + x, 6 + y)
-            return b.at(line, b.i64(ROWS * width), I8)
-
-        if self.window is not None:
-            below = i.mul(stride, b.i64(ROWS))
-
-            def tap(start: Any, size: Any, line: Any) -> Any:
-                def along(at: Any, carried: list[Any]) -> Sequence[Any]:
-                    first = b.at(start, at, I8)
-                    return [multiply((first, b.at(first, below, I8))[:high], carried[0])]
-
-                return b.loop(b.i64(0), size, b.i64(BYTES), [line], along)[0]
-
-            self.window.taps(b, w, rows[0], b_strip, tap)
-        else:
-
-            def along(at: Any, carried: list[Any]) -> Sequence[Any]:
-                offset = i.mul(at, step)
-                return [multiply([b.at(row, offset, I8) for row in rows[:high]], carried[0])]
-
-            b.loop(b.i64(0), steps, b.i64(1), [b_strip], along)
-        for x in range(high):
-            for y in range(2):
-                t.store(2 * x + y, b.at(sums, b.i64(x * ROWS * 4 * self.kernel.panel + y * BYTES), I8), pitch)
-
-    def _vector_product(self, b: Builder, height: int, rows: Any, stride: Any, b_strip: Any, steps: Any, sums: Any) -> None:
-        i, s = b.ir, self.schedule
-        dot = VectorDot(self.kind, s.how, s.lanes)
-        lanes = vec(ir.IntType(32), s.lanes)
-        starts = [b.at(rows, i.mul(stride, b.i64(r)), I8) for r in range(height)]
-
-        def step(at: Any, acc: list[Any]) -> Sequence[Any]:
-            line = b.at(b_strip, i.mul(at, b.i64(4 * self.kernel.panel)), I8)
-            y = [b.load(lanes, b.at(line, b.i64(4 * s.lanes * v), I8), 4) for v in range(s.vectors)]
-            out = []
-            for r, start in enumerate(starts):
-                x = b.splat(b.load(ir.IntType(32), b.at(start, i.mul(at, b.i64(4)), I8), 1), s.lanes)
-                out += [dot(b, acc[r * s.vectors + v], x, y[v]) for v in range(s.vectors)]
-            return out
-
-        zero = ir.Constant(self.vector, None)
-        for x, value in enumerate(b.loop(b.i64(0), steps, b.i64(1), [zero] * (height * s.vectors), step)):
-            i.store(value, b.at(sums, b.i64(x), self.vector), align=16)

@@ -16,6 +16,7 @@ from .target import CpuTarget
 _ROW_BYTES = 40 << 10  # of A in a unit: about the first-level cache, where every strip of B meets it
 _COLUMN_BYTES = 1 << 20  # of B in a unit: half of a 2 MB second-level cache
 _GATHERED_BYTES = 1 << 21  # the same where gathering the rows of A again would cost more than reading B again
+_KEPT = 1 << 18  # elements of B that stay in a cache
 _CONFLICT = 2048  # bytes between rows of A: 16 of them meet in so few sets of the cache that they push each other out
 _COPIED = 128  # columns of B from which copying such rows is worth it
 _STRIPS = 2  # of B, that a unit has for the sake of more units
@@ -45,6 +46,7 @@ class DotSchedule:
     chunks: Dim
     masked: bool  # N does not fill its last strip
     window: WindowShape | None = None
+    fetch: str = "b"  # what tile registers' loops ask memory for ahead of its use: the packed operand, or rows "a" of the next tile
 
 
 def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
@@ -82,8 +84,14 @@ def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
     gather = _gather(kernel, how, size) if plain else "conv"
     return DotSchedule(
         how, lanes, kernel.panel // lanes, heights, gather, not plain and _segments(kernel), rows, ceildiv(kernel.m, rows),
-        strips, ceildiv(total_strips, strips), masked,
+        strips, ceildiv(total_strips, strips), masked, fetch="a" if gather in ("never", "tail") and _tall(kernel) else "b",
     )  # fmt: skip
+
+
+def _tall(kernel: ContractKernel) -> bool:
+    """Whether more bytes of A than of B come from memory, B being kept by the second-level cache."""
+    sizes = (kernel.m, kernel.n, kernel.k)
+    return all(isinstance(d, int) for d in sizes) and kernel.m >= 4 * kernel.n and kernel.n * kernel.k <= _KEPT  # type: ignore[operator]
 
 
 def _gather(kernel: ContractKernel, how: str, size: int) -> str:
@@ -100,7 +108,7 @@ def _gather(kernel: ContractKernel, how: str, size: int) -> str:
 def _windowed(kernel: ContractKernel, window: WindowShape, lanes: int, row_bytes: int, total_strips: int, masked: bool) -> DotSchedule:
     pixels = math.prod(window.out)
     images = kernel.m // pixels if isinstance(kernel.m, int) else 1
-    wanted = min(16, 2 * images * pixels * row_bytes * kernel.n // _UNIT_OPS)  # type: ignore[operator]
+    wanted = min(16, 2 * images * pixels * row_bytes * kernel.panel * total_strips // _UNIT_OPS)
     rows = window.band(images, wanted)
     bands = -(-window.out[0] // rows)
     strips = max(1, _COLUMN_BYTES // max(1, row_bytes * kernel.panel))

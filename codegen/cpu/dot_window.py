@@ -14,6 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from ...ir import Shape
 from ..kernel import ContractKernel
 from .build import I8, Builder, Params
 from .dot_rows import Copier
@@ -73,22 +74,27 @@ def window_shape(kernel: ContractKernel, size: int) -> WindowShape | None:
     if conv is None or len(conv.kernel) > 2 or math.prod(conv.kernel) == 1 or not isinstance(kernel.k, int):
         return None
     fields = (conv.spatial, conv.out_spatial, conv.kernel, conv.strides, conv.pads_lo, conv.dilations)
-    if not all(isinstance(d, int) for field in fields for d in field) or 0 in conv.out_spatial:
-        return None
+    numbers = [_pair(field, neutral) for field, neutral in zip(fields, (1, 1, 1, 1, 0, 1), strict=True)]
     channels = kernel.k // math.prod(conv.kernel)
-    if channels * size % 64:
+    if None in numbers or 0 in conv.out_spatial or channels * size % 64:
         return None
-    lead = 2 - len(conv.kernel)
-    spatial, out, taps, strides, pads, dilations = (
-        ((neutral,) * lead + tuple(int(d) for d in field))
-        for field, neutral in zip(fields, (1, 1, 1, 1, 0, 1), strict=True)  # type: ignore[call-overload]
-    )
+    spatial, out, taps, strides, pads, dilations = (pair for pair in numbers if pair is not None)
     if min(pads) < 0:
         return None
     behind = max(0, (out[1] - 1) * strides[1] + (taps[1] - 1) * dilations[1] - pads[1] - (spatial[1] - 1))
     width = -(-(spatial[1] + max(pads[1], behind)) // strides[1]) * strides[1]
     shape = WindowShape(spatial, out, taps, strides, pads, dilations, width, width // strides[1], channels * size)
     return shape if shape.bytes(1) <= _MOST_BYTES else None
+
+
+def _pair(field: Shape, neutral: int) -> tuple[int, int] | None:
+    """Numbers of two axes, the first of which may be missing; None where one is not known."""
+    match field:
+        case (int(d),):
+            return neutral, d
+        case (int(c), int(d)):
+            return c, d
+    return None
 
 
 class Window:
