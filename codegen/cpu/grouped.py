@@ -7,21 +7,25 @@ becomes floats once a unit (`grouped_expanded.py`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llvmlite import ir
 
+from ...ir import DType
 from ..kernel import GroupedKernel
 from .build import I8, I32, I64, PTR, Builder, Params, Splat, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
 from .epilogue import Epilogue
 from .grouped_expanded import Expanded
 from .grouped_schedule import GroupedSchedule, schedule_grouped
+from .grouped_tiles import TileProduct
 from .product import prefetch
+from .row_tiles import cut_rows
 from .target import CpuTarget
 from .text_cache import TextEmitter, text_of
+from .tiles import Tiles
 
 F32 = ir.FloatType()
 _AHEAD = 2048  # 32-bit words of levels: hardware does not look beyond a page of 4 KiB
@@ -30,6 +34,19 @@ _AHEAD = 2048  # 32-bit words of levels: hardware does not look beyond a page of
 def emit_grouped(kernel: GroupedKernel, target: CpuTarget) -> Emitted:
     """Raises CodegenError for groups or epilogues that cannot be emitted."""
     return _Emitter(kernel, schedule_grouped(kernel, target), target).emit()
+
+
+_TileFunctions = dict[tuple[int, bool], ir.Function]  # by rows, and whether columns are masked
+
+
+@dataclass(frozen=True)
+class _Wide:
+    """Functions for many rows: `expand` a strip of weights, then multiply by `tiles`, or `split` rows of A and use `products`."""
+
+    expand: ir.Function
+    tiles: _TileFunctions = field(default_factory=dict)
+    split: ir.Function | None = None
+    products: dict[bool, ir.Function] = field(default_factory=dict)
 
 
 class _Emitter(TextEmitter):
@@ -43,6 +60,7 @@ class _Emitter(TextEmitter):
         words = -(-kernel.k // self.each)
         group_words = words if kernel.group >= kernel.k else kernel.group // self.each
         sizes = {"m": kernel.m, "n": kernel.n, "lda": kernel.lda, "ldc": kernel.ldc, "rows": schedule.rows, "blocks": schedule.blocks,
+                 "chunk": schedule.chunk, "strips": schedule.strips,
                  "whole": kernel.k // self.each, "words": words, "group": group_words, "groups": -(-kernel.k // kernel.group),
                  "k": kernel.k}  # fmt: skip
         self.size = {name: self.params.add(dim) for name, dim in sizes.items()}
@@ -54,7 +72,7 @@ class _Emitter(TextEmitter):
     def fingerprint(self) -> Hashable:
         """Everything that the text depends on: no sizes."""
         k = self.kernel
-        fixed = replace(self.schedule, rows=0, blocks=0, strips=0)
+        fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunk=0, chunks=0)
         return fixed, k.bits, k.zero, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
     def emit(self) -> Emitted:
@@ -63,8 +81,8 @@ class _Emitter(TextEmitter):
         size: Any = 0
         for o in k.operands:
             size = size + o.numel * o.dtype.itemsize
-        cost = s.rows * s.lanes * s.vectors * k.k * 2
-        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.strips, cost, 2 * k.m * k.n * k.k, size)
+        cost = s.rows * s.lanes * s.vectors * s.chunk * k.k * 2
+        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.chunks, cost, 2 * k.m * k.n * k.k, size)
 
     def text(self) -> tuple[str, str]:
         self.module = ir.Module(name="kernel")
@@ -73,12 +91,16 @@ class _Emitter(TextEmitter):
         self._entry(tiles, self._expanded(masks) if self.schedule.expand else None)
         return named(str(self.module))
 
-    def _expanded(self, masks: tuple[bool, ...]) -> tuple[ir.Function, dict[tuple[int, bool], ir.Function]]:
+    def _expanded(self, masks: tuple[bool, ...]) -> _Wide:
         k, s = self.kernel, self.schedule
-        wide = Expanded(self.module, s, self.target, self.size, k.bits, k.panel, k.zero, not self.needs_sums)
-        out = k.operands[-1].dtype
-        tiles = {(h, masked): wide.tile(h, masked, self.epilogue, len(k.operands), out) for h in s.heights for masked in masks}
-        return wide.expand(self.level), tiles
+        on_tiles = TileProduct(self.module, s, self.target, self.size) if s.tiles else None
+        wide = Expanded(self.module, s, self.target, self.size, k.bits, k.panel, k.zero, not self.needs_sums, on_tiles)
+        out, count = k.operands[-1].dtype, len(k.operands)
+        if on_tiles is not None:
+            products = {masked: on_tiles.product(masked, self.epilogue, count, out) for masked in masks}
+            return _Wide(wide.expand(self.level), split=on_tiles.split(), products=products)
+        tiles = {(h, masked): wide.tile(h, masked, self.epilogue, count, out) for h in s.wide for masked in masks}
+        return _Wide(wide.expand(self.level), tiles)
 
     def level(self, b: Builder, shifted: Any) -> Any:
         """The lowest level of words as floats, without the zero that all share where that costs nothing."""
@@ -91,9 +113,7 @@ class _Emitter(TextEmitter):
             level = b.ir.sub(level, Splat(self.words, self.level_zero))
         return b.ir.sitofp(level, self.vector)
 
-    def _entry(
-        self, tiles: dict[tuple[int, bool], ir.Function], wide: tuple[ir.Function, dict[tuple[int, bool], ir.Function]] | None
-    ) -> None:
+    def _entry(self, tiles: _TileFunctions, wide: _Wide | None) -> None:
         """void kernel(bufs, dims, begin, end): row blocks fastest, so that a strip's levels stay in cache."""
         s = self.schedule
         fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
@@ -102,39 +122,78 @@ class _Emitter(TextEmitter):
         bufs, dims, begin, end = fn.args
         p = {name: b.param(dims, at) for name, at in self.size.items()}
         strip = b.i64(s.lanes * s.vectors)
-        scratch = b.alloca(F32, i.mul(i.mul(p["words"], b.i64(self.each)), strip)) if wide else None
+        deep = i.and_(i.add(p["k"], b.i64(31)), b.i64(-32))  # whole words, and whole steps of AMX tiles
+        scratch = b.alloca(F32, i.mul(deep, strip)) if wide else None
+        split = b.alloca(F32, i.mul(deep, i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32)))) if wide and wide.split else None
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             first = i.mul(i.urem(u, p["blocks"]), p["rows"])
             stop = b.smin(i.add(first, p["rows"]), p["m"])
-            column = i.mul(i.udiv(u, p["blocks"]), strip)
+            count = i.sub(stop, first)
+            begins = i.mul(i.udiv(u, p["blocks"]), p["chunk"])
+            ends = b.smin(i.add(begins, p["chunk"]), p["strips"])
 
-            def rows(of: dict[tuple[int, bool], ir.Function], masked: bool, *more: Any) -> None:
+            def strips(run: Callable[[Any, bool], None]) -> None:
+                def one(at: Any, _: list[Any]) -> Sequence[Any]:
+                    column = i.mul(at, strip)
+                    if not s.masked:
+                        run(column, False)
+                        return ()
+                    with i.if_else(i.icmp_signed(">=", i.sub(p["n"], column), strip)) as (full, partial):
+                        with full:
+                            run(column, False)
+                        with partial:
+                            run(column, True)
+                    return ()
+
+                b.loop(begins, ends, b.i64(1), [], one)
+
+            def few(column: Any, masked: bool) -> None:
                 done = first
                 for h in s.heights:
                     to = i.add(done, i.mul(i.udiv(i.sub(stop, done), b.i64(h)), b.i64(h)))
-                    i.call(of[h, masked], [bufs, dims, done, to, column, *more])
+                    i.call(tiles[h, masked], [bufs, dims, done, to, column])
                     done = to
 
-            def run(masked: bool) -> None:
-                if wide is None:
-                    rows(tiles, masked)
-                    return
-                with i.if_else(i.icmp_signed(">=", i.sub(stop, first), b.i64(s.expand))) as (many, few):
-                    with many:
-                        i.call(wide[0], [bufs, dims, column, scratch])
-                        rows(wide[1], masked, scratch)
-                    with few:
-                        rows(tiles, masked)
-
-            if not s.masked:
-                run(False)
+            if wide is None:
+                strips(few)
                 return ()
-            with i.if_else(i.icmp_signed(">=", i.sub(p["n"], column), strip)) as (full, partial):
-                with full:
-                    run(False)
-                with partial:
-                    run(True)
+            many = i.icmp_signed(">=", count, b.i64(s.expand))
+            half = i.mul(i.mul(deep, strip), b.i64(2))
+            if wide.split is None:
+
+                def expanded(column: Any, masked: bool) -> None:
+                    i.call(wide.expand, [bufs, dims, column, scratch, half])
+                    cut_rows(b, s.wide, count, lambda h, lo, hi: i.call(
+                        wide.tiles[h, masked], [bufs, dims, i.add(first, lo), i.add(first, hi), column, scratch]))  # fmt: skip
+
+                with i.if_else(many) as (then, other):
+                    with then:
+                        strips(expanded)
+                    with other:
+                        strips(few)
+                return ()
+            a_half = i.mul(i.mul(deep, i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32))), b.i64(2))
+            before = i.block
+            with i.if_then(many):
+                a = b.at(b.load(PTR, bufs, 8), i.mul(first, p["lda"]), F32)
+                fits = i.call(wide.split, [a, p["lda"], p["k"], count, split, a_half])
+                inside = i.block
+            can = i.phi(ir.IntType(1))
+            can.add_incoming(ir.Constant(ir.IntType(1), 0), before)
+            can.add_incoming(fits, inside)
+
+            def on_tiles(column: Any, masked: bool) -> None:
+                i.call(wide.expand, [bufs, dims, column, scratch, half])
+                i.call(wide.products[masked], [bufs, dims, first, count, column, split, a_half, scratch, half])
+
+            with i.if_else(can) as (then, other):
+                with then:
+                    Tiles(b, DType.BF16).configure()
+                    strips(on_tiles)
+                    Tiles(b, DType.BF16).release()
+                with other:
+                    strips(few)
             return ()
 
         b.loop(begin, end, b.i64(1), [], unit)

@@ -12,8 +12,10 @@ from .build import I32, I64, PTR, Builder, Splat, storage, vec
 from .emitted import PLACEHOLDER
 from .epilogue import Epilogue
 from .grouped_schedule import GroupedSchedule
+from .grouped_tiles import TileProduct
 from .product import Product
 from .target import CpuTarget
+from .tiles import ROWS
 
 F32 = ir.FloatType()
 Level = Callable[[Builder, Any], Any]  # a shifted word of levels to floats
@@ -23,18 +25,18 @@ class Expanded:
     """Functions of one module: `expand` fills a scratch [K, strip] with (level − zero)·scale, `tiles` multiply by it."""
 
     def __init__(self, module: ir.Module, schedule: GroupedSchedule, target: CpuTarget, size: dict[str, int], bits: int, panel: int,
-                 zero: float | None, taken_off: bool) -> None:  # fmt: skip
-        """`taken_off`: the level's float is without its zero already."""
+                 zero: float | None, taken_off: bool, on_tiles: TileProduct | None) -> None:  # fmt: skip
+        """`taken_off`: the level's float is without its zero already. `on_tiles` takes the weights, where there are AMX tiles."""
         self.module, self.s, self.target, self.size, self.bits, self.panel = module, schedule, target, size, bits, panel
-        self.zero, self.taken_off = zero, taken_off
+        self.zero, self.taken_off, self.on_tiles = zero, taken_off, on_tiles
         self.vector = vec(F32, schedule.lanes)
 
     def expand(self, level: Level) -> ir.Function:
-        """void expand(bufs, dims, column, scratch)"""
+        """void expand(bufs, dims, column, scratch, half): `half` is where low parts begin, on AMX tiles."""
         s, each = self.s, 32 // self.bits
-        b, fn = self._function("expand", [PTR, PTR, I64, PTR])
+        b, fn = self._function("expand", [PTR, PTR, I64, PTR, I64])
         i = b.ir
-        bufs, dims, column, scratch = fn.args
+        bufs, dims, column, scratch, half = fn.args
         p = {n: b.param(dims, at) for n, at in self.size.items()}
         panel, inside = i.udiv(column, b.i64(self.panel)), i.urem(column, b.i64(self.panel))
 
@@ -61,19 +63,31 @@ class Expanded:
 
             def word(w: Any, _: list[Any]) -> Sequence[Any]:
                 at = b.at(levels, i.mul(w, b.i64(self.panel)), I32)
+                packed = [b.load(vec(I32, s.lanes), b.at(at, b.i64(v * s.lanes), I32), 4) for v in range(s.vectors)]
+
+                def weights(v: int, j: int) -> Any:
+                    x = level(b, i.lshr(packed[v], Splat(packed[v].type, j * self.bits)))
+                    return i.fmul(x if off is None else i.fsub(x, off[v]), factor[v])
+
+                if self.on_tiles is not None:
+                    for j in range(0, each, 2):
+                        pairs = [(weights(v, j), weights(v, j + 1)) for v in range(s.vectors)]
+                        row = i.add(i.mul(w, b.i64(each // 2)), b.i64(j // 2))
+                        self.on_tiles.store_weights(b, scratch, half, row, pairs)
+                    return ()
                 out = b.at(scratch, i.mul(w, b.i64(each * s.lanes * s.vectors)), F32)
                 for v in range(s.vectors):
-                    packed = b.load(vec(I32, s.lanes), b.at(at, b.i64(v * s.lanes), I32), 4)
                     for j in range(each):
-                        x = level(b, i.lshr(packed, Splat(packed.type, j * self.bits)))
-                        x = x if off is None else i.fsub(x, off[v])
-                        i.store(i.fmul(x, factor[v]), b.at(out, b.i64((j * s.vectors + v) * s.lanes), F32), align=4)
+                        i.store(weights(v, j), b.at(out, b.i64((j * s.vectors + v) * s.lanes), F32), align=4)
                 return ()
 
             b.loop(first, stop, b.i64(1), [], word)
             return ()
 
         b.loop(b.i64(0), p["groups"], b.i64(1), [], group)
+        if self.on_tiles is not None:
+            last = i.mul(self.on_tiles.steps(b, p["k"]), b.i64(ROWS))
+            self.on_tiles.clear(b, scratch, half, i.mul(p["words"], b.i64(each // 2)), last)
         i.ret_void()
         return fn
 
