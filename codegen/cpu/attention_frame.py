@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +15,15 @@ from .functions import Functions
 from .target import CpuTarget
 
 _F32 = ir.FloatType()
+_LOG2_E = math.log2(math.e)
 SIZES = ("heads", "group", "rows", "keys", "q_batch", "q_head", "q_row", "k_batch", "k_head", "k_row", "v_batch", "v_head",
-         "v_row", "o_batch", "o_head", "o_row", "strips", "block", "m_batch", "m_head", "m_key")  # fmt: skip
+         "v_row", "o_batch", "o_head", "o_row", "strips", "groups", "together", "block", "m_batch", "m_head", "m_key")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Spec:
     """Everything that the text depends on; other sizes are in the params table. `mask`: query stride, None without a mask.
-    `copied`: blocks of v are copied together."""
+    `copied`, `copied_keys`: blocks of v, of k are copied together, for all strips of a group."""
 
     schedule: AttentionSchedule
     size: int
@@ -29,6 +32,7 @@ class Spec:
     causal: bool
     mask: int | None
     copied: bool
+    copied_keys: bool
     target: CpuTarget
 
     @property
@@ -37,9 +41,9 @@ class Spec:
         return sum(tile.vectors for tile in self.schedule.values) * self.schedule.lanes
 
 
-def function(module: ir.Module, name: str) -> Builder:
-    """void name(bufs, dims, batch, head, first query, number of queries), not to be inlined."""
-    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 4]), name)
+def function(module: ir.Module, name: str, more: Sequence[Any] = ()) -> Builder:
+    """void name(bufs, dims, batch, head, first query, number of queries, …), not to be inlined; `more`: types of further arguments."""
+    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 4, *more]), name)
     fn.linkage = "internal"
     fn.attributes.add("noinline")
     return Builder(fn)
@@ -55,7 +59,7 @@ class Frame:
     def __init__(self, b: Builder, spec: Spec) -> None:
         self.b, self.spec, self.lanes = b, spec, spec.schedule.lanes
         self.vector, self.value_columns = vec(_F32, self.lanes), spec.value_columns
-        self.bufs, self.dims, self.batch, self.head, self.first, self.count = b.fn.args
+        self.bufs, self.dims, self.batch, self.head, self.first, self.count = b.fn.args[:6]
         self.p = load_sizes(b, self.dims)
         self.math = Functions(b, self.lanes, spec.target)
         i, masked = b.ir, spec.mask is not None
@@ -68,6 +72,17 @@ class Frame:
         self.mask = self._start(pointers[3], "m", self.head) if masked else None
         if spec.mask:
             self.mask = b.at(self.mask, self.first, _F32)
+
+    @property
+    def score_scale(self) -> float:
+        """Factor of scores: their weights are then powers of 2, unless a mask is added to them as it is."""
+        return self.spec.scale * (_LOG2_E if self.spec.mask is None else 1.0)
+
+    def weight(self, difference: Any) -> Any:
+        """Weight of a score by what it lacks to the maximum (≤ 0)."""
+        if self.spec.mask is not None:
+            difference = self.b.ir.fmul(difference, self.b.splat(ir.Constant(_F32, _LOG2_E), self.lanes))
+        return self.math.exp2_of_difference(difference)
 
     def _start(self, pointer: Any, name: str, head: Any) -> Any:
         i, p = self.b.ir, self.p
@@ -87,8 +102,12 @@ class Frame:
 
     def limit(self) -> Any:
         """Keys to look at: with `causal`, those that the last of these queries sees."""
+        return self.limit_of(self.first, self.count)
+
+    def limit_of(self, first: Any, count: Any) -> Any:
+        """The same of `count` queries from `first` on."""
         i, p = self.b.ir, self.p
         if not self.spec.causal:
             return p["keys"]
-        last = i.add(i.add(self.first, self.count), i.sub(p["keys"], p["rows"]))
+        last = i.add(i.add(first, count), i.sub(p["keys"], p["rows"]))
         return self.b.smin(p["keys"], self.b.smax(last, self.b.i64(0)))

@@ -45,7 +45,7 @@ class Narrow(Frame):
                 i.store(top, b.at(self.top, s, _F32), align=4)
                 blind = i.fcmp_ordered("==", top, ir.Constant(_F32, float("-inf")))  # −∞ − −∞ would be NaN
                 top = i.select(blind, ir.Constant(_F32, 0.0), top)
-                fade = self.math.exp_of_difference(b.splat(i.fsub(old, top), n))
+                fade = self.weight(b.splat(i.fsub(old, top), n))
                 total = i.fadd(i.fmul(self._number(self.total, s), self._lane(fade)), self._weights(count, top))
                 i.store(total, b.at(self.total, s, _F32), align=4)
                 inverse = i.select(blind, ir.Constant(_F32, 0.0), i.fdiv(ir.Constant(_F32, 1.0), total))
@@ -76,7 +76,7 @@ class Narrow(Frame):
 
     def _start_queries(self) -> None:
         b, i, n = self.b, self.b.ir, self.lanes
-        scale = self.math.const(self.spec.scale, DType.F32)
+        scale = self.math.const(self.score_scale, DType.F32)
 
         def query(s: Any, _: list[Any]) -> Sequence[Any]:
             row = self._row(self.q, i.add(self.first, s), "q_row")
@@ -162,7 +162,7 @@ class Narrow(Frame):
 
         def group(t: Any, carried: list[Any]) -> Sequence[Any]:
             at = b.at(self.scores, t, _F32)
-            x = self.math.exp_of_difference(i.fsub(b.load(self.vector, at, 4), highest))
+            x = self.weight(i.fsub(b.load(self.vector, at, 4), highest))
             i.store(x, at, align=4)
             return [i.fadd(carried[0], x)]
 

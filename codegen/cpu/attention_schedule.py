@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import CodegenError
-from ...ir import Dim, DType, ceildiv
+from ...ir import Dim, DType, ceildiv, dim_max, dim_min, floordiv
 from ..kernel import AttentionKernel
 from .target import CpuTarget
 
 _BLOCK_BYTES = 3 << 13  # of scores: with a block of v and the queries of a strip in the first-level cache, nearly
+_UNITS = 16  # enough for a few threads to share evenly
+_STATE_BYTES = 1 << 19  # queries and sums of the strips of a group
+_SAME_SETS = 1 << 12  # bytes between rows of k of which a tile and the next one share few sets of the first-level cache
 _NARROW = 2  # queries: a vector of 16 lanes costs about as much as 3 of them alone
 _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
@@ -32,6 +35,7 @@ class AttentionSchedule:
 
     tall[width]: keys per register tile of k·qᵀ. block: keys of a block, whose scores
     are kept in cache, at most `most_keys`. values: chunks of v's columns.
+    together: strips of a group, which share what is read of k and v. copied_keys: blocks of k are copied together for it.
     narrow: so many queries are taken one by one instead, lanes along their elements (0: there are always more).
     """
 
@@ -43,6 +47,9 @@ class AttentionSchedule:
     block: int
     values: tuple[ValueTile, ...]
     strips: Dim
+    together: Dim
+    groups: Dim
+    copied_keys: bool
     narrow: int
 
 
@@ -74,7 +81,20 @@ def schedule_attention(kernel: AttentionKernel, target: CpuTarget) -> AttentionS
     if narrow and isinstance(kernel.rows, int):
         widths = ()  # no strips at all
     heights = tuple(tall[w] for w in widths)
-    return AttentionSchedule(lanes, most, widths, heights, most_keys, max(1, block), values, count, narrow)
+    together, groups = _groups(kernel, count, most * lanes)
+    row = kernel.k_strides[2]
+    copied_keys = together != 1 and isinstance(row, int) and row > kernel.size and 4 * row % _SAME_SETS == 0
+    return AttentionSchedule(
+        lanes, most, widths, heights, most_keys, max(1, block), values, count, together, groups, copied_keys, narrow
+    )  # fmt: skip
+
+
+def _groups(kernel: AttentionKernel, strips: Dim, columns: int) -> tuple[Dim, Dim]:
+    """(strips of a group, groups of a head): as few as leave units for threads, and whose state stays in the second-level cache."""
+    most = max(1, _STATE_BYTES // (4 * columns * (kernel.size + kernel.value_size)))
+    together = dim_min(most, dim_max(1, floordiv(kernel.batch * kernel.heads * strips, _UNITS)))
+    groups = ceildiv(strips, together)
+    return ceildiv(strips, dim_max(1, groups)), groups
 
 
 def _rows(rows: Dim, lanes: int, widths: tuple[int, ...], tall: int) -> int:

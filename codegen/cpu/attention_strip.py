@@ -10,67 +10,81 @@ from llvmlite import ir
 from ...ir import DType
 from .attention_frame import Frame, Spec
 from .attention_schedule import ValueTile
-from .build import I8, I32, Builder, vec
+from .build import I8, I32, I64, PTR, Builder, vec
 from .product import Product, prefetch
 from .transpose import turn
 
 _F32 = ir.FloatType()
 
 
-class Strip(Frame):
-    """The function of one strip of `width` vectors: pack, then for each block of keys scores, weights and the product with v."""
+class Layout:
+    """Where the state of a strip of at most `width` vectors lies in its scratch memory: offsets in elements, and their `total`."""
 
-    def __init__(self, b: Builder, spec: Spec, width: int, tall: int, values: dict[ValueTile, ir.Function]) -> None:
+    def __init__(self, spec: Spec, width: int) -> None:
+        columns, rest = width * spec.schedule.lanes, max(tile.rows for tile in spec.schedule.values)
+        self.total = 0
+        self.queries = self._take(-(-spec.size // spec.schedule.lanes) * spec.schedule.lanes * columns)
+        self.sums = self._take((columns + rest) * spec.value_columns)
+        self.top, self.sum, self.fade, self.inverse = (self._take(columns + rest) for _ in range(4))
+
+    def _take(self, elements: int) -> int:
+        at = self.total
+        self.total += -(-elements // 16) * 16
+        return at
+
+
+STATE, BLOCK = [PTR], [PTR, PTR, I64, PTR, PTR, I64, I64]
+
+
+class Strip(Frame):
+    """The functions of a strip of `width` vectors: `start`, and for each block of keys scores, weights and the product with v.
+
+    Further arguments of `start`: its state; of `block`: its state, k and the elements between its rows, room for scores, v
+    and the elements between its rows, the first key. k and v point to the first row of the block.
+    """
+
+    def __init__(self, b: Builder, spec: Spec, layout: Layout, width: int, tall: int) -> None:
         super().__init__(b, spec)
-        self.width, self.tall, self.values = width, tall, values
-        self.columns = width * self.lanes
-        size = -(-spec.size // self.lanes) * self.lanes
-        keys = spec.schedule.most_keys + tall
-        self.queries = self.room(size * self.columns)
-        self.scores = self.room((keys + 1) * self.columns)  # tiles of queries read past the end of the last row
-        self.copied = self.room(spec.schedule.most_keys * self.value_columns) if spec.copied else None
-        rest = max(tile.rows for tile in spec.schedule.values)
-        self.sums = self.room((self.columns + rest) * self.value_columns)
-        self.top, self.total, self.fade, self.inverse = (self.room(self.columns + rest) for _ in range(4))
+        self.width, self.tall, self.columns = width, tall, width * self.lanes
+        state = b.fn.args[6]
+        self.queries, self.sums, self.top, self.total, self.fade, self.inverse = (
+            b.at(state, b.i64(x), _F32) for x in (layout.queries, layout.sums, layout.top, layout.sum, layout.fade, layout.inverse)
+        )
         self.inside = [b.below(self.count, self.lanes, v * self.lanes) for v in range(width)]
 
     def _load(self, array: Any, v: int) -> Any:
         return self.b.load(self.vector, self.of(array, v), 4)
 
-    def write(self) -> None:
-        b, i, p = self.b, self.b.ir, self.p
+    def start(self) -> None:
         self._pack()
         for v in range(self.width):
-            i.store(ir.Constant(self.vector, [float("-inf")] * self.lanes), self.of(self.top, v), align=4)
-            i.store(ir.Constant(self.vector, None), self.of(self.total, v), align=4)
+            self.b.ir.store(ir.Constant(self.vector, [float("-inf")] * self.lanes), self.of(self.top, v), align=4)
+            self.b.ir.store(ir.Constant(self.vector, None), self.of(self.total, v), align=4)
+        self.b.ir.ret_void()
+
+    def block(self, values: dict[ValueTile, ir.Function]) -> None:
+        b, i, p = self.b, self.b.ir, self.p
+        keys, key_row, self.scores, rows, row, k0 = b.fn.args[7:]
         limit = self.limit()
-        block = p["block"]
-
-        def walk(k0: Any, _: list[Any]) -> Sequence[Any]:
-            count = b.smin(block, i.sub(limit, k0))
-            final = i.icmp_signed(">=", i.add(k0, block), limit)
-            self._scores(k0, count)
-            self._weights(count, final)
-            at, chunk = self._values(k0, count), 0
-            row = p["v_row"] if self.copied is None else b.i64(self.value_columns)
-            for tile in self.spec.schedule.values:
-                i.call(self.values[tile], [
-                    self.scores, b.i64(self.columns), b.at(at, b.i64(chunk), _F32), row, count, self.count,
-                    b.at(self.sums, b.i64(chunk), _F32), self.fade, self.inverse, b.at(self.out, b.i64(chunk), _F32), p["o_row"],
-                    i.icmp_signed("==", k0, b.i64(0)), final,
-                ])  # fmt: skip
-                chunk += tile.vectors * self.lanes
-            return ()
-
-        # at least once: without keys the result is 0
-        b.loop(b.i64(0), b.smax(limit, b.i64(1)), block, [], walk)
+        count = b.smin(p["block"], i.sub(limit, k0))
+        final = i.icmp_signed(">=", i.add(k0, p["block"]), limit)
+        self._scores(k0, count, keys, key_row)
+        self._weights(count, final)
+        chunk = 0
+        for tile in self.spec.schedule.values:
+            i.call(values[tile], [
+                self.scores, b.i64(self.columns), b.at(rows, b.i64(chunk), _F32), row, count, self.count,
+                b.at(self.sums, b.i64(chunk), _F32), self.fade, self.inverse, b.at(self.out, b.i64(chunk), _F32), p["o_row"],
+                i.icmp_signed("==", k0, b.i64(0)), final,
+            ])  # fmt: skip
+            chunk += tile.vectors * self.lanes
         i.ret_void()
 
     def _pack(self) -> None:
         """queries[d][query] = q[first + query][d] · scale, from square tiles turned in registers."""
         b, i, n = self.b, self.b.ir, self.lanes
         last = i.sub(self.count, b.i64(1))
-        scale = self.math.const(self.spec.scale, DType.F32)
+        scale = self.math.const(self.score_scale, DType.F32)
 
         def group(g: Any, _: list[Any]) -> Sequence[Any]:
             rows = [b.at(self.q, i.mul(i.add(self.first, b.smin(i.add(g, b.i64(r)), last)), self.p["q_row"]), _F32) for r in range(n)]
@@ -96,29 +110,7 @@ class Strip(Frame):
 
         b.loop(b.i64(0), b.i64(self.columns), b.i64(n), [], group)
 
-    def _values(self, k0: Any, count: Any) -> Any:
-        """Rows of v of a block; copied together where they lie apart, at distances that share few sets of the first-level cache."""
-        b, i = self.b, self.b.ir
-        at = b.at(self.v, i.mul(k0, self.p["v_row"]), _F32)
-        if self.copied is None:
-            return at
-        tail = self.spec.value_size % self.lanes
-        vectors = self.value_columns // self.lanes
-
-        def row(j: Any, _: list[Any]) -> Sequence[Any]:
-            line, to = b.at(at, i.mul(j, self.p["v_row"]), _F32), b.at(self.copied, i.mul(j, b.i64(vectors * self.lanes)), _F32)
-            for x in range(vectors):
-                if tail and x == vectors - 1:
-                    value = b.masked_load(self.vector, self.of(line, x), self.tail(self.spec.value_size), 4)
-                else:
-                    value = self._load(line, x)
-                i.store(value, self.of(to, x), align=4)
-            return ()
-
-        b.loop(b.i64(0), count, b.i64(1), [], row)
-        return self.copied
-
-    def _scores(self, k0: Any, count: Any) -> None:
+    def _scores(self, k0: Any, count: Any, rows: Any, row: Any) -> None:
         """scores[key][query] of a block, and the new maximum of each query. Keys of the last tile may repeat the last key."""
         b, i, p, spec = self.b, self.b.ir, self.p, self.spec
         product = Product(DType.F32, DType.F32, self.lanes, self.columns, 4, spec.size % 4 == 0, spec.target)
@@ -136,10 +128,10 @@ class Strip(Frame):
             i.store(fresh[v], self.of(self.fade, v), align=4)  # the maximum before this block
 
         def tile(t: Any, _: list[Any]) -> Sequence[Any]:
-            keys = [i.add(k0, b.smin(i.add(t, b.i64(r)), last)) for r in range(self.tall)]
-            starts = [b.at(self.k, i.mul(key, p["k_row"]), _F32) for key in keys]
-            for start in starts:  # the rows of the next tile
-                ahead = b.at(start, i.mul(p["k_row"], b.i64(self.tall)), _F32)
+            inside = [b.smin(i.add(t, b.i64(r)), last) for r in range(self.tall)]
+            starts, keys = [b.at(rows, i.mul(x, row), _F32) for x in inside], [i.add(k0, x) for x in inside]
+            for start in () if spec.copied_keys else starts:  # the rows of the next tile
+                ahead = b.at(start, i.mul(row, b.i64(self.tall)), _F32)
                 for line in range(0, 4 * spec.size, 64):
                     prefetch(b, i.gep(ahead, [b.i64(line)], source_etype=I8), 3)
             acc = product.accumulate(b, b.i64(spec.size), starts, self.queries, [zero] * (self.tall * self.width), self.width)
@@ -173,7 +165,7 @@ class Strip(Frame):
             highest = self._load(self.top, v)
             blind.append(i.fcmp_ordered("==", highest, none))  # −∞ − −∞ would be NaN
             top.append(i.select(blind[v], zero, highest))
-            fade = self.math.exp_of_difference(i.fsub(self._load(self.fade, v), top[v]))
+            fade = self.weight(i.fsub(self._load(self.fade, v), top[v]))
             i.store(fade, self.of(self.fade, v), align=4)
             total.append(i.fmul(self._load(self.total, v), fade))
 
@@ -181,7 +173,7 @@ class Strip(Frame):
             at = b.at(self.scores, i.mul(j, b.i64(self.columns)), _F32)
             out = []
             for v in range(self.width):
-                x = self.math.exp_of_difference(i.fsub(self._load(at, v), top[v]))
+                x = self.weight(i.fsub(self._load(at, v), top[v]))
                 i.store(x, self.of(at, v), align=4)
                 out.append(i.fadd(total[v], x))
             return out

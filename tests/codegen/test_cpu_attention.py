@@ -8,7 +8,7 @@ from mlc.codegen.cpu.target import parse
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import AttentionKernel, Operand
 from mlc.errors import CodegenError
-from mlc.ir import DType, sym
+from mlc.ir import DType, evaluate, sym
 from running import TARGETS, execute
 
 F = DType.F32
@@ -104,6 +104,24 @@ def test_symbolic_sizes(causal):
     for b, s, l in ((1, 1, 1), (2, 1, 500), (1, 2, 0), (1, 3, 2), (2, 17, 40), (1, 64, 0), (1, 70, 300), (3, 100, 20), (0, 4, 4)):
         kernel, buffers = make(b, 2, s, l, 20, 24, causal=causal, symbols=symbols)
         check(kernel, buffers, bindings={"B": b, "S": s, "L": l}, parts=2)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("target", TARGETS)
+def test_groups_of_strips(causal, target):
+    """Strips of several widths that share blocks of keys, copied together where rows lie a multiple of 4 KiB apart."""
+    for b, h, s, l, d in ((2, 4, 300, 130, 20), (2, 8, 290, 70, 64), (1, 8, 300, 97, 128)):
+        kernel, buffers = make(b, h, s, l, d, d, causal=causal)
+        schedule = schedule_attention(kernel, parse(target))
+        assert schedule.together > 1 and schedule.copied_keys == (h * d % 1024 == 0)
+        check(kernel, buffers, target, parts=2)
+
+
+def test_symbolic_sizes_share_blocks_of_keys_too():
+    kernel, buffers = make(2, 8, 290, 70, 64, 64, causal=True, symbols=(sym("B"), sym("S"), sym("L")))
+    together = schedule_attention(kernel, parse("cpu")).together
+    assert evaluate(together, {"B": 2, "S": 290}) == 5 and evaluate(together, {"B": 1, "S": 16}) == 1
+    check(kernel, buffers, bindings={"B": 2, "S": 290, "L": 70})
 
 
 def test_not_a_number_spreads_over_its_row_only():
