@@ -71,10 +71,10 @@ def stride_along(root: E, axis: int, reduced: Dim | None = None) -> Dim | None:
                 out = int(i == axis)
             case Reduced():
                 out = reduced
-            case Call(fn="add", args=_) if None not in args:
-                out = args[0] + args[1]  # type: ignore[operator, arg-type]
-            case Call(fn="sub", args=_) if None not in args:
-                out = args[0] + -1 * args[1]  # type: ignore[operator, arg-type]
+            case Call(fn="add" | "sub" as fn):
+                left, right = args
+                if left is not None and right is not None:
+                    out = left + (right if fn == "add" else -1 * right)
             case Call(fn="mul", args=(x, y)) if out is None and None not in args:
                 other, moving = (x, args[1]) if args[0] == 0 else (y, args[0])
                 scale = other.value if isinstance(other, Num) else other.dim if isinstance(other, DimParam) else None

@@ -38,7 +38,7 @@ def pack_constants(plan: Plan) -> Packed:
     held = [i for i, b in enumerate(plan.buffers) if b.kind == "const"]
     for i in sorted(held, key=lambda i: not _streamed(plan, i)):
         b = plan.buffers[i]
-        size = int(prod(b.shape)) * b.dtype.itemsize  # type: ignore[arg-type]
+        size = int(prod(b.shape)) * b.dtype.itemsize
         spans[i] = end, size
         end += align(size)
     block = artifact.aligned(end)

@@ -7,7 +7,6 @@ arguments are canonical in turn. A constant expression is always a plain `int`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,6 +97,9 @@ class Expr:
     def __mod__(self, other: Dim) -> Dim:
         return mod(self, other)
 
+    def __int__(self) -> int:
+        raise VerifyError(f"the size {self}, which only a run knows", expected="a number")
+
     def __str__(self) -> str:
         parts = []
         for mono, c in self.terms:
@@ -176,7 +178,10 @@ def dim_max(a: Dim, b: Dim) -> Dim:
 
 def prod(dims: Iterable[Dim]) -> Dim:
     """Number of elements of a shape."""
-    return math.prod(dims)  # type: ignore[arg-type, return-value]
+    size: Dim = 1
+    for d in dims:
+        size = size * d
+    return size
 
 
 def evaluate(dim: Dim, bindings: Mapping[str, int]) -> int:

@@ -6,6 +6,7 @@ import enum
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import VerifyError
 
@@ -79,9 +80,9 @@ class DType(enum.Enum):
         return self.value
 
     @staticmethod
-    def from_numpy(dtype: object) -> DType:
+    def from_numpy(dtype: npt.DTypeLike) -> DType:
         """The element type of a NumPy dtype. Raises VerifyError for one without an ONNX twin."""
-        dt = np.dtype(dtype)  # type: ignore[call-overload]
+        dt = np.dtype(dtype)
         if dt.kind in "OUS" or dt.kind == "T":
             return DType.STRING
         try:

@@ -36,6 +36,14 @@ class Value:
     def dtype(self) -> DType:
         return self.type.dtype
 
+    @property
+    def data(self) -> np.ndarray:
+        """The array of a constant. Raises VerifyError for any other value."""
+        op = self.node.op
+        if not isinstance(op, Const):
+            raise VerifyError(f"a result of {op.name}", expected="a constant", loc=" + ".join(self.node.loc))
+        return op.data
+
     def __repr__(self) -> str:
         return f"<{self.node.op.name}#{self.index}: {self.type}>"
 

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,12 @@ class KernelCase:
 
 def environment() -> dict[str, str]:
     """GPU, driver, versions, date. Raises MlcError when there is no GPU."""
-    module = compile_model(_text("probe (float[4] x) => (float[4] y) { y = Relu(x) }"), target="cuda")
+    module: Any = compile_model(_text("probe (float[4] x) => (float[4] y) { y = Relu(x) }"), target="cuda")
     module.run({"x": np.zeros(4, np.float32)})
     import cupy
 
     version = cupy.cuda.runtime.driverGetVersion()
-    found = {"GPU": module.device.name, "driver (CUDA)": f"{version // 1000}.{version % 1000 // 10}"}  # type: ignore[attr-defined]
+    found = {"GPU": module.device.name, "driver (CUDA)": f"{version // 1000}.{version % 1000 // 10}"}
     try:
         import torch
 
@@ -178,10 +179,10 @@ def _model_row(name: str) -> GpuRow:
     for precision in ("fp32", "bf16"):
         try:
             start = time.perf_counter()
-            module = compile_model(path, target="cuda", precision=precision)
+            module: Any = compile_model(path, target="cuda", precision=precision)
             seconds = time.perf_counter() - start
             module.run(feeds)
-            engines[f"mlc {precision}"] = lambda m=module: m.run(feeds, stream=stream, wait=False)  # type: ignore[misc]
+            engines[f"mlc {precision}"] = partial(module.run, feeds, stream=stream, wait=False)
             row.notes.append(f"{precision} compiled in {seconds:.1f} s")
         except MlcError as e:
             row.notes.append(f"mlc {precision}: {e.found[:80]}")

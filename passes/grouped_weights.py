@@ -46,7 +46,7 @@ def _named(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
         if not isinstance(cast.node.op, Cast) or const_of(scale) is None:
             continue
         (q,) = cast.node.inputs
-        if q.dtype in _OFFSET and const_of(q) is not None and q.shape == node.out.shape and int(q.type.numel) >= _LEAST:  # type: ignore[arg-type]
+        if q.dtype in _OFFSET and const_of(q) is not None and q.shape == node.out.shape and int(q.type.numel) >= _LEAST:
             return Node.make(Dequantize(), (q, scale), node.loc).outputs
     return None
 
@@ -78,13 +78,13 @@ def _weights(v: Value) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
     data = const_of(q)
     if data is None or data.ndim != 2 or data.size < _LEAST or q.dtype not in _OFFSET:
         return None
-    sides = [_evaluated(s) for s in (scale, *rest)]
-    if any(s is None for s in sides):
+    sides = [side for s in (scale, *rest) if (side := _evaluated(s)) is not None]
+    if len(sides) < 1 + len(rest):
         return None
     offset = _OFFSET[q.dtype]
     levels = (data.astype(np.int16) + offset).astype(np.uint8)
-    scales = np.atleast_2d(sides[0])  # type: ignore[arg-type]
-    zeros = np.atleast_2d(np.asarray(sides[1] if rest else 0, np.float32)) + np.float32(offset)  # type: ignore[arg-type]
+    scales = np.atleast_2d(sides[0])
+    zeros = np.atleast_2d(np.asarray(sides[1] if rest else 0, np.float32)) + np.float32(offset)
     if turned:
         levels, scales, zeros = levels.T, scales.T, zeros.T
     return levels, scales, zeros, 4 if q.dtype in (DType.U4, DType.I4) else 8
@@ -98,10 +98,10 @@ def _evaluated(v: Value, depth: int = _DEEPEST) -> np.ndarray | None:
     node = v.node
     if depth == 0 or (Trait.MOVE not in node.op.traits and Trait.VIEW not in node.op.traits):
         return None
-    ins = [_evaluated(u, depth - 1) for u in node.inputs]
-    if not ins or any(i is None for i in ins) or not node.out.type.static:
+    ins = [data for u in node.inputs if (data := _evaluated(u, depth - 1)) is not None]
+    if not ins or len(ins) < len(node.inputs) or not node.out.type.static:
         return None
-    return node.op.reference(*ins)[0]  # type: ignore[arg-type]
+    return node.op.reference(*ins)[0]
 
 
 def _run(table: np.ndarray) -> int:

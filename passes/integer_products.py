@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -108,6 +109,10 @@ def _source(v: Value) -> _Quantized | None:
     return _Quantized(q, *(reshape(s, ()) if s.type.numel == 1 else s for s in (scale, zero)))
 
 
+def _limited(v: Value, pick: Max | Min, limit: int) -> Value:
+    return apply(pick, v, const(limit, v.dtype))
+
+
 def _moved(v: Value, move: Transpose | Reshape) -> Value:
     return transpose(v, move.perm) if isinstance(move, Transpose) else reshape(v, move.shape)
 
@@ -182,7 +187,7 @@ def _behind(op: Quantize, x: Value, step: np.ndarray, offset: np.ndarray) -> tup
     while True:
         match x.node.op:
             case Transpose() | Reshape() as move:
-                steps.append(lambda q, move=move: _moved(q, move))  # type: ignore[misc]
+                steps.append(partial(_moved, move=move))
                 x = x.node.inputs[0]
                 continue
             case Relu():
@@ -198,7 +203,7 @@ def _behind(op: Quantize, x: Value, step: np.ndarray, offset: np.ndarray) -> tup
             break
         limit = int(op.reference(np.asarray(bound, np.float32), step, offset)[0])
         if limit != (low if isinstance(pick, Max) else high):
-            steps.append(lambda q, pick=pick, limit=limit: apply(pick, q, const(limit, q.dtype)))  # type: ignore[misc]
+            steps.append(partial(_limited, pick=pick, limit=limit))
         x = inner
 
     def again(q: Value) -> Value:
@@ -266,7 +271,7 @@ def _known(v: Value) -> np.ndarray | None:
             return None
         chain.append(node)
         v = node.inputs[0]
-    data = const_of(v)
+    data = v.data
     for node in reversed(chain):
-        (data,) = node.op.reference(data, *(const_of(u) for u in node.inputs[1:]))  # type: ignore[arg-type]
+        (data,) = node.op.reference(data, *(u.data for u in node.inputs[1:]))
     return data

@@ -61,7 +61,7 @@ def double_negation(x: Value, root: Value) -> Value | None:
 
 def subtract_constant(x: Value, c: Value) -> Value | None:
     """x − c → x + (−c): exact, and sums of constants then merge."""
-    return apply(Add(), x, const(-c.node.op.data)) if is_float(x) else None  # type: ignore[attr-defined]
+    return apply(Add(), x, const(-c.data)) if is_float(x) else None
 
 
 def negated_operand(x: Value, y: Value) -> Value:
@@ -116,7 +116,7 @@ def clip_merge(x: Value, a: Value, b: Value, root: Value) -> Value | None:
     if a.type.numel != 1 and b.type.numel != 1:
         return None
     pick = np.maximum if isinstance(root.node.op, Max) else np.minimum
-    data = pick(a.node.op.data, b.node.op.data)  # type: ignore[attr-defined]
+    data = pick(a.data, b.data)
     return apply(root.node.op, x, const(data)) if data.ndim <= len(root.shape) else None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ...ir import Dim, prod
+from ...ir import Dim, floordiv, prod
 from ..kernel import ContractKernel
 from ..packing import padded_k
 from .build import I8, I64, PTR, Builder, Params, vec
@@ -42,7 +42,7 @@ class _Emitter(TextEmitter):
         self.params = Params()
         k, grouped = kernel, kernel.conv is not None
         taps = prod(k.conv.kernel) if k.conv is not None else 1
-        channels = k.k // taps  # type: ignore[operator]
+        channels = floordiv(k.k, taps)
         size = self.kind.a.itemsize
         self.size = {
             name: self.params.add(dim)

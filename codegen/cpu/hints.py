@@ -46,7 +46,7 @@ def _contract(kernel: ContractKernel, target: CpuTarget) -> Iterator[ContractHin
                 yield ContractHints(vectors=vectors, tall=tall)
     rows = chosen.block if isinstance(chosen.block, int) else 0
     for block in (rows // 2, rows * 2, rows // 4, rows * 4):
-        if static and 2 * chosen.tiles[0] <= block < 2 * int(kernel.m):  # type: ignore[arg-type]
+        if static and 2 * chosen.tiles[0] <= block < 2 * int(kernel.m):
             yield ContractHints(block=block)
     if chosen.split:
         yield ContractHints(k_block=-1)

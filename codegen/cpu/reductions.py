@@ -67,7 +67,7 @@ class Reductions(Points):
                 return self._vector_reduce([self._child(s, extra) for s in scopes], values, body, parts)
             a = axes[depth]
             if a in inner:
-                for i in range(k.reduce_axes[a - n]):  # type: ignore[arg-type]
+                for i in range(int(k.reduce_axes[a - n])):
                     values = nest(depth + 1, {**extra, a: b.i64(i)}, values)
                 return values
             first, stop = (b.i64(0), self.dim(k.reduce_axes[a - n])) if a not in cut else cut[a]

@@ -17,7 +17,7 @@ def emit_attention(lw: Lowering, node: Node) -> None:
     q, k, v, *masks = node.inputs
     batch, heads, rows, value_size = node.out.shape
     kv_heads, keys, size = k.shape[1:]
-    group = 1 if heads == kv_heads else int(heads) // int(kv_heads)  # type: ignore[arg-type]
+    group = 1 if heads == kv_heads else int(heads) // int(kv_heads)
     inputs = [_strided(lw, x) for x in (q, k, v)]
     to, written = _destination(lw, node.out)
     mask = _strided(lw, masks[0], exact=True) if masks else None
@@ -27,7 +27,7 @@ def emit_attention(lw: Lowering, node: Node) -> None:
     buffers = (*(x[0] for x in inputs), *([] if mask is None else [mask[0]]), to.buffer)
     operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
     kernel = AttentionKernel(
-        batch, heads, group, rows, keys, int(size), int(value_size), op.scale, causal, operands, qs[:3],  # type: ignore[arg-type]
+        batch, heads, group, rows, keys, int(size), int(value_size), op.scale, causal, operands, qs[:3],
         inputs[1][1][:3], inputs[2][1][:3], out[:3], None if mask is None else mask[1],
     )  # fmt: skip
     lw.step(kernel, buffers, node.loc)

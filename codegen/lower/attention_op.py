@@ -83,6 +83,6 @@ def _scores(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...]) -> Valu
     sees_all = len(ins) == 3 and (not op.causal or lower(columns - rows) >= 0)
     p = apply(Softmax(3) if sees_all else SafeSoftmax(3), loc, s)
     if grouped:
-        p = apply(Reshape((p.shape[0], kv_heads, heads // kv_heads * rows, columns)), loc, p)  # type: ignore[operator]
+        p = apply(Reshape((p.shape[0], kv_heads, heads // kv_heads * rows, columns)), loc, p)
     y = apply(MatMul(), loc, p, v)
     return apply(Reshape((y.shape[0], heads, rows, v.shape[3])), loc, y) if grouped else y

@@ -83,7 +83,8 @@ class KernelBuilder:
     def __init__(self, axes: Shape, reduce_axes: Shape = ()) -> None:
         self.axes, self.reduce_axes = axes, reduce_axes
         self.index = tuple(Affine({}) if d == 1 else axis(i, d) for i, d in enumerate((*axes, *reduce_axes)))
-        self.memo: dict[tuple[Value, tuple[Affine, ...]], E] = {}
+        self.memo: dict[tuple[Value, tuple[Affine, ...]], E] = {}  # elements read
+        self.indices: dict[tuple[Value, tuple[Affine, ...]], Affine] = {}  # those that are indices, in range
         self.override: dict[Value, Callable[[tuple[Affine, ...]], E]] = {}
         self._loads: dict[tuple[int, Affine], E] = {}
 

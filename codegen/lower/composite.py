@@ -113,7 +113,7 @@ def hoist(graph: Graph) -> Graph:
             x = x.node.inputs[0]
         if not moves or not isinstance(x.node.op, (MatMul, Elementwise)) or len(uses[old]) != 1 or old in outputs:
             return None
-        args = [x if i in tensors else const(v.node.op.data.reshape(())) for i, v in enumerate(ins)]  # type: ignore[attr-defined]
+        args = [x if i in tensors else const(v.data.reshape(())) for i, v in enumerate(ins)]
         y = Node.make(node.op, tuple(args), node.loc).out
         for move in reversed(moves):
             y = Node.make(move.op, (y,), move.loc).out
@@ -149,7 +149,7 @@ def _conv_transpose(op: ConvTranspose, ins: tuple[Value, ...], shape: Shape, loc
     x, w = ins
     n, *spatial, c = x.shape
     kernel, per_group, g = w.shape[:-2], w.shape[-2], op.groups
-    taps: int = prod(kernel)  # type: ignore[assignment]
+    taps = int(prod(kernel))
     pixels = n * prod(spatial)
     if g == 1:
         wt = apply(Transpose((1, 0)), loc, apply(Reshape((taps * per_group, c)), loc, w))
@@ -161,7 +161,7 @@ def _conv_transpose(op: ConvTranspose, ins: tuple[Value, ...], shape: Shape, loc
         cols = apply(Reshape((g, pixels, taps, per_group)), loc, apply(MatMul(), loc, rows, wt))
         cols = apply(Transpose((1, 2, 0, 3)), loc, cols)
     cols = apply(Reshape((n, *spatial, taps * per_group * g)), loc, cols)
-    static = tuple(int(k) for k in kernel)  # type: ignore[arg-type]
+    static = tuple(int(k) for k in kernel)
     return apply(ColumnsToImage(shape[1:-1], static, op.strides, op.pads_lo, op.dilations), loc, cols)
 
 
@@ -210,7 +210,7 @@ def _pack_gates(r: Value, gates: int, hidden: int, block: int, loc: tuple[str, .
     dn, blocks = r.shape[0], -(-hidden // block)
     r = apply(Reshape((dn, gates, hidden, hidden)), loc, r)
     if hidden % block:
-        zeros = const(np.zeros((int(dn), gates, blocks * block - hidden, hidden), r.dtype.np), loc=loc)  # type: ignore[arg-type]
+        zeros = const(np.zeros((int(dn), gates, blocks * block - hidden, hidden), r.dtype.np), loc=loc)
         r = apply(Concat(2), loc, r, zeros)
     r = apply(Transpose((0, 2, 4, 1, 3)), loc, apply(Reshape((dn, gates, blocks, block, hidden)), loc, r))
     return apply(Reshape((dn, blocks, hidden * gates * block)), loc, r)

@@ -97,7 +97,7 @@ def _store_sides(lw: Lowering, behind: Sequence[Value], fused: set[Value]) -> No
 
 
 def _epilogue(lw: Lowering, k: KernelBuilder, node: Node, end: Value) -> E | None:
-    linear = contraction_linear(node, k.index)  # type: ignore[arg-type]
+    linear = contraction_linear(node, k.index)
 
     def result(index: tuple[Affine, ...]) -> E:
         if ravel(index, node.out.shape) != linear:
@@ -122,7 +122,7 @@ def _epilogue(lw: Lowering, k: KernelBuilder, node: Node, end: Value) -> E | Non
 def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, extents: Shape, rows: Rows, columns: Columns,
           panel: int, levels: Levels | None = None) -> None:  # fmt: skip
     batch, m, n = extents
-    linear = contraction_linear(node, k.index)  # type: ignore[arg-type]
+    linear = contraction_linear(node, k.index)
     target = _transposed_place(lw, end, linear)
     if target is None:
         to = lw.place(end)
@@ -304,8 +304,9 @@ def _grouped(w: np.ndarray, batch: int, merged: int) -> np.ndarray:
     return out.reshape(batch, -1, merged * parts.shape[-1])
 
 
-def _element_of_b(node: Node, batch: Affine, row: Affine, column: Affine) -> tuple[Affine, ...]:
-    """The index of an element of B of a matrix product, B repeated along the batch axes that it lacks."""
+def _element_of_b(node: Node, at: tuple[Affine, ...]) -> tuple[Affine, ...]:
+    """The index of element (batch, row, column) of B of a matrix product, B repeated along the batch axes that it lacks."""
+    batch, row, column = at
     b = node.inputs[1]
     if prod(b.shape[:-2]) == 1:
         return *unravel(Affine({}), b.shape[:-2]), row, column
@@ -323,7 +324,7 @@ def _in_place(lw: Lowering, node: Node, extents: Shape, k: Dim) -> Columns | Non
     if _group(node) > 1 and not (by_columns and b.dtype.itemsize == 2):
         return None
     kb = KernelBuilder((batch, k, n))
-    e = lw.read(kb, b, _element_of_b(node, *kb.index))  # type: ignore[call-arg]
+    e = lw.read(kb, b, _element_of_b(node, kb.index))
     if isinstance(e, Cast) and by_columns:
         e = e.arg  # to what elements of 16 bits are computed in
     if not isinstance(e, Load) or not isinstance(e.offset, Index) or e.dtype is not b.dtype:
@@ -347,19 +348,19 @@ def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int, diagonal
     if isinstance(b.node.op, Const) and static:
         data: Any = b.node.op.data
         if grouped:
-            data = _grouped(data, int(batch), 1 if diagonal > 1 else merged_groups(node))  # type: ignore[arg-type]
+            data = _grouped(data, int(batch), 1 if diagonal > 1 else merged_groups(node))
         elif batch == 1:
             data = data.reshape(k, n)
         else:
             lead = node.out.shape[:-2]
-            data = np.broadcast_to(data, (*lead, k, n)).reshape(batch, k, n)  # type: ignore[arg-type]
+            data = np.broadcast_to(data, (*lead, int(k), int(n))).reshape((-1, int(k), int(n)))
         key = ("packed", id(b.node.op.data), batch, panel, grouped, group, diagonal)
         size = math.prod(data.shape[:-2]) * packed_size(data.shape[-2], data.shape[-1], panel, group)
         packed = Deferred(data.dtype, size, lambda out: pack_b(data, panel, group, out))
         return lw.storage.const_lazy(key, packed, b.node.op.data).buffer
     deep = padded_k(k, group)
     to = lw.storage.add("arena", b.dtype, (batch, ceildiv(n, panel), deep // group, panel, group))
-    pieces: list[tuple[Dim, Dim, Dim]] = [(0, ceildiv(n, panel), panel)]  # first panel, panels, columns of each
+    pieces: list[tuple[int, Dim, int]] = [(0, ceildiv(n, panel), panel)]  # first panel, panels, columns of each
     if isinstance(n, int) and group == 1:  # what is behind the last vector of columns is not read
         rest = n % panel
         pieces = [(p, c, w) for p, c, w in ((0, n // panel, panel), (n // panel, 1, max(rest, _LANES))) if c and (p == 0 or rest)]
@@ -368,10 +369,10 @@ def _pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int, diagonal
         g, p, line, j, part = kb.index
         p = p + first
         column, depth = p * panel + j, line * group + part
-        whole = isinstance(n, int) and (first + panels - 1) * panel + width <= n  # type: ignore[operator]
+        whole = isinstance(n, int) and isinstance(panels, int) and (first + panels - 1) * panel + width <= n
         at = column if whole else clamp(column, 0, n - 1)
         row = depth if deep == k else clamp(depth, 0, k - 1)
-        index = (*unravel(row, b.shape[:-1]), g * n + at) if grouped else _element_of_b(node, g, row, at)
+        index = (*unravel(row, b.shape[:-1]), g * n + at) if grouped else _element_of_b(node, (g, row, at))
         e = lw.read(kb, b, index)
         zero = number(0.0 if e.dtype.is_float else 0, e.dtype)
         for position, size, exact in ((column, n, whole), (depth, k, deep == k)):

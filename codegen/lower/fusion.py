@@ -351,7 +351,7 @@ def epilogue_fits(anchor: Node, node: Node) -> bool:
     shape = node.out.shape
     if 0 in shape:
         return False
-    linear = contraction_linear(anchor, tuple(axis(i, d) for i, d in enumerate(extents)))  # type: ignore[arg-type]
+    linear = contraction_linear(anchor, tuple(axis(i, d) for i, d in enumerate(extents)))
     index = unravel(linear, shape)
     for v in node.inputs:
         if v.shape == shape or prod(v.shape) == 1:

@@ -118,9 +118,9 @@ def wrapped(e: E, size: Dim) -> Affine:
 def memo_wrapped(lw: Lowering, k: KernelBuilder, v: Value, index: Index, size: Dim) -> Affine:
     """`wrapped` element of v; equal arguments give equal atoms."""
     key = (v, (*index, as_affine(size)))
-    if key not in k.memo:
-        k.memo[key] = index_expr(wrapped(lw.read(k, v, index), size))
-    return k.memo[key].value  # type: ignore[attr-defined]
+    if key not in k.indices:
+        k.indices[key] = wrapped(lw.read(k, v, index), size)
+    return k.indices[key]
 
 
 def _virtual(lw: Lowering, node: Node) -> Virtual:
@@ -136,11 +136,11 @@ def _virtual(lw: Lowering, node: Node) -> Virtual:
             inverse = tuple(op.perm.index(a) for a in range(len(op.perm)))
             return source(lambda i: tuple(i[a] for a in inverse))
         case Reshape():
-            return source(lambda i: unravel(ravel(i, out.shape), x.shape))  # type: ignore[union-attr]
+            return source(lambda i: unravel(ravel(i, out.shape), node.inputs[0].shape))
         case Slice():
             return source(lambda i: tuple(a * s + b for a, s, b in zip(i, op.steps, op.starts, strict=True)))
         case Expand():
-            return source(lambda i: broadcast_index(i, x.shape))  # type: ignore[union-attr]
+            return source(lambda i: broadcast_index(i, node.inputs[0].shape))
         case Iota():
             return lambda k, i: convert(index_expr(i[0]), op.dtype)
         case DimTensor():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir import Const, DType, Node, Op, Value, const, prod
+from ...ir import Const, Dim, DType, Node, Op, Value, const, prod
 from ...ir.ops import Add, BitXor, Cast, DimTensor, DotConv, DotMatMul, Expand, IntegerConv, Mul, Reduce, Reshape, Sub
 
 Loc = tuple[str, ...]
@@ -88,14 +88,14 @@ def _sum(x: Value, axis: int, loc: Loc) -> Value:
     return _do(Reduce("sum", (axis,), True), loc, _do(Cast(DType.I32), loc, x))
 
 
-def _size(d: object, loc: Loc) -> Value:
-    return const(d, DType.I32, loc) if isinstance(d, int) else _do(DimTensor((d,), (), DType.I32), loc)  # type: ignore[arg-type]
+def _size(d: Dim, loc: Loc) -> Value:
+    return const(d, DType.I32, loc) if isinstance(d, int) else _do(DimTensor((d,), (), DType.I32), loc)
 
 
 def _do(op: Op, loc: Loc, *ins: Value) -> Value:
     """The op's result; computed at once when every operand is constant."""
     if ins and all(isinstance(v.node.op, Const) for v in ins):
-        (data,) = op.reference(*(v.node.op.data for v in ins))  # type: ignore[attr-defined]
+        (data,) = op.reference(*(v.data for v in ins))
         return const(data, loc=loc)
     return Node.make(op, ins, loc).out
 

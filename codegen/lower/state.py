@@ -289,6 +289,6 @@ def check(v: Value) -> None:
 
 def scalar(v: Value) -> E:
     """The element of a one-element constant."""
-    data = v.node.op.data.reshape(())  # type: ignore[attr-defined]
+    data = v.data.reshape(())
     value = float(data) if v.dtype.is_float else bool(data) if v.dtype is DType.BOOL else int(data)
     return number(value, computed(v.dtype))

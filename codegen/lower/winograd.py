@@ -35,7 +35,7 @@ def choose_tile(node: Node, costs: ConvCosts) -> tuple[int, int] | None:
     op = node.op
     if not isinstance(op, Conv) or not isinstance(node.inputs[1].node.op, Const) or node.inputs[1].dtype is not DType.F32:
         return None
-    *kernel, c, n = (int(d) for d in node.inputs[1].shape)  # type: ignore[arg-type]
+    *kernel, c, n = (int(d) for d in node.inputs[1].shape)
     if op.groups != 1 or len(kernel) > 2 or any(d != 1 for d in (*op.strides, *op.dilations)):
         return None
     kernel = [1] * (2 - len(kernel)) + kernel
@@ -61,7 +61,7 @@ def packed_weights(w: np.ndarray, tile: tuple[int, int], panel: int) -> Deferred
     rows = positions(tile, kernel) * c  # positions and channels are the rows of one matrix
     return Deferred(
         w.dtype,
-        int(packed_size(rows, o, panel)),  # type: ignore[arg-type]
+        int(packed_size(rows, o, panel)),
         lambda out: pack_b(transform_weights(w.reshape(*kernel, c, o), tile).reshape(rows, o), panel, out=out),
     )
 

@@ -112,7 +112,7 @@ class ImportContext:
         )
         if not foldable:
             return node
-        (result,) = op.reference(*(v.node.op.data for v in inputs))  # type: ignore[attr-defined]
+        (result,) = op.reference(*(v.data for v in inputs))
         return Node.make(Const(np.asarray(result, node.types[0].dtype.np)), (), self.loc)
 
     def _settled(self, op: Op, inputs: Sequence[Value]) -> Sequence[Value]:

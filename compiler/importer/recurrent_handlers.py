@@ -50,7 +50,7 @@ def _activations(ctx: ImportContext, node: NodeProto, cell: str, directions: int
 
 def _filled(b: Build, value: object, shape: Shape, dtype: DType) -> Value:
     if is_static(shape):
-        return b.ctx.const(np.full([int(d) for d in shape], value, dtype.np))  # type: ignore[arg-type]
+        return b.ctx.const(np.full([int(d) for d in shape], value, dtype.np))
     return b.expand(b.reshape(b.const(value, dtype), (1,) * len(shape)), shape)
 
 

@@ -114,7 +114,7 @@ def slice_axes(ctx: ImportContext, x: Value, starts: Value, ends: Value, axes: V
     steps = b.const([1] * count, DType.I64) if steps is None else b.reshape(b.cast(steps, DType.I64), (count,))
     if known is not None:
         rows = [[b.reshape(b.slice(v, 0, k, 1), ()) for v in (starts, ends, steps)] for k in range(count)]
-        given = [(int(a) % rank, *row) for a, row in zip(known, rows, strict=True)]  # type: ignore[arg-type]
+        given = [(int(a) % rank, *row) for a, row in zip(known, rows, strict=True)]
         return _sliced(ctx, b, x, given)
     assert axes is not None
     here = matches(b, axes, rank)

@@ -105,7 +105,7 @@ def _sorted_rows(b: Build, rows: Value) -> Value:
     dtype = rows.dtype
     keys = b.cast(rows, DType.F32 if dtype.is_float else DType.U8) if dtype not in O.SORTABLE else rows
     order = b.iota(rows.shape[0])
-    for column in reversed(range(int(rows.shape[1]))):  # type: ignore[arg-type]
+    for column in reversed(range(int(rows.shape[1]))):
         key = b.reshape(b.slice(keys, 1, column, 1), (rows.shape[0],))
         order = b.emit(O.Gather(0), order, b.emit(O.Sort(), b.emit(O.Gather(0), key, order)))
     return order

@@ -174,9 +174,9 @@ def tile(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
 def range_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     start, limit, delta = required(ctx, node, ins, 3)
     b, dtype = Build(ctx), start.dtype
-    known = [ctx.known(v) for v in (start, limit, delta)]
-    if all(k is not None for k in known):
-        s, e, d = (k.ravel()[0] for k in known)  # type: ignore[union-attr]
+    known = [data.ravel()[0] for v in (start, limit, delta) if (data := ctx.known(v)) is not None]
+    if len(known) == 3:
+        s, e, d = known
         if d == 0:
             raise ctx.unsupported("Range with a step of 0")
         length = max(

@@ -240,10 +240,10 @@ def evaluate_shapes(ctx: ImportContext, node: NodeProto, ins: list[Value | None]
     try:
         if op in _STRUCTURAL and (op != "Where" or ctx.known(ins[0]) is not None):
             return _structural(ctx, node, ins, handler)
-        contents = [ctx.content(v) for v in present]
-        if any(c is None for c in contents):
+        contents = [c for v in present if (c := ctx.content(v)) is not None]
+        if len(contents) < len(present):
             return None
-        got = _arithmetic(ctx, node, ins, contents)  # type: ignore[arg-type]
+        got = _arithmetic(ctx, node, ins, contents)
     except UnknownError:
         return None
     if got is None:

@@ -32,7 +32,7 @@ def fourier(ctx: ImportContext, b: Build, x: Value, n: Dim, inverse: bool, onesi
     real = b.reshape(b.slice(x, axis + 1, 0, 1), rows)
     imag = b.reshape(b.slice(x, axis + 1, 1, 1), rows) if parts == 2 else None
     if is_long(n):
-        return _long(b, real, imag, int(n), inverse, onesided, lead)  # type: ignore[arg-type]
+        return _long(b, real, imag, int(n), inverse, onesided, lead)
     bins = half if onesided and not inverse else n
     cos, sin = wave(b, use, bins, n, x.dtype)
     if inverse and onesided:
@@ -137,7 +137,7 @@ def col2im(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     dilations, strides, pads = ints("dilations", (1,) * rank), ints("strides", (1,) * rank), ints("pads", (0,) * 2 * rank)
     if not all(isinstance(k, int) for k in block):
         return [_col2im_scattered(b, x, size, block, dilations, strides, pads)]
-    kernel = tuple(int(k) for k in block)  # type: ignore[arg-type]
+    kernel = tuple(int(k) for k in block)
     taps = int(np.prod(kernel))
     lo, hi = pads[:rank], pads[rank:]
     fields = list(zip(size, kernel, strides, dilations, lo, hi, strict=True))

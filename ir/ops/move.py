@@ -49,7 +49,7 @@ class Reshape(Op):
         return (TensorType(x.dtype, self.shape),)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (np.reshape(np.asarray(args[0]), self.shape),)  # type: ignore[arg-type]
+        return (np.reshape(np.asarray(args[0]), tuple(map(int, self.shape))),)
 
 
 @dataclass(frozen=True)

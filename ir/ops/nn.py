@@ -78,7 +78,7 @@ def _tap_view(x: np.ndarray, tap: Sequence[int], out: Sequence[int], strides: Se
 
 
 def _ints(dims: Sequence[Dim]) -> tuple[int, ...]:
-    return tuple(int(d) for d in dims)  # type: ignore[arg-type]
+    return tuple(int(d) for d in dims)
 
 
 @dataclass(frozen=True)
