@@ -27,7 +27,8 @@ TEAM_COST = 500_000  # and all in all, for waiting until a team has come togethe
 class Call:
     """One instruction that runs `symbol` on buffers of the plan (None: those of the step) with sizes `dims`.
 
-    On CPUs `units` are shared out in chunks of at least `grain`; on GPUs they are the blocks of a grid.
+    On CPUs `units` are shared out in chunks of at least `grain`; on GPUs they are the blocks of a grid, and `grain` has a bit
+    for each architecture of the target, its PTX last, whose devices make the call.
     """
 
     symbol: str

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -18,7 +20,7 @@ from ..codegen.kernel import Branch, Buffer, Kernel, LoopKernel, Plan, PlanStep,
 from ..codegen.lower import LowerOptions
 from ..codegen.lower.winograd import ConvCosts
 from ..errors import TargetError
-from ..ir import Dim, DType
+from ..ir import Dim, DType, dim_max
 from ..ir.dims import floordiv
 from ..runtime import objects
 from ..runtime.artifact import Parts
@@ -26,8 +28,9 @@ from .assemble import Call, Code, assemble, cpu_code
 from .constants import Packed
 
 if TYPE_CHECKING:
-    from ..codegen.cuda.emitted import Emitted as CudaEmitted
+    from ..codegen.cuda.emitted import Form
     from ..codegen.cuda.target import CudaTarget
+    from ..runtime.cuda.images import Image as CudaImage
 
 _SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
 _ALIGNED = (16, 8, 4, 2)  # alignments in bytes that kernels make use of
@@ -154,30 +157,52 @@ class CudaBackend:
 
         return replace(LOWERING, opt_level=opt_level)
 
-    def emit(self, plan: Plan) -> dict[int, CudaEmitted]:
-        from ..codegen.cuda.emit import emit
+    def emit(self, plan: Plan) -> dict[int, tuple[Form, ...]]:
+        from ..codegen.cuda.emit import emit_forms
 
-        def one(step: Step) -> tuple[object, Callable[[], CudaEmitted]]:
+        def one(step: Step) -> tuple[object, Callable[[], tuple[Form, ...]]]:
             aligned = tuple(alignment(plan, b) for b in step.buffers)
-            return (kernel_key(step.kernel), aligned), lambda: emit(step.kernel, self.target, aligned)
+            return (kernel_key(step.kernel), aligned), lambda: emit_forms(step.kernel, self.target, aligned)
 
         return _emit_once(plan, one)
 
-    def texts(self, emitted: Mapping[int, CudaEmitted]) -> dict[str, str]:
-        self._launches = {k.symbol: k for e in emitted.values() for k in e.launches}
+    def texts(self, emitted: Mapping[int, tuple[Form, ...]]) -> dict[str, str]:
+        every = [f for forms in emitted.values() for f in forms]
+        self._launches = {k.symbol: k for f in every for k in f.emitted.launches}
+        self._archs: dict[str, list[str]] = {s: [] for s in self._launches}
+        for f in every:
+            for k in f.emitted.launches:
+                self._archs[k.symbol] += [a for a in f.archs if a not in self._archs[k.symbol]]
         return {s: k.source for s, k in self._launches.items()}
+
+    def archs(self, symbol: str) -> Sequence[str]:
+        """What a kernel is compiled for: the architectures that have a step of which it is a part."""
+        return self._archs[symbol]
 
     def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, Any]:
         from ..codegen.cuda.compile import compile_all
-        from ..runtime.cuda.images import Image
 
-        code = compile_all(texts, self.target, done)
-        return {s: Image(self._launches[s].threads, self._launches[s].shared, code[s]) for s in texts}
+        code = compile_all(texts, self.archs, done)
+        return {s: self.image(s, code[s]) for s in texts}
 
-    def parts(self, plan: Plan, emitted: Mapping[int, CudaEmitted], compiled: Mapping[str, Any], equal: Equal, packed: Packed) -> Parts:
+    def image(self, symbol: str, code: Mapping[str, bytes]) -> CudaImage:
+        """A kernel's code, and how it is launched."""
+        from ..runtime.cuda.images import Image, MapSpec
+
+        k = self._launches[symbol]
+
+        def numbers(dims: Sequence[Dim]) -> tuple[int | tuple[int], ...]:
+            return tuple(d if isinstance(d, int) else (len(k.operands) + k.dims.index(d),) for d in dims)
+
+        maps = tuple(MapSpec(m.operand, m.itemsize, numbers(m.sizes), numbers(m.strides), m.box) for m in k.maps)
+        return Image(k.threads, k.shared, code, maps)
+
+    def parts(
+        self, plan: Plan, emitted: Mapping[int, tuple[Form, ...]], compiled: Mapping[str, Any], equal: Equal, packed: Packed
+    ) -> Parts:
         from ..runtime.cuda import images
 
-        plan, code = cuda_code(plan, emitted)
+        plan, code = cuda_code(plan, emitted, self.target.all)
 
         def join(symbols: Sequence[str]) -> bytes:
             return images.join([(s, compiled[s]) for s in symbols])
@@ -191,23 +216,31 @@ class CudaBackend:
             for arch, data in image.code.items():
                 (folder / f"{symbol}.{arch}.{'cubin' if arch.startswith('sm_') else 'ptx'}").write_bytes(data)
 
-    def describe(self, emitted: CudaEmitted) -> list[str]:
-        return [f"{k.symbol} blocks={k.blocks} threads={k.threads} shared={k.shared}" for k in emitted.launches]
+    def describe(self, emitted: tuple[Form, ...]) -> list[str]:
+        out = []
+        for f in emitted:
+            where = f" on {', '.join(f.archs)}" if len(emitted) > 1 else ""
+            out += [f"{k.symbol} blocks={k.blocks} threads={k.threads} shared={k.shared}{where}" for k in f.emitted.launches]
+        return out
 
 
-def cuda_code(plan: Plan, emitted: Mapping[int, CudaEmitted]) -> tuple[Plan, dict[int, Code]]:
-    """The plan with the workspaces of its steps as buffers, and the calls of each step."""
+def cuda_code(plan: Plan, emitted: Mapping[int, tuple[Form, ...]], archs: Sequence[str]) -> tuple[Plan, dict[int, Code]]:
+    """The plan with the workspaces of its steps as buffers, and the calls of each step, each for some of `archs`."""
     buffers = list(plan.buffers)
     code: dict[int, Code] = {}
     for step in steps_of(plan.steps):
-        e = emitted[id(step)]
+        forms = emitted[id(step)]
         spaces = []
-        for size in e.workspaces:
+        for sizes in zip_longest(*(f.emitted.workspaces for f in forms), fillvalue=0):  # a device runs one of the forms
             spaces.append(len(buffers))
-            buffers.append(Buffer("arena", DType.U8, (size,)))
+            buffers.append(Buffer("arena", DType.U8, (reduce(dim_max, sizes),)))
         memory = (*step.buffers, *spaces)
-        calls = tuple(Call(k.symbol, tuple(memory[o] for o in k.operands), k.dims, k.blocks, 1) for k in e.launches)
-        code[id(step)] = Code(calls, e.flops, e.bytes)
+        calls = tuple(
+            Call(k.symbol, tuple(memory[o] for o in k.operands), k.dims, k.blocks, sum(1 << archs.index(a) for a in f.archs))
+            for f in forms
+            for k in f.emitted.launches
+        )
+        code[id(step)] = Code(calls, forms[0].emitted.flops, forms[0].emitted.bytes)
     return replace(plan, buffers=tuple(buffers)), code
 
 

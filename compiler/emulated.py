@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ..codegen.cuda.emulate.compiler import EmulateOptions, build
 from ..codegen.cuda.emulate.device import EmulatedDevice
 from ..codegen.cuda.target import capability, parse
-from ..runtime.cuda.images import Image
 from ..runtime.cuda.module import CudaModule
 from .api import Compilation, compile_stages
 from .backends import CudaBackend, Done
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     import onnx
 
 
+_CODE = {"sm_": b"\x7fELF emulated", "com": b"// emulated"}
+
+
 class EmulatedBackend(CudaBackend):
     """Leaves machine code out: the device has the kernels already."""
 
@@ -27,8 +29,7 @@ class EmulatedBackend(CudaBackend):
         pass
 
     def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, Any]:
-        code = {self.target.base: b"\x7fELF emulated"}
-        return {s: Image(self._launches[s].threads, self._launches[s].shared, code) for s in texts}
+        return {s: self.image(s, {a: _CODE[a[:3]] for a in self.archs(s)}) for s in texts}
 
 
 def emulate(
@@ -50,4 +51,5 @@ def emulated_module(result: Compilation, options: EmulateOptions | None = None, 
     """The module of a compilation by an EmulatedBackend."""
     r = result
     parts = r.backend.parts(r.plan, r.emitted, r.objects, r.graph.equal, r.packed.result())
-    return CudaModule(parts, device=EmulatedDevice(build(r.texts, options), capability=capability(r.backend.target.base), **device))
+    device.setdefault("capability", capability(r.backend.target.base))
+    return CudaModule(parts, device=EmulatedDevice(build(r.texts, options), **device))

@@ -10,22 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from ...errors import CodegenError
 from ..disk_cache import cache_dir, read_checked, write_checked
 from .nvrtc import headers, nvrtc
-from .target import CudaTarget
 
 
-def compile_all(sources: Mapping[str, str], target: CudaTarget, done: Callable[[str], None] = lambda symbol: None,
+def compile_all(sources: Mapping[str, str], archs: Callable[[str], Iterable[str]], done: Callable[[str], None] = lambda symbol: None,
                 workers: int | None = None) -> dict[str, dict[str, bytes]]:  # fmt: skip
-    """symbol -> architecture -> code: a cubin for each of the target's, and PTX for its virtual one.
+    """symbol -> architecture -> code: a cubin, or PTX for a virtual one, for each of `archs(symbol)`.
 
     Raises CodegenError naming the kernel that NVRTC refuses, TargetError when there is no NVRTC.
     """
     nvrtc()
-    archs = (*target.archs, target.ptx)
     count = workers or max(1, len(os.sched_getaffinity(0)))
 
     def build(symbol: str) -> tuple[str, dict[str, bytes]]:
         try:
-            code = {a: compile_source(sources[symbol], a) for a in archs}
+            code = {a: compile_source(sources[symbol], a) for a in archs(symbol)}
         except CodegenError as e:
             raise CodegenError(f"kernel {symbol}: {e.found}", expected=e.expected, remedy=e.remedy) from None
         done(symbol)

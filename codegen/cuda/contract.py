@@ -10,12 +10,14 @@ from ...ir import Dim, DType, ceildiv, prod
 from ..kernel import ContractKernel
 from .contract_fma import fma_tiles
 from .contract_mma import mma_tiles
-from .contract_schedule import instruction, schedule_fma, schedule_mma
+from .contract_schedule import instruction, schedule_fma, schedule_mma, schedule_wgmma
 from .contract_text import accumulator, index_type, operand_pointers
+from .contract_wgmma import group_tiles, takes_groups
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .epilogue import epilogue
 from .render import render
 from .scalars import storage
+from .target import CudaTarget
 from .writer import Params
 
 FINISH_THREADS = 256
@@ -41,13 +43,13 @@ class FinishParameters:
     column_lines: list[str]
 
 
-def emit_contract(kernel: ContractKernel, aligned: Sequence[int], tf32: bool = False) -> Emitted:
-    """Emit a contraction: on tensor cores where they take the operands. `tf32`: float32 may be rounded to them.
+def emit_contract(kernel: ContractKernel, aligned: Sequence[int], target: CudaTarget) -> Emitted:
+    """Emit a contraction: on tensor cores where they take the operands.
 
     Raises CodegenError for element types that cannot be multiplied, and for a B that is packed for vectors.
     """
     a, b = (kernel.operands[i].dtype for i in (0, 1))
-    use = instruction(kernel, tf32)
+    use = instruction(kernel, target.tf32)
     if DType.BOOL in (a, b) or (use is None and kernel.group != 1):
         raise CodegenError(f"a contraction of {a.value} and {b.value} on CUDA")
     if kernel.panel != 1:
@@ -56,9 +58,12 @@ def emit_contract(kernel: ContractKernel, aligned: Sequence[int], tf32: bool = F
     size: Dim = 0
     for o in kernel.operands:
         size = size + o.numel * o.dtype.itemsize
+    groups = schedule_wgmma(kernel) if use is not None and target.warp_groups and takes_groups(kernel, aligned) else None
     if use is None:
         plan = schedule_fma(kernel)
         splits, launches = plan.splits, [fma_tiles(kernel, plan, aligned)]
+    elif groups is not None:
+        splits, launches = groups.splits, [group_tiles(kernel, groups, aligned)]
     else:
         wide = schedule_mma(kernel)
         splits, launches = wide.splits, [mma_tiles(kernel, wide, use, aligned)]

@@ -56,7 +56,7 @@ def schedule_fma(kernel: ContractKernel) -> FmaSchedule:
     return replace(chosen, splits=splits(kernel, tiles(kernel, chosen)))
 
 
-def tiles(kernel: ContractKernel, s: FmaSchedule | MmaSchedule) -> Dim:
+def tiles(kernel: ContractKernel, s: FmaSchedule | MmaSchedule | WgmmaSchedule) -> Dim:
     """Blocks without splits."""
     return prod((kernel.batch, ceildiv(kernel.m, s.bm), ceildiv(kernel.n, s.bn)))
 
@@ -134,3 +134,61 @@ def schedule_mma(kernel: ContractKernel) -> MmaSchedule:
         if not isinstance(kernel.m, int) and lower(kernel.m) < 16:
             chosen = candidates[-2]  # unknown: between the extremes
     return replace(chosen, splits=splits(kernel, tiles(kernel, chosen)))
+
+
+SM90_MULTIPROCESSORS = 132  # of an H100 or H200 (SXM); with fewer, some blocks wait
+TYPICAL = 1024  # what an unknown number of rows is taken for, if its bounds allow
+
+
+@dataclass(frozen=True, slots=True)
+class WgmmaSchedule:
+    """bm × bn results of a block at a time, bm / 64 warp groups multiply and one copies; `stages` tiles of 128 bytes of k;
+    `resident` blocks to a multiprocessor; `efficiency`: of the tensor cores, as far as the tile lets them; `splits` share k."""
+
+    bm: int
+    bn: int
+    stages: int
+    resident: int
+    efficiency: float
+    splits: int = 1
+
+    @property
+    def threads(self) -> int:
+        return self.bm * 2 + 128
+
+    @property
+    def shared(self) -> int:
+        """Bytes: tiles, two barriers a stage, and what it takes to begin at a multiple of 1024."""
+        return self.stages * ((self.bm + self.bn) * 128 + 16) + 1024
+
+    def registers(self, by_copies: bool) -> tuple[int, int] | None:
+        """Registers of a thread that copies and of one that multiplies, where the same for all (65536 / threads) are too few."""
+        return None if self.bn < 256 else (88, 208) if by_copies else (40, 232)
+
+
+_GROUPS = (WgmmaSchedule(128, 256, 4, 1, 1.0), WgmmaSchedule(128, 128, 6, 1, 0.85), WgmmaSchedule(64, 128, 4, 2, 0.7),
+           WgmmaSchedule(64, 64, 6, 2, 0.5))  # fmt: skip
+LEAST_ROWS, LEAST_COLUMNS = 48, 32  # fewer leave most of a tile of 64 idle
+
+
+def schedule_wgmma(kernel: ContractKernel) -> WgmmaSchedule | None:
+    """The tile with the shortest estimated time: waves of blocks × the time of a tile. None where tiles are mostly empty."""
+    if typical(kernel.m) < LEAST_ROWS or typical(kernel.n) < LEAST_COLUMNS:
+        return None
+
+    def cost(s: WgmmaSchedule) -> float:
+        count = typical(kernel.batch) * ceil(typical(kernel.m), s.bm) * ceil(typical(kernel.n), s.bn)
+        slots = SM90_MULTIPROCESSORS * s.resident
+        return ceil(count, slots) * s.bm * s.bn * s.resident / s.efficiency
+
+    chosen = min(_GROUPS, key=cost)
+    return replace(chosen, splits=splits(kernel, tiles(kernel, chosen)))
+
+
+def typical(d: Dim) -> int:
+    """A dim, or what it is taken for where it is not known."""
+    return max(lower(d), min(upper(d), TYPICAL))
+
+
+def ceil(a: int, b: int) -> int:
+    return -(-a // b)

@@ -10,7 +10,7 @@ from ...errors import CodegenError
 from ...ir import Dim, DType, upper
 from ..kernel import ContractKernel
 from ..packing import padded_k
-from .emitted import PLACEHOLDER, Launch, named
+from .emitted import PLACEHOLDER, Launch, TensorMap, named
 from .epilogue import EpilogueLines
 from .ranges import divisible, fits
 from .render import render
@@ -18,6 +18,7 @@ from .scalars import SMALL, storage
 from .writer import Params, pointer_parameters
 
 PIECE = 16  # bytes that the widest loads and copies take
+RASTER = 8  # tiles of rows that a wave of blocks works on, so that it reads as little of A and B as possible
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class ContractParameters:
     outside: str
     conv: list[ConvAxis]
     channels: int
+    raster: int
     parameters: list[str]
     prologue: list[str]
     batch_lines: list[str]
@@ -159,16 +161,21 @@ def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLin
         "b_type": storage(b), "a_zero": zero(a), "b_zero": zero(b), "index": index_type(kernel), "batch": name(kernel.batch),
         "m": name(kernel.m), "n": name(kernel.n), "k": name(kernel.k), "lda": name(kernel.lda), "a_batch": name(kernel.a_batch),
         "b_batch": name(kernel.b_batch), "b_offset": b_offset(kernel, params), "b_rows": kernel.b_row != 0, "outside": outside(kernel),
-        "conv": conv_axes(kernel, params), "channels": channels_of(kernel), "parameters": [], "prologue": [],
+        "conv": conv_axes(kernel, params), "channels": channels_of(kernel), "raster": RASTER, "parameters": [], "prologue": [],
         "batch_lines": lines.batch, "row_lines": lines.row, "column_lines": lines.column,
     }  # fmt: skip
 
 
-def contract_launch(template: str, kernel: ContractKernel, values: ContractParameters, params: Params, blocks: Dim, shared: int) -> Launch:
+def contract_launch(template: str, kernel: ContractKernel, values: ContractParameters, params: Params, blocks: Dim, shared: int,
+                    maps: tuple[TensorMap, ...] = (), map_names: tuple[str, ...] = ()) -> Launch:  # fmt: skip
     """The launch of a rendered template. With splits, a workspace of partial sums takes the place of the result."""
     operands, pointers = tuple(range(len(kernel.operands))), operand_pointers(kernel)
     if values.splits > 1:
         operands, pointers = (*operands[:-1], len(kernel.operands)), [*pointers[:-1], f"{values.acc}* __restrict__ partial"]
-    values = replace(values, parameters=pointers + params.signature(), prologue=params.prologue())
+    for m in maps:
+        for d in (*m.sizes, *m.strides):
+            params.name(d)
+    more = [f"const __grid_constant__ TensorMap {name}" for name, _ in zip(map_names, maps, strict=False)]
+    values = replace(values, parameters=pointers + params.signature() + more, prologue=params.prologue())
     source, symbol = named(render(template, values))
-    return Launch(source, symbol, operands, tuple(params.dims), blocks, values.threads, shared)
+    return Launch(source, symbol, operands, tuple(params.dims), blocks, values.threads, shared, maps)

@@ -11,11 +11,24 @@ PLACEHOLDER = "mlc_kernel"  # name of the function before it is known by the has
 
 
 @dataclass(frozen=True, slots=True)
+class TensorMap:
+    """An operand of a launch as the bulk copy engine sees it: elements of `itemsize` bytes, `sizes` innermost first, `strides`
+    in bytes of all but the innermost; copied in boxes of `box` elements, whose rows of 128 bytes are swizzled."""
+
+    operand: int
+    itemsize: int
+    sizes: tuple[Dim, ...]
+    strides: tuple[Dim, ...]
+    box: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
-    """One grid: `symbol<<<blocks, threads, shared>>>(operands…, dims…)`.
+    """One grid: `symbol<<<blocks, threads, shared>>>(operands…, dims…, maps…)`.
 
     `operands` are operands of the step by number; those from its number of operands on are its workspaces.
-    `dims` are passed as 64-bit integers behind the pointers. `shared` is dynamic shared memory in bytes.
+    `dims` are passed as 64-bit integers behind the pointers; they hold every size in `maps` that is not known.
+    `shared` is dynamic shared memory in bytes.
     """
 
     source: str
@@ -25,6 +38,7 @@ class Launch:
     blocks: Dim
     threads: int
     shared: int = 0
+    maps: tuple[TensorMap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +50,14 @@ class Emitted:
     flops: Dim
     bytes: Dim
     workspaces: tuple[Dim, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a step is on devices of some architectures ("sm_NN", or "compute_NN" for PTX)."""
+
+    archs: tuple[str, ...]
+    emitted: Emitted
 
 
 def named(source: str) -> tuple[str, str]:

@@ -13,11 +13,12 @@ LOWERING = LowerOptions(panel=1, in_place=2**62)
 
 # What code may be named for. The "a" of sm_90a: instructions of Hopper alone (wgmma), which no other device runs.
 ARCHITECTURES = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120")
+WARP_GROUPS = frozenset({"sm_90a"})  # with wgmma, and the bulk copy engine as Hopper has it
 
 
 @dataclass(frozen=True, slots=True)
 class CudaTarget:
-    """`archs`: architectures to make machine code for, in the order of capability. One program serves all of them.
+    """`archs`: architectures to make machine code for, in the order of capability.
 
     `tf32`: products of float32 may be rounded to 10 bits of mantissa, which tensor cores take.
     """
@@ -31,9 +32,19 @@ class CudaTarget:
         return self.archs[0]
 
     @property
+    def warp_groups(self) -> bool:
+        """Whether all of them have wgmma."""
+        return WARP_GROUPS.issuperset(self.archs)
+
+    @property
     def ptx(self) -> str:
         """The virtual architecture of the PTX, which drivers translate for devices from it on."""
         return self.base.replace("sm_", "compute_").rstrip("a")
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """The architectures, and the virtual one last."""
+        return (*self.archs, self.ptx)
 
     @property
     def manifest(self) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,9 @@ _INSTALL = 'pip install "mlc[cuda]"'
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
 _DEFAULT_SHARED = 48 << 10
+# Of cuda.h: CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32 by size in bytes, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B.
+_MAP_TYPES, _SWIZZLE_128B, _PROMOTE_L2_256B = {1: 0, 2: 1, 4: 2}, 3, 3
+_MAP_BYTES, _MAP_ALIGN = 128, 64
 # CUDA errors after which a context only returns errors.
 _FATAL = ("ILLEGAL_ADDRESS", "IllegalAddress", "LAUNCH_FAILED", "LaunchFailure", "MISALIGNED", "Misaligned", "ILLEGAL_INSTRUCTION",
           "IllegalInstruction", "ASSERT", "Assert", "HARDWARE_STACK", "INVALID_PC", "LAUNCH_TIMEOUT", "LaunchTimeout")  # fmt: skip
@@ -56,6 +59,15 @@ def present_architecture() -> str | None:
     except (DeviceError, ValueError):
         return None
     return f"sm_{capability}a" if capability == 90 else f"sm_{capability}"
+
+
+@functools.cache
+def _driver() -> ctypes.CDLL:
+    """The driver's library, for what cupy has no function for."""
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError as e:
+        raise DeviceError(f"the NVIDIA driver's library does not load: {e}", expected="libcuda.so.1") from None
 
 
 def _version(number: int) -> str:
@@ -135,10 +147,25 @@ class CupyDevice:
         with self._calls("copying on the device"):
             self._cp.cuda.runtime.memcpyAsync(to, source, nbytes, _ON_DEVICE, stream.ptr)
 
-    def launch(self, function: Any, blocks: int, threads: int, shared: int, args: np.ndarray, stream: Any) -> None:
-        pointers = (ctypes.c_void_p * max(1, args.size))(*range(args.ctypes.data, args.ctypes.data + args.nbytes, 8))
+    def launch(self, function: Any, blocks: int, threads: int, shared: int, args: np.ndarray, stream: Any,
+               maps: Sequence[Any] = ()) -> None:  # fmt: skip
+        places = [*range(args.ctypes.data, args.ctypes.data + args.nbytes, 8), *(ctypes.addressof(m) for m in maps)]
+        pointers = (ctypes.c_void_p * max(1, len(places)))(*places)
         with self._calls("a launch"):
             self._cp.cuda.driver.launchKernel(function.ptr, blocks, 1, 1, threads, 1, 1, shared, stream.ptr, ctypes.addressof(pointers), 0)
+
+    def tensor_map(self, ptr: int, itemsize: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> Any:
+        rank = len(sizes)
+        u32, u64 = ctypes.c_uint32 * rank, ctypes.c_uint64 * rank
+        storage = ctypes.create_string_buffer(_MAP_BYTES + _MAP_ALIGN)
+        result = (ctypes.c_char * _MAP_BYTES).from_buffer(storage, -ctypes.addressof(storage) % _MAP_ALIGN)
+        with self._calls("a tensor map"):
+            status = _driver().cuTensorMapEncodeTiled(
+                ctypes.byref(result), _MAP_TYPES[itemsize], rank, ctypes.c_void_p(ptr), u64(*sizes), u64(*strides), u32(*box),
+                u32(*[1] * rank), 0, _SWIZZLE_128B, _PROMOTE_L2_256B, 0)  # fmt: skip
+        if status:
+            raise DeviceError(f"a tensor map of sizes {list(sizes)}, strides {list(strides)}, box {list(box)}: CUDA error {status}")
+        return result
 
     def synchronize(self, stream: Any) -> None:
         with self._calls("waiting for the device"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,8 +44,12 @@ class Device(Protocol):
 
     def copy(self, to: int, source: int, nbytes: int, stream: Any) -> None: ...
 
-    def launch(self, function: Any, blocks: int, threads: int, shared: int, args: np.ndarray, stream: Any) -> None:
-        """A one-dimensional grid; `args` are 64-bit words, pointers and sizes alike."""
+    def launch(self, function: Any, blocks: int, threads: int, shared: int, args: np.ndarray, stream: Any,
+               maps: Sequence[Any] = ()) -> None:  # fmt: skip
+        """A one-dimensional grid; `args` are 64-bit words, pointers and sizes alike, and `maps` follow them."""
+
+    def tensor_map(self, ptr: int, itemsize: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> Any:
+        """A tensor as the bulk copy engine sees it, see `images.MapSpec`; to be kept until the launches that use it are over."""
 
     def synchronize(self, stream: Any) -> None: ...
 

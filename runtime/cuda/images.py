@@ -16,20 +16,44 @@ from ...errors import ArtifactError
 MAGIC = b"mlccuda1"
 MAX_THREADS = 1024
 MAX_SHARED = 227 << 10
+MAX_ARGUMENTS = 256
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """A tensor map that a kernel takes behind its arguments. Sizes and strides: numbers, or `(i,)` for argument i of the launch.
+
+    Attributes:
+        pointer: the argument that is its address.
+        itemsize: bytes of an element.
+        sizes: innermost first. strides: in bytes, of all but the innermost. box: elements of a copy.
+    """
+
+    pointer: int
+    itemsize: int
+    sizes: tuple[Number, ...]
+    strides: tuple[Number, ...]
+    box: tuple[int, ...]
+
+
+Number = int | tuple[int]
 
 
 @dataclass(frozen=True)
 class Image:
-    """A kernel: threads of a block, dynamic shared memory in bytes, and code by architecture ("sm_NN", "compute_NN" for PTX)."""
+    """A kernel: threads of a block, dynamic shared memory in bytes, code by architecture ("sm_NN", "compute_NN" for PTX), and
+    the tensor maps it takes."""
 
     threads: int
     shared: int
     code: Mapping[str, bytes]
+    maps: tuple[MapSpec, ...] = ()
 
 
 def join(functions: Sequence[tuple[str, Image]]) -> bytes:
     """One block from (symbol, image) pairs; function i of a program is the i-th."""
-    index = [[s, i.threads, i.shared, [[a, len(c)] for a, c in sorted(i.code.items())]] for s, i in functions]
+    index = [[s, i.threads, i.shared, [[a, len(c)] for a, c in sorted(i.code.items())],
+              [[m.pointer, m.itemsize, m.sizes, m.strides, m.box] for m in i.maps]] for s, i in functions]  # fmt: skip
     text = json.dumps(index, separators=(",", ":")).encode()
     blobs = [i.code[a] for _, i in functions for a in sorted(i.code)]
     return b"".join([MAGIC, struct.pack("<Q", len(text)), text, *blobs])
@@ -42,7 +66,7 @@ def split(code: bytes) -> list[tuple[str, Image]]:
             raise ValueError
         at = 16 + struct.unpack("<Q", code[8:16])[0]
         out = []
-        for symbol, threads, shared, entries in json.loads(code[16:at]):
+        for symbol, threads, shared, entries, maps in json.loads(code[16:at]):
             images: dict[str, bytes] = {}
             for arch, size in entries:
                 blob = code[at : at + size]
@@ -54,12 +78,35 @@ def split(code: bytes) -> list[tuple[str, Image]]:
             fits = type(threads) is int and type(shared) is int and 0 < threads <= MAX_THREADS and 0 <= shared <= MAX_SHARED
             if type(symbol) is not str or not re.fullmatch(r"\w{1,80}", symbol) or not images or not fits:
                 raise ValueError
-            out.append((symbol, Image(threads, shared, images)))
+            out.append((symbol, Image(threads, shared, images, tuple(_map(*m) for m in maps))))
     except (ValueError, TypeError, struct.error, RecursionError, AttributeError):
         raise ArtifactError("the CUDA code is malformed") from None
     if at != len(code):
         raise ArtifactError("the CUDA code is longer than its index says")
     return out
+
+
+def _map(pointer: object, itemsize: object, sizes: object, strides: object, box: object) -> MapSpec:
+    def numbers(values: object) -> tuple[Number, ...]:
+        if not isinstance(values, list):
+            raise ValueError
+        out: list[Number] = []
+        for v in values:
+            argument = isinstance(v, list) and len(v) == 1
+            n = v[0] if argument else v
+            if type(n) is not int or n < 0 or (argument and n >= MAX_ARGUMENTS):
+                raise ValueError
+            out.append((n,) if argument else n)
+        return tuple(out)
+
+    plain = tuple(n for n in numbers(box) if isinstance(n, int))
+    known = MapSpec(pointer, itemsize, numbers(sizes), numbers(strides), plain)  # type: ignore[arg-type]
+    shape = len(known.sizes) == len(known.strides) + 1 == len(plain) and 2 <= len(plain) <= 3
+    if type(pointer) is not int or not 0 <= pointer < MAX_ARGUMENTS or itemsize not in (1, 2, 4) or not shape:
+        raise ValueError
+    if not all(0 < b <= 256 for b in plain):
+        raise ValueError
+    return known
 
 
 def choose(image: Mapping[str, bytes], capability: int) -> str | None:

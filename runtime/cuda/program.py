@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,14 @@ from ...errors import ArtifactError, DeviceError, TargetError
 from ..artifact import Parts
 from ..binding import Binding, Sizes
 from ..handles import Handles
-from ..manifest import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD, instruction_length
+from ..manifest import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD, Manifest, instruction_length
 from ..resume import Yields
 from . import images
 from .device import Device, Memory
 from .space import DeviceSpace, Placed
 
 Around = Callable[[int, Callable[[], None]], None]
+_MAPS = 4096  # tensor maps that an execution keeps
 _GRAPHS = 4  # sets of addresses whose graphs an execution keeps
 
 
@@ -31,14 +32,14 @@ class CudaProgram(Sizes):
         m = parts.manifest
         self.device, self.check = device, check
         self.words = m.program
+        self.skipped, used = _skipped(m, device)
         self.functions: list[tuple[Any, images.Image]] = []
-        for symbol, image in images.split(parts.code):
+        for i, (symbol, image) in enumerate(images.split(parts.code)):
             arch = images.choose(image.code, device.capability)
-            if arch is None:
-                have = ", ".join(sorted(image.code))
-                raise TargetError(f"a module for {have}", expected=f"code for this device ({device.name}, sm_{device.capability})",
-                                  remedy=f"Compile with --target=cuda:sm_{device.capability}.")  # fmt: skip
-            self.functions.append((device.load(symbol, image.code[arch], image.shared), image))
+            if arch is None and i in used:
+                raise _no_code(image.code, device)
+            function = device.load(symbol, image.code[arch], image.shared) if arch is not None and i in used else None
+            self.functions.append((function, image))
         stream = device.stream()
         self.weights = device.allocate(parts.weights.nbytes)
         if parts.weights.nbytes:
@@ -51,6 +52,32 @@ class CudaProgram(Sizes):
     def execution(self, binding: Binding, arena: Any) -> CudaExecution:
         """Called by the binding."""
         return CudaExecution(self, binding, arena)
+
+
+def _no_code(have: Iterable[str], device: Device) -> TargetError:
+    return TargetError(f"a module for {', '.join(sorted(have))}", expected=f"code for this device ({device.name}, sm_{device.capability})",
+                       remedy=f"Compile with --target=cuda:sm_{device.capability}.")  # fmt: skip
+
+
+def _skipped(m: Manifest, device: Device) -> tuple[frozenset[int], set[int]]:
+    """Calls (words) that are for devices of other architectures, and the functions that the others call."""
+    target = m.raw["target"]
+    archs = [*target["archs"], target["ptx"]]
+    mine = images.choose(dict.fromkeys(archs, b""), device.capability)
+    if mine is None:
+        raise _no_code(archs, device)
+    skipped, used, pc = set(), set(), 0
+    while pc < len(m.program):
+        if m.program[pc] == CALL:
+            mask = m.raw["dims"][m.program[pc + 5]]
+            if not isinstance(mask, int):
+                raise ArtifactError("a CUDA program whose calls do not say for which architectures they are")
+            if mask >> archs.index(mine) & 1:
+                used.add(m.program[pc + 1])
+            else:
+                skipped.add(pc)
+        pc += instruction_length(m.program, pc)
+    return frozenset(skipped), used
 
 
 def _opcodes(program: tuple[int, ...]) -> list[int]:
@@ -76,6 +103,7 @@ class CudaExecution:
         self.bufs = [fixed + offset if fixed >= 0 else base + offset for fixed, offset in binding.template]
         self.staging: dict[tuple[str, int], Memory] = {}
         self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._maps: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._seen: tuple[int, ...] | None = None
 
     def __del__(self) -> None:
@@ -146,12 +174,13 @@ class CudaExecution:
                 pc = control.step(words, pc)
                 continue
             n, m = words[pc + 2], words[pc + 3]
-            blocks = int(dims[words[pc + 4]])
+            blocks = 0 if pc in p.skipped else int(dims[words[pc + 4]])
             if blocks > 0:
                 function, image = p.functions[words[pc + 1]]
                 at = pc + 6
                 args = np.array([bufs[b] for b in words[at : at + n]] + [int(dims[s]) for s in words[at + n : at + n + m]], np.int64)
-                launch = partial(device.launch, function, blocks, image.threads, image.shared, args, stream)
+                maps = [self._map(m, args) for m in image.maps]
+                launch = partial(device.launch, function, blocks, image.threads, image.shared, args, stream, maps)
                 if around is None:
                     launch()
                 else:
@@ -159,6 +188,17 @@ class CudaExecution:
                 if p.check:
                     self._checked(pc, stream)
             pc += 6 + n + m
+
+    def _map(self, spec: images.MapSpec, args: np.ndarray) -> Any:
+        def numbers(values: Sequence[images.Number]) -> tuple[int, ...]:
+            return tuple(v if isinstance(v, int) else int(args[v[0]]) for v in values)
+
+        key = (int(args[spec.pointer]), spec.itemsize, numbers(spec.sizes), numbers(spec.strides), spec.box)
+        if key not in self._maps:
+            self._maps[key] = self.program.device.tensor_map(*key)
+            if len(self._maps) > _MAPS:
+                self._maps.popitem(last=False)
+        return self._maps[key]
 
     def _checked(self, word: int, stream: Any) -> None:
         try:

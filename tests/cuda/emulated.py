@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 from mlc.codegen.cuda.emit import emit
-from mlc.codegen.cuda.emitted import Emitted
+from mlc.codegen.cuda.emitted import Emitted, TensorMap
 from mlc.codegen.cuda.emulate.compiler import EmulateOptions, Library, build
+from mlc.codegen.cuda.emulate.device import tensor_map
 from mlc.codegen.cuda.target import LOWERING, parse
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import Kernel, Plan, Step
@@ -39,7 +40,13 @@ def launch(library: Library, emitted: Emitted, arrays: Sequence[np.ndarray], bin
         args = [memory[o].ctypes.data for o in k.operands] + [evaluate(d, bindings) for d in k.dims]
         blocks = evaluate(k.blocks, bindings)
         if blocks > 0:
-            library.run(k.symbol, args, blocks, k.threads, k.shared, seed)
+            maps = [tensor_map(memory[k.operands[m.operand]].ctypes.data, *described(m, bindings)) for m in k.maps]
+            library.run(k.symbol, args + [m.ctypes.data for m in maps], blocks, k.threads, k.shared, seed)
+
+
+def described(m: TensorMap, bindings: Mapping[str, int]) -> tuple[int, list[int], list[int], tuple[int, ...]]:
+    """Item size, sizes, strides and box of a tensor map."""
+    return m.itemsize, [evaluate(d, bindings) for d in m.sizes], [evaluate(d, bindings) for d in m.strides], m.box
 
 
 def close(got: np.ndarray, want: np.ndarray, tol: float, what: str) -> None:

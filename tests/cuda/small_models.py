@@ -25,6 +25,10 @@ def mlp() -> bytes:
         w1=(16, 40), b1=(40,), w2=(40, 10))  # fmt: skip
 
 
+def wide() -> bytes:
+    return model("wide (float[N, 64] x) => (float[N, 96] y) { a = MatMul(x, w)  b = Add(a, c)  y = Relu(b) }", w=(64, 96), c=(96,))
+
+
 def cnn() -> bytes:
     return model("""cnn (float[N, 3, 17, 15] x) => (float[N, 5] y, int64[N] best) {
         a = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]>(x, w1, b1)  b = Relu(a)

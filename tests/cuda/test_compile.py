@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lowering import ap, graph, tensor
 from mlc.codegen.cuda.compile import compile_all, compile_source
-from mlc.codegen.cuda.emit import emit
+from mlc.codegen.cuda.emit import emit_forms
 from mlc.codegen.cuda.emulate.compiler import translation_unit
 from mlc.codegen.cuda.nvrtc import nvrtc
 from mlc.codegen.cuda.target import LOWERING, capability, parse
@@ -15,7 +15,7 @@ from mlc.codegen.lower.top_k import TopOrder
 from mlc.errors import CodegenError, TargetError
 from mlc.ir import DType, Node, const, sym
 from mlc.ir import ops as O
-from mlc.ir.ops.dot import DotMatMul
+from mlc.ir.ops.dot import DotConv, DotMatMul
 
 
 def available() -> bool:
@@ -42,8 +42,8 @@ def test_targets() -> None:
         parse("rocm")
 
 
-def sources() -> dict[str, str]:
-    """One kernel of every template."""
+def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """One kernel of every template, and its architectures."""
     rng = np.random.default_rng(0)
     b, x, h = sym("B", 1), tensor(3, 48), tensor(3, 48, dtype=DType.BF16)
     w = const(rng.standard_normal((48, 40)).astype(np.float32))
@@ -70,37 +70,44 @@ def sources() -> dict[str, str]:
     mask, deep_rows, small_rows = tensor(9000, dtype=DType.BOOL), tensor(2, 50_000), tensor(4, 100, dtype=DType.F64)
     boxes = [tensor(1, 90, 4), tensor(1, 2, 90), tensor(1, dtype=DType.I64), tensor(1), tensor(1)]
     bytes8 = tensor(32, dtype=DType.F8E5M2FNUZ)
+    wide = tensor(256, 64, dtype=DType.BF16)
+    pixels, taps = tensor(2, 16, 16, 16, dtype=DType.BF16), const(np.ones((3, 3, 16, 64), DType.BF16.np))
     graphs += [
         graph([mask], *Node.make(O.Positions(), (mask,)).outputs), graph([deep_rows], ap(O.Sort(True), deep_rows)),
         graph([small_rows], ap(O.Sort(), small_rows)), graph([deep_rows], ap(TopOrder(9, True), deep_rows)),
         graph(boxes, *Node.make(O.Suppress(), tuple(boxes)).outputs), graph([bytes8], ap(O.Mul(), bytes8, bytes8)),
+        graph([wide], ap(DotMatMul(), wide, const(np.ones((64, 256), DType.BF16.np)))),
+        graph([pixels], ap(DotConv((1, 1), (1, 1), (1, 1), (1, 1), 1), pixels, taps)),
     ]  # fmt: skip
-    found = {}
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for text in ("cuda:sm_80,sm_90a", "cuda:sm_80+tf32"):
         for g in graphs:
             for s in lower(g, LOWERING).steps:
-                found |= {k.symbol: k.source for k in emit(s.kernel, parse(text), [16] * len(s.buffers)).launches}
+                for f in emit_forms(s.kernel, parse(text), [16] * len(s.buffers)):
+                    found |= {k.symbol: (k.source, f.archs) for k in f.emitted.launches}
     return found
 
 
 @needs_nvrtc
 def test_every_template_compiles() -> None:
-    texts = sources()
+    found = sources()
+    texts = {s: text for s, (text, _) in found.items()}
     together = "".join(texts.values())
-    assert all(f"mma_{kind}(" in together for kind in ("bf16", "f16", "tf32", "u8s8"))
+    assert all(f"mma_{kind}(" in together for kind in ("bf16", "f16", "tf32", "u8s8")) and "wgmma.mma_async" in together
     assert len({t.split("\n")[0][:12] for t in texts.values()}) >= 6
     told: list[str] = []
-    code = compile_all(texts, parse("cuda:sm_80,sm_90a"), told.append)
+    code = compile_all(texts, lambda symbol: found[symbol][1], told.append)
     assert sorted(told) == sorted(texts)
-    for by_arch in code.values():
-        assert set(by_arch) == {"sm_80", "sm_90a", "compute_80"}
-        assert by_arch["sm_90a"][:4] == b"\x7fELF" and by_arch["compute_80"].lstrip().startswith(b"//")
+    for symbol, by_arch in code.items():
+        hopper = "wgmma" in texts[symbol]
+        assert by_arch.keys() - {"sm_80", "compute_80"} <= {"sm_90a"} and (by_arch.keys() == {"sm_90a"}) == hopper
+        assert hopper or (by_arch["sm_80"][:4] == b"\x7fELF" and by_arch["compute_80"].lstrip().startswith(b"//"))
 
 
 @needs_nvrtc
 def test_refused_source() -> None:
     with pytest.raises(CodegenError, match=r"kernel k: .*sm_80") as e:
-        compile_all({"k": '#include "mlc.cuh"\nextern "C" __global__ void k() { nonsense; }'}, parse("cuda:sm_80"))
+        compile_all({"k": '#include "mlc.cuh"\nextern "C" __global__ void k() { nonsense; }'}, lambda symbol: ["sm_80"])
     assert "nonsense" in str(e.value)
 
 
@@ -117,4 +124,5 @@ def test_cache(tmp_path, monkeypatch) -> None:
 
 
 def test_emission_is_deterministic() -> None:
-    assert translation_unit(sources()) == translation_unit(sources())
+    first, second = ({s: text for s, (text, _) in sources().items()} for _ in range(2))
+    assert translation_unit(first) == translation_unit(second)

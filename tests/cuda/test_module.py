@@ -12,7 +12,11 @@ import small_models
 from emulated import needs_gxx
 from mlc.codegen.cuda.emulate.compiler import EmulateOptions
 from mlc.codegen.cuda.emulate.device import EmulatedArray
-from mlc.compiler.emulated import emulate
+from mlc.codegen.cuda.target import parse
+from mlc.compiler.api import compile_stages
+from mlc.compiler.emulated import EmulatedBackend, emulate, emulated_module
+from mlc.compiler.options import Options
+from mlc.compiler.precision.options import Precision
 from mlc.errors import ArtifactError, DeviceError, InputError, TargetError
 from mlc.runtime import artifact
 from mlc.runtime.cuda import images
@@ -231,3 +235,19 @@ def test_undefined_behaviour_sanitizer() -> None:
     for name in ("mlp", "cnn", "transformer"):
         blob = getattr(small_models, name)()
         agree(emulate(blob, options=EmulateOptions(("undefined",))), blob, CASES[name][0])
+
+
+def test_each_device_runs_what_its_architecture_has() -> None:
+    """Code of several architectures differs in kernels and grids; a device loads and runs its own."""
+    target, blob, x = "cuda:sm_80,sm_90a", small_models.wide(), floats(256, 64)
+    result = compile_stages(blob, Options(target, precision=Precision("bf16")), backend=EmulatedBackend(parse(target)))
+    (want,) = ort.InferenceSession(blob, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    mapped = {}
+    for capability in (80, 89, 90, 100):
+        module = emulated_module(result, capability=capability)
+        got = [module.run({"x": x})["y"] for _ in range(3)]  # the third replays a graph
+        assert all(np.linalg.norm(y - want) < 1e-2 * np.linalg.norm(want) for y in got) and module.device.replays
+        mapped[capability] = any(image.maps for function, image in module._program.functions if function is not None)
+    assert mapped == {80: False, 89: False, 90: True, 100: False}
+    with pytest.raises(TargetError, match="sm_75"):
+        emulated_module(result, capability=75).prepare()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from emulated import described
 from mlc.codegen.cuda.emitted import Emitted
 from mlc.codegen.cuda.nvrtc import nvrtc
 from mlc.ir import evaluate
@@ -39,7 +40,8 @@ def launch(library: DeviceLibrary, emitted: Emitted, arrays: Sequence[np.ndarray
         args = [memory[o].ptr for o in k.operands] + [evaluate(v, bindings) for v in k.dims]
         blocks = evaluate(k.blocks, bindings)
         if blocks > 0:
-            d.launch(library.function(k.symbol, k.shared), blocks, k.threads, k.shared, np.array(args, np.int64), stream)
+            maps = [d.tensor_map(memory[k.operands[m.operand]].ptr, *described(m, bindings)) for m in k.maps]
+            d.launch(library.function(k.symbol, k.shared), blocks, k.threads, k.shared, np.array(args, np.int64), stream, maps)
     d.synchronize(stream)
     for m, a in zip(memory, arrays, strict=False):
         if a.nbytes:

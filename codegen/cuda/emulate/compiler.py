@@ -21,6 +21,7 @@ from ..nvrtc import headers
 _FLAGS = ("-std=c++17", "-O1", "-g0", "-shared", "-fPIC", "-fwrapv", "-ffp-contract=on", "-Wno-unknown-pragmas", "-Wno-div-by-zero",
           "-fno-strict-aliasing", "-w")  # fmt: skip
 _MESSAGE = 256
+_EMULATION = ("emulate.h", "emulate_hopper.h")  # headers of the host
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def build(sources: Mapping[str, str], options: EmulateOptions | None = None) -> 
     sanitize = (options or EmulateOptions()).sanitize
     flags = [*_FLAGS, *(f"-fsanitize={s}" for s in sanitize), *(["-fno-sanitize-recover=all"] if sanitize else [])]
     text = translation_unit(sources)
-    parts = (text, _resource("emulate/emulate.h"), *headers().values(), " ".join(flags), compiler)
+    parts = (text, *(_resource(f"emulate/{name}") for name in _EMULATION), *headers().values(), " ".join(flags), compiler)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     folder = _cache()
     library = folder / f"{key}.so"
@@ -71,7 +72,8 @@ def build(sources: Mapping[str, str], options: EmulateOptions | None = None) -> 
         with tempfile.TemporaryDirectory(dir=folder) as work:
             source = Path(work) / "kernels.cpp"
             source.write_text(text)
-            (Path(work) / "emulate.h").write_text(_resource("emulate/emulate.h"))
+            for name in _EMULATION:
+                (Path(work) / name).write_text(_resource(f"emulate/{name}"))
             for name, header in headers().items():
                 (Path(work) / name).write_text(header)
             out = Path(work) / "kernels.so"

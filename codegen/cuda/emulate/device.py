@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,13 @@ from ....errors import DeviceError
 from .compiler import Library
 
 GARBAGE = 0xFF  # what new memory holds: NaN, and indices far outside
+
+
+def tensor_map(ptr: int, itemsize: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> np.ndarray:
+    """The bytes of `emulate::Map`."""
+    rank = len(sizes)
+    pad = [0] * (3 - rank)
+    return np.frombuffer(struct.pack("<Q2i6Q3i52x", ptr, itemsize, rank, *sizes, *pad, 0, *strides, *pad, *box, *pad), np.uint8).copy()
 
 
 class Block:
@@ -77,12 +86,16 @@ class EmulatedDevice:
     def copy(self, to: int, source: int, nbytes: int, stream: Any) -> None:
         _bytes(to, nbytes)[:] = _bytes(source, nbytes)
 
-    def launch(self, function: str, blocks: int, threads: int, shared: int, args: np.ndarray, stream: Any) -> None:
+    def launch(self, function: str, blocks: int, threads: int, shared: int, args: np.ndarray, stream: Any,
+               maps: Sequence[np.ndarray] = ()) -> None:  # fmt: skip
         if self._recording is not None:
-            self._recording.append((function, blocks, threads, shared, args))
+            self._recording.append((function, blocks, threads, shared, args, maps))
             return
         self.launches += 1
-        self.library.run(function, [int(a) for a in args], blocks, threads, shared, self.seed)
+        self.library.run(function, [*(int(a) for a in args), *(m.ctypes.data for m in maps)], blocks, threads, shared, self.seed)
+
+    def tensor_map(self, ptr: int, itemsize: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> np.ndarray:
+        return tensor_map(ptr, itemsize, sizes, strides, box)
 
     def synchronize(self, stream: Any) -> None:
         pass
@@ -110,8 +123,8 @@ class EmulatedDevice:
 
     def replay(self, graph: Any, stream: Any) -> None:
         self.replays += 1
-        for function, blocks, threads, shared, args in graph:
-            self.launch(function, blocks, threads, shared, args, stream)
+        for function, blocks, threads, shared, args, maps in graph:
+            self.launch(function, blocks, threads, shared, args, stream, maps)
 
     def owner(self, ptr: int) -> int:
         return self.number

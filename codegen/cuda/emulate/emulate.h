@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -31,6 +32,7 @@ inline float normcdff(float x) { return static_cast<float>(normcdf(static_cast<d
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) alignas(n)
 #define MLC_SHARED(name) unsigned char* const name = emulate::block.shared
 
@@ -89,6 +91,23 @@ struct Fiber {
     };
     std::vector<Copy> open;                   // asynchronous copies, not committed yet
     std::vector<std::vector<Copy>> groups;    // committed, not waited for yet
+    struct Product {
+        void (*run)(const Product&);
+        void* sums;
+        uint64_t a, b;
+        int columns;
+    };
+    std::vector<Product> products;                      // likewise, of warp groups
+    std::vector<std::vector<Product>> product_groups;
+};
+
+// Something that happens at any moment, at the latest when no thread can go on without it.
+struct Deferred {
+    void (*run)(const Deferred&);
+    void* to;
+    unsigned char from[128];  // a tensor map
+    int at[3];
+    unsigned long long* barrier;
 };
 
 struct Warp {
@@ -103,6 +122,8 @@ struct Block {
     uint64_t barrier = 0;
     unsigned arrived = 0, alive = 0;
     unsigned char* shared = nullptr;
+    unsigned char* window = nullptr;  // a multiple of 1024 bytes before it
+    std::vector<Deferred> deferred;
     Fiber* current = nullptr;
     Fiber scheduler;
     const char* error = nullptr;
@@ -300,6 +321,7 @@ inline void body() {
     Fiber& self = *block.current;
     self.open.clear();
     self.groups.clear();
+    if (!self.products.empty() || !self.product_groups.empty()) fail("products that nobody waits for");
     --block.alive;
     --warp().alive;
     barrier_arrived();
@@ -310,6 +332,8 @@ inline void prepare(Fiber& f) {
     f.done = false;
     f.waits = nullptr;
     f.fake = nullptr;
+    f.products.clear();
+    f.product_groups.clear();
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(f.stack, MLC_STACK);  // the last run left without returning from its frames
 #endif
@@ -371,10 +395,17 @@ inline const char* run_block(Random& random, std::vector<uint32_t>& order) {
             if (block.error) return block.error;
             left -= f.done;
         }
-        if (!moved) return "a barrier or warp collective that not all threads reach";
+        if (!block.deferred.empty() && (!moved || (random.state && random.next() % 2))) {
+            const size_t which = random.next() % block.deferred.size();
+            const Deferred d = block.deferred[which];
+            block.deferred.erase(block.deferred.begin() + (std::ptrdiff_t)which);
+            d.run(d);
+        } else if (!moved) {
+            return "a barrier or warp collective that not all threads reach";
+        }
         random.shuffle(order);
     }
-    return nullptr;
+    return block.deferred.empty() ? nullptr : "a copy that nobody waits for";
 }
 
 // Runs a grid. Returns 0, or 1 with a message.
@@ -391,8 +422,11 @@ inline int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t 
         f.thread = Dim3{(unsigned)i, 0, 0};
     }
     void* memory = nullptr;
-    if (shared && posix_memalign(&memory, 1024, (size_t)shared)) return 1;
-    block.shared = static_cast<unsigned char*>(memory);
+    constexpr size_t before = 128;  // all that blocks may rely on: dynamic shared memory begins at a multiple of it
+    if (posix_memalign(&memory, 1024, (size_t)shared + before)) return 1;
+    block.window = static_cast<unsigned char*>(memory);
+    block.shared = block.window + before;
+    block.deferred.clear();
     blockDim = Dim3{(unsigned)threads, 1, 1};
     gridDim = Dim3{(unsigned)blocks, 1, 1};
     Random random{seed};
@@ -404,7 +438,7 @@ inline int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t 
     const char* error = nullptr;
     for (uint32_t b : grid) {
         blockIdx = Dim3{b, 0, 0};
-        if (shared) std::memset(memory, 0xff, (size_t)shared);  // what nobody has written reads as NaN
+        if (shared) std::memset(block.shared, 0xff, (size_t)shared);  // what nobody has written reads as NaN
         error = run_block(random, order);
         if (error) {
             std::snprintf(message, (size_t)size, "block %u: %s", b, error);
@@ -416,8 +450,12 @@ inline int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t 
     return error ? 1 : 0;
 }
 
+template <class T, class = void>
+struct Argument {  // a structure, given by its address
+    static T of(int64_t x) { return *reinterpret_cast<const T*>(static_cast<intptr_t>(x)); }
+};
 template <class T>
-struct Argument {
+struct Argument<T, std::enable_if_t<std::is_arithmetic<T>::value>> {
     static T of(int64_t x) { return static_cast<T>(x); }
 };
 template <class T>

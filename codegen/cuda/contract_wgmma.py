@@ -1,0 +1,97 @@
+"""ContractKernel by warp groups (sm_90a): wgmma on tiles that bulk copies bring, in a persistent, warp-specialised kernel.
+
+One warp group copies, one or two multiply; barriers in shared memory pass stages of tiles between them. A matrix A comes by the
+bulk copy engine, the rows of a convolution by cp.async, B always by the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...ir import Dim, DType, dim_min, lower
+from ..kernel import ContractKernel
+from .contract_mma import fragment_epilogue
+from .contract_schedule import SM90_MULTIPROCESSORS, WgmmaSchedule, tiles
+from .contract_text import PIECE, ContractParameters, a_pack, b_depth, b_pack, contract_launch, shared_parameters
+from .emitted import Launch, TensorMap
+from .ranges import divisible
+
+ROW = 128  # bytes of k in a tile
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInstruction:
+    """wgmma for a pair of element types: what follows its shape's m64nN, its last operands, the register letter of sums, and the
+    words it reads, as types of the emulation."""
+
+    wgmma: str
+    tail: str
+    letter: str
+    words: str
+
+
+_FLOAT = ", 1, 1"  # neither operand is negated
+_HALF = ", 1, 1, 0, 0"  # nor, of 16 bits, turned
+GROUP_INSTRUCTIONS = {
+    (DType.BF16, DType.BF16): GroupInstruction("k16.f32.bf16.bf16", _HALF, "f", "emulate::Bf16Word, emulate::Bf16Word"),
+    (DType.F16, DType.F16): GroupInstruction("k16.f32.f16.f16", _HALF, "f", "emulate::F16Word, emulate::F16Word"),
+    (DType.F32, DType.F32): GroupInstruction("k8.f32.tf32.tf32", _FLOAT, "f", "emulate::Tf32Word, emulate::Tf32Word"),
+    (DType.U8, DType.I8): GroupInstruction("k32.s32.u8.s8", "", "r", "emulate::U8Word, emulate::S8Word"),
+    (DType.I8, DType.I8): GroupInstruction("k32.s32.s8.s8", "", "r", "emulate::S8Word, emulate::S8Word"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WgmmaParameters(ContractParameters):
+    """contract_wgmma.cu.j2. `registers`: of a copying and a multiplying thread, where they trade them."""
+
+    wgmma: str
+    wgmma_tail: str
+    letter: str
+    words: str
+    bm: int
+    bn: int
+    bk: int
+    stages: int
+    registers: tuple[int, int] | None
+    map_a: bool
+    a_batched: bool
+    b_batched: bool
+    border: bool
+
+
+def takes_groups(kernel: ContractKernel, aligned: Sequence[int]) -> bool:
+    """Whether the copies can bring both operands: rows that begin at multiples of 16 bytes, B by columns, k not empty."""
+    types = kernel.operands[0].dtype, kernel.operands[1].dtype
+    if types not in GROUP_INSTRUCTIONS or kernel.b_row != 0 or lower(kernel.k) < 1:
+        return False
+    whole = PIECE // types[0].itemsize
+    return a_pack(kernel, aligned[0], whole) == whole == b_pack(kernel, aligned[1], whole)
+
+
+def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[int]) -> Launch:
+    """The launch that multiplies; with splits it leaves partial sums behind."""
+    params, lines = fragment_epilogue(kernel, plan.splits, aligned)
+    dtype = kernel.operands[0].dtype
+    use = GROUP_INSTRUCTIONS[dtype, kernel.operands[1].dtype]
+    bk = ROW // dtype.itemsize
+    maps = [_map(kernel, 1, b_depth(kernel), kernel.n, b_depth(kernel), kernel.b_batch, (bk, plan.bn))]
+    if kernel.conv is None:
+        maps.append(_map(kernel, 0, kernel.k, kernel.m, kernel.lda, kernel.a_batch, (bk, plan.bm)))
+    values = WgmmaParameters(
+        **shared_parameters(kernel, params, lines, plan.threads, plan.splits), wgmma=use.wgmma, wgmma_tail=use.tail, letter=use.letter,
+        words=use.words, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages,
+        registers=plan.registers(by_copies=kernel.conv is not None), map_a=kernel.conv is None,
+        a_batched=kernel.a_batch != 0, b_batched=kernel.b_batch != 0, border=kernel.border >= 0,
+    )  # fmt: skip
+    blocks = dim_min(tiles(kernel, plan) * plan.splits, SM90_MULTIPROCESSORS * plan.resident)
+    return contract_launch("contract_wgmma.cu.j2", kernel, values, params, blocks, plan.shared, tuple(maps), ("map_b", "map_a"))
+
+
+def _map(kernel: ContractKernel, operand: int, depth: Dim, rows: Dim, row: Dim, batch: Dim, box: tuple[int, int]) -> TensorMap:
+    size = kernel.operands[operand].dtype.itemsize
+    assert divisible(row * size, PIECE)
+    if batch == 0:
+        return TensorMap(operand, size, (depth, rows), (row * size,), box)
+    return TensorMap(operand, size, (depth, rows, kernel.batch), (row * size, batch * size), (*box, 1))

@@ -1,0 +1,152 @@
+// hopper.cuh on the host: barriers by definition, bulk copies that happen at any moment until somebody cannot go on without
+// them, and products of warp groups that read shared memory only when they are waited for.
+#pragma once
+
+namespace emulate {
+
+// Addresses of shared memory count from a multiple of 1024, as swizzles do.
+inline uint32_t shared_address(const void* p) { return (uint32_t)(static_cast<const unsigned char*>(p) - block.window); }
+
+struct Phase {  // of a barrier, in one word: arrivals of a phase, arrivals still due, bytes due, parity of the current phase
+    uint64_t count : 15, due : 15, parity : 1;
+    int64_t bytes : 32;
+};
+inline void update(u64* barrier, Phase p) {
+    if (p.due == 0 && p.bytes == 0) {
+        p.due = p.count;
+        p.parity ^= 1;
+    }
+    std::memcpy(barrier, &p, sizeof(p));
+}
+inline void arrive(u64* barrier, int bytes) {
+    Phase p = bit_cast<Phase>(*barrier);
+    if (p.due == 0) fail("more arrivals at a barrier than it counts");
+    p.bytes += bytes;
+    --p.due;
+    update(barrier, p);
+}
+
+struct Map {  // what EmulatedDevice.tensor_map makes
+    uint64_t base;
+    int32_t itemsize, rank;
+    uint64_t sizes[3], strides[3];  // strides in bytes, of the outer two
+    int32_t box[3];
+};
+static_assert(sizeof(Map) <= sizeof(TensorMap), "fits");
+
+inline uint32_t swizzled(uint32_t address) { return address ^ ((address >> 3) & 0x70u); }
+
+inline void copy_now(const Deferred& d) {
+    Map m;
+    std::memcpy(&m, d.from, sizeof(m));
+    const uint32_t row_bytes = (uint32_t)(m.box[0] * m.itemsize), start = shared_address(d.to);
+    for (int32_t r = 0; r < m.box[1]; ++r)
+        for (int32_t c = 0; c < m.box[0]; ++c) {
+            unsigned char* const to = block.window + swizzled(start + (uint32_t)r * row_bytes + (uint32_t)(c * m.itemsize));
+            const int64_t at[3] = {d.at[0] + c, d.at[1] + (int64_t)r, d.at[2]};
+            bool inside = true;
+            for (int i = 0; i < m.rank; ++i) inside = inside && at[i] >= 0 && (uint64_t)at[i] < m.sizes[i];
+            if (inside) {
+                const uint64_t offset = (uint64_t)at[0] * (uint64_t)m.itemsize + (uint64_t)at[1] * m.strides[1] + (m.rank > 2 ? (uint64_t)at[2] * m.strides[2] : 0);
+                std::memcpy(to, reinterpret_cast<const void*>(m.base + offset), (size_t)m.itemsize);
+            } else {
+                std::memset(to, 0, (size_t)m.itemsize);
+            }
+        }
+    Phase p = bit_cast<Phase>(*d.barrier);
+    p.bytes -= (int32_t)row_bytes * m.box[1];
+    update(d.barrier, p);
+}
+inline void copy_box(void* to, const TensorMap& map, int k, int row, int batch, u64* barrier) {
+    if (shared_address(to) % 1024) fail("a bulk copy to a place that swizzles do not begin at");
+    Map m;
+    std::memcpy(&m, &map, sizeof(m));
+    if (m.box[0] * m.itemsize != 128 || m.base % 16) fail("a bulk copy of boxes that are not rows of 128 bytes");
+    Deferred d{copy_now, to, {}, {k, row, batch}, barrier};
+    std::memcpy(d.from, &map, sizeof(map));
+    block.deferred.push_back(d);
+}
+
+// Results of a lane: rows lane / 4 and 8 further of the 16 of its warp, columns 2·(lane % 4) and one on, of every eight.
+template <class Acc, class A, class B>
+inline void multiply(const Fiber::Product& p) {
+    const uint32_t thread = block.current->thread.x % 128, lane = thread % 32;
+    const auto word = [](uint64_t descriptor, uint32_t row, uint32_t w) {
+        const uint32_t start = (uint32_t)(descriptor & 0x3fff) << 4, eight = (uint32_t)(descriptor >> 32 & 0x3fff) << 4;
+        uint32_t out;
+        std::memcpy(&out, block.window + swizzled(start + row / 8 * eight + row % 8 * 128 + w * 4), 4);
+        return out;
+    };
+    Acc* const d = static_cast<Acc*>(p.sums);
+    for (uint32_t half = 0; half < 2; ++half) {
+        uint32_t left[8];
+        for (uint32_t w = 0; w < 8; ++w) left[w] = word(p.a, thread / 32 * 16 + half * 8 + lane / 4, w);
+        for (uint32_t n = 0; n < (uint32_t)p.columns; n += 8)
+            for (uint32_t e = 0; e < 2; ++e) {
+                double sum = 0;
+                for (uint32_t w = 0; w < 8; ++w) {
+                    const uint32_t right = word(p.b, n + lane % 4 * 2 + e, w);
+                    for (int i = 0; i < A::count; ++i) sum += A::of(left[w], i) * B::of(right, i);
+                }
+                Acc& to = d[n / 8 * 4 + half * 2 + e];
+                to = (Acc)(to + sum);
+            }
+    }
+}
+template <class Acc, class A, class B, int NT>
+inline void product(Acc (&sums)[NT][4], u64 a, u64 b) {
+    struct {
+        u64 a, b;
+    } mine{a, b};
+    const auto slots = exchange(&mine, sizeof(mine));
+    if (std::memcmp(&mine, slots[0], sizeof(mine))) fail("a product whose lanes disagree on its matrices");
+    if ((a >> 62) != 1 || (b >> 62) != 1) fail("a product of matrices that are not swizzled by 128 bytes");
+    block.current->products.push_back({multiply<Acc, A, B>, sums, a, b, NT * 8});
+}
+inline void commit_products() {
+    Fiber& f = *block.current;
+    f.product_groups.push_back(std::move(f.products));
+    f.products.clear();
+    __syncwarp();
+}
+inline void wait_for_products(int left) {
+    Fiber& f = *block.current;
+    while ((int)f.product_groups.size() > left) {
+        for (const Fiber::Product& p : f.product_groups.front()) p.run(p);
+        f.product_groups.erase(f.product_groups.begin());
+    }
+    __syncwarp();
+}
+
+struct Tf32Word {  // the engine does not look at the lower bits
+    static constexpr int count = 1;
+    static double of(uint32_t w, int) { return bit_cast<float>(w & 0xffffe000u); }
+};
+
+}  // namespace emulate
+
+MLC_FN u32 shared_address(const void* p) { return emulate::shared_address(p); }
+MLC_FN void barrier_init(u64* barrier, int count) {
+    const emulate::Phase p{(uint64_t)count, (uint64_t)count, 0, 0};
+    std::memcpy(barrier, &p, sizeof(p));
+}
+MLC_FN void barriers_initialized() {}
+MLC_FN void barrier_arrive(u64* barrier) { emulate::arrive(barrier, 0); }
+MLC_FN void barrier_expect(u64* barrier, int bytes) { emulate::arrive(barrier, bytes); }
+MLC_FN void barrier_wait(u64* barrier, u32 parity) {
+    while (emulate::bit_cast<emulate::Phase>(*barrier).parity == parity) emulate::yield_until_changed(reinterpret_cast<uint64_t*>(barrier), *barrier);
+}
+MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, u64* barrier) { emulate::copy_box(to, map, k, row, 0, barrier); }
+MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, int batch, u64* barrier) { emulate::copy_box(to, map, k, row, batch, barrier); }
+MLC_FN void prefetch_map(const TensorMap&) {}
+MLC_FN void writes_visible_to_products() {}
+template <int COUNT>
+MLC_FN void give_registers() {}
+template <int COUNT>
+MLC_FN void take_registers() {}
+MLC_FN void products_begin() { __syncwarp(); }
+MLC_FN void products_commit() { emulate::commit_products(); }
+template <int LEFT>
+MLC_FN void products_wait() { emulate::wait_for_products(LEFT); }
+template <class T>
+MLC_FN void settled(T&) {}

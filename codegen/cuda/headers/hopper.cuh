@@ -1,0 +1,81 @@
+// What kernels for sm_90a are written in besides mlc.cuh: barriers in shared memory, bulk copies of boxes of a tensor, and
+// what surrounds matrix products of a warp group. The terms and their order are those of the PTX ISA, sections 9.7.13 (mbarrier),
+// 9.7.9.27 (cp.async.bulk.tensor) and 9.7.15 (wgmma).
+#pragma once
+
+// A tensor as the bulk copy engine sees it: made by the driver (cuTensorMapEncodeTiled), opaque, a parameter of the kernel.
+struct alignas(64) TensorMap {
+    u64 words[16];
+};
+
+#ifdef MLC_EMULATE
+#include "emulate_hopper.h"
+#else
+MLC_FN u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+// A barrier completes a phase when `count` arrivals have come and all bytes that were announced are there.
+MLC_FN void barrier_init(u64* barrier, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
+}
+// By the thread that initialized barriers, before the block's __syncthreads: the copy engine sees them from then on.
+MLC_FN void barriers_initialized() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+MLC_FN void barrier_arrive(u64* barrier) {
+    asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+// Arrives, and announces bytes that copies will bring.
+MLC_FN void barrier_expect(u64* barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+// Until the phase of that parity is over; the phase before the first one has parity 1.
+MLC_FN void barrier_wait(u64* barrier, u32 parity) {
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 done, [%0], %1;\n"
+        "@done bra over;\n"
+        "bra again;\n"
+        "over:\n}" ::"r"(shared_address(barrier)), "r"(parity) : "memory");
+}
+
+// A box of the tensor, its first element at the given place along k, rows and batches, to shared memory; outside is zero.
+MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, u64* barrier) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
+                 ::"r"(shared_address(to)), "l"(&map), "r"(shared_address(barrier)), "r"(k), "r"(row) : "memory");
+}
+MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, int batch, u64* barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
+                 ::"r"(shared_address(to)), "l"(&map), "r"(shared_address(barrier)), "r"(k), "r"(row), "r"(batch) : "memory");
+}
+MLC_FN void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
+
+// What this thread wrote to shared memory, its cp.async included once waited for, is seen by matrix products.
+MLC_FN void writes_visible_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Registers move from warps that copy to warps that multiply; every warp of a group of four calls it.
+template <int COUNT>
+MLC_FN void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT)); }
+template <int COUNT>
+MLC_FN void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT)); }
+
+MLC_FN void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+MLC_FN void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int LEFT>
+MLC_FN void products_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
+// Keeps the compiler from reading an accumulator before the wait that it comes after.
+MLC_FN void settled(float& x) { asm volatile("" : "+f"(x)::"memory"); }
+MLC_FN void settled(int& x) { asm volatile("" : "+r"(x)::"memory"); }
+#endif
+
+// Rows of 128 bytes whose pieces of 16 are swizzled: bits 4 to 6 of an address are xored with bits 7 to 9. A descriptor of such
+// a matrix (along k, eight rows in 1024 bytes): address / 16 in bits 0 to 13, bytes / 16 from eight rows to the next in bits
+// 32 to 45, the swizzle of 128 bytes as 1 in bits 62 and 63; bits 16 to 29 are not used with it.
+MLC_FN u64 matrix_descriptor(const void* matrix) {
+    return (u64)((shared_address(matrix) & 0x3ffffu) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
+// The descriptor of the matrix that begins BYTES further along k, in the same rows.
+template <int BYTES>
+MLC_FN u64 further(u64 descriptor) { return descriptor + (BYTES >> 4); }
+MLC_FN int swizzled128(int byte) { return byte ^ ((byte >> 3) & 0x70); }

@@ -1,0 +1,123 @@
+"""Contractions by warp groups (sm_90a), by the emulation: barriers, bulk copies and products in any order that the PTX ISA allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from emulated import check, check_all, needs_gxx
+from lowering import ap, graph, tensor
+from mlc.codegen.cuda import contract, contract_schedule
+from mlc.codegen.cuda.contract_schedule import WgmmaSchedule, schedule_wgmma
+from mlc.codegen.cuda.emit import emit
+from mlc.codegen.cuda.target import LOWERING, parse
+from mlc.codegen.kernel import ContractKernel
+from mlc.codegen.lower import lower
+from mlc.ir import DType, sym
+from mlc.ir import ops as O
+from mlc.ir.ops.dot import DotMatMul
+from test_contract_mma import convolution, dot, weights
+
+pytestmark = needs_gxx
+M, B = sym("M", 1, 4096), sym("B", 1, 16)
+SIXTEEN = [(DType.BF16, DType.BF16)]
+
+
+def sources(g, target: str = "cuda:sm_90a") -> list[str]:
+    plan = lower(g, LOWERING)
+    return [k.source for s in plan.steps for k in emit(s.kernel, parse(target), [16] * len(s.buffers)).launches]
+
+
+def by_groups(g, target: str = "cuda:sm_90a") -> bool:
+    return any("wgmma" in s for s in sources(g, target))
+
+
+@pytest.fixture
+def tile(monkeypatch):
+    """Every contraction with a tile that is set, of few blocks so that each takes several tiles."""
+
+    def set_to(bm: int, bn: int, stages: int = 2, splits: int = 1) -> None:
+        chosen = WgmmaSchedule(bm, bn, stages, 1, 1.0, splits)
+        monkeypatch.setattr(contract, "schedule_wgmma", lambda kernel: chosen)
+        monkeypatch.setattr("mlc.codegen.cuda.contract_wgmma.SM90_MULTIPROCESSORS", 2)
+
+    return set_to
+
+
+def products(a: DType, b: DType):
+    return [dot(m, n, k, a, b) for m, n, k in ((70, 72, 40), (150, 130, 200), (64, 256, 64), (200, 300, 97 * 16))]
+
+
+@pytest.mark.parametrize("bm,bn", [(128, 256), (128, 128), (64, 64)])
+def test_tiles(tile, bm: int, bn: int) -> None:
+    """Sizes with and without whole tiles; several tiles a block; more steps along k than stages."""
+    tile(bm, bn)
+    jobs = products(DType.BF16, DType.BF16)
+    assert all(by_groups(g) for g, _, _ in jobs)
+    check_all([*jobs, dot(M, 80, 96, DType.BF16, DType.BF16, M=77)], tol=1e-4)
+
+
+def test_element_types(tile) -> None:
+    tile(64, 64, 3)
+    check_all(products(DType.U8, DType.I8)[:2], tol=1e-4)
+    x, half = tensor(70, 48), tensor(70, 48, dtype=DType.F16)
+    check(graph([half], ap(O.MatMul(), half, weights(48, 40, dtype=DType.F16))), tol=3e-3)
+    single = graph([x], ap(O.MatMul(), x, weights(48, 72)))
+    assert by_groups(single, "cuda:sm_90a+tf32") and not by_groups(single)
+    check(single, target="cuda:sm_90a+tf32", tol=5e-3)
+
+
+def test_splits(tile) -> None:
+    tile(64, 64, 3, splits=3)
+    check_all([dot(70, 70, 1024, DType.BF16, DType.BF16), dot(64, 64, 160, DType.BF16, DType.BF16)], tol=1e-4)
+
+
+def test_batches(tile) -> None:
+    """Operands with and without a batch axis, B as it lies at run time."""
+    tile(64, 64)
+    keys, x = tensor(B, 70, 64, dtype=DType.BF16), tensor(B, 33, 64, dtype=DType.BF16)
+    shared = tensor(70, 64, dtype=DType.BF16)
+    jobs = [graph([x, k], ap(DotMatMul(), x, ap(O.Transpose((0, 2, 1)), k))) for k in (keys,)]
+    jobs.append(graph([x, shared], ap(DotMatMul(), x, ap(O.Transpose((1, 0)), shared))))
+    assert all(by_groups(g) for g in jobs)
+    check_all([(g, None, {"B": 3}) for g in jobs], tol=1e-4)
+
+
+def test_convolutions(tile) -> None:
+    """Rows of the image by cp.async, also where what is outside is not zero."""
+    tile(128, 64, 3)
+    bf16, int8 = (DType.BF16, DType.BF16), (DType.U8, DType.I8)
+    x, q = tensor(2, 9, 11, 16, dtype=DType.BF16), tensor(1, 12, 12, 16, dtype=DType.U8)
+    jobs = [
+        convolution(x, 3, 3, 16, 40, dtypes=bf16, pads=(1, 1)), convolution(x, 3, 3, 16, 72, dtypes=bf16, strides=(2, 2)),
+        convolution(q, 3, 3, 16, 32, dtypes=int8, pads=(1, 1), border=7), convolution(x, 1, 1, 16, 64, dtypes=bf16),
+    ]  # fmt: skip
+    assert all(by_groups(g) for g, _, _ in jobs)
+    check_all(jobs, tol=1e-4)
+
+
+def test_which_contractions() -> None:
+    """Few rows, rows that do not begin at multiples of 16 bytes, B in rows, and other devices have other kernels."""
+    g = dot(1024, 1024, 512, *SIXTEEN[0])[0]
+    assert by_groups(g) and not by_groups(g, "cuda:sm_80") and not by_groups(g, "cuda:sm_90")
+    assert not by_groups(dot(16, 1024, 512, *SIXTEEN[0])[0]) and not by_groups(dot(1024, 1024, 513, *SIXTEEN[0])[0])
+    x, w = tensor(256, 64, dtype=DType.BF16), tensor(64, 256, dtype=DType.BF16)
+    assert not by_groups(graph([x, w], ap(DotMatMul(), x, w)))
+
+
+def test_schedules() -> None:
+    """The largest tile for products that fill the device many times; smaller ones where it would leave part of it idle."""
+
+    def chosen(m, n: int, k: int) -> WgmmaSchedule | None:
+        plan = lower(dot(m, n, k, *SIXTEEN[0])[0], LOWERING)
+        (kernel,) = (s.kernel for s in plan.steps if isinstance(s.kernel, ContractKernel))
+        return schedule_wgmma(kernel)
+
+    large = chosen(8192, 8192, 64)
+    assert large == contract_schedule._GROUPS[0] and large.shared <= 227 << 10 and large.registers(False) == (40, 232)
+    for s in contract_schedule._GROUPS:
+        assert s.shared * s.resident <= 227 << 10 and s.threads * s.resident <= 2048
+    small = chosen(256, 1024, 4096)
+    assert small is not None and (small.bm, small.splits > 1) == (64, True)
+    assert chosen(8, 4096, 64) is None and chosen(M, 4096, 64) is not None
+    assert replace(large, splits=2).shared == large.shared
