@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..ir import Graph, Value
+from ..ir import Elementwise, Graph, Value
 from ..ir.ops import (
     Add,
     Div,
@@ -31,6 +31,7 @@ from ..ir.ops import (
     Sqrt,
     Sub,
     Tanh,
+    Transpose,
 )  # fmt: skip
 from .base import Pass, PassContext, apply, close, is_float, like, scalar_of
 from .rewrite import C, Num, P, Pattern, Rule, X, rewrite
@@ -38,9 +39,16 @@ from .rewrite import C, Num, P, Pattern, Rule, X, rewrite
 
 @dataclass(frozen=True)
 class FusePatterns(Pass):
-    def run(self, graph: Graph, ctx: PassContext) -> Graph:
-        return rewrite(graph, RULES)
+    """`moved_norms`: also norms of what a transpose gave. Before layout selection they wait: reductions and arithmetic work in
+    either order, norms only over trailing axes."""
 
+    moved_norms: bool = True
+
+    def run(self, graph: Graph, ctx: PassContext) -> Graph:
+        return rewrite(graph, RULES if self.moved_norms else (*_FUNCTIONS, *_in_place(_NORMS)))
+
+
+_BEHIND = 8  # elementwise values between a transpose and a norm
 
 _x = X("x", is_float)
 
@@ -187,7 +195,7 @@ def _without(fn: Callable[..., Value | None], *names: str) -> Callable[..., Valu
     return body
 
 
-RULES: tuple[Rule, ...] = (
+_FUNCTIONS: tuple[Rule, ...] = (
     *(Rule(form, gelu) for erf in _ERF for form in _gelu_forms(erf)),
     *(Rule(form, gelu_tanh) for tanh in _TANH for form in _gelu_forms(tanh)),
     Rule(P(Reciprocal, P(Add, P(Exp, P(Neg, _x)), Num(1)), name="root"), sigmoid),
@@ -199,8 +207,40 @@ RULES: tuple[Rule, ...] = (
     Rule(P(Mul, _relu6, _SIXTH, name="root"), hard_sigmoid),
     Rule(P(Mul, _x, P(HardSigmoid, _x, name="gate")), hard_swish_of_sigmoid),
     Rule(P(Div, _exp, P(Reduce, _exp, name="total")), _without(softmax, "e")),
+)
+
+_NORMS: tuple[Rule, ...] = (
     Rule(P(Div, _centred, _deviation, name="root"), _without(layer_norm, "d")),
     Rule(P(Div, _x, _rms, name="root"), rms_norm),
     *(Rule(P(Mul, P(cls, name="norm"), X("c")), norm_scale) for cls in (LayerNorm, RMSNorm)),
     Rule(P(Add, P(LayerNorm, name="norm"), X("c")), norm_bias),
 )
+
+RULES: tuple[Rule, ...] = (*_FUNCTIONS, *_NORMS)
+
+
+def _in_place(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules, declining where the operand x is elementwise behind a transpose."""
+
+    def guarded(fn: Callable[..., Value | None]) -> Callable[..., Value | None]:
+        def body(**captures: Value) -> Value | None:
+            return None if "x" in captures and _moved(captures["x"]) else fn(**captures)
+
+        body.__name__ = fn.__name__
+        return body
+
+    return tuple(replace(r, fn=guarded(r.fn)) for r in rules)
+
+
+def _moved(v: Value) -> bool:
+    """Whether v is a transpose, or elementwise behind one."""
+    for _ in range(_BEHIND):
+        if isinstance(v.node.op, Transpose):
+            return True
+        if not isinstance(v.node.op, Elementwise):
+            return False
+        same = [u for u in v.node.inputs if u.shape == v.shape]
+        if not same:
+            return False
+        v = same[0]
+    return False

@@ -48,13 +48,13 @@ O1: tuple[Runnable, ...] = (*QUANTIZED, CLEAN)
 O2: tuple[Runnable, ...] = (
     *QUANTIZED,  # before constants fold: quantized weights must not become floats
     CLEAN,
-    FusePatterns(),  # before layout: fewer nodes to choose for
+    FusePatterns(moved_norms=False),  # before layout: fewer nodes to choose for
     FuseAttention(),  # before layout: what it makes of kᵀ merges there
     SinkTransposes(),
     CLEAN,  # before scales: factors must meet their convolution, without reshapes of constants between
     FoldScale(),
     ChannelsFirst(),  # after scales, which fold into convolutions
-    FusePatterns(),  # again: channel norms are over the last axis only now
+    FusePatterns(),  # again: norms of channels are over the last axis only now, others stay what they are composed of
     CLEAN,
 )
 LEVELS: tuple[tuple[Runnable, ...], ...] = (O0, O1, O2, O2)

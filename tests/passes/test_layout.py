@@ -17,6 +17,7 @@ from mlc.ir.ops import (
     MatMul,
     Mul,
     Pad,
+    Reciprocal,
     Reduce,
     Relu,
     Reshape,
@@ -24,6 +25,8 @@ from mlc.ir.ops import (
     Sigmoid,
     Slice,
     Softmax,
+    Sqrt,
+    Sub,
     Transpose,
 )  # fmt: skip
 from mlc.ir.verify import verify
@@ -215,3 +218,26 @@ def test_reshape_perm(perm, shapes):
         x = np.arange(np.prod(src)).reshape(src)
         want = x.reshape(dst).transpose(found)
         np.testing.assert_array_equal(x.transpose(perm).reshape(want.shape), want)
+
+
+def instance_norm(x):
+    mean = apply(Reduce("mean", (2, 3), True), x)
+    d = apply(Sub(), x, mean)
+    var = apply(Reduce("mean", (2, 3), True), apply(Mul(), d, d))
+    return apply(Mul(), d, apply(Reciprocal(), apply(Sqrt(), apply(Add(), var, const(np.float32(1e-5))))))
+
+
+def test_norms_over_pixels_follow_the_convolutions_around_them():
+    x = apply(Input(TensorType(DType.F32, (2, 4, 6, 8))))
+    v = conv(apply(Relu(), instance_norm(conv(x, 4))), 5)
+    graph = verify(Graph((x,), (v,), ("x",), ("y",)))
+    new = optimize(graph, PassContext())
+    assert [n.inputs[0].shape for n in transposes(new)] == [(2, 4, 6, 8), (2, 6, 8, 5)]  # at the border only
+    assert not any(isinstance(n.op, LayerNorm) for n in new.nodes)
+    numbers_agree(graph, new)
+
+
+def test_norms_over_pixels_without_convolutions_are_one_op():
+    x = apply(Input(TensorType(DType.F32, (2, 4, 6, 8))))
+    graph = verify(Graph((x,), (apply(Relu(), instance_norm(x)),), ("x",), ("y",)))
+    assert [n.op.name for n in optimize(graph, PassContext()).nodes if n.inputs] == ["layernorm", "relu"]
