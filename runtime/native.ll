@@ -20,9 +20,9 @@
   i64, i64, [14 x i64],            ;  2 pieces: number of chunks, 3 parts: number of ranges
   i32, i32, [15 x i64],            ;  5 left, 6 parked: the caller sleeps on `left`
   i32, i32, i32, i32, [14 x i64],  ;  8 busy, 9 sleepers, 10 workers, 11 kind: 0 chunks, 1 team
-  ptr, ptr, ptr, i64, i64, [11 x i64],  ; 13 fn, 14 bufs, 15 dims, 16 units, 17 chunk
-  i64, [15 x i64],                 ; 19 arrived at the barrier
-  i64                              ; 21 phase: barriers passed
+  ptr, ptr, ptr, i64, [12 x i64],  ; 13 fn, 14 bufs, 15 dims, 16 units
+  i64, [15 x i64],                 ; 18 arrived at the barrier
+  i64                              ; 20 phase: barriers passed
 }
 @pool = internal global %Pool zeroinitializer, align 128
 @next = internal global [256 x [8 x i64]] zeroinitializer, align 128 ; per range: its first chunk not yet taken
@@ -111,7 +111,6 @@ entry:
   %bufs = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
   %dims = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
   %units = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 16)
-  %chunk = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 17)
   %stop = add i64 %start, %parts
   br label %part
 part:
@@ -131,9 +130,10 @@ grab:
   %mine = icmp ult i64 %i, %last
   br i1 %mine, label %work, label %finished
 work:
-  %begin = mul i64 %i, %chunk
-  %e = add i64 %begin, %chunk
-  %end = call i64 @llvm.umin.i64(i64 %e, i64 %units)
+  %b0 = mul i64 %i, %units
+  %begin = udiv i64 %b0, %pieces
+  %b1 = add i64 %b0, %units
+  %end = udiv i64 %b1, %pieces
   call void %fn(ptr %bufs, ptr %dims, i64 %begin, i64 %end)
   br label %take
 finished:
@@ -150,19 +150,19 @@ entry:
   %alone = icmp ule i64 %parts, 1
   br i1 %alone, label %done, label %arrive
 arrive:
-  %phase = load atomic i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 21) monotonic, align 8
-  %others = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 19), i64 1 acq_rel
+  %phase = load atomic i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 20) monotonic, align 8
+  %others = atomicrmw add ptr getelementptr (%Pool, ptr @pool, i32 0, i32 18), i64 1 acq_rel
   %n = add i64 %others, 1
   %last = icmp eq i64 %n, %parts
   br i1 %last, label %open, label %wait
 open:
-  store atomic i64 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 19) monotonic, align 8
+  store atomic i64 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 18) monotonic, align 8
   %p1 = add i64 %phase, 1
-  store atomic i64 %p1, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 21) release, align 8
+  store atomic i64 %p1, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 20) release, align 8
   ret void
 wait:
   %i = phi i64 [ 0, %arrive ], [ %i1, %again ]
-  %now = load atomic i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 21) acquire, align 8
+  %now = load atomic i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 20) acquire, align 8
   %same = icmp eq i64 %now, %phase
   br i1 %same, label %still, label %done
 still:
@@ -359,17 +359,20 @@ swap:
   %won = extractvalue { i32, i1 } %x, 1
   br i1 %won, label %plan, label %serial
 plan:
-  ; four chunks a thread: enough to even out, few enough to stay cheap
+  ; four chunks a thread: enough to even out, few enough to stay cheap. Sizes differ by one unit at most, and threads get as
+  ; many chunks each, if there are enough.
+  %least = call i64 @llvm.umax.i64(i64 %grain, i64 1)
+  %rest = sub i64 %least, 1
+  %u1 = add i64 %units, %rest
+  %u2 = select i1 %team, i64 %u1, i64 %units
+  %grains = udiv i64 %u2, %least
   %t4 = shl i64 %threads, 2
-  %t4m = sub i64 %t4, 1
-  %u1 = add i64 %units, %t4m
-  %even = udiv i64 %u1, %t4
-  %c0 = call i64 @llvm.umax.i64(i64 %even, i64 %grain)
-  %c1 = select i1 %team, i64 %grain, i64 %c0
-  %chunk = call i64 @llvm.umax.i64(i64 %c1, i64 1)
-  %cm = sub i64 %chunk, 1
-  %u2 = add i64 %units, %cm
-  %pieces = udiv i64 %u2, %chunk
+  %c0 = call i64 @llvm.umin.i64(i64 %grains, i64 %t4)
+  %odd = urem i64 %c0, %threads
+  %c1 = sub i64 %c0, %odd
+  %scarce = icmp ult i64 %c0, %threads
+  %c2 = select i1 %scarce, i64 %c0, i64 %c1
+  %pieces = select i1 %team, i64 %grains, i64 %c2
   %p0 = call i64 @llvm.umin.i64(i64 %pieces, i64 %threads)
   %p1 = call i64 @llvm.umin.i64(i64 %p0, i64 256)
   %helpers = sub i64 %p1, 1
@@ -382,12 +385,11 @@ more:
   br label %publish
 publish:
   store i32 %kind, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 11)
-  store atomic i64 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 19) monotonic, align 8
+  store atomic i64 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 18) monotonic, align 8
   store ptr %fn, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
   store ptr %bufs, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
   store ptr %dims, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
   store i64 %units, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 16)
-  store i64 %chunk, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 17)
   store i64 %pieces, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 2)
   store i64 %p1, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 3)
   store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5) monotonic, align 4

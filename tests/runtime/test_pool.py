@@ -39,8 +39,22 @@ def test_each_unit_runs_once(units, grain, threads):
     assert (counts == 1).all()
     if units <= grain or threads == 1:
         assert [c[:2] for c in chunks] == [(0, units)]
-    assert all(e - b >= min(grain, units) for b, e, _ in chunks[:-1] if e != units)
+    sizes = {e - b for b, e, _ in chunks}
+    assert min(sizes) >= min(grain, units) and max(sizes) - min(sizes) <= 1
     assert len({c[2] for c in chunks}) <= threads
+
+
+def test_threads_get_equally_many_chunks():
+    for units, grain, threads, chunks in (
+        (36, 1, 2, 8),
+        (7, 1, 2, 6),
+        (7, 2, 2, 2),
+        (3, 1, 2, 2),
+        (13, 2, 3, 6),
+        (2, 1, 3, 2),
+        (5, 3, 2, 1),
+    ):
+        assert len(parallel(units, grain, threads)[1]) == chunks
 
 
 def test_many_callers_at_once():
