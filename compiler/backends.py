@@ -105,7 +105,9 @@ class CpuBackend:
             self._pool.start()
 
     def options(self, opt_level: int, exact: bool) -> LowerOptions:
-        return LowerOptions(opt_level=opt_level, diagonal=True, winograd=None if exact or opt_level == 0 else ConvCosts())
+        return LowerOptions(
+            opt_level=opt_level, diagonal=True, overwrite=opt_level > 0, winograd=None if exact or opt_level == 0 else ConvCosts()
+        )
 
     def emit(self, plan: Plan) -> dict[int, Emitted]:
         return _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: cpu_emit.emit(step.kernel, self.target)))

@@ -125,24 +125,17 @@ class _Emitter(TextEmitter):
             strip = i.mul(chunk, p["strips"])
             last = i.sdiv(i.add(p["n"], b.i64(k.panel - 1)), b.i64(k.panel))
 
-            def columns(at: Any, _: list[Any]) -> Sequence[Any]:
-                column = i.mul(at, b.i64(k.panel))
+            left, right = (i.mul(x, b.i64(k.panel)) for x in (strip, b.smin(i.add(strip, p["strips"]), last)))
+            whole = b.smin(right, i.mul(i.sdiv(p["n"], b.i64(k.panel)), b.i64(k.panel))) if s.masked else right
 
-                def run(masked: bool) -> None:
-                    self._cut_rows(b, rows, lambda h, lo, hi: i.call(tiles[h, masked], [
-                        bufs, dims, batch, first, lo, hi, column, *place]))  # fmt: skip
+            def run(masked: bool, lo: Any, hi: Any) -> None:
+                self._cut_rows(b, rows, lambda h, top, end: i.call(tiles[h, masked], [
+                    bufs, dims, batch, first, top, end, lo, hi, *place]))  # fmt: skip
 
-                if not s.masked:
-                    run(False)
-                    return ()
-                with i.if_else(i.icmp_signed(">=", i.sub(p["n"], column), b.i64(k.panel))) as (full, partial):
-                    with full:
-                        run(False)
-                    with partial:
-                        run(True)
-                return ()
-
-            b.loop(strip, b.smin(i.add(strip, p["strips"]), last), b.i64(1), [], columns)
+            run(False, left, whole)
+            if s.masked:
+                with i.if_then(i.icmp_signed("<", whole, right)):
+                    run(True, whole, right)
             return ()
 
         b.loop(begin, end, b.i64(1), [], unit)

@@ -16,6 +16,7 @@ from .target import CpuTarget
 _ROW_BYTES = 40 << 10  # of A in a unit: about the first-level cache, where every strip of B meets it
 _COLUMN_BYTES = 1 << 20  # of B in a unit: half of a 2 MB second-level cache
 _GATHERED_BYTES = 1 << 21  # the same where gathering the rows of A again would cost more than reading B again
+_TILE_BYTES = 32 << 10  # rows of one tile that stay in the first-level cache while strips pass
 _KEPT = 1 << 18  # elements of B that stay in a cache
 _CONFLICT = 2048  # bytes between rows of A: 16 of them meet in so few sets of the cache that they push each other out
 _COPIED = 128  # columns of B from which copying such rows is worth it
@@ -46,7 +47,9 @@ class DotSchedule:
     chunks: Dim
     masked: bool  # N does not fill its last strip
     window: WindowShape | None = None
-    fetch: str = "b"  # what tile registers' loops ask memory for ahead of its use: the packed operand, or rows "a" of the next tile
+    fetch: str = "b"  # what tile registers' loops ask memory for ahead of its use: the next strip, or rows "a" of the next tile
+    share: int = 32  # of 32 lines of a strip, or rows of a tile, those that one turn of the inner loop fetches
+    by_rows: bool = False  # the inner loop is over strips, else over tiles of rows
 
 
 def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
@@ -82,9 +85,11 @@ def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
             while plain and strips > _STRIPS and -(-kernel.m // rows) * -(-total_strips // strips) < wanted:
                 strips = -(-strips // 2)
     gather = _gather(kernel, how, size) if plain else "conv"
+    by_rows = step * row_bytes <= _TILE_BYTES
     return DotSchedule(
         how, lanes, kernel.panel // lanes, heights, gather, not plain and _segments(kernel), rows, ceildiv(kernel.m, rows),
-        strips, ceildiv(total_strips, strips), masked, fetch="a" if gather in ("never", "tail") and _tall(kernel) else "b",
+        strips, ceildiv(total_strips, strips), masked, share=_share(strips if by_rows else rows // step), by_rows=by_rows,
+        fetch="a" if gather in ("never", "tail") and _tall(kernel) else "b",
     )  # fmt: skip
 
 
@@ -117,8 +122,13 @@ def _windowed(kernel: ContractKernel, window: WindowShape, lanes: int, row_bytes
     strips = -(-total_strips // -(-total_strips // strips))
     return DotSchedule(
         "tiles", lanes, kernel.panel // lanes, _HEIGHTS["tiles"], "window", False, rows, floordiv(kernel.m, pixels) * bands, strips,
-        -(-total_strips // strips), masked, window,
+        -(-total_strips // strips), masked, window, share=_share(-(-window.length(rows) // _HEIGHTS["tiles"][0])),
     )  # fmt: skip
+
+
+def _share(tiles: int) -> int:
+    """Of 32 lines, for each of so many tiles of rows: a power of two."""
+    return 32 >> min(4, tiles.bit_length() - 1)
 
 
 def _plain(kernel: ContractKernel) -> bool:

@@ -17,7 +17,8 @@ from .epilogue import Epilogue
 from .tiles import BYTES, ROWS, Tiles
 
 Sizes = Mapping[str, Any]  # params by name, in registers
-_AHEAD = 8 << 10  # bytes of B that are fetched before they are multiplied
+_LONGEST = 512 << 10  # bytes of a strip of B that the second-level cache keeps beside the strip before it
+_AHEAD = 8 << 10  # bytes of B that are fetched before they are multiplied, where strips are longer
 
 
 class RegisterTile:
@@ -31,37 +32,50 @@ class RegisterTile:
         self.vector = accumulator(self.kind, schedule.lanes)
 
     def emit(self, module: ir.Module, height: int, masked: bool) -> ir.Function:
-        """void tile(bufs, dims, batch, block_start, row, row_end, column, a, stride, advance, step): rows of a block by one strip.
+        """void tile(bufs, dims, batch, block_start, row, row_end, column, column_end, a, stride, advance, step).
 
-        The sums of a tile rest in a small array until the next one is being multiplied: the epilogue fills the time that
-        tile registers take.
+        Every tile of rows by every strip. The sums of one rest in a small array until the next is being multiplied: the
+        epilogue fills the time that tile registers take.
         """
         s, k = self.schedule, self.kernel
         name = f"{PLACEHOLDER}.{height}{'t' if masked else ''}"
-        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 5, PTR, *[I64] * 3]), name)
+        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 6, PTR, *[I64] * 3]), name)
         fn.linkage = "internal"
         fn.attributes.add("noinline")
         b = Builder(fn)
         i = b.ir
-        bufs, dims, batch, block_start, row, row_end, column, a, stride, advance, step = fn.args
+        bufs, dims, batch, block_start, row, row_end, column, column_end, a, stride, advance, step = fn.args
         p = {n: b.param(dims, at) for n, at in self.size.items()}
         w = self.window.load(b, dims) if self.window is not None else {}
         pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
         strip_bytes = i.mul(p["pitch"], b.i64(k.panel))
-        offset = i.mul(i.udiv(column, b.i64(k.panel)), strip_bytes)
-        b_strip = b.at(pointers[1], i.add(i.mul(batch, p["b_batch"]), offset), I8)
+        packed = b.at(pointers[1], i.mul(batch, p["b_batch"]), I8)
         element = storage(k.operands[-1].dtype)
-        c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), element)
-        live = i.sub(p["n"], column)
-        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
-        epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks, hold=True)
+        c = b.at(pointers[-1], i.mul(batch, p["c_batch"]), element)
         sums = b.alloca(self.vector, b.i64(height * s.vectors))
+        heights = i.sdiv(i.add(i.sub(row_end, row), b.i64(height - 1)), b.i64(height))
+        strips = i.sdiv(i.add(i.sub(column_end, column), b.i64(k.panel - 1)), b.i64(k.panel))
+        inner = strips if s.by_rows else heights
 
-        def finish(at: Any) -> None:
+        def place(t: Any) -> tuple[Any, Any]:
+            """(first row, first column) of a tile."""
+            slow, fast = i.udiv(t, inner), i.urem(t, inner)
+            high, wide = (slow, fast) if s.by_rows else (fast, slow)
+            return i.add(row, i.mul(high, b.i64(height))), i.add(column, i.mul(wide, b.i64(k.panel)))
+
+        def strip(at: Any) -> Any:
+            return b.at(packed, i.mul(i.udiv(at, b.i64(k.panel)), strip_bytes), I8)
+
+        def finish(at: Any, left: Any) -> None:
+            live = i.sub(p["n"], left)
+            masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+            epilogue = self.epilogue.begin(b, dims, pointers, batch, left, masks, hold=True)
+            corner = b.at(c, left, element)
+
             def store(r: Any, m: Any) -> None:
                 line = b.at(sums, i.mul(r, b.i64(s.vectors)), self.vector)
                 acc = [b.load(self.vector, b.at(line, b.i64(v), self.vector), 16) for v in range(s.vectors)]
-                epilogue.row(m, acc, b.at(c, i.mul(m, p["ldc"]), element))
+                epilogue.row(m, acc, b.at(corner, i.mul(m, p["ldc"]), element))
 
             end = b.smin(row_end, i.add(at, b.i64(height)))
             if self.window is not None:
@@ -74,37 +88,49 @@ class RegisterTile:
 
             b.loop(b.i64(0), i.sub(end, at), b.i64(1), [], along)
 
-        def vectors(at: Any, _: list[Any]) -> Sequence[Any]:
+        def vectors(t: Any, _: list[Any]) -> Sequence[Any]:
+            at, left = place(t)
             rows = b.at(a, i.mul(at, advance), I8)
-            self._vector_product(b, height, rows, stride, b_strip, i.udiv(i.add(p["row_bytes"], b.i64(3)), b.i64(4)), sums)
-            finish(at)
+            self._vector_product(b, height, rows, stride, strip(left), i.udiv(i.add(p["row_bytes"], b.i64(3)), b.i64(4)), sums)
+            finish(at, left)
             return ()
 
-        def tiles(at: Any, _: list[Any]) -> Sequence[Any]:
-            live = i.icmp_signed("<", at, row_end)
+        def tiles(t: Any, before: list[Any]) -> Sequence[Any]:
+            at, left = place(t)
+            live = i.icmp_signed("<", t, count)
             with i.if_then(live):
                 rows = b.at(a, i.mul(at, advance), I8)
                 below = b.at(rows, i.mul(advance, b.i64(ROWS)), I8)
-                self._tile_product(b, p, w, (rows, below)[: height // ROWS], stride, advance, step, b_strip)
-            with i.if_then(i.icmp_signed(">", at, row)):
-                finish(i.sub(at, b.i64(height)))
+                self._tile_product(b, p, w, (rows, below)[: height // ROWS], stride, advance, step, strip(left), ahead(i.urem(t, inner)))
+            with i.if_then(i.icmp_signed(">", t, b.i64(0))):
+                finish(*before)
             with i.if_then(live):
-                t = Tiles(b, self.kind.a)
+                registers = Tiles(b, self.kind.a)
                 width = 4 * k.panel
                 for x in range(height // ROWS):
                     for y in range(2):
-                        t.store(2 * x + y, b.at(sums, b.i64(x * ROWS * width + y * BYTES), I8), b.i64(width))
-            return ()
+                        registers.store(2 * x + y, b.at(sums, b.i64(x * ROWS * width + y * BYTES), I8), b.i64(width))
+            return [at, left]
 
-        if s.how == "tiles":
-            b.loop(row, i.add(row_end, b.i64(height)), b.i64(height), [], tiles)
-        else:
-            b.loop(row, row_end, b.i64(height), [], vectors)
+        def ahead(turn: Any) -> Any:
+            """Where what this turn of the inner loop asks memory for begins, from the place of B, or of A."""
+            if s.fetch == "a":
+                share = i.and_(i.mul(turn, b.i64(s.share)), b.i64(self.schedule.heights[0] - 1))
+                return i.mul(advance, i.add(b.i64(height), share))
+            far = i.select(i.icmp_signed("<=", strip_bytes, b.i64(_LONGEST)), strip_bytes, b.i64(_AHEAD))
+            return i.add(far, i.and_(i.mul(turn, b.i64(s.share * BYTES)), b.i64(ROWS * 4 * k.panel - 1)))
+
+        count = i.mul(heights, strips)
+        with i.if_then(i.icmp_signed(">", count, b.i64(0))):
+            if s.how == "tiles":
+                b.loop(b.i64(0), i.add(count, b.i64(1)), b.i64(1), [b.i64(0), b.i64(0)], tiles)
+            else:
+                b.loop(b.i64(0), count, b.i64(1), [], vectors)
         i.ret_void()
         return fn
 
     def _tile_product(
-        self, b: Builder, p: Sizes, w: Sizes, rows: Sequence[Any], stride: Any, advance: Any, step: Any, b_strip: Any
+        self, b: Builder, p: Sizes, w: Sizes, rows: Sequence[Any], stride: Any, advance: Any, step: Any, b_strip: Any, ahead: Any
     ) -> None:
         """16·len(rows) rows by 32 columns: sums in tiles 0 … 3, A in 4 and 5, B in 6 and 7."""
         i, t, high = b.ir, Tiles(b, self.kind.a), len(rows)
@@ -114,7 +140,7 @@ class RegisterTile:
             t.zero(x)
 
         def multiply(starts: Sequence[Any], line: Any) -> Any:
-            self._fetch(b, t, starts, line, advance)
+            self._fetch(b, t, starts[0], line, advance, ahead)
             for x, start in enumerate(starts):
                 t.load(4 + x, start, stride)
             for y in range(2):
@@ -143,16 +169,17 @@ class RegisterTile:
 
         b.loop(b.i64(0), i.udiv(p["pitch"], b.i64(BYTES)), b.i64(1), [b_strip], along)
 
-    def _fetch(self, b: Builder, t: Tiles, starts: Sequence[Any], line: Any, advance: Any) -> None:
-        """What is multiplied soon into the first-level cache: tile loads ask for 16 lines at once, too late to prefetch them."""
-        i = b.ir
-        if self.schedule.fetch == "b":
-            for x in range(0, ROWS * 4 * self.kernel.panel, BYTES):
-                t.prefetch(b.at(line, b.i64(_AHEAD + x), I8))
-            return
-        rows = ROWS * len(starts)
-        for r in range(rows):
-            t.prefetch(b.at(starts[0], i.mul(advance, b.i64(rows + r)), I8))
+    def _fetch(self, b: Builder, t: Tiles, start: Any, line: Any, advance: Any, ahead: Any) -> None:
+        """Ask memory for a share of what is multiplied later: tile loads want 16 lines at once, too late to wait for them.
+
+        Of B that is the next strip, of A the rows of the next tile; every turn of the inner loop fetches a part, so that
+        memory is busy throughout.
+        """
+        for x in range(self.schedule.share):
+            if self.schedule.fetch == "a":
+                t.prefetch(b.at(start, b.ir.add(ahead, b.ir.mul(advance, b.i64(x))), I8))
+            else:
+                t.prefetch(b.at(line, b.ir.add(ahead, b.i64(x * BYTES)), I8))
 
     def _vector_product(self, b: Builder, height: int, rows: Any, stride: Any, b_strip: Any, steps: Any, sums: Any) -> None:
         i, s = b.ir, self.schedule

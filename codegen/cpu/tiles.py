@@ -45,8 +45,8 @@ class Tiles:
         self._call("tilestored64", _number(tile), ptr, stride)
 
     def prefetch(self, ptr: Any) -> None:
-        """One line into the first-level cache: tile loads take 16 lines at once, which hardware prefetches too late."""
-        self.b.call("llvm.prefetch.p0", ir.VoidType(), ptr, *(ir.Constant(I32, x) for x in (0, 3, 1)))
+        """One line into the second-level cache."""
+        self.b.call("llvm.prefetch.p0", ir.VoidType(), ptr, *(ir.Constant(I32, x) for x in (0, 2, 1)))
 
     def multiply(self, acc: int, a: int, b: int) -> None:
         self._call(self.product, _number(acc), _number(a), _number(b))

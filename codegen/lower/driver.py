@@ -30,6 +30,7 @@ from .composite import RecurrentCell, decompose, hoist, swap_few_rows
 from .control import emit_if, emit_loop
 from .fusion import ANCHORS, MOVES
 from .host import HostCall, emit_host, encode_handles
+from .in_place import share_memory
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
 from .moves import define_elementwise, define_move
 from .recurrent import emit_recurrent
@@ -58,8 +59,9 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
     inputs = [storage.add("input", v.dtype, v.shape, i) for i, v in enumerate(graph.inputs)]
     outputs = [storage.add("output", v.dtype, v.shape, i) for i, v in enumerate(graph.outputs)]
     steps = lower_graph(graph, options or LowerOptions(), storage, inputs, outputs)
+    buffers = share_memory(storage.buffers, steps) if options is not None and options.overwrite else tuple(storage.buffers)
     return Plan(
-        tuple(storage.buffers), tuple(steps), storage.constants, graph.input_names, graph.output_names,
+        buffers, tuple(steps), storage.constants, graph.input_names, graph.output_names,
         tuple(public[0]), tuple(public[1]), strings,
     )  # fmt: skip
 

@@ -29,6 +29,7 @@ class LowerOptions:
     cores read it, and `in_place` is the number of rows of A up to which a B that is not constant is read where it is.
 
     `winograd`: estimates by which convolutions are computed by minimal filtering; None: never.
+    `overwrite`: results of contractions may take the memory of an operand of their epilogue.
     `diagonal`: products of groups of few channels keep the blocks of B only, not the zeros between them.
     """
 
@@ -37,6 +38,7 @@ class LowerOptions:
     in_place: int = 128  # packing costs as much as about 3 rows of A on CPUs
     winograd: ConvCosts | None = None
     diagonal: bool = False
+    overwrite: bool = False
 
 
 class Storage:
