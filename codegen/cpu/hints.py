@@ -14,7 +14,7 @@ from ..kernel import ContractKernel, Kernel, LoopKernel
 from .contract_schedule import ContractHints, schedule_contract
 from .loop_schedule import LoopHints, LoopSchedule, merge_axes, schedule
 from .target import CpuTarget
-from .transpose import turning
+from .transpose import moving
 
 Hints = ContractHints | LoopHints
 _KINDS: dict[str, type[ContractHints] | type[LoopHints]] = {"contract": ContractHints, "loop": LoopHints}
@@ -29,7 +29,7 @@ def candidates(kernel: Kernel, target: CpuTarget) -> list[Hints]:
             return list(_contract(kernel, target))
         case LoopKernel():
             merged = merge_axes(kernel)
-            return [] if turning(merged, target) is not None else list(_loop(merged, target))
+            return [] if moving(merged, target) is not None else list(_loop(merged, target))
     return []
 
 

@@ -15,6 +15,7 @@ from .target import CpuTarget
 UNROLL_POINTS = 32  # reduce spaces up to this size are unrolled,
 _COLUMNS = 4  # points of a window sum computed together: 3 are measurably slower, 6 no faster
 UNROLL_WORK = 512  # unless that makes more vector operations than this: compile time grows with them
+MOST_APART = 8  # a stride up to which whole lines are loaded and shuffled, instead of gathered
 _CHEAP = frozenset({"add", "sub", "mul", "min", "max", "neg", "abs", "and_", "or_", "xor", "not_", "select", "sqrt", "div", "fma"})
 
 
@@ -150,15 +151,20 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
             known[key] = stride_along(offset, axis, None if axis < n else 0)
         return known[key]
 
-    def access(offset: E, axis: int) -> float:
-        """Cycles to move a vector, roughly: a gather costs an access per lane."""
-        return {0: 0.3, 1: 1.0}.get(step, width) if isinstance(step := stride(offset, axis), int) else 1.2 * width
+    def access(offset: E, axis: int, load: bool = False) -> float:
+        """Cycles to move a vector, roughly: a gather costs an access per lane, a short stride one per vector that it touches."""
+        step = stride(offset, axis)
+        if not isinstance(step, int):
+            return 1.2 * width
+        if load and (step == -1 or 2 <= step <= MOST_APART):
+            return min(width, 2.0 * abs(step))
+        return {0: 0.3, 1: 1.0}.get(step, width)
 
     def cost(axis: int, size: Dim, per_element: bool) -> float:
         """Cycles per full vector of results, short axes filling theirs badly."""
         stores = [s.offset for s in k.stores if s.per_element or not per_element]
         fill = min(1.0, size / width) if isinstance(size, int) else _OPEN_FILL
-        return (sum(access(e.offset, axis) for e in loads) + sum(access(o, axis) for o in stores)) / fill
+        return (sum(access(e.offset, axis, True) for e in loads) + sum(access(o, axis) for o in stores)) / fill
 
     candidates: list[tuple[float, int]] = []
     for axis, size in enumerate(k.axes):

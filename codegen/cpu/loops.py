@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ...ir import Dim, ceildiv, is_static, prod, upper
 from ..expr import Call, DimParam, postorder
 from ..kernel import LoopKernel
-from .build import PTR, storage, vec
+from .build import PTR
 from .emitted import Emitted, named
-from .functions import Functions
 from .loop_schedule import NO_HINTS, LoopHints, LoopSchedule, merge_axes, schedule, work
 from .points import Scope
-from .reductions import Reductions
 from .spill import spill
 from .target import CpuTarget
-from .transpose import Turn, turn, turning
+from .tiled import Tiled
+from .transpose import Turn, Weave, moving
 from .windows import Cuts, Fact, windows
 
 _FEW_UNITS = 32  # fewer outer indices than this would leave threads idle
@@ -25,8 +23,8 @@ _FEW_UNITS = 32  # fewer outer indices than this would leave threads idle
 def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> Emitted:
     """Emit a loop kernel. Raises CodegenError for an element type or function the CPU backend lacks."""
     kernel = merge_axes(kernel)
-    tile = turning(kernel, target)
-    plan = schedule(kernel, target, hints) if tile is None else LoopSchedule(tile.write, tile.lanes, 1, 0)
+    tile = moving(kernel, target)
+    plan = schedule(kernel, target, hints) if tile is None else tile.schedule
     writer = _Writer(kernel, plan, target, tile)
     writer.write()
     text, symbol = named(str(writer.module))
@@ -50,8 +48,8 @@ def max_dim(d: Dim) -> Dim:
     return 1 if d == 0 else d
 
 
-class _Writer(Reductions):
-    def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget, tile: Turn | None) -> None:
+class _Writer(Tiled):
+    def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget, tile: Turn | Weave | None) -> None:
         saved = spill(k) if plan.axis >= len(k.axes) or plan.axis < 0 else None
         super().__init__(k if saved is None else saved.kernel, plan, target)
         self.tile, self.spill, k = tile, saved, self.k
@@ -64,7 +62,7 @@ class _Writer(Reductions):
         self.blocks: Dim = 1
         self.elements_per_unit: Dim = max_dim(last)
         if tile is not None:
-            self.blocks, self.elements_per_unit = ceildiv(k.axes[tile.read], tile.strip) * ceildiv(last, tile.run), tile.strip * tile.run
+            self.blocks, self.elements_per_unit = tile.units(k.axes)
         elif self.parallel and (not self.outer or (upper(outer) < _FEW_UNITS and upper(last) >= 2 * plan.block)):
             self.blocks, self.elements_per_unit = ceildiv(last, plan.block), plan.block
         self.blocked = tile is not None or not self.outer or self.blocks != 1
@@ -164,15 +162,13 @@ class _Writer(Reductions):
                 self._unit(part, axes)
         self.k, self.cuts, self.bounds = whole, None, None
 
-    def _split(self, u: Any, size: Dim) -> tuple[Any, Any]:
-        return self.b.ir.urem(u, self.dim(size)), self.b.ir.udiv(u, self.dim(size))
-
     def _unit(self, part: Any, axes: dict[int, Any]) -> None:
         b, k = self.b, self.k
-        if self.tile is not None:
+        if isinstance(self.tile, Turn):
             self._turned(self.tile, part, axes)
-            return
-        if not self.parallel:
+        elif isinstance(self.tile, Weave):
+            self._woven(self.tile, part, axes)
+        elif not self.parallel:
             self._point(axes, None, 1, 1, None)
         elif self.blocked:
             size, block = k.axes[self.plan.axis], self.plan.block
@@ -182,74 +178,6 @@ class _Writer(Reductions):
         else:
             size = k.axes[self.plan.axis]
             self._span(axes, b.i64(0), self.dim(size), size if isinstance(size, int) else None)
-
-    def _turned(self, tile: Turn, part: Any, outer: dict[int, Any]) -> None:
-        """`strip` elements along the read axis by `run` along the write axis."""
-        b = self.b
-        long, across = self.dim(self.k.axes[tile.write]), self.dim(self.k.axes[tile.read])
-        strip, rest = self._split(part, ceildiv(self.k.axes[tile.read], tile.strip))
-        low, start = b.ir.mul(strip, b.i64(tile.strip)), b.ir.mul(rest, b.i64(tile.run))
-        high, stop = b.smin(b.ir.add(low, b.i64(tile.strip)), across), b.smin(b.ir.add(start, b.i64(tile.run)), long)
-        if not tile.open:
-            self._tiles(tile, outer, (low, high), (start, stop))
-            return
-        least = self.dim(self.k.axes[tile.open[0]])
-        for a in tile.open[1:]:
-            least = b.smin(least, self.dim(self.k.axes[a]))
-
-        def row(r: Any, _: list[Any]) -> list[Any]:
-            self._span({**outer, tile.read: r}, start, stop, None)
-            return []
-
-        with b.ir.if_else(b.ir.icmp_signed(">=", least, b.i64(tile.lanes))) as (fits, short):
-            with fits:
-                self._tiles(tile, outer, (low, high), (start, stop))
-            with short:
-                b.loop(low, high, b.i64(1), [], row)
-
-    def _tiles(self, tile: Turn, outer: dict[int, Any], read: tuple[Any, Any], write: tuple[Any, Any]) -> None:
-        """[low, high) along both axes, in pieces whose lines stay in the first-level cache: whole runs of lines are read and
-        written."""
-        b, n = self.b, tile.lanes
-        across = self.dim(self.k.axes[tile.read])
-        (low, high), (start, stop) = read, write
-
-        def piece(w: Any, _: list[Any]) -> list[Any]:
-            end = b.smin(b.ir.add(w, b.i64(tile.strip)), stop)
-
-            def rows(r: Any, _: list[Any]) -> list[Any]:
-                first = b.smin(r, b.ir.sub(across, b.i64(n)))
-                self._row_of_tiles(tile, first, w, end, outer)
-                return []
-
-            b.loop(low, high, b.i64(n), [], rows)
-            return []
-
-        b.loop(start, stop, b.i64(tile.strip), [], piece)
-
-    def _row_of_tiles(self, tile: Turn, first: Any, start: Any, stop: Any, outer: dict[int, Any]) -> None:
-        """Tiles of `lanes` elements from `first` along the read axis, from start to stop along the write axis."""
-        b, k, n = self.b, self.k, tile.lanes
-        long = self.dim(k.axes[tile.write])
-        rows = [b.ir.add(first, b.i64(j)) for j in range(n)]
-
-        def body(i: Any, _: list[Any]) -> list[Any]:
-            at = b.smin(i, b.ir.sub(long, b.i64(n)))
-            scopes = [Scope({**outer, tile.write: at, tile.read: rows[j]}, n, None, [], {}) for j in range(n)]
-            math = Functions(b, n, self.target)
-            for e in tile.loads:
-                dtype = k.operands[e.operand].dtype
-                t = vec(storage(dtype), n)
-                starts = [self.address(e.operand, e.offset, replace(scopes[0], shift=j)) for j in range(n)]
-                read = [b.load(t, at, dtype.itemsize) for at in starts]
-                for s, x in zip(scopes, turn(b, read), strict=True):
-                    s.memo[id(e), False] = math.from_storage(x, dtype)
-            for s in scopes:
-                for store in k.stores:
-                    self._store(store, s)
-            return []
-
-        b.loop(start, stop, b.i64(n), [], body)
 
     def _span(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None) -> None:
         """The vector axis from start to stop: groups of vectors, single vectors, one masked vector."""

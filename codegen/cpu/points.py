@@ -16,7 +16,8 @@ from ..kernel import LoopKernel, Store
 from .build import I1, I32, I64, PTR, Builder, Params, mangle, storage, vec
 from .emitted import PLACEHOLDER
 from .functions import Functions
-from .loop_schedule import LoopSchedule
+from .loop_schedule import MOST_APART, LoopSchedule
+from .shuffles import every, shuffle
 from .target import CpuTarget
 
 
@@ -232,6 +233,8 @@ class Points:
             at = self.address(e.operand, e.offset, s)
             raw = b.load(wide, at, align) if s.mask is None else b.masked_load(wide, at, s.mask, align)
             return math.from_storage(raw, dtype)
+        if s.mask is None and stride is not None and dtype.itemsize <= 8 and (stride == -1 or 2 <= stride <= MOST_APART):
+            return math.from_storage(self._strided(wide, self.address(e.operand, e.offset, s), stride, align), dtype)
         if self.target.masked and dtype.itemsize in (4, 8):  # a gather instruction
             pointers = self._lane_pointers(e.operand, e.offset, s, lanes)
             name = f"llvm.masked.gather.{mangle(wide)}.{mangle(pointers.type)}"
@@ -244,6 +247,16 @@ class Points:
             at = ir.Constant(I32, lane)
             raw = b.ir.insert_element(raw, b.load(t, b.at(base, b.ir.extract_element(index, at), t), align), at)
         return math.from_storage(raw, dtype)
+
+    def _strided(self, wide: Any, at: Any, stride: int, align: int) -> Any:
+        """Lanes `stride` elements apart, from vectors of all there is between the first and the last one."""
+        b, n, t = self.b, wide.count, wide.element
+        if stride == -1:
+            x = b.load(wide, b.at(at, b.i64(1 - n), t), align)
+            return shuffle(b, x, x, range(n - 1, -1, -1))
+        last = (n - 1) * stride + 1 - n  # where a vector that ends with the last lane starts
+        starts = [min(j * n, last) for j in range(stride)]
+        return every(b, [b.load(wide, b.at(at, b.i64(j), t), align) for j in starts], starts, stride)
 
     def _lane_offsets(self, offset: E, s: Scope, lanes: int) -> Any:
         """An offset per lane; masked lanes point at element 0, which exists."""

@@ -1,0 +1,72 @@
+"""Rearrangements of elements between vectors in registers, as shuffles of two vectors each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from .build import I32, Builder, vec
+
+
+def shuffle(b: Builder, x: Any, y: Any, lanes: Sequence[int]) -> Any:
+    """Lane j is element lanes[j] of x followed by y."""
+    return b.ir.shuffle_vector(x, y, ir.Constant(vec(I32, len(lanes)), list(lanes)))
+
+
+def concatenated(b: Builder, parts: Sequence[Any]) -> Any:
+    """A power of two of equal vectors as one."""
+    parts = list(parts)
+    while len(parts) > 1:
+        n = 2 * parts[0].type.count
+        parts = [shuffle(b, x, y, range(n)) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def turned(b: Builder, rows: Sequence[Any]) -> list[Any]:
+    """The columns of a matrix of `rows` of d elements, d a power of two that divides the number of rows: d vectors.
+
+    Squares of d by d elements stand side by side; in each, row i is interleaved with row i + d/2, log₂ d times.
+    """
+    d, n = rows[0].type.count, len(rows)
+    columns = [concatenated(b, rows[j::d]) for j in range(d)]
+    squares = range(0, n, d)
+    low, high = ([x for s in squares for i in range(d // 2) for x in (s + start + i, n + s + start + i)] for start in (0, d // 2))
+    for _ in range(d.bit_length() - 1):
+        columns = [shuffle(b, columns[i], columns[i + d // 2], half) for i in range(d // 2) for half in (low, high)]
+    return columns
+
+
+def woven(b: Builder, vectors: Sequence[Any]) -> list[Any]:
+    """Element 0 of every vector, then element 1 of every vector …: as many vectors again."""
+    k, n = len(vectors), vectors[0].type.count
+    if k == 1:
+        return list(vectors)
+    if k % 2 == 0:
+        low, high = ([x for i in range(start, start + n // 2) for x in (i, n + i)] for start in (0, n // 2))
+        pairs = zip(woven(b, vectors[::2]), woven(b, vectors[1::2]), strict=True)
+        return [shuffle(b, x, y, half) for x, y in pairs for half in (low, high)]
+    out = []
+    for j in range(k):
+        acc = vectors[0]
+        for c in range(1, k):
+            # lanes of earlier vectors stay, but at first, where they are still in the order of the source
+            at = [divmod(j * n + lane, k) for lane in range(n)]
+            acc = shuffle(b, acc, vectors[c], [n + e if v == c else e if c == 1 and v == 0 else lane for lane, (e, v) in enumerate(at)])
+        out.append(acc)
+    return out
+
+
+def every(b: Builder, pieces: Sequence[Any], starts: Sequence[int], step: int) -> Any:
+    """Elements 0, step, 2·step … of a line of which `pieces` are vectors, from the elements `starts` on; one vector."""
+    n = pieces[0].type.count
+    acc, done = pieces[0], [False] * n
+    for number, (piece, start) in enumerate(zip(pieces, starts, strict=True)):
+        inside = [not done[lane] and start <= lane * step < start + n for lane in range(n)]
+        if number == 0:
+            acc = shuffle(b, piece, piece, [lane * step if inside[lane] else lane for lane in range(n)])
+        else:
+            acc = shuffle(b, acc, piece, [n + lane * step - start if inside[lane] else lane for lane in range(n)])
+        done = [d or i for d, i in zip(done, inside, strict=True)]
+    return acc
