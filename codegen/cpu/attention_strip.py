@@ -12,7 +12,7 @@ from .attention_frame import Frame, Spec
 from .attention_schedule import ValueTile
 from .build import I8, I32, I64, PTR, Builder, vec
 from .product import Product, prefetch
-from .transpose import turn
+from .shuffles import turned
 
 _F32 = ir.FloatType()
 
@@ -92,7 +92,7 @@ class Strip(Frame):
             def tile(d: Any, mask: Any) -> None:
                 at = [b.at(row, d, _F32) for row in rows]
                 got = [b.load(self.vector, x, 4) if mask is None else b.masked_load(self.vector, x, mask, 4) for x in at]
-                for j, x in enumerate(turn(b, [i.fmul(x, scale) for x in got])):
+                for j, x in enumerate(turned(b, [i.fmul(x, scale) for x in got])):
                     out = b.at(self.queries, i.add(i.mul(i.add(d, b.i64(j)), b.i64(self.columns)), g), _F32)
                     i.store(x, out, align=4)
 
