@@ -218,7 +218,9 @@ def gate_groups(cell: str, linear_before_reset: bool) -> tuple[tuple[int, ...], 
 
 @dataclass(frozen=True, slots=True)
 class AttentionKernel:
-    """out[b, h, s] = softmax_l(scale · q[b, h, s]·k[b, h/group, l] + mask[b, h, l, s]) · v[b, h/group]; all float32.
+    """out[b, h, s] = softmax_l(scale · q[b, h, s]·k[b, h/group, l] + mask[b, h, l, s]) · v[b, h/group].
+
+    All are float32; on CUDA q, k, v and out may be float16 or bfloat16, with a mask of float32 and sums in float32.
 
     operands: q, k, v, the mask if any, out. Strides are in elements, of (batch, head, row); rows of q and out are queries
     (`rows` of them), those of k and v keys (`keys`). Elements of a row are next to each other: `size` in q and k,

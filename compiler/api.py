@@ -14,8 +14,10 @@ from ..codegen.kernel import Plan
 from ..codegen.lower import LowerOptions, lower
 from ..errors import CodegenError, TargetError
 from ..ir import Graph
+from ..passes.attention_precision import LowerAttention
 from ..passes.base import PassContext
-from ..passes.pipelines import optimize
+from ..passes.pipelines import CLEAN, optimize, run_passes
+from ..passes.shared_rounding import SharedRounding
 from ..runtime.module import Module, open_parts
 from .backends import Backend, backend_of, steps_of
 from .constants import Packed, pack_constants
@@ -117,6 +119,8 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
             from .precision.lowering import lower_precision
 
             graph = lower_precision(graph, options.precision, threads=options.threads, tell=tell).graph
+            if (heads := backend.attention(options.precision.default)) is not None:
+                graph = run_passes(graph, (LowerAttention(heads), CLEAN, SharedRounding(heads), CLEAN), PassContext(opt_level=options.opt_level))
             if writer:
                 writer.graph("lower_precision", graph)
             clock.lap("precision")

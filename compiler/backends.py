@@ -56,6 +56,9 @@ class Backend(Protocol):
 
     def options(self, opt_level: int, exact: bool) -> LowerOptions: ...
 
+    def attention(self, precision: str) -> DType | None:
+        """The type that attention of float32 is rounded to where layers are lowered to `precision`; None: it is not."""
+
     def emit(self, plan: Plan) -> dict[int, Any]: ...
 
     def texts(self, emitted: Mapping[int, Any]) -> dict[str, str]:
@@ -109,6 +112,9 @@ class CpuBackend:
             opt_level=opt_level, diagonal=True, overwrite=opt_level > 0, winograd=None if exact or opt_level == 0 else ConvCosts()
         )
 
+    def attention(self, precision: str) -> DType | None:
+        return None
+
     def emit(self, plan: Plan) -> dict[int, Emitted]:
         return _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: cpu_emit.emit(step.kernel, self.target)))
 
@@ -158,6 +164,9 @@ class CudaBackend:
         from ..codegen.cuda.target import LOWERING
 
         return replace(LOWERING, opt_level=opt_level)
+
+    def attention(self, precision: str) -> DType | None:
+        return {"bf16": DType.BF16, "fp16": DType.F16}.get(precision)
 
     def emit(self, plan: Plan) -> dict[int, tuple[Form, ...]]:
         from ..codegen.cuda.emit import emit_forms

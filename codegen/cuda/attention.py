@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, ceildiv, prod, upper
 from ..kernel import AttentionKernel
+from .attention_mma import attention_tiles, partial_bytes, schedule_attention_mma, takes_attention
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .render import render
 from .scalars import literal
+from .target import CudaTarget
 from .writer import Params, pointer_parameters
 
 SHARED_LIMIT = 48 << 10  # bytes a block has without asking the driver for more
@@ -63,11 +66,27 @@ def schedule_attention(kernel: AttentionKernel) -> AttentionSchedule:
     return plan if plan.shared(kernel.size, kernel.value_size) <= SHARED_LIMIT else AttentionSchedule(warps, each, False)
 
 
-def emit_attention(kernel: AttentionKernel) -> Emitted:
-    """Raises CodegenError for element types other than f32."""
+def emit_attention(kernel: AttentionKernel, aligned: Sequence[int], target: CudaTarget) -> Emitted:
+    """On tensor cores where they take the operands.
+
+    Raises CodegenError for element types other than f32, f16 and bf16.
+    """
+    pairs = prod((kernel.batch, kernel.heads, kernel.rows, kernel.keys))
+    flops = 2 * pairs * (kernel.size + kernel.value_size)
+    size: Dim = 0
+    for o in kernel.operands:
+        size = size + o.numel * o.dtype.itemsize
+    if takes_attention(kernel, target.tf32):
+        plan = schedule_attention_mma(kernel)
+        spaces = (partial_bytes(kernel, plan.splits),) if plan.splits > 1 else ()
+        return Emitted(attention_tiles(kernel, plan, aligned), flops, size, spaces)
     types = {o.dtype for o in kernel.operands}
     if types != {DType.F32}:
-        raise CodegenError(f"attention on {', '.join(sorted(t.value for t in types))}", expected="f32")
+        raise CodegenError(f"attention on {', '.join(sorted(t.value for t in types))}", expected="f32, or heads of f16 or bf16 up to 256")
+    return Emitted((_by_multiply_add(kernel),), flops, size)
+
+
+def _by_multiply_add(kernel: AttentionKernel) -> Launch:
     plan, params = schedule_attention(kernel), Params()
     name = params.name
 
@@ -83,11 +102,6 @@ def emit_attention(kernel: AttentionKernel) -> Emitted:
         params.prologue(),
     )  # fmt: skip
     source, symbol = named(render("attention.cu.j2", values))
-    pairs = prod((kernel.batch, kernel.heads, kernel.rows, kernel.keys))
-    size: Dim = 0
-    for o in kernel.operands:
-        size = size + o.numel * o.dtype.itemsize
     blocks = prod((kernel.batch, kernel.heads, ceildiv(kernel.rows, plan.warps * plan.rows)))
-    launch = Launch(source, symbol, tuple(range(len(kernel.operands))), tuple(params.dims), blocks, plan.warps * 32,
-                    plan.shared(kernel.size, kernel.value_size))  # fmt: skip
-    return Emitted((launch,), 2 * pairs * (kernel.size + kernel.value_size), size)
+    return Launch(source, symbol, tuple(range(len(kernel.operands))), tuple(params.dims), blocks, plan.warps * 32,
+                  plan.shared(kernel.size, kernel.value_size))  # fmt: skip

@@ -41,7 +41,7 @@ def emit(kernel: Kernel, target: CudaTarget, aligned: Sequence[int]) -> Emitted:
         case RecurrentKernel():
             return emit_recurrent(kernel)
         case AttentionKernel():
-            return emit_attention(kernel)
+            return emit_attention(kernel, aligned, target)
         case IrregularKernel():
             return emit_irregular(kernel)
     raise CodegenError(f"a {type(kernel).__name__} on CUDA")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...ir import Dim, Node, Shape, Value
-from ..expr import Load
+from ..expr import Cast, Load
 from ..kernel import AttentionKernel, Operand
 from .attention_op import BlockedAttention
 from .builder import Index, KernelBuilder, View
@@ -46,6 +46,8 @@ def _strided(lw: Lowering, v: Value, exact: bool = False) -> tuple[int, Shape]:
     if v not in lw.views:
         kb = KernelBuilder(v.shape)
         e = lw.read(kb, v, kb.index)
+        if isinstance(e, Cast) and isinstance(e.arg, Load) and e.arg.dtype is v.dtype:
+            e = e.arg  # to what elements of 16 bits are computed in
         if isinstance(e, Load) and isinstance(e.offset, Index):
             at, start = e.offset.value.coefficients(4), e.offset.value.const
             if at is not None and _rows_contiguous(at[3], v.shape[3], exact):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir import DType, Node, Op, TensorType, Value, const, lower
-from ...ir.ops import Add, Attention, Iota, LessEqual, MatMul, Mul, Reshape, Softmax, Transpose, Where
+from ...ir.ops import Add, Attention, Cast, Iota, LessEqual, MatMul, Mul, Reshape, Softmax, Transpose, Where
 from ...ir.ops import DimTensor as Dims
 from .apply import apply
 
@@ -20,7 +20,7 @@ class SafeSoftmax(Softmax):
 
 @dataclass(frozen=True)
 class BlockedAttention(Op):
-    """Attention as `AttentionKernel` computes it: float32, head sizes known, the mask transposed to [B|1, H|1, L|1, S|1]."""
+    """Attention as `AttentionKernel` computes it: head sizes known, the mask float32 and transposed to [B|1, H|1, L|1, S|1]."""
 
     scale: float
     causal: bool
@@ -29,17 +29,27 @@ class BlockedAttention(Op):
         return Attention(self.scale, self.causal).infer(types[:3])
 
 
-def decompose_attention(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned: dict[Value, Value]) -> Value:
-    """The result of attention by ops that have kernels. `turned`: masks that were transposed before, for layers that share one."""
-    one = _blocked(op, ins, loc, turned)
+WIDEST_SIXTEEN_BITS = 256  # elements of a head of 16-bit floats that there is a kernel for
+
+
+def decompose_attention(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned: dict[Value, Value],
+                        kernels: frozenset[DType]) -> Value:  # fmt: skip
+    """The result of attention by ops that have kernels, attention of `kernels` among them.
+
+    `turned`: masks that were transposed before, for layers that share one.
+    """
+    one = _blocked(op, ins, loc, turned, kernels)
     return _scores(op, ins, loc) if one is None else one
 
 
-def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned: dict[Value, Value]) -> Value | None:
+def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned: dict[Value, Value],
+             kernels: frozenset[DType]) -> Value | None:  # fmt: skip
     """The op as one kernel, or None where there is none for it."""
     q, k, v, *masks = ins
     heads, kv_heads = q.shape[1], k.shape[1]
-    if q.dtype is not DType.F32 or not all(isinstance(d, int) and d > 0 for d in (q.shape[3], v.shape[3])):
+    if q.dtype not in kernels or not all(isinstance(d, int) and d > 0 for d in (q.shape[3], v.shape[3])):
+        return None
+    if q.dtype is not DType.F32 and max(int(q.shape[3]), int(v.shape[3])) > WIDEST_SIXTEEN_BITS:  # type: ignore[arg-type]
         return None
     if heads != kv_heads and not (isinstance(heads, int) and isinstance(kv_heads, int)):
         return None
@@ -47,7 +57,7 @@ def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned
         return None
     for m in masks:
         if m not in turned:
-            turned[m] = _transposed(m, loc)
+            turned[m] = _transposed(m if m.dtype is DType.F32 else apply(Cast(DType.F32), loc, m), loc)
     return Node.make(BlockedAttention(op.scale, op.causal), (q, k, v, *(turned[m] for m in masks)), loc).out
 
 
@@ -74,7 +84,7 @@ def _scores(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...]) -> Valu
     if grouped:
         s = apply(Reshape((s.shape[0], heads, rows, columns)), loc, s)
     if len(ins) == 4:
-        s = apply(Add(), loc, s, ins[3])
+        s = apply(Add(), loc, s, ins[3] if ins[3].dtype is s.dtype else apply(Cast(s.dtype), loc, ins[3]))
     if op.causal:
         first = apply(Reshape((rows, 1)), loc, apply(Iota(rows), loc))
         last = apply(Add(), loc, first, apply(Dims((columns - rows,), ()), loc))

@@ -69,15 +69,15 @@ class RecurrentCell(Op):
         return (TensorType(types[0].dtype, (steps, len(self.directions), batch, self.hidden)), state, state)
 
 
-def decompose(graph: Graph) -> Graph:
-    """Rewrite attention, transposed convolution, integer products and recurrent ops."""
+def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32})) -> Graph:
+    """Rewrite attention (`attention`: element types it has a kernel for), transposed convolution, integer products and recurrent ops."""
 
     masks: dict[Value, Value] = {}
 
     def visit(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
         match node.op:
             case Attention():
-                return [decompose_attention(node.op, ins, node.loc, masks)]
+                return [decompose_attention(node.op, ins, node.loc, masks, attention)]
             case ConvTranspose():
                 return [_conv_transpose(node.op, ins, node.out.shape, node.loc)]
             case IntegerMatMul():

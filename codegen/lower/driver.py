@@ -68,7 +68,7 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
 
 def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: Sequence[View], outputs: Sequence[View]) -> list:
     """Steps that read `inputs` and write `outputs`. Nested graphs come back here, one level per nesting."""
-    graph = decompose(graph)
+    graph = decompose(graph, options.attention)
     if options.opt_level > 0:
         graph = hoist(swap_few_rows(graph))
     lw = Lowering(graph, options, storage)

@@ -31,6 +31,7 @@ class LowerOptions:
     `winograd`: estimates by which convolutions are computed by minimal filtering; None: never.
     `overwrite`: results of contractions may take the memory of an operand of their epilogue.
     `diagonal`: products of groups of few channels keep the blocks of B only, not the zeros between them.
+    `attention`: element types of heads that there is a kernel for.
     """
 
     opt_level: int = 3
@@ -39,6 +40,7 @@ class LowerOptions:
     winograd: ConvCosts | None = None
     diagonal: bool = False
     overwrite: bool = False
+    attention: frozenset[DType] = frozenset({DType.F32})
 
 
 class Storage:

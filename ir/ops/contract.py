@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import VerifyError
+from ..dtypes import DType
 from ..op import Op, broadcast
 from ..types import TensorType
 from .nn import wide
@@ -39,8 +40,8 @@ class MatMul(Op):
 class Attention(Op):
     """softmax(q·kᵀ·scale + mask)·v per head: (q[B, H, S, D], k[B, Hk, L, D], v[B, Hk, L, Dv], mask?) -> [B, H, S, Dv].
 
-    Query head h reads key head h // (H/Hk). `mask` is additive and broadcasts to [B, H, S, L]. With `causal`, query i sees
-    keys j ≤ i + (L − S): the last query sees all. A row with no visible key gives zeros.
+    Query head h reads key head h // (H/Hk). `mask` is additive, of that dtype or float32, and broadcasts to [B, H, S, L].
+    With `causal`, query i sees keys j ≤ i + (L − S): the last query sees all. A row with no visible key gives zeros.
     """
 
     scale: float
@@ -50,8 +51,9 @@ class Attention(Op):
         q, k, v = types[:3]
         if len(types) not in (3, 4) or any(t.rank != 4 for t in (q, k, v)):
             raise VerifyError(f"attention: {', '.join(map(str, types))}", expected="q, k, v of rank 4, maybe a mask")
-        if len({t.dtype for t in types}) > 1:
-            raise VerifyError(f"attention: operand dtypes {', '.join(t.dtype.value for t in types)}", expected="one dtype")
+        if len({t.dtype for t in types[:3]}) > 1 or any(t.dtype not in (q.dtype, DType.F32) for t in types[3:]):
+            given = ", ".join(t.dtype.value for t in types)
+            raise VerifyError(f"attention: operand dtypes {given}", expected="one dtype, or a mask of f32")
         heads, kv_heads = q.shape[1], k.shape[1]
         if isinstance(heads, int) and isinstance(kv_heads, int) and (kv_heads == 0 or heads % kv_heads):
             raise VerifyError(f"attention: {heads} query heads", expected=f"a multiple of {kv_heads} key heads")

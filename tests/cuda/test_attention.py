@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from emulated import check_all, needs_gxx
 from lowering import ap, graph, tensor
 from mlc.codegen.cuda.attention import schedule_attention
+from mlc.codegen.cuda.attention_mma import schedule_attention_mma, takes_attention
 from mlc.codegen.kernel import AttentionKernel
+from mlc.ir import DType, sym
 from mlc.ir import ops as O
-from mlc.ir import sym
 
 pytestmark = needs_gxx
 B, L = sym("B", 1), sym("L", 0)
 
 
-def attention(heads, kv_heads, rows, keys, size, value, mask=None, causal=False, batch=2, **bindings):
-    shapes = [(batch, heads, rows, size), (batch, kv_heads, keys, size), (batch, kv_heads, keys, value), *([mask] if mask else [])]
-    xs = [tensor(*s) for s in shapes]
+def attention(heads, kv_heads, rows, keys, size, value, mask=None, causal=False, batch=2, dtype=DType.F32, **bindings):
+    shapes = [(batch, heads, rows, size), (batch, kv_heads, keys, size), (batch, kv_heads, keys, value)]
+    xs = [tensor(*s, dtype=dtype) for s in shapes] + ([tensor(*mask)] if mask else [])
     return graph(xs, ap(O.Attention(0.3, causal), *xs)), None, bindings
 
 
@@ -31,10 +33,33 @@ def test_attention() -> None:
     assert {schedule_attention(k).staged for k in found} == {True, False}
 
 
+TENSOR_CORES = [(DType.BF16, "cuda:sm_80", 1e-2), (DType.F16, "cuda:sm_90a", 3e-3), (DType.F32, "cuda:sm_80+tf32", 4e-3)]
+
+
+@pytest.mark.parametrize("dtype,target,tol", TENSOR_CORES, ids=["bf16", "f16", "tf32"])
+def test_tensor_cores(dtype: DType, target: str, tol: float) -> None:
+    """Heads of all sizes, rows and keys that fill no tile, masks, causal, grouped heads, keys of unknown number, shared by blocks."""
+    jobs = [
+        attention(3, 3, 70, 130, 64, 64, dtype=dtype), attention(4, 2, 37, 37, 16, 24, causal=True, dtype=dtype),
+        attention(2, 2, 5, 90, 40, 40, mask=(2, 1, 5, 90), dtype=dtype), attention(2, 1, 1, 600, 128, 128, batch=1, dtype=dtype),
+        attention(2, 2, B, L, 32, 32, batch=1, B=19, L=70, dtype=dtype), attention(2, 2, 3, L, 8, 8, L=0, dtype=dtype),
+        attention(2, 2, 9, 4, 8, 8, causal=True, dtype=dtype), attention(1, 1, 80, 300, 64, 33, causal=True, batch=1, dtype=dtype),
+        attention(8, 2, 1, L, 72, 80, batch=1, L=300, dtype=dtype), attention(1, 1, 70, 70, 13, 7, mask=(1, 1, 1, 70), dtype=dtype),
+    ]  # fmt: skip
+    if dtype is not DType.F32:
+        jobs.append(attention(1, 1, 20, 50, 256, 256, batch=1, dtype=dtype))
+    plans = check_all(jobs, target, tol=tol)
+    found = [s.kernel for p in plans for s in p.steps if isinstance(s.kernel, AttentionKernel)]
+    assert len(found) == len(plans) and all(takes_attention(k, True) for k in found)
+    assert {schedule_attention_mma(k).splits > 1 for k in found} == {True, False}
+    assert all(schedule_attention_mma(k).shared(k) <= 99 << 10 for k in found)  # what every device from sm_80 on has
+
+
 def test_hidden_keys() -> None:
     x = [tensor(1, 1, 4, 8), tensor(1, 1, 6, 8), tensor(1, 1, 6, 8), tensor(1, 1, 4, 6)]
     rng = np.random.default_rng(0)
     data = [rng.standard_normal(v.shape).astype(np.float32) for v in x]
     data[3][0, 0, 1] = -np.inf
     data[3][0, 0, 2, :5] = -np.inf
-    check_all([(graph(x, ap(O.Attention(0.3, False), *x)), data, {})])
+    for target in ("cuda:sm_80", "cuda:sm_80+tf32"):
+        check_all([(graph(x, ap(O.Attention(0.3, False), *x)), data, {})], target, tol=4e-3)

@@ -251,3 +251,15 @@ def test_each_device_runs_what_its_architecture_has() -> None:
     assert mapped == {80: False, 89: False, 90: True, 100: False}
     with pytest.raises(TargetError, match="sm_75"):
         emulated_module(result, capability=75).prepare()
+
+
+@pytest.mark.parametrize("precision,limit", [("bf16", 2e-2), ("fp16", 3e-3)])
+def test_attention_in_16_bits(precision: str, limit: float) -> None:
+    """Where layers are lowered to 16 bits, attention is on tensor cores too."""
+    blob, x = small_models.transformer(), floats(1, 40, 16)
+    options = Options("cuda:sm_80", precision=Precision(precision))
+    result = compile_stages(blob, options, backend=EmulatedBackend(parse("cuda:sm_80")))
+    assert any("attention on tensor cores" in text for text in result.texts.values())
+    (want,) = ort.InferenceSession(blob, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    got = emulated_module(result).run({"x": x})["y"]
+    assert 0 < np.linalg.norm(got - want) < limit * np.linalg.norm(want)

@@ -95,6 +95,23 @@ MLC_FN i64 ticks() {
 }
 #endif
 
+// Two floats, rounded, in a word: the first in its lower half.
+#ifdef MLC_EMULATE
+MLC_FN u32 pack_bf16(float x, float y) { return to_bf16(x).bits | (u32)to_bf16(y).bits << 16; }
+MLC_FN u32 pack_f16(float x, float y) { return to_f16(x).bits | (u32)to_f16(y).bits << 16; }
+#else
+MLC_FN u32 pack_bf16(float x, float y) {
+    u32 out;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(y), "f"(x));
+    return out;
+}
+MLC_FN u32 pack_f16(float x, float y) {
+    u32 out;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(y), "f"(x));
+    return out;
+}
+#endif
+
 // Float to integer saturates, and a NaN gives 0.
 template <class To, class From>
 MLC_FN To saturate(From x, From lo, From hi, To least, To most) {
