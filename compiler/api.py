@@ -120,7 +120,9 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
 
             graph = lower_precision(graph, options.precision, threads=options.threads, tell=tell).graph
             if (heads := backend.attention(options.precision.default)) is not None:
-                graph = run_passes(graph, (LowerAttention(heads), CLEAN, SharedRounding(heads), CLEAN), PassContext(opt_level=options.opt_level))
+                graph = run_passes(
+                    graph, (LowerAttention(heads), CLEAN, SharedRounding(heads), CLEAN), PassContext(opt_level=options.opt_level)
+                )
             if writer:
                 writer.graph("lower_precision", graph)
             clock.lap("precision")
