@@ -22,7 +22,7 @@ from ..runtime.module import Module, open_parts
 from .backends import Backend, backend_of, steps_of
 from .constants import Packed, pack_constants
 from .dump import Dump
-from .importer import import_model
+from .importer import import_variants
 from .options import Options
 from .precision.options import Precision
 from .validate import ValidatingModule
@@ -49,6 +49,7 @@ class Compilation:
     packed: Future[Packed]
     seconds: dict[str, float] = field(default_factory=dict)
     float32: Graph | None = None  # what the graph was before its precision was lowered
+    general: Compilation | None = None  # for sizes that this one takes as equal, where one of them is 1 instead
 
 
 def compile(
@@ -109,11 +110,12 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
     clock = _Clock()
     with backend:
         tell("import", 0, 1)
-        graph = import_model(model, options.shapes, options.constants)
+        graph, general = import_variants(model, options.shapes, options.constants)
         backend.prepare(len(graph.nodes))
         clock.lap("import")
         tell("optimize", 0, 1)
-        graph = float32 = optimize(graph, PassContext(opt_level=options.opt_level, dump=writer.graph if writer else None))
+        context = PassContext(opt_level=options.opt_level, dump=writer.graph if writer else None)
+        graph = float32 = optimize(graph, context)
         clock.lap("optimize")
         if not options.precision.is_float32:
             from .precision.lowering import lower_precision
@@ -126,7 +128,11 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
             if writer:
                 writer.graph("lower_precision", graph)
             clock.lap("precision")
-        result = _back(graph, backend, backend.options(options.opt_level, options.exact), tell, clock)
+        lowering = backend.options(options.opt_level, options.exact)
+        result = _back(graph, backend, lowering, tell, clock)
+        if general is not None and backend.takes_variants and graph is float32:
+            general = optimize(general, PassContext(opt_level=options.opt_level))
+            result.general = _back(general, backend, lowering, tell, clock, result.objects)
     if graph is not float32:
         result.float32 = float32
     if writer:
@@ -148,6 +154,10 @@ def module_of(result: Compilation, threads: int | None = None, validate: bool = 
     """The runnable module of a compilation."""
     r = result
     parts = r.backend.parts(r.plan, r.emitted, r.objects, r.graph.equal, r.packed.result())
+    if r.general is not None:
+        g = r.general
+        objects = {**g.objects, **r.objects}
+        parts = r.backend.parts(g.plan, g.emitted, objects, g.graph.equal, g.packed.result(), before=parts)
     if not validate:
         return open_parts(parts, threads=threads)
     if not r.backend.runs_here:
@@ -155,8 +165,10 @@ def module_of(result: Compilation, threads: int | None = None, validate: bool = 
     return ValidatingModule(parts, steps_of(r.plan.steps), threads=threads)
 
 
-def _back(graph: Graph, backend: Backend, options: LowerOptions, tell: Progress, clock: _Clock) -> Compilation:
-    """Lower, emit, compile."""
+def _back(
+    graph: Graph, backend: Backend, options: LowerOptions, tell: Progress, clock: _Clock, known: Mapping[str, Any] | None = None
+) -> Compilation:
+    """Lower, emit, compile what is not `known` already."""
     tell("lower", 0, 1)
     plan = lower(graph, options)
     clock.lap("lower")
@@ -165,7 +177,7 @@ def _back(graph: Graph, backend: Backend, options: LowerOptions, tell: Progress,
     packer.shutdown(wait=False)
     emitted = backend.emit(plan)
     clock.lap("emit")
-    texts = backend.texts(emitted)
+    texts = {symbol: text for symbol, text in backend.texts(emitted).items() if symbol not in (known or {})}
     count = 0
 
     def done(symbol: str) -> None:

@@ -12,11 +12,11 @@ from ..codegen.kernel import Bind, Branch, Buffer, Carry, HostOperand, HostStep,
 from ..errors import CodegenError
 from ..ir import Dim, DType, dim_max, floordiv, prod, symbols_of
 from ..ir.dims import Expr, Sym
-from ..runtime import artifact, memory
+from ..runtime import artifact, memory, objects
 from ..runtime.artifact import Parts
 from ..runtime.dimexpr import LIMIT, DimExpr
 from ..runtime.manifest import CALL, CLEAR, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
-from .constants import Packed, pack_constants
+from .constants import Packed, behind, pack_constants
 
 CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)
 ROUND_COST = 60_000  # scalar operations between two barriers that pay for meeting there
@@ -64,6 +64,7 @@ def assemble(
     target: Mapping[str, Any],
     equal: Sequence[tuple[Dim, Dim]] = (),
     packed: Packed | None = None,
+    before: Parts | None = None,
 ) -> Parts:
     """Parts of the module that runs `plan`.
 
@@ -73,16 +74,20 @@ def assemble(
         target: what the manifest says of the machine.
         packed: what `pack_constants(plan)` gave, if it ran already.
         equal: pairs of dims that the model needs to be equal; checked when sizes are bound.
+        before: the module to which this program is added, for sizes that the other one takes as equal and are not.
 
     Raises CodegenError when the plan contradicts itself.
     """
     roots = [_root(plan.buffers, i) for i in range(len(plan.buffers))]
     dims = _Dims()
-    code = _Linker(plan, steps, roots, dims)
+    functions = {} if before is None else {symbol: i for i, (symbol, _) in enumerate(objects.split(before.code))}
+    code = _Linker(plan, steps, roots, dims, functions)
     code.emit(plan.steps)
     ranges = code.live
     known = symbols_of(d for b in plan.buffers if b.kind == "input" for d in b.shape) | code.bound
     packed = packed or pack_constants(plan)
+    if before is not None:
+        packed = behind(before.weights, [(b.index, b.size) for b in before.manifest.buffers if b.kind == "const"], packed)
     weights, spans = packed.block, packed.spans
     buffers = []
     for i, b in enumerate(plan.buffers):
@@ -125,6 +130,8 @@ def assemble(
         manifest["handlers"] = [code.handler(h, bounds) for h in code.handlers]
     if not manifest["symbols"]:
         manifest["layout"] = _layout(buffers, dims)
+    if before is not None:
+        manifest = {**before.manifest.raw, "general": manifest}
     return artifact.make(manifest, join(list(code.functions)), weights)
 
 
@@ -146,6 +153,9 @@ def dim_expr(dim: Dim) -> DimExpr:
             elif factor.fn == "mod":
                 a, b = (dim_expr(x) for x in factor.args)
                 f = ["add", a, ["mul", -1, ["mul", b, ["floordiv", a, b]]]]
+            elif factor.fn == "stretch":  # the larger of two dims of which one is 1, or 0 if the other one is
+                a, b = (dim_expr(x) for x in factor.args)
+                f = ["mul", ["max", a, b], ["min", 1, ["min", a, b]]]
             else:
                 f = [factor.fn, *(dim_expr(x) for x in factor.args)]
             term = f if term == 1 else ["mul", term, f]
@@ -190,10 +200,10 @@ class _Linker:
     code: Mapping[int, Code]
     roots: list[tuple[int, Dim]]
     dims: _Dims
+    functions: dict[str, int]  # numbers by symbol, grown as calls are met
 
     def __post_init__(self) -> None:
         self.words: list[int] = []
-        self.functions: dict[str, int] = {}
         self.steps: list[dict[str, Any]] = []
         self.live: dict[int, tuple[int, int]] = {}
         self._loops: list[tuple[int, int]] = []  # (start, end) words

@@ -42,6 +42,7 @@ class Backend(Protocol):
     """Used as a context; `emitted` are by id() of a step of the plan."""
 
     target: Any
+    takes_variants: bool  # whether modules may hold a second program, for sizes that the first one does not take
 
     @property
     def runs_here(self) -> bool:
@@ -67,7 +68,9 @@ class Backend(Protocol):
     def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, Any]:
         """Machine code by symbol."""
 
-    def parts(self, plan: Plan, emitted: Mapping[int, Any], compiled: Mapping[str, Any], equal: Equal, packed: Packed) -> Parts: ...
+    def parts(
+        self, plan: Plan, emitted: Mapping[int, Any], compiled: Mapping[str, Any], equal: Equal, packed: Packed, before: Parts | None = None
+    ) -> Parts: ...
 
     def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, Any]) -> None:
         """Sources and code into files."""
@@ -91,6 +94,7 @@ def backend_of(target: str) -> Backend:
 
 class CpuBackend:
     runs_here = True
+    takes_variants = True
 
     def __init__(self, target: CpuTarget) -> None:
         self.target = target
@@ -124,13 +128,21 @@ class CpuBackend:
     def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, bytes]:
         return self._pool.compile(texts, done)
 
-    def parts(self, plan: Plan, emitted: Mapping[int, Emitted], compiled: Mapping[str, bytes], equal: Equal, packed: Packed) -> Parts:
+    def parts(
+        self,
+        plan: Plan,
+        emitted: Mapping[int, Emitted],
+        compiled: Mapping[str, bytes],
+        equal: Equal,
+        packed: Packed,
+        before: Parts | None = None,
+    ) -> Parts:
         code = {i: cpu_code(e) for i, e in emitted.items()}
 
         def join(symbols: Sequence[str]) -> bytes:
             return objects.join([(s, compiled[s]) for s in symbols])
 
-        return assemble(plan, code, join, self.target.manifest, equal, packed)
+        return assemble(plan, code, join, self.target.manifest, equal, packed, before)
 
     def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, bytes]) -> None:
         for symbol, text in texts.items():
@@ -148,6 +160,7 @@ class CudaBackend:
 
     target: CudaTarget
     runs_here: ClassVar[bool] = False
+    takes_variants: ClassVar[bool] = False
 
     def __enter__(self) -> CudaBackend:
         return self
@@ -209,7 +222,13 @@ class CudaBackend:
         return Image(k.threads, k.shared, code, maps)
 
     def parts(
-        self, plan: Plan, emitted: Mapping[int, tuple[Form, ...]], compiled: Mapping[str, Any], equal: Equal, packed: Packed
+        self,
+        plan: Plan,
+        emitted: Mapping[int, tuple[Form, ...]],
+        compiled: Mapping[str, Any],
+        equal: Equal,
+        packed: Packed,
+        before: Parts | None = None,
     ) -> Parts:
         from ..runtime.cuda import images
 
@@ -218,7 +237,7 @@ class CudaBackend:
         def join(symbols: Sequence[str]) -> bytes:
             return images.join([(s, compiled[s]) for s in symbols])
 
-        return assemble(plan, code, join, self.target.manifest, equal, packed)
+        return assemble(plan, code, join, self.target.manifest, equal, packed, before)
 
     def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, Any]) -> None:
         for symbol, text in texts.items():

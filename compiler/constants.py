@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -60,6 +61,30 @@ def pack_constants(plan: Plan) -> Packed:
 def _streamed(plan: Plan, i: int) -> bool:
     source = plan.constants[i]
     return isinstance(source, Deferred) and source.streamed
+
+
+def behind(base: np.ndarray, spans: Iterable[tuple[int, int]], packed: Packed) -> Packed:
+    """The base block with another block's contents behind it, those left out that the base has; (offset, size) are its spans."""
+    checksum = native().checksum
+    block, wanted = packed.block, packed.spans
+    places = {(size, int(checksum(address(base[at : at + size]), size))): at for at, size in spans if size}
+    found: dict[tuple[int, int], int] = {}
+    more: list[tuple[int, int]] = []
+    end = len(base)
+    for at, size in dict.fromkeys(wanted.values()):
+        data = block[at : at + size]
+        twin = places.get((size, int(checksum(address(data), size)))) if size else 0
+        if twin is None or not np.array_equal(base[twin : twin + size], data):
+            more.append((at, size))
+            twin, end = end, end + align(size)
+        found[at, size] = twin
+    joined = artifact.aligned(end)
+    joined[: len(base)] = base
+    for at, size in more:
+        to = found[at, size]
+        joined[to : to + size] = block[at : at + size]
+        joined[to + size : to + align(size)] = 0
+    return Packed(joined, {i: (found[span], span[1]) for i, span in wanted.items()}, 0)
 
 
 def _write(i: int, buffer: Buffer, source: object, data: np.ndarray) -> None:

@@ -9,10 +9,12 @@ from .dims import (
     ceildiv,
     dim_max,
     dim_min,
+    dim_stretch,
     evaluate,
     floordiv,
     is_static,
     lower,
+    may_stretch,
     mod,
     prod,
     substitute,
@@ -29,6 +31,6 @@ from .types import TensorType
 __all__ = [
     "COMPARISONS", "NUMPY", "SCALAR_FNS", "Const", "DType", "Dim", "Elementwise", "Expr", "Graph", "Input", "Node",
     "Op", "RunTimeSize", "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "bind", "broadcast", "ceildiv", "const",
-    "dim_max", "dim_min", "evaluate", "floordiv", "is_static", "lower", "mod", "prod", "sizes_of", "substitute", "sym",
-    "symbols_of", "upper",
+    "dim_max", "dim_min", "dim_stretch", "evaluate", "floordiv", "is_static", "lower", "may_stretch", "mod", "prod", "sizes_of",
+    "substitute", "sym", "symbols_of", "upper",
 ]  # fmt: skip

@@ -28,7 +28,7 @@ class Sym:
 
 @dataclass(frozen=True)
 class Atom:
-    """fn is "floordiv", "mod", "min" or "max" of two dims."""
+    """fn is "floordiv", "mod", "min", "max" or "stretch" of two dims."""
 
     fn: str
     args: tuple[Dim, Dim]
@@ -176,6 +176,46 @@ def dim_max(a: Dim, b: Dim) -> Dim:
     return b if upper(a - b) <= 0 else _atom("max", *sorted((a, b), key=str))
 
 
+def dim_stretch(a: Dim, b: Dim) -> Dim:
+    """What two dims broadcast to that are equal, or one of them 1: a, or b where a is 1."""
+    if a == b or b == 1 or lower(a) >= 2 or _one_alike(a, b):
+        return a
+    if a == 1 or lower(b) >= 2 or a in _stretched_from(b):
+        return b
+    if b in _stretched_from(a):
+        return a
+    return _atom("stretch", *sorted((a, b), key=str))
+
+
+def _stretched_from(d: Dim) -> tuple[Dim, ...]:
+    """The dims that `d` is a broadcast of."""
+    found: list[Dim] = []
+    stack = [d]
+    while stack:
+        x = stack.pop()
+        if isinstance(x, Expr) and len(x.terms) == 1 and x.terms[0][1] == 1 and len(x.terms[0][0]) == 1:
+            atom = x.terms[0][0][0]
+            if isinstance(atom, Atom) and atom.fn == "stretch":
+                found += atom.args
+                stack += atom.args
+    return tuple(found)
+
+
+def may_stretch(a: Dim, b: Dim) -> bool:
+    """Whether one of two dims may be 1 where the other is not."""
+    return a != b and not _one_alike(a, b) and (lower(a) <= 1 <= upper(a) or lower(b) <= 1 <= upper(b))
+
+
+def _one_alike(a: Dim, b: Dim) -> bool:
+    """Whether one is the other, cut at 2 or more: where either is 1, both are."""
+    for x, y in ((a, b), (b, a)):
+        if isinstance(x, Expr) and len(x.terms) == 1 and x.terms[0][1] == 1 and len(x.terms[0][0]) == 1:
+            atom = x.terms[0][0][0]
+            if isinstance(atom, Atom) and atom.fn == "min" and y in atom.args and all(z == y or lower(z) >= 2 for z in atom.args):
+                return True
+    return False
+
+
 def prod(dims: Iterable[Dim]) -> Dim:
     """Number of elements of a shape."""
     size: Dim = 1
@@ -265,6 +305,8 @@ def _atom_bounds(atom: Atom) -> tuple[int, int]:
             return min(alo, blo), min(ahi, bhi)
         case "max":
             return max(alo, blo), max(ahi, bhi)
+        case "stretch":
+            return min(alo, blo), max(ahi, bhi)
     if blo <= 0:
         return -_INF, _INF
     corners = [x // y for x in (alo, ahi) for y in (blo, bhi)]
@@ -315,5 +357,10 @@ def _divide_exact(a: Dim, b: Dim) -> Dim | None:
     return q if q is not None and b * q == a else None
 
 
-_FNS: dict[str, Callable[[int, int], int]] = {"floordiv": lambda a, b: a // b, "min": min, "max": max}
-_BUILD: dict[str, Callable[[Dim, Dim], Dim]] = {"floordiv": floordiv, "min": dim_min, "max": dim_max}
+_FNS: dict[str, Callable[[int, int], int]] = {
+    "floordiv": lambda a, b: a // b,
+    "min": min,
+    "max": max,
+    "stretch": lambda a, b: b if a == 1 else a,
+}
+_BUILD: dict[str, Callable[[Dim, Dim], Dim]] = {"floordiv": floordiv, "min": dim_min, "max": dim_max, "stretch": dim_stretch}

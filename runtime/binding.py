@@ -20,6 +20,10 @@ from .stages import Stage, Stages
 _MAX_IDLE = 8  # contexts kept for later runs; more callers than this at once allocate afresh
 
 
+class UnequalError(InputError):
+    """Sizes differ that a program takes as equal."""
+
+
 class Sizes:
     """What bindings need of a program, on any machine: where buffers lie follows from the manifest alone."""
 
@@ -46,6 +50,7 @@ class Program(Sizes):
         self, manifest: Manifest, code: Code, functions: Sequence[int], weights: np.ndarray, streamed: np.ndarray | None, threads: int
     ) -> None:
         super().__init__(manifest)
+        self.general = None if manifest.general is None else Program(manifest.general, code, functions, weights, None, threads)
         self.code, self.threads = code, threads
         self.words = np.array(manifest.program, np.int64)
         self.functions = np.array(functions, np.uint64)
@@ -189,7 +194,7 @@ def check_dims(m: Manifest, stage: Stage, values: Sequence[int], symbols: Mappin
     for a, b in stage.equal:
         if values[a] != values[b]:
             left, right = (show(m.raw["dims"][slot]) for slot in (a, b))
-            raise InputError(
+            raise UnequalError(
                 f"{left} = {values[a]} differs from {right} = {values[b]} (sizes {_show(symbols)})",
                 expected="equal sizes, for this model to make sense",
             )

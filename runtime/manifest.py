@@ -103,6 +103,7 @@ class Manifest:
     yields: tuple[int, ...] = ()  # the word of each handler's YIELD
     strings: tuple[str, ...] = ()  # of the first handles
     streamed: int = 0  # the first bytes of the weights, which every run reads from end to end
+    general: Manifest | None = None  # another program with the same inputs and outputs, for sizes that `equal` forbids
 
 
 def check_format(raw: object) -> None:
@@ -125,6 +126,9 @@ def parse(raw: object, n_functions: int, weights_size: int) -> Manifest:
         return _Parser(raw, n_functions, weights_size).parse()
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as e:
         raise ArtifactError(f"malformed manifest ({type(e).__name__})") from None
+
+
+Infos = tuple[TensorInfo, ...]
 
 
 class _Parser:
@@ -163,7 +167,21 @@ class _Parser:
             tuple((self._slot(a), self._slot(b)) for a, b in _list(raw["equal"])),
             buffers, control, program, scratch, self._layout(), self._steps(program), handlers, yields,
             tuple(_text(s) for s in _list(raw.get("strings", []))), self.streamed,
+            self._general(inputs, outputs, symbols),
         )  # fmt: skip
+
+    def _general(self, inputs: Infos, outputs: Infos, symbols: tuple[Symbol, ...]) -> Manifest | None:
+        raw = self.raw.get("general")
+        if raw is None:
+            return None
+        if not isinstance(raw, dict) or "general" in raw:
+            raise ArtifactError("the manifest of the second program is no program")
+        found = _Parser(raw, self.n_functions, self.weights_size).parse()
+        results = [[(t.name, t.dtype, t.kind, len(t.shape)) for t in infos] for infos in (outputs, found.outputs)]
+        names = [{s.name for s in of} for of in (symbols, found.symbols)]
+        if found.inputs != inputs or results[0] != results[1] or names[0] != names[1]:
+            raise ArtifactError("the two programs of the manifest have different inputs or outputs")
+        return found
 
     def _tensors(self, key: str, exprs: list[Any]) -> tuple[tuple[TensorInfo, ...], tuple[tuple[int, ...], ...]]:
         infos, shapes = [], []

@@ -14,7 +14,7 @@ from ..errors import ArtifactError, InputError, MlcError, TargetError
 from . import artifact, objects
 from .address import address
 from .artifact import Parts
-from .binding import Binding, Execution, Program, Sizes
+from .binding import Binding, Execution, Program, Sizes, UnequalError
 from .handles import Handles, decode_output, encode_input, held, strings
 from .manifest import Manifest, TensorInfo
 from .native import Code, host_features, native
@@ -68,7 +68,7 @@ class Module:
         self._names = [t.name for t in manifest.inputs]
         self._out_names = [t.name for t in manifest.outputs]
         self._symbols = [s.name for s in manifest.symbols]
-        self._yields = bool(manifest.handlers)
+        self._yields = bool(manifest.handlers or (manifest.general and manifest.general.handlers))
         self._held = any(t.kind != "tensor" for t in (*manifest.inputs, *manifest.outputs))
         self._lock = threading.Lock()
         self._bindings: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
@@ -140,7 +140,8 @@ class Module:
         """Seconds per call of the program, by its word (see `manifest.steps`), mean over runs after one to warm up."""
         self.run(feeds)
         arrays, binding = self._fit([feeds[name] for name in self._names])
-        times = np.zeros(len(self._manifest.program) + 1, np.int64)
+        manifest = binding.program.manifest
+        times = np.zeros(len(manifest.program) + 1, np.int64)
         execution = binding.acquire()
         execution.struct.times = address(times)
         try:
@@ -149,7 +150,7 @@ class Module:
         finally:
             execution.struct.times = 0
             binding.release(execution)
-        return {s.word: int(times[s.word]) * 1e-9 / runs for s in self._manifest.steps}
+        return {s.word: int(times[s.word]) * 1e-9 / runs for s in manifest.steps}
 
     def _execute(self, arrays: Sequence[Any]) -> list[np.ndarray]:
         binding = self._last
@@ -163,8 +164,25 @@ class Module:
         execution = binding.acquire()
         try:
             return self._launch(binding, execution, arrays)
+        except UnequalError as e:  # sizes that data decide
+            general = self._general_of(binding)
+            if general is None:
+                raise
+            unequal = e
         finally:
             binding.release(execution)
+        execution = general.acquire()
+        try:
+            return self._launch(general, execution, arrays)
+        except UnequalError:
+            raise unequal from None
+        finally:
+            general.release(execution)
+
+    def _general_of(self, binding: Binding) -> Binding | None:
+        """A binding of the module's other program, which serves sizes that the first takes as equal."""
+        general = getattr(binding.program, "general", None)
+        return None if general is None else Binding(general, binding.symbols)
 
     def _launch(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray]) -> list[Any]:
         try:
@@ -186,7 +204,7 @@ class Module:
     def _launch_yielding(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], outputs: list[Any]) -> list[Any]:
         """A program that asks for sizes or host functions, or whose inputs or outputs are not plain tensors."""
         assert isinstance(binding.program, Program)
-        handles = Handles(self._manifest.strings, binding.program.string_handles)
+        handles = Handles(binding.program.manifest.strings, binding.program.string_handles)
         arrays = [encode_input(handles, a, t) for a, t in zip(arrays, self._manifest.inputs, strict=True)]
         for i, position, shift in binding.in_patches:
             execution.bufs[i] = address(arrays[position]) + shift
@@ -241,7 +259,7 @@ class Module:
         with self._lock:
             binding = self._bindings.get(key)
         if binding is None:
-            binding = Binding(self._program, dict(zip(self._symbols, key, strict=True)))
+            binding = self._new_binding(dict(zip(self._symbols, key, strict=True)))
             if len(self._bindings) >= _INHERIT_FROM:
                 with self._lock:  # sizes that keep changing hand one arena on, whose pages are there already
                     any(binding.inherit(b) for b in self._bindings.values())
@@ -252,6 +270,19 @@ class Module:
                 self._last = binding
                 self._trim(binding)
         return binding
+
+    def _new_binding(self, symbols: dict[str, int]) -> Binding:
+        assert self._program is not None
+        try:
+            return Binding(self._program, symbols)
+        except UnequalError as unequal:
+            general = getattr(self._program, "general", None)
+            if general is None:
+                raise
+            try:
+                return Binding(general, symbols)
+            except UnequalError:
+                raise unequal from None
 
     def _trim(self, current: Binding) -> None:
         """Forget old sizes, and free memory of sizes not in use: after a peak, memory returns to what the present needs."""

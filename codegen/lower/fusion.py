@@ -33,6 +33,7 @@ from ...ir.ops import (
     RMSNorm,
     Slice,
     Softmax,
+    Stretch,
     Transpose,
 )  # fmt: skip
 from ..expr import Call, E, ExprScalars, Num
@@ -47,7 +48,7 @@ _REPEATED = 4  # cheap operations that rows may recompute in each of their stage
 _HEAVY = frozenset({"exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh",
                     "atanh", "erf", "normcdf", "pow", "div", "sqrt", "rsqrt", "mod", "fmod"})  # fmt: skip
 
-MOVES = (Transpose, Slice, Expand, Gather, Pad, Reshape, Iota, DimTensor, GatherElements, GatherND, OneHot, Resize)
+MOVES = (Transpose, Slice, Expand, Stretch, Gather, Pad, Reshape, Iota, DimTensor, GatherElements, GatherND, OneHot, Resize)
 ANCHORS = (MatMul, Conv, Reduce, ArgReduce, Softmax, LayerNorm, RMSNorm, Pool, LRN, ColumnsToImage)
 ROWS = (Softmax, LayerNorm, RMSNorm)
 ANYWHERE = "anywhere"  # trivial: computed in every reader
@@ -254,7 +255,7 @@ class Fusion:
 
     def _trivial(self, node: Node) -> bool:
         op = node.op
-        if isinstance(op, (Slice, Expand, Reshape, Iota, DimTensor)):
+        if isinstance(op, (Slice, Expand, Stretch, Reshape, Iota, DimTensor)):
             return True
         cost = self.cost(node)
         return isinstance(op, Elementwise) and not cost.heavy and cost.operations <= 2 and node.out.type.numel == 1

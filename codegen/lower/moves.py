@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...errors import CodegenError
-from ...ir import Const, Dim, DType, Elementwise, Node, S, Shape, Value, upper
+from ...ir import Const, Dim, DType, Elementwise, Node, S, Shape, Value, dim_min, upper
 from ...ir.ops import (
     BitCast,
     Cast,
@@ -20,6 +20,7 @@ from ...ir.ops import (
     Reshape,
     Resize,
     Slice,
+    Stretch,
     Transpose,
     Where,
 )  # fmt: skip
@@ -72,7 +73,7 @@ def _stored(lw: Lowering, v: Value) -> View | None:
 
 def _view(lw: Lowering, node: Node) -> View | None:
     op, out = node.op, node.out
-    if not isinstance(op, (Transpose, Reshape, Slice, Expand)) or (x := _stored(lw, node.inputs[0])) is None:
+    if not isinstance(op, (Transpose, Reshape, Slice, Expand, Stretch)) or (x := _stored(lw, node.inputs[0])) is None:
         return None
     match op:
         case Transpose():
@@ -91,7 +92,15 @@ def _view(lw: Lowering, node: Node) -> View | None:
             lead = (0,) * (len(out.shape) - len(x.shape))
             inner = zip(x.shape, x.strides, out.shape[len(lead) :], strict=True)
             return View(x.buffer, x.dtype, out.shape, (*lead, *(0 if d == 1 and e != 1 else s for d, s, e in inner)))
+        case Stretch():
+            sides = zip(x.strides, x.shape, out.shape, strict=True)
+            return View(x.buffer, x.dtype, out.shape, tuple(s * _moves(d, e) for s, d, e in sides))
     return None
+
+
+def _moves(d: Dim, e: Dim) -> Dim:
+    """1 where an axis of size d is read along one of size e, 0 where its only element is repeated."""
+    return 1 if d == e else dim_min(1, d - 1)
 
 
 def _reshaped_strides(x: View, shape: Shape) -> Shape | None:
@@ -141,6 +150,9 @@ def _virtual(lw: Lowering, node: Node) -> Virtual:
             return source(lambda i: tuple(a * s + b for a, s, b in zip(i, op.steps, op.starts, strict=True)))
         case Expand():
             return source(lambda i: broadcast_index(i, node.inputs[0].shape))
+        case Stretch():
+            shape = node.inputs[0].shape
+            return source(lambda i: tuple(a * _moves(d, e) for a, d, e in zip(i, shape, out.shape, strict=True)))
         case Iota():
             return lambda k, i: convert(index_expr(i[0]), op.dtype)
         case DimTensor():

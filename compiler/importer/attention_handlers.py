@@ -73,6 +73,15 @@ def scaled(ctx: ImportContext, node: NodeProto, b: Build, q: Value, k: Value) ->
     return b.mul(q, b.cast(b.emit(O.Reciprocal(), b.sqrt(b.dim(q.shape[3], wide))), q.dtype)), 1.0
 
 
+def _padded(b: Build, mask: Value, cols: Dim) -> Value:
+    """A mask whose last axis is as long as the keys, shorter (what is missing is not attended), or 1, as sizes will tell."""
+    last, short = mask.type.rank - 1, b.dim(mask.shape[-1], DType.I64)
+    at = b.iota(cols)
+    held = b.emit(O.Or(), b.emit(O.Less(), at, short), b.emit(O.Equal(), short, b.const(1, DType.I64)))
+    values = b.emit(O.Gather(last), mask, b.min(at, b.sub(short, 1)))
+    return b.where(held, values, b.const(-np.inf, mask.dtype))
+
+
 def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """ONNX Attention: heads split, past joined, masks made additive, then one op."""
     q, k, v = required(ctx, node, ins, 3)
@@ -96,6 +105,8 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
             # A mask may cover only the first keys; those beyond are not attended.
             pad = b.expand(b.const(-np.inf, q.dtype), (*mask.shape[:-1], cols - short))
             mask = b.concat(mask.type.rank - 1, mask, pad)
+        elif ctx.stretch and short not in (cols, 1):
+            mask = _padded(b, mask, cols)
         mask = _rank4(b, mask)
 
     def also(allowed: Value) -> Value:

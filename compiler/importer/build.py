@@ -10,7 +10,7 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 from ...errors import MlcError, OnnxImportError, VerifyError
-from ...ir import Const, DType, Graph, Input, Node, TensorType, Value, substitute, sym
+from ...ir import Const, Dim, DType, Graph, Input, Node, TensorType, Value, may_stretch, substitute, sym
 from ...ir.ops import DimTensor
 from .context import ImportContext, Region, UnsupportedError
 from .functions import resolved, schema_function, without_absent
@@ -45,7 +45,7 @@ class Importer(ImportContext):
 
     def __init__(
         self, model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
-        decisions: Sequence[bool] = (), pin: bool = False, constants: Mapping[str, np.ndarray] | None = None,
+        decisions: Sequence[bool] = (), pin: bool = False, constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False,
     ) -> None:  # fmt: skip
         super().__init__({("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}, reader)
         self.model = model
@@ -60,6 +60,7 @@ class Importer(ImportContext):
         self.attr_bindings: Mapping[str, AttributeProto] = {}  # of the function being expanded
         self.decisions = list(decisions)
         self.decided = 0
+        self.stretch = stretch
         self.pin = pin  # keep symbols that `shapes` fixes, and require their sizes
         self.failed_in_region = False
 
@@ -324,35 +325,40 @@ class Importer(ImportContext):
 
 
 def import_proto(
-    model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None, constants: Mapping[str, np.ndarray] | None = None
-) -> Graph:
-    """Import, trying the other branch of an undecided If where what follows does not fit the first.
+    model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
+    constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False,
+) -> tuple[Graph, bool]:  # fmt: skip
+    """Import, trying the other branch of an undecided If where what follows does not fit the first. Whether the graph takes sizes
+    as equal of which one might be 1 instead, comes with it; with `stretch` it does not, and repeats what turns out to be 1.
 
     Where a branch that depends on data does not fit the sizes given by `shapes` (it is for other sizes, and will not run),
     the sizes stay symbolic and become requirements instead.
     """
 
     def importer(decisions: Sequence[bool], pin: bool) -> Importer:
-        return Importer(model, reader, shapes, decisions, pin, constants)
+        return Importer(model, reader, shapes, decisions, pin, constants, stretch)
 
-    graph, error, in_region = _attempt(importer, pin=False)
-    if graph is None and in_region and shapes:
-        graph, _, _ = _attempt(importer, pin=True)
-    if graph is None:
+    found, error, in_region = _attempt(importer, pin=False)
+    if found is None and in_region and shapes:
+        found, _, _ = _attempt(importer, pin=True)
+    if found is None:
         assert error is not None
         raise error
-    return graph
+    return found
 
 
-def _attempt(make: Callable[[Sequence[bool], bool], Importer], pin: bool) -> tuple[Graph | None, OnnxImportError | None, bool]:
-    """The graph, or the first error and whether it arose in a region."""
+Found = tuple[Graph, bool]
+
+
+def _attempt(make: Callable[[Sequence[bool], bool], Importer], pin: bool) -> tuple[Found | None, OnnxImportError | None, bool]:
+    """The graph and whether it assumes sizes to be equal, or the first error and whether it arose in a region."""
     decisions: list[bool] = []
     first: OnnxImportError | None = None
     in_region = False
     for _ in range(_MAX_ATTEMPTS):
         importer = make(decisions, pin)
         try:
-            return importer.run(), None, False
+            return (importer.run(), _assumes(importer)), None, False
         except OnnxImportError as e:
             if first is None:
                 first, in_region = e, importer.failed_in_region
@@ -363,6 +369,21 @@ def _attempt(make: Callable[[Sequence[bool], bool], Importer], pin: bool) -> tup
                 break
             decisions[-1] = False
     return None, first, in_region
+
+
+def _assumes(importer: Importer) -> bool:
+    """Whether sizes that are only assumed equal are not required to be so by others."""
+    same: dict[Dim, Dim] = {}
+
+    def end(d: Dim) -> Dim:
+        while d in same:
+            d = same[d]
+        return d
+
+    for (a, b), required in importer.equal.items():
+        if required and end(a) != end(b):
+            same[end(a)] = end(b)
+    return any(end(a) != end(b) and may_stretch(a, b) for (a, b), required in importer.equal.items() if not required)
 
 
 def _type_text(type_: TypeProto) -> str:

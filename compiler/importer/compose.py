@@ -82,6 +82,7 @@ class Build:
         return self.emit(O.Slice(starts, sizes, steps), x)
 
     def expand(self, x: Value, shape: Sequence[Dim]) -> Value:
+        x = self.ctx.stretched(x, shape)
         return x if tuple(shape) == x.shape else self.emit(O.Expand(tuple(shape)), x)
 
     def reduce(self, kind: str, x: Value, axes: Sequence[int], keepdims: bool = True) -> Value:

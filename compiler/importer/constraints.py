@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...ir import Dim, Expr, Node, Op, Shape, Trait, Value, prod
+from ...ir import Dim, Expr, Node, Op, Shape, Trait, Value, dim_stretch, prod
 from ...ir import ops as O
 
 
 def constraints(node: Node) -> Iterator[tuple[Dim, Dim]]:
     """Pairs of different dims, at least one symbolic, that have to agree for the node to be legal."""
     types = [v.type for v in node.inputs]
-    if Trait.ELEMENTWISE in node.op.traits:
-        for t in types:
-            yield from _broadcast(t.shape, node.types[0].shape)
-        return
     match node.op:
         case O.Reshape(shape):
             yield from _differing(types[0].numel, prod(shape))
-        case O.Expand(shape):
-            yield from _broadcast(types[0].shape, shape)
+        case O.Stretch(shape):
+            for d, e in zip(types[0].shape, shape, strict=True):
+                if d != e and d != 1:
+                    yield (d - e) * (d - 1), 0
         case O.Concat(axis):
             for t in types:
                 for i, (a, b) in enumerate(zip(t.shape, node.types[0].shape, strict=True)):
@@ -27,8 +25,6 @@ def constraints(node: Node) -> Iterator[tuple[Dim, Dim]]:
                         yield from _differing(a, b)
         case O.MatMul():
             yield from _differing(types[0].shape[-1], types[1].shape[-2])
-            for t in types:
-                yield from _broadcast(t.shape[:-2], node.types[0].shape[:-2])
         case O.Attention():
             q, k, v = (t.shape for t in types[:3])
             pairs = [(q[0], k[0]), (k[0], v[0]), (k[1], v[1]), (q[3], k[3]), (k[2], v[2])]
@@ -40,6 +36,55 @@ def constraints(node: Node) -> Iterator[tuple[Dim, Dim]]:
             batch = types[0].shape[1]
             for t, axis in zip(types[4:7], (0, 1, 1), strict=True):
                 yield from _differing(t.shape[axis], batch)
+
+
+def assumptions(node: Node) -> Iterator[tuple[Dim, Dim]]:
+    """Pairs of dims that broadcast if they are equal, or if one of them is 1; the node takes them as equal."""
+    if isinstance(node.op, O.Attention) and len(node.inputs) > _ATTENTION_MASK:
+        yield from _broadcast(node.inputs[_ATTENTION_MASK].shape, _scores(node.inputs))
+    for v, axes in _broadcasting(node.op, node.inputs):
+        yield from _broadcast(v.shape[: len(v.shape) - axes], node.types[0].shape[: node.types[0].rank - axes])
+
+
+_ATTENTION_MASK = 3
+
+
+def _scores(inputs: Sequence[Value]) -> Shape:
+    q, k = (v.shape for v in inputs[:2])
+    return (*q[:3], k[2])
+
+
+def stretched(op: Op, inputs: Sequence[Value]) -> Iterator[tuple[int, Shape]]:
+    """Operands that have to be stretched, and to what, so that sizes which may be 1 when the model runs are equal."""
+    if isinstance(op, O.Attention) and len(inputs) > _ATTENTION_MASK:
+        shape = inputs[_ATTENTION_MASK].shape
+        aligned = zip(shape, _scores(inputs)[4 - len(shape) :], strict=True)
+        wide = [d if d == 1 else e for d, e in aligned]
+        if tuple(wide) != shape:
+            yield _ATTENTION_MASK, tuple(wide)
+    sides = [(v.shape[: len(v.shape) - axes], axes) for v, axes in _broadcasting(op, inputs)]
+    for i, (shape, axes) in enumerate(sides):
+        wide = list(shape)
+        for other, _ in sides:
+            for at in range(1, 1 + min(len(wide), len(other))):
+                if wide[-at] != 1:
+                    wide[-at] = dim_stretch(wide[-at], other[-at])
+        if tuple(wide) != shape:
+            yield i, (*wide, *inputs[i].shape[len(inputs[i].shape) - axes :])
+
+
+def _broadcasting(op: Op, inputs: Sequence[Value]) -> Sequence[tuple[Value, int]]:
+    """Operands whose axes broadcast together, all but so many of the last."""
+    if Trait.ELEMENTWISE in op.traits:
+        return [(v, 0) for v in inputs]
+    match op:
+        case O.Expand():
+            return [(inputs[0], 0)]
+        case O.MatMul():
+            return [(v, 2) for v in inputs[:2]]
+        case O.IntegerMatMul():
+            return [(v, 2) for v in inputs[:2]]
+    return []
 
 
 def contracted(op: Op, inputs: Sequence[Value]) -> Iterator[tuple[int, int, int, int]]:

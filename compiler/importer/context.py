@@ -18,10 +18,27 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from ...errors import OnnxImportError
-from ...ir import Const, Dim, DType, Expr, Graph, Node, Op, RunTimeSize, TensorType, Trait, Value, is_static, sym, upper
-from ...ir.ops import Cast, DimTensor, Host, Reshape
+from ...ir import (
+    Const,
+    Dim,
+    DType,
+    Expr,
+    Graph,
+    Node,
+    Op,
+    RunTimeSize,
+    TensorType,
+    Trait,
+    Value,
+    broadcast,
+    dim_stretch,
+    is_static,
+    sym,
+    upper,
+)  # fmt: skip
+from ...ir.ops import Cast, DimTensor, Host, Reshape, Stretch
 from ...ir.ops.host import OBJECT, is_open
-from .constraints import constraints, contracted
+from .constraints import assumptions, constraints, contracted, stretched
 from .held import Element, Held
 
 Handler = Callable[["ImportContext", NodeProto, list[Value | None]], Sequence[Value]]
@@ -60,7 +77,9 @@ class ImportContext:
         self.loc: tuple[str, ...] = ()
         self._tensor = tensor
         self._contents: dict[Value, np.ndarray] = {}
-        self.equal: dict[tuple[Dim, Dim], None] = {}  # pairs of dims that must agree at run time
+        # pairs of dims that must agree at run time; False where one of them might be 1 instead
+        self.equal: dict[tuple[Dim, Dim], bool] = {}
+        self.stretch = False  # broadcast sizes that may turn out to be 1, instead of assuming that they do not
         self.in_region = False  # inside a graph that may not run at all
         self.sizes: list[RunTimeSize] = []  # symbols of the region being imported that data decide
         self._size_of: dict[tuple[Value, int], Dim] = {}
@@ -100,7 +119,9 @@ class ImportContext:
     def emit(self, op: Op, *inputs: Value) -> Node:
         """Append a node; small pure nodes of constants become constants."""
         node = Node.make(op, self._settled(op, inputs), self.loc)
-        self.equal.update(dict.fromkeys(constraints(node)))
+        self.equal.update(dict.fromkeys(constraints(node), True))
+        for pair in assumptions(node):
+            self.equal.setdefault(pair, False)
         foldable = (
             Trait.PURE in op.traits
             and not isinstance(op, Const)
@@ -125,7 +146,33 @@ class ImportContext:
                 shape = list(inputs[i].shape)
                 shape[axis] = e
                 settled[i] = self.emit(Reshape(tuple(shape)), inputs[i]).out
+        if self.stretch:
+            for i, wide in list(stretched(op, settled)):
+                settled[i] = self.emit(Stretch(wide), settled[i]).out
         return settled
+
+    def stretched(self, x: Value, shape: Sequence[Dim]) -> Value:
+        """x, with axes that are not 1 for sure as long as those of `shape` (aligned at the end), if sizes may be stretched."""
+        if not self.stretch:
+            return x
+        wide = tuple(d if d == 1 else e for d, e in zip(x.shape, shape[len(shape) - x.type.rank :], strict=True))
+        return x if wide == x.shape else self.emit(Stretch(wide), x).out
+
+    def broadcast(self, a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
+        """The shape that two shapes broadcast to. Sizes that might be 1 are assumed equal (then it is a's), or stretched."""
+        shape = broadcast(tuple(a), tuple(b))
+        ones = (1,) * len(shape)
+        out: list[Dim] = []
+        for d, *sides in zip(shape, (*ones[len(a) :], *a), (*ones[len(b) :], *b), strict=True):
+            out.append(d if isinstance(d, int) or not self.stretch else dim_stretch(*sides))
+            for side in sides:
+                if side in (1, out[-1]):
+                    continue
+                if self.stretch:
+                    self.require_equal((side - out[-1]) * (side - 1), 0)
+                else:
+                    self.equal.setdefault((side, d), False)
+        return tuple(out)
 
     def const(self, array: object, dtype: DType | None = None) -> Value:
         """A constant value."""
@@ -274,7 +321,7 @@ class ImportContext:
         if isinstance(a, int) and isinstance(b, int) and a != b:
             raise OnnxImportError(f"dimension {a}", expected=str(b), loc=", ".join(self.loc))
         if a != b:
-            self.equal[a, b] = None
+            self.equal[a, b] = True
 
     def decide(self) -> bool:
         """Which branch of an If to take first whose branches do not fit together; asked again where the choice fails."""

@@ -8,7 +8,6 @@ from onnx import NodeProto
 
 from ...ir import Dim, DType, Value, prod
 from ...ir import ops as O
-from ...ir.op import broadcast
 from .compose import Build, optional, required
 from .context import HandlerTable, ImportContext
 
@@ -136,7 +135,7 @@ def _pair(b: Build, x: Labelled, y: Labelled, keep: set[str]) -> Labelled:
     a = b.transpose(a, [la.index(s) for s in (*batch, *left, *inner)])
     c = b.transpose(c, [lc.index(s) for s in (*batch, *inner, *right)])
     ba, bc = [dim_a[s] for s in batch], [dim_c[s] for s in batch]
-    outer = list(broadcast(tuple(ba), tuple(bc)))
+    outer = b.ctx.broadcast(ba, bc)
     labels = (*batch, *left, *right)
     shape = (*outer, *(dim_a[s] for s in left), *(dim_c[s] for s in right))
     if not inner:  # an outer product is a broadcast multiplication

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto, SparseTensorProto
 
-from ...ir import Dim, DType, Value, broadcast, ceildiv, dim_max, dim_min, floordiv, lower, prod
+from ...ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, lower, prod
 from ...ir import ops as O
 from . import runtime_axes
 from .compose import Build, optional, required
@@ -149,7 +149,7 @@ def unsqueeze(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
 def expand(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
     want = ctx.require_sizes(ins[1], "the shape of Expand")
-    return [Build(ctx).expand(x, broadcast(x.shape, want))]
+    return [Build(ctx).expand(x, ctx.broadcast(want, x.shape))]
 
 
 def tile(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

@@ -88,6 +88,24 @@ class Expand(Op):
 
 
 @dataclass(frozen=True)
+class Stretch(Op):
+    """Repeat along axes to `shape`, of the same rank: those whose size turns out to be 1 when the sizes are known."""
+
+    shape: Shape
+    traits: ClassVar[frozenset[Trait]] = _MOVE
+
+    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        (x,) = types
+        if x.rank != len(self.shape) or (is_static((*self.shape, *x.shape)) and broadcast(x.shape, self.shape) != self.shape):
+            raise VerifyError(f"stretch of {x} to {list(self.shape)}", expected="a shape that the operand broadcasts to")
+        return (TensorType(x.dtype, self.shape),)
+
+    def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
+        shape = tuple(evaluate(d, {}) for d in self.shape)
+        return (np.array(np.broadcast_to(np.asarray(args[0]), shape), copy=True, order="C"),)
+
+
+@dataclass(frozen=True)
 class Slice(Op):
     """out[i…] = x[starts + i·steps…] for i < sizes; one entry per axis, in range, steps ≠ 0 (possibly negative)."""
 

@@ -259,7 +259,7 @@ def test_an_interrupt_is_quiet_and_leaves_nothing(run, model: Path, tmp_path: Pa
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(*{"import": (api, "import_model"), "compile": (backends.CompilePool, "compile")}[moment], interrupt)
+    monkeypatch.setattr(*{"import": (api, "import_variants"), "compile": (backends.CompilePool, "compile")}[moment], interrupt)
     code, out, err = run("compile", model, "-o", tmp_path / "m.mlc")
     assert code == 130 and err.strip() == "interrupted" and not out
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
