@@ -4,13 +4,9 @@ from __future__ import annotations
 
 _RANDOM = "drawn at random: the suite compares with NumPy's generator; tests/compiler/test_random_nodes.py checks the distribution"
 _BATCHES = "inputs with unrelated symbols for one batch: nothing says which axis of size 1 a reshape leaves"
-_MASK = "a mask shorter than the keys is padded where both are numbers; as symbols they are taken as equal, and checked"
 _DERIVED = "differentiates by an input: by a constant, the derivative is 0"
 
 EXCLUDED: dict[str, str] = {
-    "test_attention_4d_causal_padded_kv_bf16 symbolic": _MASK,
-    "test_attention_4d_diff_heads_mask4d_padded_kv symbolic": _MASK,
-    "test_attention_4d_padded_kv_bf16 symbolic": _MASK,
     "test_bernoulli": _RANDOM,
     "test_bernoulli_double": _RANDOM,
     "test_bernoulli_double_expanded": _RANDOM,
@@ -19,12 +15,8 @@ EXCLUDED: dict[str, str] = {
     "test_bernoulli_seed_expanded": _RANDOM,
     "test_gradient_of_add constants": _DERIVED,
     "test_gradient_of_add_and_mul constants": _DERIVED,
-    "test_linear_attention_gated_delta_beta_scalar symbolic": _BATCHES,
-    "test_linear_attention_gated_delta_beta_scalar_expanded symbolic": _BATCHES,
     "test_linear_attention_gated_delta_mqa symbolic": _BATCHES,
     "test_linear_attention_gated_delta_mqa_expanded symbolic": _BATCHES,
-    "test_linear_attention_gated_per_head_decay symbolic": _BATCHES,
-    "test_linear_attention_gated_per_head_decay_expanded symbolic": _BATCHES,
     "test_training_dropout": _RANDOM,
     "test_training_dropout_default": _RANDOM,
     "test_training_dropout_default_mask": _RANDOM,
