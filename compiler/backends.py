@@ -42,7 +42,7 @@ class Backend(Protocol):
     """Used as a context; `emitted` are by id() of a step of the plan."""
 
     target: Any
-    takes_variants: bool  # whether modules may hold a second program, for sizes that the first one does not take
+    takes_variants: ClassVar[bool]  # whether modules may hold a second program, for sizes that the first one does not take
 
     @property
     def runs_here(self) -> bool:
@@ -94,7 +94,7 @@ def backend_of(target: str) -> Backend:
 
 class CpuBackend:
     runs_here = True
-    takes_variants = True
+    takes_variants: ClassVar[bool] = True
 
     def __init__(self, target: CpuTarget) -> None:
         self.target = target

@@ -176,3 +176,19 @@ def assert_same(have: Any, want: Any, case: TestCase, name: str) -> None:
     rtol = case.rtol if want.dtype.itemsize >= 4 else 2e-2 if want.dtype.name == "bfloat16" else 2e-3
     wide = np.complex128 if want.dtype.kind == "c" else np.float64
     np.testing.assert_allclose(have.astype(wide), want.astype(wide), rtol=rtol, atol=max(case.atol, 1e-6))
+
+
+def assert_drawn(got: list[Any], data: Data) -> None:
+    """Results of Bernoulli (0 or 1, what is certain as it must be) and of Dropout (0, or scaled; a mask that says which)."""
+    x, (have, *masks), want = np.asarray(next(iter(data.feeds.values()))), got, np.asarray(data.expected[0])
+    assert have.dtype == want.dtype and have.shape == want.shape
+    if len(data.feeds) == 1:
+        assert np.isin(have, (0, 1)).all() and (have[x == 0] == 0).all() and (have[x == 1] == 1).all()
+        return
+    _, ratio, *_ = data.feeds.values()
+    kept = have != 0
+    np.testing.assert_allclose(have, np.where(kept, x / (1 - np.asarray(ratio)), 0), rtol=1e-5)
+    assert 0 < kept.mean() < 1 or ratio == 0
+    for mask, expected in zip(masks, data.expected[1:], strict=True):
+        assert mask.dtype == np.asarray(expected).dtype
+        np.testing.assert_array_equal(mask[x != 0], kept[x != 0])
