@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...errors import CodegenError
-from ..kernel import AttentionKernel, ContractKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel
+from ..kernel import AttentionKernel, ContractKernel, GroupedKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel
 from .attention import emit_attention
 from .contract import emit_contract
 from .emitted import Emitted, Form
+from .grouped import emit_grouped
 from .irregular import emit_irregular
 from .loops import emit_loop
 from .recurrent import emit_recurrent
@@ -42,6 +43,8 @@ def emit(kernel: Kernel, target: CudaTarget, aligned: Sequence[int]) -> Emitted:
             return emit_recurrent(kernel)
         case AttentionKernel():
             return emit_attention(kernel, aligned, target)
+        case GroupedKernel():
+            return emit_grouped(kernel, aligned, target)
         case IrregularKernel():
             return emit_irregular(kernel)
     raise CodegenError(f"a {type(kernel).__name__} on CUDA")

@@ -1,0 +1,151 @@
+"""GroupedKernel to CUDA: few rows read the weights as they are; for many, the weights are made float32 once, and multiplied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ...errors import CodegenError
+from ...ir import Dim, ceildiv, dim_max, dim_min, lower, upper
+from ..kernel import ContractKernel, GroupedKernel, Operand
+from .contract import emit_contract
+from .contract_text import index_type
+from .emitted import PLACEHOLDER, Emitted, Launch, named
+from .epilogue import epilogue
+from .ranges import divisible
+from .render import render
+from .writer import Params, pointer_parameters
+
+THREADS = 256
+COLUMNS = 4  # of a warp, which share what is loaded of A
+FEW_ROWS = 8  # of a warp; kernels for one row and for so many
+MOST_ROWS = 16  # that still read the weights as they are
+
+
+@dataclass(frozen=True)
+class GroupedParameters:
+    """grouped_rows.cu.j2"""
+
+    name: str
+    threads: int
+    rows: int
+    columns: int
+    bits: int
+    group: int
+    each: int
+    run: int
+    pack: int
+    a_pack: int
+    k: int
+    n: int
+    m: str
+    lda: str
+    index: str
+    zero: str
+    parameters: list[str]
+    prologue: list[str]
+    finish: list[str]
+
+
+@dataclass(frozen=True)
+class ExpandParameters:
+    """grouped_expand.cu.j2"""
+
+    name: str
+    threads: int
+    bits: int
+    group: int
+    each: int
+    run: int
+    pack: int
+    k: int
+    n: int
+    zero: str
+    parameters: list[str]
+    prologue: list[str]
+
+
+def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], tf32: bool = False) -> Emitted:
+    """Emit a product with weights of few bits. Which of its launches have blocks follows from the number of rows.
+
+    Raises CodegenError for weights that are packed for vectors.
+    """
+    if kernel.panel != 1:
+        raise CodegenError(f"weights in panels of {kernel.panel} columns", expected="columns one by one, on CUDA")
+    product = _product(kernel)
+    launches: list[Launch] = []
+    spaces: tuple[Dim, ...] = ()
+    for rows, least, most in ((1, 0, 1), (FEW_ROWS, 2, MOST_ROWS)):
+        if lower(kernel.m) <= most and upper(kernel.m) >= least:
+            launches.append(_few_rows(kernel, product, rows, least, most, aligned))
+    if upper(kernel.m) > MOST_ROWS:
+        count = len(kernel.operands)
+        many = emit_contract(product, [*aligned[:1], 16, *aligned[2:]], tf32)
+        gate = _between(kernel.m, MOST_ROWS + 1, None)
+        launches.append(_expand(kernel, gate))
+        at = {1: count}  # the product reads the expanded weights, and its own workspaces lie behind them
+        for k in many.launches:
+            operands = tuple(at.get(o, o + (o >= count)) for o in k.operands)
+            launches.append(replace(k, operands=operands, blocks=k.blocks * gate))
+        spaces = (kernel.k * kernel.n * 4, *many.workspaces)
+    moved: Dim = sum((o.numel * o.dtype.itemsize for o in kernel.operands), 0)
+    return Emitted(tuple(launches), 2 * kernel.m * kernel.n * kernel.k, moved, spaces)
+
+
+def _product(k: GroupedKernel) -> ContractKernel:
+    """The contraction of expanded weights [n, k]: operand 1 is these, the others keep their numbers."""
+    weights = Operand(k.operands[0].dtype, k.k * k.n)
+    operands = (k.operands[0], weights, *k.operands[2:])
+    return ContractKernel(1, k.m, k.n, k.k, operands, k.lda, 0, 0, k.ldc, 0, k.epilogue, panel=1)
+
+
+def _between(m: Dim, least: int, most: int | None) -> Dim:
+    """1 where m is in the range, else 0."""
+    above = dim_min(1, dim_max(0, m - (least - 1)))
+    return above if most is None else above * dim_min(1, dim_max(0, most + 1 - m))
+
+
+def _zero(k: GroupedKernel) -> str:
+    return "b3[at]" if k.zero is None else f"{float(k.zero)!r}f"
+
+
+def _pointers(k: GroupedKernel) -> list[str]:
+    return pointer_parameters([o.dtype for o in k.operands], [o.written for o in k.operands], frozenset())
+
+
+def _widest(limit: int, *sizes: Dim) -> int:
+    """The widest pack that all sizes are multiples of."""
+    while limit > 1 and not all(divisible(s, limit) for s in sizes):
+        limit //= 2
+    return limit
+
+
+def _few_rows(k: GroupedKernel, product: ContractKernel, rows: int, least: int, most: int, aligned: Sequence[int]) -> Launch:
+    params = Params()
+    lines = epilogue(product, params, [1] * len(aligned), source="mine")
+    each = 32 // k.bits
+    run = math.gcd(k.group, each)
+    a_pack = _widest(4, run, k.lda, k.k) if aligned[0] >= 16 else 1
+    if k.k % run:
+        a_pack = 1
+    pack = _widest(4, -(-k.k // each)) if aligned[1] >= 16 else 1
+    values = GroupedParameters(PLACEHOLDER, THREADS, rows, COLUMNS, k.bits, k.group, each, run, pack, a_pack, k.k, k.n, params.name(k.m),
+                               params.name(k.lda), index_type(product), _zero(k), _pointers(k) + params.signature(), params.prologue(),
+                               [*lines.batch, *lines.row, *lines.column])  # fmt: skip
+    source, symbol = named(render("grouped_rows.cu.j2", values))
+    teams = ceildiv(k.n, COLUMNS) * ceildiv(k.m, rows)
+    blocks = ceildiv(teams, THREADS // 32) * _between(k.m, least, most)
+    return Launch(source, symbol, tuple(range(len(k.operands))), tuple(params.dims), blocks, THREADS)
+
+
+def _expand(k: GroupedKernel, gate: Dim) -> Launch:
+    each = 32 // k.bits
+    run = math.gcd(k.group, each)
+    pack = 1 if k.k % run else _widest(4, run, k.k)
+    params = Params()
+    values = ExpandParameters(PLACEHOLDER, THREADS, k.bits, k.group, each, run, pack, k.k, k.n, _zero(k),
+                              [*_pointers(k), "float* __restrict__ expanded"], params.prologue())  # fmt: skip
+    source, symbol = named(render("grouped_expand.cu.j2", values))
+    blocks = ceildiv(-(-k.k // each) * k.n, THREADS) * gate
+    return Launch(source, symbol, (*range(len(k.operands)), len(k.operands)), (), blocks, THREADS)
