@@ -19,6 +19,9 @@ COLUMN_POINTS = 4096  # points that keep the device busy with a thread each
 WARP_ROW = 1024  # longest row for one warp
 ROW_THREADS = (64, 128, 256, 512, 1024)
 ROW_ELEMENTS = 16  # a thread keeps at most this many elements of a row
+TILE_SIDE = 32  # points; twice that for elements of less than 4 bytes
+TILED_AXIS = 16  # shortest axes that tiles pay along
+MOST_TILED = 3  # operands
 KEPT = 64  # 32-bit registers that a thread may hold rows in
 
 
@@ -45,7 +48,22 @@ class RowSchedule:
     threads: int
 
 
-LoopSchedule = PointSchedule | RowSchedule
+@dataclass(frozen=True, slots=True)
+class TileSchedule:
+    """A block per square of `side` points of two axes: `along`, which stores are contiguous in, and `other`, which `loads` are.
+
+    These lie in shared memory, in rows of `row` elements, so that columns of it do not share a bank.
+    """
+
+    along: int
+    other: int
+    loads: tuple[Load, ...]
+    side: int
+    row: int
+    threads: int = POINT_THREADS
+
+
+LoopSchedule = PointSchedule | RowSchedule | TileSchedule
 
 
 def schedule_loop(kernel: LoopKernel, aligned: Sequence[int]) -> LoopSchedule:
@@ -106,6 +124,30 @@ def _ordered(kernel: LoopKernel, aligned: Sequence[int]) -> LoopSchedule | None:
     return PointSchedule(len(kernel.axes) - 1, 1)
 
 
+def _tiled(kernel: LoopKernel, aligned: Sequence[int]) -> LoopSchedule | None:
+    """Operands that are read along another axis than results are written."""
+    if kernel.reduce_axes or kernel.stages or reads_own_result(kernel):
+        return None
+    stored = [a for a in range(len(kernel.axes)) if all(stride_along(s.offset, a) == 1 for s in kernel.stores)]
+    if len(stored) != 1 or lower(kernel.axes[stored[0]]) < TILED_AXIS:
+        return None
+    found: dict[int, list[Load]] = {}
+    for e in loads(kernel):
+        if stride_along(e.offset, stored[0]) in (0, 1) or any(isinstance(x, Load) for x in postorder([e.offset])):
+            continue
+        for a in range(len(kernel.axes)):
+            if a != stored[0] and stride_along(e.offset, a) == 1 and lower(kernel.axes[a]) >= TILED_AXIS:
+                found.setdefault(a, []).append(e)
+    if not found:
+        return None
+    other = max(found, key=lambda a: (len(found[a]), a))
+    chosen = {(e.operand, id(e)): e for e in found[other][:MOST_TILED]}
+    size = max(kernel.operands[o].dtype.itemsize for o, _ in chosen)
+    side = TILE_SIDE if size >= 4 else 2 * TILE_SIDE
+    # rows one bank apart: an odd number of 32-bit words
+    return TileSchedule(stored[0], other, tuple(chosen.values()), side, side + max(1, 4 // size))
+
+
 def _map(kernel: LoopKernel, aligned: Sequence[int]) -> LoopSchedule | None:
     if kernel.reduce_axes or kernel.stages or reads_own_result(kernel):
         return None
@@ -148,4 +190,4 @@ def _rows(kernel: LoopKernel, aligned: Sequence[int]) -> LoopSchedule | None:
     return RowSchedule(group, pack, steps if steps * pack <= 2 * ROW_ELEMENTS else 0, threads)
 
 
-_RULES: tuple[Callable[[LoopKernel, Sequence[int]], LoopSchedule | None], ...] = (_map, _ordered, _short, _columns, _rows)
+_RULES: tuple[Callable[[LoopKernel, Sequence[int]], LoopSchedule | None], ...] = (_tiled, _map, _ordered, _short, _columns, _rows)

@@ -50,7 +50,7 @@ def described(m: TensorMap, bindings: Mapping[str, int]) -> tuple[int, list[int]
 
 
 def close(got: np.ndarray, want: np.ndarray, tol: float, what: str) -> None:
-    if got.dtype.kind in "biu":
+    if got.dtype.kind in "biuc":
         np.testing.assert_array_equal(got, want, what)
         return
     a, b = got.astype(np.float64), want.astype(np.float64)

@@ -72,12 +72,16 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
     bytes8 = tensor(32, dtype=DType.F8E5M2FNUZ)
     wide = tensor(256, 64, dtype=DType.BF16)
     pixels, taps = tensor(2, 16, 16, 16, dtype=DType.BF16), const(np.ones((3, 3, 16, 64), DType.BF16.np))
+    levels = [const(rng.integers(0, 16, (64, 24)), DType.U8), *(const(rng.standard_normal((2, 24)), DType.F32) for _ in range(2))]
+    rows_of_any = tensor(sym("R", 1), 64)
     graphs += [
         graph([mask], *Node.make(O.Positions(), (mask,)).outputs), graph([deep_rows], ap(O.Sort(True), deep_rows)),
         graph([small_rows], ap(O.Sort(), small_rows)), graph([deep_rows], ap(TopOrder(9, True), deep_rows)),
         graph(boxes, *Node.make(O.Suppress(), tuple(boxes)).outputs), graph([bytes8], ap(O.Mul(), bytes8, bytes8)),
         graph([wide], ap(DotMatMul(), wide, const(np.ones((64, 256), DType.BF16.np)))),
         graph([pixels], ap(DotConv((1, 1), (1, 1), (1, 1), (1, 1), 1), pixels, taps)),
+        graph([rows_of_any], ap(O.GroupedMatMul(4, 32), rows_of_any, *levels)), graph([deep_rows], ap(O.Transpose((1, 0)), deep_rows)),
+        graph([deep_rows], ap(O.Reduce("sum", (0, 1), False), deep_rows)),
     ]  # fmt: skip
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for text in ("cuda:sm_80,sm_90a", "cuda:sm_80+tf32"):

@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from emulated import check, check_all, needs_gxx
 from lowering import F, ap, graph, tensor
+from mlc.codegen.cuda.emit import emit
+from mlc.codegen.cuda.target import parse
+from mlc.codegen.kernel import Step
+from mlc.codegen.lower import lower
 from mlc.ir import DType, Graph, const, sym
 from mlc.ir import ops as O
 
@@ -155,3 +159,43 @@ def test_unaligned_operands() -> None:
 
 
 assert F is DType.F32
+
+
+def titles(g: Graph) -> list[str]:
+    """The first lines of the kernels of a graph."""
+    found = []
+    for s in lower(g).steps:
+        assert isinstance(s, Step)
+        found += [k.source.split("\n")[0] for k in emit(s.kernel, parse("cuda:sm_90a"), [16] * len(s.buffers)).launches]
+    return found
+
+
+def test_transposes_go_through_shared_memory() -> None:
+    x, b = tensor(70, 33), tensor(33)
+    for g in (graph([x], ap(O.Transpose((1, 0)), x)), graph([t := tensor(2, 20, 3, 40)], ap(O.Transpose((0, 3, 2, 1)), t))):
+        assert "shared memory" in titles(g)[0]
+    rows = graph([t := tensor(2, 20, 3, 40)], ap(O.Transpose((0, 2, 1, 3)), t))
+    assert "shared memory" not in titles(rows)[0]
+    jobs = [one(O.Transpose(p), tensor(3, 17, 40)) for p in ((0, 2, 1), (2, 0, 1), (2, 1, 0), (1, 2, 0))]
+    jobs += [one(O.Transpose((1, 0)), tensor(90, 70, dtype=d)) for d in (DType.F16, DType.I8, DType.BOOL, DType.F64, DType.C128)]
+    jobs += [
+        (graph([x, y := tensor(33, 70), b], ap(O.Add(), ap(O.Mul(), ap(O.Transpose((1, 0)), x), y), ap(O.Reshape((33, 1)), b))), None, {})
+    ]
+    jobs += [(graph([x], ap(O.Exp(), ap(O.Transpose((1, 0)), x)), ap(O.Neg(), x)), None, {})]
+    s = sym("S", 16)
+    jobs += [one(O.Transpose((0, 2, 1)), tensor(B, s, 40), B=2, S=n) for n in (16, 50)] + [
+        one(O.Transpose((0, 2, 1)), tensor(B, s, 40), B=0, S=16)
+    ]
+    check_all(jobs)
+
+
+def test_reductions_with_few_results_are_split() -> None:
+    long = tensor(1, 70_000)
+    assert len(titles(graph([long], ap(O.Reduce("sum", (1,), False), long)))) == 2
+    assert len(titles(graph([d := tensor(4000, 70)], ap(O.Reduce("sum", (1,), False), d)))) == 1
+    check_all([
+        one(O.Reduce("sum", (1,), False), long), one(O.Reduce("max", (0, 1), True), tensor(200, 301)), one(O.Reduce("min", (0,), True), tensor(9000, 5)),
+        one(O.Reduce("sum", (0, 2), False), tensor(40, 3, 1000)), one(O.Reduce("prod", (1,), False), tensor(2, 20_000, dtype=DType.I32)),
+        (graph([h := tensor(2, 50_000, dtype=DType.BF16)], ap(O.Reduce("sum", (1,), False), h)), [np.ones((2, 50_000), DType.BF16.np)], {}),
+        (graph([long], ap(O.Sqrt(), ap(O.Reduce("sum", (1,), False), ap(O.Mul(), long, long)))), None, {}),
+    ], tol=1e-4)  # fmt: skip
