@@ -15,6 +15,7 @@ from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .epilogue import epilogue
 from .ranges import divisible
 from .render import render
+from .target import CudaTarget
 from .writer import Params, pointer_parameters
 
 THREADS = 256
@@ -66,7 +67,7 @@ class ExpandParameters:
     prologue: list[str]
 
 
-def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], tf32: bool = False) -> Emitted:
+def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], target: CudaTarget) -> Emitted:
     """Emit a product with weights of few bits. Which of its launches have blocks follows from the number of rows.
 
     Raises CodegenError for weights that are packed for vectors.
@@ -81,7 +82,7 @@ def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], tf32: bool = Fal
             launches.append(_few_rows(kernel, product, rows, least, most, aligned))
     if upper(kernel.m) > MOST_ROWS:
         count = len(kernel.operands)
-        many = emit_contract(product, [*aligned[:1], 16, *aligned[2:]], tf32)
+        many = emit_contract(product, [*aligned[:1], 16, *aligned[2:]], target)
         gate = _between(kernel.m, MOST_ROWS + 1, None)
         launches.append(_expand(kernel, gate))
         at = {1: count}  # the product reads the expanded weights, and its own workspaces lie behind them

@@ -24,8 +24,10 @@ def emit_loop(kernel: LoopKernel, aligned: Sequence[int]) -> Emitted:
     for o in kernel.operands:
         moved = moved + o.numel * o.dtype.itemsize
     split = split_reduction(kernel)
+    launches: tuple[Launch, ...]
+    spaces: tuple[Dim, ...] = ()
     if split is None:
-        launches, spaces = (_launch(kernel, aligned),), ()
+        launches = (_launch(kernel, aligned),)
     else:
         wide = [*aligned, *[WORKSPACE_ALIGNED] * len(split.sizes)]
         launches, spaces = (_launch(split.parts, wide), _launch(split.whole, wide)), split.sizes
