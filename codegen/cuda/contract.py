@@ -9,8 +9,9 @@ from ...errors import CodegenError
 from ...ir import Dim, DType, ceildiv, prod
 from ..kernel import ContractKernel
 from .contract_fma import fma_tiles
+from .contract_gemv import gemv, schedule_gemv
 from .contract_mma import mma_tiles
-from .contract_schedule import instruction, schedule_fma, schedule_mma, schedule_wgmma
+from .contract_schedule import Instruction, instruction, schedule_fma, schedule_mma, schedule_wgmma
 from .contract_text import accumulator, index_type, operand_pointers
 from .contract_wgmma import group_tiles, takes_groups
 from .emitted import PLACEHOLDER, Emitted, Launch, named
@@ -58,20 +59,27 @@ def emit_contract(kernel: ContractKernel, aligned: Sequence[int], target: CudaTa
     size: Dim = 0
     for o in kernel.operands:
         size = size + o.numel * o.dtype.itemsize
-    groups = schedule_wgmma(kernel) if use is not None and target.warp_groups and takes_groups(kernel, aligned) else None
-    if use is None:
-        plan = schedule_fma(kernel)
-        splits, launches = plan.splits, [fma_tiles(kernel, plan, aligned)]
-    elif groups is not None:
-        splits, launches = groups.splits, [group_tiles(kernel, groups, aligned)]
-    else:
-        wide = schedule_mma(kernel)
-        splits, launches = wide.splits, [mma_tiles(kernel, wide, use, aligned)]
+    splits, launches = _engine(kernel, use, aligned, target)
     spaces: tuple[Dim, ...] = ()
     if splits > 1:
         spaces = (prod((splits, batch, m, n)) * accumulator(kernel).itemsize,)
         launches.append(_finish(kernel, splits, aligned))
     return Emitted(tuple(launches), 2 * prod((batch, m, n, k)), size, spaces)
+
+
+def _engine(kernel: ContractKernel, use: Instruction | None, aligned: Sequence[int], target: CudaTarget) -> tuple[int, list[Launch]]:
+    """The first engine that applies: how many blocks share k, and its launch."""
+    few = schedule_gemv(kernel)
+    if few is not None:
+        return 1, [gemv(kernel, few, aligned)]
+    if use is None:
+        plan = schedule_fma(kernel)
+        return plan.splits, [fma_tiles(kernel, plan, aligned)]
+    groups = schedule_wgmma(kernel) if target.warp_groups and takes_groups(kernel, aligned) else None
+    if groups is not None:
+        return groups.splits, [group_tiles(kernel, groups, aligned)]
+    wide = schedule_mma(kernel)
+    return wide.splits, [mma_tiles(kernel, wide, use, aligned)]
 
 
 def _finish(kernel: ContractKernel, splits: int, aligned: Sequence[int]) -> Launch:

@@ -41,15 +41,15 @@ def fma_tiles(kernel: ContractKernel, plan: FmaSchedule, aligned: Sequence[int])
     values = FmaParameters(
         **shared_parameters(kernel, params, lines, plan.threads, plan.splits), bm=plan.bm, bn=plan.bn, bk=plan.bk, tm=plan.tm,
         tn=plan.tn, slices=plan.slices, pack_a=a_pack(kernel, aligned[0], 4), pack_b=b_pack(kernel, aligned[1], 4),
-        a_convert=converted("next_a[i].v[e]", a, acc), b_convert=converted("next_b[i].v[e]", b, acc), multiply_add=multiply_add(acc),
+        a_convert=converted("next_a[i].v[e]", a, acc), b_convert=converted("next_b[i].v[e]", b, acc),
+        multiply_add=multiply_add(acc, "left[i]", "right[j]"),
     )  # fmt: skip
     return contract_launch("contract_fma.cu.j2", kernel, values, params, tiles(kernel, plan) * plan.splits, plan.shared(acc.itemsize))
 
 
-def multiply_add(acc: DType) -> str:
-    if acc is DType.F32:
-        return "fmaf(left[i], right[j], sum[i][j])"
-    if acc is DType.F64:
-        return "fma(left[i], right[j], sum[i][j])"
+def multiply_add(acc: DType, left: str, right: str) -> str:
+    """sum[i][j] + left·right."""
+    if acc in (DType.F32, DType.F64):
+        return f"{'fmaf' if acc is DType.F32 else 'fma'}({left}, {right}, sum[i][j])"
     t = storage(acc)
-    return f"wrap_add<{t}>(sum[i][j], wrap_mul<{t}>(left[i], right[j]))"
+    return f"wrap_add<{t}>(sum[i][j], wrap_mul<{t}>({left}, {right}))"

@@ -8,8 +8,8 @@ from ...ir import Dim, DType, ceildiv, lower, prod, upper
 from ..kernel import ContractKernel
 
 WAVE = 132  # blocks that keep a large device busy (multiprocessors of an H200; fewer on most)
-SPLIT_K = 256  # elements of k that a split should have at least
-MAX_SPLITS = 16
+SPLIT_K = 512  # elements of k that a split should have at least
+MIN_SPLITS, MAX_SPLITS = 3, 16  # fewer save less than the second kernel takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ def splits(kernel: ContractKernel, blocks: Dim) -> int:
     """Blocks to share k, where results alone would leave most of the device idle. Not for unknown sizes of k or results."""
     if not isinstance(kernel.k, int) or not isinstance(blocks, int) or not 0 < blocks <= WAVE // 2:
         return 1
-    return max(1, min(MAX_SPLITS, WAVE // blocks, kernel.k // SPLIT_K))
+    count = min(MAX_SPLITS, WAVE // blocks, kernel.k // SPLIT_K)
+    return count if count >= MIN_SPLITS else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: S
     """Steps that read `inputs` and write `outputs`. Nested graphs come back here, one level per nesting."""
     graph = decompose(graph, options.attention)
     if options.opt_level > 0:
-        graph = hoist(swap_few_rows(graph))
+        graph = hoist(graph if options.panel == 1 else swap_few_rows(graph))  # B that lies by columns is read as it is
     lw = Lowering(graph, options, storage)
     lw.views.update(zip(graph.inputs, inputs, strict=True))
     for v, view in zip(graph.outputs, outputs, strict=True):

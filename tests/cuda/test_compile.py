@@ -62,10 +62,12 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
     ]  # fmt: skip
     bytes_, rows = tensor(40, 64, dtype=DType.U8), tensor(40, 64, dtype=DType.BF16)
     quantized = const(rng.integers(-9, 9, (64, 48)).astype(np.int8))
-    half, heads = tensor(1, 64, dtype=DType.F16), [tensor(1, 2, 9, 16) for _ in range(3)]
+    half, heads = tensor(20, 64, dtype=DType.F16), [tensor(1, 2, 9, 16) for _ in range(3)]
+    sixteen = [tensor(1, 2, n, 16, dtype=DType.BF16) for n in (1, 900, 900)]
     graphs += [
         graph([bytes_], ap(DotMatMul(), bytes_, quantized)), graph([rows], ap(DotMatMul(), rows, const(np.ones((64, 48), DType.BF16.np)))),
-        graph([half], ap(O.MatMul(), half, const(np.ones((64, 48), np.float16)))), graph(heads, ap(O.Attention(0.3, True), *heads)),
+        graph([half], ap(O.MatMul(), half, const(np.ones((64, 48), np.float16)))), graph(sixteen, ap(O.Attention(0.3, True), *sixteen)),
+        graph([h], ap(DotMatMul(), h, const(np.ones((48, 40), DType.BF16.np)))), graph(heads, ap(O.Attention(0.3, True), *heads)),
     ]  # fmt: skip
     mask, deep_rows, small_rows = tensor(9000, dtype=DType.BOOL), tensor(2, 50_000), tensor(4, 100, dtype=DType.F64)
     boxes = [tensor(1, 90, 4), tensor(1, 2, 90), tensor(1, dtype=DType.I64), tensor(1), tensor(1)]

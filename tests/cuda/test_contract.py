@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from emulated import check, check_all, needs_gxx
 from lowering import ap, graph, tensor
+from mlc.codegen.cuda.contract_gemv import schedule_gemv
 from mlc.codegen.cuda.contract_schedule import schedule_fma
 from mlc.codegen.kernel import ContractKernel
 from mlc.ir import DType, const, sym
 from mlc.ir import ops as O
+from mlc.ir.ops.dot import DotMatMul
 
 pytestmark = needs_gxx
 B = sym("B", 0, 4096)
@@ -41,15 +43,32 @@ def test_empty_batch() -> None:
     check(graph([a], ap(O.MatMul(), a, weights(33, 12))), B=0)
 
 
+def test_few_rows() -> None:
+    """Every element type; k with and without whole pieces, and shorter than one; columns in and outside of groups of them."""
+    jobs = []
+    for m, n, k in ((1, 256, 2100), (3, 30, 72), (8, 9, 64), (1, 3, 5), (2, 4500, 8)):
+        x = tensor(m, k)
+        jobs.append((graph([x], ap(O.Tanh(), ap(O.Add(), ap(O.MatMul(), x, weights(k, n)), weights(n)))), None, {}))
+    for dtype in (DType.F16, DType.F64, DType.I32):
+        x, w = tensor(2, 2, 40, dtype=dtype), tensor(2, 21, 40, dtype=dtype)
+        jobs.append((graph([x, w], ap(O.MatMul(), x, ap(O.Transpose((0, 2, 1)), w))), None, {}))
+    x, q = tensor(sym("F", 1, 4), 48, dtype=DType.BF16), tensor(2, 64, dtype=DType.U8)
+    jobs.append((graph([x], ap(DotMatMul(), x, const((rng.standard_normal((48, 20)) * 0.3).astype(DType.BF16.np)))), None, {"F": 3}))
+    jobs.append((graph([q], ap(DotMatMul(), q, const(rng.integers(-90, 90, (64, 20)).astype(np.int8)))), None, {}))
+    plans = check_all(jobs, tol=3e-3)
+    found = [schedule_gemv(k) for p in plans for k in kernels(p)]
+    assert len(found) >= 9 and all(found) and {s.slices for s in found if s} == {1, 4}
+
+
 def test_schedules_of_all_sizes() -> None:
     jobs = []
-    for m, n, k in ((1, 256, 2100), (7, 128, 600), (16, 100, 72), (129, 1700, 20), (1400, 1300, 9)):
+    for m, n, k in ((12, 64, 2100), (9, 128, 600), (16, 100, 72), (129, 1700, 20), (1400, 1300, 9)):
         x = tensor(m, k)
         y = ap(O.Add(), ap(O.MatMul(), x, weights(k, n)), weights(n))
         jobs.append((graph([x], ap(O.Tanh(), y)), None, {}))
     plans = check_all(jobs)
     found = [schedule_fma(kernels(p)[0]) for p in plans]
-    assert found[0].splits > 1 and found[0].slices > 1 and len({(s.bm, s.bn) for s in found}) == 4
+    assert found[0].splits > 1 and found[0].slices > 1 and len({(s.bm, s.bn) for s in found}) == 3
 
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16, DType.F64, DType.I32], ids=lambda d: d.value)

@@ -117,7 +117,7 @@ def test_schedules() -> None:
     assert large == contract_schedule._GROUPS[0] and large.shared <= 227 << 10 and large.registers(False) == (40, 232)
     for s in contract_schedule._GROUPS:
         assert s.shared * s.resident <= 227 << 10 and s.threads * s.resident <= 2048
-    small = chosen(256, 1024, 4096)
+    small = chosen(128, 512, 4096)
     assert small is not None and (small.bm, small.splits > 1) == (64, True)
     assert chosen(8, 4096, 64) is None and chosen(M, 4096, 64) is not None
     assert replace(large, splits=2).shared == large.shared
