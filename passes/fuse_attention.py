@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..ir import Graph, Value
+from ..ir import Dim, Graph, Value, lower
+from ..ir.dims import Atom, Expr
 from ..ir.ops import Add, Attention, Div, Expand, IsNaN, MatMul, Mul, Reshape, Softmax, Transpose, Where
 from .base import Pass, PassContext, apply, const_of, is_float, like, reshape, scalar_of, transpose
 from .rewrite import Num, P, Pattern, Rule, X, rewrite
+from .triangle import halves
 
 _LOW = -1e4  # exp of this less a maximum is 0, for scores that are not as large themselves
 _SWALLOWS = -1e9  # a score added to this leaves it as it is, nearly
@@ -94,13 +96,23 @@ def _unscaled(v: Value) -> tuple[Value, float]:
 
 
 def _is_causal(mask: Value, scores: Value) -> bool:
-    """A constant mask of zeros on and below the diagonal and (nearly) −∞ above, for square scores."""
-    data = const_of(mask)
+    """A mask of zeros on and below the diagonal and (nearly) −∞ above, for square scores."""
     rows, cols = scores.shape[-2:]
-    if data is None or rows != cols or data.shape[-2:] != (rows, cols) or data.size != rows * cols:
+    if rows != cols or not all(_covers(d, rows) for d in mask.shape[-2:]) or any(d != 1 for d in mask.shape[:-2]):
         return False
-    seen = data.reshape(rows, cols).astype(np.float64)
-    return bool((np.triu(seen, 1)[np.triu_indices(rows, 1)] <= -1e9).all() and (seen[np.tril_indices(rows)] == 0).all())
+    found = halves(mask)
+    return found is not None and bool(found[0] == 0 and found[1] <= _SWALLOWS)
+
+
+def _covers(dim: Dim, size: Dim) -> bool:
+    """Whether an axis of a mask is as long as scores are: equal, or cut to what a table has, from which scores must not differ."""
+    if dim == size:
+        return True
+    factors = dim.terms[0][0] if isinstance(dim, Expr) and len(dim.terms) == 1 and dim.terms[0][1] == 1 else ()
+    match factors:
+        case (Atom("min", (a, b)),):
+            return size in (a, b) and lower(b if a == size else a) >= 2
+    return False
 
 
 def _ungrouped(v: Value) -> Value:
@@ -145,6 +157,7 @@ def _scores() -> Iterator[Pattern]:
     for scaled in (P(Mul, product, _fill(""), name="scaled"), P(Div, product, _fill(""), name="scaled"), product):
         biased = P(Add, scaled, X("mask"), where=is_float)
         yield biased
+        yield P(Add, biased, X("more"), where=is_float)  # a bias by position, and what is hidden
         yield scaled
         for inside in (scaled, biased):
             yield P(Where, X("shown"), inside, _fill("fill"), name="replaced")
@@ -158,6 +171,8 @@ def _body(fn: Callable[..., Value | None]) -> Callable[..., Value | None]:
     def attention(replaced: Value | None = None, fill: Value | None = None, shown: Value | None = None,
                   hidden: Value | None = None, **captures: Value) -> Value | None:  # fmt: skip
         captures.setdefault("scaled", captures["product"])
+        if "more" in captures:
+            captures["mask"] = apply(Add(), captures["mask"], captures.pop("more"))
         if ("mask" in captures or replaced is not None) and captures["p"].type != captures["product"].type:
             return None
         if replaced is not None and fill is not None:
@@ -172,7 +187,30 @@ def _body(fn: Callable[..., Value | None]) -> Callable[..., Value | None]:
     return attention
 
 
-_rules: list[Rule] = []
+def windows(x: Value, split: Value, mask: Value, p: Value) -> Value | None:
+    """softmax of x + mask, where x gets another axis for the addition: the mask is repeated instead (windows of an image)."""
+    inner, rank = split.shape, len(x.shape)
+    op = p.node.op
+    same = next((n for n in range(min(rank, len(inner))) if x.shape[-1 - n] != inner[-1 - n]), min(rank, len(inner)))
+    if (
+        not isinstance(op, Softmax)
+        or op.axis != rank - 1
+        or p.shape != x.shape
+        or not 2 <= same < len(inner)
+        or len(mask.shape) > len(inner)
+    ):
+        return None
+    full = (*(1,) * (len(inner) - len(mask.shape)), *mask.shape)
+    own, lead = full[-same:], inner[:-same]
+    if full[:-same] == (1,) * len(lead):
+        extra = reshape(mask, (*(1,) * (rank - same), *own))
+    else:
+        extra = reshape(apply(Expand((*lead, *own)), reshape(mask, full)), (*x.shape[:-same], *own))
+    return apply(op, apply(Add(), x, extra))
+
+
+_split = P(Reshape, X("x"), name="split")
+_rules: list[Rule] = [Rule(P(Softmax, P(Reshape, P(Add, _split, X("mask"), where=is_float)), name="p"), windows)]
 for _pattern in _scores():
     _p = P(Softmax, _pattern, name="p")
     # torch writes where(isnan(p), 0, p) against rows that see nothing; Attention gives zeros there
