@@ -82,7 +82,7 @@ def _coordinate(v: Value) -> tuple[int, int] | None:
             case Sub():
                 inner, number = inputs[0], scalar_of(inputs[1])
                 number = None if number is None else -number
-            case Cast() if v.dtype.is_integer:
+            case Cast() if v.dtype.is_int:
                 inner, number = inputs[0], 0.0
             case _:
                 break
