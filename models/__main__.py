@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import InputError, MlcError
+from . import fidelity as fidelity_of
 from . import gpu, performance, quantized, real, samples, suite, tables
+from .resolve import resolve
 from .store import models_dir
 
 err = Console(stderr=True)
@@ -119,6 +121,20 @@ def bench_gpu(names: tuple[str, ...], seconds: float, append: str | None) -> Non
                 f.write("\n" + text)
         except OSError as e:
             raise InputError(f"cannot be written: {e.strerror}", loc=append) from e
+
+
+@cli.command()
+@click.argument("model", default="real:paraphrase-MiniLM-L3-v2_fp32")
+@click.option("--tokens", default=64, show_default=True, help="Of a text.")
+@click.option("--texts", default=32, show_default=True, help="As many calibrate, and as many others are compared.")
+def fidelity(model: str, tokens: int, texts: int) -> None:
+    """What 4-bit weights of an encoder of texts lose, by this compiler, onnxruntime and llama.cpp; print a markdown table."""
+    all_texts = fidelity_of.texts(2 * texts, tokens)
+    found = []
+    for loss in fidelity_of.losses(resolve(model), all_texts[::2], all_texts[1::2]):
+        err.print(f"{loss.engine} {loss.method} {loss.group}: {loss.relative_l2:.4f}", highlight=False, markup=False)
+        found.append(loss)
+    click.echo(fidelity_of.table(found))
 
 
 def _announce(row: tables.Row) -> None:

@@ -1,0 +1,153 @@
+"""How much 4-bit weights lose: this compiler's rounding beside that of onnxruntime and llama.cpp, at equal bits.
+
+Each quantizes the constant matrices of a trained model's MatMul nodes. What llama.cpp would store goes through the `gguf`
+package and back to floats. Outputs are compared with those of the float32 file on texts that no method was calibrated on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..compiler.precision.metrics import cosine, relative_l2
+from ..errors import InputError
+
+Feeds = dict[str, np.ndarray]
+GROUPS = (32, 64, 128)
+_MODULES = ("argparse", "asyncio", "collections", "concurrent.futures", "datetime", "decimal", "email", "functools", "http.client",
+            "inspect", "itertools", "json", "logging", "multiprocessing", "pathlib", "random", "socket", "statistics", "string",
+            "subprocess", "tempfile", "textwrap", "threading", "typing", "unittest", "urllib.request", "zipfile")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One quantizer; losses are of the worst output."""
+
+    engine: str
+    method: str
+    group: int
+    symmetric: bool
+    relative_l2: float
+    cosine: float
+
+
+def texts(count: int, tokens: int) -> list[Feeds]:
+    """Sentences of the standard library's docstrings as BERT's token ids [1, tokens]. Raises InputError without blingfire."""
+    try:
+        blingfire = importlib.import_module("blingfire")
+    except ImportError:
+        raise InputError("no tokenizer", expected="the package blingfire", remedy="pip install blingfire") from None
+    assert blingfire.__file__
+    model = blingfire.load_model(str(Path(blingfire.__file__).parent / "bert_base_tok.bin"))
+    words = [int(i) for text in _docstrings() for i in blingfire.text_to_ids(model, text, 4096, 100, True) if i]
+    begin, end = 101, 102  # [CLS] and [SEP]
+    each = tokens - 2
+    if len(words) < count * each:
+        raise InputError(f"{count} texts of {tokens} tokens", expected=f"{len(words)} tokens at most in all")
+    stride = len(words) // count
+    rows = [[begin, *words[i * stride : i * stride + each], end] for i in range(count)]
+    mask = np.ones((1, tokens), np.int64)
+    return [{"input_ids": np.array([row], np.int64), "attention_mask": mask} for row in rows]
+
+
+def losses(path: Path, calibration: Sequence[Feeds], data: Sequence[Feeds]) -> Iterator[Loss]:
+    """Every quantizer at every group size that it has, on one model."""
+    model = onnx.load(path)
+    want = _run(model, data)
+
+    def measured(engine: str, method: str, group: int, symmetric: bool, outputs: Sequence[Mapping[str, np.ndarray]]) -> Loss:
+        got = [dict(o) for o in outputs]
+        return Loss(engine, method, group, symmetric, relative_l2(got, want), cosine(got, want))
+
+    for group in GROUPS:
+        for symmetric in (True, False):
+            for method in ("nearest", "gptq", "awq"):
+                yield measured("mlc", method, group, symmetric, _ours(path, method, group, symmetric, calibration, data))
+            yield measured("onnxruntime", "default", group, symmetric, _run(_onnxruntime(model, group, symmetric), data))
+        if importlib.util.find_spec("torch") is not None:  # which it computes with
+            yield measured("onnxruntime", "HQQ", group, False, _run(_hqq(model, group), data))
+    for name, symmetric in (("Q4_0", True), ("Q4_1", False)):
+        yield measured("llama.cpp", name, 32, symmetric, _run(_gguf(model, name), data))
+
+
+def table(found: Sequence[Loss]) -> str:
+    """Markdown."""
+    lines = ["| quantizer | group | zero points | relative L2 | 1 − cosine |", "|---|--:|---|--:|--:|"]
+    for x in sorted(found, key=lambda x: (x.group, not x.symmetric, x.relative_l2)):
+        zero = "" if x.symmetric else "yes"
+        lines.append(f"| {x.engine} {x.method} | {x.group} | {zero} | {x.relative_l2:.4f} | {x.cosine:.5f} |")
+    return "\n".join(lines)
+
+
+def _docstrings() -> Iterator[str]:
+    for name in _MODULES:
+        module = importlib.import_module(name)
+        found = [module, *vars(module).values()]
+        found += [member for kind in found if isinstance(kind, type) for member in vars(kind).values()]
+        yield from (d for d in (getattr(x, "__doc__", None) for x in found) if isinstance(d, str))
+
+
+def _ours(path: Path, method: str, group: int, symmetric: bool, calibration: Sequence[Feeds], data: Sequence[Feeds]) -> list[Feeds]:
+    from .. import Precision, compile
+
+    samples = None if method == "nearest" else calibration
+    lowered = Precision("int4", method=method, group=group, symmetric=symmetric, calibration=samples, keep_slower=True)
+    module = compile(path, precision=lowered)
+    return [module.run(feeds) for feeds in data]
+
+
+def _run(model: onnx.ModelProto, data: Sequence[Feeds]) -> list[Feeds]:
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    return [dict(zip(names, session.run(names, feeds), strict=True)) for feeds in data]
+
+
+def _onnxruntime(model: onnx.ModelProto, group: int, symmetric: bool) -> onnx.ModelProto:
+    return _quantized(model, lambda q: {"block_size": group, "is_symmetric": symmetric})
+
+
+def _hqq(model: onnx.ModelProto, group: int) -> onnx.ModelProto:
+    return _quantized(model, lambda q: {"algo_config": q.HQQWeightOnlyQuantConfig(block_size=group)})
+
+
+def _quantized(model: onnx.ModelProto, settings: Callable[[Any], dict[str, Any]]) -> onnx.ModelProto:
+    quantizers = importlib.import_module("onnxruntime.quantization.matmul_nbits_quantizer")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    logging.getLogger(quantizers.__name__).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantizer = quantizers.MatMulNBitsQuantizer(copy, bits=4, **settings(quantizers))
+        quantizer.process()
+    made: onnx.ModelProto = quantizer.model.model
+    return made
+
+
+def _gguf(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The model with its weights as a GGUF file would hold them."""
+    try:
+        gguf = importlib.import_module("gguf")
+    except ImportError:
+        raise InputError("no gguf", expected="the package gguf", remedy="pip install 'mlc[gguf]'") from None
+    kind = getattr(gguf.GGMLQuantizationType, name)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    weights = {n.input[1] for n in copy.graph.node if n.op_type == "MatMul"}
+    for held in copy.graph.initializer:
+        if held.name in weights and len(held.dims) == 2:
+            w = np.ascontiguousarray(numpy_helper.to_array(held).T)
+            back = gguf.quants.dequantize(gguf.quants.quantize(w, kind), kind)
+            held.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(back.T.astype(np.float32)), held.name))
+    return copy

@@ -1,0 +1,51 @@
+"""The comparison of 4-bit weights with other quantizers, on one product."""
+
+import numpy as np
+import onnx
+import pytest
+from mlc.errors import InputError
+from mlc.models import fidelity
+from onnx import TensorProto, helper, numpy_helper
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fidelity") / "m.onnx"
+    weights = numpy_helper.from_array(RNG.standard_normal((256, 64)).astype(np.float32), "w")
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [8, k]) for n, k in (("x", 256), ("y", 64)))
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"], "product")], "g", [x], [y], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    mixed = RNG.standard_normal((256, 256)) / 16
+    samples = [{"x": (RNG.standard_normal((8, 256)) @ mixed).astype(np.float32)} for _ in range(40)]
+    return list(fidelity.losses(path, samples[:36], samples[36:]))
+
+
+def by(found, engine, method):
+    return {(x.group, x.symmetric): x.relative_l2 for x in found if (x.engine, x.method) == (engine, method)}
+
+
+def test_rounding_to_nearest_is_that_of_onnxruntime_and_of_llama_cpp(found):
+    ours, theirs = by(found, "mlc", "nearest"), by(found, "onnxruntime", "default")
+    assert ours.keys() == theirs.keys() and len(ours) == 6
+    for key, loss in ours.items():
+        assert loss == pytest.approx(theirs[key], rel=0.02), key
+    for name, symmetric in (("Q4_0", True), ("Q4_1", False)):
+        assert by(found, "llama.cpp", name)[32, symmetric] == pytest.approx(ours[32, symmetric], rel=0.1)
+
+
+def test_calibration_loses_less(found):
+    nearest = by(found, "mlc", "nearest")
+    assert all(loss < nearest[key] for key, loss in by(found, "mlc", "gptq").items())
+
+
+def test_the_table_is_sorted_and_whole(found):
+    lines = fidelity.table(found).splitlines()
+    assert len(lines) == 2 + len(found) and lines[2].split("|")[2].strip() == "32"
+
+
+def test_texts_without_a_tokenizer(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "blingfire", None)
+    with pytest.raises(InputError, match="blingfire"):
+        fidelity.texts(2, 8)
