@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -48,7 +49,8 @@ class Compilation:
     objects: dict[str, Any]  # machine code by symbol
     packed: Future[Packed]
     seconds: dict[str, float] = field(default_factory=dict)
-    float32: Graph | None = None  # what the graph was before its precision was lowered
+    float32: Graph | None = None  # what the graph was before its precision was lowered,
+    base: Module | None = None  # and its module, if choosing precisions needed one
     general: Compilation | None = None  # for sizes that this one takes as equal, where one of them is 1 instead
 
 
@@ -99,7 +101,7 @@ def compile_with(model: Source, options: Options, progress: Progress | None = No
         return module
     from .precision.speed import faster
 
-    return faster(module, result.float32, options)
+    return faster(module, result.float32, options, result.base)
 
 
 def compile_stages(model: Source, options: Options, progress: Progress | None = None, backend: Backend | None = None) -> Compilation:
@@ -114,13 +116,20 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
         backend.prepare(len(graph.nodes))
         clock.lap("import")
         tell("optimize", 0, 1)
+        base = None
         context = PassContext(opt_level=options.opt_level, dump=writer.graph if writer else None)
         graph = float32 = optimize(graph, context)
         clock.lap("optimize")
         if not options.precision.is_float32:
             from .precision.lowering import lower_precision
 
-            graph = lower_precision(graph, options.precision, threads=options.threads, tell=tell).graph
+            build = (
+                partial(compile_graph, target=options.target, threads=options.threads, opt_level=options.opt_level, exact=options.exact)
+                if backend.runs_here
+                else None
+            )
+            lowered = lower_precision(graph, options.precision, threads=options.threads, tell=tell, build=build)
+            graph, base = lowered.graph, lowered.float32
             if (heads := backend.attention(options.precision.default)) is not None:
                 graph = run_passes(
                     graph, (LowerAttention(heads), CLEAN, SharedRounding(heads), CLEAN), PassContext(opt_level=options.opt_level)
@@ -134,7 +143,7 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
             general = optimize(general, PassContext(opt_level=options.opt_level))
             result.general = _back(general, backend, lowering, tell, clock, result.objects)
     if graph is not float32:
-        result.float32 = float32
+        result.float32, result.base = float32, base
     if writer:
         writer.kernels(result)
     return result

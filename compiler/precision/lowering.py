@@ -26,11 +26,18 @@ _PROFILED = 3  # runs that a layer's time is the mean of
 
 @dataclass(frozen=True)
 class Lowered:
-    """A lowered graph, and how it came about."""
+    """A lowered graph, and how it came about.
+
+    Attributes:
+        assignment: precision by layer; those not named stayed float32.
+        outcome: of the search, where there was a bound.
+        float32: the module of the graph before, if it was needed.
+    """
 
     graph: Graph
     assignment: Assignment
     outcome: Outcome | None = None
+    float32: Module | None = None
 
 
 @dataclass
@@ -41,9 +48,10 @@ class Workbench:
     options: Precision
     threads: int | None = None
     tell: Progress | None = None
+    build: Callable[[Graph], Module] | None = None  # for another machine's code, say; by default with `threads` for this one
 
     def __post_init__(self) -> None:
-        self.float32 = compile_graph(self.graph, threads=self.threads)
+        self.float32 = self._built(self.graph)
         source = self.options.calibration
         self.samples: list[Feeds] = [] if source is None else load_calibration(source, specs_of_module(self.float32))
         self.layers = layers(self.graph)
@@ -70,7 +78,10 @@ class Workbench:
 
     def module(self, assignment: Assignment) -> Module:
         """The compiled module at an assignment."""
-        return compile_graph(self.lowered(assignment), threads=self.threads)
+        return self._built(self.lowered(assignment))
+
+    def _built(self, graph: Graph) -> Module:
+        return compile_graph(graph, threads=self.threads) if self.build is None else self.build(graph)
 
     def loss(self, module: Module) -> float:
         """Of a module, on the samples, by the metric of the bound. Raises InputError for a metric that gives no number."""
@@ -102,26 +113,53 @@ def lowered(graph: Graph, chooser: Chooser, assignment: Assignment) -> Graph:
     return run_passes(graph, passes, ctx)
 
 
-def lower_precision(graph: Graph, options: Precision, *, threads: int | None = None, tell: Progress | None = None) -> Lowered:
-    """Lower a graph as `options` say.
+def lower_precision(
+    graph: Graph,
+    options: Precision,
+    *,
+    threads: int | None = None,
+    tell: Progress | None = None,
+    build: Callable[[Graph], Module] | None = None,
+) -> Lowered:
+    """Lower a graph as `options` say; `build` as in `Workbench`.
 
     Raises:
         InputError: data that does not fit, an override that matches nothing, a bound that no layer meets.
     """
     if options.is_float32:
         return Lowered(graph, {})
+    made = _lowered(graph, options, threads, tell, build)
+    if options.report is not None:
+        options.report(made)
+    return made
+
+
+def _lowered(
+    graph: Graph, options: Precision, threads: int | None, tell: Progress | None, build: Callable[[Graph], Module] | None
+) -> Lowered:
     if options.calibration is None:
         assignment = assign(graph, options)
         return Lowered(lowered(graph, Chooser(graph, options), assignment), assignment)
-    bench = Workbench(graph, options, threads, tell)
+    bench = Workbench(graph, options, threads, tell, build)
     if options.bound is None:
         assignment = assign(graph, options)
-        return Lowered(bench.lowered(assignment), assignment)
+        return Lowered(bench.lowered(assignment), assignment, float32=bench.float32)
     ladders, gains = _ladders(bench)
     if not ladders:
         raise InputError("no layer of the model can be lowered to advantage", remedy="Compile it in fp32.", loc="--precision")
     outcome = search(ladders, gains, lambda a: bench.loss(bench.module(a)), options.bound.limit, tell)
-    return Lowered(bench.lowered(outcome.assignment), outcome.assignment, outcome)
+    reasons = {name: _why_not(bench, name) for name in bench.layers if name not in ladders}
+    outcome = replace(outcome, kept={**outcome.kept, **reasons})
+    return Lowered(bench.lowered(outcome.assignment), outcome.assignment, outcome, bench.float32)
+
+
+def _why_not(bench: Workbench, name: str) -> str:
+    """Why a layer was not even tried."""
+    if name in _overridden(bench):
+        return "as --layer says"
+    if bench.options.default == "auto":
+        return "no precision is faster than float32 here"
+    return f"cannot be {bench.options.default}"
 
 
 def _ladders(bench: Workbench) -> tuple[dict[str, list[str]], dict[str, float]]:

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,13 @@ def parse_bound(text: str) -> Bound:
     return Bound(name, limit, _users(Path(file), function))
 
 
+def bound_of(function: Metric, limit: float) -> Bound:
+    """A bound on a user's own function of lowered and original outputs, each a list of {name: array}. Raises InputError."""
+    if not callable(function) or not float(limit) >= 0:
+        raise InputError(f"bound {function!r} ≤ {limit!r}", expected="a function, and a number of 0 or more", loc="max_drop")
+    return Bound(getattr(function, "__name__", "metric"), float(limit), _checked(function, str(function)))
+
+
 def _users(file: Path, function: str) -> Metric:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None or not file.is_file():
@@ -87,12 +95,16 @@ def _users(file: Path, function: str) -> Metric:
     except Exception as e:
         raise InputError(f"{function} of {file} cannot be loaded: {e}", loc="--max-drop") from e
 
+    return _checked(found, f"{function} of {file}")
+
+
+def _checked(function: Callable[..., object], name: str) -> Metric:
     def metric(got: Sequence[Feeds], want: Sequence[Feeds]) -> float:
-        value = found(list(got), list(want))
+        value: Any = function(list(got), list(want))
         try:
             return float(value)
         except (TypeError, ValueError):
-            raise InputError(f"{function} returned {value!r}", expected="a number", loc="--max-drop") from None
+            raise InputError(f"{name} returned {value!r}", expected="a number", loc="--max-drop") from None
 
     return metric
 

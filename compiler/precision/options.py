@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ...errors import InputError
-from .metrics import Bound, parse_bound
+from .metrics import Bound, Metric, bound_of, parse_bound
 from .observers import OBSERVERS
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic", "int8-weight", "int4", "auto")
@@ -38,6 +38,8 @@ class Precision:
         method: "nearest", "gptq" or "awq"; the last two need calibration data.
         max_drop: METRIC=VALUE, see `metrics.parse_bound`: lower no more layers than this allows on the calibration data.
         keep_slower: keep a lowered module that is slower than float32 on this machine.
+        report: called with what was chosen (`compiler.precision.lowering.Lowered`): the precision of each layer and, under a bound,
+            the loss and which layers stayed higher and why.
         weights: (GGUF file, tensor) by layer: its weights as they are quantized there, whatever else is said of the layer.
     """
 
@@ -50,9 +52,10 @@ class Precision:
     group: int = 32
     symmetric: bool = True
     method: str = "nearest"
-    max_drop: str | None = None
+    max_drop: str | tuple[Metric, float] | None = None
     keep_slower: bool = False
     weights: Mapping[str, tuple[str | os.PathLike[str], str]] | None = None
+    report: Callable[[Any], object] | None = field(default=None, repr=False, compare=False)
     bound: Bound | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -66,7 +69,7 @@ class Precision:
         if self.group < 1:
             raise InputError(f"group={self.group}", expected="1 or more, such as 32, 64 or 128")
         if self.max_drop is not None:
-            object.__setattr__(self, "bound", parse_bound(self.max_drop))
+            object.__setattr__(self, "bound", parse_bound(self.max_drop) if isinstance(self.max_drop, str) else bound_of(*self.max_drop))
         elif self.default == "auto":
             raise InputError("precision auto without a bound", remedy="Say what may be lost: --max-drop relative-l2=0.01", loc="--max-drop")
         if self.calibration is not None and not isinstance(self.calibration, (str, os.PathLike, Mapping)):

@@ -17,13 +17,17 @@ _TIMING = bench.Options(seconds=0.4, rounds=5, pause=0.02)
 _MARGIN = 1.03  # a difference of less is noise
 
 
-def faster(module: Module, float32: Graph, options: Options) -> Module:
-    """The lowered module, or float32's with a warning where that is faster. One for another machine cannot be measured, and is kept."""
+def faster(module: Module, float32: Graph, options: Options, base: Module | None = None) -> Module:
+    """The lowered module, or float32's with a warning where that is faster. One for another machine cannot be measured, and is kept.
+
+    `base`: the module of `float32`, if there is one already.
+    """
     try:
         module.prepare()
     except TargetError:
         return module
-    base = compile_graph(float32, target=options.target, threads=options.threads, opt_level=options.opt_level, exact=options.exact)
+    if base is None:
+        base = compile_graph(float32, target=options.target, threads=options.threads, opt_level=options.opt_level, exact=options.exact)
     specs, source = specs_of_module(module), options.precision.calibration
     feeds = generate(specs, options.shapes or {}) if source is None else load_calibration(source, specs)[0]
     engines: dict[str, bench.Run] = {"fp32": lambda: base.run(feeds), "lowered": lambda: module.run(feeds)}

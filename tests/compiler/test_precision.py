@@ -12,6 +12,7 @@ from mlc.compiler.cli import main
 from mlc.compiler.importer import import_model
 from mlc.compiler.precision.choose import Chooser, affine_range, assign
 from mlc.compiler.precision.lowering import lower_precision
+from mlc.compiler.precision.metrics import relative_l2
 from mlc.errors import InputError, SlowerWarning
 from mlc.passes.base import PassContext
 from mlc.passes.pipelines import optimize
@@ -117,6 +118,36 @@ def test_a_bound_keeps_the_sensitive_layers_high(graph, samples):
     assert tight.outcome.loss <= limit and tight.outcome.kept
     with pytest.raises(InputError, match="no layer can be lowered within"):
         lower_precision(graph, mlc.Precision("int8", calibration=samples, max_drop="relative-l2=1e-9"))
+
+
+def test_what_was_chosen_is_reported(graph, samples, model, tmp_path, capsys):
+    told = []
+    lower_precision(graph, mlc.Precision("int8-dynamic", report=told.append))
+    assert told[0].assignment == {"up": "int8-dynamic", "down": "int8-dynamic"} and told[0].outcome is None
+    options = {"overrides": (("conv", "fp32"),), "calibration": samples, "report": told.append}
+    lower_precision(graph, mlc.Precision("int8", max_drop=(lambda got, want: relative_l2(got, want), 0.5), **options))
+    assert told[1].outcome.kept == {"conv": "as --layer says"} and told[1].float32 is not None
+    with pytest.raises(InputError, match="returned 'much'"):
+        lower_precision(graph, mlc.Precision("int8", max_drop=(lambda got, want: "much", 0.5), **options))
+    np.savez(tmp_path / "data.npz", x=np.stack([s["x"] for s in samples]))
+    asked = ["--precision", "int8", "--calibration", tmp_path / "data.npz", "--max-drop", "relative-l2=0.5", "--layer", "conv=fp32"]
+    assert run("compile", model, "-o", tmp_path / "m.mlc", *asked, "--no-bias-correction") == 0
+    assert "2 layers int8; loss" in (said := capsys.readouterr().err) and "conv fp32: as --layer says" in said
+
+
+def test_float32_is_compiled_once(model, samples, monkeypatch):
+    from mlc.compiler import api
+    from mlc.compiler.precision import lowering, speed
+
+    made = []
+    monkeypatch.setattr(lowering, "compile_graph", None)  # those that the options of compile are not known to
+    monkeypatch.setattr(speed, "compile_graph", None)
+    real = api.compile_graph
+    monkeypatch.setattr(api, "compile_graph", lambda graph, **options: made.append(options) or real(graph, **options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SlowerWarning)
+        mlc.compile(model, precision=mlc.Precision("int8", calibration=samples), opt_level=2, threads=1)
+    assert [(o["opt_level"], o["threads"]) for o in made] == [(2, 1)]
 
 
 def test_statistics_cover_zero_and_choices_are_made_once(graph, samples):
