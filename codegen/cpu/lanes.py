@@ -114,10 +114,7 @@ class Lanes:
                 return i.fpext(x, t) if to.itemsize > source.itemsize else i.fptrunc(x, t)
             if to.itemsize < 4:  # what does not fit wraps, as where constants are folded
                 return i.trunc(self.cast(x, source, DType.I32), t)
-            if source is DType.F32 and to is DType.I32 and self.lanes > 1:
-                return self._saturated(x)
-            sign = "s" if to.is_signed else "u"
-            return self.b.call(f"llvm.fpto{sign}i.sat.{mangle(t)}.{mangle(x.type)}", t, x)
+            return self._saturated(x, to)
         signed = source.is_signed
         if to is DType.BOOL:
             return i.icmp_unsigned("!=", x, ir.Constant(x.type, None))
@@ -128,13 +125,16 @@ class Lanes:
             return x
         return i.trunc(x, t) if to.itemsize * 8 < width else i.sext(x, t) if signed else i.zext(x, t)
 
-    def _saturated(self, x: Any) -> Any:
-        """f32 to i32, NaN to 0: llvm.fptosi.sat would go lane by lane on x86."""
-        i, t, limit = self.b.ir, vec(I32, self.lanes), 2.0**31
+    def _saturated(self, x: Any, to: DType) -> Any:
+        """float to an integer of 4 or 8 bytes, toward zero; NaN to 0, what is out of range to the nearer end."""
+        i, t, bits = self.b.ir, self.type(to), 8 * to.itemsize
+        if self.lanes == 1 or not to.is_signed:
+            return self.b.call(f"llvm.fpto{'s' if to.is_signed else 'u'}i.sat.{mangle(t)}.{mangle(x.type)}", t, x)
+        limit = 2.0 ** (bits - 1)  # in vectors the intrinsic would go lane by lane on x86
         size = self.b.call(f"llvm.fabs.{mangle(x.type)}", x.type, x)
         out = i.fptosi(i.select(i.fcmp_ordered("<", size, Splat(x.type, limit)), x, Splat(x.type, 0.0)), t)
-        out = i.select(i.fcmp_ordered(">=", x, Splat(x.type, limit)), Splat(t, 2**31 - 1), out)
-        return i.select(i.fcmp_ordered("<=", x, Splat(x.type, -limit)), Splat(t, -(2**31)), out)
+        out = i.select(i.fcmp_ordered(">=", x, Splat(x.type, limit)), Splat(t, 2 ** (bits - 1) - 1), out)
+        return i.select(i.fcmp_ordered("<=", x, Splat(x.type, -limit)), Splat(t, -(2 ** (bits - 1))), out)
 
     def convert(self, x: Any, to: DType) -> Any:
         """A float that is known to lie in the range of a small integer type, toward zero. NaN gives any number."""

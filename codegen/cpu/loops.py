@@ -11,6 +11,7 @@ from .build import PTR
 from .emitted import Emitted, named
 from .loop_schedule import NO_HINTS, LoopHints, LoopSchedule, merge_axes, schedule, work
 from .points import Scope
+from .segments import Segments, segments
 from .spill import spill
 from .target import CpuTarget
 from .tiled import Tiled
@@ -24,8 +25,12 @@ def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS
     """Emit a loop kernel. Raises CodegenError for an element type or function the CPU backend lacks."""
     kernel = merge_axes(kernel)
     tile = moving(kernel, target)
-    plan = schedule(kernel, target, hints) if tile is None else tile.schedule
-    writer = _Writer(kernel, plan, target, tile)
+    parts = segments(kernel, target) if tile is None and hints == NO_HINTS else None
+    if parts is not None:
+        kernel, plan = parts.kernel, parts.schedule
+    else:
+        plan = schedule(kernel, target, hints) if tile is None else tile.schedule
+    writer = _Writer(kernel, plan, target, tile, parts)
     writer.write()
     text, symbol = named(str(writer.module))
     nodes = len(postorder(kernel.roots))
@@ -49,10 +54,13 @@ def max_dim(d: Dim) -> Dim:
 
 
 class _Writer(Tiled):
-    def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget, tile: Turn | Weave | None) -> None:
+    def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget, tile: Turn | Weave | None, parts: Segments | None) -> None:
         saved = spill(k) if plan.axis >= len(k.axes) or plan.axis < 0 else None
         super().__init__(k if saved is None else saved.kernel, plan, target)
         self.tile, self.spill, k = tile, saved, self.k
+        self.parts = () if parts is None else parts.parts
+        for part in self.parts:
+            self.depends |= self.dependence(part.kernel)
         n = len(k.axes)
         taken = {tile.read, tile.write} if tile is not None else {plan.axis} if self.parallel else set()
         self.outer = [i for i in range(n) if i not in taken]
@@ -174,10 +182,34 @@ class _Writer(Tiled):
             size, block = k.axes[self.plan.axis], self.plan.block
             start = b.ir.mul(part, b.i64(block))
             stop = b.smin(b.ir.add(start, b.i64(block)), self.dim(size))
-            self._span(axes, start, stop, block if isinstance(size, int) and size % block == 0 else None)
+            self._along(axes, start, stop, block if isinstance(size, int) and size % block == 0 else None)
         else:
             size = k.axes[self.plan.axis]
-            self._span(axes, b.i64(0), self.dim(size), size if isinstance(size, int) else None)
+            self._along(axes, b.i64(0), self.dim(size), size if isinstance(size, int) else None)
+
+    def _along(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None) -> None:
+        """The vector axis from start to stop, in its segments; `known` as for `_span`."""
+        b, whole = self.b, self.k
+        if not self.parts:
+            self._span(axes, start, stop, known)
+            return
+        for part in self.parts:
+            self.k = part.kernel
+            first, end = b.smax(start, b.i64(part.start)), b.smin(stop, b.i64(part.stop))
+            if part.regular and part.stop - part.start >= self.plan.width:
+                self._span(axes, first, end, None if self.blocked else part.stop - part.start)
+            else:
+                self._one_by_one(axes, first, end)
+        self.k = whole
+
+    def _one_by_one(self, axes: dict[int, Any], start: Any, stop: Any) -> None:
+        """Few elements, of which no vector is worth its code."""
+
+        def body(i: Any, _: list[Any]) -> list[Any]:
+            self._point(axes, i, 1, 1, None)
+            return []
+
+        self.b.loop(start, stop, self.b.i64(1), [], body)
 
     def _span(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None) -> None:
         """The vector axis from start to stop: groups of vectors, single vectors, one masked vector."""

@@ -271,11 +271,16 @@ def test_rounding_to_half_is_to_nearest_even(to):
     check(map_kernel(x.astype(to.np), lambda e: Cast(e, dtype=F)), [x.astype(to.np)])
 
 
-def test_float_to_integer_saturates():
-    x = np.float32([1e20, -1e20, 300, -300, 1.9, -1.9] * 4)
-    got = np.zeros(24 + PAD, np.int32)
-    native(map_kernel(x, lambda e: Cast(e, dtype=DType.I32)), [x, got])
-    assert got[:6].tolist() == [2**31 - 1, -(2**31), 300, -300, 1, -1]
+@pytest.mark.parametrize("source", [np.float32, np.float64])
+@pytest.mark.parametrize("to", [DType.I32, DType.I64])
+@pytest.mark.parametrize("target", TARGETS)
+def test_float_to_integer_saturates(source, to, target):
+    limits = np.iinfo(to.np)
+    x = np.array([1e20, -1e20, 300, -300, 1.9, -1.9, np.inf, -np.inf, np.nan, -0.0, 2.0**30, -(2.0 ** (to.itemsize * 8 - 1))] * 4, source)
+    got = np.zeros(x.size + PAD, to.np)
+    native(map_kernel(x, lambda e: Cast(e, dtype=to)), [x, got], target)
+    assert got[:12].tolist() == [limits.max, limits.min, 300, -300, 1, -1, limits.max, limits.min, 0, 0, 2**30, limits.min]
+    assert (got[12:48].reshape(3, 12) == got[:12]).all()
 
 
 def test_min_max_propagate_nan():

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from mlc.codegen.cpu.loop_schedule import merge_axes
+from mlc.codegen.cpu.segments import segments
 from mlc.codegen.cpu.target import parse
 from mlc.codegen.cpu.transpose import Turn, Weave, moving
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, Load, Num
@@ -117,6 +118,54 @@ def test_strides(dtype, stride, count):
     x = elements(dtype, (count - 1) * abs(stride) + 1)  # nothing behind the last element
     want = np.ascontiguousarray(x[::stride])
     agree(moved((count,), (stride,), x, dtype, start=0 if stride > 0 else x.size - 1), x, want)
+
+
+def padded(shape, low, high, mode, dtype):
+    """Pads of the last two axes of [n, h, w] by the index functions that lowering makes of them."""
+    n, h, w = shape
+    x = elements(dtype, n, h, w)
+    index, inside = [], Num(True, dtype=DType.BOOL)
+    for axis, size in ((1, h), (2, w)):
+        at = Call("sub", (Axis(axis), Num(low)))
+        if mode == "wrap":
+            at = Call("mod", (at, Num(size)))
+        elif mode == "reflect":
+            r = Call("sub", (Call("mod", (at, Num(2 * size - 2))), Num(size - 1)))
+            at = Call("sub", (Num(size - 1), Call("max", (r, Call("neg", (r,))))))
+        else:
+            for fn, bound in (("ge", 0), ("lt", size)):
+                inside = Call("and_", (inside, Call(fn, (at, Num(bound)), dtype=DType.BOOL)), dtype=DType.BOOL)
+            at = Call("min", (Call("max", (at, Num(0))), Num(size - 1)))
+        index.append(at)
+    value = Load(
+        0, Call("add", (Call("add", (Call("mul", (Axis(0), Num(h * w))), Call("mul", (index[0], Num(w))))), index[1])), dtype=dtype
+    )
+    if mode == "constant":
+        value = Call("select", (inside, value, Num(9, dtype=dtype)), dtype=dtype)
+    out = (n, h + low + high, w + low + high)
+    operands = (Operand(dtype, x.size), Operand(dtype, prod(out), written=True))
+    kernel = LoopKernel(out, (), operands, (), (Store(1, offset(*row_major(out)), value),))
+    extra = {"constant_values": 9} if mode == "constant" else {}
+    return kernel, x, np.pad(x, [(0, 0), (low, high), (low, high)], mode=mode, **extra)
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
+@pytest.mark.parametrize(("shape", "low", "high"), [((3, 5, 60), 2, 3), ((40, 4, 33), 1, 0), ((1, 30, 300), 20, 20), ((2, 50, 3), 2, 1)])
+def test_pads(mode, shape, low, high):
+    for dtype in (DType.U8, DType.F32) if low < min(shape) or mode == "edge" else ():
+        agree(*padded(shape, low, high, mode, dtype), targets=TARGETS[:2])
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_pieces_of_a_line(dtype):
+    x = elements(dtype, 3, 40)
+    tiled = Call("add", (Call("mul", (Axis(0), Num(40))), Call("mod", (Axis(1), Num(40)))))
+    rolled = Call("add", (Call("mul", (Axis(0), Num(40))), Call("mod", (Call("add", (Axis(1), Num(13))), Num(40)))))
+    for at, want in ((tiled, np.tile(x, (1, 5))), (rolled, np.roll(x, -13, 1))):
+        operands = (Operand(dtype, x.size), Operand(dtype, want.size, written=True))
+        kernel = LoopKernel(want.shape, (), operands, (), (Store(1, offset(*row_major(want.shape)), Load(0, at, dtype=dtype)),))
+        assert segments(kernel, parse("cpu:x86-64-v4")) is not None
+        agree(kernel, x, want, targets=TARGETS[:1])
 
 
 def test_choice():
