@@ -30,10 +30,7 @@ def transpose(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
 
 
 def slice_range(d: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]:
-    """First index and count of x[start:end:step] of an axis of size d, clamped as ONNX does.
-
-    A symbolic start or end counts from the front unless it is provably negative.
-    """
+    """First index and count of x[start:end:step] of an axis of size d, clamped as ONNX does."""
     if step > 0:
         if isinstance(start, int) and start < 0 and (end == d or (isinstance(end, int) and end >= _HUGE)):
             return dim_max(d + start, 0), ceildiv(dim_min(d, -start), step)  # the last −start elements
@@ -41,14 +38,17 @@ def slice_range(d: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]:
         last = d if isinstance(end, int) and end >= _HUGE else _clamp(_from_front(d, end), d)
         count = ceildiv(last - first, step)
     else:
-        first = d - 1 if isinstance(start, int) and start >= _HUGE else dim_min(_from_front(d, start), d - 1)
+        first = d - 1 if isinstance(start, int) and start >= _HUGE else dim_min(dim_max(_from_front(d, start), 0), d - 1)
         last = -1 if isinstance(end, int) and end <= -_HUGE else dim_max(_from_front(d, end), -1)
         count = ceildiv(first - last, -step)
     return first, count if lower(count) >= 0 else dim_max(count, 0)
 
 
 def _from_front(d: Dim, at: Dim) -> Dim:
-    return at + d if upper(at) < 0 else at
+    """An index that counts from the end where it is negative, which only a run may know; not yet clamped."""
+    if lower(at) >= 0 or at == d - 1:  # d − 1 is negative only where there is nothing to select
+        return at
+    return at + d * dim_min(dim_max(-at, 0), 1)
 
 
 def _clamp(at: Dim, d: Dim) -> Dim:
@@ -118,6 +118,8 @@ def gather(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     if at is not None and index.type.rank == 0:  # one known index: a view-like slice instead of an indexed load
         d = x.shape[axis]
         (i,) = at
+        if lower(i) < 0 <= upper(i) and i != d - 1:  # its sign is known when it runs
+            return ctx.emit(O.Gather(axis), x, index).outputs
         i = i + d if upper(i) < 0 else i
         if isinstance(d, int) and isinstance(i, int) and not 0 <= i < d:
             raise ctx.unsupported(f"Gather of element {i} of {d}")

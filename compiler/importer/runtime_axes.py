@@ -144,7 +144,7 @@ def _sliced(ctx: ImportContext, b: Build, x: Value, parts: Sequence[tuple[Any, .
             at = b.where(b.emit(O.Less(), at, zero), b.add(at, size), at)
             return b.emit(O.Min(), b.emit(O.Max(), at, low), high)
 
-        first = clamped(start)
+        first = clamped(start, zero)
         width = b.sub(clamped(end), first)
         # ⌈width / step⌉, not below 0
         ahead = b.where(forward, b.sub(b.add(width, step), one), b.add(b.add(width, step), one))

@@ -1,0 +1,58 @@
+"""Starts, ends and indices that are sizes: they count from the end where they turn out negative."""
+
+import mlc
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import parser
+
+SIZES = """sx = Shape(x) sy = Shape(y) zero = Constant<value_ints = [0]>() s = Gather(sx, zero) n = Gather(sy, zero)
+           two = Constant<value_ints = [2]>() far = Constant<value_ints = [9223372036854775807]>() minus = Neg(n) less = Sub(n, two)"""
+
+
+def agree(body, sizes):
+    text = f"""<ir_version: 9, opset_import: ["": 18]> g (float[s,4] x, float[n] y) => (float[m,4] z) {{ {SIZES} {body} }}"""
+    proto = parser.parse_model(text)
+    module = mlc.compile(proto, threads=1)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for s, n in sizes:
+        feed = {"x": np.arange(4 * s, dtype=np.float32).reshape(s, 4), "y": np.zeros(n, np.float32)}
+        (want,) = session.run(None, feed)
+        np.testing.assert_array_equal(module.run(feed)["z"], want, err_msg=f"{s} rows, n = {n}")
+
+
+ALL = [(5, 0), (5, 1), (5, 2), (5, 3), (5, 5), (5, 9), (1, 1), (1, 0), (0, 1), (0, 0), (2, 4)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "z = Slice(x, zero, minus, zero)",  # x[:-n]: nothing when n is 0
+        "z = Slice(x, minus, far, zero)",  # x[-n:]: everything when n is 0
+        "z = Slice(x, zero, less, zero)",
+        "z = Slice(x, less, far, zero)",
+        "z = Slice(x, minus, less, zero)",
+        "gap = Sub(s, n) z = Slice(x, gap, far, zero)",
+        "back = Constant<value_ints = [-1]>() low = Neg(far) z = Slice(x, less, low, zero, back)",
+        "back = Constant<value_ints = [-1]>() low = Neg(far) z = Slice(x, minus, low, zero, back)",
+    ],
+)
+def test_slices(body):
+    agree(body, ALL)
+
+
+def test_gathered_rows():
+    agree("at = Squeeze(less) row = Gather(x, at) z = Unsqueeze(row, zero)", [(5, 0), (5, 1), (5, 2), (5, 6), (1, 1), (3, 4)])
+
+
+def test_last_row():
+    body = "one = Constant<value_ints = [1]>() last = Sub(s, one) at = Squeeze(last) row = Gather(x, at) z = Unsqueeze(row, zero)"
+    agree(body, [(5, 0), (1, 3)])
+
+
+def test_starts_before_the_front_of_backward_slices():
+    """ONNX takes them for 0, where NumPy selects nothing; known, or read when it runs."""
+    back = "back = Constant<value_ints = [-1]>() low = Neg(far)"
+    agree(f"{back} at = Constant<value_ints = [-3]>() z = Slice(x, at, low, zero, back)", [(5, 0), (2, 0), (1, 0), (0, 0)])
+    agree(f"{back} one = Neg(back) three = Add(two, one) t = ReduceSum(y) i = Cast<to = 7>(t) at = Sub(i, three) "
+          "z = Slice(x, at, low, zero, back)", [(5, 1), (2, 1), (1, 1), (0, 1)])  # fmt: skip
