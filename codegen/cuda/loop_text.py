@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from ...ir import Dim, DType, ceildiv, upper
 from ..expr import E, Load, postorder
-from ..kernel import LoopKernel, Reduction, Store
+from ..kernel import Reduction, Store
 from .loop_schedule import loads, packable, reads_own_result
+from .parts import Part
 from .ranges import fits
 from .scalars import SMALL, literal, register, storage
 from .writer import Params, Scope, Writer, pointer_parameters
@@ -23,7 +24,8 @@ class LoopText:
     def source(self) -> str:
         raise NotImplementedError
 
-    def __init__(self, kernel: LoopKernel, pack: int, pack_axis: int, aligned: Sequence[int]) -> None:
+    def __init__(self, part: Part, pack: int, pack_axis: int, aligned: Sequence[int]) -> None:
+        kernel, self.atomics = part.kernel, part.atomics
         self.k, self.pack, self.pack_axis, self.aligned = kernel, pack, pack_axis, aligned
         self.params = Params()
         self.sizes = (*kernel.axes, *kernel.reduce_axes)
@@ -97,7 +99,8 @@ class LoopText:
         lane = self.lanes(scope)
         after: list[str] = []
         for s in stores:
-            packed = s.guard is None and self.pack > 1 and packable(self.k, s.operand, s.offset, self.pack_axis, self.pack, self.aligned)
+            plain = s.guard is None and s.operand not in self.atomics
+            packed = plain and self.pack > 1 and packable(self.k, s.operand, s.offset, self.pack_axis, self.pack, self.aligned)
             value = self.w.to_storage(self.w.value(s.value, lane))
             if packed:
                 base = self.w.value(s.offset, scope).text
@@ -108,7 +111,9 @@ class LoopText:
                 continue
             offset = self.w.value(s.offset, lane).text
             guard = "" if s.guard is None else f"if ({self.w.value(s.guard, lane).text}) "
-            lane.add(f"{guard}b{s.operand}[{offset}] = {value};")
+            combine = self.atomics.get(s.operand)
+            to = f"b{s.operand}[{offset}]"
+            lane.add(f"{guard}{to} = {value};" if combine is None else f"{guard}{combine}(&{to}, {value});")
         self.close(lane, scope)
         scope.add(*after)
 

@@ -9,8 +9,10 @@ from ..expr import Call, postorder
 from ..kernel import LoopKernel
 from .emitted import Emitted, Launch, named
 from .loop_schedule import PointSchedule, RowSchedule, TileSchedule, schedule_loop
+from .parts import Part, Parts
 from .points import Points
 from .rows import Rows
+from .scatter import scattered
 from .split_reduction import split_reduction
 from .tiles import Tiles
 
@@ -23,29 +25,24 @@ def emit_loop(kernel: LoopKernel, aligned: Sequence[int]) -> Emitted:
     moved: Dim = 0
     for o in kernel.operands:
         moved = moved + o.numel * o.dtype.itemsize
-    split = split_reduction(kernel)
-    launches: tuple[Launch, ...]
-    spaces: tuple[Dim, ...] = ()
-    if split is None:
-        launches = (_launch(kernel, aligned),)
-    else:
-        wide = [*aligned, *[WORKSPACE_ALIGNED] * len(split.sizes)]
-        launches, spaces = (_launch(split.parts, wide), _launch(split.whole, wide)), split.sizes
-    return Emitted(launches, prod((*kernel.axes, *kernel.reduce_axes)) * calls, moved, spaces)
+    parts = split_reduction(kernel) or scattered(kernel) or Parts((Part(kernel),))
+    wide = [*aligned, *[WORKSPACE_ALIGNED] * len(parts.sizes)]
+    launches = tuple(_launch(p, wide) for p in parts.kernels)
+    return Emitted(launches, prod((*kernel.axes, *kernel.reduce_axes)) * calls, moved, parts.sizes)
 
 
-def _launch(kernel: LoopKernel, aligned: Sequence[int]) -> Launch:
-    body = _text(kernel, aligned)
+def _launch(part: Part, aligned: Sequence[int]) -> Launch:
+    body = _text(part, aligned)
     source, symbol = named(body.source())
-    operands = tuple(range(len(kernel.operands)))
+    operands = tuple(range(len(part.kernel.operands)))
     return Launch(source, symbol, operands, tuple(body.params.dims), body.blocks, body.plan.threads, body.shared)
 
 
-def _text(kernel: LoopKernel, aligned: Sequence[int]) -> Points | Rows | Tiles:
-    match schedule_loop(kernel, aligned):
+def _text(part: Part, aligned: Sequence[int]) -> Points | Rows | Tiles:
+    match schedule_loop(part.kernel, aligned):
         case PointSchedule() as plan:
-            return Points(kernel, plan, aligned)
+            return Points(part, plan, aligned)
         case RowSchedule() as plan:
-            return Rows(kernel, plan, aligned)
+            return Rows(part, plan, aligned)
         case TileSchedule() as plan:
-            return Tiles(kernel, plan, aligned)
+            return Tiles(part, plan, aligned)

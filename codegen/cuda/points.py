@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir import Dim, ceildiv, prod
-from ..kernel import LoopKernel, Reduction
+from ..kernel import Reduction
 from .emitted import PLACEHOLDER
 from .loop_schedule import PointSchedule
 from .loop_text import LoopText
+from .parts import Part
 from .render import render
 from .writer import STAGES, Scope
 
@@ -31,8 +32,9 @@ class PointsParameters:
 
 
 class Points(LoopText):
-    def __init__(self, kernel: LoopKernel, plan: PointSchedule, aligned: Sequence[int]) -> None:
-        super().__init__(kernel, plan.pack, plan.axis, aligned)
+    def __init__(self, part: Part, plan: PointSchedule, aligned: Sequence[int]) -> None:
+        kernel = part.kernel
+        super().__init__(part, plan.pack, plan.axis, aligned)
         self.plan = plan
         sizes = [ceildiv(d, plan.pack) if a == plan.axis else d for a, d in enumerate(kernel.axes)]
         self.items = prod(sizes)

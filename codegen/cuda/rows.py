@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from ...ir import Dim, DType, ceildiv, prod
 from ..expr import E, Load, postorder
-from ..kernel import LoopKernel, Reduction
+from ..kernel import Reduction
 from .emitted import PLACEHOLDER
 from .loop_schedule import KEPT, RowSchedule
 from .loop_text import FUNCTORS, LoopText
+from .parts import Part
 from .render import render
 from .scalars import Term, register, storage
 from .writer import STAGES, Scope
@@ -33,8 +34,9 @@ class RowsParameters:
 
 
 class Rows(LoopText):
-    def __init__(self, kernel: LoopKernel, plan: RowSchedule, aligned: Sequence[int]) -> None:
-        super().__init__(kernel, plan.pack, len(kernel.axes) + len(kernel.reduce_axes) - 1, aligned)
+    def __init__(self, part: Part, plan: RowSchedule, aligned: Sequence[int]) -> None:
+        kernel = part.kernel
+        super().__init__(part, plan.pack, len(kernel.axes) + len(kernel.reduce_axes) - 1, aligned)
         self.plan = plan
         self.items = prod(kernel.axes)
         self.blocks: Dim = ceildiv(self.items, plan.threads // plan.group)

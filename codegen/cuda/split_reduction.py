@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
 from ...ir import Dim, DType, ceildiv, prod
-from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, postorder
+from ..expr import Axis, Call, Cast, DimParam, E, Load, Num, Reduced, postorder
 from ..kernel import LoopKernel, Operand, Reduction, Store
 from .loop_schedule import reads_own_result
 from .loop_text import neutral
+from .parts import Part, Parts, replaced
 from .scalars import SMALL
 
 BUSY = 4 * 132 * 256  # threads that keep the device busy
@@ -17,17 +15,8 @@ LONGEST = 8192  # elements that a part has at least
 MOST_PARTS = 1024
 
 
-@dataclass(frozen=True)
-class SplitReduction:
-    """`parts` writes results of parts to operands behind those of the kernel, `whole` reads them. `sizes`: of these in bytes."""
-
-    parts: LoopKernel
-    whole: LoopKernel
-    sizes: tuple[Dim, ...]
-
-
-def split_reduction(kernel: LoopKernel) -> SplitReduction | None:
-    """Two kernels for one, where the sizes are known, stages do not need each other, and results are few."""
+def split_reduction(kernel: LoopKernel) -> Parts | None:
+    """Results of parts, then of those, where the sizes are known, stages do not need each other, and results are few."""
     points, length = prod(kernel.axes), prod(kernel.reduce_axes)
     if not isinstance(points, int) or not isinstance(length, int) or not kernel.stages or reads_own_result(kernel):
         return None
@@ -45,7 +34,7 @@ def split_reduction(kernel: LoopKernel) -> SplitReduction | None:
     return _split(kernel, axis, size, count, chunk, points)
 
 
-def _split(kernel: LoopKernel, axis: int, size: int, count: int, chunk: int, points: int) -> SplitReduction:
+def _split(kernel: LoopKernel, axis: int, size: int, count: int, chunk: int, points: int) -> Parts:
     n = len(kernel.axes)
     # parts: axis 0 counts them, the others follow in order
     whole_place = _add(_mul(Axis(0), Num(chunk)), Axis(n + 1 + axis))
@@ -56,11 +45,11 @@ def _split(kernel: LoopKernel, axis: int, size: int, count: int, chunk: int, poi
     linear: E = Num(0)
     for i, d in enumerate(kernel.axes):
         linear = _add(_mul(linear, _number(d)), Axis(i))
-    shifted = _replaced([linear], {i: Axis(i + 1) for i in range(n)}, {})[0]
+    shifted = replaced([linear], {i: Axis(i + 1) for i in range(n)}, {})[0]
     at = _add(_mul(Axis(0), Num(points)), shifted)
     first = len(kernel.operands)
     stages, stores, partial, finals, results = [], [], [], [], {}
-    for i, (s, value) in enumerate(zip(kernel.stages, _replaced([s.value for s in kernel.stages], places, {}), strict=True)):
+    for i, (s, value) in enumerate(zip(kernel.stages, replaced([s.value for s in kernel.stages], places, {}), strict=True)):
         wide = DType.F32 if value.dtype in SMALL else value.dtype  # sums of parts are not rounded
         value = value if wide is value.dtype else Cast(value, dtype=wide)
         if outside is not None:
@@ -72,13 +61,15 @@ def _split(kernel: LoopKernel, axis: int, size: int, count: int, chunk: int, poi
         finals.append(Reduction(s.fn, Load(first + i, read, dtype=wide)))
         total: E = Reduced(i, dtype=wide)
         results[i] = total if wide is s.value.dtype else Cast(total, dtype=s.value.dtype)
-    roots = _replaced([e for s in kernel.stores for e in (s.offset, s.value, *([s.guard] if s.guard is not None else []))], {}, results)
+    roots = replaced([e for s in kernel.stores for e in (s.offset, s.value, *([s.guard] if s.guard is not None else []))], {}, results)
     ends = iter(roots)
     finish = tuple(Store(s.operand, next(ends), next(ends), False, None if s.guard is None else next(ends)) for s in kernel.stores)
     read_back = tuple(Operand(o.dtype, o.numel) for o in partial)
-    return SplitReduction(
-        LoopKernel((count, *kernel.axes), reduce_axes, (*kernel.operands, *partial), tuple(stages), tuple(stores)),
-        LoopKernel(kernel.axes, (count,), (*kernel.operands, *read_back), tuple(finals), finish),
+    return Parts(
+        (
+            Part(LoopKernel((count, *kernel.axes), reduce_axes, (*kernel.operands, *partial), tuple(stages), tuple(stores))),
+            Part(LoopKernel(kernel.axes, (count,), (*kernel.operands, *read_back), tuple(finals), finish)),
+        ),
         tuple(o.numel * o.dtype.itemsize for o in partial),
     )
 
@@ -93,25 +84,3 @@ def _mul(a: E, b: E) -> E:
 
 def _number(d: Dim) -> E:
     return Num(d) if isinstance(d, int) else DimParam(d)
-
-
-def _replaced(roots: Sequence[E], axes: Mapping[int, E], results: Mapping[int, E]) -> list[E]:
-    """The expressions with loop variables and results of reductions replaced; what is shared stays shared."""
-    new: dict[int, E] = {}
-    for e in postorder(roots):
-        out = e
-        match e:
-            case Axis(index=i):
-                out = axes.get(i, e)
-            case Reduced(stage=i):
-                out = results.get(i, e)
-            case Load(operand=o, offset=at):
-                out = Load(o, new[id(at)], dtype=e.dtype)
-            case Call(fn=fn, args=args):
-                out = Call(fn, tuple(new[id(a)] for a in args), dtype=e.dtype)
-            case Cast(arg=a):
-                out = Cast(new[id(a)], dtype=e.dtype)
-            case Bits(arg=a, source=source):
-                out = Bits(new[id(a)], source, dtype=e.dtype)
-        new[id(e)] = out
-    return [new[id(e)] for e in roots]

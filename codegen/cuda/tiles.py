@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir import ceildiv, prod
-from ..kernel import LoopKernel
 from .emitted import PLACEHOLDER
 from .loop_schedule import TileSchedule
 from .loop_text import LoopText
+from .parts import Part
 from .render import render
 from .scalars import Term, register, storage
 from .writer import Scope
@@ -47,8 +47,9 @@ class TilesParameters:
 
 
 class Tiles(LoopText):
-    def __init__(self, kernel: LoopKernel, plan: TileSchedule, aligned: Sequence[int]) -> None:
-        super().__init__(kernel, 1, plan.along, aligned)
+    def __init__(self, part: Part, plan: TileSchedule, aligned: Sequence[int]) -> None:
+        kernel = part.kernel
+        super().__init__(part, 1, plan.along, aligned)
         self.plan = plan
         self.counts = [ceildiv(d, plan.side) if a in (plan.along, plan.other) else d for a, d in enumerate(kernel.axes)]
         self.blocks = prod(self.counts)

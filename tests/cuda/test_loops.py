@@ -161,13 +161,17 @@ def test_unaligned_operands() -> None:
 assert F is DType.F32
 
 
-def titles(g: Graph) -> list[str]:
-    """The first lines of the kernels of a graph."""
+def sources(g: Graph) -> list[str]:
+    """Texts of the kernels of a graph."""
     found = []
     for s in lower(g).steps:
         assert isinstance(s, Step)
-        found += [k.source.split("\n")[0] for k in emit(s.kernel, parse("cuda:sm_90a"), [16] * len(s.buffers)).launches]
+        found += [k.source for k in emit(s.kernel, parse("cuda:sm_90a"), [16] * len(s.buffers)).launches]
     return found
+
+
+def titles(g: Graph) -> list[str]:
+    return [s.split("\n")[0] for s in sources(g)]
 
 
 def test_transposes_go_through_shared_memory() -> None:
@@ -199,3 +203,31 @@ def test_reductions_with_few_results_are_split() -> None:
         (graph([h := tensor(2, 50_000, dtype=DType.BF16)], ap(O.Reduce("sum", (1,), False), h)), [np.ones((2, 50_000), DType.BF16.np)], {}),
         (graph([long], ap(O.Sqrt(), ap(O.Reduce("sum", (1,), False), ap(O.Mul(), long, long)))), None, {}),
     ], tol=1e-4)  # fmt: skip
+
+
+@pytest.mark.parametrize("reduction", ["none", "add", "max", "min", "mul"])
+def test_scatters_of_many_updates(reduction: str) -> None:
+    """Most places are written several times: the last one counts, or all of them do."""
+    rng = np.random.default_rng(1)
+    jobs = []
+    s = sym("S", 0)
+    for dtype in (DType.F32, DType.I32, DType.I64, DType.U8):
+        for sizes in ((), (s,)):
+            x, updates = tensor(12, 5, dtype=dtype), tensor(*(sizes or (40,)), 5, dtype=dtype)
+            rows, cells = tensor(*(sizes or (40,)), 1, dtype=DType.I64), tensor(*(sizes or (40,)), 5, dtype=DType.I64)
+            given = [
+                rng.integers(0, 3, (12, 5)).astype(dtype.np),
+                rng.integers(-12, 12, (40, 1)),
+                rng.integers(0, 3, (40, 5)).astype(dtype.np),
+            ]
+            bound = {"S": 40} if sizes else {}
+            jobs.append((graph([x, rows, updates], ap(O.ScatterND(reduction), x, rows, updates)), given, bound))
+            given = [given[0], rng.integers(0, 12, (40, 5)), given[2]]
+            jobs.append((graph([x, cells, updates], ap(O.ScatterElements(0, reduction), x, cells, updates)), given, bound))
+    check_all(jobs)
+    for dtype in (DType.F32, DType.I32):
+        x, rows, updates = tensor(12, 5, dtype=dtype), tensor(40, 1, dtype=DType.I64), tensor(40, 5, dtype=dtype)
+        _, *kernels = sources(graph([x, rows, updates], ap(O.ScatterND(reduction), x, rows, updates)))  # behind the copy
+        assert len(kernels) == (3 if reduction == "none" else 1)
+        combined = reduction in ("add", "max", "min") and dtype is DType.I32
+        assert ("atomic_" in "".join(kernels)) == (combined or reduction == "none")

@@ -254,6 +254,16 @@ struct ArgMin {
     }
 };
 
+// Integers in memory combined in any order. Sums wrap, so that signed and unsigned ones are alike.
+MLC_FN void atomic_add(int* p, int x) { atomicAdd(p, x); }
+MLC_FN void atomic_add(u32* p, u32 x) { atomicAdd(p, x); }
+MLC_FN void atomic_add(u64* p, u64 x) { atomicAdd(p, x); }
+MLC_FN void atomic_add(i64* p, i64 x) { atomicAdd(reinterpret_cast<u64*>(p), (u64)x); }
+template <class T>
+MLC_FN void atomic_max(T* p, T x) { atomicMax(p, x); }
+template <class T>
+MLC_FN void atomic_min(T* p, T x) { atomicMin(p, x); }
+
 // Any value moves between lanes as 32-bit words.
 template <class T>
 MLC_FN T shuffle_xor(T x, int mask) {
