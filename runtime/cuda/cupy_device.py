@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from .device import Memory
 _INSTALL = 'pip install "mlc[cuda]"'
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
+_RESTART = "Start a new process; MLC_CUDA_CHECK=1 names the kernel and its nodes."
 _DEFAULT_SHARED = 48 << 10
 # Of cuda.h: CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32 by size in bytes, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B.
 _MAP_TYPES, _SWIZZLE_128B, _PROMOTE_L2_256B = {1: 0, 2: 1, 4: 2}, 3, 3
@@ -79,6 +80,7 @@ class CupyDevice:
 
     def __init__(self, number: int | None = None) -> None:
         self._cp = cp = _cupy()
+        self._fault = ""  # what made the context unusable
         count = device_count()
         if number is not None and not 0 <= number < count:
             raise DeviceError(f"device {number}", expected=f"0 to {count - 1}")
@@ -92,6 +94,8 @@ class CupyDevice:
     def _calls(self, what: str) -> Iterator[None]:
         """The device made current, and CUDA's errors made ours."""
         cp = self._cp
+        if self._fault:
+            raise DeviceError(f"{what}: {self._fault}", remedy=_RESTART)
         try:
             with self._device:
                 yield
@@ -99,8 +103,8 @@ class CupyDevice:
             raise DeviceError(f"{what}: {e}", remedy="Free device memory, or run smaller batches.") from None
         except (cp.cuda.runtime.CUDARuntimeError, cp.cuda.driver.CUDADriverError) as e:
             if any(word in str(e) for word in _FATAL):
-                raise DeviceError(f"{what}: a kernel faulted ({e}); this process can use the device no more",
-                                  remedy="Start a new process; MLC_CUDA_CHECK=1 names the kernel.") from None  # fmt: skip
+                self._fault = f"a kernel faulted ({e}); this process can use the device no more"
+                raise DeviceError(f"{what}: {self._fault}", remedy=_RESTART) from None
             raise DeviceError(f"{what}: {e}") from None
 
     def load(self, symbol: str, image: bytes, shared: int) -> Any:
@@ -112,8 +116,9 @@ class CupyDevice:
                 self._cp.cuda.driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED, shared)
             return function
 
-    def allocate(self, nbytes: int) -> Memory:
-        with self._calls(f"allocating {nbytes} bytes"):
+    def allocate(self, nbytes: int, stream: Any = None) -> Memory:
+        # cupy's pool keeps what each stream frees apart, by the stream that is current
+        with self._calls(f"allocating {nbytes} bytes"), stream if stream is not None else nullcontext():
             try:
                 return _Block(self._cp.cuda.alloc(max(1, nbytes)), nbytes)
             except self._cp.cuda.memory.OutOfMemoryError:
@@ -124,6 +129,10 @@ class CupyDevice:
                 free, total = self._cp.cuda.runtime.memGetInfo()
                 raise DeviceError(f"out of device memory: {nbytes} bytes wanted, {free} of {total} free on {self.name}",
                                   remedy="Free device memory, or run smaller batches.") from None  # fmt: skip
+
+    def behind(self, stream: Any) -> None:
+        with self._calls("ordering streams"):
+            stream.wait_event(self._cp.cuda.get_current_stream().record())
 
     def stream(self, given: object = None) -> Any:
         with self._calls("a stream"):

@@ -31,7 +31,12 @@ class Device(Protocol):
     def load(self, symbol: str, image: bytes, shared: int) -> Any:
         """A function of a cubin or PTX, allowed `shared` bytes of dynamic shared memory."""
 
-    def allocate(self, nbytes: int) -> Memory: ...
+    def allocate(self, nbytes: int, stream: Any = None) -> Memory:
+        """Memory for work in `stream`: what is freed of it goes to later work of that stream only. Without one, memory as the
+        caller's other arrays are, which a stream may use once it is `behind` the caller."""
+
+    def behind(self, stream: Any) -> None:
+        """Work put into `stream` from now on waits for what the caller's current stream holds."""
 
     def stream(self, given: object = None) -> Any:
         """A new stream, or one of the caller's: cupy's, torch's, or a number."""

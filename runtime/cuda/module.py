@@ -17,7 +17,7 @@ from ..module import Module
 from .arrays import DeviceArray, device_array, is_device_array
 from .device import Device
 from .program import CudaExecution, CudaProgram
-from .space import Placed
+from .space import Placed, output_memory
 
 _ALIGN = 16  # bytes; kernels read inputs in packs
 
@@ -162,7 +162,8 @@ class CudaModule(Module):
                 continue
             size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             own = resident and self.outputs[i].kind == "tensor"
-            outputs.append(Placed(d.allocate(size) if own else execution.stage("output", i, size), shape, dtype))
+            memory = output_memory(d, size, s, s is execution.stream) if own else execution.stage("output", i, size)
+            outputs.append(Placed(memory, shape, dtype))
         execution.run(inputs, outputs, s, self.graphs, handles)
         return outputs
 

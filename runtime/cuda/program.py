@@ -41,7 +41,7 @@ class CudaProgram(Sizes):
             function = device.load(symbol, image.code[arch], image.shared) if arch is not None and i in used else None
             self.functions.append((function, image))
         stream = device.stream()
-        self.weights = device.allocate(parts.weights.nbytes)
+        self.weights = device.allocate(parts.weights.nbytes, stream)
         if parts.weights.nbytes:
             device.upload(self.weights.ptr, parts.weights, stream)
             device.synchronize(stream)
@@ -94,8 +94,8 @@ class CudaExecution:
     def __init__(self, program: CudaProgram, binding: Binding, arena: Memory | None) -> None:
         self.program, self.binding = program, binding
         d = program.device
-        self.arena: Memory = d.allocate(binding.layout.total) if arena is None else arena
         self.stream = d.stream()
+        self.arena: Memory = d.allocate(binding.layout.total, self.stream) if arena is None else arena
         self.dims = binding.dims.copy() if program.manifest.handlers else binding.dims
         self.resumed: Yields | None = None
         self.event: Any = None  # the end of the last run, where the host did not wait for it
@@ -115,7 +115,7 @@ class CudaExecution:
         """Device memory of an input or output that the caller has on the host; the same in every run."""
         key = kind, position
         if key not in self.staging or self.staging[key].nbytes < nbytes:
-            self.staging[key] = self.program.device.allocate(nbytes)
+            self.staging[key] = self.program.device.allocate(nbytes, self.stream)
         return self.staging[key]
 
     def run(self, inputs: list[int], outputs: list[Placed | None], stream: Any, graphs: bool, handles: Handles) -> None:
@@ -155,7 +155,7 @@ class CudaExecution:
     def yields(self, outputs: list[Any], stream: Any, handles: Handles) -> Yields | None:
         """What this run's yields do; None for a program without. It is kept: memory of its tensors is in use until the end."""
         if self.binding.manifest.handlers:
-            space = DeviceSpace(self.program.device, stream)
+            space = DeviceSpace(self.program.device, stream, stream is self.stream)
             self.resumed = Yields(self.program, self.binding, self.bufs, self.dims, outputs, handles, space)
         return self.resumed
 

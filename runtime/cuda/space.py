@@ -26,12 +26,12 @@ class Placed:
 class DeviceSpace:
     """A `Space` on a device, for one run in one stream.
 
-    What the program is done with is kept until the stream has been waited for: kernels in it may still use it, and
-    freed memory may go to another stream.
+    What the program is done with is kept until the stream has been waited for: kernels in it may still use it.
+    `owned`: the stream is the module's, and outputs are to be used in others.
     """
 
-    def __init__(self, device: Device, stream: Any) -> None:
-        self.device, self.stream = device, stream
+    def __init__(self, device: Device, stream: Any, owned: bool) -> None:
+        self.device, self.stream, self.owned = device, stream, owned
         self.retired: list[Any] = []
 
     def word(self, at: int) -> int:
@@ -41,7 +41,7 @@ class DeviceSpace:
         self.device.upload(at, np.array([value], np.int64), self.stream)
 
     def new(self, nbytes: int) -> Memory:
-        return self.device.allocate(nbytes)
+        return self.device.allocate(nbytes, self.stream)
 
     def address(self, memory: Memory) -> int:
         return memory.ptr
@@ -58,7 +58,7 @@ class DeviceSpace:
 
     def output(self, shape: tuple[int, ...], dtype: np.dtype) -> tuple[Placed, int]:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        memory = self.device.allocate(size)
+        memory = output_memory(self.device, size, self.stream, self.owned)
         return Placed(memory, shape, dtype), memory.ptr
 
     def read(self, at: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -69,7 +69,16 @@ class DeviceSpace:
         return out
 
     def hold(self, array: np.ndarray) -> Memory:
-        memory = self.device.allocate(array.nbytes)
+        memory = self.device.allocate(array.nbytes, self.stream)
         if array.nbytes:
             self.device.upload(memory.ptr, np.ascontiguousarray(array), self.stream)
         return memory
+
+
+def output_memory(device: Device, nbytes: int, stream: Any, owned: bool) -> Memory:
+    """Memory that the caller gets: of its stream, or such that work in the module's stream waits for what used it before."""
+    if not owned:
+        return device.allocate(nbytes, stream)
+    memory = device.allocate(nbytes)
+    device.behind(stream)
+    return memory

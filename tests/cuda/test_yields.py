@@ -134,8 +134,8 @@ def test_memory_of_a_run_comes_back() -> None:
     blocks: list[weakref.ref] = []
     allocate = module.device.allocate
 
-    def counted(nbytes: int):
-        block = allocate(nbytes)
+    def counted(nbytes: int, stream: object = None):
+        block = allocate(nbytes, stream)
         blocks.append(weakref.ref(block))
         return block
 

@@ -69,7 +69,10 @@ class EmulatedDevice:
     def load(self, symbol: str, image: bytes, shared: int) -> str:
         return symbol
 
-    def allocate(self, nbytes: int) -> Block:
+    def behind(self, stream: Any) -> None:
+        pass
+
+    def allocate(self, nbytes: int, stream: Any = None) -> Block:
         if self.memory is not None and nbytes > self.memory:
             raise DeviceError(f"out of device memory: {nbytes} bytes wanted, {self.memory} free on {self.name}")
         return Block(nbytes)
