@@ -67,7 +67,7 @@ def _last_wins(kernel: LoopKernel, store: Store) -> Parts:
 def _points(kernel: LoopKernel, operands: tuple[Operand, ...], store: Store, atomics: dict[int, str] | None = None) -> Part:
     """A map over all updates; what were parallel axes stay the inner ones."""
     n, updates = len(kernel.axes), len(kernel.reduce_axes)
-    axes: dict[int, E] = {i: Axis(updates + i) for i in range(n)} | {n + j: Axis(j) for j in range(updates)}
+    axes: dict[int, E] = {a: Axis(updates + a if a < n else a - n) for a in range(n + updates)}
     roots = replaced([store.offset, store.value, *([] if store.guard is None else [store.guard])], axes, {})
     moved = Store(store.operand, roots[0], roots[1], False, roots[2] if store.guard is not None else None)
     return Part(LoopKernel((*kernel.reduce_axes, *kernel.axes), (), operands, (), (moved,)), atomics or {})
