@@ -91,6 +91,7 @@ def test_convolutions(tile) -> None:
     jobs = [
         convolution(x, 3, 3, 16, 40, dtypes=bf16, pads=(1, 1)), convolution(x, 3, 3, 16, 72, dtypes=bf16, strides=(2, 2)),
         convolution(q, 3, 3, 16, 32, dtypes=int8, pads=(1, 1), border=7), convolution(x, 1, 1, 16, 64, dtypes=bf16),
+        convolution(tensor(1, 8, 9, 48, dtype=DType.BF16), 3, 3, 48, 40, dtypes=bf16, pads=(1, 1)),  # more steps than stages
     ]  # fmt: skip
     assert all(by_groups(g) for g, _, _ in jobs)
     check_all(jobs, tol=1e-4)

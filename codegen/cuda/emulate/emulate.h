@@ -124,6 +124,7 @@ struct Block {
     unsigned char* shared = nullptr;
     unsigned char* window = nullptr;  // a multiple of 1024 bytes before it
     std::vector<Deferred> deferred;
+    uint64_t coins = 0;  // whether what may happen at once does; 0: never
     Fiber* current = nullptr;
     Fiber scheduler;
     const char* error = nullptr;
@@ -164,6 +165,11 @@ inline void switch_to(Fiber& from, Fiber& to, bool leaving = false) {
 #else
     (void)leaving;
 #endif
+}
+
+inline bool toss() {
+    block.coins = block.coins * 6364136223846793005ull + (block.coins != 0);
+    return block.coins >> 63;
 }
 
 inline void yield_until_changed(const uint64_t* counter, uint64_t seen) {
@@ -427,6 +433,7 @@ inline int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t 
     block.window = static_cast<unsigned char*>(memory);
     block.shared = block.window + before;
     block.deferred.clear();
+    block.coins = seed;
     blockDim = Dim3{(unsigned)threads, 1, 1};
     gridDim = Dim3{(unsigned)blocks, 1, 1};
     Random random{seed};

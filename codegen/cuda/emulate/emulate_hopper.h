@@ -1,5 +1,5 @@
 // hopper.cuh on the host: barriers by definition, bulk copies that happen at any moment until somebody cannot go on without
-// them, and products of warp groups that read shared memory only when they are waited for.
+// them, and products of warp groups that read shared memory at once, or not before they are waited for.
 #pragma once
 
 namespace emulate {
@@ -101,7 +101,12 @@ inline void product(Acc (&sums)[NT][4], u64 a, u64 b) {
     const auto slots = exchange(&mine, sizeof(mine));
     if (std::memcmp(&mine, slots[0], sizeof(mine))) fail("a product whose lanes disagree on its matrices");
     if ((a >> 62) != 1 || (b >> 62) != 1) fail("a product of matrices that are not swizzled by 128 bytes");
-    block.current->products.push_back({multiply<Acc, A, B>, sums, a, b, NT * 8});
+    const Fiber::Product now{multiply<Acc, A, B>, sums, a, b, NT * 8};
+    if (toss()) {
+        now.run(now);
+    } else {
+        block.current->products.push_back(now);
+    }
 }
 inline void commit_products() {
     Fiber& f = *block.current;
