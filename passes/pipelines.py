@@ -15,6 +15,7 @@ from .fold_constants import FoldConstants
 from .fold_scale import FoldScale
 from .fuse_attention import FuseAttention
 from .fuse_patterns import FusePatterns
+from .fuse_rotary import FuseRotary
 from .grouped_weights import GroupedWeights, NameDequantizers
 from .integer_products import IntegerProducts
 from .simplify import Simplify
@@ -49,6 +50,7 @@ O2: tuple[Runnable, ...] = (
     *QUANTIZED,  # before constants fold: quantized weights must not become floats
     CLEAN,
     FusePatterns(moved_norms=False),  # before layout: fewer nodes to choose for
+    FuseRotary(),
     FuseAttention(),  # before layout: what it makes of kᵀ merges there
     SinkTransposes(),
     CLEAN,  # before scales: factors must meet their convolution, without reshapes of constants between

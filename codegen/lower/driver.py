@@ -14,6 +14,7 @@ from ...ir.ops import (
     If,
     Loop,
     Positions,
+    Rotary,
     ScatterElements,
     ScatterND,
     Sort,
@@ -34,6 +35,7 @@ from .in_place import share_memory
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
 from .moves import define_elementwise, define_move
 from .recurrent import emit_recurrent
+from .rotary import emit_rotary
 from .select import emit_positions, emit_sort, emit_suppress, emit_top
 from .sequential import emit_clock, emit_running
 from .state import Lowering, LowerOptions, Storage, check
@@ -47,7 +49,7 @@ _EMIT: dict[type[Op], Callable[[Lowering, Node], None]] = {
     BlockedAttention: emit_attention, RecurrentCell: emit_recurrent, If: lambda lw, n: emit_if(lw, n, lower_graph),
     Loop: lambda lw, n: emit_loop(lw, n, lower_graph), Positions: emit_positions, Sort: emit_sort, Suppress: emit_suppress,
     CumSum: emit_running, CumProd: emit_running, Clock: emit_clock, HostCall: emit_host,
-    TopOrder: emit_top, TreeSum: emit_tree_sum, TreeLeaves: emit_tree_leaves,
+    TopOrder: emit_top, Rotary: emit_rotary, TreeSum: emit_tree_sum, TreeLeaves: emit_tree_leaves,
 }  # fmt: skip
 
 

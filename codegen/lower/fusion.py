@@ -31,6 +31,7 @@ from ...ir.ops import (
     Reshape,
     Resize,
     RMSNorm,
+    Rotary,
     Slice,
     Softmax,
     Stretch,
@@ -248,6 +249,8 @@ class Fusion:
             case MatMul() if position == 0 and move:
                 return ("rows", c), False
             case BlockedAttention() if position < 3 and move:
+                return ("rows", c), False
+            case Rotary() if position == 0 and move:
                 return ("rows", c), False
             case Concat() if move:
                 return ("part", c, position), False

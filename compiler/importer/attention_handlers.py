@@ -181,16 +181,17 @@ def rotate(ctx: ImportContext, node: NodeProto, x: Value, cos: Value, sin: Value
     cos, sin = (b.reshape(c, (c.shape[0], s, 1, c.shape[-1])) for c in (cos, sin))
     turned, kept = b.slice(y, 3, 0, size), (b.slice(y, 3, size, d - size) if size != d else None)
     half = size // 2
-    if interleaved:
-        x1, x2 = b.slice(turned, 3, 0, half, 2), b.slice(turned, 3, 1, half, 2)
+    if not interleaved and isinstance(size, int) and cos.shape[0] in (1, n):
+        out = b.emit(O.Rotary(), turned, *(b.slice(t, 3, 0, half) for t in (cos, sin)))
     else:
-        x1, x2 = b.slice(turned, 3, 0, half), b.slice(turned, 3, half, half)
-    real, imag = b.sub(b.mul(cos, x1), b.mul(sin, x2)), b.add(b.mul(sin, x1), b.mul(cos, x2))
-    if interleaved:
-        real, imag = (b.reshape(z, (n, s, h, half, 1)) for z in (real, imag))
-        out = b.reshape(b.concat(4, real, imag), (n, s, h, size))
-    else:
-        out = b.concat(3, real, imag)
+        if interleaved:
+            x1, x2 = b.slice(turned, 3, 0, half, 2), b.slice(turned, 3, 1, half, 2)
+        else:
+            x1, x2 = b.slice(turned, 3, 0, half), b.slice(turned, 3, half, half)
+        real, imag = b.sub(b.mul(cos, x1), b.mul(sin, x2)), b.add(b.mul(sin, x1), b.mul(cos, x2))
+        if interleaved:
+            real, imag = (b.reshape(z, (n, s, h, half, 1)) for z in (real, imag))
+        out = b.reshape(b.concat(4, real, imag), (n, s, h, size)) if interleaved else b.concat(3, real, imag)
     if kept is not None:
         out = b.concat(3, out, kept)
     return b.reshape(out, x.shape) if x.type.rank == 3 else b.transpose(out, (0, 2, 1, 3))
