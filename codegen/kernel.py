@@ -243,6 +243,7 @@ class AttentionKernel:
     v_strides: Shape
     out_strides: Shape
     mask_strides: Shape | None = None
+    rounded: bool = False  # q, k, v and the weights may be rounded to bfloat16
 
 
 KEPT = 128  # first elements of a row that are kept in order while it is read; for more, it is sorted

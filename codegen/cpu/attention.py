@@ -21,6 +21,7 @@ from .attention_group import Group
 from .attention_narrow import Narrow
 from .attention_schedule import schedule_attention
 from .attention_strip import BLOCK, STATE, Layout, Strip
+from .attention_tiles import TileGroup
 from .attention_values import value_function
 from .build import I64, PTR, Builder
 from .emitted import PLACEHOLDER, Emitted, named
@@ -55,7 +56,7 @@ class _Writer:
 
     def text(self) -> tuple[str, str]:
         """(LLVM text, symbol)."""
-        group = self._group() if self.s.widths else None
+        group = None if not self.s.widths else self._tiles() if self.s.tiles else self._group()
         narrow = None
         if self.s.narrow:
             b = function(self.module, f"{PLACEHOLDER}.n")
@@ -63,6 +64,11 @@ class _Writer:
             narrow = b.fn
         self._entry(group, narrow)
         return named(str(self.module))
+
+    def _tiles(self) -> ir.Function:
+        b = function(self.module, f"{PLACEHOLDER}.g", [I64, I64])
+        TileGroup(b, self.spec).write()
+        return b.fn
 
     def _group(self) -> ir.Function:
         spec, s = self.spec, self.s

@@ -13,6 +13,9 @@ _BLOCK_BYTES = 3 << 13  # of scores: with a block of v and the queries of a stri
 _UNITS = 16  # enough for a few threads to share evenly
 _STATE_BYTES = 1 << 19  # queries and sums of the strips of a group
 _SAME_SETS = 1 << 12  # bytes between rows of k of which a tile and the next one share few sets of the first-level cache
+_TILE_KEYS = 256  # scores of a strip of 32 queries then fill most of the first-level cache
+_TILE_SIZE = 256  # elements of a row, for which code is unrolled
+_FEW = 8  # queries: a tile register has 16, and keys are packed for them
 _NARROW = 2  # queries: a vector of 16 lanes costs about as much as 3 of them alone
 _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
@@ -36,6 +39,7 @@ class AttentionSchedule:
     tall[width]: keys per register tile of k·qᵀ. block: keys of a block, whose scores
     are kept in cache, at most `most_keys`. values: chunks of v's columns.
     together: strips of a group, which share what is read of k and v. copied_keys: blocks of k are copied together for it.
+    tiles: bfloat16 on tile registers, in strips of two vectors.
     narrow: so many queries are taken one by one instead, lanes along their elements (0: there are always more).
     """
 
@@ -51,6 +55,7 @@ class AttentionSchedule:
     groups: Dim
     copied_keys: bool
     narrow: int
+    tiles: bool = False
 
 
 def schedule_attention(kernel: AttentionKernel, target: CpuTarget) -> AttentionSchedule:
@@ -67,9 +72,7 @@ def schedule_attention(kernel: AttentionKernel, target: CpuTarget) -> AttentionS
         widths = tuple(sorted({vectors // least, -(-vectors // least)}))
     narrow = _NARROW if not isinstance(kernel.rows, int) or kernel.rows <= _NARROW else 0
     most_keys = _BLOCK_BYTES // (4 * lanes * widths[-1])
-    block = most_keys
-    if isinstance(kernel.keys, int):
-        block = -(-kernel.keys // max(1, -(-kernel.keys // most_keys)))
+    block = block_of(kernel.keys, most_keys)
     columns = -(-kernel.value_size // lanes)
     chunks = -(-columns // most)
     sizes = [columns // chunks + (c < columns % chunks) for c in range(chunks)]
@@ -80,6 +83,12 @@ def schedule_attention(kernel: AttentionKernel, target: CpuTarget) -> AttentionS
     count = ceildiv(kernel.rows, lanes * most)
     if narrow and isinstance(kernel.rows, int):
         widths = ()  # no strips at all
+    if _tiles(kernel, target) and widths:
+        strips = ceildiv(kernel.rows, 2 * lanes)
+        together, groups = _groups(kernel, strips, 2 * lanes)
+        block = -(-block_of(kernel.keys, _TILE_KEYS) // 32) * 32
+        keys = min(_TILE_KEYS, block) if isinstance(kernel.keys, int) else _TILE_KEYS
+        return AttentionSchedule(lanes, 2, (2,), (tall[2],), keys, block, values, strips, together, groups, False, narrow, True)
     heights = tuple(tall[w] for w in widths)
     together, groups = _groups(kernel, count, most * lanes)
     row = kernel.k_strides[2]
@@ -87,6 +96,19 @@ def schedule_attention(kernel: AttentionKernel, target: CpuTarget) -> AttentionS
     return AttentionSchedule(
         lanes, most, widths, heights, most_keys, max(1, block), values, count, together, groups, copied_keys, narrow
     )  # fmt: skip
+
+
+def block_of(keys: Dim, most: int) -> int:
+    """Keys of a block: blocks of at most `most`, evenly."""
+    return max(1, -(-keys // max(1, -(-keys // most)))) if isinstance(keys, int) else most
+
+
+def _tiles(kernel: AttentionKernel, target: CpuTarget) -> bool:
+    """Whether rounding is allowed, tile registers are there, and enough queries to fill some of one."""
+    few = isinstance(kernel.rows, int) and kernel.rows < _FEW
+    small = max(kernel.size, kernel.value_size) <= _TILE_SIZE
+    native = {"amx-tile", "amx-bf16", "avx512bf16"} <= target.features and target.vector_bits == 512
+    return kernel.rounded and native and small and not few
 
 
 def _groups(kernel: AttentionKernel, strips: Dim, columns: int) -> tuple[Dim, Dim]:

@@ -28,7 +28,7 @@ def emit_attention(lw: Lowering, node: Node) -> None:
     operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
     kernel = AttentionKernel(
         batch, heads, group, rows, keys, int(size), int(value_size), op.scale, causal, operands, qs[:3],
-        inputs[1][1][:3], inputs[2][1][:3], out[:3], None if mask is None else mask[1],
+        inputs[1][1][:3], inputs[2][1][:3], out[:3], None if mask is None else mask[1], op.rounded,
     )  # fmt: skip
     lw.step(kernel, buffers, node.loc)
 

@@ -24,6 +24,7 @@ class BlockedAttention(Op):
 
     scale: float
     causal: bool
+    rounded: bool = False
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         return Attention(self.scale, self.causal).infer(types[:3])
@@ -58,7 +59,7 @@ def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned
     for m in masks:
         if m not in turned:
             turned[m] = _transposed(m if m.dtype is DType.F32 else apply(Cast(DType.F32), loc, m), loc)
-    return Node.make(BlockedAttention(op.scale, op.causal), (q, k, v, *(turned[m] for m in masks)), loc).out
+    return Node.make(BlockedAttention(op.scale, op.causal, op.rounded), (q, k, v, *(turned[m] for m in masks)), loc).out
 
 
 def _transposed(mask: Value, loc: tuple[str, ...]) -> Value:

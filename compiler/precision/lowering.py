@@ -10,6 +10,7 @@ from ...ir import Graph, Value
 from ...passes.base import PassContext
 from ...passes.pipelines import CLEAN, run_passes
 from ...passes.precision import LowerPrecision, layers
+from ...passes.rounded_attention import RoundedAttention
 from ...passes.shared_rounding import SharedRounding
 from ...runtime.module import Module
 from ..api import compile_graph
@@ -109,7 +110,7 @@ class Workbench:
 def lowered(graph: Graph, chooser: Chooser, assignment: Assignment) -> Graph:
     """The graph with layers at their precisions, cleaned up."""
     ctx = PassContext()
-    passes = (LowerPrecision(chooser.choices(assignment)), CLEAN, SharedRounding(), CLEAN)
+    passes = (LowerPrecision(chooser.choices(assignment)), CLEAN, SharedRounding(), RoundedAttention(), CLEAN)
     return run_passes(graph, passes, ctx)
 
 

@@ -42,10 +42,12 @@ class Attention(Op):
 
     Query head h reads key head h // (H/Hk). `mask` is additive, of that dtype or float32, and broadcasts to [B, H, S, L].
     With `causal`, query i sees keys j ≤ i + (L − S): the last query sees all. A row with no visible key gives zeros.
+    `rounded`: both products may take float32 operands in bfloat16.
     """
 
     scale: float
     causal: bool = False
+    rounded: bool = False
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         q, k, v = types[:3]

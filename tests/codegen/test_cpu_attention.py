@@ -1,10 +1,12 @@
 """Attention on the CPU against the kernel interpreter: odd sizes, tails, masks, grouped heads, strides, symbolic sizes, targets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from mlc.codegen.cpu.attention import emit_attention
 from mlc.codegen.cpu.attention_schedule import schedule_attention
-from mlc.codegen.cpu.target import parse
+from mlc.codegen.cpu.target import host, parse
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import AttentionKernel, Operand
 from mlc.errors import CodegenError
@@ -151,3 +153,48 @@ def test_other_dtypes_are_refused():
     half = tuple(Operand(DType.F16, o.numel, o.written) for o in kernel.operands)
     with pytest.raises(CodegenError, match="f16"):
         emit_attention(AttentionKernel(*[half if n == "operands" else getattr(kernel, n) for n in kernel.__slots__]), parse("cpu"))
+
+
+ROUNDED = [
+    (1, 1, 8, 1, 1, 1),
+    (1, 2, 64, 64, 64, 64),
+    (2, 3, 17, 5, 4, 7),
+    (1, 1, 197, 197, 40, 72),
+    (1, 1, 33, 600, 32, 33),
+    (1, 2, 70, 513, 100, 16),
+]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shape", ROUNDED)
+def test_rounded_operands(shape, causal):
+    """Tile registers where the machine has them: as near as bfloat16 is, in several parts."""
+    kernel, buffers = make(*shape, causal=causal, merged=shape[0] == 1)
+    kernel = replace(kernel, rounded=True)
+    check(kernel, buffers, parts=3, tolerance=1e-2)
+    if schedule_attention(kernel, host()).tiles and not causal and shape[2] > 8:
+        with pytest.raises(AssertionError):
+            check(kernel, buffers, tolerance=1e-5)  # it does round
+
+
+@pytest.mark.parametrize("stride", [0, 1])
+def test_rounded_with_a_mask(stride):
+    r = np.random.default_rng(1)
+    s, l = 45, 70
+    mask = np.where(r.random((l, s if stride else 1)) < 0.3, -np.inf, r.standard_normal((l, s if stride else 1))).astype(np.float32)
+    mask[:, 0] = -np.inf if stride else mask[:, 0]  # the first query sees nothing
+    kernel, buffers = make(1, 2, s, l, 32, 32, mask=(mask.reshape(-1), (0, 0, mask.shape[1], stride)))
+    check(replace(kernel, rounded=True), buffers, parts=2, tolerance=1e-2)
+
+
+def test_rounded_with_symbolic_sizes():
+    n, m = sym("n"), sym("m")
+    for rows, keys in ((1, 40), (40, 300), (70, 9)):
+        kernel, buffers = make(1, 2, rows, keys, 32, 48, symbols=(1, n, m), merged=False)
+        check(replace(kernel, rounded=True), buffers, bindings={"n": rows, "m": keys}, tolerance=1e-2)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rounding_is_allowed_everywhere(target):
+    kernel, buffers = make(1, 2, 40, 70, 32, 32)
+    check(replace(kernel, rounded=True), buffers, target, tolerance=1e-2)
