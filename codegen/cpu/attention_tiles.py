@@ -12,11 +12,11 @@ from typing import Any
 from llvmlite import ir
 
 from ...ir import DType
+from ..py import turn
 from .attention_frame import Frame, Spec
 from .build import I8, I32, Builder, vec
 from .lanes import Lanes
 from .tiles import BYTES, ROWS, Tiles
-from .transpose import turn
 
 _F32 = ir.FloatType()
 _LANES, _STRIP = 16, 32  # queries of a vector, of a strip
