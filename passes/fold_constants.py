@@ -54,11 +54,16 @@ class FoldConstants(Pass):
 def read_whole(graph: Graph) -> set[Node]:
     """Nodes whose elements some op (a contraction, say) reads as a matrix of its own, be it through data movement.
 
-    Elementwise readers take a repeated constant as it is; these want it written out, once, at compile time.
+    Elementwise readers take a repeated constant as it is; these want it written out, once, at compile time, together with
+    what is computed from constants alone, such as weights whose scales are spread over blocks.
     """
+    constant: set[Node] = set()
+    for node in graph.nodes:
+        if isinstance(node.op, Const) or (Trait.PURE in node.op.traits and node.inputs and all(v.node in constant for v in node.inputs)):
+            constant.add(node)
     found: set[Node] = set()
     for node in reversed(graph.nodes):
         plain = node.op.traits & {Trait.ELEMENTWISE, Trait.MOVE}
-        if not plain or (Trait.MOVE in node.op.traits and node in found):
+        if not plain or (node in found and (Trait.MOVE in node.op.traits or node in constant)):
             found.update(v.node for v in node.inputs)
     return found

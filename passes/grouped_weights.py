@@ -2,6 +2,8 @@
 
     matmul(x, dequantize(q, scales, zeros))  →  groupedmatmul(x, levels, scales, zeros)
 
+Products in half precision become float32 ones between casts: sums are float32 in either.
+
 Both run before constants fold, or the weights would become floats.
 """
 
@@ -18,6 +20,7 @@ from ..ir.ops import Cast, Dequantize, GroupedMatMul, MatMul, Mul, Transpose
 from .base import Pass, PassContext, apply, const_of
 
 _OFFSET = {DType.U4: 0, DType.I4: 8, DType.U8: 0, DType.I8: 128}  # added to levels, so that they are not negative
+_FLOATS = (DType.F32, DType.F16, DType.BF16)
 _LEAST = 4096  # weights; fewer are as well off as floats
 _LEAST_GROUP = 8
 _DEEPEST = 8  # operations that spread scales over their blocks
@@ -52,7 +55,7 @@ def _named(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
 
 
 def _grouped(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
-    if not isinstance(node.op, MatMul) or len(ins) != 2 or node.out.dtype is not DType.F32:
+    if not isinstance(node.op, MatMul) or len(ins) != 2 or node.out.dtype not in _FLOATS:
         return None
     found = _weights(ins[1])
     if found is None:
@@ -64,14 +67,18 @@ def _grouped(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
         return None
     tables = (np.ascontiguousarray(np.broadcast_to(t, levels.shape)[::group]).astype(np.float32) for t in (scales, zeros))
     weights = (const(np.ascontiguousarray(levels)), *(const(t) for t in tables))
-    return [apply(GroupedMatMul(bits, group), ins[0], *weights, loc=node.loc)]
+    wanted = node.out.dtype
+    x = ins[0] if wanted is DType.F32 else apply(Cast(DType.F32), ins[0], loc=node.loc)
+    y = apply(GroupedMatMul(bits, group), x, *weights, loc=node.loc)
+    return [y if wanted is DType.F32 else apply(Cast(wanted), y, loc=node.loc)]
 
 
 def _weights(v: Value) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
     """Levels u8 [K, N], scales and zeros that broadcast to them, and the bits of a level."""
     turned = False
-    while isinstance(v.node.op, Transpose) and v.node.op.perm == (1, 0):
-        v, turned = v.node.inputs[0], not turned
+    while (isinstance(v.node.op, Transpose) and v.node.op.perm == (1, 0)) or _narrows(v):
+        turned ^= isinstance(v.node.op, Transpose)
+        (v,) = v.node.inputs
     if not isinstance(v.node.op, Dequantize):
         return None
     q, scale, *rest = v.node.inputs
@@ -90,13 +97,18 @@ def _weights(v: Value) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
     return levels, scales, zeros, 4 if q.dtype in (DType.U4, DType.I4) else 8
 
 
+def _narrows(v: Value) -> bool:
+    """Rounding of dequantized weights to half precision."""
+    return isinstance(v.node.op, Cast) and v.dtype in _FLOATS and v.node.inputs[0].dtype is DType.F32
+
+
 def _evaluated(v: Value, depth: int = _DEEPEST) -> np.ndarray | None:
-    """A constant, or what moves make of one: scales are repeated over their blocks."""
+    """A constant, or what moves and casts make of one: scales are repeated over their blocks."""
     data = const_of(v)
     if data is not None:
         return data.astype(np.float32)
     node = v.node
-    if depth == 0 or (Trait.MOVE not in node.op.traits and Trait.VIEW not in node.op.traits):
+    if depth == 0 or not (isinstance(node.op, Cast) or node.op.traits & {Trait.MOVE, Trait.VIEW}):
         return None
     ins = [data for u in node.inputs if (data := _evaluated(u, depth - 1)) is not None]
     if not ins or len(ins) < len(node.inputs) or not node.out.type.static:

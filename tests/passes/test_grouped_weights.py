@@ -92,3 +92,25 @@ def test_what_stays():
         assert GroupedMatMul not in ops(run_passes(graph(x, ap(Add(), y, y)), QUANTIZED, PassContext()))
     g = graph(x, ap(Mul(), x, const(np.float32(2))))
     assert NameDequantizers().run(g, PassContext()) is g and GroupedWeights().run(g, PassContext()) is g
+
+
+def test_half_precision_goes_through_float32():
+    x = tensor(3, K, dtype=DType.F16)
+    scale = ap(Cast(DType.F32), const(R.uniform(0.01, 0.1, (1, N)).astype(np.float16)))
+    w = ap(Transpose((1, 0)), ap(Cast(DType.F16), ap(Dequantize(), levels(DType.I4, (N, K)), ap(Reshape((N, 1)), scale))))
+    g = graph(x, ap(MatMul(), x, w))
+    new = run_passes(g, QUANTIZED, PassContext(verify=True))
+    assert ops(new).count(GroupedMatMul) == 1 and new.outputs[0].dtype is DType.F16
+    given = R.standard_normal((3, K)).astype(np.float16)
+    np.testing.assert_allclose(new.evaluate(given)[0].astype(np.float32), g.evaluate(given)[0].astype(np.float32), rtol=5e-3, atol=1e-2)
+
+
+def test_blocks_of_columns_become_floats_at_compile_time():
+    """Scales that change along a row fit no group; the weights are not computed anew in every run then."""
+    wide = ap(Expand((K, N // 32, 32)), ap(Reshape((K, N // 32, 1)), scales(K, N // 32)))
+    x = tensor(3, K)
+    g = graph(x, ap(MatMul(), x, ap(Dequantize(), levels(DType.I4, (K, N)), ap(Reshape((K, N)), wide))))
+    new = optimize(g)
+    assert [o.__name__ for o in ops(new)] == ["Input", "Const", "MatMul"]
+    given = R.standard_normal((3, K)).astype(np.float32)
+    np.testing.assert_allclose(new.evaluate(given)[0], g.evaluate(given)[0], rtol=1e-4, atol=1e-4)
