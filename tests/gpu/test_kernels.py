@@ -2,49 +2,54 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
 import emulated
 import pytest
 import test_attention
 import test_contract
 import test_contract_mma
+import test_contract_wgmma
+import test_grouped
+import test_irregular
 import test_loops
 import test_recurrent
-from mlc.ir import DType
 from on_device import DeviceLibrary, launch
 
-CASES = [
-    (module, name)
-    for module in (test_loops, test_contract, test_contract_mma, test_attention, test_recurrent)
-    for name in sorted(vars(module))
-    if name.startswith("test_")
-    and name not in ("test_dtypes", "test_dot_products", "test_b_that_is_computed", "test_unsupported", "test_tf32_option")
-]
+MODULES = (test_loops, test_contract, test_contract_mma, test_contract_wgmma, test_attention, test_recurrent, test_grouped, test_irregular)
+NOTHING_RUNS = ("test_unsupported", "test_tf32_option", "test_schedules")
+
+
+def cases() -> Iterator[Any]:
+    """Test functions of the modules with each set of their parameters; those that take fixtures are left out."""
+    for module in MODULES:
+        for name, fn in sorted(vars(module).items()):
+            if not name.startswith("test_") or not inspect.isfunction(fn) or name in NOTHING_RUNS:
+                continue
+            sets = []
+            for mark in getattr(fn, "pytestmark", ()):
+                if mark.name == "parametrize":
+                    names = [n.strip() for n in mark.args[0].split(",")]
+                    sets.append([dict(zip(names, v if len(names) > 1 else (v,), strict=True)) for v in mark.args[1]])
+            for chosen in itertools.product(*sets):
+                arguments: dict[str, Any] = {k: v for part in chosen for k, v in part.items()}
+                if set(inspect.signature(fn).parameters) <= set(arguments):
+                    shown = "-".join(str(getattr(v, "value", v)) for v in arguments.values())
+                    yield pytest.param(fn, arguments, id=f"{module.__name__}-{name}" + f"[{shown}]" * bool(shown))
 
 
 @pytest.fixture(autouse=True)
 def _on_the_device(monkeypatch, device) -> None:
-    for module in (emulated, test_recurrent):
-        monkeypatch.setattr(module, "build", lambda sources, options=None: DeviceLibrary(device, sources))
-        monkeypatch.setattr(module, "launch", launch)
+    for module in (emulated, *MODULES):
+        if hasattr(module, "build"):
+            monkeypatch.setattr(module, "build", lambda sources, options=None: DeviceLibrary(device, sources))
+        if hasattr(module, "launch"):
+            monkeypatch.setattr(module, "launch", launch)
 
 
-@pytest.mark.parametrize("module,name", CASES, ids=[f"{m.__name__}-{n}" for m, n in CASES])
-def test_on_device(module, name: str) -> None:
-    getattr(module, name)()
-
-
-@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16, DType.F64, DType.I8, DType.U8, DType.I32, DType.I64], ids=lambda d: d.value)
-def test_dtypes(dtype: DType) -> None:
-    test_loops.test_dtypes(dtype)
-    if dtype not in (DType.I8, DType.U8, DType.I64):
-        test_contract.test_dtypes(dtype)
-
-
-@pytest.mark.parametrize("a,b", [(DType.BF16, DType.BF16), (DType.U8, DType.I8)], ids=["bf16", "int8"])
-def test_dot_products(a: DType, b: DType) -> None:
-    test_contract_mma.test_dot_products(a, b)
-
-
-@pytest.mark.parametrize("dtype", [DType.BF16, DType.F16], ids=lambda d: d.value)
-def test_b_that_is_computed(dtype: DType) -> None:
-    test_contract_mma.test_b_that_is_computed(dtype)
+@pytest.mark.parametrize("test,arguments", list(cases()))
+def test_on_device(test: Any, arguments: dict[str, Any]) -> None:
+    test(**arguments)

@@ -110,3 +110,47 @@ def test_profile_is_of_the_device() -> None:
     module, _ = compiled("cnn")
     times = module.profile(CASES["cnn"][0], runs=3)
     assert all(0 < t < 1 for t in times.values())
+
+
+def test_sizes_that_depend_on_data() -> None:
+    import test_yields
+
+    rng = np.random.default_rng(8)
+    selecting = mlc.compile(test_yields.chosen(), target="cuda")
+    for n in (0, 1, 31, 50_000):
+        test_yields.agree(selecting, test_yields.chosen(), {"x": rng.standard_normal(n).astype(np.float32)})
+    first = small_models.model(test_yields.FIRST)
+    module = mlc.compile(first, target="cuda")
+    for n, k in ((40, 1), (30_000, 7), (30_000, 500)):
+        test_yields.agree(module, first, {"x": rng.standard_normal((2, n)).astype(np.float32), "k": np.array([k])})
+    growing = mlc.compile(test_yields.growing(), target="cuda")
+    for n in (1, 4, 2):
+        test_yields.agree(growing, test_yields.growing(), {"x": np.array([1, 2], np.float32), "n": np.array(n)})
+
+
+def test_what_python_runs() -> None:
+    import test_yields
+
+    model = test_yields.strings_and_sequences()
+    feeds = {"s": np.array(["ab", "", "ü"], object), "x": floats(2, 3)}
+    got, want = mlc.compile(model, target="cuda").run(feeds), mlc.compile(model, threads=1).run(feeds)
+    assert got["t"].tolist() == want["t"].tolist()
+    np.testing.assert_array_equal(got["y"], want["y"])
+
+
+def test_one_of_each_family_of_operators() -> None:
+    import onnx_coverage
+    from test_coverage import RUN
+
+    wrong = {}
+    for name in sorted(set(RUN) & set(onnx_coverage.present("node"))):
+        model = onnx_coverage.model_of("node", name)
+        module = mlc.compile(model, target="cuda")
+        try:
+            for data in onnx_coverage.data_of("node", name, model):
+                got = module.run(data.feeds)
+                for output, want in zip(model.graph.output, data.expected, strict=True):
+                    onnx_coverage.assert_same(got[output.name], want, onnx_coverage.cases("node")[name], output.name)
+        except AssertionError as e:
+            wrong[name] = str(e)[:200]
+    assert not wrong
