@@ -12,10 +12,10 @@ from typing import Any
 from llvmlite import ir
 
 from ...ir import DType
-from ..py import turn
 from .attention_frame import Frame, Spec
 from .build import I8, I32, Builder, vec
 from .lanes import Lanes
+from .shuffles import turned
 from .tiles import BYTES, ROWS, Tiles
 
 _F32 = ir.FloatType()
@@ -170,7 +170,7 @@ class TileGroup(Frame):
             for c in range(0, self.wide, _LANES):
                 got = [i.select(ok, self._load(row, c, size), zero) for row, ok in zip(rows, inside, strict=True)]
                 pairs = [self._joined(got[2 * x], got[2 * x + 1], True) for x in range(_LANES)]
-                for r, x in enumerate(turn(b, pairs)):
+                for r, x in enumerate(turned(b, pairs)):
                     i.store(x, b.at(to, b.i64(c // _LANES * ROWS * BYTES + r * BYTES), I8), align=64)
             return ()
 
@@ -187,7 +187,7 @@ class TileGroup(Frame):
             for d in range(0, self.deep, _PAIR):
                 got = [[i.fmul(self._load(row, d + half, spec.size), scale) for half in (0, _LANES)] for row in rows]
                 pairs = [self._joined(x, y, False) for x, y in got]
-                for r, x in enumerate(turn(b, pairs)):
+                for r, x in enumerate(turned(b, pairs)):
                     at = i.add(b.i64((d // 2 + r) * _LINE), i.mul(g, b.i64(4)))
                     i.store(x, b.at(self.queries, at, I8), align=64)
             return ()
@@ -333,7 +333,7 @@ class TileGroup(Frame):
             inverse = i.select(i.fcmp_ordered("==", total, zero), zero, i.fdiv(one, total))
             for c in range(0, size, _LANES):
                 rows = [i.fmul(b.load(self.vector, self._row(state, c + r, v), 4), inverse) for r in range(_LANES)]
-                for r, x in enumerate(turn(b, rows)):
+                for r, x in enumerate(turned(b, rows)):
                     query = b.i64(v * _LANES + r)
                     with i.if_then(i.icmp_signed("<", query, count)):
                         at = b.at(self.out, i.add(i.mul(i.add(first, query), self.p["o_row"]), b.i64(c)), _F32)
