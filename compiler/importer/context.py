@@ -97,6 +97,11 @@ class ImportContext:
                 return self._attr_value(a)
         return default
 
+    def integers(self, node: NodeProto, name: str) -> np.ndarray:
+        """An attribute of integers as an int64 array, empty when absent."""
+        found = next((a.ints for a in node.attribute if a.name == name), ())
+        return np.fromiter(found, np.int64, len(found))
+
     def flag(self, node: NodeProto, name: str, default: bool) -> bool:
         """An attribute that is 0 or 1. Raises UnsupportedError for other numbers."""
         value = self.attr(node, name, int(default))
@@ -114,7 +119,9 @@ class ImportContext:
             return value.decode("utf-8", "replace")
         if isinstance(value, (str, int, float)) or not isinstance(value, Sequence):
             return value
-        return tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in value)
+        if a.type == AttributeProto.STRINGS:
+            return tuple(map(_Texts().__getitem__, value))
+        return tuple(value)
 
     def emit(self, op: Op, *inputs: Value) -> Node:
         """Append a node; small pure nodes of constants become constants."""
@@ -345,6 +352,14 @@ class ImportContext:
         if all(not isinstance(d, Expr) for d in flat):
             return self.const(np.array([float(d) if isinstance(d, Fraction) else d for d in flat]).reshape(content.shape), dtype)
         return Node.make(DimTensor(tuple(flat), tuple(content.shape), dtype), (), self.loc).out
+
+
+class _Texts(dict[bytes, str]):
+    """Decoded texts, each once."""
+
+    def __missing__(self, key: bytes) -> str:
+        self[key] = text = key.decode("utf-8", "replace")
+        return text
 
 
 def whole(x: Fraction) -> int | Fraction:

@@ -208,6 +208,8 @@ def _without_weights(model: ModelProto, opset: int) -> ModelProto:
         if field.name == "initializer":
             for t in value:
                 copy.graph.initializer.add(name=t.name, data_type=t.data_type, dims=[0])
+        elif field.name == "node":
+            copy.graph.node.extend(value)  # which may hold trees of millions of nodes: no more copies than one
         else:
             copy.graph.MergeFrom(GraphProto(**{field.name: value}))
     for info in (*copy.graph.input, *copy.graph.output):  # the importer derives shapes; absent ones need not be declared

@@ -1,170 +1,189 @@
-"""Tree ensembles of ONNX as the tables of `ir/ops/trees.py`.
+"""Tree ensembles of ONNX as the tables of `ir/ops/trees.py`, by whole arrays of nodes: ensembles have millions.
 
 Every comparison becomes "s·x > t, and a NaN goes left": x ≤ t is −x > the number before −t, and so on, so that all rows are
-walked by one rule. Nodes are laid out breadth first, the children of a node side by side.
+walked by one rule. Nodes of a tree are laid out breadth first, the children of a node side by side.
 """
 
 from __future__ import annotations
 
-import math
-import struct
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-LEAF = "LEAF"
-_INVERSE = {"LEQ": "GT", "GT": "LEQ", "LT": "GTE", "GTE": "LT"}
-_LEAST = 2.0**-149  # the least positive float32
+LEQ, LT, GTE, GT, EQ, NEQ, LEAF = range(7)
+_INVERSE = np.array([GT, GTE, LT, LEQ, NEQ, EQ, LEAF])
 _DEPTHS = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256)  # trees of a table are walked as deep as the deepest
-Weights = tuple[tuple[int, float], ...]
-
-
-class Branch(NamedTuple):
-    """A node of one tree. `yes` and `no`, where it leads, are nodes or their keys; a NaN goes to `yes` if `nan_yes`."""
-
-    mode: str  # "LEQ", "LT", "GTE", "GT", "EQ", "NEQ", or LEAF
-    feature: int = 0
-    value: float = 0.0
-    yes: Any = None
-    no: Any = None
-    nan_yes: bool = False
-    weights: Weights = ()  # (target, weight) of a leaf
-
-
-Tree = tuple[Any, Mapping[Any, Branch]]  # key of the root, and nodes by key
+_DEEPEST = 4096  # steps; each is code
 
 
 class MalformedTree(ValueError):
     """Nodes that do not make a tree."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of all trees, one entry each: `yes` and `no` are where a comparison leads, −1 for a node that does not exist.
+
+    A NaN goes to `yes` where `nan_yes`. `roots` has a node for each tree.
+    """
+
+    mode: np.ndarray
+    feature: np.ndarray
+    value: np.ndarray
+    yes: np.ndarray
+    no: np.ndarray
+    nan_yes: np.ndarray
+    roots: np.ndarray
+
+    def replaced(self, at: Sequence[int], more: Sequence[Branch]) -> Nodes:
+        """The nodes numbered `at` replaced by the first of `more`, and the others behind the present ones."""
+        columns = {name: np.asarray([getattr(b, name) for b in more]) for name in Branch.__dataclass_fields__}
+        out = {}
+        for name, new in columns.items():
+            old = getattr(self, name).copy()
+            old[list(at)] = new[: len(at)]
+            out[name] = np.concatenate([old, new[len(at) :].astype(old.dtype)])
+        return replace(self, **out)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One of `Nodes`."""
+
+    mode: int
+    feature: int
+    value: float
+    yes: int
+    no: int
+    nan_yes: bool
+
+
+@dataclass(frozen=True)
 class Tables:
     """Nodes of the trees numbered `members`, walked in `depth` steps; feature f ≥ `features` stands for −x[f − features].
 
-    `leaf` is the position in `weights` of what a leaf gives.
+    `node` is which of `Nodes` an entry was.
     """
 
     depth: int
-    members: list[int]
-    root: list[int] = field(default_factory=list)
-    feature: list[int] = field(default_factory=list)
-    threshold: list[float] = field(default_factory=list)
-    child: list[int] = field(default_factory=list)
-    leaf: list[int] = field(default_factory=list)
-    weights: dict[Weights, int] = field(default_factory=dict)
+    members: np.ndarray
+    root: np.ndarray
+    feature: np.ndarray
+    threshold: np.ndarray
+    child: np.ndarray
+    node: np.ndarray
 
-    def add(self, count: int = 1) -> int:
-        """Room for nodes side by side, leaves of the empty weights for now; the position of the first."""
-        first = len(self.child)
-        self.feature += [0] * count
-        self.threshold += [np.inf] * count
-        self.child += range(first, first + count)
-        self.leaf += [0] * count
-        return first
+    @property
+    def inner(self) -> np.ndarray:
+        """Which entries compare."""
+        return self.child != np.arange(len(self.child))
 
 
-def flatten(trees: Sequence[Tree], features: int, dtype: np.dtype) -> list[Tables]:
-    """Tables, trees of about the same depth together. Raises MalformedTree for nodes that are missing, or reached twice."""
-    expanded = [(root, {k: _simple(b) for k, b in nodes.items()}) for root, nodes in trees]
-    depths = [_depth(root, nodes) for root, nodes in expanded]
-    groups: dict[int, list[int]] = defaultdict(list)
-    for i, depth in enumerate(depths):
-        groups[next(d for d in (*_DEPTHS, depth) if d >= depth)].append(i)
-    tables = []
-    for _, members in sorted(groups.items()):
-        t = Tables(max(depths[i] for i in members), members)
-        t.weights[()] = 0
-        for i in members:
-            _lay_out(t, *expanded[i], features, dtype)
-        tables.append(t)
-    return tables
+def flatten(nodes: Nodes, features: int, dtype: np.dtype) -> list[Tables]:
+    """Tables, trees of about the same depth together. Raises MalformedTree for nodes that are missing, or reached from below."""
+    nodes = _without_equality(nodes)
+    depths = _depths(nodes)
+    steps = np.array(sorted({*_DEPTHS, *depths[depths > _DEPTHS[-1]].tolist()}))
+    group = np.searchsorted(steps, depths)
+    compare = _comparisons(nodes, features, dtype)
+    return [
+        _lay_out(nodes, compare, members, int(depths[members].max())) for g in np.unique(group) for members in (np.nonzero(group == g)[0],)
+    ]
 
 
-def _simple(b: Branch) -> Branch:
+def _without_equality(nodes: Nodes) -> Nodes:
     """Equality by two inequalities: greater, or else less, is not equal. A NaN differs from every number."""
-    if b.mode not in ("EQ", "NEQ"):
-        return b
-    yes, no, nan_yes = (b.yes, b.no, b.nan_yes) if b.mode == "EQ" else (b.no, b.yes, False)
-    less = Branch("LT", b.feature, b.value, no, yes)
-    return Branch("GT", b.feature, b.value, no, less, not nan_yes)
+    at = np.nonzero((nodes.mode == EQ) | (nodes.mode == NEQ))[0]
+    if not at.size:
+        return nodes
+    first, second = [], []
+    for k, i in enumerate(at.tolist()):
+        same = nodes.mode[i] == EQ
+        yes, no = (nodes.yes[i], nodes.no[i]) if same else (nodes.no[i], nodes.yes[i])
+        nan_yes = bool(nodes.nan_yes[i]) if same else False
+        less = len(nodes.mode) + k
+        first.append(Branch(GT, nodes.feature[i], nodes.value[i], no, less, not nan_yes))
+        second.append(Branch(LT, nodes.feature[i], nodes.value[i], no, yes, False))
+    return nodes.replaced(at.tolist(), [*first, *second])
 
 
-def member_of(feature: int, values: Sequence[float], yes: Any, no: Any, nan_yes: bool) -> Branch:
-    """x in a set, as a chain of equalities."""
-    chain = no
-    for value in reversed(values):
-        chain = _simple(Branch("EQ", feature, value, yes, chain, nan_yes))
-    return chain if isinstance(chain, Branch) else Branch("GT", feature, np.inf, yes, no, nan_yes)
+def member_of(b: Branch, values: Sequence[float], place: Callable[[Branch], int]) -> Branch:
+    """x in a set, as a chain of equalities whose later links get their numbers from `place`."""
+    if not values:
+        return replace(b, mode=GT, value=np.inf)
+    no = b.no
+    for value in reversed(values[1:]):
+        no = place(Branch(EQ, b.feature, value, b.yes, no, b.nan_yes))
+    return Branch(EQ, b.feature, values[0], b.yes, no, b.nan_yes)
 
 
-def _resolve(nodes: Mapping[Any, Branch], key: Any) -> Branch:
-    if isinstance(key, Branch):
-        return key
-    if key not in nodes:
-        raise MalformedTree(f"node {key} is missing")
-    return nodes[key]
+def _depths(nodes: Nodes) -> np.ndarray:
+    """Steps to the deepest leaf of each tree."""
+    depths = np.zeros(len(nodes.roots), np.int64)
+    tree, at, seen = np.arange(len(nodes.roots)), nodes.roots, 0
+    for depth in range(_DEEPEST + 1):
+        if (at < 0).any():
+            raise MalformedTree("a node is missing")
+        inner = nodes.mode[at] != LEAF
+        tree, at = tree[inner], at[inner]
+        if not at.size:
+            return depths
+        depths[tree] = depth + 1
+        seen += at.size
+        tree, at = np.concatenate([tree, tree]), np.concatenate([nodes.yes[at], nodes.no[at]])
+        if seen > len(nodes.mode):  # some are reached from several places
+            tree, at = np.unique(np.stack([tree, at]), axis=1)
+    raise MalformedTree(f"nodes lead back to themselves, or {_DEEPEST} steps down")
 
 
-def _depth(root: Any, nodes: Mapping[Any, Branch]) -> int:
-    """Steps to the deepest leaf."""
-    depth, level = 0, [_resolve(nodes, root)]
-    limit = 4 * len(nodes) + 64
-    while True:
-        below = {id(c): c for b in level if b.mode != LEAF for c in (_resolve(nodes, b.yes), _resolve(nodes, b.no))}
-        if not below:
-            return depth
-        depth += 1
-        if depth > limit:
-            raise MalformedTree("nodes lead back to themselves")
-        level = list(below.values())
+def _comparisons(nodes: Nodes, features: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Features and thresholds of all nodes: s·x > threshold means "yes", or "no" where a NaN goes to "yes"."""
+    with np.errstate(over="ignore"):
+        value = nodes.value.astype(dtype)
+    mode = np.where(nodes.nan_yes, _INVERSE[nodes.mode], nodes.mode)
+    turned = (mode == LEQ) | (mode == LT)
+    threshold = np.where(turned, -value, value)
+    closed = (mode == GTE) | (mode == LEQ)
+    threshold = np.where(closed, np.nextafter(threshold, dtype.type(-np.inf)), threshold)
+    return np.where(turned, nodes.feature + features, nodes.feature), threshold
 
 
-def _lay_out(t: Tables, root: Any, nodes: Mapping[Any, Branch], features: int, dtype: np.dtype) -> None:
-    start = t.add()
-    t.root.append(start)
-    queue = [(start, _resolve(nodes, root))]
-    done: dict[int, int] = {}
-    for at, node in queue:
-        if node.mode == LEAF:
-            t.leaf[at] = t.weights.setdefault(node.weights, len(t.weights))
-        elif id(node) in done:  # reached from two places: its children are shared
-            known = done[id(node)]
-            t.feature[at], t.threshold[at], t.child[at] = t.feature[known], t.threshold[known], t.child[known]
-        else:
-            done[id(node)] = at
-            first = t.add(2)
-            left_is_yes = _compare(t, at, node, first, features, dtype)
-            yes, no = _resolve(nodes, node.yes), _resolve(nodes, node.no)
-            queue += [(first, yes if left_is_yes else no), (first + 1, no if left_is_yes else yes)]
-
-
-def _compare(t: Tables, at: int, node: Branch, first: int, features: int, dtype: np.dtype) -> bool:
-    """Set feature, threshold and children of a node; whether "yes" is the left child, where a NaN goes."""
-    value = _rounded(node.value, dtype)
-    mode, inverse = node.mode, node.nan_yes  # s·x > threshold means "yes", or "no" where a NaN goes to "yes"
-    if inverse:
-        mode = _INVERSE[mode]
-    sign, threshold = (1, value) if mode in ("GT", "GTE") else (-1, -value)
-    if mode in ("GTE", "LEQ"):
-        threshold = _before(threshold, dtype)
-    t.feature[at] = node.feature if sign > 0 else node.feature + features
-    t.threshold[at], t.child[at] = threshold, first
-    return node.nan_yes
-
-
-def _rounded(value: float, dtype: np.dtype) -> float:
-    return value if dtype == np.float64 else struct.unpack("f", struct.pack("f", value))[0]
-
-
-def _before(value: float, dtype: np.dtype) -> float:
-    """The greatest number of the type below a value of it."""
-    if dtype == np.float64 or not math.isfinite(value):
-        return math.nextafter(value, -math.inf)
-    if value == 0:
-        return -_LEAST
-    bits = struct.unpack("i", struct.pack("f", value))[0]
-    return struct.unpack("f", struct.pack("i", bits - 1 if value > 0 else bits + 1))[0]
+def _lay_out(nodes: Nodes, compare: tuple[np.ndarray, np.ndarray], members: np.ndarray, depth: int) -> Tables:
+    """Level by level over all trees at once; then the entries of a tree are put together."""
+    count = len(nodes.mode)
+    place = np.full(count, -1)  # the entry whose children those of a node are
+    at = nodes.roots[members]
+    found, owners, children = [at], [members], []
+    entry, owner, end = np.arange(len(at)), members, len(at)
+    while at.size:
+        child = entry.copy()
+        inner = np.nonzero(nodes.mode[at] != LEAF)[0]
+        new = inner[place[at[inner]] < 0]
+        place[at[new[::-1]]] = new[::-1]  # the first of equal ones stays
+        first = new[place[at[new]] == new]
+        child[first] = end + 2 * np.arange(len(first))
+        known = at[first]
+        shared = np.setdiff1d(inner, first, assume_unique=True)
+        place[known] = child[first]
+        child[shared] = place[at[shared]]
+        children.append(child)
+        left, right = (
+            np.where(nodes.nan_yes[known], *sides) for sides in ((nodes.yes[known], nodes.no[known]), (nodes.no[known], nodes.yes[known]))
+        )
+        at, owner = np.stack([left, right], 1).ravel(), np.repeat(owner[first], 2)
+        entry = end + np.arange(len(at))
+        end += len(at)
+        found.append(at)
+        owners.append(owner)
+    node, child = np.concatenate(found), np.concatenate(children)
+    order = np.argsort(np.concatenate(owners), kind="stable")
+    new_place = np.empty(end, np.int64)
+    new_place[order] = np.arange(end)
+    node, child = node[order], new_place[child[order]]
+    leaf = nodes.mode[node] == LEAF
+    feature, threshold = (c[node] for c in compare)
+    return Tables(
+        depth, members, new_place[: len(members)], np.where(leaf, 0, feature), np.where(leaf, np.inf, threshold).astype(threshold.dtype),
+        child, node,
+    )  # fmt: skip
