@@ -18,6 +18,7 @@ from ..passes.base import PassContext
 from ..passes.fold_constants import FoldConstants
 from ..passes.pipelines import optimize
 from .api import Progress, compile_graph
+from .held_arrays import flatten
 from .importer import import_model
 from .options import Options
 from .oracle import Oracle, Source, compare_outputs
@@ -86,7 +87,7 @@ def blame(
                 FoldConstants().run(graph, PassContext()), target=options.target, threads=options.threads,
                 opt_level=options.opt_level, exact=options.exact, validate=options.validate,
             )  # fmt: skip
-            found = compare_outputs(module.run(feeds), want, rtol=rtol, atol=atol)
+            found = compare_outputs(flatten(module.run(feeds)), want, rtol=rtol, atol=atol)
         except MlcError as e:
             return f"{type(e).__name__}: {e}"
         return "; ".join(f"output {d.name} {d.why}" for d in found if not d.agrees)

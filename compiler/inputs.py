@@ -21,12 +21,14 @@ _SCALES = (1, 4, 16, 64, 256)  # of default sizes
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of a model. A dim is an int, or a symbol's name; `below` bounds integer values (0: unknown)."""
+    """One input of a model. A dim is an int, or a symbol's name; `below` bounds integer values (0: unknown). What is `held` is
+    no tensor (a sequence, a map, an optional): it has no shape, and cannot be generated."""
 
     name: str
     dtype: np.dtype
     shape: tuple[int | str, ...]
     below: int = 0
+    held: bool = False
 
 
 def specs_of_onnx(model: onnx.ModelProto) -> list[InputSpec]:
@@ -38,8 +40,8 @@ def specs_of_onnx(model: onnx.ModelProto) -> list[InputSpec]:
         if value.name in given:
             continue
         if not value.type.HasField("tensor_type"):
-            kind = value.type.WhichOneof("value")
-            raise InputError(f"input {value.name!r} is a {kind}", expected="a tensor", loc=value.name)
+            specs.append(InputSpec(value.name, np.dtype(object), (), held=True))
+            continue
         tensor = value.type.tensor_type
         dims: list[int | str] = []
         for axis, d in enumerate(tensor.shape.dim):
@@ -55,7 +57,7 @@ def specs_of_module(module: Any) -> list[InputSpec]:
     """The inputs of a compiled module. Symbols that the model needs to be equal have one name; dims that are not a plain symbol
     or number get a name of their own."""
     same = _equal_symbols(module.manifest.raw)
-    return [InputSpec(i.name, np.dtype(i.dtype), tuple(same.get(d, d) for d in i.shape)) for i in module.inputs]
+    return [InputSpec(i.name, np.dtype(i.dtype), tuple(same.get(d, d) for d in i.shape), held=i.kind == "object") for i in module.inputs]
 
 
 def specs_of_both(model: Sequence[InputSpec], module: Any) -> list[InputSpec]:
@@ -128,10 +130,12 @@ def symbols_of_sizes(specs: Sequence[InputSpec], sizes: Mapping[str, Sequence[in
 
 
 def generate(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]], seed: int = SEED) -> dict[str, np.ndarray]:
-    """Arrays for all inputs. The same seed gives an input the same values whatever the other inputs are."""
+    """Arrays for all inputs that are tensors. The same seed gives an input the same values whatever the other inputs are."""
     sizes = sizes_of(specs, shapes)
     made = {}
     for s in specs:
+        if s.held:
+            continue
         try:
             made[s.name] = _values(s, sizes[s.name], seed)
         except (MemoryError, ValueError) as e:  # ValueError: more elements than NumPy can count
@@ -141,23 +145,30 @@ def generate(specs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]], se
 
 def complete(
     specs: Sequence[InputSpec],
-    given: Mapping[str, np.ndarray],
+    given: Mapping[str, Any],
     shapes: Mapping[str, Sequence[int]],
     seed: int = SEED,
-) -> dict[str, np.ndarray]:
-    """The given arrays, checked against names and dtypes, and generated ones for the rest."""
+) -> dict[str, Any]:
+    """The given values (see `held_arrays`), tensors checked against names and dtypes, and generated ones for the rest."""
     by_name = {s.name: s for s in specs}
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for name, array in given.items():
         if name not in by_name:
             raise InputError(f"no input is called {name!r}", expected="one of " + ", ".join(by_name), loc="--input")
+        if by_name[name].held:
+            arrays[name] = array
+            continue
         if array.dtype.kind == "V" and array.dtype.itemsize == by_name[name].dtype.itemsize:
             array = array.view(by_name[name].dtype)  # .npy files hold bfloat16 and the like as raw bytes
         if array.dtype != by_name[name].dtype and by_name[name].dtype != np.dtype(object):
             raise InputError(f"input {name!r} is {array.dtype}", expected=str(by_name[name].dtype), loc="--input")
         arrays[name] = array
-    made = generate(specs, {**shapes, **{k: v.shape for k, v in arrays.items()}}, seed)
-    return {s.name: arrays.get(s.name, made[s.name]) for s in specs}
+    missing = [s.name for s in specs if s.held and s.name not in arrays]
+    if missing:
+        raise InputError(f"input {missing[0]!r} is no tensor, and is not given", expected=f"its parts, such as {missing[0]}[0]",
+                         remedy="Pass an .npz archive with --inputs.", loc="--inputs")  # fmt: skip
+    made = generate(specs, {**shapes, **{k: v.shape for k, v in arrays.items() if not by_name[k].held}}, seed)
+    return {s.name: arrays[s.name] if s.name in arrays else made[s.name] for s in specs}
 
 
 def read_arrays(pairs: Iterable[str], archive: str | None) -> dict[str, np.ndarray]:

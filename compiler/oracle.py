@@ -17,6 +17,7 @@ from google.protobuf.message import EncodeError
 from ..errors import InputError, OnnxImportError
 from .compare import Difference, compare, limits
 from .float64 import evaluate, settle
+from .held_arrays import flatten
 
 Feeds = Mapping[str, np.ndarray]
 Source = str | os.PathLike[str] | bytes
@@ -53,14 +54,14 @@ class Oracle:
         self.outputs = [o.name for o in self.session.get_outputs()]
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """Outputs by name. Raises InputError when onnxruntime refuses."""
+        """Outputs by name, those that are no tensors in parts (`held_arrays`). Raises InputError when onnxruntime refuses."""
         try:
-            if any(a.dtype in _EXTENDED for a in feeds.values()):
+            if any(isinstance(a, np.ndarray) and a.dtype in _EXTENDED for a in feeds.values()):
                 return self._run_extended(feeds)
             found = self.session.run(None, dict(feeds))
         except Exception as e:
             raise InputError(f"onnxruntime cannot run the model on these inputs: {_first_line(e)}") from e
-        return dict(zip(self.outputs, found, strict=True))
+        return flatten(dict(zip(self.outputs, found, strict=True)))
 
     def _run_extended(self, feeds: Feeds) -> dict[str, np.ndarray]:
         # NumPy has no such types of its own, so they pass as raw bits with the ONNX number beside them.
@@ -163,7 +164,7 @@ def check(
     """
     want = Oracle(source, threads=threads).run(feeds)
     optimized = Oracle(source, optimize=True, threads=threads).run(feeds)
-    got = run(feeds)
+    got = flatten(run(feeds))
     outputs = compare_outputs(got, want, rtol=rtol, atol=atol, lowered=lowered)
     if rtol is None and atol is None and (wide or not lowered):
         outputs = settle(outputs, got, want, lambda: evaluate(source, feeds), always=wide)
@@ -189,7 +190,7 @@ def check_layers(
     """
     exposed = expose(source, threads=threads)
     want = Oracle(_serialized(exposed.model), threads=threads).run(feeds)
-    got = compile_model(exposed.model)(feeds)
+    got = flatten(compile_model(exposed.model)(feeds))
     found = compare_outputs(got, want, rtol=rtol, atol=atol, lowered=lowered)
     if rtol is None and atol is None and (wide or not lowered):
         found = settle(found, got, want, lambda: evaluate(exposed.model, feeds), always=wide)

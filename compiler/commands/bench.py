@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ...errors import InputError, OnnxImportError
 from .. import bench, inputs, roofline
+from ..held_arrays import flatten
 from ..options import Options
 from ..precision.options import FLOAT32
 from .common import (
@@ -78,7 +79,7 @@ def command(
             profiles = _profiles(blob, feeds, counts, seconds, timings, tell)
     rows = bench.table(timings)
     if json_path:
-        listed = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in feeds.items()]
+        listed = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in flatten(feeds).items()]
         about = {"model": model, **knobs_json(knobs), "static": static, "inputs": listed}
         figures = {"versions": bench.versions(engines), "timings": rows, "refused": refusals}
         listed_kernels = {"kernels": [p.as_json() for p in profiles]} if kernels else {}

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from .. import oracle
 from ..compare import LOWERED_L2, Difference
+from ..held_arrays import flatten
 from ..options import Options
 from ..precision.options import Precision
 from .common import (
@@ -93,7 +94,7 @@ def command(
             report = replace(report, layers=layers)
     if json_path:
         value = {"model": model, **knobs_json(knobs), "seed": given.seed, "compile_seconds": seconds}
-        inputs = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in feeds.items()]
+        inputs = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in flatten(feeds).items()]
         write_json(json_path, {**value, "inputs": inputs, **report.as_json()})
     if json_path != "-":
         show(model, report, seconds)

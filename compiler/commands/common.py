@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from ...errors import InputError, OnnxImportError
 from ...models.resolve import default_shapes, resolve
 from ...runtime.files import write_whole
+from ..held_arrays import gather
 from ..inputs import InputSpec, complete, parse_shapes, read_arrays, specs_of_both, specs_of_onnx, workable_shapes
 from ..options import Options
 from ..precision.options import Precision
@@ -75,7 +76,12 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--input, --inputs and --seed, as one value `given`."""
 
     @click.option("--input", "pairs", multiple=True, metavar="NAME=FILE.npy", help="One input array. Repeatable.")
-    @click.option("--inputs", "archive", metavar="FILE.npz", help="Input arrays by name; missing ones are generated.")
+    @click.option(
+        "--inputs",
+        "archive",
+        metavar="FILE.npz",
+        help="Input arrays by name, those of a sequence s as s[0], s[1] …; missing ones are generated.",
+    )
     @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of generated inputs.")
     @functools.wraps(command)
     def wrapped(pairs: tuple[str, ...], archive: str | None, seed: int, **rest: Any) -> Any:
@@ -117,13 +123,14 @@ class Model:
                 raise
             raise OnnxImportError(f"is not an ONNX model: {e}", loc=self.name) from e
 
-    def feeds(self, specs: Sequence[InputSpec], given: Given, module: Any = None) -> dict[str, np.ndarray]:
-        """Arrays for all inputs: those given, and generated ones, at sizes at which the module runs, if there is one."""
-        arrays = read_arrays(given.pairs, given.archive)
+    def feeds(self, specs: Sequence[InputSpec], given: Given, module: Any = None) -> dict[str, Any]:
+        """Values of all inputs: those given, and generated ones, at sizes at which the module runs, if there is one."""
+        arrays = gather(read_arrays(given.pairs, given.archive), [s.name for s in specs if s.held])
         if module is None:
             return complete(specs, arrays, self.shapes, given.seed)
         specs = specs_of_both(specs, module)
-        return complete(specs, arrays, workable_shapes(module, specs, {**self.shapes, **static_shapes(arrays)}), given.seed)
+        plain = {s.name: arrays[s.name] for s in specs if s.name in arrays and not s.held}
+        return complete(specs, arrays, workable_shapes(module, specs, {**self.shapes, **static_shapes(plain)}), given.seed)
 
 
 def find(name: str, shapes: Sequence[str]) -> Model:
@@ -132,8 +139,9 @@ def find(name: str, shapes: Sequence[str]) -> Model:
     return Model(name, resolve(name), asked, {**default_shapes(name), **asked})
 
 
-def static_shapes(feeds: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in feeds.items()}
+def static_shapes(feeds: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of those that are tensors."""
+    return {name: array.shape for name, array in feeds.items() if isinstance(array, np.ndarray)}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...runtime.files import write_whole
+from ..held_arrays import flatten
 from ..inputs import specs_of_module
 from ..options import Options
 from .common import (
@@ -31,7 +32,7 @@ from .common import (
 
 @click.command("run")
 @click.argument("model")
-@click.option("-o", "--output", metavar="FILE.npz", help="Write the outputs here, by name.")
+@click.option("-o", "--output", metavar="FILE.npz", help="Write the outputs here, by name; those of a sequence s as s[0], s[1] …")
 @input_options
 @compile_options
 @threads_option
@@ -56,7 +57,7 @@ def command(
             module = compile_with(found.path, replace(knobs, threads=threads), tell)
         specs = found.onnx_specs()
     feeds = found.feeds(specs, given, module)
-    results = module.run(feeds)
+    results = flatten(module.run(feeds))
     if output:
         write_whole(Path(output), lambda f: write_npz(f, results))
         err.print(f"{escape(output)}: {len(results)} outputs", highlight=False)
