@@ -6,6 +6,7 @@ in which mlc and torch take turns.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,9 @@ class KernelCase:
     count: str
     amount: float
     precision: str = "fp32"
+    half: bool = False  # inputs are float16
+    cublas: bool = False  # a product of two inputs, which cupy has cuBLAS compute where there is no torch
+    options: str = ""  # behind the target
 
 
 def environment() -> dict[str, str]:
@@ -92,22 +96,66 @@ def markdown(about: dict[str, str], kernels: Sequence[GpuRow], models: Sequence[
 def _text(graph: str, **weights: np.ndarray) -> bytes:
     from onnx import numpy_helper, parser
 
-    model = parser.parse_model('<ir_version: 8, opset_import: ["" : 17]>\n' + graph)
+    model = parser.parse_model('<ir_version: 10, opset_import: ["" : 23]>\n' + graph)
     model.graph.initializer.extend(numpy_helper.from_array(w, n) for n, w in weights.items())
     return model.SerializeToString()
 
 
-def _product(m: int, n: int, k: int, precision: str) -> KernelCase:
+def _product(m: int, n: int, k: int, precision: str, options: str = "") -> KernelCase:
     def onnx() -> bytes:
         w = (np.random.default_rng(0).standard_normal((k, n)) / np.sqrt(k)).astype(np.float32)
         return _text(f"product (float[{m}, {k}] x) => (float[{m}, {n}] y) {{ y = MatMul(x, w) }}", w=w)
 
     def torch(lib: Any, x: dict[str, Any]) -> Callable[[], Any]:
-        kind = lib.bfloat16 if precision == "bf16" else lib.float32
+        kind = {"bf16": lib.bfloat16, "fp16": lib.float16}.get(precision, lib.float32)
+        lib.backends.cuda.matmul.allow_tf32 = bool(options)
         a, w = x["x"].to(kind), lib.randn(k, n, device="cuda", dtype=kind)
         return lambda: a @ w
 
-    return KernelCase(f"{precision} product {m}×{n}×{k}", onnx, {"x": (m, k)}, torch, "TFLOP/s", 2e-12 * m * n * k, precision)
+    name = f"{precision}{options.replace('+', ' by ')} product {m}×{n}×{k}"
+    return KernelCase(name, onnx, {"x": (m, k)}, torch, "TFLOP/s" if m > 16 else "GB/s", _amount(m, n, k, precision), precision,
+                      cublas=precision != "bf16", options=options)  # fmt: skip
+
+
+def _amount(m: int, n: int, k: int, precision: str) -> float:
+    """TFLOP, or for few rows, which are bound by the weights, their GB."""
+    return 2e-12 * m * n * k if m > 16 else 1e-9 * n * k * (4 if precision == "fp32" else 2)
+
+
+def _convolution(batch: int, size: int, channels: int, out: int, kernel: int, stride: int) -> KernelCase:
+    pad, result = kernel // 2, (size + 2 * (kernel // 2) - kernel) // stride + 1
+    shape = (batch, channels, size, size)
+
+    def onnx() -> bytes:
+        w = (np.random.default_rng(0).standard_normal((out, channels, kernel, kernel)) / kernel / np.sqrt(channels)).astype(np.float32)
+        return _text(f"""convolution (float[{batch}, {channels}, {size}, {size}] x) => (float[{batch}, {out}, {result}, {result}] y) {{
+            y = Conv<pads = [{pad}, {pad}, {pad}, {pad}], strides = [{stride}, {stride}]>(x, w) }}""", w=w)  # fmt: skip
+
+    def torch(lib: Any, x: dict[str, Any]) -> Callable[[], Any]:
+        last = {"dtype": lib.bfloat16, "memory_format": lib.channels_last}
+        a = x["x"].to(**last)
+        w = lib.randn(out, channels, kernel, kernel, device="cuda").to(**last)
+        return lambda: lib.nn.functional.conv2d(a, w, stride=stride, padding=pad)
+
+    amount = 2e-12 * batch * result * result * out * channels * kernel * kernel
+    return KernelCase(f"bf16 convolution {kernel}×{kernel}/{stride}, {batch}×{size}×{size}×{channels} to {out}", onnx, {"x": shape}, torch,
+                      "TFLOP/s", amount, "bf16")  # fmt: skip
+
+
+def _attention(batch: int, heads: int, kv_heads: int, rows: int, keys: int, size: int, causal: bool) -> KernelCase:
+    shapes = {"q": (batch, heads, rows, size), "k": (batch, kv_heads, keys, size), "v": (batch, kv_heads, keys, size)}
+    text = ", ".join(f"float16[{', '.join(map(str, s))}] {n}" for n, s in shapes.items())
+    y = f"float16[{batch}, {heads}, {rows}, {size}] y"
+
+    def torch(lib: Any, x: dict[str, Any]) -> Callable[[], Any]:
+        attend = lib.nn.functional.scaled_dot_product_attention
+        return lambda: attend(x["q"], x["k"], x["v"], is_causal=causal, enable_gqa=heads != kv_heads)
+
+    decode = rows == 1
+    amount = 1e-9 * 4 * batch * kv_heads * keys * size if decode else 4e-12 * batch * heads * rows * keys * size * (0.5 if causal else 1)
+    name = f"fp16 attention {batch}×{heads}/{kv_heads}, {rows} of {keys}, heads of {size}{', causal' if causal else ''}"
+    return KernelCase(name, lambda: _text(f"attention ({text}) => ({y}) {{ y = Attention<is_causal = {int(causal)}>(q, k, v) }}"), shapes,
+                      torch, "GB/s" if decode else "TFLOP/s", amount, half=True)  # fmt: skip
 
 
 def _cases() -> list[KernelCase]:
@@ -128,7 +176,12 @@ def _cases() -> list[KernelCase]:
         unary("softmax", "y = Softmax<axis = 1>(x)", lambda t, v: t.softmax(v, 1)),
         unary("layer norm", "y = LayerNormalization(x, g, b)", lambda t, v: t.nn.functional.layer_norm(v, (width,)), g=one, b=zero),
         _product(4096, 4096, 4096, "fp32"), _product(8192, 8192, 8192, "bf16"), _product(4096, 4096, 4096, "bf16"),
-        _product(128, 3072, 768, "bf16"), _product(4096, 3072, 768, "bf16"), _product(1, 4096, 4096, "bf16"),
+        _product(8192, 8192, 8192, "fp16"), _product(8192, 8192, 8192, "fp32", "+tf32"),
+        _product(128, 3072, 768, "bf16"), _product(4096, 3072, 768, "bf16"), _product(4096, 768, 3072, "bf16"),
+        _product(1, 4096, 14336, "bf16"), _product(4, 4096, 4096, "bf16"), _product(16, 4096, 4096, "bf16"),
+        _product(1, 4096, 4096, "fp32"),
+        _convolution(32, 56, 64, 64, 3, 1), _convolution(32, 14, 256, 256, 3, 1), _convolution(32, 224, 3, 64, 7, 2),
+        _attention(16, 12, 12, 512, 512, 64, False), _attention(4, 32, 8, 2048, 2048, 128, True), _attention(1, 32, 8, 1, 8192, 128, False),
     ]  # fmt: skip
 
 
@@ -138,11 +191,12 @@ def _kernel_row(case: KernelCase) -> GpuRow:
 
     row = GpuRow(case.name, {"mlc": None, "torch": None})
     rng = np.random.default_rng(1)
-    feeds = {n: cupy.asarray(rng.standard_normal(s, dtype=np.float32)) for n, s in case.inputs.items()}
+    kind = np.float16 if case.half else np.float32
+    feeds = {n: cupy.asarray(rng.standard_normal(s, dtype=np.float32).astype(kind)) for n, s in case.inputs.items()}
     try:
-        module = compile_model(case.onnx(), target="cuda", precision=case.precision)
+        module = compile_model(case.onnx(), target=_here() + case.options, precision=case.precision)
         steps = module.profile(feeds, runs=5)
-        main = max(steps.values())  # a conversion of the input, which the case is not about, is a step of its own
+        main = steps[_main_step(module)]  # conversions of inputs and results, which the case is not about, are steps of their own
         row.milliseconds["mlc"] = main * 1e3
         row.rate = f"{case.amount / main:.0f} {case.count}"
     except MlcError as e:
@@ -154,9 +208,42 @@ def _kernel_row(case: KernelCase) -> GpuRow:
         row.milliseconds["torch"] = _torch_time(torch, run)
     except ImportError:
         row.notes.append("torch is not installed")
-    except RuntimeError as e:
+        if case.cublas:
+            row.milliseconds["cuBLAS by cupy"] = _cublas_time(cupy, case)
+    except (RuntimeError, TypeError) as e:
         row.notes.append(f"torch: {str(e)[:80]}")
     return row
+
+
+def _main_step(module: Any) -> int:
+    """The word of the step that computes most, or of one that moves most where none computes."""
+    dims = module.manifest.raw["dims"]
+    return max(module.manifest.steps, key=lambda s: (dims[s.flops], dims[s.bytes])).word
+
+
+def _here() -> str:
+    from ..runtime.cuda.cupy_device import present_architecture
+
+    return f"cuda:{present_architecture()}"
+
+
+def _cublas_time(cupy: Any, case: KernelCase) -> float:
+    """Milliseconds of a product as large, by events around as many as fill a block."""
+    (m, k), kind = case.inputs["x"], np.float16 if case.precision == "fp16" else np.float32
+    n = round(case.amount / (2e-12 * m * k) if m > 16 else case.amount / (1e-9 * k * np.dtype(kind).itemsize))
+    a, w = (cupy.random.standard_normal(s, dtype=np.float32).astype(kind) for s in ((m, k), (k, n)))
+    out = cupy.empty((m, n), kind)
+    run = functools.partial(cupy.matmul, a, w, out=out)
+    for _ in range(WARM):
+        run()
+    start, end = cupy.cuda.Event(), cupy.cuda.Event()
+    count = max(3, int(SECONDS * 1e14 / (2 * m * n * k) / 10))
+    start.record()
+    for _ in range(count):
+        run()
+    end.record()
+    end.synchronize()
+    return float(cupy.cuda.get_elapsed_time(start, end)) / count
 
 
 def _model_row(name: str) -> GpuRow:

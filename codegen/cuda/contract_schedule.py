@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from ...ir import Dim, DType, ceildiv, lower, prod, upper
@@ -99,7 +100,7 @@ def instruction(kernel: ContractKernel, tf32: bool) -> Instruction | None:
 @dataclass(frozen=True, slots=True)
 class MmaSchedule:
     """bm × bn results of a block of warps_m × warps_n warps, `words` of k in each of `stages` tiles that are on their way;
-    `splits` blocks share k."""
+    `resident` blocks to a multiprocessor; `efficiency`: of the tensor cores, as far as the tile lets them; `splits` share k."""
 
     bm: int
     bn: int
@@ -107,6 +108,8 @@ class MmaSchedule:
     warps_m: int
     warps_n: int
     stages: int
+    resident: int
+    efficiency: float
     splits: int = 1
 
     @property
@@ -119,22 +122,37 @@ class MmaSchedule:
         return 4 * self.stages * self.words * (self.bm + self.bn)
 
 
-_LARGE = (MmaSchedule(128, 256, 16, 2, 4, 4), MmaSchedule(128, 128, 16, 2, 2, 4), MmaSchedule(128, 64, 16, 4, 1, 4),
-          MmaSchedule(64, 64, 16, 2, 2, 4), MmaSchedule(32, 64, 32, 2, 2, 4))  # fmt: skip
-_NARROW = (MmaSchedule(128, 32, 16, 4, 1, 4), MmaSchedule(64, 32, 16, 4, 1, 4))
-_FEW_ROWS = MmaSchedule(16, 64, 32, 1, 4, 4)
+_TILES = (
+    MmaSchedule(128, 256, 16, 2, 4, 4, 1, 1.0), MmaSchedule(128, 128, 16, 2, 2, 4, 2, 0.95), MmaSchedule(128, 64, 16, 4, 1, 4, 2, 0.8),
+    MmaSchedule(64, 64, 16, 2, 2, 4, 3, 0.6), MmaSchedule(128, 32, 16, 4, 1, 4, 3, 0.6), MmaSchedule(64, 32, 16, 4, 1, 4, 4, 0.4),
+    MmaSchedule(32, 64, 32, 2, 2, 4, 2, 0.4), MmaSchedule(16, 64, 32, 1, 4, 4, 2, 0.25), MmaSchedule(16, 32, 32, 1, 2, 6, 2, 0.2),
+)  # fmt: skip
 
 
 def schedule_mma(kernel: ContractKernel) -> MmaSchedule:
-    """As for multiply-adds: the largest tile that gives every multiprocessor one, then splits along k."""
-    if upper(kernel.m) <= 16:
-        chosen = _FEW_ROWS
-    else:
-        candidates = _NARROW if upper(kernel.n) <= 32 else _LARGE
-        chosen = next((c for c in candidates if lower(tiles(kernel, c)) >= WAVE), candidates[-1])
-        if not isinstance(kernel.m, int) and lower(kernel.m) < 16:
-            chosen = candidates[-2]  # unknown: between the extremes
+    """The tile with the shortest estimated time, then splits along k."""
+    chosen = min(_TILES, key=lambda s: cost(kernel, s))
     return replace(chosen, splits=splits(kernel, tiles(kernel, chosen)))
+
+
+STEP = 10_000.0  # results whose products with 64 elements of k take as long as a step of copies, from memory to the first product
+DEEP = 64
+FINISH = 12  # such steps that the sum of splits takes
+
+
+def cost(kernel: ContractKernel, s: MmaSchedule | WgmmaSchedule) -> tuple[float, int]:
+    """An estimated time, and what is read: to compare tiles by.
+
+    A multiprocessor computes its blocks, parts of tiles beyond the result too, and with fewer blocks than it has room for it
+    waits more. No step along k is faster than its copies, which part of a device makes slower than all of it.
+    """
+    shared = splits(kernel, tiles(kernel, s))
+    count = typical(kernel.batch) * ceil(typical(kernel.m), s.bm) * ceil(typical(kernel.n), s.bn) * shared
+    blocks = ceil(count, WAVE)
+    busy = blocks * s.bm * s.bn / s.efficiency * math.sqrt(s.resident / min(blocks, s.resident))
+    step = max(busy, STEP * (1.5 - 0.5 * min(1.0, count / WAVE)))
+    steps = ceil(ceil(typical(kernel.k), DEEP), shared) + (FINISH if shared > 1 else 0)
+    return step * steps, count * (s.bm + s.bn)
 
 
 SM90_MULTIPROCESSORS = 132  # of an H100 or H200 (SXM); with fewer, some blocks wait
@@ -176,13 +194,7 @@ def schedule_wgmma(kernel: ContractKernel) -> WgmmaSchedule | None:
     """The tile with the shortest estimated time: waves of blocks × the time of a tile. None where tiles are mostly empty."""
     if typical(kernel.m) < LEAST_ROWS or typical(kernel.n) < LEAST_COLUMNS:
         return None
-
-    def cost(s: WgmmaSchedule) -> float:
-        count = typical(kernel.batch) * ceil(typical(kernel.m), s.bm) * ceil(typical(kernel.n), s.bn)
-        slots = SM90_MULTIPROCESSORS * s.resident
-        return ceil(count, slots) * s.bm * s.bn * s.resident / s.efficiency
-
-    chosen = min(_GROUPS, key=cost)
+    chosen = min(_GROUPS, key=lambda s: cost(kernel, s))
     return replace(chosen, splits=splits(kernel, tiles(kernel, chosen)))
 
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from emulated import check, check_all, needs_gxx
 from lowering import ap, graph, tensor
+from mlc.codegen.cuda import contract, contract_schedule
 from mlc.codegen.cuda.contract_schedule import instruction, schedule_mma
 from mlc.codegen.cuda.emit import emit
-from mlc.codegen.cuda.target import parse
+from mlc.codegen.cuda.target import LOWERING, parse
 from mlc.codegen.kernel import ContractKernel
+from mlc.codegen.lower import lower
 from mlc.ir import DType, Value, const, sym
 from mlc.ir import ops as O
 from mlc.ir.ops.dot import DotConv, DotMatMul
@@ -47,12 +49,27 @@ def test_dot_products(a: DType, b: DType) -> None:
     assert schedule_mma(found[0]).splits > 1
 
 
-def test_large_tiles() -> None:
-    """Shapes that fill a device use the largest tiles; here their first blocks are what is looked at."""
-    shapes = {(1700, 1300, 32): 128, (2000, 600, 32): 128, (600, 1000, 32): 64}
-    plans = check_all([dot(m, n, k, DType.BF16, DType.BF16) for m, n, k in shapes], AMPERE, tol=1e-4)
-    for plan, rows in zip(plans, shapes.values(), strict=True):
-        assert schedule_mma(contractions(plan)[0]).bm == rows
+def test_tiles(monkeypatch) -> None:
+    """Every tile, with sizes that fill none."""
+    tiles = [t for t in contract_schedule._TILES for _ in range(2)]
+    left = iter(tiles)
+    monkeypatch.setattr(contract, "schedule_mma", lambda kernel: next(left))
+    check_all(
+        [dot(*size, DType.BF16, DType.BF16) for _ in contract_schedule._TILES for size in ((150, 70, 72), (20, 300, 33))], AMPERE, tol=1e-4
+    )
+    for t in tiles:  # what every device from sm_80 on has for a block, and an A100 for the resident ones
+        assert t.shared <= 99 << 10 and t.shared * t.resident <= 160 << 10 and t.threads * t.resident <= 1024
+
+
+def test_schedules() -> None:
+    """Large products take large tiles, narrow ones narrow tiles, few rows low ones, and long sums of few results splits."""
+
+    def chosen(m: int, n: int, k: int) -> tuple[int, int, int]:
+        s = schedule_mma(contractions(lower(dot(m, n, k, DType.BF16, DType.BF16)[0], LOWERING))[0])
+        return s.bm, s.bn, s.splits
+
+    assert chosen(4096, 4096, 64) == (128, 256, 1) and chosen(100_000, 64, 147)[1] == 64
+    assert chosen(9, 4096, 4096)[0] == 16 and chosen(128, 512, 4096)[2] > 2
 
 
 def test_half_and_single_precision() -> None:
