@@ -46,6 +46,14 @@ class Copier:
         b.loop(b.i64(0), whole, b.i64(self.wide), [], move(t))
         b.loop(whole, size, b.i64(1), [], move(I8))
 
+    def piece(self, to: Any, source: Any, size: Any) -> None:
+        """Exactly `size` bytes, seldom more than a line; where loads can be masked."""
+        b, i = self.b, self.b.ir
+        mask = i.bitcast(self._first(size), vec(I1, _LINE))
+        b.masked_store(b.masked_load(vec(I8, _LINE), source, mask, 1), to, mask, 1)
+        with i.if_then(i.icmp_signed(">", size, b.i64(_LINE))):
+            self.copy(b.at(to, b.i64(_LINE), I8), b.at(source, b.i64(_LINE), I8), i.sub(size, b.i64(_LINE)))
+
     def copy_padded(self, to: Any, source: Any, size: Any) -> None:
         """Less than a line, and zeros up to its end; where stores can be masked."""
         b, i = self.b, self.b.ir
@@ -139,13 +147,21 @@ class ConvGather:
         for d in reversed(range(rank)):
             rest, at[d] = i.udiv(rest, self.out[d]), i.urem(rest, self.out[d])
         zero = ir.Constant(vec(I8, copier.wide), None)
+        segment = i.mul(self.kernel[rank - 1], channel_bytes)
 
         def row(r: Any, carried: list[Any]) -> Sequence[Any]:
             image, place = carried[0], carried[1:]
             corner = [i.sub(i.mul(o, s), p) for o, s, p in zip(place, self.strides, self.pads, strict=True)]
             start = b.at(to, i.mul(r, pitch), I8)
-            end = self._taps(b, copier, source, pixel_bytes, channel_bytes, outside, image, corner, start)
-            copier.fill(end, zero, i.sub(pitch, row_bytes))
+            if self.segments and copier.masked:
+                with i.if_else(self._is_inside(b, corner)) as (inside, border):
+                    with inside:
+                        self._inner(b, copier, source, pixel_bytes, segment, image, corner, start)
+                    with border:
+                        self._taps(b, copier, source, pixel_bytes, channel_bytes, outside, image, corner, start)
+            else:
+                self._taps(b, copier, source, pixel_bytes, channel_bytes, outside, image, corner, start)
+            copier.fill(b.at(start, row_bytes, I8), zero, i.sub(pitch, row_bytes))
             carry, following = b.i64(1), []
             for d in reversed(range(rank)):
                 up = i.add(place[d], carry)
@@ -155,6 +171,34 @@ class ConvGather:
             return [i.add(image, carry), *following[::-1]]
 
         b.loop(b.i64(0), rows, b.i64(1), [rest, *at], row)
+
+    def _is_inside(self, b: Builder, corner: list[Any]) -> Any:
+        """Whether no tap of a window is outside of the image."""
+        i = b.ir
+        inside: Any = ir.Constant(I1, 1)
+        for at, size, kernel, dilation in zip(corner, self.spatial, self.kernel, self.dilations, strict=True):
+            end = i.add(at, i.mul(i.sub(kernel, b.i64(1)), dilation))
+            inside = i.and_(inside, i.and_(i.icmp_signed(">=", at, b.i64(0)), i.icmp_signed("<", end, size)))
+        return inside
+
+    def _inner(self, b: Builder, copier: Copier, source: Any, pixel_bytes: Any, segment: Any, image: Any, corner: list[Any],
+               out: Any) -> None:  # fmt: skip
+        """The taps of a window that is inside, each row of them in one piece."""
+        i, last = b.ir, self.rank - 1
+
+        def nest(d: int, position: Any, out: Any) -> Any:
+            if d == last:
+                pixel = i.add(i.mul(position, self.spatial[last]), corner[last])
+                copier.piece(out, b.at(source, i.mul(pixel, pixel_bytes), I8), segment)
+                return b.at(out, segment, I8)
+
+            def along(t: Any, carried: list[Any]) -> Sequence[Any]:
+                x = i.add(corner[d], i.mul(t, self.dilations[d]))
+                return [nest(d + 1, i.add(i.mul(position, self.spatial[d]), x), carried[0])]
+
+            return b.loop(b.i64(0), self.kernel[d], b.i64(1), [out], along)[0]
+
+        nest(0, image, out)
 
     def _taps(self, b: Builder, copier: Copier, source: Any, pixel_bytes: Any, channel_bytes: Any, outside: Any, image: Any,
               corner: list[Any], out: Any) -> Any:  # fmt: skip
