@@ -12,6 +12,7 @@ from ...passes.pipelines import CLEAN, run_passes
 from ...passes.precision import LowerPrecision, layers
 from ...passes.rounded_attention import RoundedAttention
 from ...passes.shared_rounding import SharedRounding
+from ...passes.upsampling_products import UpsamplingProducts
 from ...runtime.module import Module
 from ..api import compile_graph
 from ..inputs import specs_of_module
@@ -129,6 +130,7 @@ def lower_precision(
     """
     if options.is_float32:
         return Lowered(graph, {})
+    graph = UpsamplingProducts().run(graph, PassContext())
     made = _lowered(graph, options, threads, tell, build)
     if options.report is not None:
         options.report(made)
