@@ -112,8 +112,13 @@ class CpuBackend:
             self._pool.start()
 
     def options(self, opt_level: int, exact: bool) -> LowerOptions:
+        panel = self.target.lanes(4) * (4 if self.target.vector_registers == 32 else 2)  # columns of a register tile
         return LowerOptions(
-            opt_level=opt_level, diagonal=True, overwrite=opt_level > 0, winograd=None if exact or opt_level == 0 else ConvCosts()
+            opt_level=opt_level,
+            panel=max(16, panel),
+            diagonal=True,
+            overwrite=opt_level > 0,
+            winograd=None if exact or opt_level == 0 else ConvCosts(),
         )
 
     def attention(self, precision: str) -> DType | None:

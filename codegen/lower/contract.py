@@ -23,6 +23,7 @@ from .state import Lowering
 from .winograd import choose_tile, packed_weights
 
 _LANES = 16  # panels are whole vectors
+_WIDE = 64  # columns: long pieces of the rows of B where it is read once
 _DOT_PANEL = 32  # of dot instructions: two tile registers
 _MOST_INPUTS = 32  # channels of merged groups: two vectors
 
@@ -54,7 +55,7 @@ def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
     behind = lw.fusion.between(node, root) if root != node.out else []
     extents = contraction_shape(node)
     rows = _matmul_rows(lw, node, extents) if isinstance(node.op, MatMul) else _conv_rows(lw, node)
-    panel = _panel(lw, node, extents[2])
+    panel = _panel(lw, node, extents)
     levels = pack_grouped(lw, node, panel) if isinstance(node.op, GroupedMatMul) else None
     if levels is not None:
         columns = Columns(levels.levels, 0)
@@ -215,12 +216,16 @@ def _group(node: Node) -> int:
     return 4 // node.inputs[1].dtype.itemsize if isinstance(node.op, (DotMatMul, DotConv)) else 1
 
 
-def _panel(lw: Lowering, node: Node, n: Dim) -> int:
+def _panel(lw: Lowering, node: Node, extents: Shape) -> int:
+    """A panel is what a register tile reads of each row of B, so that it is one stream; a single row takes wide ones."""
     if lw.options.panel == 1:
         return 1
     if _group(node) > 1:
         return _DOT_PANEL
-    return min(lw.options.panel, max(1, -(-n // _LANES)) * _LANES) if isinstance(n, int) else lw.options.panel
+    _batch, m, n = extents
+    wide = m == 1 or isinstance(node.op, GroupedMatMul)
+    panel = _WIDE if wide else max(_LANES, lw.options.panel * 4 // max(4, node.out.dtype.itemsize))
+    return min(panel, max(1, -(-n // _LANES)) * _LANES) if isinstance(n, int) else panel
 
 
 def _matmul_rows(lw: Lowering, node: Node, extents: Shape) -> Rows:

@@ -25,8 +25,8 @@ _DEPTH = 24  # virtual values on top of each other, before one is stored
 
 @dataclass(frozen=True)
 class LowerOptions:
-    """opt_level 0 stores every computed value. `panel`: columns per packed panel of B; 1 stores B by columns, as tensor
-    cores read it, and `in_place` is the number of rows of A up to which a B that is not constant is read where it is.
+    """opt_level 0 stores every computed value. `panel`: columns of 4 bytes in a packed panel of B; 1 stores B by
+    columns, as tensor cores read it, and `in_place` is the number of rows of A up to which a B that is not constant is read where it is.
 
     `winograd`: estimates by which convolutions are computed by minimal filtering; None: never.
     `overwrite`: results of contractions may take the memory of an operand of their epilogue.
