@@ -94,7 +94,7 @@ class Binding:
             self.values = m.dims.start(symbols)
         except OverflowError:
             raise InputError(f"sizes {_show(symbols)}", expected="tensors of less than 2**62 elements") from None
-        values = [self.values[s] for s in m.dims.slots]
+        self.slots = values = [self.values[s] for s in m.dims.slots]
         self.symbols = dict(symbols)
         first = program.stages.all[0]
         check_dims(m, first, values, symbols)
@@ -104,7 +104,7 @@ class Binding:
         self.out_shapes = [None if i in staged else tuple(values[s] for s in shape) for i, shape in enumerate(m.output_shapes)]
         self.checks = [(t.dtype, shape) for t, shape in zip(m.inputs, self.in_shapes, strict=True)]
         self.results = [(shape, t.stored) for t, shape in zip(m.outputs, self.out_shapes, strict=True)]
-        sizes = [b.size if b.kind == "const" else values[b.size] for b in m.buffers]
+        self.sizes = sizes = [b.size if b.kind == "const" else values[b.size] for b in m.buffers]
         check_buffers(m, first, sizes, values)
         self.layout, offsets = self._plan(m, sizes, symbols)
         self._table(m, offsets, values)

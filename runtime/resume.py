@@ -17,6 +17,7 @@ from .space import HOST, Space
 from .stages import Stage
 
 YIELDED = 2
+_SPARE = 4  # memory of so many times the size is not kept for it
 
 
 class Yields:
@@ -34,11 +35,11 @@ class Yields:
                  space: Space) -> None:  # fmt: skip
         self.binding, self.bufs, self.dims, self.outputs, self.space = binding, bufs, dims, outputs, space
         self.manifest, self.stages = program.manifest, program.stages
-        self.values = list(binding.values)
-        self.slots: list[int] = [self.values[s] for s in self.manifest.dims.slots]
-        self.sizes = [b.size if b.kind == "const" else self.slots[b.size] for b in self.manifest.buffers]
+        self.values, self.slots, self.sizes = list(binding.values), list(binding.slots), list(binding.sizes)
         self.symbols = dict(binding.symbols)
         self.memory: dict[int, Any] = {}  # of buffers that a handler allocated or was given
+        self.room: dict[int, int] = {}  # bytes of those that were allocated here, and may be written again
+        self.held: dict[int, int] = {}  # bytes that buffers of kind "given" hold
         self.handles = handles
 
     def handle(self, k: int) -> None:
@@ -46,14 +47,15 @@ class Yields:
         for buffer in self.stages.freed[k]:
             if buffer in self.memory:
                 self.space.drop(self.memory.pop(buffer))
+                self.room.pop(buffer, None)
         handler = self.manifest.handlers[k]
-        match handler:
-            case BindHandler():
-                self._bind(handler)
-            case CarryHandler():
-                self._carry(handler)
-            case HostHandler():
-                self._host(handler)
+        kind = type(handler)
+        if kind is BindHandler:
+            self._bind(handler)
+        elif kind is CarryHandler:
+            self._carry(handler)
+        else:
+            self._host(handler)
 
     # --- sizes ---------------------------------------------------------------------------------------------------------
 
@@ -86,7 +88,7 @@ class Yields:
         for i in stage.buffers:
             b = m.buffers[i]
             if b.kind == "arena":
-                self._own(i, self._new(self.sizes[i]))
+                self._reserve(i, self.sizes[i])
             elif b.kind == "output":
                 info = m.outputs[b.index]
                 shape = tuple(self.slots[s] for s in m.output_shapes[b.index])
@@ -95,7 +97,7 @@ class Yields:
                 except (MemoryError, ValueError):
                     raise InputError(f"output {info.name} of {list(shape)}", expected="what fits into memory") from None
             elif b.kind == "given":
-                have = self.space.nbytes(self.memory[i]) if i in self.memory else self.sizes[i]  # dropped: nothing reads it
+                have = self.held[i] if i in self.memory else self.sizes[i]  # dropped: nothing reads it
                 if have != self.sizes[i]:
                     raise InputError(f"a tensor of {have} bytes met inside the model", expected=f"{self.sizes[i]} bytes",
                                      remedy="Its sizes contradict what the model says of them.")  # fmt: skip
@@ -110,34 +112,66 @@ class Yields:
         except (MemoryError, ValueError):
             raise InputError(f"sizes {self.symbols} need {size} bytes for one tensor", expected="what fits into memory") from None
 
-    def _own(self, buffer: int, memory: Any) -> None:
+    def _own(self, buffer: int, memory: Any, room: int = 0) -> None:
         if buffer in self.memory and self.memory[buffer] is not memory:
             self.space.drop(self.memory[buffer])
         self.memory[buffer] = memory
+        self.room[buffer] = room
         self.bufs[buffer] = self.space.address(memory)
+
+    def _reserve(self, buffer: int, size: int) -> None:
+        """Memory for `size` bytes: what the buffer has, if that is enough; if it grows, half as much again for the next time."""
+        room = self.room.get(buffer, 0)
+        if not size <= room <= _SPARE * size:
+            room = size + size // 2 if 0 < room < size else size
+            self._own(buffer, self._new(room), room)
 
     def _point(self, alias: int) -> None:
         b = self.manifest.buffers[alias]
         self.bufs[alias] = self.bufs[b.index] + self.slots[b.shift]
 
     def _carry(self, handler: CarryHandler) -> None:
-        b = self.manifest.buffers[handler.source]
-        root = b.index if b.kind == "alias" else handler.source
-        size = self.sizes[handler.source]
-        if handler.move and root == handler.source and root in self.memory:
-            self._give(handler.target, self.memory[root])
-            self._own(root, self._new(size))  # the same tensor may be computed again, in the next iteration
-            for alias in self.stages.aliases.get(root, ()):
-                self._point(alias)
+        source, target = handler.source, handler.target
+        b = self.manifest.buffers[source]
+        root = b.index if b.kind == "alias" else source
+        size = self.sizes[source]
+        if handler.move and root == source and root in self.memory:
+            self.held[target] = self.held.get(root, size)
+            if root in self.held:  # not computed here, so that its size was not known before
+                self.held[root] = size
+            self._swap(root, target, size)
+            self._point_all(root)
+            self._point_all(target)
             return
-        copy = self._new(size)
-        self.space.copy(self.space.address(copy), self.bufs[handler.source], size)
-        self._give(handler.target, copy)
+        self.held[target] = size
+        if size <= self.room.get(target, 0) <= _SPARE * size and root != target:
+            self.space.copy(self.bufs[target], self.bufs[source], size)
+        else:
+            copy = self._new(size)
+            self.space.copy(self.space.address(copy), self.bufs[source], size)
+            self._own(target, copy, size)
+        self._point_all(target)
+
+    def _swap(self, root: int, target: int, size: int) -> None:
+        """The target gets the memory of the root, which may be computed again in the next iteration: in the target's, if it has room."""
+        old, room, at = self.memory.pop(target, None), self.room.pop(target, 0), self.bufs[target]
+        self.memory[target], self.room[target], self.bufs[target] = self.memory.pop(root), self.room.pop(root, 0), self.bufs[root]
+        if old is not None and size <= room <= _SPARE * size:
+            self.memory[root], self.room[root], self.bufs[root] = old, room, at
+            return
+        if old is not None:
+            self.space.drop(old)
+        larger = size + size // 2 if 0 < room < size else size
+        self._own(root, self._new(larger), larger)
+
+    def _point_all(self, buffer: int) -> None:
+        for alias in self.stages.aliases.get(buffer, ()):
+            self._point(alias)
 
     def _give(self, buffer: int, memory: Any) -> None:
         self._own(buffer, memory)
-        for alias in self.stages.aliases.get(buffer, ()):
-            self._point(alias)
+        self.held[buffer] = self.space.nbytes(memory)
+        self._point_all(buffer)
 
     # --- host functions ------------------------------------------------------------------------------------------------
 
