@@ -49,13 +49,13 @@ class Yields:
                 self.space.drop(self.memory.pop(buffer))
                 self.room.pop(buffer, None)
         handler = self.manifest.handlers[k]
-        kind = type(handler)
-        if kind is BindHandler:
-            self._bind(handler)
-        elif kind is CarryHandler:
-            self._carry(handler)
-        else:
-            self._host(handler)
+        match handler:
+            case BindHandler():
+                self._bind(handler)
+            case CarryHandler():
+                self._carry(handler)
+            case HostHandler():
+                self._host(handler)
 
     # --- sizes ---------------------------------------------------------------------------------------------------------
 
