@@ -21,6 +21,8 @@ from ..errors import MlcError
 from . import suite
 
 MODELS = ("mlp", "resnet50", "bert_base", "vit_b16", "gpt2", "whisper_tiny_encoder", "minilm_l6", "lstm")
+BATCHED = ("resnet50", "vit_b16", "bert_base", "gpt2", "whisper_tiny_encoder")  # those measured with a batch too
+BATCH = 32
 BLOCKS, WARM, SECONDS = 5, 3, 0.15  # blocks of runs that take turns; runs before them; device time of a block
 
 
@@ -73,8 +75,9 @@ def kernel_rows(until: float) -> list[GpuRow]:
 
 
 def model_rows(until: float, names: Sequence[str] = MODELS) -> list[GpuRow]:
-    """Suite models at batch 1, in float32 and bfloat16, against torch eager and torch.compile."""
-    return [_model_row(n) for n in names if time.monotonic() < until]
+    """Suite models at batch 1, then some with a batch, in float32 and bfloat16, against torch eager and torch.compile."""
+    jobs = [(n, 1) for n in names] + [(n, BATCH) for n in names if n in BATCHED]
+    return [_model_row(n, batch) for n, batch in jobs if time.monotonic() < until]
 
 
 def markdown(about: dict[str, str], kernels: Sequence[GpuRow], models: Sequence[GpuRow]) -> str:
@@ -161,20 +164,36 @@ def _attention(batch: int, heads: int, kv_heads: int, rows: int, keys: int, size
 def _cases() -> list[KernelCase]:
     rows, width = 1 << 16, 2048  # half a gigabyte in, half out
     size = 8e-9 * rows * width
-    x = f"float[{rows}, {width}]"
-    shape = {"x": (rows, width)}
 
-    def unary(name: str, body: str, torch: Callable[[Any, Any], Any], **weights: np.ndarray) -> KernelCase:
-        return KernelCase(name, lambda: _text(f"unary ({x} x) => ({x} y) {{ {body} }}", **weights), shape,
-                          lambda lib, v: lambda: torch(lib, v["x"]), "GB/s", size)  # fmt: skip
+    def memory(name: str, body: str, torch: Callable[[Any, Any], Any], shape: tuple[int, ...] = (rows, width), out: str = "",
+               amount: float = size, precision: str = "fp32", **weights: np.ndarray) -> KernelCase:  # fmt: skip
+        x = f"float[{', '.join(map(str, shape))}]"
+        return KernelCase(name, lambda: _text(f"memory ({x} x) => ({out or x} y) {{ {body} }}", **weights), {"x": shape},
+                          lambda lib, v: lambda: torch(lib, v["x"]), "GB/s", amount, precision)  # fmt: skip
 
     one, zero = np.ones(width, np.float32), np.zeros(width, np.float32)
+    few, long = 64, rows * width // 64
     return [
-        unary("relu (a copy)", "y = Relu(x)", lambda t, v: t.relu(v)),
-        unary("gelu", "a = Mul(x, c) b = Erf(a) d = Add(b, one) e = Mul(x, d) y = Mul(e, h)", lambda t, v: t.nn.functional.gelu(v),
-              c=np.array(0.70710678, np.float32), one=np.array(1, np.float32), h=np.array(0.5, np.float32)),
-        unary("softmax", "y = Softmax<axis = 1>(x)", lambda t, v: t.softmax(v, 1)),
-        unary("layer norm", "y = LayerNormalization(x, g, b)", lambda t, v: t.nn.functional.layer_norm(v, (width,)), g=one, b=zero),
+        memory("relu (a copy)", "y = Relu(x)", lambda t, v: t.relu(v)),
+        memory("gelu", "a = Mul(x, c) b = Erf(a) d = Add(b, one) e = Mul(x, d) y = Mul(e, h)", lambda t, v: t.nn.functional.gelu(v),
+               c=np.array(0.70710678, np.float32), one=np.array(1, np.float32), h=np.array(0.5, np.float32)),
+        memory("softmax", "y = Softmax<axis = 1>(x)", lambda t, v: t.softmax(v, 1)),
+        memory("layer norm", "y = LayerNormalization(x, g, b)", lambda t, v: t.nn.functional.layer_norm(v, (width,)), g=one, b=zero),
+        memory("transpose", "y = Transpose<perm = [1, 0]>(x)", lambda t, v: v.T.contiguous(), out=f"float[{width}, {rows}]"),
+        memory("sums of rows", "y = ReduceSum<keepdims = 0>(x, axes)", lambda t, v: v.sum(1), out=f"float[{rows}]", amount=size / 2,
+               axes=np.array([1])),
+        memory("sums of columns", "y = ReduceSum<keepdims = 0>(x, axes)", lambda t, v: v.sum(0), out=f"float[{width}]", amount=size / 2,
+               axes=np.array([0])),
+        memory("sum of all", "y = ReduceSum<keepdims = 0>(x, axes)", lambda t, v: v.sum(), out="float", amount=size / 2,
+               axes=np.array([0, 1])),
+        memory("softmax of 64 rows", "y = Softmax<axis = 1>(x)", lambda t, v: t.softmax(v, 1), (few, long)),
+        memory("top 50 of 64 rows", "y, i = TopK(x, k)", lambda t, v: t.topk(v, 50), (few, 1 << 17), f"float[{few}, 50]",
+               4e-9 * few * (1 << 17), k=np.array([50])),
+        memory("sort of a million", "y, i = TopK(x, k)", lambda t, v: t.sort(v), (1, 1 << 20), f"float[1, {1 << 20}]", 16e-9 * (1 << 20),
+               k=np.array([1 << 20])),
+        memory("4-bit weights, 1×11008×4096", "y = MatMul(x, w)", lambda t, v: v @ t.ones(4096, 11008, device="cuda"), (1, 4096),
+               "float[1, 11008]", 0.5e-9 * 4096 * 11008, "int4",
+               w=np.random.default_rng(0).standard_normal((4096, 11008), dtype=np.float32)),
         _product(4096, 4096, 4096, "fp32"), _product(8192, 8192, 8192, "bf16"), _product(4096, 4096, 4096, "bf16"),
         _product(8192, 8192, 8192, "fp16"), _product(8192, 8192, 8192, "fp32", "+tf32"),
         _product(128, 3072, 768, "bf16"), _product(4096, 3072, 768, "bf16"), _product(4096, 768, 3072, "bf16"),
@@ -246,18 +265,19 @@ def _cublas_time(cupy: Any, case: KernelCase) -> float:
     return float(cupy.cuda.get_elapsed_time(start, end)) / count
 
 
-def _model_row(name: str) -> GpuRow:
+def _model_row(name: str, batch: int) -> GpuRow:
     engines: dict[str, Callable[[], Any]] = {}
-    row = GpuRow(suite.SUITE[name].title, dict.fromkeys(("mlc fp32", "mlc bf16", "torch fp32", "torch bf16", "torch.compile bf16")))
+    title = suite.SUITE[name].title + f", batch {batch}" * (batch != 1)
+    row = GpuRow(title, dict.fromkeys(("mlc fp32", "mlc bf16", "torch fp32", "torch bf16", "torch.compile bf16")))
     try:
         import cupy
         import torch
 
-        path = suite.export(name)
+        path = suite.export(name, batch=batch)
         torch.manual_seed(suite.SEED)
         model, example = suite.SUITE[name].build()
         model = model.eval().cuda()
-        given = [x.cuda() for x in example]
+        given = [x.cuda() for x in suite.batched(example, batch)]
         stream = cupy.cuda.Stream(non_blocking=True)
         feeds = dict(zip(suite.SUITE[name].inputs, (cupy.from_dlpack(x.contiguous()) for x in given), strict=True))
     except (ImportError, MlcError, RuntimeError) as e:

@@ -46,9 +46,16 @@ def path_of(name: str) -> Path:
     return suite_dir() / f"{name}.onnx"
 
 
-def export(name: str, *, force: bool = False) -> Path:
+def batched(example: tuple[torch.Tensor, ...], batch: int) -> tuple[torch.Tensor, ...]:
+    """Example inputs of one sample, repeated along the first axis; for models that have it there."""
+    return tuple(x.repeat(batch, *[1] * (x.ndim - 1)) if x.shape[0] == 1 else x for x in example)
+
+
+def export(name: str, *, force: bool = False, batch: int = 1) -> Path:
     """Exports one suite model and returns its file; an existing file is kept unless `force`."""
     path = path_of(name)
+    if batch != 1:
+        path = path.with_stem(f"{name}_batch{batch}")
     if path.exists() and not force:
         return path
     try:
@@ -60,6 +67,7 @@ def export(name: str, *, force: bool = False) -> Path:
     entry = SUITE[name]
     torch.manual_seed(SEED)
     module, example = entry.build()
+    example = batched(example, batch)
     module.eval()
     partial = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:

@@ -161,14 +161,19 @@ def _short(kernel: LoopKernel, aligned: Sequence[int]) -> LoopSchedule | None:
     return _points(kernel, aligned, 4)
 
 
-def _columns(kernel: LoopKernel, aligned: Sequence[int]) -> LoopSchedule | None:
-    """Neighbouring threads read neighbouring points: many columns, or windows of a channels-last image."""
+def by_columns(kernel: LoopKernel) -> bool:
+    """Whether neighbouring points read neighbouring elements, more than the elements of a point are neighbours."""
     n = len(kernel.axes)
     inner, across = n + len(kernel.reduce_axes) - 1, n - 1
     along_row = sum(stride_along(e.offset, inner) == 1 for e in loads(kernel))
     along_point = sum(stride_along(e.offset, across) == 1 for e in loads(kernel))
+    return along_point > along_row
+
+
+def _columns(kernel: LoopKernel, aligned: Sequence[int]) -> LoopSchedule | None:
+    """Neighbouring threads read neighbouring points: many columns, or windows of a channels-last image."""
     enough = lower(prod(kernel.axes)) >= COLUMN_POINTS or upper(prod(kernel.reduce_axes)) <= 4 * SMALL_REDUCTION
-    if along_point <= along_row or not enough or reads_own_result(kernel):
+    if not by_columns(kernel) or not enough or reads_own_result(kernel):
         return None
     return _points(kernel, aligned, 4 if lower(prod(kernel.axes)) >= 4 * COLUMN_POINTS else 1)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from ...ir import Dim, DType, ceildiv, prod
+from ...ir import Dim, DType, prod
 from ..expr import Axis, Call, Cast, DimParam, E, Load, Num, Reduced, postorder
 from ..kernel import LoopKernel, Operand, Reduction, Store
-from .loop_schedule import reads_own_result
+from .loop_schedule import by_columns, reads_own_result
 from .loop_text import neutral
 from .parts import Part, Parts, replaced
 from .scalars import SMALL
 
-BUSY = 4 * 132 * 256  # threads that keep the device busy
-LONGEST = 8192  # elements that a part has at least
+BUSY = 8 * 132 * 256  # threads that keep the device busy
+ROW_PART, COLUMN_PART = 8192, 256  # elements that a part has at least: shared by threads, or for one of them
 MOST_PARTS = 1024
 
 
@@ -20,14 +20,17 @@ def split_reduction(kernel: LoopKernel) -> Parts | None:
     points, length = prod(kernel.axes), prod(kernel.reduce_axes)
     if not isinstance(points, int) or not isinstance(length, int) or not kernel.stages or reads_own_result(kernel):
         return None
-    if points * 32 >= BUSY or length < 2 * LONGEST or any(s.per_element for s in kernel.stores):
+    # threads at a point, were it not split, and what a part is worth
+    threads, least = (1, COLUMN_PART) if by_columns(kernel) else (32, ROW_PART)
+    if points * threads >= BUSY or length < 2 * least or any(s.per_element for s in kernel.stores):
         return None
     if any(s.fn.startswith("arg") or any(isinstance(e, Reduced) for e in postorder([s.value])) for s in kernel.stages):
         return None
-    axis = max(range(len(kernel.reduce_axes)), key=lambda j: (int(kernel.reduce_axes[j]), -j))  # type: ignore[arg-type]
-    size = int(kernel.reduce_axes[axis])  # type: ignore[arg-type]
-    count = min(MOST_PARTS, length // LONGEST, ceildiv(BUSY, points * 32), size)  # type: ignore[type-var]
-    if not isinstance(count, int) or count < 2:
+    sizes = [int(d) for d in kernel.reduce_axes if isinstance(d, int)]
+    axis = max(range(len(sizes)), key=lambda j: (sizes[j], -j))
+    size = sizes[axis]
+    count = min(MOST_PARTS, length // least, -(-BUSY // (points * threads)), size)
+    if count < 2:
         return None
     chunk = -(-size // count)
     count = -(-size // chunk)

@@ -196,10 +196,12 @@ def test_transposes_go_through_shared_memory() -> None:
 def test_reductions_with_few_results_are_split() -> None:
     long = tensor(1, 70_000)
     assert len(titles(graph([long], ap(O.Reduce("sum", (1,), False), long)))) == 2
-    assert len(titles(graph([d := tensor(4000, 70)], ap(O.Reduce("sum", (1,), False), d)))) == 1
+    for shape, axis, kernels in (((4000, 70), 1, 1), ((4096, 512), 0, 2), ((300, 512), 0, 1)):
+        d = tensor(*shape)
+        assert len(titles(graph([d], ap(O.Reduce("sum", (axis,), False), d)))) == kernels
     check_all([
         one(O.Reduce("sum", (1,), False), long), one(O.Reduce("max", (0, 1), True), tensor(200, 301)), one(O.Reduce("min", (0,), True), tensor(9000, 5)),
-        one(O.Reduce("sum", (0, 2), False), tensor(40, 3, 1000)), one(O.Reduce("prod", (1,), False), tensor(2, 20_000, dtype=DType.I32)),
+        one(O.Reduce("sum", (0, 2), False), tensor(40, 3, 1000)), one(O.Reduce("max", (0,), False), tensor(1031, 24)), one(O.Reduce("prod", (1,), False), tensor(2, 20_000, dtype=DType.I32)),
         (graph([h := tensor(2, 50_000, dtype=DType.BF16)], ap(O.Reduce("sum", (1,), False), h)), [np.ones((2, 50_000), DType.BF16.np)], {}),
         (graph([long], ap(O.Sqrt(), ap(O.Reduce("sum", (1,), False), ap(O.Mul(), long, long)))), None, {}),
     ], tol=1e-4)  # fmt: skip

@@ -13,7 +13,7 @@ from mlc.models.__main__ import cli
 
 def test_cases_are_models_that_compile() -> None:
     cases = gpu._cases()
-    for case in cases[:4]:
+    for case in cases[:10]:
         blob = case.onnx()
         onnx.checker.check_model(onnx.load_from_string(blob))
         assert [t.shape for t in mlc.compile(blob).inputs] == list(case.inputs.values())
@@ -22,6 +22,13 @@ def test_cases_are_models_that_compile() -> None:
 
 def test_models_are_of_the_suite() -> None:
     assert set(gpu.MODELS) <= set(suite.SUITE)
+
+
+def test_batches() -> None:
+    torch = pytest.importorskip("torch")
+    x, whole = torch.ones(1, 3, 2), torch.ones(4, 2)
+    assert [tuple(t.shape) for t in suite.batched((x, whole), 32)] == [(32, 3, 2), (4, 2)]
+    assert set(gpu.BATCHED) <= set(gpu.MODELS)
 
 
 def test_markdown() -> None:
