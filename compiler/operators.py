@@ -20,7 +20,8 @@ KINDS = {
     "host": "run by Python in the runtime, unless the importer can do without (sequences whose elements the model spells out)",
     "missing": "refused, with an error that names the node",
 }
-_HOST = frozenset(name for name, _ in (*SEQUENCE_HANDLERS, *STRING_HANDLERS, ("ImageDecoder", 20)))
+_OTHERS = ("ImageDecoder", "com.microsoft::DynamicTimeWarping", "com.microsoft::Tokenizer")
+_HOST = frozenset((*(name for name, _ in (*SEQUENCE_HANDLERS, *STRING_HANDLERS)), *_OTHERS))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .attention_handlers import ATTENTION_HANDLERS
 from .attention_ms_handlers import ATTENTION_MS_HANDLERS
+from .coded_ms_handlers import CODED_MS_HANDLERS
 from .context import HandlerTable
 from .contract_handlers import CONTRACT_HANDLERS
 from .decoding_ms_handlers import DECODING_MS_HANDLERS
@@ -21,6 +22,7 @@ from .quant_ms_handlers import QUANT_MS_HANDLERS
 from .random_handlers import RANDOM_HANDLERS
 from .recurrent_handlers import RECURRENT_HANDLERS
 from .sampling_handlers import SAMPLING_HANDLERS
+from .sampling_ms_handlers import SAMPLING_MS_HANDLERS
 from .signal_handlers import SIGNAL_HANDLERS
 from .small_ms_handlers import SMALL_MS_HANDLERS
 from .training_handlers import TRAINING_HANDLERS
@@ -36,7 +38,9 @@ NN_HANDLERS: HandlerTable = {
     **ATTENTION_MS_HANDLERS,
     **QUANT_MS_HANDLERS,
     **SMALL_MS_HANDLERS,
+    **CODED_MS_HANDLERS,
     **DECODING_MS_HANDLERS,
+    **SAMPLING_MS_HANDLERS,
     **EXPERT_MS_HANDLERS,
     **GATED_MS_HANDLERS,
     **ML_TREE_HANDLERS,

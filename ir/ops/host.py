@@ -206,6 +206,36 @@ class TfIdf(Host):
 
 
 @dataclass(frozen=True)
+class Tokenize(Host):
+    """Substrings between separators, or that match an expression (the other is empty), along a new last axis padded with `pad`.
+
+    Tokens of fewer than `least` characters are dropped; `mark` puts U+0002 before and U+0003 behind those of a string.
+    """
+
+    separators: tuple[str, ...]
+    expression: str
+    least: int
+    mark: bool
+    pad: str
+    call: ClassVar[str] = "tokenize"
+
+
+@dataclass(frozen=True)
+class MurmurHash(Host):
+    """MurmurHash3_x86_32 of the UTF-8 bytes of strings, U32."""
+
+    seed: int
+    call: ClassVar[str] = "murmur_hash"
+
+
+@dataclass(frozen=True)
+class TimeWarp(Host):
+    """The cheapest path from the first to the last element of costs[M, N], by steps right, down, or both: I32 [2, steps]."""
+
+    call: ClassVar[str] = "time_warp"
+
+
+@dataclass(frozen=True)
 class UniqueRows(Host):
     """Distinct elements (axis −1: of the flattened tensor) or slices: values, first places, inverse, counts."""
 

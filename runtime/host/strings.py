@@ -111,6 +111,70 @@ def tf_idf(
     return out.reshape(*x.shape[:-1], out.shape[1]) if x.ndim > 1 else out[0]
 
 
+def tokenize(x: np.ndarray, separators: list[str], expression: str, least: int, mark: bool, pad: str) -> np.ndarray:
+    try:
+        cuts, wanted = [re.compile(s) for s in separators if s], re.compile(expression) if expression else None
+    except re.error as e:
+        raise ValueError(f"a pattern of the tokenizer: {e}") from None
+    rows = []
+    for text in x.ravel().tolist():
+        if wanted is not None:
+            tokens = [m.group() for m in wanted.finditer(text)]
+        else:
+            tokens = [text] if cuts else list(text)
+            for cut in cuts:
+                tokens = [part for token in tokens for part in cut.split(token)]
+        rows.append([t for t in tokens if t and len(t) >= least])
+    width = max(map(len, rows), default=0)
+    if width and mark:
+        rows, width = [["\x02", *r, "\x03"] for r in rows], width + 2
+    return _strings([t for r in rows for t in (*r, *[pad] * (width - len(r)))], (*x.shape, width))
+
+
+_WORD = 0xFFFFFFFF
+
+
+def murmur_hash(x: np.ndarray, seed: int) -> np.ndarray:
+    """Appleby's MurmurHash3_x86_32, by bytes."""
+    return np.array([_murmur(s.encode(), seed) for s in x.ravel()], np.uint32).reshape(x.shape)
+
+
+def _murmur(data: bytes, seed: int) -> int:
+    h = seed
+    whole = len(data) // 4 * 4
+    for at in range(0, len(data), 4):
+        k = int.from_bytes(data[at : at + 4], "little") * 0xCC9E2D51 & _WORD
+        k = ((k << 15 | k >> 17) & _WORD) * 0x1B873593 & _WORD
+        h ^= k
+        if at < whole:
+            h = (((h << 13 | h >> 19) & _WORD) * 5 + 0xE6546B64) & _WORD
+    h ^= len(data)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h = (h ^ h >> shift) * factor & _WORD
+    return h ^ h >> 16
+
+
+def time_warp(costs: np.ndarray) -> np.ndarray:
+    """Equal costs prefer the step in both directions, then down, then right."""
+    m, n = costs.shape
+    if not m or not n:
+        raise ValueError(f"costs of shape {[m, n]}")
+    total = np.full((m + 1, n + 1), np.inf, np.float32)
+    total[0, 0] = 0
+    step = np.zeros((m + 1, n + 1), np.int8)
+    for i in range(1, m + 1):
+        for j in range(1, n + 1):
+            before = (total[i - 1, j - 1], total[i - 1, j], total[i, j - 1])
+            step[i, j] = best = int(np.argmin(before))
+            total[i, j] = costs[i - 1, j - 1] + before[best]
+    path = []
+    while m > 0 and n > 0:
+        path.append((m - 1, n - 1))
+        kind = step[m, n]
+        m, n = m - (kind != 2), n - (kind != 1)
+    return np.array(path[::-1], np.int32).T
+
+
 def unique(x: np.ndarray, axis: int, sorted: bool) -> tuple[np.ndarray, ...]:
     """np.unique, with what it finds in the order of first places unless `sorted`."""
     along = None if axis < 0 else axis
@@ -128,4 +192,5 @@ def unique(x: np.ndarray, axis: int, sorted: bool) -> tuple[np.ndarray, ...]:
 STRING_CALLS: dict[str, Callable[..., Any]] = {
     "cast_string": cast_string, "string_concat": string_concat, "string_split": string_split,
     "regex_full_match": regex_full_match, "string_normalizer": string_normalizer, "tf_idf": tf_idf, "unique": unique,
+    "tokenize": tokenize, "murmur_hash": murmur_hash, "time_warp": time_warp,
 }  # fmt: skip
