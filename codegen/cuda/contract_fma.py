@@ -39,7 +39,8 @@ def fma_tiles(kernel: ContractKernel, plan: FmaSchedule, aligned: Sequence[int])
     a, b = kernel.operands[0].dtype, kernel.operands[1].dtype
     lines = partial_sums(params, kernel) if plan.splits > 1 else epilogue(kernel, params, aligned)
     values = FmaParameters(
-        **shared_parameters(kernel, params, lines, plan.threads, plan.splits), bm=plan.bm, bn=plan.bn, bk=plan.bk, tm=plan.tm,
+        **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
+        bm=plan.bm, bn=plan.bn, bk=plan.bk, tm=plan.tm,
         tn=plan.tn, slices=plan.slices, pack_a=a_pack(kernel, aligned[0], 4), pack_b=b_pack(kernel, aligned[1], 4),
         a_convert=converted("next_a[i].v[e]", a, acc), b_convert=converted("next_b[i].v[e]", b, acc),
         multiply_add=multiply_add(acc, "left[i]", "right[j]"),

@@ -39,7 +39,8 @@ def mma_tiles(kernel: ContractKernel, plan: MmaSchedule, use: Instruction, align
     params, lines = fragment_epilogue(kernel, plan.splits, aligned)
     whole = PIECE // kernel.operands[0].dtype.itemsize
     values = MmaParameters(
-        **shared_parameters(kernel, params, lines, plan.threads, plan.splits), mma=use.name, operand_word=use.word, bm=plan.bm,
+        **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
+        mma=use.name, operand_word=use.word, bm=plan.bm,
         bn=plan.bn, bk=plan.words * use.group, group=use.group, warps_m=plan.warps_m, warps_n=plan.warps_n, stages=plan.stages,
         async_a=a_pack(kernel, aligned[0], whole) == whole, copy_b=how_b_is_copied(kernel, aligned[1]), border=kernel.border >= 0,
     )  # fmt: skip

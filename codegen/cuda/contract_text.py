@@ -10,6 +10,7 @@ from ...errors import CodegenError
 from ...ir import Dim, DType, upper
 from ..kernel import ContractKernel
 from ..packing import padded_k
+from .contract_schedule import WAVE
 from .emitted import PLACEHOLDER, Launch, TensorMap, named
 from .epilogue import EpilogueLines
 from .ranges import divisible, fits
@@ -18,7 +19,6 @@ from .scalars import SMALL, storage
 from .writer import Params, pointer_parameters
 
 PIECE = 16  # bytes that the widest loads and copies take
-RASTER = 8  # tiles of rows that a wave of blocks works on, so that it reads as little of A and B as possible
 
 
 @dataclass(frozen=True)
@@ -153,15 +153,21 @@ class ContractParameters:
     column_lines: list[str]
 
 
-def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLines, threads: int, splits: int) -> dict[str, Any]:
-    """The fields of ContractParameters."""
+def raster(bm: int, bn: int) -> int:
+    """Tiles of rows that a wave of blocks works on: of as many elements as its columns have, it reads the least of A and B."""
+    return max(1, round(math.sqrt(WAVE * bn / bm)))
+
+
+def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLines, threads: int, splits: int,
+                      tile: tuple[int, int] = (1, 1)) -> dict[str, Any]:  # fmt: skip
+    """The fields of ContractParameters; `tile`: rows and columns of a block's tile."""
     a, b, name = kernel.operands[0].dtype, kernel.operands[1].dtype, params.name
     return {
         "threads": threads, "splits": splits, "pack": lines.pack, "acc": storage(accumulator(kernel)), "a_type": storage(a),
         "b_type": storage(b), "a_zero": zero(a), "b_zero": zero(b), "index": index_type(kernel), "batch": name(kernel.batch),
         "m": name(kernel.m), "n": name(kernel.n), "k": name(kernel.k), "lda": name(kernel.lda), "a_batch": name(kernel.a_batch),
         "b_batch": name(kernel.b_batch), "b_offset": b_offset(kernel, params), "b_rows": kernel.b_row != 0, "outside": outside(kernel),
-        "conv": conv_axes(kernel, params), "channels": channels_of(kernel), "raster": RASTER, "parameters": [], "prologue": [],
+        "conv": conv_axes(kernel, params), "channels": channels_of(kernel), "raster": raster(*tile), "parameters": [], "prologue": [],
         "batch_lines": lines.batch, "row_lines": lines.row, "column_lines": lines.column,
     }  # fmt: skip
 

@@ -80,7 +80,8 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
     if kernel.conv is None:
         maps.append(_map(kernel, 0, kernel.k, kernel.m, kernel.lda, kernel.a_batch, (bk, plan.bm)))
     values = WgmmaParameters(
-        **shared_parameters(kernel, params, lines, plan.threads, plan.splits), wgmma=use.wgmma, wgmma_tail=use.tail, letter=use.letter,
+        **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
+        wgmma=use.wgmma, wgmma_tail=use.tail, letter=use.letter,
         words=use.words, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages,
         registers=plan.registers(by_copies=kernel.conv is not None), map_a=kernel.conv is None,
         a_batched=kernel.a_batch != 0, b_batched=kernel.b_batch != 0, border=kernel.border >= 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import mlc
 import numpy as np
@@ -263,3 +264,23 @@ def test_attention_in_16_bits(precision: str, limit: float) -> None:
     (want,) = ort.InferenceSession(blob, providers=["CPUExecutionProvider"]).run(None, {"x": x})
     got = emulated_module(result).run({"x": x})["y"]
     assert 0 < np.linalg.norm(got - want) < limit * np.linalg.norm(want)
+
+
+def test_descriptions_of_tensor_maps() -> None:
+    """They come back as they were; what is no description is refused."""
+    spec = images.MapSpec(1, 2, (64, (3,), 5), (128, (4,)), (64, 128, 1))
+    (found,) = images.split(images.join([("k", images.Image(128, 0, {"sm_90a": b"\x7fELF"}, (spec,)))]))
+    assert found[1].maps == (spec,)
+    wrong = [
+        {"pointer": -1},
+        {"itemsize": 3},
+        {"sizes": (64,)},
+        {"box": (64, 300, 1)},
+        {"strides": (128, -4)},
+        {"sizes": (64, (999,), 5)},
+        {"box": (64, (1,), 1)},
+    ]
+    for change in wrong:
+        bad = images.join([("k", images.Image(128, 0, {"sm_90a": b"\x7fELF"}, (replace(spec, **change),)))])
+        with pytest.raises(ArtifactError, match="malformed"):
+            images.split(bad)
