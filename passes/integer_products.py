@@ -228,8 +228,9 @@ def _already(v: Value, scale: Value, zero: Value) -> Value | None:
             inner = on_grid(v.node.inputs[0])
             return None if inner is None else apply(v.node.op, inner)
         case Concat():
-            parts = [on_grid(u) for u in v.node.inputs]
-            return None if any(p is None for p in parts) else apply(v.node.op, *(p for p in parts if p is not None))
+            if all(_source(u) is not None for u in v.node.inputs):  # parts on other grids are moved there one by one
+                parts = (on_grid(u) or apply(Quantize(zero.dtype), u, scale, zero) for u in v.node.inputs)
+                return apply(v.node.op, *parts)
     return None
 
 
