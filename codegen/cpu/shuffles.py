@@ -58,6 +58,17 @@ def woven(b: Builder, vectors: Sequence[Any]) -> list[Any]:
     return out
 
 
+def unwoven(b: Builder, vectors: Sequence[Any]) -> list[Any]:
+    """The inverse of `woven`, for a power of two of vectors: every k-th element of the line that they are, from each of the first k on."""
+    k = len(vectors)
+    if k == 1:
+        return list(vectors)
+    n = vectors[0].type.count
+    pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
+    even, odd = (unwoven(b, [shuffle(b, x, y, range(start, 2 * n, 2)) for x, y in pairs]) for start in (0, 1))
+    return [x for pair in zip(even, odd, strict=True) for x in pair]
+
+
 def every(b: Builder, pieces: Sequence[Any], starts: Sequence[int], step: int) -> Any:
     """Elements 0, step, 2·step … of a line of which `pieces` are vectors, from the elements `starts` on; one vector."""
     n = pieces[0].type.count

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from ...ir import Dim, ceildiv
+from ..expr import Load
 from .build import storage, vec
 from .functions import Functions
 from .points import Scope
 from .reductions import Reductions
-from .shuffles import turned, woven
+from .shuffles import turned, unwoven, woven
 from .transpose import Turn, Weave
 
 
@@ -80,10 +81,7 @@ class Tiled(Reductions):
             math = Functions(b, n, self.target)
             for e in tile.loads:
                 dtype = k.operands[e.operand].dtype
-                t = vec(storage(dtype), tile.depth)
-                starts = [self.address(e.operand, e.offset, replace(scopes[0], shift=j)) for j in range(n)]
-                read = [b.load(t, at, dtype.itemsize) for at in starts]
-                for s, x in zip(scopes, turned(b, read), strict=True):
+                for s, x in zip(scopes, self._columns(tile, e, scopes[0], storage(dtype), dtype.itemsize), strict=True):
                     s.memo[id(e), False] = math.from_storage(x, dtype)
             for s in scopes:
                 for store in k.stores:
@@ -91,6 +89,15 @@ class Tiled(Reductions):
             return []
 
         b.loop(start, stop, b.i64(n), [], body)
+
+    def _columns(self, tile: Turn, e: Load, scope: Scope, t: Any, align: int) -> list[Any]:
+        """What `e` loads at `depth` points along the read axis, `lanes` along the write axis."""
+        b, n, form = self.b, tile.lanes, self.form(e.offset)
+        if form is not None and form[1].get(tile.write) == tile.depth == self.k.axes[tile.read]:  # whole rows, side by side
+            at = self.address(e.operand, e.offset, scope)
+            return unwoven(b, [b.load(vec(t, n), b.at(at, b.i64(j * n), t), align) for j in range(tile.depth)])
+        starts = [self.address(e.operand, e.offset, replace(scope, shift=j)) for j in range(n)]
+        return turned(b, [b.load(vec(t, tile.depth), at, align) for at in starts])
 
     def _woven(self, weave: Weave, part: Any, outer: dict[int, Any]) -> None:
         """`run` elements along the read axis, all along the write axis."""

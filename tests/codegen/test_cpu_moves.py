@@ -63,7 +63,7 @@ def transposed(x, perm, to=None):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
     "shape",
-    [(70, 67), (130, 3), (3, 130), (131, 4), (7, 200), (200, 7), (9, 90), (16, 65), (65, 17), (80, 2), (6, 70)],
+    [(70, 67), (130, 3), (3, 130), (131, 4), (70, 8), (7, 200), (200, 7), (9, 90), (16, 65), (65, 17), (80, 2), (6, 70)],
 )
 def test_matrices(dtype, shape):
     x = elements(dtype, *shape)
