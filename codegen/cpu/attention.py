@@ -19,7 +19,7 @@ from ..kernel import AttentionKernel
 from .attention_frame import Spec, function, load_sizes
 from .attention_group import Group
 from .attention_narrow import Narrow
-from .attention_schedule import schedule_attention
+from .attention_schedule import NO_HINTS, AttentionHints, schedule_attention
 from .attention_strip import BLOCK, STATE, Layout, Strip
 from .attention_tiles import TileGroup
 from .attention_values import value_function
@@ -29,9 +29,9 @@ from .float_mode import flush_subnormals
 from .target import CpuTarget
 
 
-def emit_attention(kernel: AttentionKernel, target: CpuTarget) -> Emitted:
-    """Raises CodegenError for element types other than float32."""
-    k, s = kernel, schedule_attention(kernel, target)
+def emit_attention(kernel: AttentionKernel, target: CpuTarget, hints: AttentionHints = NO_HINTS) -> Emitted:
+    """Raises CodegenError for element types other than float32, ScheduleError for hints that do not suit."""
+    k, s = kernel, schedule_attention(kernel, target, hints)
     mask = None if k.mask_strides is None else int(k.mask_strides[3] != 0)
     copied = k.v_strides[2] != k.value_size or k.value_size % s.lanes != 0
     fixed = replace(s, strips=0, groups=0, together=0, block=0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ...errors import CodegenError
+from ...errors import CodegenError, ScheduleError
 from ...ir import Dim, DType, ceildiv, dim_max, dim_min, floordiv
 from ..kernel import AttentionKernel
 from .target import CpuTarget
@@ -58,8 +58,40 @@ class AttentionSchedule:
     tiles: bool = False
 
 
-def schedule_attention(kernel: AttentionKernel, target: CpuTarget) -> AttentionSchedule:
-    """Raises CodegenError for element types other than float32."""
+@dataclass(frozen=True, slots=True)
+class AttentionHints:
+    """Choices that replace those of the rules; 0: none does.
+
+    together: strips of a group. keys: most keys of a block. copied: 1 copies blocks of k together, −1 reads them where they are.
+    """
+
+    together: int = 0
+    keys: int = 0
+    copied: int = 0
+
+
+NO_HINTS = AttentionHints()
+
+
+def schedule_attention(kernel: AttentionKernel, target: CpuTarget, hints: AttentionHints = NO_HINTS) -> AttentionSchedule:
+    """Raises CodegenError for element types other than float32, ScheduleError for hints that the kernel cannot have."""
+    s = _by_rules(kernel, target)
+    if hints == NO_HINTS:
+        return s
+    if s.tiles or not s.widths or not isinstance(s.strips, int):
+        raise ScheduleError(f"{hints} for attention on tiles, of few queries, or of unknown sizes", expected="no choice")
+    if hints.together:
+        if not 1 <= hints.together <= min(s.strips, 4 * _most_together(kernel, s.most * s.lanes)):
+            raise ScheduleError(f"groups of {hints.together} strips", expected=f"1 to {s.strips}, as far as their state is small")
+        s = replace(s, together=hints.together, groups=ceildiv(s.strips, hints.together))
+    if hints.keys:
+        if not 8 <= hints.keys <= 4 * s.most_keys:
+            raise ScheduleError(f"blocks of {hints.keys} keys", expected=f"8 to {4 * s.most_keys}")
+        s = replace(s, most_keys=hints.keys, block=block_of(kernel.keys, hints.keys))
+    return replace(s, copied_keys=hints.copied > 0) if hints.copied else s
+
+
+def _by_rules(kernel: AttentionKernel, target: CpuTarget) -> AttentionSchedule:
     if any(o.dtype is not DType.F32 for o in kernel.operands):
         raise CodegenError("attention of " + ", ".join(o.dtype.value for o in kernel.operands), expected="f32")
     lanes = target.lanes(4)
@@ -111,10 +143,13 @@ def _tiles(kernel: AttentionKernel, target: CpuTarget) -> bool:
     return kernel.rounded and native and small and not few
 
 
+def _most_together(kernel: AttentionKernel, columns: int) -> int:
+    return max(1, _STATE_BYTES // (4 * columns * (kernel.size + kernel.value_size)))
+
+
 def _groups(kernel: AttentionKernel, strips: Dim, columns: int) -> tuple[Dim, Dim]:
     """(strips of a group, groups of a head): as few as leave units for threads, and whose state stays in the second-level cache."""
-    most = max(1, _STATE_BYTES // (4 * columns * (kernel.size + kernel.value_size)))
-    together = dim_min(most, dim_max(1, floordiv(kernel.batch * kernel.heads * strips, _UNITS)))
+    together = dim_min(_most_together(kernel, columns), dim_max(1, floordiv(kernel.batch * kernel.heads * strips, _UNITS)))
     groups = ceildiv(strips, together)
     return ceildiv(strips, dim_max(1, groups)), groups
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...errors import ScheduleError
 from ..kernel import AttentionKernel, ContractKernel, GroupedKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
+from .attention_schedule import AttentionHints
 from .contract import emit_contract
 from .contract_schedule import ContractHints
 from .dot_contract import emit_dot_contract
@@ -13,6 +14,7 @@ from .loop_schedule import LoopHints
 from .loops import emit_loop
 from .target import CpuTarget
 from .winograd import emit_winograd
+from .winograd_schedule import WinogradHints
 
 
 def emit(kernel: Kernel, target: CpuTarget, hints: Hints | None = None) -> Emitted:
@@ -22,6 +24,12 @@ def emit(kernel: Kernel, target: CpuTarget, hints: Hints | None = None) -> Emitt
             return emit_loop(kernel, target, hints)
         case ContractKernel(group=1), ContractHints():
             return emit_contract(kernel, target, hints)
+        case AttentionKernel(), AttentionHints():
+            from .attention import emit_attention
+
+            return emit_attention(kernel, target, hints)
+        case WinogradKernel(), WinogradHints():
+            return emit_winograd(kernel, target, hints)
         case _, None:
             return _emit(kernel, target)
     raise ScheduleError(f"{hints} for a {type(kernel).__name__}", expected="none, or those of its kind")

@@ -10,14 +10,16 @@ from dataclasses import asdict
 from typing import Any
 
 from ...errors import ScheduleError
-from ..kernel import ContractKernel, Kernel, LoopKernel
+from ..kernel import AttentionKernel, ContractKernel, Kernel, LoopKernel, WinogradKernel
+from .attention_schedule import AttentionHints, schedule_attention
 from .contract_schedule import ContractHints, schedule_contract
 from .loop_schedule import LoopHints, LoopSchedule, merge_axes, schedule
 from .target import CpuTarget
 from .transpose import moving
+from .winograd_schedule import WinogradHints, schedule_winograd
 
-Hints = ContractHints | LoopHints
-_KINDS: dict[str, type[ContractHints] | type[LoopHints]] = {"contract": ContractHints, "loop": LoopHints}
+Hints = ContractHints | LoopHints | AttentionHints | WinogradHints
+_KINDS: dict[str, type[Hints]] = {"contract": ContractHints, "loop": LoopHints, "attention": AttentionHints, "winograd": WinogradHints}
 _REGISTERS = {512: 32, 256: 16, 128: 16}
 _TALLEST = 14  # rows of a register tile: more of them is mostly compile time
 
@@ -27,6 +29,10 @@ def candidates(kernel: Kernel, target: CpuTarget) -> list[Hints]:
     match kernel:
         case ContractKernel(group=1):
             return list(_contract(kernel, target))
+        case AttentionKernel():
+            return list(_attention(kernel, target))
+        case WinogradKernel():
+            return list(_winograd(kernel, target))
         case LoopKernel():
             merged = merge_axes(kernel)
             return [] if moving(merged, target) is not None else list(_loop(merged, target))
@@ -55,6 +61,31 @@ def _contract(kernel: ContractKernel, target: CpuTarget) -> Iterator[ContractHin
         yield ContractHints(k_block=-(-kernel.k // 128) * 64)
     if chosen.prefetch:
         yield ContractHints(prefetch=-1)
+
+
+def _attention(kernel: AttentionKernel, target: CpuTarget) -> Iterator[AttentionHints]:
+    chosen = schedule_attention(kernel, target)
+    if chosen.tiles or not chosen.widths or not isinstance(chosen.strips, int):
+        return
+    for together in (1, 2, 4, 8):
+        if together <= chosen.strips and together != chosen.together:
+            yield AttentionHints(together=together)
+    for keys in (chosen.most_keys // 2, chosen.most_keys * 2):
+        yield AttentionHints(keys=keys)
+    yield AttentionHints(copied=-1 if chosen.copied_keys else 1)
+
+
+def _winograd(kernel: WinogradKernel, target: CpuTarget) -> Iterator[WinogradHints]:
+    chosen = schedule_winograd(kernel, target)
+    if not isinstance(chosen.block, int):
+        return
+    for groups in (1, 2, 4, 8):
+        if groups <= chosen.strips and groups != chosen.groups:
+            yield WinogradHints(groups=groups)
+    for block in (chosen.block // 2, chosen.block * 2, chosen.block // 3, chosen.block * 3):
+        if block >= 1:
+            yield WinogradHints(block=block)
+            yield WinogradHints(block=block, groups=1)
 
 
 def _loop(kernel: LoopKernel, target: CpuTarget) -> Iterator[LoopHints]:

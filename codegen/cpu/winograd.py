@@ -24,16 +24,16 @@ from .product import Product
 from .row_tiles import cut_rows
 from .target import CpuTarget
 from .text_cache import TextEmitter, text_of
-from .winograd_schedule import WinogradSchedule, schedule_winograd
+from .winograd_schedule import NO_HINTS, WinogradHints, WinogradSchedule, schedule_winograd
 from .winograd_transform import both_axes, input_transform, output_transform
 
 _F32 = storage(DType.F32)
 _VOID = ir.VoidType()
 
 
-def emit_winograd(kernel: WinogradKernel, target: CpuTarget) -> Emitted:
-    """Raises CodegenError for element types or epilogues that cannot be emitted."""
-    return _Emitter(kernel, schedule_winograd(kernel, target), target).emit()
+def emit_winograd(kernel: WinogradKernel, target: CpuTarget, hints: WinogradHints = NO_HINTS) -> Emitted:
+    """Raises CodegenError for element types or epilogues that cannot be emitted, ScheduleError for hints that do not suit."""
+    return _Emitter(kernel, schedule_winograd(kernel, target, hints), target).emit()
 
 
 class _Emitter(TextEmitter):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ...errors import CodegenError
+from ...errors import CodegenError, ScheduleError
 from ...ir import Dim, DType, ceildiv, dim_max, prod
 from ..kernel import WinogradKernel
 from ..winograd import positions
@@ -46,8 +46,19 @@ class WinogradSchedule:
     strips: int
 
 
-def schedule_winograd(kernel: WinogradKernel, target: CpuTarget) -> WinogradSchedule:
-    """Raises CodegenError for element types other than float32."""
+@dataclass(frozen=True, slots=True)
+class WinogradHints:
+    """Choices that replace those of the rules; 0: none does. block: image tiles of a unit. groups: of strips, a unit takes one."""
+
+    block: int = 0
+    groups: int = 0
+
+
+NO_HINTS = WinogradHints()
+
+
+def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: WinogradHints = NO_HINTS) -> WinogradSchedule:
+    """Raises CodegenError for element types other than float32, ScheduleError for hints that the kernel cannot have."""
     if any(kernel.operands[i].dtype is not DType.F32 for i in (0, 1)):
         raise CodegenError(f"minimal filtering of {kernel.operands[0].dtype.value}", expected="f32")
     lanes = target.lanes(4)
@@ -79,6 +90,11 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget) -> WinogradSche
             block, blocks = _blocks(tiles, -(-block // pieces))
     else:
         groups = min(2, strips)
+    if hints != NO_HINTS:
+        if not isinstance(tiles, int) or hints.groups > strips or hints.block * one > _STACK:
+            raise ScheduleError(f"{hints}", expected=f"known sizes, {strips} groups and {_STACK // one} image tiles at most")
+        groups = hints.groups or groups
+        block, blocks = _blocks(tiles, hints.block) if hints.block else (block, blocks)
     if isinstance(block, int):
         most = block
     heights = _heights(block, tall)

@@ -37,6 +37,8 @@ MODELS = {
     "matmul": (build([helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Gelu", ["m"], ["y"])], ["n", 320], w=noise(320, 200)), (37, 320)),
     "static matmul": (build([helper.make_node("MatMul", ["x", "w"], ["y"])], [150, 600], w=noise(600, 128)), (150, 600)),
     "conv": (build([helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4, strides=[2, 2]), helper.make_node("Relu", ["c"], ["y"])], [1, 32, 18, 14], w=noise(70, 32, 3, 3)), (1, 32, 18, 14)),
+    "winograd": (build([helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)], [1, 64, 30, 27], w=noise(140, 64, 3, 3)), (1, 64, 30, 27)),
+    "attention": (build([helper.make_node("Transpose", ["x"], ["t"], perm=[0, 1, 3, 2]), helper.make_node("MatMul", ["x", "t"], ["s"]), helper.make_node("Softmax", ["s"], ["p"]), helper.make_node("MatMul", ["p", "x"], ["y"])], [1, 3, 300, 32]), (1, 3, 300, 32)),
     "rows": (build([helper.make_node("Softmax", ["x"], ["s"]), helper.make_node("ReduceMax", ["s", "a"], ["y"])], [5, 90, 70], a=np.array([1])), (5, 90, 70)),
 }  # fmt: skip
 
