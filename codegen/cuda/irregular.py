@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ...ir import Dim, DType, ceildiv, upper
+from ...ir import Dim, DType, ceildiv, lower, upper
 from ..kernel import KEPT, IrregularKernel
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .render import render
@@ -129,7 +129,7 @@ def _top(k: IrregularKernel, s: _Steps) -> None:
     dtype = k.operands[0].dtype
     key = f"{storage(dtype)}, {'true' if _descends(k) else 'false'}"
     shared = KEPT_ROOM * _entry(dtype) + 16
-    rows = k.rows if isinstance(k.rows, int) else BUSY
+    rows = int(lower(k.rows))  # of unknown numbers the least: too many blocks cost less than too few
     parts = min(-(-BUSY // max(1, rows)), int(upper(k.size)) // PART) if isinstance(k.size, int) else 1
     if parts < 2:
         s.add("the first of rows", f"select_row<{key}>", (0, 1), (k.size, k.inner), k.rows, shared)

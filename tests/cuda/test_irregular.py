@@ -9,7 +9,7 @@ from lowering import ap, graph, tensor
 from mlc.codegen.kernel import IrregularKernel, Step
 from mlc.codegen.lower import lower
 from mlc.codegen.lower.top_k import TopOrder
-from mlc.ir import DType, Node, Op, Value, sym
+from mlc.ir import Dim, DType, Node, Op, Value, sym
 from mlc.ir import ops as O
 
 pytestmark = needs_gxx
@@ -98,7 +98,7 @@ def test_schedules() -> None:
     """What decides how rows are sorted is how long they may be."""
     from mlc.codegen.cuda.irregular import emit_irregular
 
-    def titles(rows: int, size: int, k: int) -> list[str]:
+    def titles(rows: Dim, size: int, k: int) -> list[str]:
         x = tensor(rows, size)
         (step,) = lower(graph([x], ap(TopOrder(k, True), x))).steps
         assert isinstance(step, Step) and isinstance(step.kernel, IrregularKernel)
@@ -107,4 +107,5 @@ def test_schedules() -> None:
     assert titles(4, 1000, 5) == ["sort of short rows"]
     assert titles(4, 100_000, 5) == ["the first of parts of rows", "the first of those of parts"]
     assert titles(400, 100_000, 5) == ["the first of rows"]
+    assert titles(sym("R", 1), 100_000, 5)[0] == "the first of parts of rows"
     assert len(titles(1, 100_000, 1000)) == 12

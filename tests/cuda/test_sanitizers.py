@@ -21,7 +21,7 @@ options = EmulateOptions(("address", "undefined"))
 emulated.build = lambda sources, _=None: build(sources, options)
 import numpy as np
 import lowering as emulated_graphs
-import test_attention, test_contract, test_contract_mma, test_loops
+import test_attention, test_contract, test_contract_mma, test_grouped, test_irregular, test_loops
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -43,6 +43,16 @@ x = emulated_graphs.tensor(1, 7, 6, 4)
 emulated.check_all([test_contract.conv(x, 3, 3, 4, 6, strides=(2, 2), pads=(1, 1)),
                     test_contract_mma.dot(20, 40, 40, emulated_graphs.DType.BF16, emulated_graphs.DType.BF16)], tol=1e-3)
 """
+IRREGULAR = """
+x, wide, levels = emulated_graphs.tensor(40, 33), emulated_graphs.tensor(1, 2100), test_grouped.layer
+test_irregular.test_positions()
+test_irregular.check_all([
+    test_loops.one(test_irregular.O.Sort(), wide), test_loops.one(test_irregular.O.Sort(True), x),
+    test_loops.one(test_irregular.TopOrder(100, True), wide), test_loops.one(test_loops.O.Transpose((1, 0)), x),
+    (levels(1, 77, 5, 8, 64, False), None, {}), (levels(3, 100, 33, 4, 32, False), None, {}), (levels(20, 20, 40, 4, 20, True), None, {}),
+], tol=1e-3)
+test_loops.test_scatters_of_many_updates("none")
+"""
 OUTSIDE = """
 text = '#include "mlc.cuh"\\nextern "C" __global__ void k(float* b0) { b0[threadIdx.x + 1] = 1.0f; }'
 a = exact(32, np.float32)
@@ -63,8 +73,9 @@ def run(body: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=280)
 
 
-def test_kernels_are_clean() -> None:
-    done = run(KERNELS)
+@pytest.mark.parametrize("body", [KERNELS, IRREGULAR], ids=["regular", "irregular"])
+def test_kernels_are_clean(body: str) -> None:
+    done = run(body)
     assert done.returncode == 0 and done.stdout.strip() == "clean", done.stderr[-3000:]
 
 
