@@ -40,8 +40,12 @@ KERNELS = """
 for test in (test_loops.test_maps, test_loops.test_irregular, test_contract.test_b_in_place, test_attention.test_hidden_keys):
     test()
 x = emulated_graphs.tensor(1, 7, 6, 4)
+half, image = emulated_graphs.DType.BF16, emulated_graphs.tensor(1, 9, 9, 16, dtype=emulated_graphs.DType.BF16)
 emulated.check_all([test_contract.conv(x, 3, 3, 4, 6, strides=(2, 2), pads=(1, 1)),
-                    test_contract_mma.dot(20, 40, 40, emulated_graphs.DType.BF16, emulated_graphs.DType.BF16)], tol=1e-3)
+                    test_contract_mma.dot(20, 40, 40, half, half), test_contract_mma.dot(3, 40, 40, half, half),
+                    test_contract_mma.dot(70, 70, 200, half, half),  # by warp groups, as the convolution
+                    test_contract_mma.convolution(image, 3, 3, 16, 40, dtypes=(half, half), pads=(1, 1)),
+                    test_attention.attention(2, 1, 20, 70, 24, 8, causal=True, batch=1, dtype=half)], tol=1e-2)
 """
 IRREGULAR = """
 x, wide, levels = emulated_graphs.tensor(40, 33), emulated_graphs.tensor(1, 2100), test_grouped.layer
