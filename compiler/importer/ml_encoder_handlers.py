@@ -124,7 +124,26 @@ def _vectorizer(results: tuple[TensorType, ...], words: tuple[Any, ...], dtype: 
     return O.DictVectorizer(results, words, dtype.value)
 
 
+_CASTS = {"TO_FLOAT": DType.F32, "TO_STRING": DType.STRING, "TO_INT64": DType.I64}
+
+
+def cast_map(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
+    """Values of a map in the order of its keys, [1, entries], or each at the place that its key says, [1, max_map]."""
+    (x,) = required(ctx, node, ins, 1)
+    held = ctx.held.get(x)
+    form, to = str(ctx.attr(node, "map_form", "DENSE")), str(ctx.attr(node, "cast_to", "TO_FLOAT"))
+    if held is None or held.kind != "map" or form not in ("DENSE", "SPARSE") or to not in _CASTS:
+        raise ctx.unsupported(f"CastMap of {x.type} to {form!r} by {to!r}")
+    dtype, size = _CASTS[to], int(ctx.attr(node, "max_map", 1)) if form == "SPARSE" else -1
+
+    def make(results: tuple[TensorType, ...]) -> O.CastMap:
+        return O.CastMap(results, dtype.value, size)
+
+    return ctx.run_host(make, (x,), Element(dtype, (1, None if size < 0 else size)))
+
+
 ML_ENCODER_HANDLERS: HandlerTable = {
+    ("ai.onnx.ml::CastMap", 1): cast_map,
     ("ai.onnx.ml::LabelEncoder", 1): label_encoder,
     ("ai.onnx.ml::CategoryMapper", 1): category_mapper,
     ("ai.onnx.ml::OneHotEncoder", 1): one_hot_encoder,

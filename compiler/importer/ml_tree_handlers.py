@@ -272,9 +272,15 @@ def _two_classes(ctx: ImportContext, node: NodeProto, x: Value, forest: Forest, 
 
 
 def ensemble(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """TreeEnsemble: inner nodes and leaves apart, thresholds and weights as tensors, sets of values to compare with."""
-    x = required(ctx, node, ins, 1)[0]
+    """TreeEnsemble: inner nodes and leaves apart, thresholds and weights as tensors, sets of values to compare with.
+
+    float16 is compared and summed as float32.
+    """
+    given = required(ctx, node, ins, 1)[0]
     b, targets = Build(ctx), int(ctx.attr(node, "n_targets", 1))
+    x = b.cast(given, DType.F32) if given.dtype is DType.F16 else given
+    if not x.dtype.is_float:
+        raise ctx.unsupported(f"TreeEnsemble of {given.type}")
     modes, splits, members = (np.asarray(ctx.attr(node, n, ())).reshape(-1) for n in ("nodes_modes", "nodes_splits", "membership_values"))
     columns = ("featureids", "truenodeids", "falsenodeids", "trueleafs", "falseleafs", "missing_value_tracks_true")
     features, yes, no, yes_leaf, no_leaf, missing = (ctx.integers(node, f"nodes_{name}") for name in columns)
@@ -307,7 +313,7 @@ def ensemble(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
     if name == "AVERAGE":
         total = b.div(total, float(len(roots)))
     names = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
-    return [post_transform(ctx, b, names[int(ctx.attr(node, "post_transform", 0))], total)]
+    return [b.cast(post_transform(ctx, b, names[int(ctx.attr(node, "post_transform", 0))], total), given.dtype)]
 
 
 def _with_sets(nodes: Nodes, at: np.ndarray, members: np.ndarray) -> Nodes:

@@ -253,6 +253,15 @@ class ZipMap(Host):
 
 
 @dataclass(frozen=True)
+class CastMap(Host):
+    """Values of a map from integers, cast, in the order of the keys: [1, entries]; with `size` ≥ 0 at the keys, [1, size]."""
+
+    dtype: str
+    size: int
+    call: ClassVar[str] = "cast_map"
+
+
+@dataclass(frozen=True)
 class DictVectorizer(Host):
     """Values of a map in the order of `words`, zeros or empty strings for those that are absent: [1, words]."""
 

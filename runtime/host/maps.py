@@ -25,4 +25,19 @@ def dict_vectorizer(x: dict[Any, Any], words: list[Any], dtype: str) -> np.ndarr
     return np.asarray([[x.get(w, 0) for w in words]], dtype_of(dtype))
 
 
-MAP_CALLS: dict[str, Callable[..., Any]] = {"zip_map": zip_map, "dict_vectorizer": dict_vectorizer}
+def cast_map(x: dict[int, Any], dtype: str, size: int) -> np.ndarray:
+    """Numbers as texts have six decimals, and what no key says is 0 or "0.f", as onnxruntime has it."""
+    keys = sorted(x)
+    if size >= 0 and keys and not 0 <= keys[0] <= keys[-1] < size:
+        raise ValueError(f"keys {keys[0]} to {keys[-1]} of a map of at most {size}")
+    nothing = "0.f" if dtype == "str" else 0
+    values: list[Any] = [x[k] for k in keys] if size < 0 else [x.get(k, nothing) for k in range(size)]
+    if dtype == "str":
+        out = np.empty((1, len(values)), object)
+        out[0] = [v if isinstance(v, str) else f"{v:.6f}" for v in values]
+        return out
+    wide = np.array([float(v) for v in values], np.float64)
+    return wide.astype(dtype_of(dtype))[None]
+
+
+MAP_CALLS: dict[str, Callable[..., Any]] = {"cast_map": cast_map, "zip_map": zip_map, "dict_vectorizer": dict_vectorizer}

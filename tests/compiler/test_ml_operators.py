@@ -179,3 +179,21 @@ def test_what_lacks_is_named():
         mlc.compile(build("LabelEncoder", [np.zeros(3, np.int64)], {"y": LABEL}, keys_int64s=[1, 2], values_int64s=[1]))
     with pytest.raises(mlc.errors.OnnxImportError, match="class labels"):
         mlc.compile(build("LinearClassifier", [f(3, 2)], {"l": LABEL, "y": FLOAT}, coefficients=[1.0, 2.0]))
+
+
+@pytest.mark.parametrize("form,size", [("DENSE", 1), ("SPARSE", 5)])
+@pytest.mark.parametrize("to,kind", [("TO_FLOAT", TensorProto.FLOAT), ("TO_INT64", TensorProto.INT64), ("TO_STRING", TensorProto.STRING)])
+def test_maps_to_tensors(form, size, to, kind):
+    node = helper.make_node("CastMap", ["x"], ["y"], domain="ai.onnx.ml", map_form=form, max_map=size, cast_to=to)
+    entries = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    values = [helper.make_value_info("x", entries)], [helper.make_tensor_value_info("y", kind, None)]
+    opsets = [helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 17)]
+    model = helper.make_model(helper.make_graph([node], "one", *values), opset_imports=opsets, ir_version=8)
+    module, session = mlc.compile(model, threads=1), ort.InferenceSession(model.SerializeToString())
+    for x in ({3: 1.5, 0: 2.25, 1: -4.0}, {4: 7.0}):
+        want, got = session.run(None, {"x": x})[0], module.run({"x": x})["y"]
+        assert got.shape == want.shape
+        np.testing.assert_array_equal(got, want)
+    if form == "SPARSE":
+        with pytest.raises(mlc.errors.InputError, match="keys"):
+            module.run({"x": {5: 1.0}})

@@ -4,7 +4,7 @@ import mlc
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 FEATURES = 6
 COMPARISONS = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE", "BRANCH_EQ", "BRANCH_NEQ")
@@ -151,6 +151,14 @@ def test_ensemble_of_version_5():
             total[target] += weight
         want[i] = total
     np.testing.assert_allclose(mlc.compile(model).run({"x": x})["y"], want)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    for a in model.graph.node[0].attribute:
+        if a.name in ("nodes_splits", "leaf_weights", "membership_values"):
+            a.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(a.t).astype(np.float16), a.t.name))
+    got = mlc.compile(model).run({"x": x.astype(np.float16)})["y"]
+    assert got.dtype == np.float16
+    np.testing.assert_allclose(got, want)
 
 
 def test_malformed_trees_are_refused():
