@@ -13,7 +13,7 @@ from .attention_ms_handlers import attend_packed
 from .compose import Build, optional, required, wanted
 from .context import HandlerTable, ImportContext
 from .quant_handlers import dequantize, dynamic_quantize, integer_convolve, integer_matmul, quantize, requantize, zero_of
-from .recurrent_handlers import recurrent
+from .quantized_lstm import dynamic_quantize_lstm
 from .window_handlers import average_pool
 
 
@@ -197,24 +197,6 @@ def qattention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> 
     acc = integer_matmul(b, x, w, optional(ins, 6), optional(ins, 7))
     qkv = b.add(_scaled(b, acc, x_scale, w_scale), bias)
     return attend_packed(ctx, node, qkv, optional(ins, 5), optional(ins, 8), None, wanted(node, 1))
-
-
-def dynamic_quantize_lstm(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """LSTM with weights W[Dn, I, 4·H] and R[Dn, H, 4·H] in 8 bits, a scale a direction or a column.
-
-    The weights are taken as the floats that they stand for; onnxruntime rounds the activations to 8 bits as well, step by
-    step, which loses more.
-    """
-    x, w, r = required(ctx, node, ins, 3)
-    b = Build(ctx)
-    w_scale, w_zero, r_scale, r_zero = (_need(ctx, node, ins, i) for i in (8, 9, 10, 11))
-
-    def weights(q: Value, scale: Value, zero: Value) -> Value:
-        scale, zero = (b.reshape(v, (v.shape[0], 1, 1 if v.type.rank == 1 else v.shape[1])) for v in (scale, zero))
-        return b.swap_last(dequantize(ctx, q, scale, zero))
-
-    operands: list[Value | None] = [x, weights(w, w_scale, w_zero), weights(r, r_scale, r_zero), *ins[3:8]]
-    return recurrent(ctx, node, operands, "lstm")
 
 
 QUANT_MS_HANDLERS: HandlerTable = {

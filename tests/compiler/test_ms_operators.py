@@ -195,14 +195,25 @@ def test_qattention(mask, past):
     compare("QAttention", operands, outs, constants=(1, 2, 3, 4, 6, 7), num_heads=heads, unidirectional=int(past), tolerance=1e-4)
 
 
-@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
-def test_dynamic_quantize_lstm(direction):
-    """onnxruntime rounds activations to 8 bits too; mlc keeps them."""
-    dn, size, hidden = (2 if direction == "bidirectional" else 1), 6, 8
-    operands = [f(4, 2, size), i8(dn, size, 4 * hidden), i8(dn, hidden, 4 * hidden), f(dn, 8 * hidden, scale=0.1), None, None, None, None,
-                np.full(dn, 0.01, np.float32), np.zeros(dn, np.int8), np.full(dn, 0.01, np.float32), np.zeros(dn, np.int8)]  # fmt: skip
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("columns, states", [(False, True), (True, False)])
+def test_dynamic_quantize_lstm(direction, columns, states):
+    """Rounded as onnxruntime does with one thread: x as a whole, h of the batch at every step."""
+    dn, size, hidden, batch = (2 if direction == "bidirectional" else 1), 6, 8, 1
+    scales = [np.full((dn, 4 * hidden) if columns else dn, 0.01, np.float32) * R.uniform(0.5, 1.5) for _ in range(2)]
+    scales = [s.astype(np.float32) for s in scales]
+    first = [f(dn, batch, hidden), f(dn, batch, hidden)] if states else [None, None]
+    operands = [f(4, batch, size), i8(dn, size, 4 * hidden), i8(dn, hidden, 4 * hidden), f(dn, 8 * hidden, scale=0.1), None, *first, None,
+                scales[0], np.zeros_like(scales[0], np.int8), scales[1], np.zeros_like(scales[1], np.int8)]  # fmt: skip
     compare("DynamicQuantizeLSTM", operands, ("y", "h", "c"), constants=(1, 2, 3, 8, 9, 10, 11), hidden_size=hidden,
-            direction=direction, tolerance=3e-2)  # fmt: skip
+            direction=direction, tolerance=1e-5)  # fmt: skip
+
+
+def test_dynamic_quantize_lstm_with_lengths_keeps_activations():
+    size, hidden = 6, 8
+    operands = [f(4, 2, size), i8(1, size, 4 * hidden), i8(1, hidden, 4 * hidden), f(1, 8 * hidden, scale=0.1), np.array([4, 2], np.int32),
+                None, None, None, np.full(1, 0.01, np.float32), np.zeros(1, np.int8), np.full(1, 0.01, np.float32), np.zeros(1, np.int8)]  # fmt: skip
+    compare("DynamicQuantizeLSTM", operands, ("y", "h", "c"), constants=(1, 2, 3, 8, 9, 10, 11), hidden_size=hidden, tolerance=3e-2)
 
 
 @pytest.mark.parametrize("bits,zeros", [(4, False), (4, True), (8, False), (8, True)])
