@@ -99,7 +99,9 @@ def _direction(
     h0, c0 = state(5), state(6)
     h, c = formal(h0.type, ctx.loc), formal(c0.type, ctx.loc)
     at = b.sub(b.dim(steps - 1, DType.I64), counter) if reverse else counter
-    total = b.add(b.emit(O.Gather(0), inside(gates), at), product(*dynamic_quantize(b, h)[:3], inside(r), inside(r_scale), inside(r_zero)))
+    h_q, h_scale, h_zero = dynamic_quantize(b, h)
+    recurrence = product(h_q, h_scale, h_zero, inside(r), inside(r_scale), inside(r_zero))
+    total = b.add(b.emit(O.Gather(0), inside(gates), at), recurrence)
     i, o, f, g = (b.slice(total, 1, k * hidden, hidden) for k in range(4))
     new_c = b.add(b.mul(b.emit(O.Sigmoid(), f), c), b.mul(b.emit(O.Sigmoid(), i), b.emit(O.Tanh(), g)))
     new_h = b.mul(b.emit(O.Sigmoid(), o), b.emit(O.Tanh(), new_c))
