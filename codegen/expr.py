@@ -84,6 +84,16 @@ class Acc(E):
     """The accumulator of a contraction, in its epilogue."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Guarded(E):
+    """`body` in the lanes in which every fact holds, `other` elsewhere. Emitters make these: loads of the body may only be
+    done where the facts hold. A fact is an affine form (constant, coefficient per axis) that is not negative."""
+
+    body: E
+    other: E
+    facts: tuple[tuple[Dim, dict[int, Dim]], ...]
+
+
 def children(e: E) -> tuple[E, ...]:
     """Operands of an expression, an index included."""
     match e:
@@ -93,6 +103,8 @@ def children(e: E) -> tuple[E, ...]:
             return (arg,)
         case Load(offset=offset):
             return (offset,)
+        case Guarded(body=body, other=other):
+            return (body, other)
     return ()
 
 

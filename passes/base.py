@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..ir import Const, Dim, DType, Expr, Graph, Node, Op, Shape, Sym, Value, const, evaluate
+from ..ir import Const, Dim, DType, Elementwise, Expr, Graph, Node, Op, Shape, Sym, Value, const, evaluate
 from ..ir.ops import Expand, Reshape, Transpose
+
+_BEHIND = 8  # operations that `behind_transpose` looks through
 
 
 @dataclass(frozen=True)
@@ -150,3 +152,15 @@ def estimate(dim: Dim, guess: int = 500) -> int:
 
 def is_float(v: Value) -> bool:
     return v.dtype in (DType.F32, DType.F64, DType.F16, DType.BF16)
+
+
+def behind_transpose(v: Value) -> bool:
+    """Whether v is a transpose, or a few elementwise operations behind one."""
+    for _ in range(_BEHIND):
+        if isinstance(v.node.op, Transpose):
+            return True
+        same = [u for u in v.node.inputs if u.shape == v.shape]
+        if not isinstance(v.node.op, Elementwise) or not same:
+            return False
+        v = same[0]
+    return False

@@ -1,58 +1,104 @@
-"""1×1 convolutions at the border of a channels-first model: products of the weights with the image as it is."""
+"""Windows at the border of a channels-first model: computed from the image as it is, instead of turning it channels last."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..ir import Graph, Node, Value, const, prod
-from ..ir.ops import Conv, MatMul, Transpose
-from .base import Pass, PassContext, apply, const_of, estimate, is_trivial, reshape, transpose
+from ..ir import Dim, Graph, Node, Value, const, prod
+from ..ir.ops import Conv, MatMul, PlaneConv, Pool
+from .base import Pass, PassContext, apply, behind_transpose, const_of, estimate, inverse, is_trivial, reshape, transpose
 from .sink_transposes import SinkTransposes, moved_elements
 
 _ROWS = 128  # output channels up to which the image is read in place; for more it is packed first, which moves it once
 _COLUMNS = 64  # pixels that fill the vectors of a product
+_CHANNELS = 16  # that fill a vector channels last; for fewer, planes are always better
+_TAPS = 90  # of a window by stride, up to which planes are read about as quickly
+_SMALL = 9  # taps of a window, up to which turning the image costs more than vectors that are not full
+_VECTOR = 16  # pixels
+_FULL = 0.7
 
 
 @dataclass(frozen=True)
 class ChannelsFirst(Pass):
-    """conv(x[N, *S, C], w) = w^T [O, C] · x[N, C, S], where x comes transposed from [N, C, *S]. Only if less is moved then:
-    between other convolutions, which want channels last, it is not."""
+    """Where x comes transposed from [N, C, *S]: a 1×1 convolution is w^T [O, C] · x[N, C, S]; pooling treats planes as images of
+    one channel; depthwise convolutions have an op of their own. Only if less is moved then: between other convolutions, which
+    want channels last, it is not."""
+
+    rounds: int = 6
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
         packed = 0
 
-        def product(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
+        def first(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
             nonlocal packed
-            if not _pointwise(node) or not isinstance(ins[0].node.op, Transpose):
+            if not isinstance(node.op, Conv | Pool) or not behind_transpose(ins[0]):
                 return None
-            perm, x = ins[0].node.op.perm, ins[0].node.inputs[0]
-            if perm != (0, *range(2, len(perm)), 1) or is_trivial(perm, x.shape):
+            rank = len(ins[0].shape)
+            perm = (0, *range(2, rank), 1)
+            x = transpose(ins[0], inverse(perm))
+            if is_trivial(perm, x.shape):
                 return None
-            images, channels, *spatial = x.shape
-            pixels = prod(spatial)
-            if isinstance(pixels, int) and pixels < _COLUMNS:
-                return None
-            w = const_of(ins[1])
-            assert w is not None
-            n = w.shape[-1]
-            weights = const(np.ascontiguousarray(w.reshape(-1, n).T), loc=node.loc)
-            y = apply(MatMul(), weights, reshape(x, (images, channels, pixels)), loc=node.loc)
-            packed += estimate(prod(x.shape)) if n > _ROWS else 0
-            return [transpose(reshape(y, (images, n, *spatial)), perm)]
+            y = _pool(node, x) if isinstance(node.op, Pool) else _depthwise(node, x, ins[1])
+            if y is None and (y := _product(node, x)) is not None:
+                packed += estimate(prod(x.shape)) if node.out.shape[-1] > _ROWS else 0  # type: ignore[operator]
+            return None if y is None else [transpose(y, perm)]
 
-        new = graph.rewrite(product)
-        if new is graph:
-            return graph
-        new = SinkTransposes().run(new, ctx)
-        return new if moved_elements(new) + packed < moved_elements(graph) else graph
+        before, now = moved_elements(graph), graph
+        for _ in range(self.rounds):  # each brings the transposes behind the windows that it found
+            new = now.rewrite(first)
+            if new is now:
+                break
+            new = SinkTransposes().run(new, ctx)
+            if (cost := moved_elements(new) + packed) > before:
+                break
+            now = new
+            if cost < before:
+                graph, before = now, cost
+        return graph
 
 
-def _pointwise(node: Node) -> bool:
+def _product(node: Node, x: Value) -> Value | None:
     op = node.op
-    if type(op) is not Conv or const_of(node.inputs[1]) is None:
-        return False
-    whole = all(k == 1 for k in node.inputs[1].shape[:-2]) and all(s == 1 for s in op.strides)
-    return whole and op.groups == 1 and not any((*op.pads_lo, *op.pads_hi))
+    if type(op) is not Conv or op.groups != 1 or (w := const_of(node.inputs[1])) is None:
+        return None
+    if any(k != 1 for k in w.shape[:-2]) or any(s != 1 for s in op.strides) or any((*op.pads_lo, *op.pads_hi)):
+        return None
+    images, channels, *spatial = x.shape
+    pixels = prod(spatial)
+    if isinstance(pixels, int) and pixels < _COLUMNS:
+        return None
+    n = w.shape[-1]
+    weights = const(np.ascontiguousarray(w.reshape(-1, n).T), loc=node.loc)
+    return reshape(apply(MatMul(), weights, reshape(x, (images, channels, pixels)), loc=node.loc), (images, n, *spatial))
+
+
+def _depthwise(node: Node, x: Value, w: Value) -> Value | None:
+    op, (*kernel, each, channels) = node.op, node.inputs[1].shape
+    if type(op) is not Conv or each != 1 or op.groups != channels or not node.out.dtype.is_float:
+        return None
+    if not _suits_planes(channels, node.out.shape[-2], math.prod(kernel), max(op.strides)):  # type: ignore[arg-type]
+        return None
+    planes = transpose(reshape(w, (*kernel, channels)), (len(kernel), *range(len(kernel))))
+    return apply(PlaneConv(op.strides, op.pads_lo, op.pads_hi, op.dilations), x, planes, loc=node.loc)
+
+
+def _pool(node: Node, x: Value) -> Value | None:
+    op = node.op
+    assert isinstance(op, Pool)
+    if not node.out.dtype.is_float or not _suits_planes(x.shape[1], node.out.shape[-2], math.prod(op.kernel), max(op.strides)):
+        return None
+    images, channels, *spatial = x.shape
+    y = apply(op, reshape(x, (images * channels, *spatial, 1)), loc=node.loc)
+    return reshape(y, (images, channels, *y.shape[1:-1]))
+
+
+def _suits_planes(channels: Dim, line: Dim, taps: int, stride: int) -> bool:
+    """Whether vectors along lines of planes do about as well as vectors of channels."""
+    if isinstance(channels, int) and channels < _CHANNELS:
+        return True
+    full = line / (-(-line // _VECTOR) * _VECTOR) >= _FULL if isinstance(line, int) and line else True
+    return taps * stride <= _TAPS and (full or (taps <= _SMALL and not (isinstance(line, int) and line < _VECTOR)))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..ir import Elementwise, Graph, Value
+from ..ir import Graph, Value
 from ..ir.ops import (
     Add,
     Div,
@@ -31,9 +31,8 @@ from ..ir.ops import (
     Sqrt,
     Sub,
     Tanh,
-    Transpose,
 )  # fmt: skip
-from .base import Pass, PassContext, apply, close, is_float, like, scalar_of
+from .base import Pass, PassContext, apply, behind_transpose, close, is_float, like, scalar_of
 from .rewrite import C, Num, P, Pattern, Rule, X, rewrite
 
 
@@ -47,8 +46,6 @@ class FusePatterns(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
         return rewrite(graph, RULES if self.moved_norms else (*_FUNCTIONS, *_in_place(_NORMS)))
 
-
-_BEHIND = 8  # elementwise values between a transpose and a norm
 
 _x = X("x", is_float)
 
@@ -224,23 +221,9 @@ def _in_place(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
 
     def guarded(fn: Callable[..., Value | None]) -> Callable[..., Value | None]:
         def body(**captures: Value) -> Value | None:
-            return None if "x" in captures and _moved(captures["x"]) else fn(**captures)
+            return None if "x" in captures and behind_transpose(captures["x"]) else fn(**captures)
 
         body.__name__ = fn.__name__
         return body
 
     return tuple(replace(r, fn=guarded(r.fn)) for r in rules)
-
-
-def _moved(v: Value) -> bool:
-    """Whether v is a transpose, or elementwise behind one."""
-    for _ in range(_BEHIND):
-        if isinstance(v.node.op, Transpose):
-            return True
-        if not isinstance(v.node.op, Elementwise):
-            return False
-        same = [u for u in v.node.inputs if u.shape == v.shape]
-        if not same:
-            return False
-        v = same[0]
-    return False

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...errors import ScheduleError
-from ...ir import COMPARISONS, Dim, DType, Shape, is_static, prod
-from ..affine import affine, axes_of, stride_along
+from ...ir import COMPARISONS, Dim, DType, is_static, prod
+from ..affine import affine, stride_along
 from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, postorder
-from ..kernel import LoopKernel, Reduction
+from ..kernel import LoopKernel
+from .loop_rewrite import rebuilt, transform
 from .target import CpuTarget
+from .windows import windows
 
-UNROLL_POINTS = 32  # reduce spaces up to this size are unrolled,
+UNROLL_POINTS = 64  # reduce spaces up to this size are unrolled,
+_WINDOW_FNS = ("sum", "max", "min")
 _COLUMNS = 4  # points of a window sum computed together: 3 are measurably slower, 6 no faster
-UNROLL_WORK = 512  # unless that makes more vector operations than this: compile time grows with them
+UNROLL_WORK = 640  # unless that makes more vector operations than this: compile time grows with them
 MOST_APART = 8  # a stride up to which whole lines are loaded and shuffled, instead of gathered
 _CHEAP = frozenset({"add", "sub", "mul", "min", "max", "neg", "abs", "and_", "or_", "xor", "not_", "select", "sqrt", "div", "fma"})
 
@@ -44,38 +46,6 @@ class LoopHints:
 
 
 NO_HINTS = LoopHints()
-
-
-def transform(k: LoopKernel, fn: Callable[[E, tuple[E, ...]], E], axes: Shape, reduce_axes: Shape) -> LoopKernel:
-    """Rebuild all expressions bottom-up through fn(node, new children)."""
-    new: dict[int, E] = {}
-    for e in postorder(k.roots):
-        new[id(e)] = fn(e, tuple(new[id(c)] for c in children(e)))
-
-    def at(e: E) -> E:
-        return new[id(e)]
-
-    return replace(
-        k, axes=axes, reduce_axes=reduce_axes,
-        stages=tuple(Reduction(s.fn, at(s.value)) for s in k.stages),
-        stores=tuple(
-            replace(s, offset=at(s.offset), value=at(s.value), guard=None if s.guard is None else at(s.guard))
-            for s in k.stores
-        ),
-    )  # fmt: skip
-
-
-def rebuilt(e: E, kids: tuple[E, ...]) -> E:
-    match e:
-        case Call(fn=fn):
-            return Call(fn, kids, dtype=e.dtype)
-        case Bits(source=source):
-            return Bits(kids[0], source, dtype=e.dtype)
-        case Cast():
-            return Cast(kids[0], dtype=e.dtype)
-        case Load(operand=o):
-            return Load(o, kids[0], dtype=e.dtype)
-    return e
 
 
 _OPEN_FILL = 0.75  # of a symbolic axis, which may be short: a known one is preferred where it costs about the same
@@ -142,8 +112,8 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
     """Rules in order; the last always applies. Raises ScheduleError for hints that the kernel cannot have."""
     n = len(k.axes)
     width = target.vector_bits // (8 * _lane_bytes(k))
-    loads = [e for e in postorder(k.roots) if isinstance(e, Load)]
     known: dict[tuple[int, int], Dim | None] = {}
+    views: list[object] = []  # keeps expressions alive that `known` has the ids of
 
     def stride(offset: E, axis: int) -> Dim | None:
         key = id(offset), axis
@@ -162,6 +132,9 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
 
     def cost(axis: int, size: Dim, per_element: bool) -> float:
         """Cycles per full vector of results, short axes filling theirs badly."""
+        inner = windows(k, axis) if axis < n and is_static(k.reduce_axes) else None
+        views.append(inner)
+        loads = [e for e in postorder((k if inner is None else inner.inside).roots) if isinstance(e, Load)]
         stores = [s.offset for s in k.stores if s.per_element or not per_element]
         fill = min(1.0, size / width) if isinstance(size, int) else _OPEN_FILL
         return (sum(access(e.offset, axis, True) for e in loads) + sum(access(o, axis) for o in stores)) / fill
@@ -183,27 +156,36 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
     if not 0 <= hints.choice < len(candidates) or not 0 <= hints.group <= 16 or hints.block < 0:
         raise ScheduleError(f"{hints}", expected=f"one of {len(candidates)} vector axes, and sizes from 1")
     axis = -sorted(candidates)[hints.choice][1]
-    columns = _columns(k, axis)
+    columns, together = _columns(k, axis)
     most = 2 if not k.stages or columns * 4 > target.vector_registers // 2 else 4  # accumulators leave room for what they share
     size = k.axes[axis] if axis < n else k.reduce_axes[axis - n]
     group = most
     if k.stages and isinstance(size, int) and axis < n and len(k.axes) > 1 and size // width % most:
         group = next((g for g in (4, 3, 2) if g <= most and size // width % g == 0), most)
+    if together and isinstance(points := prod(k.reduce_axes), int):
+        group = max(1, min(group, UNROLL_WORK // (3 * columns * max(1, points))))
     group = hints.group or group
     block = hints.block or (width * most if k.stages else max(1024, width * most))
     return LoopSchedule(axis, width, group, block, columns=columns)
 
 
-def _columns(k: LoopKernel, axis: int) -> int:
-    """Several where a sum over a window multiplies by weights that all positions along the last outer axis share."""
-    others = [i for i in range(len(k.axes)) if i != axis]
-    if axis >= len(k.axes) or not others or not is_static(k.reduce_axes) or [s.fn for s in k.stages] != ["sum"]:
-        return 1
-    depends = axes_of(k.roots)
-    loads = [depends[id(e)] for e in postorder([k.stages[0].value]) if isinstance(e, Load)]
-    shared = any(axis in d and others[-1] not in d for d in loads)
-    size = k.axes[others[-1]]
-    return _COLUMNS if shared and not (isinstance(size, int) and size < _COLUMNS) else 1
+def _columns(k: LoopKernel, axis: int) -> tuple[int, bool]:
+    """Several where points along the last outer axis share what one window reads: weights, or elements of overlapping windows.
+
+    And whether it is only elements, all of which are then to be read before the next vector."""
+    n = len(k.axes)
+    others = [i for i in range(n) if i != axis]
+    if axis >= n or not others or not is_static(k.reduce_axes) or len(k.stages) != 1 or k.stages[0].fn not in _WINDOW_FNS:
+        return 1, False
+    inner = windows(k, axis)
+    forms = [affine(e.offset) for e in postorder([(k if inner is None else inner.inside).stages[0].value]) if isinstance(e, Load)]
+    last, size = others[-1], k.axes[others[-1]]
+    moving = [f[1] for f in forms if f is not None and any(a >= n for a in f[1])]
+    weights = any(last not in f for f in moving) and k.stages[0].fn == "sum"
+    overlap = any(f.get(axis) == 1 and f.get(a, 0) == f.get(last) for f in moving for a in f if a >= n)
+    if not (weights or overlap) or (isinstance(size, int) and size < _COLUMNS):
+        return 1, False
+    return _COLUMNS, overlap and not any(f.get(axis) == 1 and last not in f for f in moving)
 
 
 def _lane_bytes(k: LoopKernel) -> int:

@@ -80,7 +80,7 @@ class _Writer(Tiled):
             self.column_axis = self.outer[-1]
         self.windows = windows(k, plan.axis) if self.parallel and is_static(k.reduce_axes) else None
         if self.windows is not None:
-            self.depends |= self.dependence(self.windows.inside)
+            self.depends |= self.dependence(self.windows.inside) | self.dependence(self.windows.bounded)
             k = self.windows.inside
         values = [x.value for x in k.stages] + [x.value for x in k.stores if x.per_element]
         self.work = max([1, *(work(e) for e in values)])
@@ -139,6 +139,8 @@ class _Writer(Tiled):
                     self._unit(part, axes)
                 with otherwise:
                     self.cuts = cut
+                    assert self.windows is not None
+                    self.k = self.windows.bounded
                     self._unit(part, axes)
         self.k, self.together, self.cuts, self.bounds = whole, 1, None, None
 
@@ -165,7 +167,7 @@ class _Writer(Tiled):
                 self.k = win.inside
                 self._unit(part, axes)
             with otherwise:
-                self.cuts, self.k = win.cuts, whole if win.cuts is None else win.inside
+                self.cuts, self.k = win.cuts, whole if win.cuts is None else win.bounded
                 self.bounds = self._bounds((), axes)  # loops, so that the rare case stays small
                 self._unit(part, axes)
         self.k, self.cuts, self.bounds = whole, None, None
@@ -191,7 +193,7 @@ class _Writer(Tiled):
         """The vector axis from start to stop, in its segments; `known` as for `_span`."""
         b, whole = self.b, self.k
         if not self.parts:
-            self._span(axes, start, stop, known)
+            self._spans(axes, start, stop, known)
             return
         for part in self.parts:
             self.k = part.kernel
@@ -211,8 +213,58 @@ class _Writer(Tiled):
 
         self.b.loop(start, stop, self.b.i64(1), [], body)
 
-    def _span(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None) -> None:
-        """The vector axis from start to stop: groups of vectors, single vectors, one masked vector."""
+    def _spans(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None) -> None:
+        """The vector axis from start to stop: whole vectors inside of the image, and those across its border."""
+        win, w = self.windows, self.plan.width
+        if win is None or not win.lanes or self.k is not win.inside:
+            self._span(axes, start, stop, known)
+            return
+        self.k = win.bounded
+        if known is not None and known <= 2 * w:  # hardly one of them is inside
+            self._span(axes, start, stop, known)
+            self.k = win.inside
+            return
+        b, i = self.b, self.b.ir
+        low, high = self._interior(win.lanes, axes, start, stop)
+        low = b.smin(i.add(start, self._whole(i.add(i.sub(low, start), b.i64(w - 1)))), stop)
+        high = i.add(low, self._whole(b.smax(i.sub(high, low), b.i64(0))))
+
+        def side(n: Any, _: list[Any]) -> list[Any]:
+            first = i.icmp_unsigned("==", n, b.i64(0))
+            end = i.select(first, low, stop)
+
+            def body(at: Any, _: list[Any]) -> list[Any]:
+                self._point(axes, at, w, 1, b.below(i.sub(end, at), w))
+                return []
+
+            b.loop(i.select(first, start, high), end, b.i64(w), [], body)
+            return []
+
+        b.loop(b.i64(0), b.i64(2), b.i64(1), [], side)
+        self.k = win.inside
+        self._span(axes, low, high, None, whole=True)
+
+    def _whole(self, count: Any) -> Any:
+        """Lanes of whole vectors."""
+        return self.b.ir.and_(count, self.b.i64(-self.plan.width))
+
+    def _interior(self, facts: tuple[Fact, ...], axes: dict[int, Any], start: Any, stop: Any) -> tuple[Any, Any]:
+        """Between which points of the vector axis, within [start, stop], all facts hold for the whole window."""
+        b, i, k, axis = self.b, self.b.ir, self.k, self.plan.axis
+        box = {len(k.axes) + j: size - 1 for j, size in enumerate(k.reduce_axes) if isinstance(size, int)}
+        low, high, zero = start, stop, b.i64(0)
+        for constant, coefficients in facts:
+            step = coefficients[axis]
+            assert isinstance(step, int)
+            rest = self._minimum((constant, {a: c for a, c in coefficients.items() if a != axis}), axes, box)
+            if step > 0:  # rest + step·v ≥ 0
+                low = b.smax(low, i.udiv(i.add(b.smax(i.neg(rest), zero), b.i64(step - 1)), b.i64(step)))
+            else:
+                high = b.smin(high, i.udiv(b.smax(i.add(rest, b.i64(-step)), zero), b.i64(-step)))
+        return low, b.smax(high, start)
+
+    def _span(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None, whole: bool = False) -> None:
+        """The vector axis from start to stop: groups of vectors, single vectors, one masked vector (none if these are `whole`)."""
         b, w, g = self.b, self.plan.width, self.plan.group
 
         def run(step: int, first: Any) -> Any:
@@ -229,7 +281,7 @@ class _Writer(Tiled):
             at = run(g * w, at)
         if g > 1 and (known is None or known % (g * w) >= w):
             at = run(w, at)
-        if known is None or known % w:
+        if not whole and (known is None or known % w):
             with b.ir.if_then(b.ir.icmp_signed("<", at, stop)):
                 self._point(axes, at, w, 1, b.below(b.ir.sub(stop, at), w))
 

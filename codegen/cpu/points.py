@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from llvmlite import ir
 from ...errors import CodegenError
 from ...ir import Dim, DType
 from ..affine import Affine, affine, axes_of, stride_along
-from ..expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, Ticks, clamped, quantizing
+from ..expr import Axis, Bits, Call, Cast, DimParam, E, Guarded, Load, Num, Reduced, Ticks, clamped, quantizing
 from ..kernel import LoopKernel, Store
 from .build import I1, I32, I64, PTR, Builder, Params, mangle, storage, vec
 from .emitted import PLACEHOLDER
@@ -19,6 +20,9 @@ from .functions import Functions
 from .loop_schedule import MOST_APART, LoopSchedule
 from .shuffles import every, shuffle
 from .target import CpuTarget
+
+_FAR = 1 << 30  # further out than any lane of a vector reaches
+_MASKED_APART = 4  # a stride up to which lines of which only some lanes may be read are, too
 
 
 @dataclass
@@ -138,6 +142,8 @@ class Points:
                 return s.reduced[i]
             case Load():
                 return self._load(e, s, lanes, math)
+            case Guarded():
+                return self._guarded(e, s)
             case Bits(arg=a, source=source):
                 return math.bits(self._widen(s.memo[id(a), False], lanes), source, e.dtype)
             case Cast() if (q := quantizing(e)) is not None:
@@ -156,6 +162,26 @@ class Points:
                 got = [self._widen(s.memo[id(a), False], lanes) for a in args]
                 return math.call(fn, got, [a.dtype for a in args])
         raise CodegenError(f"{type(e).__name__} in a loop kernel")
+
+    def _guarded(self, e: Guarded, s: Scope) -> Any:
+        """The body evaluated with a mask of the lanes that are inside."""
+        b, axis = self.b, self.plan.axis
+        mask: Any = None
+        for constant, coefficients in e.facts:
+            step = coefficients[axis]
+            assert isinstance(step, int)
+            value, extra = self.linear((constant, coefficients), s.axes, s.shift, s.ahead)
+            first = b.ir.add(value, b.i64(extra))
+            first = b.ir.trunc(b.smax(b.smin(first, b.i64(_FAR)), b.i64(-_FAR)), I32)
+            lanes = ir.Constant(vec(I32, s.lanes), [step * lane for lane in range(s.lanes)])
+            holds = b.ir.icmp_signed(">=", b.ir.add(b.splat(first, s.lanes), lanes), ir.Constant(lanes.type, None))
+            mask = holds if mask is None else b.ir.and_(mask, holds)
+        inner = mask if s.mask is None else b.ir.and_(mask, s.mask)
+        x = self.value(e.body, Scope(s.axes, s.lanes, inner, s.reduced, {}, s.shift, s.ahead), True)
+        zero = isinstance(e.other, Num) and not e.other.value and isinstance(e.body, Load) and self._stride(e.body.offset, s) == 1
+        if (zero and not e.dtype.is_float) or (zero and math.copysign(1.0, e.other.value) > 0):  # type: ignore[attr-defined]
+            return x  # a load with a mask gives zeros already
+        return b.ir.select(mask, x, self._widen(self.value(e.other, s), s.lanes))
 
     def form(self, offset: E) -> Affine | None:
         if id(offset) not in self.forms:
@@ -233,8 +259,9 @@ class Points:
             at = self.address(e.operand, e.offset, s)
             raw = b.load(wide, at, align) if s.mask is None else b.masked_load(wide, at, s.mask, align)
             return math.from_storage(raw, dtype)
-        if s.mask is None and stride is not None and dtype.itemsize <= 8 and (stride == -1 or 2 <= stride <= MOST_APART):
-            return math.from_storage(self._strided(wide, self.address(e.operand, e.offset, s), stride, align), dtype)
+        near = stride is not None and (stride == -1 or 2 <= stride <= MOST_APART) and dtype.itemsize <= 8
+        if near and (s.mask is None or (self.target.masked and 2 <= stride <= _MASKED_APART)):  # type: ignore[operator]
+            return math.from_storage(self._strided(wide, self.address(e.operand, e.offset, s), stride, align, s.mask), dtype)  # type: ignore[arg-type]
         if self.target.masked and dtype.itemsize in (4, 8):  # a gather instruction
             pointers = self._lane_pointers(e.operand, e.offset, s, lanes)
             name = f"llvm.masked.gather.{mangle(wide)}.{mangle(pointers.type)}"
@@ -248,7 +275,7 @@ class Points:
             raw = b.ir.insert_element(raw, b.load(t, b.at(base, b.ir.extract_element(index, at), t), align), at)
         return math.from_storage(raw, dtype)
 
-    def _strided(self, wide: Any, at: Any, stride: int, align: int) -> Any:
+    def _strided(self, wide: Any, at: Any, stride: int, align: int, mask: Any = None) -> Any:
         """Lanes `stride` elements apart, from vectors of all there is between the first and the last one."""
         b, n, t = self.b, wide.count, wide.element
         if stride == -1:
@@ -256,7 +283,14 @@ class Points:
             return shuffle(b, x, x, range(n - 1, -1, -1))
         last = (n - 1) * stride + 1 - n  # where a vector that ends with the last lane starts
         starts = [min(j * n, last) for j in range(stride)]
-        return every(b, [b.load(wide, b.at(at, b.i64(j), t), align) for j in starts], starts, stride)
+        if mask is None:
+            return every(b, [b.load(wide, b.at(at, b.i64(j), t), align) for j in starts], starts, stride)
+        pieces = []
+        for j in starts:
+            owners = [divmod(j + p, stride) for p in range(n)]  # the lane that wants an element, if the rest is 0
+            wanted = shuffle(b, mask, ir.Constant(mask.type, None), [lane if rest == 0 else n for lane, rest in owners])
+            pieces.append(b.masked_load(wide, b.at(at, b.i64(j), t), wanted, align))
+        return every(b, pieces, starts, stride)
 
     def _lane_offsets(self, offset: E, s: Scope, lanes: int) -> Any:
         """An offset per lane; masked lanes point at element 0, which exists."""

@@ -137,9 +137,8 @@ class Reductions(Points):
         dtype = stage.value.dtype
         if self.cuts is not None:
             facts = self.cuts[number]
-            self.bounds = self._bounds(facts, scopes[0].axes)
-            if scopes[-1].ahead:  # worth unrolling what is not cut
-                self.bounds = {a: x for a, x in self.bounds.items() if any(a in f[1] for f in facts)}
+            bounds = self._bounds(facts, scopes[0].axes)
+            self.bounds = {a: x for a, x in bounds.items() if any(a in f[1] for f in facts)}
         if stage.fn.startswith("arg"):
             return self._arg_stage(stage, scopes)
         vector_reduce = self.plan.axis >= len(self.k.axes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ..affine import axes_of
 from ..expr import Call, E, Load, postorder
 from ..kernel import LoopKernel
-from .loop_schedule import rebuilt, transform
+from .loop_rewrite import rebuilt, transform
 
 _COSTLY = frozenset({"exp", "log", "tanh", "erf", "normcdf", "pow", "sin", "cos", "sqrt", "div"})
 

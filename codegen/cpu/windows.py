@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir import Dim, DType
-from ..affine import Affine, affine
-from ..expr import Call, E, Num, children, postorder
+from ..affine import Affine, affine, axes_of
+from ..expr import Call, E, Guarded, Num, children, postorder
 from ..kernel import LoopKernel
-from .loop_schedule import rebuilt, transform
+from .loop_rewrite import rebuilt, transform
 
 Fact = Affine  # constant + Σ coefficient·axis, known to be ≥ 0
 Cuts = tuple[tuple[Fact, ...], ...]
@@ -21,11 +21,17 @@ Cuts = tuple[tuple[Fact, ...], ...]
 
 @dataclass(frozen=True)
 class Windows:
-    """inside: the kernel where every guard holds; facts: what must be ≥ 0 for that; cuts: per stage, its facts, or None
-    when the reduce axes cannot be cut."""
+    """A kernel without the guards of its windows.
+
+    inside: where every guard holds for the whole window; bounded: where those do that are the same for all lanes (at the
+    points of the window that are visited), the others being decided lane by lane. facts: what must be ≥ 0 for that, `lanes`:
+    those that differ between lanes. cuts: per stage, its facts, or None when the reduce axes cannot be cut to where they hold.
+    """
 
     inside: LoopKernel
+    bounded: LoopKernel
     facts: tuple[Fact, ...]
+    lanes: tuple[Fact, ...]
     cuts: Cuts | None
 
     def along(self, axis: int) -> tuple[Fact, ...]:
@@ -46,35 +52,66 @@ def windows(k: LoopKernel, vector_axis: int) -> Windows | None:
         return None
     values = [s.value for s in k.stages]
     guards: dict[int, list[Fact]] = {}
+    depends = axes_of(k.roots)
     for e in postorder(k.roots):
         if isinstance(e, Call) and e.fn == "select":
             facts = _facts(e.args[0])
-            if facts is not None and all(vector_axis not in f[1] and _integer(f, n) for f in facts):
+            if facts is None or not all(_decidable(f, vector_axis, n) for f in facts):
+                continue
+            if all(vector_axis not in f[1] for f in facts) or vector_axis in depends[id(e.args[1])]:
                 guards[id(e)] = facts
     facts = [f for v in values for e in postorder([v]) for f in guards.get(id(e), [])]
     if not facts:
         return None
+    lanes = [f for f in facts if vector_axis in f[1]]
+    shared = [f for f in facts if vector_axis not in f[1]]
+    exposed = {id(e) for e in postorder(k.roots, lambda e: children(e)[2:] if id(e) in guards else children(e))}
 
-    def change(e: E, kids: tuple[E, ...]) -> E:
-        if id(e) in guards:
-            return kids[1]
-        if isinstance(e, Call) and e.fn in ("min", "max") and e.dtype is DType.I64:
-            x, y = affine(kids[0]), affine(kids[1])
-            if x is not None and y is not None:
-                less = _minus(y, x) if e.fn == "min" else _minus(x, y)
-                if _implied(less, facts):
-                    return kids[0]
-        return rebuilt(e, kids)
+    def without(known: list[Fact], decide: bool) -> LoopKernel:
+        """The kernel where `known` holds; `decide`: what differs between lanes is decided there."""
 
-    inside = transform(k, change, k.axes, k.reduce_axes)
+        def change(e: E, kids: tuple[E, ...]) -> E:
+            if id(e) in guards:
+                mine = tuple(f for f in guards[id(e)] if vector_axis in f[1]) if decide else ()
+                return Guarded(kids[1], kids[2], mine, dtype=e.dtype) if mine else kids[1]
+            if isinstance(e, Call) and e.fn in ("min", "max") and e.dtype is DType.I64:
+                x, y = affine(kids[0]), affine(kids[1])
+                if x is not None and y is not None:
+                    less = _minus(y, x) if e.fn == "min" else _minus(x, y)
+                    if _implied(less, known if id(e) in exposed else [*known, *lanes]):
+                        return kids[0]
+            return rebuilt(e, kids)
+
+        return transform(k, change, k.axes, k.reduce_axes)
+
+    box = {n + j: size - 1 for j, size in enumerate(k.reduce_axes) if isinstance(size, int)}
+    inside = without([*facts, *(_least(f, box) for f in facts)], False)
+    bounded = without(shared, True)
     cuts: list[tuple[Fact, ...]] = []
     for s in k.stages:
-        mine = [f for e in postorder([s.value]) for f in guards.get(id(e), [])]
+        mine = [f for e in postorder([s.value]) for f in guards.get(id(e), []) if vector_axis not in f[1]]
         removing = _removing(s.value, guards, s.fn)
         if removing is None or any(f not in removing for f in mine) or any(len(_reduced(f, n)) != 1 for f in mine):
-            return Windows(inside, _unique(facts), None)
+            return Windows(inside, bounded, _unique(shared), _unique(lanes), None)
         cuts.append(_unique(mine))
-    return Windows(inside, _unique(facts), tuple(cuts))
+    return Windows(inside, bounded, _unique(shared), _unique(lanes), tuple(cuts))
+
+
+def _decidable(f: Fact, vector_axis: int, n: int) -> bool:
+    """Whether a fact is one about a line of pixels: whole steps along the reduce axes, and along the vector axis if at all."""
+    if not _integer(f, n):
+        return False
+    return vector_axis not in f[1] or (isinstance(f[1][vector_axis], int) and all(a == vector_axis or a >= n for a in f[1]))
+
+
+def _least(f: Fact, box: dict[int, int]) -> Fact:
+    """What a fact says of the whole window: its least value over the reduce axes."""
+    constant = f[0]
+    for a, last in box.items():
+        c = f[1].get(a, 0)
+        if isinstance(c, int) and c < 0:
+            constant = constant + c * last
+    return constant, {a: c for a, c in f[1].items() if a not in box}
 
 
 def _unique(facts: list[Fact]) -> tuple[Fact, ...]:

@@ -26,6 +26,7 @@ from ...ir.ops import (
     MatMul,
     OneHot,
     Pad,
+    PlaneConv,
     Pool,
     Reduce,
     Reshape,
@@ -50,7 +51,7 @@ _HEAVY = frozenset({"exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "
                     "atanh", "erf", "normcdf", "pow", "div", "sqrt", "rsqrt", "mod", "fmod"})  # fmt: skip
 
 MOVES = (Transpose, Slice, Expand, Stretch, Gather, Pad, Reshape, Iota, DimTensor, GatherElements, GatherND, OneHot, Resize)
-ANCHORS = (MatMul, Conv, Reduce, ArgReduce, Softmax, LayerNorm, RMSNorm, Pool, LRN, ColumnsToImage)
+ANCHORS = (MatMul, Conv, Reduce, ArgReduce, Softmax, LayerNorm, RMSNorm, Pool, PlaneConv, LRN, ColumnsToImage)
 ROWS = (Softmax, LayerNorm, RMSNorm)
 ANYWHERE = "anywhere"  # trivial: computed in every reader
 Key = Hashable

@@ -128,6 +128,7 @@ from .move import (
     Transpose,
 )  # fmt: skip
 from .nn import LRN, Conv, ConvTranspose, Pool
+from .planes import PlaneConv
 from .quantized import Dequantize, IntegerConv, IntegerMatMul, Quantize
 from .random import Clock
 from .recurrent import Recurrent
@@ -144,7 +145,8 @@ __all__ = [
     "GreaterEqual", "GroupedMatMul", "HardSigmoid", "HardSwish", "Host", "If", "ImageDecode", "IntegerConv", "IntegerMatMul", "Iota",
     "IsInf", "IsNaN", "LayerNorm", "LeakyRelu", "Less", "LessEqual", "ListAppend", "ListStack", "Log", "Loop", "MatMul", "Max", "Min",
     "Mish", "Mod", "Mul", "MurmurHash", "Neg", "NormalCdf", "Not", "OneHot", "OptionalGet", "OptionalHas", "OptionalHold", "Or",
-    "PRelu", "Pad", "Pool", "Positions", "Pow", "Quantize", "RMSNorm", "Reciprocal", "Recurrent", "Reduce", "RegexFullMatch", "Relu",
+    "PRelu", "Pad", "PlaneConv", "Pool", "Positions", "Pow", "Quantize", "RMSNorm", "Reciprocal", "Recurrent", "Reduce", "RegexFullMatch",
+    "Relu",
     "Reshape", "Resize", "Rotary", "Round", "ScatterElements", "ScatterND", "Selu", "SequenceAt", "SequenceConstruct",
     "SequenceErase", "SequenceInsert", "SequenceLength", "ShiftLeft", "ShiftRight", "Sigmoid", "Sign", "Silu", "Sin", "Sinh", "Slice",
     "Softmax", "Softplus", "Softsign", "Sort", "SplitToSequence", "Sqrt", "Stretch", "StringConcat", "StringNormalizer",

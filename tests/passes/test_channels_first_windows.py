@@ -1,0 +1,86 @@
+"""Pooling and depthwise convolutions of channels-first models: images stay as they are where nothing else wants them turned."""
+
+import numpy as np
+import pytest
+from mlc.ir import Graph, Input, Node, TensorType, const, sym
+from mlc.ir.dtypes import DType
+from mlc.ir.ops import Add, Conv, PlaneConv, Pool, Relu, Transpose
+from mlc.passes.base import PassContext
+from mlc.passes.pipelines import optimize
+
+LAST, FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+RNG = np.random.default_rng(1)
+
+
+def ap(op, *args):
+    return Node.make(op, args).out
+
+
+def weights(*shape):
+    return const(RNG.standard_normal(shape).astype(np.float32))
+
+
+def depthwise(x, kernel=3, stride=1):
+    c, pad = x.shape[-1], (kernel // 2,) * 2
+    y = ap(Conv((stride,) * 2, pad, pad, (1, 1), c), x, weights(kernel, kernel, 1, c))
+    return ap(Relu(), ap(Add(), y, weights(c)))
+
+
+def pool(x, kernel=3, stride=2, kind="max"):
+    return ap(Pool(kind, (kernel,) * 2, (stride,) * 2, (1, 1), (0, 1), (1, 1)), x)
+
+
+def dense(x):
+    return ap(Conv((1, 1), (1, 1), (1, 1), (1, 1), 1), x, weights(3, 3, x.shape[-1], 8))
+
+
+def build(*layers, shape=(2, 24, 15, 30)):
+    x = Node.make(Input(TensorType(DType.F32, shape)), ()).out
+    y = ap(Transpose(LAST), x)
+    for layer in layers:
+        y = layer(y)
+    return Graph((x,), (ap(Transpose(FIRST), y),), ("x",), ("y",))
+
+
+def optimized(g):
+    return optimize(g, PassContext(verify=True))
+
+
+def ops(g):
+    return [type(n.op) for n in g.nodes]
+
+
+@pytest.mark.parametrize("layers", [(depthwise,), (pool,), (depthwise, pool), (lambda x: pool(x, 2, 1, "avg"), lambda x: depthwise(x, 5))])
+def test_images_stay_as_they_are(layers):
+    g = build(*layers)
+    out = optimized(g)
+    assert Transpose not in ops(out) and Conv not in ops(out)
+    assert any(kind in ops(out) for kind in (PlaneConv, Pool))
+    x = RNG.standard_normal((2, 24, 15, 30)).astype(np.float32)
+    np.testing.assert_allclose(out.evaluate(x)[0], g.evaluate(x)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_symbolic_sizes():
+    out = optimized(build(depthwise, pool, shape=(sym("N"), 24, sym("H"), sym("W"))))
+    assert Transpose not in ops(out) and PlaneConv in ops(out)
+
+
+@pytest.mark.parametrize("layers", [(dense, depthwise, dense), (dense, pool, dense)])
+def test_left_alone_between_convolutions(layers):
+    assert PlaneConv not in ops(out := optimized(build(*layers))) and ops(out).count(Transpose) == 2
+
+
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (lambda x: depthwise(x, 3), (1, 64, 7, 7)),  # lines too short for vectors
+        (lambda x: depthwise(x, 11), (1, 64, 32, 32)),  # all taps over again for each vector
+        (lambda x: pool(x, 5, 1), (1, 64, 20, 20)),
+    ],
+)
+def test_left_alone_where_channels_fill_vectors_better(layer, shape):
+    assert ops(optimized(build(layer, shape=shape))).count(Transpose) == 2
+
+
+def test_few_channels_are_always_planes():
+    assert Transpose not in ops(optimized(build(lambda x: depthwise(x, 11), shape=(1, 3, 9, 9))))
