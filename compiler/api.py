@@ -141,7 +141,8 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
         result = _back(graph, backend, lowering, tell, clock)
         if general is not None and backend.takes_variants and graph is float32:
             general = optimize(general, PassContext(opt_level=options.opt_level))
-            result.general = _back(general, backend, lowering, tell, clock, result.objects)
+            result.general = _back(general, backend, lowering, tell, _Clock(), result.objects)
+            clock.lap("general")
     if graph is not float32:
         result.float32, result.base = float32, base
     if writer:
