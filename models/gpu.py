@@ -213,7 +213,7 @@ def _kernel_row(case: KernelCase) -> GpuRow:
     kind = np.float16 if case.half else np.float32
     feeds = {n: cupy.asarray(rng.standard_normal(s, dtype=np.float32).astype(kind)) for n, s in case.inputs.items()}
     try:
-        module = compile_model(case.onnx(), target=_here() + case.options, precision=case.precision)
+        module = compile_model(case.onnx(), target="cuda" + case.options, precision=case.precision)
         steps = module.profile(feeds, runs=5)
         main = steps[_main_step(module)]  # conversions of inputs and results, which the case is not about, are steps of their own
         row.milliseconds["mlc"] = main * 1e3
@@ -238,12 +238,6 @@ def _main_step(module: Any) -> int:
     """The word of the step that computes most, or of one that moves most where none computes."""
     dims = module.manifest.raw["dims"]
     return max(module.manifest.steps, key=lambda s: (dims[s.flops], dims[s.bytes])).word
-
-
-def _here() -> str:
-    from ..runtime.cuda.cupy_device import present_architecture
-
-    return f"cuda:{present_architecture()}"
 
 
 def _cublas_time(cupy: Any, case: KernelCase) -> float:
