@@ -125,7 +125,9 @@ def top_k(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seque
     else:
         (k,) = ctx.require_sizes(optional(ins, 1), "k of TopK")
     if not isinstance(k, int):
-        k = dim_min(k, x.shape[axis])  # the model is wrong where it is more; never read beyond the row
+        most = dim_min(k, x.shape[axis])  # what kernels can rely on; a run with more is refused
+        ctx.require_equal(k, most)
+        k = most
     op = O.TopK(axis, k, ctx.flag(node, "largest", True), ctx.flag(node, "sorted", True))
     return ctx.emit(op, x).outputs
 

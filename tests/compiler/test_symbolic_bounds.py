@@ -56,3 +56,12 @@ def test_starts_before_the_front_of_backward_slices():
     agree(f"{back} at = Constant<value_ints = [-3]>() z = Slice(x, at, low, zero, back)", [(5, 0), (2, 0), (1, 0), (0, 0)])
     agree(f"{back} one = Neg(back) three = Add(two, one) t = ReduceSum(y) i = Cast<to = 7>(t) at = Sub(i, three) "
           "z = Slice(x, at, low, zero, back)", [(5, 1), (2, 1), (1, 1), (0, 1)])  # fmt: skip
+
+
+def test_more_of_topk_than_there_are():
+    proto = parser.parse_model('<ir_version: 9, opset_import: ["": 18]> g (float[s] x, int64[1] k) => (float[m] v) { v, i = TopK(x, k) }')
+    module = mlc.compile(proto, threads=1)
+    x = np.arange(5, dtype=np.float32)
+    np.testing.assert_array_equal(module.run({"x": x, "k": np.array([5])})["v"], x[::-1])
+    with pytest.raises(mlc.errors.InputError, match="6 differs from"):
+        module.run({"x": x, "k": np.array([6])})
