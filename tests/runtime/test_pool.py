@@ -123,14 +123,16 @@ def test_workers_are_shared_and_few():
 
 
 def test_fork():
+    """The busy thread runs a C function: threads that call Python make and end thread states without the GIL, which in CPython
+    3.11 blocks a child that is forked at that moment."""
     script = """
-import os, sys, threading
+import ctypes, os, sys, threading
 sys.path.insert(0, sys.argv[1])
 import test_pool as t
 assert (t.parallel(500, 1, 3)[0] == 1).all()
-stop = threading.Event()
+stop, harmless = threading.Event(), ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value
 def busy():
-    while not stop.is_set(): t.parallel(300, 1, 3)
+    while not stop.is_set(): t.native().parallel(harmless, 0, 0, 300, 1, 3)
 caller = threading.Thread(target=busy); caller.start()
 for _ in range(10):
     pid = os.fork()
