@@ -134,7 +134,10 @@ def _hqq(model: onnx.ModelProto, group: int) -> onnx.ModelProto:
 
 
 def _quantized(model: onnx.ModelProto, settings: Callable[[Any], dict[str, Any]]) -> onnx.ModelProto:
-    quantizers = importlib.import_module("onnxruntime.quantization.matmul_nbits_quantizer")
+    try:
+        quantizers = importlib.import_module("onnxruntime.quantization.matmul_nbits_quantizer")
+    except ImportError as error:  # onnxruntime does not depend on what its quantizer imports
+        raise InputError(f"no {error.name}", expected="what onnxruntime's quantizer imports", remedy="pip install onnx-ir") from None
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     logging.getLogger(quantizers.__name__).setLevel(logging.ERROR)

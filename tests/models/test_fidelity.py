@@ -1,5 +1,7 @@
 """The comparison of 4-bit weights with other quantizers, on one product."""
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -12,14 +14,18 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    path = tmp_path_factory.mktemp("fidelity") / "m.onnx"
+    path = product(tmp_path_factory.mktemp("fidelity") / "m.onnx")
+    mixed = RNG.standard_normal((256, 256)) / 16
+    samples = [{"x": (RNG.standard_normal((8, 256)) @ mixed).astype(np.float32)} for _ in range(40)]
+    return list(fidelity.losses(path, samples[:36], samples[36:]))
+
+
+def product(path):
     weights = numpy_helper.from_array(RNG.standard_normal((256, 64)).astype(np.float32), "w")
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [8, k]) for n, k in (("x", 256), ("y", 64)))
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"], "product")], "g", [x], [y], [weights])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    mixed = RNG.standard_normal((256, 256)) / 16
-    samples = [{"x": (RNG.standard_normal((8, 256)) @ mixed).astype(np.float32)} for _ in range(40)]
-    return list(fidelity.losses(path, samples[:36], samples[36:]))
+    return path
 
 
 def by(found, engine, method):
@@ -46,6 +52,13 @@ def test_the_table_is_sorted_and_whole(found):
 
 
 def test_texts_without_a_tokenizer(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "blingfire", None)
+    monkeypatch.setitem(sys.modules, "blingfire", None)
     with pytest.raises(InputError, match="blingfire"):
         fidelity.texts(2, 8)
+
+
+def test_a_quantizer_without_its_package(monkeypatch, tmp_path):
+    monkeypatch.delitem(sys.modules, "onnxruntime.quantization.matmul_nbits_quantizer", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    with pytest.raises(InputError, match=r"no onnx_ir.*pip install onnx-ir"):
+        list(fidelity.losses(product(tmp_path / "m.onnx"), [{"x": np.ones((8, 256), np.float32)}], [{"x": np.ones((8, 256), np.float32)}]))
