@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import onnx
 
-from .importer.handlers import HANDLERS, find_handler
+from .importer.handlers.sequence import SEQUENCE_HANDLERS
+from .importer.handlers.strings import STRING_HANDLERS
+from .importer.handlers.table import HANDLERS, find_handler
 from .importer.load import REVIEWED_OPSET
-from .importer.sequence_handlers import SEQUENCE_HANDLERS
-from .importer.string_handlers import STRING_HANDLERS
 
 KINDS = {
     "native": "compiled to machine code, by a handler of its own",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from ...errors import ScheduleError
 from ..kernel import AttentionKernel, ContractKernel, GroupedKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
-from .attention_schedule import AttentionHints
-from .contract import emit_contract
-from .contract_schedule import ContractHints
-from .dot_contract import emit_dot_contract
+from .attention.schedule import AttentionHints
+from .contract.emit import emit_contract
+from .contract.schedule import ContractHints
+from .dot.emit import emit_dot_contract
 from .emitted import Emitted
 from .hints import Hints
-from .loop_schedule import LoopHints
-from .loops import emit_loop
+from .loops.emit import emit_loop
+from .loops.schedule import LoopHints
 from .target import CpuTarget
-from .winograd import emit_winograd
-from .winograd_schedule import WinogradHints
+from .winograd.emit import emit_winograd
+from .winograd.schedule import WinogradHints
 
 
 def emit(kernel: Kernel, target: CpuTarget, hints: Hints | None = None) -> Emitted:
@@ -25,7 +25,7 @@ def emit(kernel: Kernel, target: CpuTarget, hints: Hints | None = None) -> Emitt
         case ContractKernel(group=1), ContractHints():
             return emit_contract(kernel, target, hints)
         case AttentionKernel(), AttentionHints():
-            from .attention import emit_attention
+            from .attention.emit import emit_attention
 
             return emit_attention(kernel, target, hints)
         case WinogradKernel(), WinogradHints():
@@ -44,7 +44,7 @@ def _emit(kernel: Kernel, target: CpuTarget) -> Emitted:
         case ContractKernel():
             return emit_dot_contract(kernel, target)
         case GroupedKernel():
-            from .grouped import emit_grouped
+            from .grouped.emit import emit_grouped
 
             return emit_grouped(kernel, target)
         case WinogradKernel():
@@ -54,7 +54,7 @@ def _emit(kernel: Kernel, target: CpuTarget) -> Emitted:
 
             return emit_recurrent(kernel, target)
         case AttentionKernel():
-            from .attention import emit_attention
+            from .attention.emit import emit_attention
 
             return emit_attention(kernel, target)
         case IrregularKernel():

@@ -13,7 +13,7 @@ from ...ir import DType
 from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, clamped, postorder, quantizing
 from ..kernel import ContractKernel, GroupedKernel, WinogradKernel
 from .build import I64, Builder, Params, storage, vec
-from .functions import Functions
+from .math.functions import Functions
 from .target import CpuTarget
 
 _B, _M, _N = 0, 1, 2

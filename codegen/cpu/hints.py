@@ -11,12 +11,12 @@ from typing import Any
 
 from ...errors import ScheduleError
 from ..kernel import AttentionKernel, ContractKernel, Kernel, LoopKernel, WinogradKernel
-from .attention_schedule import AttentionHints, schedule_attention
-from .contract_schedule import ContractHints, schedule_contract
-from .loop_schedule import LoopHints, LoopSchedule, merge_axes, schedule
+from .attention.schedule import AttentionHints, schedule_attention
+from .contract.schedule import ContractHints, schedule_contract
+from .loops.schedule import LoopHints, LoopSchedule, merge_axes, schedule
+from .loops.transpose import moving
 from .target import CpuTarget
-from .transpose import moving
-from .winograd_schedule import WinogradHints, schedule_winograd
+from .winograd.schedule import WinogradHints, schedule_winograd
 
 Hints = ContractHints | LoopHints | AttentionHints | WinogradHints
 _KINDS: dict[str, type[Hints]] = {"contract": ContractHints, "loop": LoopHints, "attention": AttentionHints, "winograd": WinogradHints}

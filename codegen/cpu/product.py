@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from ...ir import DType
 from .build import I8, I32, I64, PTR, Builder, storage, vec
-from .minifloat import decode
+from .math.minifloat import decode
 from .target import CpuTarget
 
 

@@ -20,7 +20,7 @@ from ..gates import Gates
 from ..kernel import RecurrentKernel
 from .build import I32, I64, PTR, Builder, Params, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
-from .functions import Functions
+from .math.functions import Functions
 from .target import CpuTarget
 
 _UNROLL = 4

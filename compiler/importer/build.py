@@ -14,7 +14,7 @@ from ...ir import Const, Dim, DType, Graph, Input, Node, TensorType, Value, may_
 from ...ir.ops import DimTensor
 from .context import ImportContext, Region, UnsupportedError
 from .functions import resolved, schema_function, without_absent
-from .handlers import find_handler
+from .handlers.table import find_handler
 from .held import Element, Held, declared, to_proto
 from .load import free_names, node_loc
 from .shapes import evaluate_shapes

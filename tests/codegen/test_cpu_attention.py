@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mlc.codegen.cpu.attention import emit_attention
-from mlc.codegen.cpu.attention_schedule import schedule_attention
+from mlc.codegen.cpu.attention.emit import emit_attention
+from mlc.codegen.cpu.attention.schedule import schedule_attention
 from mlc.codegen.cpu.target import host, parse
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import AttentionKernel, Operand

@@ -7,9 +7,9 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from mlc.codegen.cpu.compile import compile_ir
-from mlc.codegen.cpu.dot import dot_kind, instruction
-from mlc.codegen.cpu.dot_contract import emit_dot_contract
-from mlc.codegen.cpu.dot_schedule import schedule_dot
+from mlc.codegen.cpu.dot.emit import emit_dot_contract
+from mlc.codegen.cpu.dot.instructions import dot_kind, instruction
+from mlc.codegen.cpu.dot.schedule import schedule_dot
 from mlc.codegen.cpu.target import CpuTarget, host, missing_features, parse
 from mlc.codegen.expr import Acc, Axis, Call, Cast, Load, Num, quantizing
 from mlc.codegen.interpret import run_kernel

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from mlc.codegen.cpu.grouped_schedule import schedule_grouped
+from mlc.codegen.cpu.grouped.schedule import schedule_grouped
 from mlc.codegen.cpu.target import parse
 from mlc.codegen.interpret import run_plan
 from mlc.codegen.kernel import GroupedKernel, Operand

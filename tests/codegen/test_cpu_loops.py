@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from mlc.codegen.affine import children, postorder
 from mlc.codegen.cpu.compile import compile_ir
-from mlc.codegen.cpu.loop_rewrite import rebuilt, transform
-from mlc.codegen.cpu.loop_schedule import schedule
-from mlc.codegen.cpu.loops import emit_loop
+from mlc.codegen.cpu.loops.emit import emit_loop
+from mlc.codegen.cpu.loops.rewrite import rebuilt, transform
+from mlc.codegen.cpu.loops.schedule import schedule
 from mlc.codegen.cpu.target import host, parse
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, ExprScalars, Load, Num, Reduced
 from mlc.codegen.kernel import LoopKernel, Operand, Reduction, Store

@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from mlc.codegen.cpu.loop_schedule import merge_axes
-from mlc.codegen.cpu.segments import segments
+from mlc.codegen.cpu.loops.schedule import merge_axes
+from mlc.codegen.cpu.loops.segments import segments
+from mlc.codegen.cpu.loops.transpose import Turn, Weave, moving
 from mlc.codegen.cpu.target import parse
-from mlc.codegen.cpu.transpose import Turn, Weave, moving
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, Load, Num
 from mlc.codegen.kernel import LoopKernel, Operand, Store
 from mlc.ir import DType, prod, sym

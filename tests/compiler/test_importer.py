@@ -9,7 +9,7 @@ import onnx
 import pytest
 from imported import check, f32, ops_of, text
 from mlc.compiler.importer import import_model
-from mlc.compiler.importer.handlers import HANDLERS
+from mlc.compiler.importer.handlers.table import HANDLERS
 from mlc.ir import DType, sym
 from mlc.ir.ops import DimTensor
 from onnx import TensorProto, helper, parser

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from mlc.compiler.importer.context import ImportContext, UnsupportedError
-from mlc.compiler.importer.handlers import HANDLERS
+from mlc.compiler.importer.handlers.table import HANDLERS
 from mlc.ir import DType, Graph, Input, Node, TensorType, evaluate, sym
 from onnx import TensorProto, helper, numpy_helper
 

@@ -1,5 +1,5 @@
 // Floats of 8 and 4 bits: carried as they lie in memory, computed in float, and rounded to nearest even.
-// Included by mlc.cuh. The scheme and its sources are those of codegen/cpu/minifloat.py.
+// Included by mlc.cuh. The scheme and its sources are those of codegen/cpu/math/minifloat.py.
 #pragma once
 
 // What a format is: bits of exponent and mantissa, bias, and the codes of the largest finite number, of what is larger, and of

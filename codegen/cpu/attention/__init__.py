@@ -1,0 +1,1 @@
+"""Attention with online softmax: scores of a strip of keys at a time."""

@@ -1,0 +1,160 @@
+"""Choices of CPU attention: queries in lanes of a strip, register tiles of both products, keys per block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ....errors import CodegenError, ScheduleError
+from ....ir import Dim, DType, ceildiv, dim_max, dim_min, floordiv
+from ...kernel import AttentionKernel
+from ..target import CpuTarget
+
+_BLOCK_BYTES = 3 << 13  # of scores: with a block of v and the queries of a strip in the first-level cache, nearly
+_UNITS = 16  # enough for a few threads to share evenly
+_STATE_BYTES = 1 << 19  # queries and sums of the strips of a group
+_SAME_SETS = 1 << 12  # bytes between rows of k of which a tile and the next one share few sets of the first-level cache
+_TILE_KEYS = 256  # scores of a strip of 32 queries then fill most of the first-level cache
+_TILE_SIZE = 256  # elements of a row, for which code is unrolled
+_FEW = 8  # queries: a tile register has 16, and keys are packed for them
+_NARROW = 2  # queries: a vector of 16 lanes costs about as much as 3 of them alone
+_TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
+_TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
+_TALL_128 = {2: 4, 1: 8}
+
+
+@dataclass(frozen=True, slots=True)
+class ValueTile:
+    """`count` products of `rows` queries by `vectors` vectors of v; `masked`: the last vector is partly outside."""
+
+    rows: int
+    vectors: int
+    masked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSchedule:
+    """Strips of `lanes` × width queries. T = ⌈rows/lanes⌉ vectors are dealt to as few strips as can be, evenly, so that
+    widths differ by at most 1; `widths` are those that occur, ascending.
+
+    tall[width]: keys per register tile of k·qᵀ. block: keys of a block, whose scores
+    are kept in cache, at most `most_keys`. values: chunks of v's columns.
+    together: strips of a group, which share what is read of k and v. copied_keys: blocks of k are copied together for it.
+    tiles: bfloat16 on tile registers, in strips of two vectors.
+    narrow: so many queries are taken one by one instead, lanes along their elements (0: there are always more).
+    """
+
+    lanes: int
+    most: int
+    widths: tuple[int, ...]
+    tall: tuple[int, ...]
+    most_keys: int
+    block: int
+    values: tuple[ValueTile, ...]
+    strips: Dim
+    together: Dim
+    groups: Dim
+    copied_keys: bool
+    narrow: int
+    tiles: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionHints:
+    """Choices that replace those of the rules; 0: none does.
+
+    together: strips of a group. keys: most keys of a block. copied: 1 copies blocks of k together, −1 reads them where they are.
+    """
+
+    together: int = 0
+    keys: int = 0
+    copied: int = 0
+
+
+NO_HINTS = AttentionHints()
+
+
+def schedule_attention(kernel: AttentionKernel, target: CpuTarget, hints: AttentionHints = NO_HINTS) -> AttentionSchedule:
+    """Raises CodegenError for element types other than float32, ScheduleError for hints that the kernel cannot have."""
+    s = _by_rules(kernel, target)
+    if hints == NO_HINTS:
+        return s
+    if s.tiles or not s.widths or not isinstance(s.strips, int):
+        raise ScheduleError(f"{hints} for attention on tiles, of few queries, or of unknown sizes", expected="no choice")
+    if hints.together:
+        if not 1 <= hints.together <= min(s.strips, 4 * _most_together(kernel, s.most * s.lanes)):
+            raise ScheduleError(f"groups of {hints.together} strips", expected=f"1 to {s.strips}, as far as their state is small")
+        s = replace(s, together=hints.together, groups=ceildiv(s.strips, hints.together))
+    if hints.keys:
+        if not 8 <= hints.keys <= 4 * s.most_keys:
+            raise ScheduleError(f"blocks of {hints.keys} keys", expected=f"8 to {4 * s.most_keys}")
+        s = replace(s, most_keys=hints.keys, block=block_of(kernel.keys, hints.keys))
+    return replace(s, copied_keys=hints.copied > 0) if hints.copied else s
+
+
+def _by_rules(kernel: AttentionKernel, target: CpuTarget) -> AttentionSchedule:
+    if any(o.dtype is not DType.F32 for o in kernel.operands):
+        raise CodegenError("attention of " + ", ".join(o.dtype.value for o in kernel.operands), expected="f32")
+    lanes = target.lanes(4)
+    tall = _TALL if target.vector_bits >= 512 or not target.is_x86 else _TALL_16 if target.vector_bits >= 256 else _TALL_128
+    most = max(tall)
+    widths: tuple[int, ...] = tuple(range(1, most + 1))
+    if isinstance(kernel.rows, int):
+        vectors = max(1, -(-kernel.rows // lanes))
+        least = -(-vectors // most)
+        widths = tuple(sorted({vectors // least, -(-vectors // least)}))
+    narrow = _NARROW if not isinstance(kernel.rows, int) or kernel.rows <= _NARROW else 0
+    most_keys = _BLOCK_BYTES // (4 * lanes * widths[-1])
+    block = block_of(kernel.keys, most_keys)
+    columns = -(-kernel.value_size // lanes)
+    chunks = -(-columns // most)
+    sizes = [columns // chunks + (c < columns % chunks) for c in range(chunks)]
+    tail = kernel.value_size % lanes != 0
+    values = tuple(
+        ValueTile(_rows(kernel.rows, lanes, widths, tall[n]), n, tail and c == chunks - 1) for c, n in enumerate(sizes)
+    )  # fmt: skip
+    count = ceildiv(kernel.rows, lanes * most)
+    if narrow and isinstance(kernel.rows, int):
+        widths = ()  # no strips at all
+    if _tiles(kernel, target) and widths:
+        strips = ceildiv(kernel.rows, 2 * lanes)
+        together, groups = _groups(kernel, strips, 2 * lanes)
+        block = -(-block_of(kernel.keys, _TILE_KEYS) // 32) * 32
+        keys = min(_TILE_KEYS, block) if isinstance(kernel.keys, int) else _TILE_KEYS
+        return AttentionSchedule(lanes, 2, (2,), (tall[2],), keys, block, values, strips, together, groups, False, narrow, True)
+    heights = tuple(tall[w] for w in widths)
+    together, groups = _groups(kernel, count, most * lanes)
+    row = kernel.k_strides[2]
+    copied_keys = together != 1 and isinstance(row, int) and row > kernel.size and 4 * row % _SAME_SETS == 0
+    return AttentionSchedule(
+        lanes, most, widths, heights, most_keys, max(1, block), values, count, together, groups, copied_keys, narrow
+    )  # fmt: skip
+
+
+def block_of(keys: Dim, most: int) -> int:
+    """Keys of a block: blocks of at most `most`, evenly."""
+    return max(1, -(-keys // max(1, -(-keys // most)))) if isinstance(keys, int) else most
+
+
+def _tiles(kernel: AttentionKernel, target: CpuTarget) -> bool:
+    """Whether rounding is allowed, tile registers are there, and enough queries to fill some of one."""
+    few = isinstance(kernel.rows, int) and kernel.rows < _FEW
+    small = max(kernel.size, kernel.value_size) <= _TILE_SIZE
+    native = {"amx-tile", "amx-bf16", "avx512bf16"} <= target.features and target.vector_bits == 512
+    return kernel.rounded and native and small and not few
+
+
+def _most_together(kernel: AttentionKernel, columns: int) -> int:
+    return max(1, _STATE_BYTES // (4 * columns * (kernel.size + kernel.value_size)))
+
+
+def _groups(kernel: AttentionKernel, strips: Dim, columns: int) -> tuple[Dim, Dim]:
+    """(strips of a group, groups of a head): as few as leave units for threads, and whose state stays in the second-level cache."""
+    together = dim_min(_most_together(kernel, columns), dim_max(1, floordiv(kernel.batch * kernel.heads * strips, _UNITS)))
+    groups = ceildiv(strips, together)
+    return ceildiv(strips, dim_max(1, groups)), groups
+
+
+def _rows(rows: Dim, lanes: int, widths: tuple[int, ...], tall: int) -> int:
+    """The height that wastes least of the strips; of equal ones the tallest."""
+    strips = [min(rows, lanes * w) if isinstance(rows, int) and len(widths) == 1 and rows <= lanes * w else lanes * w for w in widths]
+    return min(range(max(1, tall // 2), tall + 1), key=lambda h: (sum(-(-n // h) * h for n in strips) / sum(strips), -h))

@@ -1,0 +1,202 @@
+"""Choices of the CPU contraction: register tile, rows per work unit, how rows of A are found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ....errors import CodegenError, ScheduleError
+from ....ir import Dim, DType, ceildiv
+from ...kernel import ContractKernel
+from ..target import CpuTarget
+
+_ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.F16: DType.F32, DType.BF16: DType.F32,
+        DType.I64: DType.I64, DType.U32: DType.U32, DType.U64: DType.U64}  # fmt: skip
+_UNIT_OPS = 2_000_000  # 10 to 20 µs of one core: far above the cost of handing out a unit
+_BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
+_RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it
+_SEGMENT = 24  # elements of the taps of a line that are unrolled
+_SPLIT_BYTES = 1 << 18  # of a strip of B: this much in use and this much on its way, beside the rows of A
+_APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
+_SHARE = 4  # log2 of the row tiles that prefetch a strip at most: a cache line of each per four rows of B
+
+
+@dataclass(frozen=True, slots=True)
+class ContractSchedule:
+    """`lanes` × `vectors` columns (a strip) by each of `tiles` rows at a time.
+
+    tiles: row counts of the register tiles, descending. Rows are cut exactly: h·tiles[0] + l·tiles[1], h as large as can be.
+    tail: vectors of the last strip: 0 none (n divides), -1 unknown until run time. mode: "matmul" rows at a stride,
+    "taps" rows by indirection per filter tap, "segments" the same with the taps of the last axis as one (few channels).
+    """
+
+    acc: DType
+    lanes: int
+    vectors: int
+    tiles: tuple[int, ...]
+    tail: int
+    mode: str
+    unroll: int
+    k_multiple: bool  # k (of one tap) is a multiple of `unroll`
+    prefetch: bool
+    share: int  # log2 of the row tiles that together prefetch a strip of B
+    steps: Dim  # of k: its elements, or the taps that are walked one by one
+    split: bool  # k is walked in blocks of k_block steps (taps, for "taps"), partial sums resting on the stack
+    k_block: int
+    block: Dim
+    blocks: Dim
+    strips: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class ContractHints:
+    """Choices that replace those of the rules; 0: none does.
+
+    vectors, tall: of the register tile, columns in vectors and rows. block: rows of a work unit.
+    k_block: steps of k between partial sums (−1: one walk over all of k). prefetch: −1 for none.
+    """
+
+    vectors: int = 0
+    tall: int = 0
+    block: int = 0
+    k_block: int = 0
+    prefetch: int = 0
+
+
+NO_HINTS = ContractHints()
+
+
+def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> ContractSchedule:
+    """Raises CodegenError for element types without a multiply-add, ScheduleError for hints that the kernel cannot have."""
+    dtype = kernel.operands[0].dtype
+    acc = _ACC.get(dtype)
+    if acc is None or kernel.operands[1].dtype is not dtype:
+        raise CodegenError(
+            f"contraction of {dtype.value} by {kernel.operands[1].dtype.value}",
+            expected="one of " + ", ".join(d.value for d in _ACC),
+        )
+    lanes = target.vector_bits // 8 // acc.itemsize
+    wide = target.vector_registers == 32
+    if kernel.panel % lanes:
+        raise CodegenError(f"panel of {kernel.panel} columns", expected=f"a multiple of {lanes} lanes")
+    per_panel = kernel.panel // lanes
+    vectors = next(v for v in ((4, 2, 1) if wide else (2, 1)) if per_panel % v == 0)
+    if kernel.diagonal > 1:
+        vectors = per_panel  # one strip: the blocks of its columns are known
+    if isinstance(kernel.n, int):
+        while vectors > 1 and kernel.n <= lanes * (vectors // 2):
+            vectors //= 2
+    if not wide and isinstance(kernel.m, int) and kernel.m <= 2:  # enough accumulators to hide the latency of the multiply-add
+        vectors = next(v for v in (8 // kernel.m if kernel.m else 1, 4, 2, 1) if per_panel % v == 0)
+    if kernel.b_row and wide and isinstance(kernel.m, int) and kernel.m <= 2:  # longer pieces of the rows of B
+        vectors = 16 // max(1, kernel.m)
+        while vectors > 1 and isinstance(kernel.n, int) and kernel.n <= lanes * (vectors // 2):
+            vectors //= 2
+    if hints.vectors and kernel.diagonal == 1:
+        if per_panel % hints.vectors:
+            raise ScheduleError(f"strips of {hints.vectors} vectors", expected=f"a divisor of {per_panel}, those of a panel")
+        vectors = hints.vectors
+    strip = lanes * vectors
+    tall = {4: 6, 2: 12, 1: 14}.get(vectors, 2) if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}.get(vectors, 2)
+    mode = _mode(kernel)
+    if mode != "matmul":
+        tall = min(tall, 8 if kernel.diagonal == 1 or wide else max(2, 8 // vectors - 1))  # what is permuted takes registers too
+    if hints.tall:
+        if not 3 <= hints.tall <= 16:
+            raise ScheduleError(f"register tiles of {hints.tall} rows", expected="3 to 16")
+        tall = hints.tall
+    tiles = _tiles(kernel.m, tall)
+    n_tail = (kernel.n % strip if kernel.n else 1) if isinstance(kernel.n, int) else None
+    taps = 1
+    if kernel.conv is not None and mode != "matmul":
+        taps = math.prod(kernel.conv.kernel[:-1] if mode == "segments" else kernel.conv.kernel)
+    unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps)
+    k_multiple = isinstance(kernel.k, int) and kernel.k // taps % unroll == 0
+    strips = ceildiv(kernel.n, strip)
+    block, blocks = _blocks(kernel, strip, strips, tiles[0], taps)
+    if hints.block:
+        if hints.block < tiles[0]:
+            raise ScheduleError(f"units of {hints.block} rows", expected=f"{tiles[0]} or more")
+        block, blocks = hints.block, ceildiv(kernel.m, hints.block)
+    steps = kernel.k if mode == "matmul" else taps
+    step_bytes = (1 if mode == "matmul" else kernel.k // taps) * kernel.panel * dtype.itemsize
+    row_tiles = -(-block // tiles[0]) if isinstance(block, int) else 8
+    k_block = 0
+    if (
+        isinstance(steps, int)
+        and isinstance(step_bytes, int)
+        and mode != "segments"
+        and kernel.diagonal == 1
+        and (tiles[0] > 4 or row_tiles > 1)
+    ):
+        pieces = steps * step_bytes // (_SPLIT_BYTES if not kernel.b_row else _APART_BYTES)
+        k_block = -(-steps // max(1, pieces))
+        if mode == "matmul":
+            k_block = -(-k_block // 64) * 64
+        if hints.k_block:
+            k_block = max(0, hints.k_block)
+        if k_block >= steps:
+            k_block = 0
+    prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1)) and kernel.panel == strip and not kernel.b_row
+    prefetch = prefetch and kernel.diagonal == 1
+    return ContractSchedule(
+        acc, lanes, vectors, tiles, -1 if n_tail is None else -(-n_tail // lanes), mode, unroll, k_multiple,
+        prefetch=prefetch and hints.prefetch >= 0,
+        share=min(_SHARE, max(1, row_tiles).bit_length() - 1),
+        steps=steps, split=k_block > 0, k_block=k_block, block=block,
+        blocks=blocks, strips=strips,
+    )  # fmt: skip
+
+
+def _mode(kernel: ContractKernel) -> str:
+    conv = kernel.conv
+    if kernel.diagonal > 1:
+        return "taps"
+    if conv is None:
+        return "matmul"
+    pointwise = all(k == 1 for k in conv.kernel) and all(s == 1 for s in conv.strides)
+    if pointwise and all(p == 0 for p in conv.pads_lo) and conv.spatial == conv.out_spatial:
+        return "matmul"
+    taps = math.prod(conv.kernel)
+    if isinstance(kernel.k, int) and kernel.batch == 1 and conv.dilations[-1] == 1:
+        channels = kernel.k // taps
+        if channels == kernel.lda and channels < 24 and kernel.k <= 4096:
+            return "segments"
+    return "taps"
+
+
+def _whole_steps(length: Dim) -> int:
+    """Steps at a time, so that there is no remainder; short segments at once."""
+    assert isinstance(length, int)
+    if length <= _SEGMENT:
+        return length
+    return next((u for u in range(12, 3, -1) if length % u == 0), 4)
+
+
+def _tiles(m: Dim, tall: int) -> tuple[int, ...]:
+    """Two neighbouring heights cut any m ≥ tall·(tall−2) exactly; smaller static m get heights of their own."""
+    if isinstance(m, int) and m < tall * (tall - 1):
+        high = max(1, -(-m // max(1, -(-m // tall))))
+        return (high,) if high <= 1 or m % high == 0 else (high, high - 1)
+    return (tall, tall - 1) if isinstance(m, int) else (tall, tall - 1, 1)
+
+
+def _blocks(kernel: ContractKernel, strip: int, strips: Dim, tall: int, taps: int) -> tuple[Dim, Dim]:
+    """(rows per unit, units along m). Symbolic sizes get a fixed number of rows."""
+    k = kernel.k if isinstance(kernel.k, int) else 512
+    # taps read overlapping pixels, so a row of A takes only its channels of the cache
+    grouped = kernel.conv is not None and kernel.batch != 1
+    row = kernel.lda if grouped and isinstance(kernel.lda, int) else k // taps  # groups share whole pixels
+    rows = max(8 * tall, min(1024, _BLOCK_BYTES // (4 * max(1, row))))
+    if isinstance(kernel.n, int) and kernel.n > strip and 4 * k * kernel.n <= _BLOCK_BYTES // 2:
+        rows = min(rows, max(8 * tall, _RESULT_BYTES // (4 * (kernel.n + k // taps))))
+    if isinstance(kernel.m, int):
+        pieces = max(1, -(-kernel.m // rows))
+        if isinstance(strips, int) and isinstance(kernel.batch, int):
+            total = 2 * kernel.m * k * strip * strips * kernel.batch
+            wanted = min(8, total // _UNIT_OPS)
+            pieces = max(pieces, min(wanted // max(1, strips * kernel.batch), kernel.m // (4 * tall)))
+        block = -(-kernel.m // pieces)
+        return block, -(-kernel.m // block) if kernel.m else 0
+    rows = max(tall, min(rows, 32 * tall))
+    return rows, ceildiv(kernel.m, rows)

@@ -1,0 +1,146 @@
+"""Choices of contractions by dot instructions: instruction, register tile, rows and columns of a work unit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ....errors import CodegenError
+from ....ir import Dim, ceildiv, floordiv
+from ...kernel import ContractKernel
+from ...packing import padded_k
+from ..target import CpuTarget
+from .instructions import dot_kind, instruction, vector_instruction
+from .window import WindowShape, window_shape
+
+_ROW_BYTES = 40 << 10  # of A in a unit: about the first-level cache, where every strip of B meets it
+_COLUMN_BYTES = 1 << 20  # of B in a unit: half of a 2 MB second-level cache
+_GATHERED_BYTES = 1 << 21  # the same where gathering the rows of A again would cost more than reading B again
+_TILE_BYTES = 32 << 10  # rows of one tile that stay in the first-level cache while strips pass
+_KEPT = 1 << 18  # elements of B that stay in a cache
+_CONFLICT = 2048  # bytes between rows of A: 16 of them meet in so few sets of the cache that they push each other out
+_COPIED = 128  # columns of B from which copying such rows is worth it
+_STRIPS = 2  # of B, that a unit has for the sake of more units
+_SHORT_ROW = 32  # bytes of K that half fill a tile register: vectors take no longer
+_UNIT_OPS = 8_000_000  # 4 to 20 µs of one core
+_HEIGHTS = {"tiles": (32, 16), 16: (12, 4, 1), 8: (2, 1), 4: (1,)}  # rows of a register tile, by lanes of a vector
+
+
+@dataclass(frozen=True, slots=True)
+class DotSchedule:
+    """`how`: row of the table in `instructions.py`. `rows` × `strips` (of `panel` columns) make a unit; `heights` are the row tiles.
+
+    `gather`: rows of A are copied first ("conv": taps; "window": a band of the image, of `rows` output rows; "matmul": where
+    K does not fill 64-byte rows, or rows lie so that they push each other out of the cache; "tail": only the last rows of a
+    product, which do not fill a tile; "never"). On tile registers "matmul" and "tail" copy to whole tiles.
+    """
+
+    how: str
+    lanes: int
+    vectors: int
+    heights: tuple[int, ...]
+    gather: str
+    segments: bool  # taps along the last axis are contiguous in memory
+    rows: Dim
+    blocks: Dim
+    strips: Dim
+    chunks: Dim
+    masked: bool  # N does not fill its last strip
+    window: WindowShape | None = None
+    fetch: str = "b"  # what tile registers' loops ask memory for ahead of its use: the next strip, or rows "a" of the next tile
+    share: int = 32  # of 32 lines of a strip, or rows of a tile, those that one turn of the inner loop fetches
+    by_rows: bool = False  # the inner loop is over strips, else over tiles of rows
+
+
+def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
+    """Raises CodegenError for operand types without a dot product, and for panels that are not whole vectors."""
+    kind = dot_kind(kernel.operands[0].dtype, kernel.operands[1].dtype)
+    how = instruction(kind, target)
+    if how == "tiles" and isinstance(kernel.k, int) and kernel.k * kind.a.itemsize <= _SHORT_ROW:
+        how = vector_instruction(kind, target)
+    lanes = target.vector_bits // 32
+    if kernel.panel % lanes or (how == "tiles" and kernel.panel != 32):
+        raise CodegenError(f"panel of {kernel.panel} columns", expected="32")
+    heights = _HEIGHTS["tiles" if how == "tiles" else lanes]
+    size = kind.a.itemsize
+    deep = padded_k(kernel.k, kind.group)
+    row_bytes = deep * size if isinstance(deep, int) else 1024
+    plain = _plain(kernel)
+    step = heights[0]
+    rows = max(step, min(256, _ROW_BYTES // max(1, row_bytes)) // step * step)
+    total_strips = ceildiv(kernel.n, kernel.panel)
+    masked = not (isinstance(kernel.n, int) and kernel.n % kernel.panel == 0)
+    window = window_shape(kernel, size) if how == "tiles" else None
+    if window is not None and isinstance(total_strips, int):
+        return _windowed(kernel, window, lanes, row_bytes, total_strips, masked)
+    limit = _COLUMN_BYTES if plain else _GATHERED_BYTES
+    strips = max(1, limit // max(1, row_bytes * kernel.panel))
+    if isinstance(total_strips, int):
+        even = max(1, -(-total_strips // strips))
+        strips = max(1, -(-total_strips // even))
+        if isinstance(kernel.m, int):
+            rows = min(rows, -(-max(1, kernel.m) // step) * step)
+            work = 2 * kernel.m * (row_bytes // size) * kernel.panel * total_strips
+            wanted = min(16, work // _UNIT_OPS)
+            while plain and strips > _STRIPS and -(-kernel.m // rows) * -(-total_strips // strips) < wanted:
+                strips = -(-strips // 2)
+    gather = _gather(kernel, how, size) if plain else "conv"
+    by_rows = step * row_bytes <= _TILE_BYTES
+    return DotSchedule(
+        how, lanes, kernel.panel // lanes, heights, gather, not plain and _segments(kernel), rows, ceildiv(kernel.m, rows),
+        strips, ceildiv(total_strips, strips), masked, share=_share(strips if by_rows else rows // step), by_rows=by_rows,
+        fetch="a" if gather in ("never", "tail") and _tall(kernel) else "b",
+    )  # fmt: skip
+
+
+def _tall(kernel: ContractKernel) -> bool:
+    """Whether more bytes of A than of B come from memory, B being kept by the second-level cache."""
+    sizes = (kernel.m, kernel.n, kernel.k)
+    return all(isinstance(d, int) for d in sizes) and kernel.m >= 4 * kernel.n and kernel.n * kernel.k <= _KEPT  # type: ignore[operator]
+
+
+def _gather(kernel: ContractKernel, how: str, size: int) -> str:
+    """Of rows at a stride."""
+    if not isinstance(kernel.k, int) or kernel.k * size % (64 if how == "tiles" else 4):
+        return "matmul"
+    if how != "tiles":
+        return "never"
+    if isinstance(kernel.lda, int) and kernel.lda * size % _CONFLICT == 0 and not (isinstance(kernel.n, int) and kernel.n < _COPIED):
+        return "matmul"
+    return "never" if isinstance(kernel.m, int) and kernel.m % 16 == 0 else "tail"
+
+
+def _windowed(kernel: ContractKernel, window: WindowShape, lanes: int, row_bytes: int, total_strips: int, masked: bool) -> DotSchedule:
+    pixels = math.prod(window.out)
+    images = kernel.m // pixels if isinstance(kernel.m, int) else 1
+    wanted = min(16, 2 * images * pixels * row_bytes * kernel.panel * total_strips // _UNIT_OPS)
+    rows = window.band(images, wanted)
+    bands = -(-window.out[0] // rows)
+    strips = max(1, _COLUMN_BYTES // max(1, row_bytes * kernel.panel))
+    while strips > 1 and images * bands * -(-total_strips // strips) < wanted:
+        strips = -(-strips // 2)
+    strips = -(-total_strips // -(-total_strips // strips))
+    return DotSchedule(
+        "tiles", lanes, kernel.panel // lanes, _HEIGHTS["tiles"], "window", False, rows, floordiv(kernel.m, pixels) * bands, strips,
+        -(-total_strips // strips), masked, window, share=_share(-(-window.length(rows) // _HEIGHTS["tiles"][0])),
+    )  # fmt: skip
+
+
+def _share(tiles: int) -> int:
+    """Of 32 lines, for each of so many tiles of rows: a power of two."""
+    return 32 >> min(4, tiles.bit_length() - 1)
+
+
+def _plain(kernel: ContractKernel) -> bool:
+    """Whether the rows of A are at a stride."""
+    conv = kernel.conv
+    if conv is None:
+        return True
+    pointwise = all(k == 1 for k in conv.kernel) and all(s == 1 for s in conv.strides)
+    return pointwise and all(p == 0 for p in conv.pads_lo) and conv.spatial == conv.out_spatial
+
+
+def _segments(kernel: ContractKernel) -> bool:
+    conv = kernel.conv
+    assert conv is not None
+    return kernel.batch == 1 and conv.dilations[-1] == 1 and kernel.k == math.prod(conv.kernel) * kernel.lda

@@ -1,0 +1,1 @@
+"""Products of floats with weights of few bits, scaled by groups."""

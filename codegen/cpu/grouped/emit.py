@@ -1,0 +1,332 @@
+"""GroupedKernel → LLVM IR: weights of few bits become floats in registers, right where they are multiplied.
+
+A word of levels holds neighbouring elements of K, so that one load serves several steps. Sums of a group are scaled when it
+is over: Σ x·(q − z)·s = s·(Σ x·q − z·Σ x). Reading the levels is the floor for few rows of A; for many, a strip of weights
+becomes floats once a unit (`expanded.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llvmlite import ir
+
+from ....ir import DType
+from ...kernel import GroupedKernel
+from ..build import I8, I32, I64, PTR, Builder, Params, Splat, storage, vec
+from ..emitted import PLACEHOLDER, Emitted, named
+from ..epilogue import Epilogue
+from ..product import prefetch
+from ..row_tiles import cut_rows
+from ..target import CpuTarget
+from ..text_cache import TextEmitter, text_of
+from ..tiles import Tiles
+from .expanded import Expanded
+from .schedule import GroupedSchedule, schedule_grouped
+from .tiles import TileProduct
+
+F32 = ir.FloatType()
+_AHEAD = 2048  # 32-bit words of levels: hardware does not look beyond a page of 4 KiB
+
+
+def emit_grouped(kernel: GroupedKernel, target: CpuTarget) -> Emitted:
+    """Raises CodegenError for groups or epilogues that cannot be emitted."""
+    return _Emitter(kernel, schedule_grouped(kernel, target), target).emit()
+
+
+_TileFunctions = dict[tuple[int, bool], ir.Function]  # by rows, and whether columns are masked
+
+
+@dataclass(frozen=True)
+class _Wide:
+    """Functions for many rows: `expand` a strip of weights, then multiply by `tiles`, or `split` rows of A and use `products`."""
+
+    expand: ir.Function
+    tiles: _TileFunctions = field(default_factory=dict)
+    split: ir.Function | None = None
+    products: dict[bool, ir.Function] = field(default_factory=dict)
+
+
+class _Emitter(TextEmitter):
+    family = "grouped"
+
+    def __init__(self, kernel: GroupedKernel, schedule: GroupedSchedule, target: CpuTarget) -> None:
+        self.kernel, self.schedule, self.target = kernel, schedule, target
+        self.each = 32 // kernel.bits
+        self.vector, self.words = vec(F32, schedule.lanes), vec(I32, schedule.lanes)
+        self.params = Params()
+        words = -(-kernel.k // self.each)
+        group_words = words if kernel.group >= kernel.k else kernel.group // self.each
+        sizes = {"m": kernel.m, "n": kernel.n, "lda": kernel.lda, "ldc": kernel.ldc, "rows": schedule.rows, "blocks": schedule.blocks,
+                 "chunk": schedule.chunk, "strips": schedule.strips,
+                 "whole": kernel.k // self.each, "words": words, "group": group_words, "groups": -(-kernel.k // kernel.group),
+                 "k": kernel.k}  # fmt: skip
+        self.size = {name: self.params.add(dim) for name, dim in sizes.items()}
+        # a zero that all columns share comes off each level, where it is a whole number; others at the end of a group
+        self.level_zero = 0 if schedule.table or kernel.zero is None or kernel.zero != int(kernel.zero) else int(kernel.zero)
+        self.needs_sums = kernel.zero is None or not (schedule.table or kernel.zero == self.level_zero)
+        self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
+
+    def fingerprint(self) -> Hashable:
+        """Everything that the text depends on: no sizes."""
+        k = self.kernel
+        fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunk=0, chunks=0)
+        return fixed, k.bits, k.zero, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
+
+    def emit(self) -> Emitted:
+        k, s = self.kernel, self.schedule
+        text, symbol = text_of(self)
+        size: Any = 0
+        for o in k.operands:
+            size = size + o.numel * o.dtype.itemsize
+        cost = s.rows * s.lanes * s.vectors * s.chunk * k.k * 2
+        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.chunks, cost, 2 * k.m * k.n * k.k, size)
+
+    def text(self) -> tuple[str, str]:
+        self.module = ir.Module(name="kernel")
+        masks = (False, True) if self.schedule.masked else (False,)
+        tiles = {(h, masked): self._tile_function(h, masked) for h in self.schedule.heights for masked in masks}
+        self._entry(tiles, self._expanded(masks) if self.schedule.expand else None)
+        return named(str(self.module))
+
+    def _expanded(self, masks: tuple[bool, ...]) -> _Wide:
+        k, s = self.kernel, self.schedule
+        on_tiles = TileProduct(self.module, s, self.target, self.size) if s.tiles else None
+        wide = Expanded(self.module, s, self.target, self.size, k.bits, k.panel, k.zero, not self.needs_sums, on_tiles)
+        out, count = k.operands[-1].dtype, len(k.operands)
+        if on_tiles is not None:
+            products = {masked: on_tiles.product(masked, self.epilogue, count, out) for masked in masks}
+            return _Wide(wide.expand(self.level), split=on_tiles.split(), products=products)
+        tiles = {(h, masked): wide.tile(h, masked, self.epilogue, count, out) for h in s.wide for masked in masks}
+        return _Wide(wide.expand(self.level), tiles)
+
+    def level(self, b: Builder, shifted: Any) -> Any:
+        """The lowest level of words as floats, without the zero that all share where that costs nothing."""
+        if self.schedule.table:
+            zero = self.kernel.zero or 0.0
+            values = ir.Constant(self.vector, [float(level - zero) for level in range(16)])
+            return b.call("llvm.x86.avx512.permvar.sf.512", self.vector, values, shifted)
+        level = b.ir.and_(shifted, Splat(self.words, (1 << self.kernel.bits) - 1))
+        if self.level_zero:
+            level = b.ir.sub(level, Splat(self.words, self.level_zero))
+        return b.ir.sitofp(level, self.vector)
+
+    def _entry(self, tiles: _TileFunctions, wide: _Wide | None) -> None:
+        """void kernel(bufs, dims, begin, end): row blocks fastest, so that a strip's levels stay in cache."""
+        s = self.schedule
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
+        b = Builder(fn)
+        i = b.ir
+        bufs, dims, begin, end = fn.args
+        p = {name: b.param(dims, at) for name, at in self.size.items()}
+        strip = b.i64(s.lanes * s.vectors)
+        deep = i.and_(i.add(p["k"], b.i64(31)), b.i64(-32))  # whole words, and whole steps of AMX tiles
+        scratch = b.alloca(F32, i.mul(deep, strip)) if wide else None
+        split = b.alloca(F32, i.mul(deep, i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32)))) if wide and wide.split else None
+
+        def unit(u: Any, _: list[Any]) -> Sequence[Any]:
+            first = i.mul(i.urem(u, p["blocks"]), p["rows"])
+            stop = b.smin(i.add(first, p["rows"]), p["m"])
+            count = i.sub(stop, first)
+            begins = i.mul(i.udiv(u, p["blocks"]), p["chunk"])
+            ends = b.smin(i.add(begins, p["chunk"]), p["strips"])
+
+            def strips(run: Callable[[Any, bool], None]) -> None:
+                def one(at: Any, _: list[Any]) -> Sequence[Any]:
+                    column = i.mul(at, strip)
+                    if not s.masked:
+                        run(column, False)
+                        return ()
+                    with i.if_else(i.icmp_signed(">=", i.sub(p["n"], column), strip)) as (full, partial):
+                        with full:
+                            run(column, False)
+                        with partial:
+                            run(column, True)
+                    return ()
+
+                b.loop(begins, ends, b.i64(1), [], one)
+
+            def few(column: Any, masked: bool) -> None:
+                done = first
+                for h in s.heights:
+                    to = i.add(done, i.mul(i.udiv(i.sub(stop, done), b.i64(h)), b.i64(h)))
+                    i.call(tiles[h, masked], [bufs, dims, done, to, column])
+                    done = to
+
+            if wide is None:
+                strips(few)
+                return ()
+            many = i.icmp_signed(">=", count, b.i64(s.expand))
+            half = i.mul(i.mul(deep, strip), b.i64(2))
+            if wide.split is None:
+
+                def expanded(column: Any, masked: bool) -> None:
+                    i.call(wide.expand, [bufs, dims, column, scratch, half])
+                    cut_rows(b, s.wide, count, lambda h, lo, hi: i.call(
+                        wide.tiles[h, masked], [bufs, dims, i.add(first, lo), i.add(first, hi), column, scratch]))  # fmt: skip
+
+                with i.if_else(many) as (then, other):
+                    with then:
+                        strips(expanded)
+                    with other:
+                        strips(few)
+                return ()
+            a_half = i.mul(i.mul(deep, i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32))), b.i64(2))
+            before = i.block
+            with i.if_then(many):
+                a = b.at(b.load(PTR, bufs, 8), i.mul(first, p["lda"]), F32)
+                fits = i.call(wide.split, [a, p["lda"], p["k"], count, split, a_half])
+                inside = i.block
+            can = i.phi(ir.IntType(1))
+            can.add_incoming(ir.Constant(ir.IntType(1), 0), before)
+            can.add_incoming(fits, inside)
+
+            def on_tiles(column: Any, masked: bool) -> None:
+                i.call(wide.expand, [bufs, dims, column, scratch, half])
+                i.call(wide.products[masked], [bufs, dims, first, count, column, split, a_half, scratch, half])
+
+            with i.if_else(can) as (then, other):
+                with then:
+                    Tiles(b, DType.BF16).configure()
+                    strips(on_tiles)
+                    Tiles(b, DType.BF16).release()
+                with other:
+                    strips(few)
+            return ()
+
+        b.loop(begin, end, b.i64(1), [], unit)
+        i.ret_void()
+
+    def _tile_function(self, height: int, masked: bool) -> ir.Function:
+        """void tile(bufs, dims, row, row_end, column): whole tiles of rows by one strip."""
+        s, k = self.schedule, self.kernel
+        name = f"{PLACEHOLDER}.{height}{'t' if masked else ''}"
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64, I64]), name)
+        fn.linkage = "internal"
+        fn.attributes.add("noinline")
+        b = Builder(fn)
+        i = b.ir
+        bufs, dims, row, row_end, column = fn.args
+        p = {n: b.param(dims, at) for n, at in self.size.items()}
+        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
+        panel, inside = i.udiv(column, b.i64(k.panel)), i.urem(column, b.i64(k.panel))
+
+        def strip_of(operand: int, rows: Any) -> Any:
+            return b.at(pointers[operand], i.add(i.mul(i.mul(panel, rows), b.i64(k.panel)), inside), I32)
+
+        levels, scales = strip_of(1, p["words"]), strip_of(2, p["groups"])
+        zeros = strip_of(3, p["groups"]) if k.zero is None else None
+        element = storage(k.operands[-1].dtype)
+        live = i.sub(p["n"], column)
+        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+        epilogue = self.epilogue.begin(b, dims, pointers, b.i64(0), column, masks)
+        totals = b.alloca(self.vector, b.i64(height * s.vectors))
+        slots = [b.at(totals, b.i64(x), self.vector) for x in range(height * s.vectors)]
+
+        def tile(at: Any, _: list[Any]) -> Sequence[Any]:
+            starts = [b.at(pointers[0], i.mul(i.add(at, b.i64(r)), p["lda"]), F32) for r in range(height)]
+            for slot in slots:
+                i.store(ir.Constant(self.vector, None), slot, align=64)
+            decode = _Decoder(b, self, levels, starts)
+
+            def group(g: Any, _: list[Any]) -> Sequence[Any]:
+                first = i.mul(g, p["group"])
+                stop = b.smin(i.add(first, p["group"]), p["words"])
+                acc, sums = decode.sums(first, b.smin(stop, p["whole"]), i.icmp_signed(">", stop, p["whole"]), p["whole"])
+                line = i.mul(g, b.i64(k.panel))
+                for v in range(s.vectors):
+                    at_v = i.add(line, b.i64(v * s.lanes))
+                    scale = b.load(self.vector, b.at(scales, at_v, F32), 4)
+                    zero: Any = None
+                    if zeros is not None:
+                        zero = b.load(self.vector, b.at(zeros, at_v, F32), 4)
+                    elif self.needs_sums:
+                        zero = Splat(self.vector, float(k.zero or 0.0))
+                    for r in range(height):
+                        x = acc[r * s.vectors + v]
+                        if zero is not None:
+                            x = i.fsub(x, i.fmul(zero, b.splat(sums[r], s.lanes)))
+                        slot = slots[r * s.vectors + v]
+                        i.store(decode.fma(x, scale, b.load(self.vector, slot, 64)), slot, align=64)
+                return ()
+
+            b.loop(b.i64(0), p["groups"], b.i64(1), [], group)
+            for r in range(height):
+                m = i.add(at, b.i64(r))
+                acc = [b.load(self.vector, slots[r * s.vectors + v], 64) for v in range(s.vectors)]
+                epilogue.row(m, acc, b.at(pointers[-1], i.add(i.mul(m, p["ldc"]), column), element))
+            return ()
+
+        b.loop(row, row_end, b.i64(height), [], tile)
+        i.ret_void()
+        return fn
+
+
+class _Decoder:
+    """Levels of a strip as floats, multiplied by rows of A."""
+
+    def __init__(self, b: Builder, e: _Emitter, levels: Any, starts: Sequence[Any]) -> None:
+        self.b, self.e, self.levels, self.starts = b, e, levels, starts
+        self.s = e.schedule
+        self.needs_sums = e.needs_sums
+
+    def sums(self, first: Any, whole: Any, tail: Any, last: Any) -> tuple[list[Any], list[Any]]:
+        """Σ x·q of words [first, whole), and of the elements behind word `last` where `tail`; and Σ x of the same, by row."""
+        b, i, e, s = self.b, self.b.ir, self.e, self.s
+        rows = len(self.starts)
+        acc = [ir.Constant(e.vector, None)] * (rows * s.vectors)
+        totals = [ir.Constant(vec(F32, e.each), None)] * rows if self.needs_sums else []
+
+        def step(word: Any, carried: list[Any]) -> Sequence[Any]:
+            acc, totals = carried[: len(acc0)], carried[len(acc0) :]
+            at = i.mul(word, b.i64(e.each))
+            packed = self._words(word)
+            for j in range(e.each):
+                acc = self._multiply(acc, packed, ir.Constant(I32, j * e.kernel.bits), i.add(at, b.i64(j)))
+            if self.needs_sums:
+                totals = [i.fadd(t, b.load(vec(F32, e.each), b.at(x, at, F32), 4)) for t, x in zip(totals, self.starts, strict=True)]
+            return [*acc, *totals]
+
+        acc0 = acc
+        out = b.loop(first, whole, b.i64(1), [*acc, *totals], step)
+        acc, totals = out[: len(acc)], out[len(acc) :]
+        found = [b.call(f"llvm.vector.reduce.fadd.v{e.each}f32", F32, ir.Constant(F32, 0.0), t) for t in totals]
+        if not s.tail:
+            return acc, found
+
+        def single(j: Any, carried: list[Any]) -> Sequence[Any]:
+            acc, found = carried[: len(acc0)], carried[len(acc0) :]
+            shift = i.trunc(i.mul(j, b.i64(e.kernel.bits)), I32)
+            at = i.add(i.mul(last, b.i64(e.each)), j)
+            acc = self._multiply(acc, self._words(last), shift, at)
+            return [*acc, *(i.fadd(t, b.load(F32, b.at(x, at, F32), 4)) for t, x in zip(found, self.starts, strict=False))]
+
+        count = i.select(tail, b.i64(s.tail), b.i64(0))
+        out = b.loop(b.i64(0), count, b.i64(1), [*acc, *found], single)
+        return out[: len(acc)], out[len(acc) :]
+
+    def _words(self, word: Any) -> list[Any]:
+        b, s = self.b, self.s
+        line = b.ir.mul(word, b.i64(self.e.kernel.panel))
+        ahead = b.at(self.levels, b.ir.add(line, b.i64(_AHEAD)), I32)
+        for at in range(0, s.lanes * s.vectors * 4, 64):
+            prefetch(b, b.at(ahead, b.i64(at), I8), 3)
+        return [b.load(self.e.words, b.at(self.levels, b.ir.add(line, b.i64(v * s.lanes)), I32), 4) for v in range(s.vectors)]
+
+    def _multiply(self, acc: list[Any], packed: list[Any], shift: Any, at: Any) -> list[Any]:
+        """acc + x[at] · (the levels `shift` bits up in the words)."""
+        b, s = self.b, self.s
+        x = [b.splat(b.load(F32, b.at(start, at, F32), 4), s.lanes) for start in self.starts]
+        out = list(acc)
+        for v, word in enumerate(packed):
+            level = self.e.level(b, b.ir.lshr(word, b.splat(shift, s.lanes)))
+            for r in range(len(self.starts)):
+                out[r * s.vectors + v] = self.fma(x[r], level, out[r * s.vectors + v])
+        return out
+
+    def fma(self, x: Any, y: Any, z: Any) -> Any:
+        if not self.e.target.fma:
+            return self.b.ir.fadd(self.b.ir.fmul(x, y), z)
+        return self.b.call(f"llvm.fma.v{self.s.lanes}f32", x.type, x, y, z)

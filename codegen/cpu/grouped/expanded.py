@@ -1,0 +1,125 @@
+"""Many rows by weights of few bits: a strip of weights becomes floats once, and is then multiplied like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from ....ir import DType
+from ..build import I32, I64, PTR, Builder, Splat, storage, vec
+from ..emitted import PLACEHOLDER
+from ..epilogue import Epilogue
+from ..product import Product
+from ..target import CpuTarget
+from ..tiles import ROWS
+from .schedule import GroupedSchedule
+from .tiles import TileProduct
+
+F32 = ir.FloatType()
+Level = Callable[[Builder, Any], Any]  # a shifted word of levels to floats
+
+
+class Expanded:
+    """Functions of one module: `expand` fills a scratch [K, strip] with (level − zero)·scale, `tiles` multiply by it."""
+
+    def __init__(self, module: ir.Module, schedule: GroupedSchedule, target: CpuTarget, size: dict[str, int], bits: int, panel: int,
+                 zero: float | None, taken_off: bool, on_tiles: TileProduct | None) -> None:  # fmt: skip
+        """`taken_off`: the level's float is without its zero already. `on_tiles` takes the weights, where there are AMX tiles."""
+        self.module, self.s, self.target, self.size, self.bits, self.panel = module, schedule, target, size, bits, panel
+        self.zero, self.taken_off, self.on_tiles = zero, taken_off, on_tiles
+        self.vector = vec(F32, schedule.lanes)
+
+    def expand(self, level: Level) -> ir.Function:
+        """void expand(bufs, dims, column, scratch, half): `half` is where low parts begin, on AMX tiles."""
+        s, each = self.s, 32 // self.bits
+        b, fn = self._function("expand", [PTR, PTR, I64, PTR, I64])
+        i = b.ir
+        bufs, dims, column, scratch, half = fn.args
+        p = {n: b.param(dims, at) for n, at in self.size.items()}
+        panel, inside = i.udiv(column, b.i64(self.panel)), i.urem(column, b.i64(self.panel))
+
+        def strip_of(operand: int, rows: Any) -> Any:
+            base = b.load(PTR, b.at(bufs, b.i64(operand), PTR), 8)
+            return b.at(base, i.add(i.mul(i.mul(panel, rows), b.i64(self.panel)), inside), I32)
+
+        levels, scales = strip_of(1, p["words"]), strip_of(2, p["groups"])
+        zeros = strip_of(3, p["groups"]) if self.zero is None else None
+
+        def group(g: Any, _: list[Any]) -> Sequence[Any]:
+            first = i.mul(g, p["group"])
+            stop = b.smin(i.add(first, p["group"]), p["words"])
+            line = i.mul(g, b.i64(self.panel))
+
+            def row_of(table: Any) -> list[Any]:
+                return [b.load(self.vector, b.at(table, i.add(line, b.i64(v * s.lanes)), F32), 4) for v in range(s.vectors)]
+
+            factor = row_of(scales)
+            if zeros is not None:
+                off: list[Any] | None = row_of(zeros)
+            else:
+                off = None if self.taken_off else [Splat(self.vector, float(self.zero or 0.0))] * s.vectors
+
+            def word(w: Any, _: list[Any]) -> Sequence[Any]:
+                at = b.at(levels, i.mul(w, b.i64(self.panel)), I32)
+                packed = [b.load(vec(I32, s.lanes), b.at(at, b.i64(v * s.lanes), I32), 4) for v in range(s.vectors)]
+
+                def weights(v: int, j: int) -> Any:
+                    x = level(b, i.lshr(packed[v], Splat(packed[v].type, j * self.bits)))
+                    return i.fmul(x if off is None else i.fsub(x, off[v]), factor[v])
+
+                if self.on_tiles is not None:
+                    for j in range(0, each, 2):
+                        pairs = [(weights(v, j), weights(v, j + 1)) for v in range(s.vectors)]
+                        row = i.add(i.mul(w, b.i64(each // 2)), b.i64(j // 2))
+                        self.on_tiles.store_weights(b, scratch, half, row, pairs)
+                    return ()
+                out = b.at(scratch, i.mul(w, b.i64(each * s.lanes * s.vectors)), F32)
+                for v in range(s.vectors):
+                    for j in range(each):
+                        i.store(weights(v, j), b.at(out, b.i64((j * s.vectors + v) * s.lanes), F32), align=4)
+                return ()
+
+            b.loop(first, stop, b.i64(1), [], word)
+            return ()
+
+        b.loop(b.i64(0), p["groups"], b.i64(1), [], group)
+        if self.on_tiles is not None:
+            last = i.mul(self.on_tiles.steps(b, p["k"]), b.i64(ROWS))
+            self.on_tiles.clear(b, scratch, half, i.mul(p["words"], b.i64(each // 2)), last)
+        i.ret_void()
+        return fn
+
+    def tile(self, height: int, masked: bool, epilogue: Epilogue, operands: int, out: DType) -> ir.Function:
+        """void tile(bufs, dims, row, row_end, column, scratch): whole tiles of rows by the strip."""
+        s = self.s
+        b, fn = self._function(f"wide{height}{'t' if masked else ''}", [PTR, PTR, I64, I64, I64, PTR])
+        i = b.ir
+        bufs, dims, row, row_end, column, scratch = fn.args
+        p = {n: b.param(dims, at) for n, at in self.size.items()}
+        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(operands)]
+        live = i.sub(p["n"], column)
+        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+        active = epilogue.begin(b, dims, pointers, b.i64(0), column, masks)
+        product = Product(DType.F32, DType.F32, s.lanes, s.lanes * s.vectors, 4, False, self.target)
+
+        def tile(at: Any, _: list[Any]) -> Sequence[Any]:
+            starts = [b.at(pointers[0], i.mul(i.add(at, b.i64(r)), p["lda"]), F32) for r in range(height)]
+            acc = [ir.Constant(self.vector, None)] * (height * s.vectors)
+            acc = product.accumulate(b, p["k"], starts, scratch, acc, s.vectors)
+            for r in range(height):
+                m = i.add(at, b.i64(r))
+                to = b.at(pointers[-1], i.add(i.mul(m, p["ldc"]), column), storage(out))
+                active.row(m, acc[r * s.vectors : (r + 1) * s.vectors], to)
+            return ()
+
+        b.loop(row, row_end, b.i64(height), [], tile)
+        i.ret_void()
+        return fn
+
+    def _function(self, name: str, types: list[Any]) -> tuple[Builder, ir.Function]:
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), types), f"{PLACEHOLDER}.{name}")
+        fn.linkage = "internal"
+        fn.attributes.add("noinline")
+        return Builder(fn), fn

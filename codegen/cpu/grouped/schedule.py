@@ -1,0 +1,90 @@
+"""Choices of products with weights of few bits: register tile, rows of a work unit, how levels become floats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....errors import CodegenError
+from ....ir import Dim, ceildiv, dim_min, floordiv
+from ...kernel import GroupedKernel
+from ..target import CpuTarget
+
+_EXPAND = 20  # rows: then expanding them for every tile would take longer than storing them once
+_EXPANDED_BYTES = 1 << 21  # of a strip of floats, on the stack and in the second-level cache
+_ROWS = 48  # of a unit: its levels come from the first-level cache after the first tile
+_EXPAND_TILES = 12  # the same where they are multiplied on AMX tiles
+_WIDE_ROWS = 240  # of a unit that expands its weights: they are worth so many
+_SPLIT_ROWS = 256  # the same on AMX tiles, where rows of A are kept beside the weights,
+_SPLIT_BYTES = 1 << 19  # in so many bytes
+_CHUNK = 8  # strips of a unit on AMX tiles, which its rows of A are split for
+_TILES = frozenset({"amx-tile", "amx-bf16"})
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedSchedule:
+    """`lanes` × `vectors` columns (a strip) by each of `heights` rows at a time; `rows` rows by a strip make a unit.
+
+    table: levels of 4 bits become floats by one permutation of 16 lanes, the zero that all share taken off; else by mask and
+    conversion.
+    tail: elements of K behind the last whole word of levels.
+    """
+
+    lanes: int
+    vectors: int
+    heights: tuple[int, ...]
+    table: bool
+    tail: int
+    rows: Dim
+    blocks: Dim
+    strips: int
+    masked: bool
+    expand: int = 0  # rows of a unit from which on its weights become floats first; 0: never
+    wide: tuple[int, ...] = ()  # heights for expanded weights
+    tiles: bool = False  # expanded weights are multiplied on AMX tiles
+    chunk: Dim = 1  # strips of a unit
+    chunks: Dim = 0
+
+
+def schedule_grouped(kernel: GroupedKernel, target: CpuTarget) -> GroupedSchedule:
+    """Raises CodegenError where a group does not consist of whole words of levels."""
+    each = 32 // kernel.bits
+    if kernel.group % each and kernel.group < kernel.k:
+        raise CodegenError(f"groups of {kernel.group} rows of {kernel.bits}-bit weights", expected=f"a multiple of {each}")
+    lanes = target.vector_bits // 32
+    many = target.vector_bits >= 512 or "aarch64" in target.triple  # 32 vector registers
+    vectors = 4 if many else 2
+    if isinstance(kernel.m, int) and kernel.m == 1:
+        vectors = 4
+    while kernel.panel % (lanes * vectors):
+        vectors //= 2
+    tall = 6 if many else 4
+    heights = (tall, 1) if not isinstance(kernel.m, int) else tuple(dict.fromkeys((max(1, min(tall, kernel.m)), 1)))
+    if isinstance(kernel.m, int) and kernel.m % heights[0] == 0:
+        heights = heights[:1]
+    strip = lanes * vectors
+    tiles = lanes == 16 and target.masked and target.features >= _TILES
+    expand = _EXPAND_TILES if tiles else _EXPAND
+    if (isinstance(kernel.m, int) and kernel.m < expand) or 4 * kernel.k * strip > _EXPANDED_BYTES:
+        expand, tiles = 0, False
+    most = _ROWS
+    if tiles:
+        most = max(32, min(_SPLIT_ROWS, _SPLIT_BYTES // (4 * kernel.k) // 32 * 32))
+    elif expand:
+        most = _WIDE_ROWS
+    rows = most
+    if isinstance(kernel.m, int):
+        rows = max(1, -(-kernel.m // max(1, -(-kernel.m // most))))  # blocks of about one size
+        rows = min(most, -(-rows // 32) * 32) if tiles else rows
+    strips = -(-kernel.n // strip)
+    chunk, chunks = _chunks(kernel.m, strips) if tiles else (1, strips)
+    return GroupedSchedule(
+        lanes, vectors, heights, kernel.bits == 4 and lanes == 16 and target.is_x86, kernel.k % each, rows, ceildiv(kernel.m, rows), strips,
+        kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks,
+    )  # fmt: skip
+
+
+def _chunks(m: Dim, strips: int) -> tuple[Dim, Dim]:
+    """(strips of a unit, units along n): one strip each for few rows, so that all threads find work."""
+    most = max(1, min(_CHUNK, strips // 3))
+    many = dim_min(1, floordiv(m, _EXPAND_TILES))
+    return 1 + (most - 1) * many, strips + (-(-strips // most) - strips) * many

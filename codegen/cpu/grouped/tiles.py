@@ -1,0 +1,200 @@
+"""Many rows by weights of few bits on AMX tiles, about as exact as long float32 sums.
+
+A float is the sum of two bfloat16, x = h + l + ε with |ε| ≤ 2⁻¹⁶|x|, and so is a weight (level − zero)·scale. Three products
+of bfloat16 then make one of floats: h·h' + h·l' + l·h', where l·l' is as small as ε; tiles add them up in float32. Rounding
+is symmetric, so that what is lost averages out: 4·10⁻⁶ of the norm, what float32 loses in a sum of some thousands. That takes
+three passes of an instruction with sixteen times the rate of a vector multiply-add.
+
+A unit splits its rows of A once, and each strip of weights once. Both lie in the order in which tiles read them: blocks of 16
+rows (of A, or pairs of rows of B) by 64 bytes. Rows that hold an infinity, or what rounds to one, cannot be split: the caller
+then multiplies as for few rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from ....ir import DType
+from ..build import I8, I16, I32, I64, PTR, Builder, Splat, storage, vec
+from ..emitted import PLACEHOLDER
+from ..epilogue import Epilogue
+from ..target import CpuTarget
+from ..tiles import BYTES, ROWS, Tiles
+from .schedule import GroupedSchedule
+
+F32 = ir.FloatType()
+_STEP = 32  # elements of K that one tile instruction takes
+_BLOCK = ROWS * BYTES  # bytes of a full tile
+_LANES = 16
+_HALF = 0x8000  # added before the low 16 bits are cut off: rounds to nearest, halves away from zero
+_HIGH = 0xFFFF0000
+_LARGEST = 0x7F7F8000  # the least magnitude that rounds to infinity
+
+
+class TileProduct:
+    """Functions of one module: `split` for rows of A, `spread` for a strip of weights, `product` of the two."""
+
+    def __init__(self, module: ir.Module, schedule: GroupedSchedule, target: CpuTarget, size: dict[str, int]) -> None:
+        self.module, self.s, self.target, self.size = module, schedule, target, size
+        self.words, self.floats = vec(I32, _LANES), vec(F32, _LANES)
+
+    def split(self) -> ir.Function:
+        """i1 split(rows of A, lda, k, count, out): high parts, then low parts `half` bytes on; false where rows cannot be split."""
+        b, fn = self._function("split", ir.IntType(1), [PTR, I64, I64, I64, PTR, I64])
+        i = b.ir
+        a, lda, k, count, out, half = fn.args
+        steps = self.steps(b, k)
+
+        def row(r: Any, seen: list[Any]) -> Sequence[Any]:
+            line = b.at(a, i.mul(r, lda), F32)
+            block = i.mul(i.mul(i.udiv(r, b.i64(ROWS)), steps), b.i64(_BLOCK))
+            to = b.at(out, i.add(block, i.mul(i.urem(r, b.i64(ROWS)), b.i64(BYTES))), I8)
+
+            def chunk(masked: bool) -> Callable[[Any, list[Any]], Sequence[Any]]:
+                def run(c: Any, seen: list[Any]) -> Sequence[Any]:
+                    at = i.mul(c, b.i64(_LANES))
+                    source = b.at(line, at, F32)
+                    x = (
+                        b.load(self.floats, source, 4)
+                        if not masked
+                        else b.masked_load(self.floats, source, b.below(i.sub(k, at), _LANES), 4)
+                    )
+                    high, low = self._parts(b, x)
+                    place = i.add(i.mul(i.udiv(c, b.i64(2)), b.i64(_BLOCK)), i.mul(i.urem(c, b.i64(2)), b.i64(BYTES // 2)))
+                    for part, offset in ((high, b.i64(0)), (low, half)):
+                        upper = i.trunc(i.lshr(part, Splat(self.words, 16)), vec(I16, _LANES))
+                        i.store(upper, b.at(to, i.add(place, offset), I8), align=32)
+                    size = i.and_(i.bitcast(x, self.words), Splat(self.words, 0x7FFFFFFF))
+                    return [b.call(f"llvm.umax.v{_LANES}i32", self.words, seen[0], size)]
+
+                return run
+
+            whole = i.udiv(k, b.i64(_LANES))
+            seen = b.loop(b.i64(0), whole, b.i64(1), seen, chunk(False))
+            return b.loop(whole, i.mul(steps, b.i64(_STEP // _LANES)), b.i64(1), seen, chunk(True))
+
+        (seen,) = b.loop(b.i64(0), count, b.i64(1), [ir.Constant(self.words, None)], row)
+        largest = b.call(f"llvm.vector.reduce.umax.v{_LANES}i32", I32, seen)
+        i.ret(i.icmp_unsigned("<", largest, ir.Constant(I32, _LARGEST)))
+        return fn
+
+    def store_weights(self, b: Builder, strip: Any, half: Any, pair: Any, columns: Sequence[tuple[Any, Any]]) -> None:
+        """A pair of rows of weights, for each vector of columns, into the scratch of their strip."""
+        i, v = b.ir, len(columns)
+        step, line = i.udiv(pair, b.i64(ROWS)), i.urem(pair, b.i64(ROWS))
+        at = i.add(i.mul(step, b.i64(v * _BLOCK)), i.mul(line, b.i64(BYTES)))
+        upper = Splat(self.words, _HIGH)
+        for c, rows in enumerate(columns):
+            parts = [self._parts(b, x) for x in rows]
+            for which, offset in ((0, b.i64(c * _BLOCK)), (1, i.add(half, b.i64(c * _BLOCK)))):
+                even, odd = (p[which] for p in parts)
+                word = i.or_(i.and_(odd, upper), i.lshr(even, Splat(self.words, 16)))
+                i.store(word, b.at(strip, i.add(at, offset), I8), align=64)
+
+    def clear(self, b: Builder, strip: Any, half: Any, first: Any, last: Any) -> None:
+        """Zeros for pairs of rows that there are none of."""
+        zero = ir.Constant(self.floats, None)
+
+        def pair(at: Any, _: list[Any]) -> Sequence[Any]:
+            self.store_weights(b, strip, half, at, [(zero, zero)] * self.s.vectors)
+            return ()
+
+        b.loop(first, last, b.i64(1), [], pair)
+
+    def product(self, masked: bool, epilogue: Epilogue, operands: int, out: DType) -> ir.Function:
+        """void product(bufs, dims, first, count, column, a, a_half, strip, half): `count` rows from `first` on by the strip."""
+        s = self.s
+        b, fn = self._function(f"amx{'t' if masked else ''}", ir.VoidType(), [PTR, PTR, I64, I64, I64, PTR, I64, PTR, I64])
+        i = b.ir
+        bufs, dims, first, count, column, a, a_half, strip, half = fn.args
+        p = {n: b.param(dims, at) for n, at in self.size.items()}
+        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(operands)]
+        live = i.sub(p["n"], column)
+        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+        active = epilogue.begin(b, dims, pointers, b.i64(0), column, masks, hold=True)
+        steps = self.steps(b, p["k"])
+        sums = b.alloca(self.floats, b.i64(2 * ROWS * s.vectors))
+        element = storage(out)
+
+        def rows(at: Any, _: list[Any]) -> Sequence[Any]:
+            left = i.sub(count, at)
+            block = b.at(a, i.mul(i.mul(i.udiv(at, b.i64(ROWS)), steps), b.i64(_BLOCK)), I8)
+            with i.if_else(i.icmp_signed(">", left, b.i64(ROWS))) as (two, one):
+                for high, branch in ((2, two), (1, one)):
+                    with branch:
+                        for c in range(0, s.vectors, 2):
+                            self._tiles(b, high, c, min(2, s.vectors - c), steps, block, a_half, strip, half, sums)
+
+            def finish(r: Any, _: list[Any]) -> Sequence[Any]:
+                line = b.at(sums, i.mul(r, b.i64(s.vectors)), self.floats)
+                acc = [b.load(self.floats, b.at(line, b.i64(v), self.floats), 64) for v in range(s.vectors)]
+                m = i.add(first, i.add(at, r))
+                active.row(m, acc, b.at(pointers[-1], i.add(i.mul(m, p["ldc"]), column), element))
+                return ()
+
+            b.loop(b.i64(0), b.smin(left, b.i64(2 * ROWS)), b.i64(1), [], finish)
+            return ()
+
+        b.loop(b.i64(0), count, b.i64(2 * ROWS), [], rows)
+        i.ret_void()
+        return fn
+
+    def steps(self, b: Builder, k: Any) -> Any:
+        """Tile instructions along K."""
+        return b.ir.udiv(b.ir.add(k, b.i64(_STEP - 1)), b.i64(_STEP))
+
+    def _tiles(
+        self, b: Builder, high: int, first: int, wide: int, steps: Any, a: Any, a_half: Any, strip: Any, half: Any, sums: Any
+    ) -> None:
+        """16·high rows by 16·wide columns from vector `first` on: sums in tiles 0 … 3, A in 4 and 5, B in 6 and 7."""
+        i, t, line = b.ir, Tiles(b, DType.BF16), b.i64(BYTES)
+        for x in range(high):
+            for y in range(wide):
+                t.zero(2 * x + y)
+
+        def load_a(at: Any, offset: Any) -> None:
+            for x in range(high):
+                block = i.mul(i.add(i.mul(steps, b.i64(x)), at), b.i64(_BLOCK))
+                t.load(4 + x, b.at(a, i.add(block, offset), I8), line)
+
+        def load_b(at: Any, offset: Any) -> None:
+            for y in range(wide):
+                block = i.mul(i.add(i.mul(at, b.i64(self.s.vectors)), b.i64(first + y)), b.i64(_BLOCK))
+                t.load(6 + y, b.at(strip, i.add(block, offset), I8), line)
+
+        def multiply() -> None:
+            for x in range(high):
+                for y in range(wide):
+                    t.multiply(2 * x + y, 4 + x, 6 + y)
+
+        def step(at: Any, _: list[Any]) -> Sequence[Any]:
+            load_a(at, b.i64(0))
+            load_b(at, half)
+            multiply()
+            load_b(at, b.i64(0))
+            multiply()
+            load_a(at, a_half)
+            multiply()
+            return ()
+
+        b.loop(b.i64(0), steps, b.i64(1), [], step)
+        for x in range(high):
+            for y in range(wide):
+                to = b.at(sums, b.i64(x * ROWS * self.s.vectors + first + y), self.floats)
+                t.store(2 * x + y, to, b.i64(self.s.vectors * BYTES))
+
+    def _parts(self, b: Builder, x: Any) -> tuple[Any, Any]:
+        """Bits of h and l; only their upper 16 count, and of h the others are zero."""
+        i, half = b.ir, Splat(self.words, _HALF)
+        high = i.and_(i.add(i.bitcast(x, self.words), half), Splat(self.words, _HIGH))
+        low = i.fsub(x, i.bitcast(high, self.floats))
+        return high, i.add(i.bitcast(low, self.words), half)
+
+    def _function(self, name: str, result: Any, types: list[Any]) -> tuple[Builder, ir.Function]:
+        fn = ir.Function(self.module, ir.FunctionType(result, types), f"{PLACEHOLDER}.{name}")
+        fn.linkage = "internal"
+        fn.attributes.add("noinline")
+        return Builder(fn), fn

@@ -1,0 +1,1 @@
+"""Loop nests: elementwise chains, moves, reductions, softmax, norms, pooling."""

@@ -1,0 +1,339 @@
+"""A point of a loop nest: the value of any expression there, in all lanes of a vector or in one if all are the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from ....errors import CodegenError
+from ....ir import Dim, DType
+from ...affine import Affine, affine, axes_of, stride_along
+from ...expr import Axis, Bits, Call, Cast, DimParam, E, Guarded, Load, Num, Reduced, Ticks, clamped, quantizing
+from ...kernel import LoopKernel, Store
+from ..build import I1, I32, I64, PTR, Builder, Params, mangle, storage, vec
+from ..emitted import PLACEHOLDER
+from ..math.functions import Functions
+from ..shuffles import every, shuffle
+from ..target import CpuTarget
+from .schedule import MOST_APART, LoopSchedule
+
+_FAR = 1 << 30  # further out than any lane of a vector reaches
+_MASKED_APART = 4  # a stride up to which lines of which only some lanes may be read are, too
+
+
+@dataclass
+class Scope:
+    """Values of axes at a point of the loop nest, and what was computed there."""
+
+    axes: dict[int, Any]  # axis -> I64 (for the vector axis: its first lane)
+    lanes: int
+    mask: Any  # <lanes x i1>, or None
+    reduced: list[Any]
+    memo: dict[tuple[int, bool], Any]
+    shift: int = 0  # added to the vector axis
+    ahead: int = 0  # added to the axis of columns
+
+
+class Points:
+    """Evaluates expressions of one kernel into one function."""
+
+    def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget) -> None:
+        self.k, self.plan, self.target = k, plan, target
+        self.params = Params()
+        self.module = ir.Module("")
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
+        self.b = Builder(fn)
+        self.bufs, self.dims, self.begin, self.end = fn.args
+        self.parallel = 0 <= plan.axis < len(k.axes)  # the vector axis is a parallel one
+        self.sizes: dict[Dim, Any] = {}
+        self.depends = self.dependence(k)
+        # results of reductions that are the same for all lanes, and what follows from them
+        mark = 1 << 20
+        marked = axes_of(k.roots, frozenset({mark}))
+        self.uniform_results: set[int] = set()
+        if not self.parallel:
+            self.uniform_results = {i for i, axes in marked.items() if mark in axes and plan.axis not in axes}
+        self.column_axis = -1  # the axis along which several points are computed together
+        self.pointers: list[Any] = []
+        self.forms: dict[int, Affine | None] = {}
+        self.strides: dict[int, Dim | None] = {}
+        self.sums: dict[Any, Any] = {}
+
+    def dependence(self, k: LoopKernel) -> dict[int, frozenset[int]]:
+        """id(node) -> axes it depends on; a result of a reduction differs between lanes along a parallel axis."""
+        return axes_of(k.roots, frozenset({self.plan.axis}) if self.parallel else frozenset())
+
+    # sizes ---------------------------------------------------------------------------------------------------------
+    def dim(self, d: Dim) -> Any:
+        """A dim as an I64: a literal, or read from the table in the entry block."""
+        if isinstance(d, int):
+            return self.b.i64(d)
+        if d not in self.sizes:
+            with self.b.ir.goto_block(self.b.entry):
+                self.sizes[d] = self.b.param(self.dims, self.params.add(d))
+        return self.sizes[d]
+
+    # expressions -----------------------------------------------------------------------------------------------------
+    def varies(self, e: E, s: Scope) -> bool:
+        return s.lanes > 1 and self.plan.axis in self.depends[id(e)]
+
+    def value(self, root: E, s: Scope, wide: bool = False) -> Any:
+        """root at a point: one lane if it does not vary along the vector axis (unless `wide`), else s.lanes lanes."""
+        order = self._order(root, s)
+        for e in order:
+            s.memo[id(e), False] = self._evaluate(e, s)
+        x = s.memo[id(root), False]
+        if wide and s.lanes > 1 and x.type.count == 1:
+            x = self._widen(x, s.lanes)
+        return x
+
+    def _order(self, root: E, s: Scope) -> list[E]:
+        """Nodes to evaluate; the offset of a load is evaluated by the load itself."""
+        seen: set[int] = set()
+        order: list[E] = []
+        stack: list[tuple[E, bool]] = [(root, False)]
+        while stack:
+            e, done = stack.pop()
+            if done:
+                order.append(e)
+                continue
+            if id(e) in seen or (id(e), False) in s.memo:
+                continue
+            seen.add(id(e))
+            stack.append((e, True))
+            kids: Sequence[E] = e.args if isinstance(e, Call) else (e.arg,) if isinstance(e, Cast | Bits) else ()
+            stack.extend((c, False) for c in reversed(kids))
+        return order
+
+    def _widen(self, x: Any, lanes: int) -> Any:
+        if x.type.count == lanes:
+            return x
+        if isinstance(x, ir.Constant):
+            return ir.Constant(vec(x.type.element, lanes), list(x.constant) * lanes)
+        return self.b.splat(self.b.ir.extract_element(x, ir.Constant(I32, 0)), lanes)
+
+    def _narrow(self, x: Any) -> Any:
+        """One lane of a value that is the same in all."""
+        if x.type.count == 1:
+            return x
+        return self.b.splat(self.b.ir.extract_element(x, ir.Constant(I32, 0)), 1)
+
+    def _evaluate(self, e: E, s: Scope) -> Any:
+        b = self.b
+        lanes = s.lanes if self.varies(e, s) else 1
+        math = Functions(b, lanes, self.target)
+        match e:
+            case Num(value=v):
+                return math.const(v, e.dtype)
+            case DimParam(dim=d):
+                return b.splat(self.dim(d), 1)
+            case Ticks():  # AArch64 lets programs read the steady counter only
+                name = "llvm.readcyclecounter" if self.target.is_x86 else "llvm.readsteadycounter"
+                return b.splat(b.call(name, I64), 1)
+            case Axis(index=i):
+                x = b.splat(s.axes[i], lanes)
+                shift = s.shift if i == self.plan.axis else s.ahead if i == self.column_axis else 0
+                return b.ir.add(x, b.iota(lanes, shift)) if lanes > 1 or shift else x
+            case Reduced(stage=i):
+                return s.reduced[i]
+            case Load():
+                return self._load(e, s, lanes, math)
+            case Guarded():
+                return self._guarded(e, s)
+            case Bits(arg=a, source=source):
+                return math.bits(self._widen(s.memo[id(a), False], lanes), source, e.dtype)
+            case Cast() if (q := quantizing(e)) is not None:
+                return b.ir.trunc(math.quantize(self._widen(s.memo[id(q.x), False], lanes), q.zero, q.low, q.high), math.type(e.dtype))
+            case Cast(arg=a):
+                x = self._widen(s.memo[id(a), False], lanes)
+                return math.convert(x, e.dtype) if clamped(a, e.dtype) else math.cast(x, a.dtype, e.dtype)
+            case Call(fn="div", args=(x, y)) if lanes > 1 and e.dtype.is_float and id(y) in self.uniform_results:
+                # one division per row; ≤ 1.5 ULP
+                one = Functions(b, 1, self.target)
+                inverse = one.call("div", [one.const(1.0, y.dtype), s.memo[id(y), False]], [y.dtype, y.dtype])
+                return math.call("mul", [self._widen(s.memo[id(x), False], lanes), self._widen(inverse, lanes)], [e.dtype] * 2)
+            case Call(fn="div", args=(x, y)) if lanes > 1 and e.dtype is DType.F32 and self.target.fma and not self.varies(y, s):
+                return math.divide(self._widen(s.memo[id(x), False], lanes), self._narrow(s.memo[id(y), False]))
+            case Call(fn=fn, args=args):
+                got = [self._widen(s.memo[id(a), False], lanes) for a in args]
+                return math.call(fn, got, [a.dtype for a in args])
+        raise CodegenError(f"{type(e).__name__} in a loop kernel")
+
+    def _guarded(self, e: Guarded, s: Scope) -> Any:
+        """The body evaluated with a mask of the lanes that are inside."""
+        b, axis = self.b, self.plan.axis
+        mask: Any = None
+        for constant, coefficients in e.facts:
+            step = coefficients[axis]
+            assert isinstance(step, int)
+            value, extra = self.linear((constant, coefficients), s.axes, s.shift, s.ahead)
+            first = b.ir.add(value, b.i64(extra))
+            first = b.ir.trunc(b.smax(b.smin(first, b.i64(_FAR)), b.i64(-_FAR)), I32)
+            lanes = ir.Constant(vec(I32, s.lanes), [step * lane for lane in range(s.lanes)])
+            holds = b.ir.icmp_signed(">=", b.ir.add(b.splat(first, s.lanes), lanes), ir.Constant(lanes.type, None))
+            mask = holds if mask is None else b.ir.and_(mask, holds)
+        inner = mask if s.mask is None else b.ir.and_(mask, s.mask)
+        x = self.value(e.body, Scope(s.axes, s.lanes, inner, s.reduced, {}, s.shift, s.ahead), True)
+        zero = isinstance(e.other, Num) and not e.other.value and isinstance(e.body, Load) and self._stride(e.body.offset, s) == 1
+        if (zero and not e.dtype.is_float) or (zero and math.copysign(1.0, e.other.value) > 0):  # type: ignore[attr-defined]
+            return x  # a load with a mask gives zeros already
+        return b.ir.select(mask, x, self._widen(self.value(e.other, s), s.lanes))
+
+    def form(self, offset: E) -> Affine | None:
+        if id(offset) not in self.forms:
+            self.forms[id(offset)] = affine(offset)
+        return self.forms[id(offset)]
+
+    def _stride(self, offset: E, s: Scope) -> int | None:
+        """Elements per lane when constant: 0, or known; None for a gather."""
+        if not self.varies(offset, s):
+            return 0
+        if id(offset) not in self.strides:
+            self.strides[id(offset)] = stride_along(offset, self.plan.axis, None if self.parallel else 0)
+        k = self.strides[id(offset)]
+        return k if isinstance(k, int) else None
+
+    def scalar(self, e: E, s: Scope) -> Any:
+        """An I64 at the first lane: every axis is taken at its (first) value."""
+        first = Scope(s.axes, 1, None, s.reduced, s.memo if s.lanes == 1 else {}, s.shift, s.ahead)
+        x = self.value(e, first)
+        return self.b.ir.extract_element(x, ir.Constant(I32, 0))
+
+    def linear(self, form: Affine, axes: dict[int, Any], shift: int = 0, ahead: int = 0) -> tuple[Any, int]:
+        """An affine form as (I64 value, constant to add). Values are shared within a block."""
+        b = self.b
+        rest: tuple[Dim, ...] = () if isinstance(form[0], int) else (form[0],)
+        constant = form[0] if isinstance(form[0], int) else 0
+        terms: list[tuple[Any, Dim]] = []
+        for axis, c in form[1].items():
+            further = shift if axis == self.plan.axis else ahead if axis == self.column_axis else 0
+            if further:
+                if isinstance(c, int):
+                    constant += c * further
+                else:
+                    rest += (c * further,)
+            at = axes[axis]
+            if isinstance(at, ir.Constant):
+                if isinstance(c, int):
+                    constant += c * at.constant
+                elif at.constant:
+                    rest += (c * at.constant,)
+            elif c != 0:
+                terms.append((at, c))
+        key = (id(b.ir.block), rest, tuple((id(v), c) for v, c in terms))
+        if key not in self.sums:
+            total: Any = None
+            for t in [*(self.dim(d) for d in rest), *(v if c == 1 else b.ir.mul(v, self.dim(c)) for v, c in terms)]:
+                total = t if total is None else b.ir.add(total, t)
+            self.sums[key] = (b.i64(0) if total is None else total, b.ir.block, terms)
+        return self.sums[key][0], constant
+
+    def address(self, operand: int, offset: E, s: Scope) -> Any:
+        """Of the element at the first lane."""
+        b, t, base = self.b, storage(self.k.operands[operand].dtype), self.pointers[operand]
+        form = self.form(offset)
+        if form is None:
+            return b.at(base, self.scalar(offset, s), t)
+        value, constant = self.linear(form, s.axes, s.shift, s.ahead)
+        key = (id(b.ir.block), operand, id(value))
+        if key not in self.sums:
+            self.sums[key] = (b.at(base, value, t), value)
+        at = self.sums[key][0]
+        return b.at(at, b.i64(constant), t) if constant else at
+
+    def _load(self, e: Load, s: Scope, lanes: int, math: Functions) -> Any:
+        b = self.b
+        dtype = self.k.operands[e.operand].dtype
+        t, base = storage(dtype), self.pointers[e.operand]
+        align = dtype.itemsize
+        stride = self._stride(e.offset, s)
+        if stride == 0 or lanes == 1:
+            one = Functions(b, 1, self.target)
+            return one.from_storage(b.splat(b.load(t, self.address(e.operand, e.offset, s), align), 1), dtype)
+        wide = vec(t, lanes)
+        if stride == 1:
+            at = self.address(e.operand, e.offset, s)
+            raw = b.load(wide, at, align) if s.mask is None else b.masked_load(wide, at, s.mask, align)
+            return math.from_storage(raw, dtype)
+        near = stride is not None and (stride == -1 or 2 <= stride <= MOST_APART) and dtype.itemsize <= 8
+        if near and (s.mask is None or (self.target.masked and 2 <= stride <= _MASKED_APART)):  # type: ignore[operator]
+            return math.from_storage(self._strided(wide, self.address(e.operand, e.offset, s), stride, align, s.mask), dtype)  # type: ignore[arg-type]
+        if self.target.masked and dtype.itemsize in (4, 8):  # a gather instruction
+            pointers = self._lane_pointers(e.operand, e.offset, s, lanes)
+            name = f"llvm.masked.gather.{mangle(wide)}.{mangle(pointers.type)}"
+            mask = s.mask if s.mask is not None else ir.Constant(vec(I1, lanes), [1] * lanes)
+            raw = b.call(name, wide, pointers, ir.Constant(I32, align), mask, ir.Constant(wide, None))
+            return math.from_storage(raw, dtype)
+        index = self._lane_offsets(e.offset, s, lanes)
+        raw = ir.Constant(wide, ir.Undefined)
+        for lane in range(lanes):
+            at = ir.Constant(I32, lane)
+            raw = b.ir.insert_element(raw, b.load(t, b.at(base, b.ir.extract_element(index, at), t), align), at)
+        return math.from_storage(raw, dtype)
+
+    def _strided(self, wide: Any, at: Any, stride: int, align: int, mask: Any = None) -> Any:
+        """Lanes `stride` elements apart, from vectors of all there is between the first and the last one."""
+        b, n, t = self.b, wide.count, wide.element
+        if stride == -1:
+            x = b.load(wide, b.at(at, b.i64(1 - n), t), align)
+            return shuffle(b, x, x, range(n - 1, -1, -1))
+        last = (n - 1) * stride + 1 - n  # where a vector that ends with the last lane starts
+        starts = [min(j * n, last) for j in range(stride)]
+        if mask is None:
+            return every(b, [b.load(wide, b.at(at, b.i64(j), t), align) for j in starts], starts, stride)
+        pieces = []
+        for j in starts:
+            owners = [divmod(j + p, stride) for p in range(n)]  # the lane that wants an element, if the rest is 0
+            wanted = shuffle(b, mask, ir.Constant(mask.type, None), [lane if rest == 0 else n for lane, rest in owners])
+            pieces.append(b.masked_load(wide, b.at(at, b.i64(j), t), wanted, align))
+        return every(b, pieces, starts, stride)
+
+    def _lane_offsets(self, offset: E, s: Scope, lanes: int) -> Any:
+        """An offset per lane; masked lanes point at element 0, which exists."""
+        index = self._widen(self.value(offset, s), lanes)
+        return index if s.mask is None else self.b.ir.select(s.mask, index, ir.Constant(index.type, None))
+
+    def _lane_pointers(self, operand: int, offset: E, s: Scope, lanes: int) -> Any:
+        """A pointer per lane: a constant stride from the first lane, or an offset each."""
+        b, t = self.b, storage(self.k.operands[operand].dtype)
+        stride = self._stride(offset, s)
+        if stride is None:
+            out = b.at(self.pointers[operand], self._widen(self.value(offset, s), lanes), t)
+        else:
+            steps = ir.Constant(vec(I64, lanes), [stride * lane for lane in range(lanes)])
+            out = b.at(self.address(operand, offset, s), steps, t)
+        out.type = vec(PTR, lanes)  # llvmlite types every getelementptr as one pointer
+        return out
+
+    def _store(self, store: Store, s: Scope, value: Any = None) -> None:
+        b, dtype = self.b, self.k.operands[store.operand].dtype
+        lanes = s.lanes
+        math = Functions(b, lanes, self.target)
+        x = math.to_storage(self._widen(self.value(store.value, s) if value is None else value, lanes), dtype)
+        guard = None if store.guard is None else self._widen(self.value(store.guard, s), lanes)
+        if lanes == 1:
+            at = self.address(store.operand, store.offset, s)
+            single = b.ir.extract_element(x, ir.Constant(I32, 0))
+            if guard is None:
+                b.ir.store(single, at, align=dtype.itemsize)
+                return
+            with b.ir.if_then(b.ir.extract_element(guard, ir.Constant(I32, 0))):
+                b.ir.store(single, at, align=dtype.itemsize)
+            return
+        mask = s.mask if guard is None else guard if s.mask is None else b.ir.and_(guard, s.mask)
+        if self._stride(store.offset, s) != 1:
+            pointers = self._lane_pointers(store.operand, store.offset, s, lanes)
+            if mask is None:
+                mask = ir.Constant(vec(I1, lanes), [1] * lanes)
+            name = f"llvm.masked.scatter.{mangle(x.type)}.{mangle(pointers.type)}"
+            b.call(name, ir.VoidType(), x, pointers, ir.Constant(I32, dtype.itemsize), mask)
+            return
+        at = self.address(store.operand, store.offset, s)
+        if mask is None:
+            b.ir.store(x, at, align=dtype.itemsize)
+        else:
+            b.masked_store(x, at, mask, dtype.itemsize)

@@ -1,0 +1,199 @@
+"""How a loop kernel runs: which axes merge, which one is the vector, how wide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....errors import ScheduleError
+from ....ir import COMPARISONS, Dim, DType, is_static, prod
+from ...affine import affine, stride_along
+from ...expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, postorder
+from ...kernel import LoopKernel
+from ..target import CpuTarget
+from .rewrite import rebuilt, transform
+from .windows import windows
+
+UNROLL_POINTS = 64  # reduce spaces up to this size are unrolled,
+_WINDOW_FNS = ("sum", "max", "min")
+_COLUMNS = 4  # points of a window sum computed together: 3 are measurably slower, 6 no faster
+UNROLL_WORK = 640  # unless that makes more vector operations than this: compile time grows with them
+MOST_APART = 8  # a stride up to which whole lines are loaded and shuffled, instead of gathered
+_CHEAP = frozenset({"add", "sub", "mul", "min", "max", "neg", "abs", "and_", "or_", "xor", "not_", "select", "sqrt", "div", "fma"})
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSchedule:
+    """axis: the vector axis (parallel axes first, then reduce axes), −1 for scalar code; width: lanes;
+    group: vectors per iteration; block: elements of a unit when the vector axis is the only parallel one;
+    chain: terms that one accumulator of a sum takes before it is added to another (see `reductions.Parts`);
+    columns: neighbours along the last other parallel axis that are computed together, sharing what they load."""
+
+    axis: int
+    width: int
+    group: int
+    block: int
+    chain: int = 256
+    columns: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoopHints:
+    """Choices that replace those of the rules; 0: none does. choice: the next best vector axis, and so on; group, block: as above."""
+
+    choice: int = 0
+    group: int = 0
+    block: int = 0
+
+
+NO_HINTS = LoopHints()
+
+
+_OPEN_FILL = 0.75  # of a symbolic axis, which may be short: a known one is preferred where it costs about the same
+
+
+def work(root: E) -> int:
+    """Vector operations of a value, roughly."""
+    return sum(
+        (1 if e.fn in _CHEAP or e.fn in COMPARISONS else 16) if isinstance(e, Call) else 1
+        for e in postorder([root])
+        if isinstance(e, Bits | Call | Load | Cast) and e.dtype is not DType.I64
+    )
+
+
+def merge_axes(k: LoopKernel) -> LoopKernel:
+    """Drop parallel axes of size 1, and merge neighbours that every offset walks as one."""
+    n = len(k.axes)
+    everything = postorder(k.roots)
+    offsets = [e.offset for e in everything if isinstance(e, Load)] + [s.offset for s in k.stores]
+    forms = [affine(o) for o in offsets]
+    inside_offsets = {id(x) for o in offsets for x in postorder([o])}
+    loose = {e.index for e in everything if isinstance(e, Axis) and id(e) not in inside_offsets}
+    # an Axis object may be shared between an offset and a body: count direct uses by bodies
+    for e in everything:
+        if not isinstance(e, Load):
+            loose |= {c.index for c in children(e) if isinstance(c, Axis) and id(e) not in inside_offsets}
+    for f, o in zip(forms, offsets, strict=True):
+        if f is None:
+            loose |= {e.index for e in postorder([o]) if isinstance(e, Axis)}
+    loose |= {e.index for e in [*(x.value for x in k.stages), *(x.value for x in k.stores)] if isinstance(e, Axis)}
+    mergeable = [
+        i + 1 < n and i not in loose and i + 1 not in loose
+        and all(f[1].get(i, 0) == f[1].get(i + 1, 0) * k.axes[i + 1] for f in forms if f is not None)
+        for i in range(n)
+    ]  # fmt: skip
+    if not any(mergeable) and 1 not in k.axes:
+        return k
+    # groups of old axes that become one new axis
+    groups: list[list[int]] = []
+    for i in range(n):
+        if groups and mergeable[i - 1] and i - 1 in groups[-1]:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    groups = [g for g in groups if prod(k.axes[i] for i in g) != 1]
+    number = {}
+    for new_index, g in enumerate(groups):
+        number[g[-1]] = new_index
+    shift = {n + j: len(groups) + j for j in range(len(k.reduce_axes))}
+    inner = {i for g in groups for i in g[:-1]}
+
+    def change(e: E, kids: tuple[E, ...]) -> E:
+        if not isinstance(e, Axis):
+            return rebuilt(e, kids)
+        if e.index in shift:
+            return Axis(shift[e.index])
+        # A merged axis: the last one walks all elements, the others stay 0 (their stride is included).
+        return Axis(number[e.index]) if e.index in number else Num(0) if e.index in inner or k.axes[e.index] == 1 else e
+
+    return transform(k, change, tuple(prod(k.axes[i] for i in g) for g in groups), k.reduce_axes)
+
+
+def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> LoopSchedule:
+    """Rules in order; the last always applies. Raises ScheduleError for hints that the kernel cannot have."""
+    n = len(k.axes)
+    width = target.vector_bits // (8 * _lane_bytes(k))
+    known: dict[tuple[int, int], Dim | None] = {}
+    views: list[object] = []  # keeps expressions alive that `known` has the ids of
+
+    def stride(offset: E, axis: int) -> Dim | None:
+        key = id(offset), axis
+        if key not in known:
+            known[key] = stride_along(offset, axis, None if axis < n else 0)
+        return known[key]
+
+    def access(offset: E, axis: int, load: bool = False) -> float:
+        """Cycles to move a vector, roughly: a gather costs an access per lane, a short stride one per vector that it touches."""
+        step = stride(offset, axis)
+        if not isinstance(step, int):
+            return 1.2 * width
+        if load and (step == -1 or 2 <= step <= MOST_APART):
+            return min(width, 2.0 * abs(step))
+        return {0: 0.3, 1: 1.0}.get(step, width)
+
+    def cost(axis: int, size: Dim, per_element: bool) -> float:
+        """Cycles per full vector of results, short axes filling theirs badly."""
+        inner = windows(k, axis) if axis < n and is_static(k.reduce_axes) else None
+        views.append(inner)
+        loads = [e for e in postorder((k if inner is None else inner.inside).roots) if isinstance(e, Load)]
+        stores = [s.offset for s in k.stores if s.per_element or not per_element]
+        fill = min(1.0, size / width) if isinstance(size, int) else _OPEN_FILL
+        return (sum(access(e.offset, axis, True) for e in loads) + sum(access(o, axis) for o in stores)) / fill
+
+    candidates: list[tuple[float, int]] = []
+    for axis, size in enumerate(k.axes):
+        if (isinstance(size, int) and size < 4) or any(stride(s.offset, axis) == 0 for s in k.stores):
+            continue
+        candidates.append((cost(axis, size, False), -axis))
+    if k.stages and k.reduce_axes:
+        size = k.reduce_axes[-1]
+        last = n + len(k.reduce_axes) - 1
+        short = 1.5 if isinstance(size, int) and size < 2 * width else 1.0  # the horizontal end weighs more
+        fixed = any(s.per_element and stride(s.offset, last) == 0 for s in k.stores)
+        if not (isinstance(size, int) and size < 4) and not fixed:
+            candidates.append(((cost(last, size, True) + 0.5) * short, -last))
+    if not candidates:
+        return LoopSchedule(-1, 1, 1, 256 if not k.reduce_axes else 8)
+    if not 0 <= hints.choice < len(candidates) or not 0 <= hints.group <= 16 or hints.block < 0:
+        raise ScheduleError(f"{hints}", expected=f"one of {len(candidates)} vector axes, and sizes from 1")
+    axis = -sorted(candidates)[hints.choice][1]
+    columns, together = _columns(k, axis)
+    most = 2 if not k.stages or columns * 4 > target.vector_registers // 2 else 4  # accumulators leave room for what they share
+    size = k.axes[axis] if axis < n else k.reduce_axes[axis - n]
+    group = most
+    if k.stages and isinstance(size, int) and axis < n and len(k.axes) > 1 and size // width % most:
+        group = next((g for g in (4, 3, 2) if g <= most and size // width % g == 0), most)
+    if together and isinstance(points := prod(k.reduce_axes), int):
+        group = max(1, min(group, UNROLL_WORK // (3 * columns * max(1, points))))
+    group = hints.group or group
+    block = hints.block or (width * most if k.stages else max(1024, width * most))
+    return LoopSchedule(axis, width, group, block, columns=columns)
+
+
+def _columns(k: LoopKernel, axis: int) -> tuple[int, bool]:
+    """Several where points along the last outer axis share what one window reads: weights, or elements of overlapping windows.
+
+    And whether it is only elements, all of which are then to be read before the next vector."""
+    n = len(k.axes)
+    others = [i for i in range(n) if i != axis]
+    if axis >= n or not others or not is_static(k.reduce_axes) or len(k.stages) != 1 or k.stages[0].fn not in _WINDOW_FNS:
+        return 1, False
+    inner = windows(k, axis)
+    forms = [affine(e.offset) for e in postorder([(k if inner is None else inner.inside).stages[0].value]) if isinstance(e, Load)]
+    last, size = others[-1], k.axes[others[-1]]
+    moving = [f[1] for f in forms if f is not None and any(a >= n for a in f[1])]
+    weights = any(last not in f for f in moving) and k.stages[0].fn == "sum"
+    overlap = any(f.get(axis) == 1 and f.get(a, 0) == f.get(last) for f in moving for a in f if a >= n)
+    if not (weights or overlap) or (isinstance(size, int) and size < _COLUMNS):
+        return 1, False
+    return _COLUMNS, overlap and not any(f.get(axis) == 1 and last not in f for f in moving)
+
+
+def _lane_bytes(k: LoopKernel) -> int:
+    """Bytes of a lane: 1 for kernels on bytes only, 8 where all is 64-bit, else 4."""
+    sizes = {o.dtype.itemsize for o in k.operands}
+    if sizes == {8}:
+        return 8
+    values = [e.dtype for e in postorder(k.roots) if not isinstance(e, Axis | DimParam | Num)]
+    inner = {d.itemsize for d in values if d is not DType.I64}
+    index_values = any(v.dtype is DType.I64 for v in [*(s.value for s in k.stages), *(s.value for s in k.stores)])
+    return 1 if max(sizes) == 1 and max(inner, default=1) == 1 and not index_values else 4

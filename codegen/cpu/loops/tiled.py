@@ -1,0 +1,134 @@
+"""Loop nests without reductions that move elements from one axis to another: tiles that are turned, rows that are woven."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ....ir import Dim, ceildiv
+from ...expr import Load
+from ..build import storage, vec
+from ..math.functions import Functions
+from ..shuffles import turned, unwoven, woven
+from .points import Scope
+from .reductions import Reductions
+from .transpose import Turn, Weave
+
+
+class Tiled(Reductions):
+    """What a unit does with a `Turn` or a `Weave`; `_span` is how it goes without where an axis is short."""
+
+    def _span(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None) -> None:
+        raise NotImplementedError
+
+    def _split(self, u: Any, size: Dim) -> tuple[Any, Any]:
+        return self.b.ir.urem(u, self.dim(size)), self.b.ir.udiv(u, self.dim(size))
+
+    def _turned(self, tile: Turn, part: Any, outer: dict[int, Any]) -> None:
+        """`strip` elements along the read axis by `run` along the write axis."""
+        b = self.b
+        long, across = self.dim(self.k.axes[tile.write]), self.dim(self.k.axes[tile.read])
+        strip, rest = self._split(part, ceildiv(self.k.axes[tile.read], tile.strip))
+        low, start = b.ir.mul(strip, b.i64(tile.strip)), b.ir.mul(rest, b.i64(tile.run))
+        high, stop = b.smin(b.ir.add(low, b.i64(tile.strip)), across), b.smin(b.ir.add(start, b.i64(tile.run)), long)
+        if not tile.open:
+            self._tiles(tile, outer, (low, high), (start, stop))
+            return
+        room = b.i64(0)
+        for a in tile.open:
+            least = tile.lanes if a == tile.write else tile.depth
+            room = b.ir.or_(room, b.ir.sub(self.dim(self.k.axes[a]), b.i64(least)))  # the sign bit is set when any is negative
+
+        def row(r: Any, _: list[Any]) -> list[Any]:
+            self._span({**outer, tile.read: r}, start, stop, None)
+            return []
+
+        with b.ir.if_else(b.ir.icmp_signed(">=", room, b.i64(0))) as (fits, short):
+            with fits:
+                self._tiles(tile, outer, (low, high), (start, stop))
+            with short:
+                b.loop(low, high, b.i64(1), [], row)
+
+    def _tiles(self, tile: Turn, outer: dict[int, Any], read: tuple[Any, Any], write: tuple[Any, Any]) -> None:
+        """[low, high) along both axes, in pieces whose lines stay in the first-level cache: whole runs of lines are read and
+        written."""
+        b = self.b
+        across = self.dim(self.k.axes[tile.read])
+        (low, high), (start, stop) = read, write
+
+        def piece(w: Any, _: list[Any]) -> list[Any]:
+            end = b.smin(b.ir.add(w, b.i64(tile.strip)), stop)
+
+            def rows(r: Any, _: list[Any]) -> list[Any]:
+                first = b.smin(r, b.ir.sub(across, b.i64(tile.depth)))
+                self._row_of_tiles(tile, first, w, end, outer)
+                return []
+
+            b.loop(low, high, b.i64(tile.depth), [], rows)
+            return []
+
+        b.loop(start, stop, b.i64(tile.strip), [], piece)
+
+    def _row_of_tiles(self, tile: Turn, first: Any, start: Any, stop: Any, outer: dict[int, Any]) -> None:
+        """Tiles of `depth` elements from `first` along the read axis, from start to stop along the write axis."""
+        b, k, n = self.b, self.k, tile.lanes
+        long = self.dim(k.axes[tile.write])
+        rows = [b.ir.add(first, b.i64(j)) for j in range(tile.depth)]
+
+        def body(i: Any, _: list[Any]) -> list[Any]:
+            at = b.smin(i, b.ir.sub(long, b.i64(n)))
+            scopes = [Scope({**outer, tile.write: at, tile.read: row}, n, None, [], {}) for row in rows]
+            math = Functions(b, n, self.target)
+            for e in tile.loads:
+                dtype = k.operands[e.operand].dtype
+                for s, x in zip(scopes, self._columns(tile, e, scopes[0], storage(dtype), dtype.itemsize), strict=True):
+                    s.memo[id(e), False] = math.from_storage(x, dtype)
+            for s in scopes:
+                for store in k.stores:
+                    self._store(store, s)
+            return []
+
+        b.loop(start, stop, b.i64(n), [], body)
+
+    def _columns(self, tile: Turn, e: Load, scope: Scope, t: Any, align: int) -> list[Any]:
+        """What `e` loads at `depth` points along the read axis, `lanes` along the write axis."""
+        b, n, form = self.b, tile.lanes, self.form(e.offset)
+        if form is not None and form[1].get(tile.write) == tile.depth == self.k.axes[tile.read]:  # whole rows, side by side
+            at = self.address(e.operand, e.offset, scope)
+            return unwoven(b, [b.load(vec(t, n), b.at(at, b.i64(j * n), t), align) for j in range(tile.depth)])
+        starts = [self.address(e.operand, e.offset, replace(scope, shift=j)) for j in range(n)]
+        return turned(b, [b.load(vec(t, tile.depth), at, align) for at in starts])
+
+    def _woven(self, weave: Weave, part: Any, outer: dict[int, Any]) -> None:
+        """`run` elements along the read axis, all along the write axis."""
+        b, k, n = self.b, self.k, weave.lanes
+        size, length = k.axes[weave.write], self.dim(k.axes[weave.read])
+        assert isinstance(size, int)
+        start = b.ir.mul(part, b.i64(weave.run))
+        stop = b.smin(b.ir.add(start, b.i64(weave.run)), length)
+        places = range(size)
+
+        def body(i: Any, _: list[Any]) -> list[Any]:
+            at = b.smin(i, b.ir.sub(length, b.i64(n)))
+            scopes = [Scope({**outer, weave.read: at, weave.write: b.i64(c)}, n, None, [], {}) for c in places]
+            for store in k.stores:
+                dtype = k.operands[store.operand].dtype
+                math = Functions(b, n, self.target)
+                values = [math.to_storage(self.value(store.value, s, True), dtype) for s in scopes]
+                address = self.address(store.operand, store.offset, scopes[0])
+                for j, x in enumerate(woven(b, values)):
+                    b.ir.store(x, b.at(address, b.i64(j * n), storage(dtype)), align=dtype.itemsize)
+            return []
+
+        def whole() -> None:
+            b.loop(start, stop, b.i64(n), [], body)
+
+        if not weave.open:
+            whole()
+            return
+        with b.ir.if_else(b.ir.icmp_signed(">=", length, b.i64(n))) as (fits, short):
+            with fits:
+                whole()
+            with short:
+                for c in places:
+                    self._span({**outer, weave.write: b.i64(c)}, start, stop, None)

@@ -1,0 +1,1 @@
+"""Elementwise functions in vectors: exp, sin, pow … and the conversions of small floats, written once over lanes."""

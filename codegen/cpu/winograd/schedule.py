@@ -1,0 +1,119 @@
+"""Choices of the CPU's minimal-filtering convolution: tiles of the image per unit, register tile, units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ....errors import CodegenError, ScheduleError
+from ....ir import Dim, DType, ceildiv, dim_max, prod
+from ...kernel import WinogradKernel
+from ...winograd import positions
+from ..target import CpuTarget
+
+_CACHE = 3 << 19  # bytes of transformed input and products of a unit, in a 2 MB L2 with weights streaming through
+_LEAST = 36  # image tiles of a unit that keep the products above the bandwidth of streaming weights, cache or not
+_KEPT = 3 << 18  # bytes of weights that stay in the cache from one unit to the next,
+_BESIDE = 1 << 18  # when a unit is no larger than this
+_STACK = 3 << 20  # bytes of a unit at most: it lives on the stack
+_UNITS = 8  # enough for a few threads to share evenly
+_UNIT_OPS = 4_000_000  # smaller units are not worth transforming the input again
+
+
+@dataclass(frozen=True, slots=True)
+class WinogradSchedule:
+    """A unit takes `block` image tiles and `group` strips of output channels (a strip: lanes·vectors of them).
+
+    It transforms its input once, then for each strip runs the products, `heights` image tiles at a time in registers, and
+    transforms these back. tail: vectors of the last strip (0: as the others). tile: elements from one image tile to the next
+    in the transformed input. `most` bounds `block`, which depends on symbols. prefetch: the row tiles of a position
+    (2^share of them) ask for the weights of the next one.
+    """
+
+    lanes: int
+    vectors: int
+    tail: int
+    heights: tuple[int, ...]
+    unroll: int
+    tile: int
+    prefetch: bool
+    share: int
+    block: Dim
+    most: int
+    blocks: Dim
+    group: int
+    groups: int
+    strips: int
+
+
+@dataclass(frozen=True, slots=True)
+class WinogradHints:
+    """Choices that replace those of the rules; 0: none does. block: image tiles of a unit. groups: of strips, a unit takes one."""
+
+    block: int = 0
+    groups: int = 0
+
+
+NO_HINTS = WinogradHints()
+
+
+def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: WinogradHints = NO_HINTS) -> WinogradSchedule:
+    """Raises CodegenError for element types other than float32, ScheduleError for hints that the kernel cannot have."""
+    if any(kernel.operands[i].dtype is not DType.F32 for i in (0, 1)):
+        raise CodegenError(f"minimal filtering of {kernel.operands[0].dtype.value}", expected="f32")
+    lanes = target.lanes(4)
+    wide = target.vector_bits >= 512 or "aarch64" in target.triple  # 32 vector registers
+    vectors = next(v for v in ((4, 2, 1) if wide else (2, 1)) if kernel.panel // lanes % v == 0)
+    while vectors > 1 and kernel.n <= lanes * (vectors // 2):
+        vectors //= 2
+    strip = lanes * vectors
+    strips = -(-kernel.n // strip)
+    tail = -(-(kernel.n - (strips - 1) * strip) // lanes) % vectors
+    points = positions(kernel.tile, kernel.conv.kernel)
+    tile = points * lanes * -(-kernel.channels // lanes)
+    if tile % 1024 == 0:  # rows a multiple of 4 KiB apart would share one set of the first-level cache
+        tile += lanes
+    tiles = kernel.images * prod(ceildiv(o, m) for o, m in zip(kernel.conv.out_spatial, kernel.tile, strict=True))
+    one = 4 * (tile + points * strip)
+    streaming = 4 * points * kernel.channels * kernel.n > _KEPT
+    most = max(1, min(max(_LEAST, _CACHE // one), _STACK // one)) if streaming else max(1, _BESIDE // one)
+    tall = {4: 6, 2: 12, 1: 14}[vectors] if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}[vectors]
+    most = max(most // tall, 1) * tall
+    block, blocks = _blocks(tiles, most)
+    groups = 1
+    unit = 2 * points * kernel.channels * kernel.n * (block if isinstance(block, int) else most)
+    if isinstance(blocks, int):
+        while blocks * groups < _UNITS and 2 * groups <= strips and unit // (2 * groups) >= _UNIT_OPS:
+            groups *= 2
+        if blocks * groups < _UNITS and isinstance(block, int):
+            pieces = max(1, min(_UNITS // (blocks * groups), unit // groups // _UNIT_OPS, block // _LEAST))
+            block, blocks = _blocks(tiles, -(-block // pieces))
+    else:
+        groups = min(2, strips)
+    if hints != NO_HINTS:
+        if not isinstance(tiles, int) or hints.groups > strips or hints.block * one > _STACK:
+            raise ScheduleError(f"{hints}", expected=f"known sizes, {strips} groups and {_STACK // one} image tiles at most")
+        groups = hints.groups or groups
+        block, blocks = _blocks(tiles, hints.block) if hints.block else (block, blocks)
+    if isinstance(block, int):
+        most = block
+    heights = _heights(block, tall)
+    share = min(3, round(math.log2(max(1, most // heights[0]))))  # spread evenly, even if the last part is left to the hardware
+    prefetch = streaming and kernel.panel == strip
+    return WinogradSchedule(
+        lanes, vectors, tail, heights, 4, tile, prefetch, share, block, most, blocks,
+        -(-strips // groups), groups, strips,
+    )  # fmt: skip
+
+
+def _blocks(tiles: Dim, most: int) -> tuple[Dim, Dim]:
+    """(tiles of a block, blocks): blocks of nearly equal size; of no tiles, no block."""
+    block = dim_max(1, ceildiv(tiles, dim_max(1, ceildiv(tiles, most))))
+    return block, ceildiv(tiles, block)
+
+
+def _heights(block: Dim, tall: int) -> tuple[int, int]:
+    """Two neighbouring heights that cut the block into row tiles without waste."""
+    if isinstance(block, int) and 0 < block < tall * (tall - 1):
+        tall = -(-block // -(-block // tall))
+    return tall, max(1, tall - 1)

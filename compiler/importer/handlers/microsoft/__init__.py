@@ -1,0 +1,1 @@
+"""Operators of onnxruntime's domain, com.microsoft."""

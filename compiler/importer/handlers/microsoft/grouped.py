@@ -1,0 +1,113 @@
+"""Handlers of MatMulNBits and GatherBlockQuantized (com.microsoft): weights of few bits stay so, see `ir.ops.GroupedMatMul`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import NodeProto
+
+from .....ir import Const, Dim, DType, Value
+from .....ir.ops import BitAnd, Gather, GroupedMatMul, ShiftRight
+from ...compose import Build, optional, required
+from ...context import HandlerTable, ImportContext
+
+
+def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """A · dequantize(B)ᵀ + bias; B is u8 [N, blocks, bytes of a block], its elements from the lowest bits up.
+
+    Zero points are packed like B, or plain numbers of A's type; without them they are 2^(bits−1). `accuracy_level` asks for
+    no more than float32 sums, which these are.
+    """
+    x, packed, scale = required(ctx, node, ins, 3)
+    k, n, bits, block = (int(ctx.attr(node, name, default)) for name, default in (("K", 0), ("N", 0), ("bits", 4), ("block_size", 0)))
+    if bits not in (2, 4, 8) or block < 8 or k < 1 or n < 1:
+        raise ctx.unsupported(f"MatMulNBits with K={k}, N={n}, bits={bits}, block_size={block}")
+    if optional(ins, 4) is not None:
+        raise ctx.unsupported("MatMulNBits with g_idx")
+    b, blocks = Build(ctx), -(-k // block)
+    raw = _constant(ctx, packed, "B")
+    if raw.dtype != np.uint8 or raw.size != n * blocks * (block * bits // 8):
+        raise ctx.unsupported(f"MatMulNBits: B is {raw.dtype}{list(raw.shape)}, expected uint8 [{n}, {blocks}, {block * bits // 8}]")
+    scales = _constant(ctx, scale, "scales").astype(np.float32)
+    if scales.size != n * blocks:
+        raise ctx.unsupported(f"MatMulNBits: scales {list(scales.shape)}, expected [{n}, {blocks}]")
+    levels = unpack(raw.reshape(n, -1), bits)[:, :k].T
+    zeros = _zeros(ctx, optional(ins, 3), n, blocks, bits)
+    columns = ((levels, DType.U8), (scales.reshape(n, blocks).T, DType.F32), (zeros.T, DType.F32))
+    weights = [b.const(np.ascontiguousarray(a), t) for a, t in columns]
+    dtype, rank = x.dtype, len(x.shape)
+    a = b.cast(x, DType.F32)
+    a = a if rank > 1 else b.reshape(a, (1, *a.shape))
+    y = b.emit(GroupedMatMul(max(bits, 4), block), a, *weights)
+    y = y if rank > 1 else b.reshape(y, (n,))
+    bias = optional(ins, 5)
+    y = y if bias is None else b.add(y, b.cast(bias, DType.F32))
+    return [b.cast(y, dtype)]
+
+
+def _zeros(ctx: ImportContext, given: Value | None, n: int, blocks: int, bits: int) -> np.ndarray:
+    """f32 [N, blocks]."""
+    if given is None:
+        return np.full((n, blocks), 1 << (bits - 1), np.float32)
+    data = _constant(ctx, given, "zero_points")
+    if data.dtype == np.uint8:
+        width = -(-blocks * bits // 8)
+        if data.size != n * width:
+            raise ctx.unsupported(f"MatMulNBits: zero_points {list(data.shape)}, expected [{n}, {width}]")
+        return unpack(data.reshape(n, width), bits)[:, :blocks].astype(np.float32)
+    if data.size != n * blocks:
+        raise ctx.unsupported(f"MatMulNBits: zero_points {list(data.shape)}, expected [{n}, {blocks}]")
+    return data.reshape(n, blocks).astype(np.float32)
+
+
+def unpack(raw: np.ndarray, bits: int) -> np.ndarray:
+    """u8 [N, bytes] -> u8 [N, elements], those of a byte from its lowest bits up."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return ((raw[:, :, None] >> shifts) & ((1 << bits) - 1)).reshape(len(raw), -1)
+
+
+def _constant(ctx: ImportContext, v: Value, what: str) -> np.ndarray:
+    if not isinstance(v.node.op, Const):
+        raise ctx.unsupported(f"MatMulNBits: {what} is computed, expected an initializer")
+    return v.node.op.data
+
+
+def gather_block_quantized(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """Rows of a table of few bits, dequantized by blocks along the last axis. u8 tables hold two 4-bit levels a byte, or 8-bit ones."""
+    table, index, scales = required(ctx, node, ins, 3)
+    b, zeros, rank = Build(ctx), optional(ins, 3), len(table.shape)
+    axis, along = (int(ctx.attr(node, name, default)) for name, default in (("gather_axis", 0), ("quantize_axis", 1)))
+    bits, block = int(ctx.attr(node, "bits", 4)), int(ctx.attr(node, "block_size", 128))
+    if axis % rank != 0 or along % rank != rank - 1 or rank < 2 or bits not in (4, 8):
+        raise ctx.unsupported(f"GatherBlockQuantized of axis {axis}, quantized along {along}, with {bits} bits")
+    packed = table.dtype is DType.U8 and bits == 4
+
+    def rows(v: Value, size: Dim) -> Value:
+        """The rows asked for, unpacked and cut to `size` elements."""
+        y = b.emit(Gather(0), v, index)
+        if not packed:
+            return y
+        low, high = b.emit(BitAnd(), y, b.const(15, DType.U8)), b.emit(ShiftRight(), y, b.const(4, DType.U8))
+        both = b.concat(y.type.rank, *(b.reshape(part, (*y.shape, 1)) for part in (low, high)))
+        last = y.type.rank - 1
+        return b.slice(b.reshape(both, (*y.shape[:-1], y.shape[-1] * 2)), last, 0, size)
+
+    width = table.shape[-1] * (2 if packed else 1)
+    if not isinstance(width, int):
+        raise ctx.unsupported(f"GatherBlockQuantized of {table.type}")
+    taken = b.cast(rows(table, width), DType.F32)
+    blocks, last = scales.shape[-1], taken.type.rank - 1
+    of_block = b.ctx.const(np.arange(width, dtype=np.int64) // block)
+    if zeros is not None:
+        offset: Value | float = b.emit(Gather(last), b.cast(rows(zeros, blocks), DType.F32), of_block)
+    else:
+        offset = float(1 << (bits - 1)) if table.dtype is DType.U8 else 0.0
+    factor = b.emit(Gather(last), b.cast(b.emit(Gather(0), scales, index), DType.F32), of_block)
+    return [b.cast(b.mul(b.sub(taken, offset), factor), scales.dtype)]
+
+
+GROUPED_HANDLERS: HandlerTable = {
+    ("com.microsoft::MatMulNBits", 1): matmul_nbits,
+    ("com.microsoft::GatherBlockQuantized", 1): gather_block_quantized,
+}

@@ -1,0 +1,236 @@
+"""Handlers of operators that select, join and rearrange elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx import NodeProto
+
+from ....ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, lower, upper
+from ....ir import ops as O
+from ..compose import Build, optional, required
+from ..context import HandlerTable, ImportContext
+from .runtime_axes import axis_count, pads_of_axes, slice_axes
+from .shape import axes_of
+
+_HUGE = 2**31 - 1  # starts and ends from here on mean "to the end"
+
+
+def axis_of(ctx: ImportContext, node: NodeProto, rank: int, default: int = 0) -> int:
+    """The `axis` attribute, counted from the front."""
+    axis = int(ctx.attr(node, "axis", default))
+    if not -rank <= axis < rank:
+        raise ctx.unsupported(f"{node.op_type} along axis {axis} of rank {rank}")
+    return axis % rank
+
+
+def transpose(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    (x,) = required(ctx, node, ins, 1)
+    return [Build(ctx).transpose(x, ctx.attr(node, "perm", tuple(reversed(range(x.type.rank)))))]
+
+
+def slice_range(d: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]:
+    """First index and count of x[start:end:step] of an axis of size d, clamped as ONNX does."""
+    if step > 0:
+        if isinstance(start, int) and start < 0 and (end == d or (isinstance(end, int) and end >= _HUGE)):
+            return dim_max(d + start, 0), ceildiv(dim_min(d, -start), step)  # the last −start elements
+        first = _clamp(_from_front(d, start), d)
+        last = d if isinstance(end, int) and end >= _HUGE else _clamp(_from_front(d, end), d)
+        count = ceildiv(last - first, step)
+    else:
+        first = d - 1 if isinstance(start, int) and start >= _HUGE else dim_min(dim_max(_from_front(d, start), 0), d - 1)
+        last = -1 if isinstance(end, int) and end <= -_HUGE else dim_max(_from_front(d, end), -1)
+        count = ceildiv(first - last, -step)
+    return first, count if lower(count) >= 0 else dim_max(count, 0)
+
+
+def _from_front(d: Dim, at: Dim) -> Dim:
+    """An index that counts from the end where it is negative, which only a run may know; not yet clamped."""
+    if lower(at) >= 0 or at == d - 1:  # d − 1 is negative only where there is nothing to select
+        return at
+    return at + d * dim_min(dim_max(-at, 0), 1)
+
+
+def _clamp(at: Dim, d: Dim) -> Dim:
+    return dim_min(at if lower(at) >= 0 else dim_max(at, 0), d)
+
+
+def slice_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    (x,) = required(ctx, node, ins, 1)
+    rank = x.type.rank
+    if ctx.opset() < 10:
+        starts, ends = ctx.attr(node, "starts"), ctx.attr(node, "ends")
+        axes, steps = ctx.attr(node, "axes"), None
+    else:
+        if any(v is not None and ctx.dims(v) is None for v in ins[1:5]):
+            first_at, last_at = required(ctx, node, ins[1:], 2)
+            return [slice_axes(ctx, x, first_at, last_at, optional(ins, 3), optional(ins, 4))]
+        starts = ctx.require_dims(ins[1], "the start of Slice")
+        ends = ctx.require_dims(ins[2], "the end of Slice")
+        axes = None if optional(ins, 3) is None else ctx.require_dims(ins[3], "the axes of Slice")
+        steps = None if optional(ins, 4) is None else ctx.require_dims(ins[4], "the steps of Slice")
+    axes = range(len(starts)) if axes is None else axes
+    steps = (1,) * len(starts) if steps is None else steps
+    first: list[Dim] = [0] * rank
+    sizes: list[Dim] = list(x.shape)
+    strides = [1] * rank
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if not isinstance(step, int) or step == 0 or not -rank <= axis < rank:
+            raise ctx.unsupported(f"Slice of axis {axis} of rank {rank} by step {step}")
+        axis = int(axis) % rank
+        strides[axis] = step
+        first[axis], sizes[axis] = slice_range(x.shape[axis], start, end, step)
+    if all(f == 0 for f in first) and tuple(sizes) == x.shape and all(s == 1 for s in strides):
+        return [x]
+    return ctx.emit(O.Slice(tuple(first), tuple(sizes), tuple(strides)), x).outputs
+
+
+def split(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    (x,) = required(ctx, node, ins, 1)
+    b, axis, count = Build(ctx), axis_of(ctx, node, x.type.rank), len(node.output)
+    d = x.shape[axis]
+    given = ctx.attr(node, "split") if ctx.opset() < 13 else None
+    if ctx.opset() >= 13 and optional(ins, 1) is not None:
+        given = ctx.require_sizes(ins[1], "the sizes of Split")
+    if given is None:
+        part = ceildiv(d, count) if ctx.attr(node, "num_outputs") else floordiv(d, count)
+        given = [part] * (count - 1) + [d - part * (count - 1)]
+    total: Dim = sum(given, 0)
+    if len(given) < count or (isinstance(d, int) and isinstance(total, int) and total != d):
+        raise ctx.unsupported(f"Split of {d} into {list(given)}")
+    ctx.require_equal(total, d)
+    outs, at = [], 0
+    for part in given[:count]:
+        outs.append(b.slice(x, axis, at, part))
+        at = at + part
+    return outs
+
+
+def concat(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    xs = required(ctx, node, ins, len(ins))
+    return [Build(ctx).concat(axis_of(ctx, node, xs[0].type.rank, 1), *xs)]
+
+
+def gather(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    x, index = required(ctx, node, ins, 2)
+    b, axis = Build(ctx), axis_of(ctx, node, x.type.rank)
+    at = ctx.dims(index)
+    if at is not None and index.type.rank == 0:  # one known index: a view-like slice instead of an indexed load
+        d = x.shape[axis]
+        (i,) = at
+        if lower(i) < 0 <= upper(i) and i != d - 1:  # its sign is known when it runs
+            return ctx.emit(O.Gather(axis), x, index).outputs
+        i = i + d if upper(i) < 0 else i
+        if isinstance(d, int) and isinstance(i, int) and not 0 <= i < d:
+            raise ctx.unsupported(f"Gather of element {i} of {d}")
+        return [b.reshape(b.slice(x, axis, i, 1), (*x.shape[:axis], *x.shape[axis + 1 :]))]
+    return ctx.emit(O.Gather(axis), x, index).outputs
+
+
+def gather_elements(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    x, index = required(ctx, node, ins, 2)
+    return ctx.emit(O.GatherElements(axis_of(ctx, node, x.type.rank)), x, index).outputs
+
+
+def gather_nd(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    x, index = required(ctx, node, ins, 2)
+    return ctx.emit(O.GatherND(int(ctx.attr(node, "batch_dims", 0))), x, index).outputs
+
+
+def scatter_elements(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    x, index, updates = required(ctx, node, ins, 3)
+    return ctx.emit(O.ScatterElements(axis_of(ctx, node, x.type.rank), ctx.attr(node, "reduction", "none")), x, index, updates).outputs
+
+
+def scatter_nd(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    x, index, updates = required(ctx, node, ins, 3)
+    return ctx.emit(O.ScatterND(ctx.attr(node, "reduction", "none")), x, index, updates).outputs
+
+
+def pad(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """`pads` are all starts then all ends; attributes before opset 11."""
+    (x,) = required(ctx, node, ins, 1)
+    b, rank = Build(ctx), x.type.rank
+    if ctx.opset() < 11:
+        pads, value = ctx.attr(node, "pads"), b.const(ctx.attr(node, "value", 0.0), x.dtype)
+    else:
+        pads = ctx.require_sizes(ins[1], "the sizes of Pad", lo=-(2**31))
+        given = optional(ins, 2)
+        value = b.const(0, x.dtype) if given is None else b.reshape(given, ())
+    named = optional(ins, 3) if ctx.opset() >= 18 else None
+    if named is not None and ctx.dims(named) is None:
+        axis_count(ctx, named, "Pad")
+        pads = ctx.require_sizes(pads_of_axes(b, named, required(ctx, node, ins[1:], 1)[0], rank), "the sizes of Pad", lo=-(2**31))
+        axes: tuple[int, ...] | None = None
+    else:
+        axes = axes_of(ctx, node, ins, 11, 3)
+    axes = tuple(range(rank)) if axes is None else tuple(a % rank for a in axes)
+    if len(pads) != 2 * len(axes):
+        raise ctx.unsupported(f"Pad of {len(axes)} axes by {len(pads)} sizes")
+    lo: list[Dim] = [0] * rank
+    hi: list[Dim] = [0] * rank
+    for i, axis in enumerate(axes):
+        lo[axis], hi[axis] = pads[i], pads[len(axes) + i]
+    if all(d == 0 for d in (*lo, *hi)):
+        return [x]
+    return ctx.emit(O.Pad(tuple(lo), tuple(hi), ctx.attr(node, "mode", "constant")), x, value).outputs
+
+
+def one_hot(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    index, depth, values = required(ctx, node, ins, 3)
+    b = Build(ctx)
+    known = ctx.known(depth)
+    size = int(known.ravel()[0]) if known is not None else ctx.size(depth)
+    axis = axis_of(ctx, node, index.type.rank + 1, -1)
+    if index.dtype not in (DType.I32, DType.I64):
+        index = b.cast(index, DType.I64)
+    return [b.emit(O.OneHot(axis, size), index, values)]
+
+
+def _blocks(ctx: ImportContext, node: NodeProto, x: Value) -> int:
+    block = int(ctx.attr(node, "blocksize"))
+    mode = ctx.attr(node, "mode", "DCR")
+    if x.type.rank != 4 or block < 1 or mode not in ("DCR", "CRD"):
+        raise ctx.unsupported(f"{node.op_type} of {x.type} by blocks of {block}, mode {mode!r}")
+    return block
+
+
+def depth_to_space(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """DCR: channels are [block, block, C']; CRD: [C', block, block]."""
+    (x,) = required(ctx, node, ins, 1)
+    b, k = Build(ctx), _blocks(ctx, node, x)
+    n, c, h, w = x.shape
+    c = floordiv(c, k * k)
+    if ctx.attr(node, "mode", "DCR") == "DCR":
+        y = b.transpose(b.reshape(x, (n, k, k, c, h, w)), (0, 3, 4, 1, 5, 2))
+    else:
+        y = b.transpose(b.reshape(x, (n, c, k, k, h, w)), (0, 1, 4, 2, 5, 3))
+    return [b.reshape(y, (n, c, h * k, w * k))]
+
+
+def space_to_depth(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    (x,) = required(ctx, node, ins, 1)
+    b, k = Build(ctx), _blocks(ctx, node, x)
+    n, c, h, w = x.shape
+    h, w = floordiv(h, k), floordiv(w, k)
+    crd = ctx.attr(node, "mode", "DCR") == "CRD"  # opset 28
+    y = b.transpose(b.reshape(x, (n, c, h, k, w, k)), (0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4))
+    return [b.reshape(y, (n, c * k * k, h, w))]
+
+
+MOVE_HANDLERS: HandlerTable = {
+    ("Concat", 4): concat,
+    ("DepthToSpace", 1): depth_to_space,
+    ("Gather", 1): gather,
+    ("GatherElements", 11): gather_elements,
+    ("GatherND", 11): gather_nd,
+    ("OneHot", 9): one_hot,
+    ("Pad", 2): pad,
+    ("Scatter", 9): scatter_elements,
+    ("ScatterElements", 11): scatter_elements,
+    ("ScatterND", 11): scatter_nd,
+    ("Slice", 1): slice_,
+    ("SpaceToDepth", 1): space_to_depth,
+    ("Split", 2): split,
+    ("Transpose", 1): transpose,
+}

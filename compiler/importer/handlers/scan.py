@@ -1,0 +1,106 @@
+"""Handlers of Scan: a Loop over the scanned axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import GraphProto, NodeProto
+
+from ....ir import DType, Input, Node, TensorType, Value
+from ....ir import ops as O
+from ..compose import Build, optional, required
+from ..context import ImportContext, Region
+
+
+def formal(type_: TensorType, loc: tuple[str, ...]) -> Value:
+    """An input of a region."""
+    return Node.make(Input(type_), (), loc).out
+
+
+def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """A Loop over the scanned axis: element i of every scan input is gathered inside, scan outputs are stacked."""
+    values = required(ctx, node, ins, len(ins))
+    body: GraphProto = ctx.attr(node, "body")
+    b, n_in = Build(ctx), int(ctx.attr(node, "num_scan_inputs"))
+    n_state = len(values) - n_in
+    n_out = len(body.output) - n_state
+    states, xs = values[:n_state], values[n_state:]
+    axes = [a % x.type.rank for a, x in zip(ctx.attr(node, "scan_input_axes", (0,) * n_in), xs, strict=True)]
+    backward = ctx.attr(node, "scan_input_directions", (0,) * n_in)
+    steps = xs[0].shape[axes[0]]
+    region = Region()
+    captures = region.captures
+    counter, running = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
+    formals = [formal(v.type, ctx.loc) for v in states]
+    elements = []
+    for x, axis, reverse in zip(xs, axes, backward, strict=True):
+        if x not in captures:
+            captures[x] = formal(x.type, ctx.loc)
+        at = b.sub(b.dim(steps - 1, DType.I64), counter) if reverse else counter
+        elements.append(b.emit(O.Gather(axis), captures[x], at))
+    outs = ctx.trace(body, [*formals, *elements], region)
+    for f, o in zip(formals, outs, strict=False):
+        if f.type != o.type:
+            raise ctx.unsupported(f"Scan that turns a state of {f.type} into {o.type}")
+    graph = region.graph([running, *outs], (counter, running, *formals), body.name)
+    results = ctx.emit(O.Loop(graph, n_state, n_out, steps), b.dim(steps, DType.I64), ctx.const(np.bool_(True)), *states, *captures).outputs
+    stacked = []
+    out_axes = ctx.attr(node, "scan_output_axes", (0,) * n_out)
+    out_backward = ctx.attr(node, "scan_output_directions", (0,) * n_out)
+    for y, axis, reverse in zip(results[n_state:], out_axes, out_backward, strict=True):
+        if reverse:
+            y = b.slice(y, 0, steps - 1, steps, -1)
+        rank = y.type.rank
+        perm = list(range(1, rank))
+        perm.insert(axis % rank, 0)
+        stacked.append(b.transpose(y, perm))
+    return [*results[:n_state], *stacked]
+
+
+def scan_8(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """Opset 8: axis 0 of every operand is a batch, axis 1 of the scanned ones is the sequence; two Loops inside each other.
+
+    Behind the length of a sequence, states stay as they are and scan outputs are 0 (ONNX leaves these open).
+    """
+    lengths, values = optional(ins, 0), required(ctx, node, list(ins[1:]), len(ins) - 1)
+    body: GraphProto = ctx.attr(node, "body")
+    b, n_in = Build(ctx), int(ctx.attr(node, "num_scan_inputs"))
+    n_state = len(values) - n_in
+    batch, steps = values[n_state].shape[:2]
+    backward = ctx.attr(node, "directions", (0,) * n_in)
+    outer, inner = Region(), Region()
+
+    def into(region: Region, value: Value) -> Value:
+        if value not in region.captures:
+            region.captures[value] = formal(value.type, ctx.loc)
+        return region.captures[value]
+
+    item, going = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
+    rows = [b.emit(O.Gather(0), into(outer, v), item) for v in values]
+    states, xs = rows[:n_state], rows[n_state:]
+    length = None if lengths is None else b.cast(b.emit(O.Gather(0), into(outer, lengths), item), DType.I64)
+
+    counter, running = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
+    formals = [formal(v.type, ctx.loc) for v in states]
+    last = b.dim(steps - 1, DType.I64)
+    elements = [
+        b.emit(O.Gather(0), into(inner, x), b.sub(last, counter) if reverse else counter) for x, reverse in zip(xs, backward, strict=True)
+    ]
+    outs = ctx.trace(body, [*formals, *elements], inner)
+    for f, o in zip(formals, outs, strict=False):
+        if f.type != o.type:
+            raise ctx.unsupported(f"Scan that turns a state of {f.type} into {o.type}")
+    if length is not None:
+        within = b.emit(O.Less(), counter, into(inner, length))
+        before = [*formals, *(b.const(0, o.dtype) for o in outs[n_state:])]
+        outs = [b.where(within, o, old) for o, old in zip(outs, before, strict=True)]
+    # what the body reads from outside crosses the loop over the batch too; `rows` and `length` are inside it already
+    here = {*xs, *(() if length is None else (length,))}
+    operands = [v if v in here else into(outer, v) for v in inner.captures]
+    yes = ctx.const(np.bool_(True))
+    graph = inner.graph([running, *outs], (counter, running, *formals), body.name)
+    op = O.Loop(graph, n_state, len(outs) - n_state, steps)
+    results = ctx.emit(op, b.dim(steps, DType.I64), yes, *states, *operands).outputs
+    whole = outer.graph([going, *results], (item, going), f"{body.name}_batch")
+    return ctx.emit(O.Loop(whole, 0, len(results), batch), b.dim(batch, DType.I64), yes, *outer.captures).outputs

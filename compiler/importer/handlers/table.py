@@ -1,0 +1,102 @@
+"""The table of all handlers, and the rule that picks one."""
+
+from __future__ import annotations
+
+import onnx
+
+from ..context import Handler
+from ..load import REVIEWED_OPSET
+from .attention import ATTENTION_HANDLERS
+from .contract import CONTRACT_HANDLERS
+from .control import CONTROL_HANDLERS
+from .elementwise import ELEMENTWISE_HANDLERS
+from .extra import EXTRA_HANDLERS
+from .images import IMAGE_HANDLERS
+from .legacy import LEGACY_HANDLERS
+from .linalg import LINALG_HANDLERS
+from .microsoft.attention import ATTENTION_MS_HANDLERS
+from .microsoft.coded import CODED_MS_HANDLERS
+from .microsoft.decoding import DECODING_MS_HANDLERS
+from .microsoft.experts import EXPERT_MS_HANDLERS
+from .microsoft.gated import GATED_MS_HANDLERS
+from .microsoft.grouped import GROUPED_HANDLERS
+from .microsoft.quantized import QUANT_MS_HANDLERS
+from .microsoft.sampling import SAMPLING_MS_HANDLERS
+from .microsoft.small import SMALL_MS_HANDLERS
+from .ml.encoders import ML_ENCODER_HANDLERS
+from .ml.models import ML_HANDLERS
+from .ml.trees import ML_TREE_HANDLERS
+from .moves import MOVE_HANDLERS
+from .norm import NORM_HANDLERS
+from .quantized import QUANT_HANDLERS
+from .random import RANDOM_HANDLERS
+from .recurrent import RECURRENT_HANDLERS
+from .reduce import REDUCE_HANDLERS
+from .resize import RESIZE_HANDLERS
+from .sampling import SAMPLING_HANDLERS
+from .select import SELECT_HANDLERS
+from .sequence import SEQUENCE_HANDLERS
+from .shape import SHAPE_HANDLERS
+from .signal import SIGNAL_HANDLERS
+from .strings import STRING_HANDLERS
+from .training import TRAINING_HANDLERS
+from .windows import WINDOW_HANDLERS
+
+HANDLERS: dict[tuple[str, int], Handler] = {
+    **LEGACY_HANDLERS,
+    **ELEMENTWISE_HANDLERS,
+    **MOVE_HANDLERS,
+    **SHAPE_HANDLERS,
+    **SELECT_HANDLERS,
+    **SEQUENCE_HANDLERS,
+    **STRING_HANDLERS,
+    **RESIZE_HANDLERS,
+    **REDUCE_HANDLERS,
+    **CONTROL_HANDLERS,
+    **WINDOW_HANDLERS,
+    **NORM_HANDLERS,
+    **CONTRACT_HANDLERS,
+    **RECURRENT_HANDLERS,
+    **ATTENTION_HANDLERS,
+    **QUANT_HANDLERS,
+    **ATTENTION_MS_HANDLERS,
+    **QUANT_MS_HANDLERS,
+    **SMALL_MS_HANDLERS,
+    **CODED_MS_HANDLERS,
+    **DECODING_MS_HANDLERS,
+    **SAMPLING_MS_HANDLERS,
+    **EXPERT_MS_HANDLERS,
+    **GATED_MS_HANDLERS,
+    **GROUPED_HANDLERS,
+    **ML_TREE_HANDLERS,
+    **ML_HANDLERS,
+    **ML_ENCODER_HANDLERS,
+    **EXTRA_HANDLERS,
+    **SAMPLING_HANDLERS,
+    **SIGNAL_HANDLERS,
+    **IMAGE_HANDLERS,
+    **LINALG_HANDLERS,
+    **RANDOM_HANDLERS,
+    **TRAINING_HANDLERS,
+}
+
+# Versions at which each operator's handler changes, newest first.
+_VERSIONS: dict[str, tuple[int, ...]] = {name: tuple(sorted((v for n, v in HANDLERS if n == name), reverse=True)) for name, _ in HANDLERS}
+
+
+def find_handler(domain: str, op_type: str, opset: int) -> Handler | None:
+    """The handler of an operator under an opset: that of the newest listed version which is not newer than the operator's.
+
+    An operator changed after the tables were written has none.
+    """
+    name = f"{domain}::{op_type}" if domain else op_type
+    versions = _VERSIONS.get(name)
+    if versions is None:
+        return None
+    try:
+        since = onnx.defs.get_schema(op_type, opset, domain).since_version
+    except onnx.defs.SchemaError:
+        since = max(opset, 1)
+    if not domain and since > REVIEWED_OPSET:
+        return None
+    return next((HANDLERS[name, v] for v in versions if v <= since), None)
