@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, TensorType, Value, const, prod
+from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, TensorType, Value, const, prod, upper
 from ...ir.ops import (
     Add,
     Attention,
@@ -27,7 +27,7 @@ from ..kernel import gate_groups
 from .apply import apply
 from .attention_op import decompose_attention
 from .quantized import integer_conv, integer_matmul
-from .top_k import COUNTED, decompose_top_k
+from .top_k import decompose_top_k
 
 _CACHE_LINE = 64
 _FEW = 16  # rows: a vector of them
@@ -69,8 +69,11 @@ class RecurrentCell(Op):
         return (TensorType(types[0].dtype, (steps, len(self.directions), batch, self.hidden)), state, state)
 
 
-def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32})) -> Graph:
-    """Rewrite attention (`attention`: element types it has a kernel for), transposed convolution, integer products and recurrent ops."""
+def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32}), ranked: int = 0) -> Graph:
+    """Rewrite attention, transposed convolution, integer products, recurrent ops and the first k of rows.
+
+    `attention`: element types it has a kernel for; `ranked`: rows up to this length keep their TopK.
+    """
 
     masks: dict[Value, Value] = {}
 
@@ -86,7 +89,7 @@ def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32})
                 return [integer_conv(node.op, ins, node.loc)]
             case Recurrent():
                 return _recurrent(node.op, ins, node.loc)
-            case TopK() if not isinstance(ins[0].shape[node.op.axis], int) or ins[0].shape[node.op.axis] > COUNTED:
+            case TopK() if upper(ins[0].shape[node.op.axis]) > ranked:
                 return decompose_top_k(node.op, ins[0], node.loc)
         return None
 

@@ -70,7 +70,7 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
 
 def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: Sequence[View], outputs: Sequence[View]) -> list:
     """Steps that read `inputs` and write `outputs`. Nested graphs come back here, one level per nesting."""
-    graph = decompose(graph, options.attention)
+    graph = decompose(graph, options.attention, options.ranked)
     if options.opt_level > 0:
         graph = hoist(graph if options.panel == 1 else swap_few_rows(graph))  # B that lies by columns is read as it is
     lw = Lowering(graph, options, storage)

@@ -23,7 +23,7 @@ def emit_concat(lw: Lowering, node: Node) -> None:
 
 
 def emit_topk(lw: Lowering, node: Node) -> None:
-    """Of short rows (`decompose` sorts long ones).
+    """Of short rows, by rank, where the device has `ranked` for them (`decompose` rewrites others).
 
     The rank of an element is the number of elements before it in order; it is stored there if that is below k.
     """

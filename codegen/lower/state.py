@@ -32,6 +32,7 @@ class LowerOptions:
     `overwrite`: results of contractions may take the memory of an operand of their epilogue.
     `diagonal`: products of groups of few channels keep the blocks of B only, not the zeros between them.
     `attention`: element types of heads that there is a kernel for.
+    `ranked`: longest rows whose first k are found by counting ranks, which is n² comparisons in vectors.
     """
 
     opt_level: int = 3
@@ -41,6 +42,7 @@ class LowerOptions:
     diagonal: bool = False
     overwrite: bool = False
     attention: frozenset[DType] = frozenset({DType.F32})
+    ranked: int = 0
 
 
 class Storage:

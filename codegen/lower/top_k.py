@@ -1,4 +1,4 @@
-"""TopK of rows too long for counting ranks: the first few kept in order while a row is read, or the row sorted."""
+"""TopK: the first few kept in order while a row is read, or sorted from what may be among them; one by a reduction."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir import Dim, DType, Op, TensorType, Value
-from ...ir.ops import Cast, GatherElements, TopK, Transpose
+from ...ir.ops import ArgReduce, Cast, GatherElements, TopK, Transpose
 from .apply import apply
-
-COUNTED = 128  # longest rows whose ranks are counted, which is n² comparisons in vectors
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,9 @@ class TopOrder(Op):
 def decompose_top_k(op: TopK, x: Value, loc: tuple[str, ...]) -> Sequence[Value]:
     """The first k in order, and what stands there."""
     rank = len(x.shape)
+    if op.k == 1 and (op.largest or not x.dtype.is_float):  # NaN is the first of both, and the largest
+        best = apply(ArgReduce("argmax" if op.largest else "argmin", op.axis, True), loc, x)
+        return [apply(GatherElements(op.axis), loc, x, best), best]
     perm = (*(a for a in range(rank) if a != op.axis), op.axis)
     back = tuple(perm.index(a) for a in range(rank))
     rows = x if perm == tuple(range(rank)) else apply(Transpose(perm), loc, x)

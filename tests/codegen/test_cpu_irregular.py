@@ -45,6 +45,47 @@ def test_sort(dtype, descending):
         run(g, [data], want, N=n)
 
 
+def _keys(dtype, *shape):
+    """Many equal ones, and whatever has an order of its own."""
+    if not dtype.is_float:
+        ends = np.iinfo(dtype.np)
+        data = RNG.integers(0, 20, shape).astype(dtype.np)
+        data.reshape(-1)[:: max(1, data.size // 7)] = ends.max
+        data.reshape(-1)[3 :: max(1, data.size // 5)] = ends.min
+        return data
+    data = np.round(RNG.standard_normal(shape), 1).astype(dtype.np)
+    flat = data.reshape(-1)
+    for j, odd in enumerate((np.nan, np.inf, -np.inf, -0.0, np.nan)):
+        flat[j * 5 :: 91] = odd
+    return data
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64, DType.F16, DType.I8, DType.I32, DType.I64, DType.U8, DType.U64], ids=str)
+@pytest.mark.parametrize("largest", [False, True])
+def test_first_k_of_rows_of_any_length(dtype, largest):
+    """Kept in vectors of 8 or 16, of which some are part of one; more than `KEPT` are sorted from candidates."""
+    jobs = [(n, k) for n in (1, 5, 16, 33, 128) for k in (1, 2, 9, 17, 128) if k <= n] + [(700, 1), (700, 100), (700, 300), (3000, 129)]
+    xs = [tensor(3, n, dtype=dtype) for n, _ in jobs]
+    data = [_keys(dtype, 3, n) for n, _ in jobs]
+    nodes = [ap(TopK(1, k, largest), x).node for x, (_, k) in zip(xs, jobs, strict=True)]
+    got = compiled(graph(xs, *(v for node in nodes for v in node.outputs)), *data)
+    for j, ((n, k), keys) in enumerate(zip(jobs, data, strict=True)):
+        for part, want in zip(got[2 * j : 2 * j + 2], TopK(1, k, largest).reference(keys), strict=True):
+            np.testing.assert_array_equal(part, want, err_msg=f"{k} of {n}")
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.I64], ids=str)
+def test_candidates_of_keys_far_apart(dtype):
+    """Nearly all keys in one bucket of the first rounds, or all the same."""
+    data = RNG.integers(0, 3000, (4, 5000)).astype(dtype.np)
+    data[0, 0], data[1], data[2, ::2] = 2**40, 7, -(2**50)
+    x = tensor(4, 5000, dtype=dtype)
+    for largest in (False, True):
+        node = ap(TopK(1, 200, largest), x).node
+        for got, want in zip(compiled(graph([x], *node.outputs), data), TopK(1, 200, largest).reference(data), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("largest", [False, True])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_top_k_of_long_rows(largest, axis):

@@ -1,0 +1,61 @@
+"""What the kinds of irregular kernels share: buffers, stack words, loops that do not just count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from ...ir import Dim
+from ..kernel import IrregularKernel
+from .build import I64, PTR, Builder, Params
+from .emitted import PLACEHOLDER
+
+
+class Frame:
+    """A function over rows; `cells` are stack words by name, each with how many there are."""
+
+    def __init__(self, kernel: IrregularKernel, cells: dict[str, int]) -> None:
+        self.kernel = kernel
+        self.params = Params()
+        self.module = ir.Module(name="kernel")
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
+        b = self.b = Builder(fn)
+        bufs, self._dims, self.begin, self.end = fn.args
+        self.n, self.inner = self._size(kernel.size), self._size(kernel.inner)
+        self.buffers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(kernel.operands))]
+        self._cells: dict[str, Any] = {name: b.alloca(I64, b.i64(count), 8) for name, count in cells.items()}
+
+    def _size(self, dim: Dim) -> Any:
+        return self.b.param(self._dims, self.params.add(dim))
+
+    def get(self, cell: str) -> Any:
+        return self.b.load(I64, self._cells[cell], 8)
+
+    def set(self, cell: str, value: Any) -> None:
+        self.b.ir.store(value, self._cells[cell], align=8)
+
+    def element(self, base: Any, index: Any, t: Any = I64) -> Any:
+        return self.b.load(t, self.b.at(base, index, t))
+
+    def put(self, base: Any, index: Any, value: Any) -> None:
+        self.b.ir.store(value, self.b.at(base, index, value.type), align=1)
+
+    def each(self, start: Any, stop: Any, body: Callable[[Any], None], step: Any = None) -> None:
+        def inside(i: Any, _: list[Any]) -> list[Any]:
+            body(i)
+            return []
+
+        self.b.loop(start, stop, self.b.i64(1) if step is None else step, [], inside)
+
+    def during(self, condition: Callable[[], Any], body: Callable[[], None]) -> None:
+        i = self.b.ir
+        head, inside, after = (i.append_basic_block(n) for n in ("while", "do", "done"))
+        i.branch(head)
+        i.position_at_end(head)
+        i.cbranch(condition(), inside, after)
+        i.position_at_end(inside)
+        body()
+        i.branch(head)
+        i.position_at_end(after)
