@@ -54,6 +54,7 @@ class WgmmaParameters(ContractParameters):
     bn: int
     bk: int
     stages: int
+    resident: int
     registers: tuple[int, int] | None
     map_a: bool
     a_batched: bool
@@ -82,7 +83,7 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
     values = WgmmaParameters(
         **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
         wgmma=use.wgmma, wgmma_tail=use.tail, letter=use.letter,
-        words=use.words, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages,
+        words=use.words, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages, resident=plan.resident,
         registers=plan.registers(by_copies=kernel.conv is not None), map_a=kernel.conv is None,
         a_batched=kernel.a_batch != 0, b_batched=kernel.b_batch != 0, border=kernel.border >= 0,
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -21,6 +22,7 @@ _DEFAULT_SHARED = 48 << 10
 # Of cuda.h: CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32 by size in bytes, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B.
 _MAP_TYPES, _SWIZZLE_128B, _PROMOTE_L2_256B = {1: 0, 2: 1, 4: 2}, 3, 3
 _MAP_BYTES, _MAP_ALIGN = 128, 64
+_DELAY_BYTES, _DELAY_RATE = 512 << 20, 5e12  # of a memset that takes time, more than caches hold; bytes a second at most
 # CUDA errors after which a context only returns errors.
 _FATAL = ("ILLEGAL_ADDRESS", "IllegalAddress", "LAUNCH_FAILED", "LaunchFailure", "MISALIGNED", "Misaligned", "ILLEGAL_INSTRUCTION",
           "IllegalInstruction", "ASSERT", "Assert", "HARDWARE_STACK", "INVALID_PC", "LAUNCH_TIMEOUT", "LaunchTimeout")  # fmt: skip
@@ -197,6 +199,12 @@ class CupyDevice:
     def elapsed(self, start: Any, end: Any) -> float:
         with self._calls("timing"):
             return float(self._cp.cuda.get_elapsed_time(start, end)) * 1e-3
+
+    def delay(self, stream: Any, seconds: float) -> None:
+        with self._calls("a delay"), stream:
+            memory = self._cp.cuda.alloc(_DELAY_BYTES)  # goes back to the pool of this stream, which uses it later
+            for _ in range(math.ceil(seconds * _DELAY_RATE / _DELAY_BYTES)):
+                self._cp.cuda.runtime.memsetAsync(memory.ptr, 0, _DELAY_BYTES, stream.ptr)
 
     def begin_capture(self, stream: Any) -> bool:
         with self._calls("capturing a graph"):

@@ -70,6 +70,9 @@ class Device(Protocol):
     def elapsed(self, start: Any, end: Any) -> float:
         """Seconds between two events recorded with timing, both over."""
 
+    def delay(self, stream: Any, seconds: float) -> None:
+        """Keep the stream busy for about so long, that what is put into it meanwhile follows without gaps."""
+
     def begin_capture(self, stream: Any) -> bool:
         """Start recording launches instead of running them; False when the device has no graphs."""
 

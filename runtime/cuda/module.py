@@ -20,6 +20,7 @@ from .program import CudaExecution, CudaProgram
 from .space import Placed, output_memory
 
 _ALIGN = 16  # bytes; kernels read inputs in packs
+_HOST_SECONDS, _MOST_DELAY = 6e-5, 0.05  # what the host takes for a step at most, with the events around it; what it may lag behind
 
 
 class CudaModule(Module):
@@ -108,6 +109,7 @@ class CudaModule(Module):
                     launch()
                     marks.append((word, start, d.record(s, True)))
 
+                d.delay(s, min(_MOST_DELAY, _HOST_SECONDS * len(times)))  # else events of short kernels would time the host
                 execution.launch_all(s, execution.yields(outputs, s, handles), timed)
                 d.synchronize(s)
                 for word, start, end in marks:

@@ -40,6 +40,7 @@ class FakeCupy:
         runtime = SimpleNamespace(
             CUDARuntimeError=RuntimeFault, getDeviceCount=self.call("getDeviceCount", lambda: devices), runtimeGetVersion=lambda: 12080,
             getDeviceProperties=lambda n: {"name": b"a fake"}, memGetInfo=lambda: (self.memory - self.used, self.memory), memcpyAsync=self.call("memcpyAsync", self._copy),
+            memsetAsync=self.call("memsetAsync", lambda *a: None),
             pointerGetAttributes=lambda p: SimpleNamespace(device=self.owner, devicePointer=p), streamCaptureModeThreadLocal=1)  # fmt: skip
         driver = SimpleNamespace(CUDADriverError=DriverFault, launchKernel=self.call("launchKernel", lambda *a: None),
                                  funcSetAttribute=self.call("funcSetAttribute", lambda *a: None))  # fmt: skip

@@ -115,6 +115,9 @@ class EmulatedDevice:
     def elapsed(self, start: float, end: float) -> float:
         return end - start
 
+    def delay(self, stream: Any, seconds: float) -> None:
+        pass
+
     def begin_capture(self, stream: Any) -> bool:
         if self.graphs:
             self._recording = []

@@ -1,0 +1,94 @@
+"""What `CupyDevice` asks of cupy and of the driver: that cupy has it, and that kernels get what was meant, by a driver that emulates."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import small_models
+from emulated import needs_gxx
+from fake_cupy import FakeCupy
+from fake_driver import EmulatingCupy, stub
+from mlc.codegen.cuda.target import parse
+from mlc.compiler.api import compile_stages
+from mlc.compiler.emulated import EmulatedBackend
+from mlc.compiler.options import Options
+from mlc.compiler.precision.options import Precision
+from mlc.errors import DeviceError
+from mlc.runtime.cuda import cupy_device
+from mlc.runtime.cuda.module import CudaModule
+
+rng = np.random.default_rng(3)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, blob: bytes, target: str, precision: str = "fp32") -> tuple[EmulatingCupy, CudaModule]:
+    r = compile_stages(blob, Options(target, precision=Precision(precision)), backend=EmulatedBackend(parse(target)))
+    fake = EmulatingCupy(r.texts)
+    monkeypatch.setattr(cupy_device, "_cupy", lambda: fake)
+    monkeypatch.setattr(cupy_device, "_driver", stub)
+    parts = r.backend.parts(r.plan, r.emitted, r.objects, r.graph.equal, r.packed.result())
+    return fake, CudaModule(parts, device=cupy_device.CupyDevice())
+
+
+JOBS = [("mlp", {"x": floats(9, 16)}, "fp32", 1e-4), ("wide", {"x": floats(256, 64)}, "bf16", 1e-2), ("wide", {"x": floats(70, 64)}, "fp16", 3e-3),
+        ("transformer", {"x": floats(1, 33, 16)}, "fp32", 1e-4), ("loop", {"x": floats(4), "n": np.array(3)}, "fp32", 1e-5)]  # fmt: skip
+
+
+@needs_gxx
+@pytest.mark.parametrize("name,feeds,precision,tol", JOBS, ids=[f"{n}-{p}{i}" for i, (n, _, p, _) in enumerate(JOBS)])
+def test_models_run_by_its_launches(monkeypatch, name: str, feeds: dict[str, np.ndarray], precision: str, tol: float) -> None:
+    """Addresses, sizes, tensor maps, shared memory and graphs as the driver gets them."""
+    blob = getattr(small_models, name)()
+    fake, module = opened(monkeypatch, blob, "cuda:sm_90a", precision)
+    (want,) = ort.InferenceSession(blob, providers=["CPUExecutionProvider"]).run(None, feeds)
+    for _ in range(3):
+        (got,) = module.run(feeds).values()
+        assert got.shape == want.shape and np.linalg.norm(got - want) <= tol * np.linalg.norm(want)
+    assert ("graph" in fake.log) == (name != "loop") and "launchKernel" in fake.log
+    assert (name == "wide") == any(image.maps for _, image in module._program.functions)
+
+
+@needs_gxx
+def test_what_the_driver_refuses_of_a_tensor_map(monkeypatch) -> None:
+    _, module = opened(monkeypatch, small_models.mlp(), "cuda:sm_90a")
+    device = module.device
+    assert len(device.tensor_map(256, 2, (64, 5), (128,), (64, 5))) == 128
+    for wrong in [(8, 2, (64, 5), (128,), (64, 5)), (256, 2, (64, 0), (128,), (64, 5)), (256, 2, (64, 5), (120,), (64, 5))]:
+        with pytest.raises(DeviceError, match="a tensor map of sizes"):
+            device.tensor_map(*wrong)
+
+
+def test_cupy_has_what_is_asked_of_it() -> None:
+    """Names and, where its documentation tells, numbers of parameters."""
+    cupy = pytest.importorskip("cupy")
+    fake = FakeCupy()
+    for part in ("runtime", "driver"):
+        real = getattr(cupy.cuda, part)
+        assert all(hasattr(real, n) for n in vars(getattr(fake.cuda, part))), part
+    assert all(hasattr(cupy.cuda, n) for n in vars(fake.cuda)) and hasattr(cupy, "get_default_memory_pool")
+    for made, real in (
+        (fake.cuda.Stream, cupy.cuda.Stream),
+        (fake.cuda.Event, cupy.cuda.Event),
+        (fake.cuda.function.Module, cupy.cuda.function.Module),
+    ):
+        assert all(hasattr(real, n) for n in vars(made) if not n.startswith("__")), real
+    assert hasattr(cupy.cuda.function.Function, "ptr") and hasattr(cupy.cuda.Graph, "launch")
+    counts = {cupy.cuda.driver.launchKernel: 11, cupy.cuda.driver.funcSetAttribute: 3, cupy.cuda.runtime.memcpyAsync: 5}
+    for call, count in counts.items():
+        assert (call.__doc__ or "").split(")")[0].count(",") + 1 == count, call
+    assert cupy.cuda.runtime.streamCaptureModeThreadLocal == 1
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
+
+
+@needs_gxx
+def test_profile_waits_for_no_launch(monkeypatch) -> None:
+    fake, module = opened(monkeypatch, small_models.mlp(), "cuda:sm_90a")
+    fake.cuda.get_elapsed_time = lambda start, end: 2.0
+    times = module.profile({"x": floats(9, 16)}, runs=2)
+    assert all(t >= 2e-3 for t in times.values())
+    timed = fake.log[fake.log.index("memsetAsync") :]
+    assert "synchronize" in timed[timed.index("launchKernel") :] and "synchronize" not in timed[: timed.index("launchKernel")]
