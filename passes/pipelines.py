@@ -21,6 +21,7 @@ from .integer_products import IntegerProducts
 from .simplify import Simplify
 from .sink_transposes import SinkTransposes
 from .subgraphs import Subgraphs
+from .subpixel_convolutions import SubpixelConvolutions
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ O2: tuple[Runnable, ...] = (
     SinkTransposes(),
     CLEAN,  # before scales: factors must meet their convolution, without reshapes of constants between
     FoldScale(),
+    SubpixelConvolutions(),  # after scales, which fold into one set of weights
     ChannelsFirst(),  # after scales, which fold into convolutions
     FusePatterns(),  # again: norms of channels are over the last axis only now, others stay what they are composed of
     CLEAN,
