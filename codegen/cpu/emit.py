@@ -8,10 +8,13 @@ from .attention.schedule import AttentionHints
 from .contract.emit import emit_contract
 from .contract.schedule import ContractHints
 from .dot.emit import emit_dot_contract
+from .dot.schedule import DotHints
 from .emitted import Emitted
+from .grouped.schedule import GroupedHints
 from .hints import Hints
 from .loops.emit import emit_loop
 from .loops.schedule import LoopHints
+from .recurrent_schedule import RecurrentHints
 from .target import CpuTarget
 from .winograd.emit import emit_winograd
 from .winograd.schedule import WinogradHints
@@ -30,6 +33,16 @@ def emit(kernel: Kernel, target: CpuTarget, hints: Hints | None = None) -> Emitt
             return emit_attention(kernel, target, hints)
         case WinogradKernel(), WinogradHints():
             return emit_winograd(kernel, target, hints)
+        case ContractKernel(), DotHints():
+            return emit_dot_contract(kernel, target, hints)
+        case GroupedKernel(), GroupedHints():
+            from .grouped import emit_grouped
+
+            return emit_grouped(kernel, target, hints)
+        case RecurrentKernel(), RecurrentHints():
+            from .recurrent import emit_recurrent
+
+            return emit_recurrent(kernel, target, hints)
         case _, None:
             return _emit(kernel, target)
     raise ScheduleError(f"{hints} for a {type(kernel).__name__}", expected="none, or those of its kind")

@@ -10,16 +10,22 @@ from dataclasses import asdict
 from typing import Any
 
 from ...errors import ScheduleError
-from ..kernel import AttentionKernel, ContractKernel, Kernel, LoopKernel, WinogradKernel
+from ..kernel import AttentionKernel, ContractKernel, GroupedKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
 from .attention.schedule import AttentionHints, schedule_attention
 from .contract.schedule import ContractHints, schedule_contract
+from .dot.schedule import DotHints, schedule_dot
+from .grouped.schedule import GroupedHints, schedule_grouped
 from .loops.schedule import LoopHints, LoopSchedule, merge_axes, schedule
 from .loops.transpose import moving
+from .recurrent_schedule import RecurrentHints, schedule_recurrent
 from .target import CpuTarget
 from .winograd.schedule import WinogradHints, schedule_winograd
 
-Hints = ContractHints | LoopHints | AttentionHints | WinogradHints
-_KINDS: dict[str, type[Hints]] = {"contract": ContractHints, "loop": LoopHints, "attention": AttentionHints, "winograd": WinogradHints}
+Hints = ContractHints | LoopHints | AttentionHints | WinogradHints | DotHints | GroupedHints | RecurrentHints
+_KINDS: dict[str, type[Hints]] = {
+    "contract": ContractHints, "loop": LoopHints, "attention": AttentionHints, "winograd": WinogradHints, "dot": DotHints,
+    "grouped": GroupedHints, "recurrent": RecurrentHints,
+}  # fmt: skip
 _REGISTERS = {512: 32, 256: 16, 128: 16}
 _TALLEST = 14  # rows of a register tile: more of them is mostly compile time
 
@@ -29,6 +35,12 @@ def candidates(kernel: Kernel, target: CpuTarget) -> list[Hints]:
     match kernel:
         case ContractKernel(group=1):
             return list(_contract(kernel, target))
+        case ContractKernel():
+            return list(_dot(kernel, target))
+        case GroupedKernel():
+            return list(_grouped(kernel, target))
+        case RecurrentKernel():
+            return list(_recurrent(kernel, target))
         case AttentionKernel():
             return list(_attention(kernel, target))
         case WinogradKernel():
@@ -86,6 +98,53 @@ def _winograd(kernel: WinogradKernel, target: CpuTarget) -> Iterator[WinogradHin
         if block >= 1:
             yield WinogradHints(block=block)
             yield WinogradHints(block=block, groups=1)
+
+
+def _dot(kernel: ContractKernel, target: CpuTarget) -> Iterator[DotHints]:
+    chosen = schedule_dot(kernel, target)
+    if not isinstance(chosen.rows, int) or not isinstance(chosen.strips, int) or not isinstance(kernel.k, int):
+        return
+    step = 1 if chosen.window is not None else chosen.heights[0]
+    for strips in (chosen.strips * 2, chosen.strips // 2, chosen.strips * 4, chosen.strips // 4):
+        if strips >= 1:
+            yield DotHints(strips=strips)
+    for rows in (chosen.rows * 2, chosen.rows // 2, chosen.rows * 4, chosen.rows // 4):
+        if rows >= step:
+            yield DotHints(rows=rows // step * step)
+    if chosen.how == "tiles" and chosen.window is None:
+        yield DotHints(inner=-1 if chosen.by_rows else 1)
+        if chosen.gather != "conv":
+            yield DotHints(gather=-1 if chosen.gather == "matmul" else 1)
+            yield DotHints(fetch=-1 if chosen.fetch == "a" else 1)
+    if chosen.how == "tiles":
+        yield DotHints(vectors=1)
+
+
+def _grouped(kernel: GroupedKernel, target: CpuTarget) -> Iterator[GroupedHints]:
+    chosen = schedule_grouped(kernel, target)
+    step = 32 if chosen.tiles else 1
+    if isinstance(chosen.rows, int) and isinstance(kernel.m, int):
+        for rows in (chosen.rows // 2, chosen.rows * 2, chosen.rows * 4):
+            if step <= rows < 2 * kernel.m:
+                yield GroupedHints(rows=rows // step * step)
+    if chosen.tiles:
+        yield GroupedHints(tiles=-1)
+        yield from (GroupedHints(chunk=c) for c in (1, 2, 4, 8) if c != chosen.chunk)
+    if chosen.expand and not chosen.tiles:
+        yield GroupedHints(expand=-1)
+    yield from (GroupedHints(vectors=v) for v in (1, 2, 4) if v < chosen.vectors)
+
+
+def _recurrent(kernel: RecurrentKernel, target: CpuTarget) -> Iterator[RecurrentHints]:
+    chosen = schedule_recurrent(kernel, target)
+    for rows in (1, 2, 4, 6):
+        for vectors in (1, 2, 4):
+            if (rows, vectors) != (chosen.rows, chosen.vectors):
+                yield RecurrentHints(rows=rows, vectors=vectors)
+    if len(kernel.directions) > 1:
+        yield RecurrentHints(together=-1 if chosen.together else 1)
+    if kernel.batch != 1:
+        yield RecurrentHints(by_rows=-1 if chosen.by_rows else 1)
 
 
 def _loop(kernel: LoopKernel, target: CpuTarget) -> Iterator[LoopHints]:

@@ -15,67 +15,23 @@ from typing import Any
 from llvmlite import ir
 
 from ...errors import CodegenError
-from ...ir import Dim, DType, ceildiv, floordiv
+from ...ir import Dim, ceildiv, floordiv
 from ..gates import Gates
 from ..kernel import RecurrentKernel
 from .build import I32, I64, PTR, Builder, Params, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
 from .math.functions import Functions
+from .recurrent_schedule import NO_HINTS, RecurrentHints, RecurrentSchedule, schedule_recurrent
 from .target import CpuTarget
 
 _UNROLL = 4
-_CACHE = 2 << 20  # bytes of R that a core keeps from step to step
-_BUSY = 8  # accumulators that keep the multipliers busy
 X, R, BIAS, H0, C0, PEEPHOLE, LENGTHS, Y, H_N, C_N, STATE = range(11)
 _BARRIER = ir.FunctionType(ir.VoidType(), [I64])
 
 
-@dataclass(frozen=True, slots=True)
-class RecurrentSchedule:
-    """A unit is `vectors` × `lanes` hidden columns of `rows` batch rows; `single`: rows left over are units of their own, else
-    the last unit repeats rows. `together`: a step is one of each direction, else they run one after the other. `by_rows`:
-    threads share out the batch before the columns, which saves them handing on h, but makes each read all of R."""
-
-    lanes: int
-    vectors: int
-    rows: int
-    single: bool
-    together: bool
-    by_rows: bool
-
-
-def schedule_recurrent(kernel: RecurrentKernel, target: CpuTarget) -> RecurrentSchedule:
-    """Raises CodegenError for element types that cannot be emitted."""
-    dtype = kernel.operands[X].dtype
-    if dtype not in (DType.F32, DType.F64) or kernel.operands[R].dtype is not dtype:
-        raise CodegenError(f"recurrent {kernel.cell} on {dtype.value}", expected="f32 or f64")
-    lanes = target.vector_bits // 8 // dtype.itemsize
-    if kernel.block % lanes:
-        raise CodegenError(f"blocks of {kernel.block} columns", expected=f"a multiple of {lanes} lanes")
-    gates = max(len(g) for g in kernel.gate_groups)
-    wide = target.vector_bits >= 512 or not target.is_x86
-    registers, limit = (24, 6) if wide else (12, 4)
-    limit = min(limit, registers // gates)
-    if isinstance(kernel.batch, int):
-        rows = _rows(max(1, kernel.batch), limit)
-    else:
-        rows = min(4, limit)
-    vectors = 1
-    while gates * rows * vectors < _BUSY and 2 * gates * rows * vectors <= registers and 2 * vectors * lanes <= kernel.width:
-        vectors *= 2
-    weights = kernel.gate_count * kernel.hidden * kernel.width * dtype.itemsize
-    return RecurrentSchedule(lanes, vectors, rows, single=rows > 1 and not isinstance(kernel.batch, int),
-                             together=len(kernel.directions) * weights <= _CACHE, by_rows=2 * weights <= _CACHE)  # fmt: skip
-
-
-def _rows(batch: int, limit: int) -> int:
-    """Rows of a unit: as many as there may be, unless fewer divide the batch with less left over."""
-    return min(range(min(batch, limit), max(1, limit // 2) - 1, -1) or [batch], key=lambda rows: -batch % rows)
-
-
-def emit_recurrent(kernel: RecurrentKernel, target: CpuTarget) -> Emitted:
-    """Raises CodegenError for element types or activations that cannot be emitted."""
-    return _Emitter(kernel, schedule_recurrent(kernel, target), target).emit()
+def emit_recurrent(kernel: RecurrentKernel, target: CpuTarget, hints: RecurrentHints = NO_HINTS) -> Emitted:
+    """Raises CodegenError for element types or activations that cannot be emitted, ScheduleError for hints that do not suit."""
+    return _Emitter(kernel, schedule_recurrent(kernel, target, hints), target).emit()
 
 
 @dataclass(frozen=True, slots=True)

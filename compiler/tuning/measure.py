@@ -10,8 +10,9 @@ import numpy as np
 
 from ...codegen.cpu.compile import compile_ir
 from ...codegen.cpu.emitted import Emitted
+from ...codegen.cpu.recurrent import LENGTHS
 from ...codegen.cpu.target import CpuTarget
-from ...codegen.kernel import Kernel
+from ...codegen.kernel import Kernel, RecurrentKernel
 from ...ir import evaluate
 from ...runtime.address import address
 from ...runtime.artifact import aligned
@@ -38,8 +39,10 @@ class Bench:
         fixed = sum(evaluate(o.numel, sizes) * o.dtype.itemsize for o, c in zip(kernel.operands, constant, strict=True) if c)
         copies = max(1, min(_MOST_COPIES, _COLD_BYTES // fixed)) if fixed else 1
         arrays: list[list[np.ndarray]] = []
-        for o, c in zip(kernel.operands, constant, strict=True):
+        for at, (o, c) in enumerate(zip(kernel.operands, constant, strict=True)):
             first = _values(rng, o.dtype.np, evaluate(o.numel, sizes))
+            if isinstance(kernel, RecurrentKernel) and at == LENGTHS:
+                first[:] = evaluate(kernel.steps, sizes)  # none is over before
             arrays.append([first, *(_copy(first) for _ in range((copies - 1) * c))])
         self._arrays = arrays
         self.tables = [(ctypes.c_int64 * max(1, len(arrays)))(*(address(a[i % len(a)]) for a in arrays)) for i in range(copies)]
@@ -58,12 +61,13 @@ class Runner:
         self._fn = self._code.address(code.symbol)
         self._dims = np.array([evaluate(d, bench.sizes) for d in code.dims] or [0], np.int64)
         self._units = evaluate(code.units, bench.sizes)
+        self._launch = native().parallel if code.rounds is None else native().team
         self._grain = evaluate(cpu_code(code).calls[0].grain, bench.sizes)
         self._turn = 0
 
     def __call__(self, calls: int) -> float:
         """Seconds of one call, of so many."""
-        launch, tables, dims = native().parallel, [ctypes.addressof(t) for t in self._bench.tables], address(self._dims)
+        launch, tables, dims = self._launch, [ctypes.addressof(t) for t in self._bench.tables], address(self._dims)
         start = time.perf_counter()
         for i in range(self._turn, self._turn + calls):
             launch(self._fn, tables[i % len(tables)], dims, self._units, self._grain, self._bench.threads)

@@ -79,8 +79,6 @@ def _jobs(result: Compilation, records: Records) -> list[Job]:
     found: dict[str, Job] = {}
     for step in steps_of(result.plan.steps):
         default = result.emitted[id(step)]
-        if default.rounds is not None:
-            continue
         key = records.key(default)
         if key in found:
             found[key] = replace(found[key], count=found[key].count + 1)

@@ -23,14 +23,14 @@ from ..text_cache import TextEmitter, text_of
 from ..tiles import BYTES, ROWS, Tiles
 from .instructions import dot_kind
 from .rows import ConvGather, Copier, gather_plain, gather_tiles
-from .schedule import DotSchedule, schedule_dot
+from .schedule import NO_HINTS, DotHints, DotSchedule, schedule_dot
 from .tile import RegisterTile, Sizes
 from .window import Window
 
 
-def emit_dot_contract(kernel: ContractKernel, target: CpuTarget) -> Emitted:
-    """Raises CodegenError for element types or epilogues that cannot be emitted."""
-    return _Emitter(kernel, schedule_dot(kernel, target), target).emit()
+def emit_dot_contract(kernel: ContractKernel, target: CpuTarget, hints: DotHints = NO_HINTS) -> Emitted:
+    """Raises CodegenError for element types or epilogues that cannot be emitted, ScheduleError for hints that do not suit."""
+    return _Emitter(kernel, schedule_dot(kernel, target, hints), target).emit()
 
 
 class _Emitter(TextEmitter):

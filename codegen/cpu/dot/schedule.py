@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ....errors import CodegenError
+from ....errors import CodegenError, ScheduleError
 from ....ir import Dim, ceildiv, floordiv
 from ...kernel import ContractKernel
 from ...packing import padded_k
@@ -21,6 +21,7 @@ _KEPT = 1 << 18  # elements of B that stay in a cache
 _CONFLICT = 2048  # bytes between rows of A: 16 of them meet in so few sets of the cache that they push each other out
 _COPIED = 128  # columns of B from which copying such rows is worth it
 _STRIPS = 2  # of B, that a unit has for the sake of more units
+_SCRATCH = 1 << 20  # bytes of copied rows of A at most: they lie on the stack
 _SHORT_ROW = 32  # bytes of K that half fill a tile register: vectors take no longer
 _UNIT_OPS = 8_000_000  # 4 to 20 µs of one core
 _HEIGHTS = {"tiles": (32, 16), 16: (12, 4, 1), 8: (2, 1), 4: (1,)}  # rows of a register tile, by lanes of a vector
@@ -52,11 +53,37 @@ class DotSchedule:
     by_rows: bool = False  # the inner loop is over strips, else over tiles of rows
 
 
-def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
-    """Raises CodegenError for operand types without a dot product, and for panels that are not whole vectors."""
+@dataclass(frozen=True, slots=True)
+class DotHints:
+    """Choices that replace those of the rules; 0: none does.
+
+    rows, strips: of a unit (rows of the image for a window). vectors: 1 does without tile registers. inner: 1 makes the inner
+    loop one over strips, −1 over tiles of rows. fetch: 1 asks for A ahead, −1 for B. gather: 1 copies rows of A first, −1 reads them
+    where they are.
+    """
+
+    rows: int = 0
+    strips: int = 0
+    vectors: int = 0
+    inner: int = 0
+    fetch: int = 0
+    gather: int = 0
+
+
+NO_HINTS = DotHints()
+
+
+def schedule_dot(kernel: ContractKernel, target: CpuTarget, hints: DotHints = NO_HINTS) -> DotSchedule:
+    """Raises CodegenError for operand types without a dot product, and for panels that are not whole vectors; ScheduleError for
+    hints that the kernel cannot have."""
+    s = _by_rules(kernel, target, on_vectors=hints.vectors > 0)
+    return s if hints == NO_HINTS else _departed(s, kernel, hints)
+
+
+def _by_rules(kernel: ContractKernel, target: CpuTarget, on_vectors: bool) -> DotSchedule:
     kind = dot_kind(kernel.operands[0].dtype, kernel.operands[1].dtype)
     how = instruction(kind, target)
-    if how == "tiles" and isinstance(kernel.k, int) and kernel.k * kind.a.itemsize <= _SHORT_ROW:
+    if on_vectors or (how == "tiles" and isinstance(kernel.k, int) and kernel.k * kind.a.itemsize <= _SHORT_ROW):
         how = vector_instruction(kind, target)
     lanes = target.vector_bits // 32
     if kernel.panel % lanes or (how == "tiles" and kernel.panel != 32):
@@ -90,6 +117,40 @@ def schedule_dot(kernel: ContractKernel, target: CpuTarget) -> DotSchedule:
         how, lanes, kernel.panel // lanes, heights, gather, not plain and _segments(kernel), rows, ceildiv(kernel.m, rows),
         strips, ceildiv(total_strips, strips), masked, share=_share(strips if by_rows else rows // step), by_rows=by_rows,
         fetch="a" if gather in ("never", "tail") and _tall(kernel) else "b",
+    )  # fmt: skip
+
+
+def _departed(s: DotSchedule, kernel: ContractKernel, hints: DotHints) -> DotSchedule:
+    size = kernel.operands[0].dtype.itemsize
+    step = s.heights[0]
+    total = ceildiv(kernel.n, kernel.panel)
+    rows, strips = hints.rows or s.rows, hints.strips or s.strips
+    if not isinstance(rows, int) or not isinstance(strips, int) or not isinstance(kernel.k, int):
+        raise ScheduleError(f"{hints} for a product of unknown depth", expected="no choice")
+    if strips < 1 or (isinstance(total, int) and strips > max(1, total)):
+        raise ScheduleError(f"units of {strips} strips", expected=f"1 to {total}")
+    chunks = ceildiv(total, strips)
+    if s.window is not None:
+        if not 1 <= rows <= s.window.out[0] or s.window.bytes(rows) > _SCRATCH or hints.inner or hints.fetch or hints.gather:
+            raise ScheduleError(f"{hints} for a window", expected=f"1 to {s.window.out[0]} rows, as far as their copy is small")
+        images = floordiv(kernel.m, math.prod(s.window.out))
+        share = _share(-(-s.window.length(rows) // step))
+        return replace(s, rows=rows, strips=strips, blocks=images * -(-s.window.out[0] // rows), chunks=chunks, share=share)
+    if rows < step or rows % step or rows * padded_k(kernel.k, 4 // size) * size > _SCRATCH:
+        raise ScheduleError(f"units of {rows} rows", expected=f"a multiple of {step}, and {_SCRATCH} bytes at most")
+    if hints.gather and (s.how != "tiles" or s.gather == "conv" or kernel.k * size % 64):
+        raise ScheduleError(f"{hints}", expected="no choice of how rows are read, but for those of tile registers")
+    gather = s.gather
+    if hints.gather:
+        in_place = "never" if isinstance(kernel.m, int) and kernel.m % 16 == 0 else "tail"
+        gather = "matmul" if hints.gather > 0 else in_place
+    by_rows = hints.inner > 0 if hints.inner else s.by_rows
+    fetch = {1: "a", 0: s.fetch, -1: "b"}.get(hints.fetch, s.fetch)
+    if fetch == "a" and gather not in ("never", "tail"):
+        raise ScheduleError(f"{hints}", expected="rows of A that are read in place, to ask for them ahead")
+    return replace(
+        s, rows=rows, strips=strips, blocks=ceildiv(kernel.m, rows), chunks=chunks, gather=gather, by_rows=by_rows, fetch=fetch,
+        share=_share(strips if by_rows else rows // step),
     )  # fmt: skip
 
 

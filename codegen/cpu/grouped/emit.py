@@ -24,16 +24,16 @@ from ..target import CpuTarget
 from ..text_cache import TextEmitter, text_of
 from ..tiles import Tiles
 from .expanded import Expanded
-from .schedule import GroupedSchedule, schedule_grouped
+from .schedule import NO_HINTS, GroupedHints, GroupedSchedule, schedule_grouped
 from .tiles import TileProduct
 
 F32 = ir.FloatType()
 _AHEAD = 2048  # 32-bit words of levels: hardware does not look beyond a page of 4 KiB
 
 
-def emit_grouped(kernel: GroupedKernel, target: CpuTarget) -> Emitted:
-    """Raises CodegenError for groups or epilogues that cannot be emitted."""
-    return _Emitter(kernel, schedule_grouped(kernel, target), target).emit()
+def emit_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHints = NO_HINTS) -> Emitted:
+    """Raises CodegenError for groups or epilogues that cannot be emitted, ScheduleError for hints that do not suit."""
+    return _Emitter(kernel, schedule_grouped(kernel, target, hints), target).emit()
 
 
 _TileFunctions = dict[tuple[int, bool], ir.Function]  # by rows, and whether columns are masked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....errors import CodegenError
+from ....errors import CodegenError, ScheduleError
 from ....ir import Dim, ceildiv, dim_min, floordiv
 from ...kernel import GroupedKernel
 from ..target import CpuTarget
@@ -16,6 +16,7 @@ _EXPAND_TILES = 12  # the same where they are multiplied on AMX tiles
 _WIDE_ROWS = 240  # of a unit that expands its weights: they are worth so many
 _SPLIT_ROWS = 256  # the same on AMX tiles, where rows of A are kept beside the weights,
 _SPLIT_BYTES = 1 << 19  # in so many bytes
+_MOST_ROWS = 512  # of a unit that is asked for
 _CHUNK = 8  # strips of a unit on AMX tiles, which its rows of A are split for
 _TILES = frozenset({"amx-tile", "amx-bf16"})
 
@@ -45,8 +46,27 @@ class GroupedSchedule:
     chunks: Dim = 0
 
 
-def schedule_grouped(kernel: GroupedKernel, target: CpuTarget) -> GroupedSchedule:
-    """Raises CodegenError where a group does not consist of whole words of levels."""
+@dataclass(frozen=True, slots=True)
+class GroupedHints:
+    """Choices that replace those of the rules; 0: none does.
+
+    rows: of a unit. vectors: columns of a register tile. expand: −1 never stores weights as floats. tiles: −1 does without AMX
+    tiles. chunk: strips of a unit on AMX tiles.
+    """
+
+    rows: int = 0
+    vectors: int = 0
+    expand: int = 0
+    tiles: int = 0
+    chunk: int = 0
+
+
+NO_HINTS = GroupedHints()
+
+
+def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHints = NO_HINTS) -> GroupedSchedule:
+    """Raises CodegenError where a group does not consist of whole words of levels, ScheduleError for hints that the kernel cannot
+    have."""
     each = 32 // kernel.bits
     if kernel.group % each and kernel.group < kernel.k:
         raise CodegenError(f"groups of {kernel.group} rows of {kernel.bits}-bit weights", expected=f"a multiple of {each}")
@@ -57,14 +77,18 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget) -> GroupedSchedul
         vectors = 4
     while kernel.panel % (lanes * vectors):
         vectors //= 2
+    if hints.vectors:
+        if kernel.panel % (lanes * hints.vectors) or hints.vectors > vectors:
+            raise ScheduleError(f"strips of {hints.vectors} vectors", expected=f"a divisor of {vectors}")
+        vectors = hints.vectors
     tall = 6 if many else 4
     heights = (tall, 1) if not isinstance(kernel.m, int) else tuple(dict.fromkeys((max(1, min(tall, kernel.m)), 1)))
     if isinstance(kernel.m, int) and kernel.m % heights[0] == 0:
         heights = heights[:1]
     strip = lanes * vectors
-    tiles = lanes == 16 and target.masked and target.features >= _TILES
+    tiles = lanes == 16 and target.masked and target.features >= _TILES and hints.tiles >= 0 and not hints.vectors
     expand = _EXPAND_TILES if tiles else _EXPAND
-    if (isinstance(kernel.m, int) and kernel.m < expand) or 4 * kernel.k * strip > _EXPANDED_BYTES:
+    if hints.expand < 0 or (isinstance(kernel.m, int) and kernel.m < expand) or 4 * kernel.k * strip > _EXPANDED_BYTES:
         expand, tiles = 0, False
     most = _ROWS
     if tiles:
@@ -75,8 +99,17 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget) -> GroupedSchedul
     if isinstance(kernel.m, int):
         rows = max(1, -(-kernel.m // max(1, -(-kernel.m // most))))  # blocks of about one size
         rows = min(most, -(-rows // 32) * 32) if tiles else rows
+    if hints.rows:
+        limit = min(_MOST_ROWS, _EXPANDED_BYTES // (4 * kernel.k)) if tiles else _MOST_ROWS
+        if not isinstance(kernel.m, int) or not 1 <= hints.rows <= limit or (tiles and hints.rows % 32):
+            raise ScheduleError(f"units of {hints.rows} rows", expected=f"1 to {limit}, whole AMX tiles, of a known number")
+        rows = hints.rows
     strips = -(-kernel.n // strip)
     chunk, chunks = _chunks(kernel.m, strips) if tiles else (1, strips)
+    if hints.chunk:
+        if not tiles or not 1 <= hints.chunk <= strips:
+            raise ScheduleError(f"units of {hints.chunk} strips", expected=f"1 to {strips}, on AMX tiles")
+        chunk, chunks = hints.chunk, -(-strips // hints.chunk)
     return GroupedSchedule(
         lanes, vectors, heights, kernel.bits == 4 and lanes == 16 and target.is_x86, kernel.k % each, rows, ceildiv(kernel.m, rows), strips,
         kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks,
