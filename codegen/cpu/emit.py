@@ -36,7 +36,7 @@ def emit(kernel: Kernel, target: CpuTarget, hints: Hints | None = None) -> Emitt
         case ContractKernel(), DotHints():
             return emit_dot_contract(kernel, target, hints)
         case GroupedKernel(), GroupedHints():
-            from .grouped import emit_grouped
+            from .grouped.emit import emit_grouped
 
             return emit_grouped(kernel, target, hints)
         case RecurrentKernel(), RecurrentHints():

@@ -136,7 +136,7 @@ def _departed(s: DotSchedule, kernel: ContractKernel, hints: DotHints) -> DotSch
         images = floordiv(kernel.m, math.prod(s.window.out))
         share = _share(-(-s.window.length(rows) // step))
         return replace(s, rows=rows, strips=strips, blocks=images * -(-s.window.out[0] // rows), chunks=chunks, share=share)
-    if rows < step or rows % step or rows * padded_k(kernel.k, 4 // size) * size > _SCRATCH:
+    if rows < step or rows % step or rows * (kernel.k * size + 64) > _SCRATCH:
         raise ScheduleError(f"units of {rows} rows", expected=f"a multiple of {step}, and {_SCRATCH} bytes at most")
     if hints.gather and (s.how != "tiles" or s.gather == "conv" or kernel.k * size % 64):
         raise ScheduleError(f"{hints}", expected="no choice of how rows are read, but for those of tile registers")
