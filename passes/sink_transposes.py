@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import networkx as nx
@@ -245,8 +245,3 @@ def keep_dims(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
 
 def size_of(v: Value) -> int:
     return math.prod(map(estimate, v.shape))
-
-
-def transposes(graph: Graph) -> Iterator[Node]:
-    """The transposes that move something."""
-    yield from (n for n in graph.nodes if isinstance(n.op, Transpose) and not is_trivial(n.op.perm, n.inputs[0].shape))

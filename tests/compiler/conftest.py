@@ -1,4 +1,4 @@
-"""Lets the tests here import `onnx_nodes` and `imported`."""
+"""Lets the tests here import `imported`, `ms_nodes` and `onnx_nodes`."""
 
 import sys
 from pathlib import Path

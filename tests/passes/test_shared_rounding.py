@@ -33,10 +33,6 @@ def lowered(x, y, *names):
     return run_passes(graph, (LowerPrecision({name: BFloat16() for name in names}), CLEAN), CTX)
 
 
-def casts(graph, to):
-    return [n for n in graph.nodes if isinstance(n.op, Cast) and n.op.dtype is to]
-
-
 def near(a, b, x, limit):
     (want,), (got,) = a.evaluate(x), b.evaluate(x)
     assert got.dtype == want.dtype and np.linalg.norm(got - want) <= limit * np.linalg.norm(want)

@@ -3,7 +3,7 @@
 import mlc
 import numpy as np
 import pytest
-from test_ms_operators import R, build, compare, f, run, typed
+from ms_nodes import R, build, compare, f, run, typed
 
 U8 = np.uint8
 

@@ -4,7 +4,7 @@ import mlc
 import numpy as np
 import onnxruntime as ort
 import pytest
-from test_ms_operators import R, build, compare, f, i32, typed
+from ms_nodes import R, build, compare, f, i32, typed
 
 N, H, D, MAX = 4, 3, 4, 9
 FLOATS = ("float",) * 4

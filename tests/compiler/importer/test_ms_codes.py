@@ -4,8 +4,8 @@ import mlc
 import numpy as np
 import onnxruntime as ort
 import pytest
+from ms_nodes import R, compare, f, i32, run
 from onnx import helper
-from test_ms_operators import R, compare, f, i32, run
 
 
 @pytest.mark.parametrize("kind", [0, 1])
