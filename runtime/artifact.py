@@ -65,6 +65,15 @@ def aligned(size: int) -> np.ndarray:
     return block[skip : skip + size]
 
 
+def aligned_array(shape: tuple[int, ...], dtype: np.dtype, size: int) -> np.ndarray:
+    """An uninitialised array of `size` bytes at a 64-byte boundary, where NumPy's lie at multiples of 16.
+
+    Vectors of 64 bytes that are stored across two lines of the cache take twice as long.
+    """
+    block = np.empty(size + 64, np.uint8)
+    return np.ndarray(shape, dtype, block, -address(block) % 64)
+
+
 def save(parts: Parts, path: str | os.PathLike[str]) -> None:
     """Write atomically: a reader sees the old file or the new one. Raises ArtifactError, leaving no partial file."""
     write_whole(path, lambda f: _write(parts, f))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from .memory import Layout, Planner
 from .native import Code, Context
 from .stages import Stage, Stages
 
+_ALIGNED = 1 << 14  # outputs from so many bytes on lie at cache lines, which takes half a microsecond
 _MAX_IDLE = 8  # contexts kept for later runs; more callers than this at once allocate afresh
 
 
@@ -103,7 +105,7 @@ class Binding:
         staged = {b.index for i, b in enumerate(m.buffers) if b.kind == "output" and program.stages.of[i]}
         self.out_shapes = [None if i in staged else tuple(values[s] for s in shape) for i, shape in enumerate(m.output_shapes)]
         self.checks = [(t.dtype, shape) for t, shape in zip(m.inputs, self.in_shapes, strict=True)]
-        self.results = [(shape, t.stored) for t, shape in zip(m.outputs, self.out_shapes, strict=True)]
+        self.results = [(shape, t.stored, _padded(shape, t.stored)) for t, shape in zip(m.outputs, self.out_shapes, strict=True)]
         self.sizes = sizes = [b.size if b.kind == "const" else values[b.size] for b in m.buffers]
         check_buffers(m, first, sizes, values)
         self.layout, offsets = self._plan(m, sizes, symbols)
@@ -183,6 +185,12 @@ class Binding:
             elif root.kind != "given":
                 (self.in_patches if root.kind == "input" else self.out_patches).append((i, root.index, shift))
             self.template.append((fixed, offset))
+
+
+def _padded(shape: tuple[int, ...] | None, dtype: np.dtype) -> int:
+    """Bytes of an output that is to lie at a cache line, else 0."""
+    size = 0 if shape is None or dtype.hasobject else math.prod(shape) * dtype.itemsize
+    return size if size >= _ALIGNED else 0
 
 
 def check_dims(m: Manifest, stage: Stage, values: Sequence[int], symbols: Mapping[str, int]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ArtifactError, InputError, MlcError, TargetError
 from . import artifact, objects
 from .address import address
-from .artifact import Parts
+from .artifact import Parts, aligned_array
 from .binding import Binding, Execution, Program, Sizes, UnequalError
 from .handles import Handles, decode_output, encode_input, held, strings
 from .manifest import Manifest, TensorInfo
@@ -186,7 +186,10 @@ class Module:
 
     def _launch(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray]) -> list[Any]:
         try:
-            outputs: list[Any] = [None if shape is None else _empty(shape, dtype) for shape, dtype in binding.results]
+            outputs: list[Any] = [
+                None if shape is None else aligned_array(shape, dtype, size) if size else _empty(shape, dtype)
+                for shape, dtype, size in binding.results
+            ]
         except MemoryError:
             shapes = [list(s) for s in binding.out_shapes if s is not None]
             raise InputError(f"outputs of {shapes}", expected="what fits into memory") from None

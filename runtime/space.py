@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .address import address
-from .artifact import aligned
+from .artifact import aligned, aligned_array
 
 _word = ctypes.c_int64.from_address
 
@@ -69,7 +69,7 @@ class HostSpace:
         pass
 
     def output(self, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, int]:
-        out = np.empty(shape, dtype)
+        out = aligned_array(shape, dtype, math.prod(shape) * dtype.itemsize)
         return out, address(out)
 
     def read(self, at: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -71,6 +71,6 @@ def _emit(kernel: Kernel, target: CpuTarget) -> Emitted:
 
             return emit_attention(kernel, target)
         case IrregularKernel():
-            from .irregular import emit_irregular
+            from .irregular.emit import emit_irregular
 
             return emit_irregular(kernel, target)

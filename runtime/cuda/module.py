@@ -158,7 +158,7 @@ class CudaModule(Module):
         d = self.device
         inputs = [self._input(execution, i, a, s) for i, a in enumerate(arrays)]
         outputs: list[Placed | None] = []
-        for i, (shape, dtype) in enumerate(binding.results):
+        for i, (shape, dtype, _) in enumerate(binding.results):
             if shape is None:  # its size is found while the program runs
                 outputs.append(None)
                 continue

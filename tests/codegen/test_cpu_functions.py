@@ -103,11 +103,74 @@ def test_pow_of_a_constant(exponent):
     assert (np.signbit(got) == np.signbit(want))[got == 0].all()
 
 
+@pytest.mark.parametrize("fn", ["exp", "log", "tanh", "sin", "cos"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_error_of_float64(fn, target):
+    """2 ULP of float64 over every exponent, against 80-bit floats."""
+    r = np.random.default_rng(5)
+    bits = r.integers(0, 2**64, 60_000, dtype=np.uint64).view(np.float64)
+    edges = np.array([1.0, 0.625, 2.0**27, 2.0**-1022, 709.78, -745.2, np.pi / 2, np.sqrt(0.5), 1e-5])
+    near = (edges.view(np.int64)[:, None] + np.arange(-9, 10)).ravel().view(np.float64)
+    plain = [r.uniform(-750, 710, 20_000), r.uniform(-3, 3, 20_000), np.arange(1, 20000) * (np.pi / 2), r.uniform(0.5, 2, 20_000)]
+    x = np.concatenate([bits, near, -near, *plain])
+    with np.errstate(all="ignore"):
+        want = getattr(np, fn)(x.astype(np.longdouble))
+        got = compute(fn, x, target=target)
+        rounded = want.astype(np.float64)
+        error = np.abs(got.astype(np.longdouble) - want) / np.spacing(np.abs(rounded)).astype(np.longdouble)
+    # the 80-bit library reduces with π of 66 bits: beyond some turns, and where results are small, the 64-bit one is right
+    if fn in ("sin", "cos"):
+        with np.errstate(all="ignore"):
+            exact = getattr(np, fn)(x[:60_000])
+        error[:60_000] = np.where(np.abs(x[:60_000]) > 1e3, np.abs(got[:60_000] - exact) / np.spacing(np.abs(exact)), error[:60_000])
+    assert (np.isnan(got) == np.isnan(rounded)).all()
+    error = np.where((got == rounded) | np.isnan(rounded), 0, error)
+    worst = int(np.argmax(error))
+    assert error[worst] <= 2, (x[worst], got[worst], rounded[worst], error[worst])
+
+
 @pytest.mark.parametrize("fn", ["fmod", "mod"])
-def test_remainders(fn):
+@pytest.mark.parametrize("dtype", ["f", "d"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_remainders(fn, dtype, target):
+    """Exact, also for quotients that rounding takes to the next integer, or that are longer than a mantissa."""
     r = np.random.default_rng(4)
-    x, y = (r.standard_normal(500).astype(np.float32) * 3 for _ in range(2))
-    np.testing.assert_allclose(compute(fn, x, y), NUMPY.ops.call(fn, x, y), rtol=2e-6, atol=2e-6)
+    x, y = (r.standard_normal(3000).astype(dtype) * 3 for _ in range(2))
+    whole = r.integers(-(2**20), 2**20, 3000).astype(dtype)
+    y[:1000] = np.round(y[:1000] * 5) / 5
+    x[:1000] = (y[:1000] * whole[:1000]).astype(dtype)
+    x[1000:1500] *= np.exp(r.uniform(-60, 60, 500)).astype(dtype)
+    special = np.array([0, -0.0, 1, -1, 2.5, -4, np.inf, -np.inf, np.nan, 1e-40, 3e38, 2.0**24 + 2], dtype)
+    pairs = np.array(np.meshgrid(special, special)).reshape(2, -1)
+    x, y = np.concatenate([x, pairs[0]]), np.concatenate([y, pairs[1]])
+    with np.errstate(all="ignore"):
+        want = np.fmod(x, y)
+        if fn == "mod":  # as Python: the sign of y
+            want = np.where((want != 0) & ((want < 0) != (y < 0)), want + y, want)
+    got = compute(fn, x, y, target=target)
+    np.testing.assert_array_equal(got, want)
+    if fn == "fmod":
+        assert (np.signbit(got) == np.signbit(want))[want == 0].all()
+
+
+@pytest.mark.parametrize("dtype", [DType.I8, DType.U8, DType.I16, DType.U16, DType.I32, DType.U32, DType.I64], ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+def test_division_of_integers(dtype, target):
+    r = np.random.default_rng(6)
+    ends = np.iinfo(dtype.np)
+    some = np.array([ends.min, ends.min + 1, ends.max, ends.max - 1, 0, 1, 2, 3, 7, ends.max // 2], dtype.np)
+    if dtype.is_signed:
+        some = np.concatenate([some, -some[5:]])
+    pairs = np.array(np.meshgrid(some, some)).reshape(2, -1)
+    x = np.concatenate([pairs[0], r.integers(ends.min, ends.max, 3000, dtype.np, endpoint=True)])
+    y = np.concatenate([pairs[1], r.integers(max(ends.min, -99), 100, 3000).astype(dtype.np)])
+    out = np.zeros(x.size + PAD, dtype.np)
+    for fn in ("div", "fmod", "mod"):
+        buffers = (Operand(dtype, x.size), Operand(dtype, x.size), Operand(dtype, x.size, written=True))
+        body = Call(fn, tuple(Load(n, Axis(0), dtype=dtype) for n in (0, 1)), dtype=dtype)
+        execute(LoopKernel((x.size,), (), buffers, (), (Store(2, Axis(0), body),)), [x, y, out], target)
+        with np.errstate(all="ignore"):
+            np.testing.assert_array_equal(out[: x.size], NUMPY.ops.call(fn, x, y), err_msg=fn)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -1,4 +1,4 @@
-"""sin, cos, tan and their inverses on vectors of float32; LLVM's own, lane by lane, for float64.
+"""sin, cos, tan and their inverses on vectors of float32; of float64 only sin and cos, the others lane by lane.
 
 Bounds over all finite numbers (tests/codegen/test_cpu_functions.py): sin, cos ≤ 2 ULP; tan, asin, acos, atan ≤ 3 ULP.
 """
@@ -10,8 +10,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from ..build import I1, I32, I64, Splat, vec
-from .elementary import ROUND64, Elementary
+from ..build import I32, I64, Splat, vec
+from .doubles import Doubles
+from .elementary import ROUND64
 
 # Minimax in relative error, by reweighted least squares, in s = r²: sin r = r + r·s·P(s) and cos r = 1 − s/2 + s²·P(s) on
 # |r| ≤ π/4 (4e-9, 1e-10); atan r = r + r·s·P(s) on |r| ≤ 1 (3e-9), asin alike on |r| ≤ 1/2 (5e-9).
@@ -25,11 +26,15 @@ _PARTS = (1.5707963109016418, 1.5893254712295857e-08, 6.123233995736766e-17)
 _FAR = 2.0**28  # beyond, the parts are too short
 
 
-class Angles(Elementary):
+class Angles(Doubles):
     def _f_sin(self, x: Any) -> Any:
+        if self._doubles(x):
+            return self._wave64("sin", x)
         return self._wave("sin", x) if self._single(x) else self._intrinsic("sin", x)
 
     def _f_cos(self, x: Any) -> Any:
+        if self._doubles(x):
+            return self._wave64("cos", x)
         return self._wave("cos", x) if self._single(x) else self._intrinsic("cos", x)
 
     def _f_tan(self, x: Any) -> Any:
@@ -84,28 +89,10 @@ class Angles(Elementary):
 
     def _far(self, name: str, x: Any, y: Any) -> Any:
         """y, but the C library's result in lanes where |x| is finite and too large for it: rare, so behind a branch."""
-        i, b, lanes = self.b.ir, self.b, x.type.count
+        i = self.b.ir
         size = self._intrinsic("fabs", x)
         far = i.and_(i.fcmp_ordered(">=", size, self._k(x, _FAR)), i.fcmp_ordered("<", size, self._k(x, math.inf)))
-        some = b.call(f"llvm.vector.reduce.or.v{lanes}i1", I1, far)
-        before = i.block
-        with i.if_then(some, likely=False):
-            memory = b.alloca_entry(x.type, 1)
-            i.store(x, memory, align=4)
-            element = x.type.element
-
-            def one(lane: Any, _: list[Any]) -> list[Any]:
-                at = b.at(memory, lane, element)
-                i.store(b.call(f"{name}f", element, b.load(element, at, 4)), at, align=4)
-                return []
-
-            b.loop(b.i64(0), b.i64(lanes), b.i64(1), [], one)
-            exact = i.select(far, b.load(x.type, memory, 4), y)
-            inside = i.block
-        out = i.phi(x.type)
-        out.add_incoming(y, before)
-        out.add_incoming(exact, inside)
-        return out
+        return self._rescued(name, far, (x,), y)
 
     def _f_atan(self, x: Any) -> Any:
         if not self._single(x):

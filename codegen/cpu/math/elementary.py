@@ -1,4 +1,4 @@
-"""exp, log, tanh, erf … on vectors: float32 polynomials with stated error, LLVM's own for float64.
+"""exp, log, tanh, erf … on vectors: float32 polynomials with stated error; float64 lane by lane, or in `doubles.py`.
 
 Bounds (tests/codegen/test_cpu_functions.py): exp, log, erf ≤ 2 ULP; tanh, an odd rational fit on a clamped range, ≤ 6 ULP.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ..build import I32, Splat, mangle, vec
+from ..build import I1, I32, Splat, mangle, vec
 from .lanes import ROUND, Lanes
 
 ROUND64 = 1.5 * 2.0**52  # adding it leaves the nearest integer in the low mantissa bits
@@ -73,6 +73,28 @@ class Elementary(Lanes):
             scalars = [self.b.ir.extract_element(a, at) for a in args]
             out = self.b.ir.insert_element(out, self.b.call(name + suffix, element, *scalars), at)
         return out
+
+    def _rescued(self, name: str, lanes: Any, args: Sequence[Any], y: Any) -> Any:
+        """y, but the C library's result in some lanes, which are rare: behind a branch."""
+        i, b = self.b.ir, self.b
+        element, count = y.type.element, y.type.count
+        some = b.call(f"llvm.vector.reduce.or.v{count}i1", I1, lanes)
+        before = i.block
+        with i.if_then(some, likely=False):
+            memory = [b.alloca_entry(y.type, 1) for _ in args]
+            for x, place in zip(args, memory, strict=True):
+                i.store(x, place, align=8)
+            suffix = "f" if self._single(y) else ""
+
+            def one(lane: Any, _: list[Any]) -> list[Any]:
+                at = [b.at(place, lane, element) for place in memory]
+                i.store(b.call(name + suffix, element, *(b.load(element, p, 4) for p in at)), at[0], align=4)
+                return []
+
+            b.loop(b.i64(0), b.i64(count), b.i64(1), [], one)
+            exact = i.select(lanes, b.load(y.type, memory[0], 8), y)
+            inside = i.block
+        return b.merge((y, before), (exact, inside))
 
     # float functions ---------------------------------------------------------------------------------------------
     def _f_exp(self, x: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from llvmlite import ir
 
 from ....ir import DType
-from ..build import mangle
+from ..build import I32, I64, mangle, vec
 from .angles import Angles
 from .lanes import compute
 from .powers import Powers
@@ -52,11 +52,23 @@ class Functions(Angles, Powers):
         return out if isinstance(x, ir.Constant) else i.select(i.fcmp_unordered("uno", x, x), x, out)
 
     def _f_fmod(self, x: Any, y: Any) -> Any:
-        return self.b.ir.frem(x, y)
+        """x − q·y is exact for the quotient q, or one beside it that rounding made of it, unless q is too long."""
+        i = self.b.ir
+        if not self.target.fma:
+            return i.frem(x, y)
+        size, divisor = self._intrinsic("fabs", x), self._intrinsic("fabs", y)
+        q = self._intrinsic("trunc", i.fdiv(size, divisor))
+        r = self._fma(i.fneg(q), divisor, size)
+        zero = self._k(x, 0.0)
+        r = i.select(i.fcmp_ordered("<", r, zero), i.fadd(r, divisor), r)
+        r = i.select(i.fcmp_ordered(">=", r, divisor), i.fsub(r, divisor), r)
+        usual = i.fcmp_ordered("<", q, self._k(x, 2.0**22 if self._single(x) else 2.0**51))
+        usual = i.and_(usual, i.fcmp_ordered("<", divisor, self._k(x, math.inf)))
+        return self._rescued("fmod", i.not_(usual), (x, y), self._intrinsic("copysign", r, x))
 
     def _f_mod(self, x: Any, y: Any) -> Any:
         i = self.b.ir
-        r = i.frem(x, y)
+        r = self._f_fmod(x, y)
         zero = self._k(x, 0.0)
         wrong = i.and_(i.fcmp_unordered("!=", r, zero), i.xor(i.fcmp_ordered("<", r, zero), i.fcmp_ordered("<", y, zero)))
         return i.select(wrong, i.fadd(r, y), r)
@@ -83,6 +95,8 @@ class Functions(Angles, Powers):
         zero = ir.Constant(y.type, None)
         none = i.icmp_unsigned("==", y, zero)
         safe = i.select(none, one, y)
+        if dtype.itemsize < 8 and x.type.count > 1 and not isinstance(y, ir.Constant):
+            return i.select(none, zero, self._quotient(dtype, x, safe))
         if dtype.is_signed:
             # MIN / -1 traps on x86: negate instead
             minus = i.icmp_signed("==", safe, ir.Constant(y.type, [-1] * y.type.count))
@@ -91,6 +105,18 @@ class Functions(Angles, Powers):
         else:
             q = i.udiv(x, safe)
         return i.select(none, zero, q)
+
+    def _quotient(self, dtype: DType, x: Any, y: Any) -> Any:
+        """Of integers of up to 32 bits: those of floats twice as long, rounded, are on the same side of every integer."""
+        i = self.b.ir
+        wide = vec(ir.DoubleType() if dtype.itemsize == 4 else ir.FloatType(), x.type.count)
+        whole = vec(I64 if dtype.itemsize == 4 else I32, x.type.count)  # holds MIN / −1, which then wraps
+        to = i.sitofp if dtype.is_signed else i.uitofp
+        q = i.fdiv(to(x, wide), to(y, wide))
+        if dtype is DType.I32:
+            minus = i.icmp_signed("==", y, ir.Constant(y.type, [-1] * y.type.count))
+            return i.select(minus, i.neg(x), i.fptosi(i.select(minus, ir.Constant(wide, None), q), x.type))
+        return i.trunc(i.fptosi(q, whole), x.type)
 
     def _i_fmod(self, dtype: DType, x: Any, y: Any) -> Any:
         i = self.b.ir

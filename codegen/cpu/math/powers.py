@@ -12,7 +12,8 @@ from typing import Any
 from llvmlite import ir
 
 from ..build import I32, I64, Splat, vec
-from .elementary import ROUND64, Elementary
+from .doubles import Doubles
+from .elementary import ROUND64
 
 # Minimax in relative error, by reweighted least squares: sinh r = r + r·s·P(s), s = r², on |r| ≤ 1 (5e-11);
 # log m = z·P(z²), z = (m − 1)/(m + 1), on [√½, √2) (4e-12); 2^r on |r| ≤ 1/2 (2e-9)
@@ -24,7 +25,7 @@ _SMALL = 2.0**-13  # below, asinh x and atanh x are x
 _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 
 
-class Powers(Elementary):
+class Powers(Doubles):
     def _f_sinh(self, x: Any) -> Any:
         if not self._single(x):
             return self._intrinsic("sinh", x)

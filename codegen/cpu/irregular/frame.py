@@ -7,10 +7,10 @@ from typing import Any
 
 from llvmlite import ir
 
-from ...ir import Dim
-from ..kernel import IrregularKernel
-from .build import I64, PTR, Builder, Params
-from .emitted import PLACEHOLDER
+from ....ir import Dim
+from ...kernel import IrregularKernel
+from ..build import I64, PTR, Builder, Params
+from ..emitted import PLACEHOLDER
 
 
 class Frame:

@@ -6,13 +6,13 @@ from typing import Any
 
 from llvmlite import ir
 
-from ...ir import Dim, DType
-from ..kernel import IrregularKernel
-from .build import I8, I64, storage
-from .emitted import Emitted, named
+from ....ir import Dim, DType
+from ...kernel import IrregularKernel
+from ..build import I8, I64, storage
+from ..emitted import Emitted, named
+from ..target import CpuTarget
 from .first_k import FirstK
 from .radix import RADIX_CELLS, SELECT_CELLS
-from .target import CpuTarget
 
 F32 = ir.FloatType()
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from ...ir import upper
-from ..kernel import KEPT
-from .build import I32, I64, Splat, storage, vec
+from ....ir import upper
+from ...kernel import KEPT
+from ..build import I32, I64, Splat, storage, vec
 from .radix import Radix
 
 

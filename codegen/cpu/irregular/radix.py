@@ -6,9 +6,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from ...ir import DType
-from .build import I1, I64, Splat, storage
-from .irregular_frame import Frame
+from ....ir import DType
+from ..build import I1, I64, Splat, storage
+from .frame import Frame
 
 PLACES = 1 << 10  # buckets of a selection
 _ENOUGH = 256  # candidates that are not worth another round
