@@ -81,6 +81,16 @@ class ConvGeometry:
 
 
 @dataclass(frozen=True, slots=True)
+class Planes:
+    """A result with channels first: column n of row m, the pixel m % pixels of image m // pixels, is at
+    image·(m // pixels) + plane·n + m % pixels."""
+
+    pixels: Dim
+    plane: Dim
+    image: Dim
+
+
+@dataclass(frozen=True, slots=True)
 class ContractKernel:
     """C[b, m, n] = epilogue(Σ_k A[b, m, k] · B[b, k, n]); float32 unless said otherwise.
 
@@ -90,6 +100,7 @@ class ContractKernel:
     of batch b is at b·b_batch + k·b_row. C row m of batch b at b·c_batch + m·ldc.
     Conv: m runs over N·out_spatial, k over kernel taps × channels_per_group; b runs over groups: A channel offset
     b·channels_per_group, C column offset b·n; lda is the pixel stride (C of the input) and ldc that of the output.
+    With `planes` these say where column b·n + n of C row m is, instead of ldc and c_batch.
 
     Epilogue: an expression over Acc() and Loads whose `offset` is built from Axis(0)=b, Axis(1)=m, Axis(2)=n.
     The emitter requires each Load offset to be affine with n-stride 0 or 1; lowering only fuses such ones.
@@ -112,6 +123,7 @@ class ContractKernel:
     border: int = -1  # operand whose first element a convolution reads outside of the image; -1: zero
     b_row: Dim = 0  # of a row-major B
     diagonal: int = 1  # B of a convolution is block diagonal with so many blocks, stored side by side: [k/diagonal, n], n ≤ panel
+    planes: Planes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,7 @@ class CpuBackend:
             panel=max(16, panel),
             diagonal=True,
             overwrite=opt_level > 0,
+            planes=opt_level > 0,
             winograd=None if exact or opt_level == 0 else ConvCosts(),
         )
 

@@ -129,7 +129,13 @@ def _finish(
     if kernel.epilogue.dtype is not kernel.operands[-1].dtype:
         raise VerifyError(f"contraction stores {kernel.epilogue.dtype.value}", expected=kernel.operands[-1].dtype.value)
     gb, gm, gn = ev.axes
-    offset = np.broadcast_to(gb * c_batch + gm * evaluate(kernel.ldc, bound) + gn, sums.shape)
+    planes = kernel.planes if isinstance(kernel, ContractKernel) else None
+    if planes is None:
+        at = gb * c_batch + gm * evaluate(kernel.ldc, bound) + gn
+    else:
+        pixels, plane, image = (evaluate(d, bound) for d in (planes.pixels, planes.plane, planes.image))
+        at = gm // pixels * image + (gb * sums.shape[2] + gn) * plane + gm % pixels
+    offset = np.broadcast_to(at, sums.shape)
     check_bounds(offset, out.size, "store of a contraction")
     out[offset] = value
 

@@ -13,6 +13,7 @@ from ...ir.ops import (
     Attention,
     Cast,
     Concat,
+    Conv,
     ConvTranspose,
     IntegerConv,
     IntegerMatMul,
@@ -114,7 +115,7 @@ def hoist(graph: Graph) -> Graph:
                     return None
                 old = old.node.inputs[0]
             x = x.node.inputs[0]
-        if not moves or not isinstance(x.node.op, (MatMul, Elementwise)) or len(uses[old]) != 1 or old in outputs:
+        if not moves or not isinstance(x.node.op, (Conv, MatMul, Elementwise)) or len(uses[old]) != 1 or old in outputs:
             return None
         args = [x if i in tensors else const(v.data.reshape(())) for i, v in enumerate(ins)]
         y = Node.make(node.op, tuple(args), node.loc).out

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ...errors import CodegenError
-from ...ir import Const, Dim, DType, Node, Shape, Value, ceildiv, is_static, prod, upper
+from ...ir import Const, Dim, DType, Node, Shape, Value, ceildiv, is_static, lower, prod, upper
 from ...ir.ops import Conv, DotConv, DotMatMul, GroupedMatMul, MatMul, Reshape, Transpose
 from ..expr import Acc, Cast, DimParam, E, Load
-from ..kernel import ContractKernel, ConvGeometry, GroupedKernel, Kernel, Operand, WinogradKernel
+from ..kernel import ContractKernel, ConvGeometry, GroupedKernel, Kernel, Operand, Planes, WinogradKernel
 from ..packing import Deferred, pack_b, packed_size, padded_k
-from ..simplify import Affine, axis, clamp, ravel, unravel
+from ..simplify import Affine, axis, clamp, ravel, strides_of, unravel
 from .builder import Finisher, Index, KernelBuilder, View, computed, convert, fn, index_expr, number, reachable
 from .fusion import contraction_linear, contraction_shape, merged_groups
 from .grouped import Levels, pack_grouped
@@ -26,6 +26,7 @@ _LANES = 16  # panels are whole vectors
 _WIDE = 64  # columns: long pieces of the rows of B where it is read once
 _DOT_PANEL = 32  # of dot instructions: two tile registers
 _MOST_INPUTS = 32  # channels of merged groups: two vectors
+_FEWEST_PLANES = 4  # that are worth turning squares of a vector's lanes
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,10 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
     batch, m, n = extents
     linear = contraction_linear(node, k.index)
     target = _transposed_place(lw, end, linear)
-    if target is None:
+    planes: Planes | None = None
+    if target is None and rows.tile is None and (found := _planes(lw, node, end)) is not None:
+        (to, planes), strides, direct = found, (0, 0, 1), None
+    elif target is None:
         to = lw.place(end)
         strides = to.offset(unravel(linear, end.shape)).coefficients(3)
         if strides is None or (strides[2] != 1 and n != 1):
@@ -149,7 +153,7 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
     value = f(convert(epilogue, end.dtype))
     buffers = (*f.order, to.buffer)
     operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
-    ldc = ldc if m != 1 else n
+    ldc = ldc if m != 1 or planes is not None else n
     kernel: Kernel
     if levels is not None and isinstance(node.op, GroupedMatMul):
         assert isinstance(n, int) and isinstance(rows.k, int)
@@ -166,7 +170,7 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
             a_batch=0 if one else rows.batch,
             b_batch=0 if one else columns.batch, ldc=ldc, c_batch=0 if one else c_batch,
             epilogue=value, conv=rows.conv, panel=panel, group=_group(node), border=border, b_row=columns.row,
-            diagonal=rows.diagonal,
+            diagonal=rows.diagonal, planes=planes,
         )  # fmt: skip
     lw.step(kernel, buffers, lw.fusion.locations(end) or node.loc)
     if direct is not None:
@@ -209,6 +213,23 @@ def _transposed_place(lw: Lowering, end: Value, linear: Affine) -> tuple[View, S
         else:
             return None
     return None
+
+
+def _planes(lw: Lowering, node: Node, end: Value) -> tuple[View, Planes] | None:
+    """If the only reader of a convolution turns it channels first, in memory, where that is, and how."""
+    if not lw.options.planes or type(node.op) is not Conv or end.shape != node.out.shape or end in lw.outputs:
+        return None
+    if end.dtype is not DType.F32 or node.out.dtype is not DType.F32 or lower(end.shape[-1]) < _FEWEST_PLANES:
+        return None
+    uses, rank = lw.graph.uses.get(end, ()), len(end.shape)
+    if len(uses) != 1 or uses[0].op != Transpose((0, rank - 1, *range(1, rank - 1))) or not lw.fusion.stored(uses[0].out):
+        return None
+    to = lw.place(uses[0].out)
+    pixels = end.shape[1:-1]
+    if to.strides[2:] != strides_of(pixels):
+        return None
+    lw.views[uses[0].out] = to
+    return to, Planes(prod(pixels), to.strides[1], to.strides[0])
 
 
 def _group(node: Node) -> int:

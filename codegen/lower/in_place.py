@@ -65,6 +65,8 @@ def _last_touch(touched: Mapping[int, list[int]], buffers: Sequence[Buffer], b: 
 def _only_there(kernel: ContractKernel, operand: int) -> bool:
     """Whether every load of the operand is of the element that the result is stored to."""
     loads = [e for e in postorder([kernel.epilogue], _within) if isinstance(e, Load) and e.operand == operand]
+    if kernel.planes is not None:
+        return False
     place = (kernel.c_batch if kernel.batch != 1 else 0, kernel.ldc, 1)
     for load in loads:
         found = affine(load.offset)

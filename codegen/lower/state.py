@@ -31,6 +31,7 @@ class LowerOptions:
     `winograd`: estimates by which convolutions are computed by minimal filtering; None: never.
     `overwrite`: results of contractions may take the memory of an operand of their epilogue.
     `diagonal`: products of groups of few channels keep the blocks of B only, not the zeros between them.
+    `planes`: convolutions store channels first where that is what is read.
     `attention`: element types of heads that there is a kernel for.
     `ranked`: longest rows whose first k are found by counting ranks, which is n² comparisons in vectors.
     """
@@ -41,6 +42,7 @@ class LowerOptions:
     winograd: ConvCosts | None = None
     diagonal: bool = False
     overwrite: bool = False
+    planes: bool = False
     attention: frozenset[DType] = frozenset({DType.F32})
     ranked: int = 0
 

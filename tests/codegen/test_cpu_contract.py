@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from mlc.codegen.expr import Acc, Axis, Call, Cast, DimParam, Load, Num
 from mlc.codegen.interpret import run_kernel
-from mlc.codegen.kernel import ContractKernel, ConvGeometry, Operand
+from mlc.codegen.kernel import ContractKernel, ConvGeometry, Operand, Planes
 from mlc.codegen.packing import pack_b
 from mlc.errors import CodegenError
-from mlc.ir import DType, evaluate, sym
+from mlc.ir import DType, evaluate, prod, sym
 from running import TARGETS, close, execute
 
 F = DType.F32
@@ -145,7 +145,7 @@ def test_unknown_dtype():
         matmul(4, 4, 4, dtype=DType.I8, epilogue=Acc(dtype=DType.I8))
 
 
-def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target="cpu", symbolic=False):
+def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target="cpu", symbolic=False, planes=False):
     r = np.random.default_rng(2)
     rank = len(spatial)
     cg, og = c // groups, o // groups
@@ -162,7 +162,8 @@ def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target=
             want[..., g * og : (g + 1) * og] += padded[(slice(None), *cut, slice(g * cg, (g + 1) * cg))] @ w[tap][:, g * og : (g + 1) * og]
     k = cg * int(np.prod(kernel))
     packed = pack_b(np.moveaxis(w.reshape(k, groups, og), 1, 0), 64)
-    y = np.full(want.size + PAD, 7, np.float32)
+    gap = 5 if planes else 0  # between images, as in a concatenation
+    y = np.full(want.size + gap * n + PAD, 7, np.float32)
     N, S = (sym("N"), tuple(sym(f"S{i}") for i in range(rank))) if symbolic else (n, spatial)
     O = tuple((s + a + b - d * (q - 1) - 1) // t + 1 for s, q, t, a, b, d in zip(S, kernel, strides, lo, hi, dilations, strict=True))
     m = N
@@ -171,7 +172,19 @@ def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target=
     operands = (Operand(F, x.size), Operand(F, packed.size), Operand(F, y.size, True))
     geometry = ConvGeometry(S, O, kernel, strides, lo, dilations)
     kernel_ = ContractKernel(groups, m, og, k, operands, c, cg, -(-og // 64) * k * 64, o, og, ACC, geometry)
-    execute(kernel_, [x, packed, y], target, {"N": n, **{f"S{i}": s for i, s in enumerate(spatial)}}, parts=2)
+    bindings = {"N": n, **{f"S{i}": s for i, s in enumerate(spatial)}}
+    if planes:
+        kernel_ = replace(kernel_, ldc=0, c_batch=0, planes=Planes(pixels := prod(O), pixels, o * pixels + gap))
+        slow = y.copy()
+        run_kernel(kernel_, [x.reshape(-1), packed.reshape(-1), slow], bindings)
+        execute(kernel_, [x, packed, y], target, bindings, parts=2)
+        for got in (slow, y):
+            assert (got[-PAD:] == 7).all(), "wrote past the end"
+            images = got[:-PAD].reshape(n, -1)
+            assert (images[:, images.shape[1] - gap :] == 7).all(), "wrote between images"
+            close(np.moveaxis(images[:, : images.shape[1] - gap].reshape(n, o, *out), 1, -1), want)
+        return
+    execute(kernel_, [x, packed, y], target, bindings, parts=2)
     assert (y[-PAD:] == 7).all(), "wrote past the end"
     close(y[:-PAD].reshape(want.shape), want)
 
@@ -212,6 +225,24 @@ def test_conv_targets(name, target):
 @pytest.mark.parametrize("name", ["3x3", "1x1", "first", "1d"])
 def test_conv_symbolic(name):
     conv(*CONVS[name], symbolic=True)
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_planes(name):
+    conv(*CONVS[name], planes=True)
+
+
+@pytest.mark.parametrize("target", TARGETS[1:])
+def test_planes_targets(target):
+    conv(*CONVS["3x3"], target=target, planes=True)
+    conv(*CONVS["groups"], target=target, planes=True, symbolic=True)
+
+
+def test_planes_of_other_types():
+    with pytest.raises(CodegenError, match="planes"):
+        a, b, c = np.zeros(8, np.float16), np.zeros(64, np.float16), np.zeros(8, np.float16)
+        operands = tuple(Operand(DType.F16, x.size, x is c) for x in (a, b, c))
+        execute(ContractKernel(1, 8, 1, 1, operands, 1, 0, 0, 0, 0, Acc(dtype=DType.F16), planes=Planes(8, 8, 8)), [a, b, c])
 
 
 def test_text_depends_on_epilogue_constants():

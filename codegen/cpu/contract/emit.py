@@ -13,6 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from ....errors import CodegenError
 from ....ir import Dim
 from ...kernel import ContractKernel
 from ..build import I64, PTR, Builder, Params, storage, vec
@@ -24,6 +25,7 @@ from ..row_tiles import cut_rows
 from ..target import CpuTarget
 from ..text_cache import TextEmitter, text_of
 from .diagonal import DiagonalProduct
+from .planes import PlaneStore
 from .rows import ConvRows, RowSource, StridedRows
 from .schedule import NO_HINTS, ContractHints, ContractSchedule, schedule_contract
 
@@ -70,6 +72,11 @@ class _Emitter(TextEmitter):
         else:
             self.rows = ConvRows(conv, self.params, schedule.mode == "segments")
         self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
+        self.planes: PlaneStore | None = None
+        if k.planes is not None:
+            if any(o.dtype is not schedule.acc for o in (k.operands[0], k.operands[-1])):
+                raise CodegenError(f"planes of {k.operands[-1].dtype.value}", expected=schedule.acc.value)
+            self.planes = PlaneStore(k.planes, self.params, self.acc, schedule.lanes, schedule.lanes * schedule.vectors)
 
     def fingerprint(self) -> Hashable:
         """Everything that the text depends on: what the schedule fixes, but no sizes."""
@@ -84,6 +91,7 @@ class _Emitter(TextEmitter):
             k.panel,
             k.b_row != 0,
             self.diagonal,
+            self.planes is not None,
             tuple(o.dtype for o in k.operands),
             self.epilogue.fingerprint(),
             self.target,
@@ -125,7 +133,11 @@ class _Emitter(TextEmitter):
         p = {name: b.param(dims, i) for name, i in self.size.items()}
         strip = s.lanes * s.vectors
         i = b.ir
-        partial = b.alloca(self.acc, i.mul(p["block"], b.i64(strip))) if s.split else ir.Constant(PTR, None)
+        partial = ir.Constant(PTR, None)
+        if s.split or self.planes is not None:  # planes are turned from it, with a vector of rows at a time
+            more = s.lanes if self.planes is not None else 0
+            partial = b.alloca(self.acc, i.mul(i.add(p["block"], b.i64(more)), b.i64(strip)))
+        planes = self.planes.function(self.module) if self.planes is not None else None
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             strip_index, rest = i.urem(u, p["strips"]), i.udiv(u, p["strips"])
@@ -149,6 +161,10 @@ class _Emitter(TextEmitter):
                     b.loop(b.i64(0), p["k_steps"], p["k_block"], [], walk)
                 else:
                     walk(b.i64(0), [])
+                if planes is not None:
+                    result = b.load(PTR, b.at(bufs, b.i64(len(self.kernel.operands) - 1), PTR), 8)
+                    live = b.smin(b.i64(strip), i.sub(p["n"], column))
+                    i.call(planes, [result, dims, partial, first, rows, i.add(i.mul(batch, p["n"]), column), live])
 
             has = {masked for _, masked in tiles}
             if has == {False, True}:
@@ -194,7 +210,11 @@ class _Emitter(TextEmitter):
             step = p["b_step"]
         b_strip = b.at(pointers[1], i.add(b_offset, i.mul(k0, step)), storage(self.dtype))
         b_bytes = i.mul(i.mul(i.sub(k1, k0), step), b.i64(self.dtype.itemsize))
-        c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), storage(self.kernel.operands[-1].dtype))
+        if self.planes is not None:
+            c, c_row, c_first = partial, b.i64(strip), block_start
+        else:
+            c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), storage(self.kernel.operands[-1].dtype))
+            c_row, c_first = p["ldc"], None
         masks = self._masks(b, i.sub(p["n"], column), vectors) if masked else [None] * vectors
         epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks)
         # A long epilogue runs row by row from the stack: unrolled over the tile it would be mostly compile time.
@@ -219,7 +239,8 @@ class _Emitter(TextEmitter):
             acc = rows.tile(indices, b_strip, (k0, k1), acc, product)
 
             def finish(m: Any, sums: Sequence[Any]) -> None:
-                out = b.at(c, i.mul(m, p["ldc"]), storage(self.kernel.operands[-1].dtype))
+                at = m if c_first is None else i.sub(m, c_first)
+                out = b.at(c, i.mul(at, c_row), storage(self.kernel.operands[-1].dtype))
                 epilogue.row(m, sums, out)
 
             def finish_all() -> None:
