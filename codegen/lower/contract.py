@@ -126,22 +126,21 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
     batch, m, n = extents
     linear = contraction_linear(node, k.index)
     target = _transposed_place(lw, end, linear)
+    turned = _planes(lw, node, end) if target is None and rows.tile is None else None
     planes: Planes | None = None
-    if target is None and rows.tile is None and (found := _planes(lw, node, end)) is not None:
-        (to, planes), strides, direct = found, (0, 0, 1), None
-    elif target is None:
+    strides: tuple[Dim, ...] | None
+    direct: View | None = None
+    if target is not None:
+        to, strides = target
+    elif turned is not None:
+        (to, planes), strides = turned, (0, 0, 1)
+    else:
         to = lw.place(end)
         strides = to.offset(unravel(linear, end.shape)).coefficients(3)
         if strides is None or (strides[2] != 1 and n != 1):
             direct, to = to, lw.storage.add("arena", end.dtype, end.shape)
             strides = linear.coefficients(3)
-            lw.views[end] = to
-        else:
-            direct = None
-            lw.views[end] = to
-    else:
-        to, strides = target
-        direct = None
+        lw.views[end] = to
     assert strides is not None
     c_batch, ldc, _ = strides
     f = _Operands(rows.buffer, columns.buffer)
