@@ -138,9 +138,14 @@ class LowerPrecision(Pass):
             choice = chosen.get(node)
             if choice is None:
                 return None
-            return (_LOWER[type(choice)](node, inputs, choice),)
+            return (lower_layer(node, inputs, choice),)
 
         return graph.rewrite(lowered)
+
+
+def lower_layer(node: Node, inputs: tuple[Value, ...], choice: Choice) -> Value:
+    """What computes a layer's result at a choice, from the layer's inputs. Raises PassError for a choice that does not fit it."""
+    return _LOWER[type(choice)](node, inputs, choice)
 
 
 def _is_depthwise(node: Node) -> bool:

@@ -38,9 +38,9 @@ def command(
     from ...passes.base import PassContext
     from ...passes.pipelines import optimize
     from ..importer import import_model
-    from ..precision.lowering import Workbench
     from ..precision.page import page
     from ..precision.pareto import measure
+    from ..precision.workbench import Workbench
 
     found = find(model, shapes)
     found.require_onnx()

@@ -46,11 +46,16 @@ METRICS: dict[str, Metric] = {"relative-l2": relative_l2, "cosine": cosine, "arg
 
 @dataclass(frozen=True)
 class Bound:
-    """A metric, and the largest loss that is accepted."""
+    """A metric, and the largest loss that is accepted.
+
+    Attributes:
+        power: at which what layers lose adds up: 2 for an error, whose squares do.
+    """
 
     name: str
     limit: float
     metric: Metric
+    power: int = 1
 
     def __str__(self) -> str:
         return f"{self.name} ≤ {self.limit:g}"
@@ -70,7 +75,7 @@ def parse_bound(text: str) -> Bound:
     if not (name and eq) or not limit >= 0:
         raise InputError(f"bound {text!r}", expected="METRIC=VALUE with a value of 0 or more, such as relative-l2=0.01", loc="--max-drop")
     if name in METRICS:
-        return Bound(name, limit, METRICS[name])
+        return Bound(name, limit, METRICS[name], 2 if name == "relative-l2" else 1)
     file, colon, function = name.rpartition(":")
     if not colon:
         raise InputError(f"metric {name!r}", expected=", ".join(METRICS) + " or FILE.py:FUNCTION", loc="--max-drop")

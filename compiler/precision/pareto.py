@@ -17,9 +17,9 @@ from typing import Any
 from ...errors import InputError
 from .. import bench
 from .choose import within_groups
-from .lowering import Workbench
 from .metrics import METRICS
 from .search import Assignment
+from .workbench import Workbench
 
 Progress = Callable[[str, int, int], None]
 _FORMAT = 1

@@ -1,18 +1,23 @@
 """The fastest assignment of precisions within a bound on the loss.
 
-Layers are ordered by what each loses alone per millisecond that it saves. As many as the bound allows are lowered in that
-order, found by bisection with the true loss of the whole model; the rest is tried at the next better precision, and so on.
+Each precision that a layer may have loses something alone, and saves some milliseconds. Steps from float32 to
+the fastest, along the lower convex hull of those points, are ordered by what they lose per millisecond, over all layers: the best
+assignment for any bound is about a prefix of that list (a knapsack with choices; losses are taken to add up). How long a prefix
+is found by an estimate of the loss, which costs little, and settled by the true loss of the whole model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from ...errors import InputError
 
 Assignment = dict[str, str]  # layer → precision; those not named stay float32
+Loss = Callable[[Assignment], float]
 Progress = Callable[[str, int, int], None]
+_LEAST = 1e-6  # milliseconds: a precision that was asked for is worth taking, if it saves nothing by measurement, too
 
 
 @dataclass(frozen=True)
@@ -33,64 +38,99 @@ class Outcome:
 
 
 def search(
-    ladders: Mapping[str, Sequence[str]],
-    gains: Mapping[str, float],
-    loss: Callable[[Assignment], float],
+    savings: Mapping[str, Mapping[str, float]],
+    loss: Loss,
     limit: float,
     tell: Progress | None = None,
+    *,
+    estimate: Loss | None = None,
+    weight: Callable[[Assignment], float] | None = None,
 ) -> Outcome:
     """Find an assignment.
 
     Args:
-        ladders: for each layer, the precisions it may have, the fastest first; float32 is not listed.
-        gains: milliseconds that a layer saves at its fastest precision (an estimate, for the order only).
+        savings: for each layer, the precisions it may have, the fastest first, and the milliseconds that each saves.
         loss: measures an assignment.
         limit: the largest loss accepted.
         tell: progress, called with (stage, done, total).
+        estimate: measures an assignment nearly, at less cost; by default `loss` itself.
+        weight: what layers lose, in a measure that adds up over layers, for their order; by default `estimate`.
 
     Raises:
         InputError: no layer at all can be lowered within the limit.
     """
     tell = tell or (lambda stage, done, total: None)
+    near = estimate or loss
+    weight = weight or near
     tell("search: all layers", 0, 1)
-    fastest = {layer: ladder[0] for layer, ladder in ladders.items()}
+    fastest = {layer: next(iter(saved)) for layer, saved in savings.items()}
     found = loss(fastest)
     if found <= limit:
         return Outcome(fastest, found, {}, {})
-    alone: dict[str, float] = {}
-    for i, (layer, precision) in enumerate(fastest.items()):
-        tell("search: layers one by one", i, len(fastest))
-        alone[layer] = loss({layer: precision})
-    order = sorted(fastest, key=lambda layer: alone[layer] / max(gains.get(layer, 0.0), 1e-9))
-    chosen: Assignment = {}
-    best = 0.0
-    for rung in range(max(map(len, ladders.values()), default=0)):
-        left = [layer for layer in order if layer not in chosen and rung < len(ladders[layer])]
-        count, reached = _longest(chosen, [(layer, ladders[layer][rung]) for layer in left], loss, limit, tell)
-        chosen |= {layer: ladders[layer][rung] for layer in left[:count]}
-        best = reached if count else best
+    weights: dict[str, dict[str, float]] = {}
+    for i, (layer, saved) in enumerate(savings.items()):
+        tell("search: layers one by one", i, len(savings))
+        weights[layer] = {precision: weight({layer: precision}) for precision in saved}
+    steps = _steps(savings, weights)
+
+    def within(measure: Loss, count: int) -> bool:
+        tell("search: how many steps", count, len(steps))
+        reached[count] = measure(_taken(steps[:count]))
+        return reached[count] <= limit
+
+    reached = {0: 0.0}
+    guess = len(steps) // 2
+    if estimate is not None:
+        guess = _most(len(steps), partial(within, estimate), guess)
+    count = _most(len(steps), partial(within, loss), guess)
+    chosen = _taken(steps[:count])
+    above = [layer for layer in fastest if chosen.get(layer) != fastest[layer]]
+    alone = {layer: near({layer: fastest[layer]}) for layer in above}
     if not chosen:
-        least = min(alone, key=lambda layer: alone[layer])
+        layer, precision = steps[0][1:]
+        least = near({layer: precision})
         raise InputError(
-            f"no layer can be lowered within {limit:g}: the least sensitive, {least}, alone loses {alone[least]:.3g}",
+            f"no layer can be lowered within {limit:g}: the first choice, {layer}, alone loses {least:.3g} in {precision}",
             expected="a larger bound",
             loc="--max-drop",
         )
-    kept = {layer: f"{alone[layer]:.3g} alone in {fastest[layer]}" for layer in order if chosen.get(layer) != fastest[layer]}
-    return Outcome(chosen, best, alone, kept)
+    kept = {layer: f"{alone[layer]:.3g} alone in {fastest[layer]}" for layer in above}
+    return Outcome(chosen, reached[count], alone, kept)
 
 
-def _longest(
-    base: Assignment, steps: Sequence[tuple[str, str]], loss: Callable[[Assignment], float], limit: float, tell: Progress
-) -> tuple[int, float]:
-    """How many of the first `steps` may be taken, by bisection (the loss is taken to grow with them), and the loss then."""
-    good, bad, reached = 0, len(steps) + 1, 0.0
+Step = tuple[float, str, str]  # loss per millisecond, layer, precision
+
+
+def _steps(savings: Mapping[str, Mapping[str, float]], weights: Mapping[str, Mapping[str, float]]) -> list[Step]:
+    """From float32 upwards, the cheapest first; a layer's own steps in their order."""
+    steps: list[Step] = []
+    for layer, saved in savings.items():
+        points = {precision: (max(ms, _LEAST), weights[layer][precision]) for precision, ms in saved.items()}
+        at, lost = 0.0, 0.0
+        while ahead := {p: (max(w - lost, 0.0) / (ms - at), -ms) for p, (ms, w) in points.items() if ms > at}:
+            precision = min(ahead, key=lambda p: ahead[p])
+            steps.append((ahead[precision][0], layer, precision))
+            at, lost = points[precision]
+    return sorted(steps, key=lambda step: step[0])
+
+
+def _taken(steps: list[Step]) -> Assignment:
+    return {layer: precision for _, layer, precision in steps}
+
+
+def _most(total: int, fits: Callable[[int], bool], guess: int) -> int:
+    """The largest count from 0 to `total` that fits (none always does, and what fits is taken to be all up to some count), looked for
+    in growing steps from a guess, then by bisection."""
+    good, bad = 0, total + 1
+    at, step = min(max(guess, 1), total), 1
     while bad - good > 1:
-        tell("search: bisection", len(steps) - (bad - good), len(steps))
-        middle = (good + bad) // 2
-        found = loss({**base, **dict(steps[:middle])})
-        if found <= limit:
-            good, reached = middle, found
+        if fits(at):
+            good = at
         else:
-            bad = middle
-    return good, reached
+            bad = at
+        ahead = good + step if good == at else bad - step
+        if good < ahead < bad and (good == 0 or bad > total):
+            at, step = ahead, 2 * step
+        else:
+            at = (good + bad) // 2
+    return good

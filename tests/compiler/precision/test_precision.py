@@ -137,10 +137,10 @@ def test_what_was_chosen_is_reported(graph, samples, model, tmp_path, capsys):
 
 def test_float32_is_compiled_once(model, samples, monkeypatch):
     from mlc.compiler import api
-    from mlc.compiler.precision import lowering, speed
+    from mlc.compiler.precision import speed, workbench
 
     made = []
-    monkeypatch.setattr(lowering, "compile_graph", None)  # those that the options of compile are not known to
+    monkeypatch.setattr(workbench, "compile_graph", None)  # those that the options of compile are not known to
     monkeypatch.setattr(speed, "compile_graph", None)
     real = api.compile_graph
     monkeypatch.setattr(api, "compile_graph", lambda graph, **options: made.append(options) or real(graph, **options))
@@ -262,3 +262,14 @@ def test_help_of_compile_lists_precision():
     from mlc.compiler.cli import cli
 
     assert "--precision" in CliRunner().invoke(cli, ["compile", "--help"]).output
+
+
+def test_auto_without_a_layer_that_gains_stays_float32_and_says_so(samples):
+    node = helper.make_node("Relu", ["x"], ["y"])
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [6, 16]) for n in "xy")
+    made = helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    told = []
+    data = [{"x": np.random.default_rng(i).standard_normal((6, 16)).astype(np.float32)} for i in range(2)]
+    with pytest.warns(SlowerWarning, match="float32 is kept"):
+        module = mlc.compile(made, precision=mlc.Precision("auto", calibration=data, max_drop="relative-l2=0.1", report=told.append))
+    assert told[0].assignment == {} and module.to_bytes() == mlc.compile(made).to_bytes()
