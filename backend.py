@@ -23,7 +23,7 @@ _FIXED_SIZE = 1024  # elements of inputs that may become constants
 _SPECIALISATIONS = 16  # compilations that a model keeps for different values of such inputs
 
 
-class MlcBackendRep(BackendRep):  # type: ignore[misc]
+class MlcBackendRep(BackendRep):
     """A compiled model. One in which small inputs decide what only a compiler can (axes, say) is compiled for their values."""
 
     def __init__(self, model: ModelProto, **options: Any) -> None:
@@ -70,7 +70,7 @@ class MlcBackendRep(BackendRep):  # type: ignore[misc]
         return self.specialised[key], {n: v for n, v in feeds.items() if n not in fixed}
 
 
-class MlcBackend(Backend):  # type: ignore[misc]
+class MlcBackend(Backend):
     """Compiles for the CPU."""
 
     @classmethod

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
@@ -40,10 +41,10 @@ def kind_of(domain: str, operator: str, opset: int) -> str:
     if find_handler(domain, operator, opset) is not None:
         return "host" if (f"{domain}::{operator}" if domain else operator) in _HOST else "native"
     try:
-        schema = onnx.defs.get_schema(operator, opset, domain)
+        schema: Any = onnx.defs.get_schema(operator, opset, domain)
     except onnx.defs.SchemaError:
         return "missing"
-    has_body = schema.has_function or schema.has_context_dependent_function  # type: ignore[attr-defined]
+    has_body = schema.has_function or schema.has_context_dependent_function
     return "expanded" if has_body and (domain or schema.since_version <= REVIEWED_OPSET) else "missing"
 
 

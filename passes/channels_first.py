@@ -44,7 +44,9 @@ class ChannelsFirst(Pass):
                 return None
             y = _pool(node, x) if isinstance(node.op, Pool) else _depthwise(node, x, ins[1])
             if y is None and (y := _product(node, x)) is not None:
-                packed += estimate(prod(x.shape)) if node.out.shape[-1] > _ROWS else 0  # type: ignore[operator]
+                columns = node.out.shape[-1]
+                assert isinstance(columns, int)  # of a constant
+                packed += estimate(prod(x.shape)) if columns > _ROWS else 0
             return None if y is None else [transpose(y, perm)]
 
         before, now = moved_elements(graph), graph
@@ -80,7 +82,8 @@ def _depthwise(node: Node, x: Value, w: Value) -> Value | None:
     op, (*kernel, each, channels) = node.op, node.inputs[1].shape
     if type(op) is not Conv or each != 1 or op.groups != channels or not node.out.dtype.is_float:
         return None
-    if not _suits_planes(channels, node.out.shape[-2], math.prod(kernel), max(op.strides)):  # type: ignore[arg-type]
+    taps = prod(kernel)
+    if not isinstance(taps, int) or not _suits_planes(channels, node.out.shape[-2], taps, max(op.strides)):
         return None
     planes = transpose(reshape(w, (*kernel, channels)), (len(kernel), *range(len(kernel))))
     return apply(PlaneConv(op.strides, op.pads_lo, op.pads_hi, op.dilations), x, planes, loc=node.loc)

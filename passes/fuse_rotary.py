@@ -24,17 +24,17 @@ def rotary(x: Value, cos: Value, sin: Value, high: Value, low: Value, turned: Va
         return None
     op = turned.node.op
     assert isinstance(op, Concat)
-    if op.axis != rank - 1 or turned.shape != x.shape or not (_is_half(high, size // 2) and _is_half(low, 0)):
+    if op.axis != rank - 1 or turned.shape != x.shape or not (_is_half(high, size // 2, size) and _is_half(low, 0, size)):
         return None
     fits = all(0 < len(t.shape) <= rank and t.shape[-1] == size and t.dtype is x.dtype for t in (cos, sin))
     return apply(Rotary(), x, cos, sin) if fits else None
 
 
-def _is_half(part: Value, start: int) -> bool:
+def _is_half(part: Value, start: int, size: int) -> bool:
     op, whole = part.node.op, part.node.inputs[0].shape
     assert isinstance(op, Slice)
     lead = len(whole) - 1
-    return op.starts == (*(0,) * lead, start) and part.shape == (*whole[:-1], int(whole[-1]) // 2) and set(op.steps) == {1}  # type: ignore[arg-type]
+    return op.starts == (*(0,) * lead, start) and part.shape == (*whole[:-1], size // 2) and set(op.steps) == {1}
 
 
 _x = X("x")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from ..ir import Const, Graph, Input, Node, Op, Value, const
 from ..ir.ops import Loop
@@ -29,12 +30,17 @@ class Subgraphs(Pass):
                 for p in (*self.passes, self):
                     sub = p.run(sub, inner)
                 if sub is not getattr(op, name):
-                    op = replace(op, **{name: sub})  # type: ignore[arg-type]
+                    op = with_graphs(op, {name: sub})
             if op is node.op and kept == inputs:
                 return None
             return Node.make(op, kept, node.loc).outputs
 
         return graph.rewrite(inside)
+
+
+def with_graphs(op: Op, graphs: Mapping[str, Any]) -> Op:
+    """The op with other subgraphs in the named fields."""
+    return replace(op, **graphs)
 
 
 def sink_constants(op: Op, names: Sequence[str], inputs: tuple[Value, ...]) -> tuple[Op, tuple[Value, ...]]:
@@ -45,7 +51,7 @@ def sink_constants(op: Op, names: Sequence[str], inputs: tuple[Value, ...]) -> t
     moved = [i for i in range(start, len(inputs)) if isinstance(inputs[i].node.op, Const)]
     if not moved:
         return op, inputs
-    changes = {}
+    changes: dict[str, Graph] = {}
     for name in names:
         graph: Graph = getattr(op, name)
         known: dict[Node, Value] = {}
@@ -62,4 +68,4 @@ def sink_constants(op: Op, names: Sequence[str], inputs: tuple[Value, ...]) -> t
         changes[name] = replace(
             filled, inputs=tuple(filled.inputs[i] for i in keep), input_names=tuple(filled.input_names[i] for i in keep)
         )
-    return replace(op, **changes), tuple(v for i, v in enumerate(inputs) if i not in moved)  # type: ignore[arg-type]
+    return with_graphs(op, changes), tuple(v for i, v in enumerate(inputs) if i not in moved)

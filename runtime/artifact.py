@@ -250,7 +250,7 @@ class _Reader(io.RawIOBase):
             raise OSError("seek before the start")
         return self.at
 
-    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+    def read(self, size: int | None = -1, /) -> bytes:
         end = len(self.view) if size is None or size < 0 else self.at + size
         data = bytes(self.view[self.at : end])
         self.at += len(data)

@@ -55,8 +55,9 @@ def column_stride(offset: E) -> int | None:
 
 def unrounded(e: E) -> E:
     """What is stored, without a rounding to 16 bits that storing does anyway."""
-    rounds = isinstance(e, Cast) and e.dtype in (DType.BF16, DType.F16) and e.arg.dtype is DType.F32
-    return e.arg if rounds else e  # type: ignore[attr-defined]
+    if isinstance(e, Cast) and e.dtype in (DType.BF16, DType.F16) and e.arg.dtype is DType.F32:
+        return e.arg
+    return e
 
 
 class Epilogue:
@@ -221,8 +222,10 @@ class ActiveEpilogue:
             match e:
                 case Axis():
                     x = self.axes[e.index]
-                case Num() | DimParam():
-                    x = self.sizes[id(e)] if id(e) in self.sizes else ir.Constant(I64, int(e.value))  # type: ignore[union-attr]
+                case Num() | DimParam() if id(e) in self.sizes:
+                    x = self.sizes[id(e)]
+                case Num():
+                    x = ir.Constant(I64, int(e.value))
                 case Cast():
                     x = value[id(e.arg)]
                 case Call(fn=fn) if fn in ops:

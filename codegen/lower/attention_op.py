@@ -48,9 +48,10 @@ def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned
     """The op as one kernel, or None where there is none for it."""
     q, k, v, *masks = ins
     heads, kv_heads = q.shape[1], k.shape[1]
-    if q.dtype not in kernels or not all(isinstance(d, int) and d > 0 for d in (q.shape[3], v.shape[3])):
+    width, value_width = q.shape[3], v.shape[3]
+    if q.dtype not in kernels or not (isinstance(width, int) and isinstance(value_width, int) and min(width, value_width) > 0):
         return None
-    if q.dtype is not DType.F32 and max(int(q.shape[3]), int(v.shape[3])) > WIDEST_SIXTEEN_BITS:  # type: ignore[arg-type]
+    if q.dtype is not DType.F32 and max(width, value_width) > WIDEST_SIXTEEN_BITS:
         return None
     if heads != kv_heads and not (isinstance(heads, int) and isinstance(kv_heads, int)):
         return None

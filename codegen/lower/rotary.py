@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ir import Node, Value
+from ...ir import Node, Value, floordiv
 from ...ir.ops import Rotary
 from ..expr import E
 from ..simplify import Affine
@@ -15,7 +15,7 @@ def emit_rotary(lw: Lowering, node: Node) -> None:
     """The driver calls it for every `Rotary`."""
     assert isinstance(node.op, Rotary)
     x, cos, sin = node.inputs
-    half = int(x.shape[-1]) // 2  # type: ignore[arg-type]
+    half = floordiv(x.shape[-1], 2)
     to = lw.place(node.out)
     k = KernelBuilder((*x.shape[:-1], half))
     *lead, j = k.index

@@ -164,7 +164,8 @@ class Lowering:
 
     def slice_of(self, view: View, concat: Node, position: int) -> View:
         """The part of a concatenation that operand `position` fills."""
-        axis = concat.op.axis  # type: ignore[attr-defined]
+        assert isinstance(concat.op, Concat)
+        axis = concat.op.axis
         start: Dim = sum((x.shape[axis] for x in concat.inputs[:position]), 0)
         part = View(view.buffer, view.dtype, concat.inputs[position].shape, view.strides)
         return self.storage.shifted(part, start * view.strides[axis])

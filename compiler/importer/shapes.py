@@ -18,6 +18,7 @@ from onnx import NodeProto
 
 from ...ir import Dim, DType, Expr, Value, ceildiv, dim_max, dim_min, floordiv, lower, upper
 from ...ir.dims import Atom
+from .compose import required
 from .context import CONTENT_LIMIT, Handler, ImportContext, whole
 
 
@@ -288,7 +289,8 @@ def _arithmetic(
             out = _objects(ufunc(out, c))
         return out, DType.BOOL if op in _COMPARISONS else dtype
     if op == "Where":
-        return _objects(np.frompyfunc(_select, 3, 1)(*contents)), ins[1].dtype  # type: ignore[union-attr]
+        _, taken, _ = required(ctx, node, ins, 3)
+        return _objects(np.frompyfunc(_select, 3, 1)(*contents)), taken.dtype
     if op == "Cast":
         to = DType.from_onnx(ctx.attr(node, "to"))
         if to is DType.BOOL:

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -60,11 +61,11 @@ def _fits(a: Dim, b: Dim) -> bool:
     return a == b or not (isinstance(a, int) and isinstance(b, int))
 
 
-def _pad_or_crop(x: np.ndarray, lo: Sequence[int], hi: Sequence[int], value: object) -> np.ndarray:
+def _pad_or_crop(x: np.ndarray, lo: Sequence[int], hi: Sequence[int], value: Any) -> np.ndarray:
     """Pad the spatial axes of [N, *S, C]; negative pads crop."""
     crop = (slice(None), *(slice(max(0, -a), n - max(0, -b)) for a, b, n in zip(lo, hi, x.shape[1:-1], strict=True)))
     widths = [(0, 0), *((max(0, a), max(0, b)) for a, b in zip(lo, hi, strict=True)), (0, 0)]
-    return np.pad(x[crop], widths, constant_values=value)  # type: ignore[call-overload]
+    return np.pad(x[crop], widths, constant_values=value)
 
 
 def _taps(kernel: Sequence[int]) -> Iterator[tuple[int, ...]]:

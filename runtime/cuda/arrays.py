@@ -24,13 +24,13 @@ class DeviceArray:
     keep: Any
 
 
-def is_device_array(value: object) -> bool:
+def is_device_array(value: Any) -> bool:
     """Whether a value lies on a CUDA device, by what it says of itself."""
     if isinstance(value, np.ndarray):
         return False
     if hasattr(type(value), "__cuda_array_interface__") or "__cuda_array_interface__" in getattr(value, "__dict__", {}):
         try:
-            return value.__cuda_array_interface__ is not None  # type: ignore[attr-defined]
+            return value.__cuda_array_interface__ is not None
         except (AttributeError, TypeError, RuntimeError):
             pass  # torch raises for host tensors, and for types NumPy lacks
     where = getattr(value, "__dlpack_device__", None)

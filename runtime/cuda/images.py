@@ -99,10 +99,11 @@ def _map(pointer: object, itemsize: object, sizes: object, strides: object, box:
             out.append((n,) if argument else n)
         return tuple(out)
 
+    if type(pointer) is not int or not 0 <= pointer < MAX_ARGUMENTS or type(itemsize) is not int or itemsize not in (1, 2, 4):
+        raise ValueError
     plain = tuple(n for n in numbers(box) if isinstance(n, int))
-    known = MapSpec(pointer, itemsize, numbers(sizes), numbers(strides), plain)  # type: ignore[arg-type]
-    shape = len(known.sizes) == len(known.strides) + 1 == len(plain) and 2 <= len(plain) <= 3
-    if type(pointer) is not int or not 0 <= pointer < MAX_ARGUMENTS or itemsize not in (1, 2, 4) or not shape:
+    known = MapSpec(pointer, itemsize, numbers(sizes), numbers(strides), plain)
+    if not (len(known.sizes) == len(known.strides) + 1 == len(plain) and 2 <= len(plain) <= 3):
         raise ValueError
     if not all(0 < b <= 256 for b in plain):
         raise ValueError

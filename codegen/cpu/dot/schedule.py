@@ -156,8 +156,8 @@ def _departed(s: DotSchedule, kernel: ContractKernel, hints: DotHints) -> DotSch
 
 def _tall(kernel: ContractKernel) -> bool:
     """Whether more bytes of A than of B come from memory, B being kept by the second-level cache."""
-    sizes = (kernel.m, kernel.n, kernel.k)
-    return all(isinstance(d, int) for d in sizes) and kernel.m >= 4 * kernel.n and kernel.n * kernel.k <= _KEPT  # type: ignore[operator]
+    m, n, k = kernel.m, kernel.n, kernel.k
+    return isinstance(m, int) and isinstance(n, int) and isinstance(k, int) and m >= 4 * n and n * k <= _KEPT
 
 
 def _gather(kernel: ContractKernel, how: str, size: int) -> str:

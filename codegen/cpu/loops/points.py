@@ -178,8 +178,7 @@ class Points:
             mask = holds if mask is None else b.ir.and_(mask, holds)
         inner = mask if s.mask is None else b.ir.and_(mask, s.mask)
         x = self.value(e.body, Scope(s.axes, s.lanes, inner, s.reduced, {}, s.shift, s.ahead), True)
-        zero = isinstance(e.other, Num) and not e.other.value and isinstance(e.body, Load) and self._stride(e.body.offset, s) == 1
-        if (zero and not e.dtype.is_float) or (zero and math.copysign(1.0, e.other.value) > 0):  # type: ignore[attr-defined]
+        if _plain_zero(e.other) and isinstance(e.body, Load) and self._stride(e.body.offset, s) == 1:
             return x  # a load with a mask gives zeros already
         return b.ir.select(mask, x, self._widen(self.value(e.other, s), s.lanes))
 
@@ -259,9 +258,8 @@ class Points:
             at = self.address(e.operand, e.offset, s)
             raw = b.load(wide, at, align) if s.mask is None else b.masked_load(wide, at, s.mask, align)
             return math.from_storage(raw, dtype)
-        near = stride is not None and (stride == -1 or 2 <= stride <= MOST_APART) and dtype.itemsize <= 8
-        if near and (s.mask is None or (self.target.masked and 2 <= stride <= _MASKED_APART)):  # type: ignore[operator]
-            return math.from_storage(self._strided(wide, self.address(e.operand, e.offset, s), stride, align, s.mask), dtype)  # type: ignore[arg-type]
+        if stride is not None and dtype.itemsize <= 8 and self._near(stride, s.mask is not None):
+            return math.from_storage(self._strided(wide, self.address(e.operand, e.offset, s), stride, align, s.mask), dtype)
         if self.target.masked and dtype.itemsize in (4, 8):  # a gather instruction
             pointers = self._lane_pointers(e.operand, e.offset, s, lanes)
             name = f"llvm.masked.gather.{mangle(wide)}.{mangle(pointers.type)}"
@@ -274,6 +272,10 @@ class Points:
             at = ir.Constant(I32, lane)
             raw = b.ir.insert_element(raw, b.load(t, b.at(base, b.ir.extract_element(index, at), t), align), at)
         return math.from_storage(raw, dtype)
+
+    def _near(self, stride: int, masked: bool) -> bool:
+        """Whether lanes so far apart are taken from vectors of all there is between them."""
+        return 2 <= stride <= _MASKED_APART and self.target.masked if masked else stride == -1 or 2 <= stride <= MOST_APART
 
     def _strided(self, wide: Any, at: Any, stride: int, align: int, mask: Any = None) -> Any:
         """Lanes `stride` elements apart, from vectors of all there is between the first and the last one."""
@@ -337,3 +339,8 @@ class Points:
             b.ir.store(x, at, align=dtype.itemsize)
         else:
             b.masked_store(x, at, mask, dtype.itemsize)
+
+
+def _plain_zero(e: E) -> bool:
+    """The number 0, but not −0."""
+    return isinstance(e, Num) and not e.value and (not e.dtype.is_float or math.copysign(1.0, e.value) > 0)

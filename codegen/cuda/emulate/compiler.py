@@ -102,7 +102,7 @@ def translation_unit(sources: Mapping[str, str]) -> str:
 
 
 def _resource(name: str) -> str:
-    return resources.files(__package__).parent.joinpath(name).read_text("utf-8")  # type: ignore[attr-defined]
+    return resources.files(__package__.rpartition(".")[0]).joinpath(name).read_text("utf-8")
 
 
 def _cache() -> Path:

@@ -100,16 +100,11 @@ def moe(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
     """The k best of several two-layer networks for each token, by weights [experts, out, in]."""
     x, logits, w1 = required(ctx, node, ins, 3)
     b = Build(ctx)
-    count = w1.shape[0]
-    if optional(ins, 4) is None or not isinstance(count, int):
+    count, w2, w3 = w1.shape[0], optional(ins, 4), optional(ins, 6)
+    if w2 is None or not isinstance(count, int):
         raise ctx.unsupported(f"MoE with first weights {w1.type}")
-    layers = [(optional(ins, i), optional(ins, i + 1)) for i in (2, 4, 6)]
 
-    def product(layer: tuple[Value | None, Value | None], e: int) -> Product | None:
-        w, bias = layer
-        if w is None:
-            return None
-
+    def product(w: Value, bias: Value | None, e: int) -> Product:
         def row(v: Value) -> Value:
             return b.cast(b.reshape(b.slice(v, 0, e, 1), v.shape[1:]), DType.F32)
 
@@ -119,8 +114,9 @@ def moe(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
 
         return apply
 
-    experts = [tuple(product(layer, e) for layer in layers) for e in range(count)]
-    return [_mixed(ctx, node, x, _routing(ctx, node, b, logits, None), experts)]  # type: ignore[arg-type]
+    b1, b2, b3 = (optional(ins, i) for i in (3, 5, 7))
+    experts = [(product(w1, b1, e), product(w2, b2, e), None if w3 is None else product(w3, b3, e)) for e in range(count)]
+    return [_mixed(ctx, node, x, _routing(ctx, node, b, logits, None), experts)]
 
 
 def qmoe(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
@@ -137,15 +133,15 @@ def qmoe(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
         bits = int(ctx.attr(node, f"{name}_expert_weight_bits", default))
         return None if operands[0] is None else _Layer.read(ctx, operands, bits, block)
 
-    layers = [layer(*place) for place in places]
-    if layers[0] is None or layers[1] is None:
+    first, second, third = (layer(*place) for place in places)
+    if first is None or second is None:
         raise ctx.unsupported("QMoE without its two layers")
 
-    def product(layer: _Layer | None, e: int) -> Product | None:
-        return None if layer is None else lambda v: layer.apply(b, e, v)
+    def product(layer: _Layer, e: int) -> Product:
+        return lambda v: layer.apply(b, e, v)
 
-    experts = [tuple(product(layer, e) for layer in layers) for e in range(len(layers[0].levels))]
-    return [_mixed(ctx, node, x, _routing(ctx, node, b, logits, optional(ins, 14)), experts)]  # type: ignore[arg-type]
+    experts = [(product(first, e), product(second, e), None if third is None else product(third, e)) for e in range(len(first.levels))]
+    return [_mixed(ctx, node, x, _routing(ctx, node, b, logits, optional(ins, 14)), experts)]
 
 
 @dataclass(frozen=True)
