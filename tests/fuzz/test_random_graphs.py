@@ -22,9 +22,7 @@ from graphs import models, with_symbols
 
 EXAMPLES = int(os.environ.get("MLC_FUZZ_EXAMPLES", "12"))
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-MODEST = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize="MLC_FUZZ_EXAMPLES" not in os.environ, database=None, suppress_health_check=CHECKS
-)
+MODEST = settings(max_examples=EXAMPLES, derandomize="MLC_FUZZ_EXAMPLES" not in os.environ, database=None, suppress_health_check=CHECKS)
 
 
 def reference(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -94,7 +94,7 @@ dims = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(dims, min_size=1, max_size=3))
 def test_dims(shape):
     assume(not any(isinstance(d, int) and d < 0 for d in shape))

@@ -128,7 +128,7 @@ def test_only_the_input_is_transposed(block):
     numbers_agree(g, new)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from(sorted(BLOCKS)), max_size=4))
 def test_any_stack_of_blocks(blocks):
     g = build(blocks)

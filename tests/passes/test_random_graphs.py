@@ -122,7 +122,7 @@ def graphs(draw):
     return verify(Graph(inputs, outputs, tuple(f"x{i}" for i in range(len(inputs))), tuple(f"y{i}" for i in range(len(outputs)))))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(graphs(), st.integers(1, 3))
 def test_optimised_graphs_compute_the_same(g, level):
     new = optimize(g, PassContext(opt_level=level, verify=True))
@@ -133,7 +133,7 @@ def test_optimised_graphs_compute_the_same(g, level):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graphs())
 def test_text_round_trips(g):
     text = print_graph(g)
