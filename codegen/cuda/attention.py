@@ -9,6 +9,7 @@ from ...errors import CodegenError
 from ...ir import Dim, DType, ceildiv, prod, upper
 from ..kernel import AttentionKernel
 from .attention_mma import attention_tiles, partial_bytes, schedule_attention_mma, takes_attention
+from .attention_wgmma import attention_groups, schedule_attention_groups, takes_attention_groups
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .render import render
 from .scalars import literal
@@ -76,6 +77,9 @@ def emit_attention(kernel: AttentionKernel, aligned: Sequence[int], target: Cuda
     size: Dim = 0
     for o in kernel.operands:
         size = size + o.numel * o.dtype.itemsize
+    groups = schedule_attention_groups(kernel) if target.warp_groups and takes_attention_groups(kernel, aligned) else None
+    if groups is not None:
+        return Emitted((attention_groups(kernel, groups, aligned),), flops, size)
     if takes_attention(kernel, target.tf32):
         plan = schedule_attention_mma(kernel)
         spaces = (partial_bytes(kernel, plan.splits),) if plan.splits > 1 else ()

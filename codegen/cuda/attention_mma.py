@@ -21,12 +21,12 @@ from .scalars import literal, storage
 from .writer import Params, pointer_parameters
 
 WIDEST = {2: 256, 4: 128}  # elements of a head, by their bytes, whose accumulators and tiles fit
-_LOG2_E = math.log2(math.e)
+LOG2_E = math.log2(math.e)
 _FINISH_THREADS = 128
 _SPLIT_KEYS = 128  # keys that a block should have at least where several share them
 _MAX_SPLITS = 32
 # The product of 16-bit floats, and how two of them become a word.
-_SIXTEEN = {DType.F16: (Instruction("mma_f16", 2), "pack_f16"), DType.BF16: (Instruction("mma_bf16", 2), "pack_bf16")}
+SIXTEEN = {DType.F16: (Instruction("mma_f16", 2), "pack_f16"), DType.BF16: (Instruction("mma_bf16", 2), "pack_bf16")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class AttentionFinishParameters:
 def takes_attention(kernel: AttentionKernel, tf32: bool) -> bool:
     """Whether q, k and v are of a type that tensor cores may multiply here, and not too wide."""
     types = {o.dtype for o in kernel.operands[:3]}
-    allowed = types <= set(_SIXTEEN) or (tf32 and types == {DType.F32})
+    allowed = types <= set(SIXTEEN) or (tf32 and types == {DType.F32})
     return len(types) == 1 and allowed and max(kernel.size, kernel.value_size) <= WIDEST[kernel.operands[0].dtype.itemsize]
 
 
@@ -125,26 +125,25 @@ def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned
     """The launch, and with splits the one that puts their parts together, which lie in the workspace behind the operands."""
     params = Params()
     name, dtype, last = params.name, kernel.operands[0].dtype, len(kernel.operands) - 1
-    use, pack = _SIXTEEN.get(dtype, (TF32, ""))
+    use, pack = SIXTEEN.get(dtype, (TF32, ""))
     out = kernel.operands[last].dtype
 
-    def whole(operand: int, strides: Sequence[Dim], size: int, piece: int = 16) -> bool:
-        item = kernel.operands[operand].dtype.itemsize
-        return aligned[operand] % piece == 0 and all(divisible(d * item, piece) for d in (*strides, size))
+    def whole(operand: int, strides: Sequence[Dim], size: int) -> bool:
+        return _divides(kernel, aligned, operand, (*strides, size), 16)
 
     split = plan.splits > 1
-    pointers = _pointers(kernel)
+    pointers = operand_texts(kernel)
+    mask_strides, out_strides, pair_stores = mask_and_out(kernel, params, aligned)
     operands = tuple(range(last + 1))
     if split:
         operands, pointers = (*operands[:-1], last + 1), [*pointers[:-1], "float* __restrict__ partial"]
     values = AttentionMmaParameters(
-        PLACEHOLDER, use.name, use.word, pack, use.group, storage(dtype), storage(out), _converter(out), plan.warps, plan.keys, plan.splits,
-        kernel.size, kernel.value_size, kernel.group, kernel.causal, literal(kernel.scale * _LOG2_E, DType.F32),
-        literal(_LOG2_E, DType.F32), name(kernel.rows), name(kernel.keys), name(kernel.heads), name(kernel.batch),
+        PLACEHOLDER, use.name, use.word, pack, use.group, storage(dtype), storage(out), converter(out), plan.warps, plan.keys, plan.splits,
+        kernel.size, kernel.value_size, kernel.group, kernel.causal, literal(kernel.scale * LOG2_E, DType.F32),
+        literal(LOG2_E, DType.F32), name(kernel.rows), name(kernel.keys), name(kernel.heads), name(kernel.batch),
         _strides(params, kernel.q_strides), _strides(params, kernel.k_strides), _strides(params, kernel.v_strides),
-        _strides(params, kernel.out_strides), _strides(params, kernel.mask_strides or ()), whole(0, kernel.q_strides, kernel.size),
-        whole(1, kernel.k_strides, kernel.size), whole(2, kernel.v_strides, kernel.value_size),
-        whole(last, kernel.out_strides, kernel.value_size, 2 * out.itemsize), f"b{last}", [], [],
+        out_strides, mask_strides, whole(0, kernel.q_strides, kernel.size),
+        whole(1, kernel.k_strides, kernel.size), whole(2, kernel.v_strides, kernel.value_size), pair_stores, f"b{last}", [], [],
     )  # fmt: skip
     values = replace(values, parameters=pointers + params.signature(), prologue=params.prologue())
     source, symbol = named(render("attention_mma.cu.j2", values))
@@ -162,23 +161,36 @@ def _finish(kernel: AttentionKernel, splits: int) -> Launch:
     params, last = Params(), len(kernel.operands) - 1
     name, out = params.name, kernel.operands[last].dtype
     values = AttentionFinishParameters(
-        PLACEHOLDER, _FINISH_THREADS, splits, kernel.value_size, _converter(out), name(kernel.rows), name(kernel.heads), name(kernel.batch),
+        PLACEHOLDER, _FINISH_THREADS, splits, kernel.value_size, converter(out), name(kernel.rows), name(kernel.heads), name(kernel.batch),
         _strides(params, kernel.out_strides), f"b{last}", [], [],
     )  # fmt: skip
-    pointers = [_pointers(kernel)[-1], "const float* __restrict__ partial"]
+    pointers = [operand_texts(kernel)[-1], "const float* __restrict__ partial"]
     values = replace(values, parameters=pointers + params.signature(), prologue=params.prologue())
     source, symbol = named(render("attention_finish.cu.j2", values))
     blocks = ceildiv(prod((kernel.batch, kernel.heads, kernel.rows, kernel.value_size)), _FINISH_THREADS)
     return Launch(source, symbol, (last, last + 1), tuple(params.dims), blocks, _FINISH_THREADS)
 
 
+def mask_and_out(kernel: AttentionKernel, params: Params, aligned: Sequence[int]) -> tuple[list[str], list[str], bool]:
+    """Strides of the mask and of the result as texts, and whether two neighbours of the result may be stored at once."""
+    last = len(kernel.operands) - 1
+    piece = 2 * kernel.operands[last].dtype.itemsize
+    pairs = _divides(kernel, aligned, last, (*kernel.out_strides, kernel.value_size), piece)
+    return _strides(params, kernel.mask_strides or ()), _strides(params, kernel.out_strides), pairs
+
+
+def _divides(kernel: AttentionKernel, aligned: Sequence[int], operand: int, elements: Sequence[Dim], piece: int) -> bool:
+    item = kernel.operands[operand].dtype.itemsize
+    return aligned[operand] % piece == 0 and all(divisible(d * item, piece) for d in elements)
+
+
 def _strides(params: Params, shape: Sequence[Dim]) -> list[str]:
     return [f"(i64){params.name(d)}" for d in shape]
 
 
-def _pointers(kernel: AttentionKernel) -> list[str]:
+def operand_texts(kernel: AttentionKernel) -> list[str]:
     return pointer_parameters([o.dtype for o in kernel.operands], [o.written for o in kernel.operands], frozenset())
 
 
-def _converter(dtype: DType) -> str:
+def converter(dtype: DType) -> str:
     return "" if dtype is DType.F32 else f"to_{dtype.value}"

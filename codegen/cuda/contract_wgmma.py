@@ -22,20 +22,20 @@ ROW = 128  # bytes of k in a tile
 
 @dataclass(frozen=True, slots=True)
 class GroupInstruction:
-    """wgmma for a pair of element types: what follows its shape's m64nN, its last operands, the register letter of sums, and the
-    words it reads, as types of the emulation."""
+    """wgmma for a pair of element types: what follows its shape's m64nN, the factors of its operands (floats may be negated),
+    the register letter of sums, and the words it reads, as types of the emulation. `turns`: B may lie in rows of n."""
 
     wgmma: str
-    tail: str
+    scales: str
     letter: str
     words: str
+    turns: bool = False
 
 
-_FLOAT = ", 1, 1"  # neither operand is negated
-_HALF = ", 1, 1, 0, 0"  # nor, of 16 bits, turned
+_FLOAT = ", 1, 1"
 GROUP_INSTRUCTIONS = {
-    (DType.BF16, DType.BF16): GroupInstruction("k16.f32.bf16.bf16", _HALF, "f", "emulate::Bf16Word, emulate::Bf16Word"),
-    (DType.F16, DType.F16): GroupInstruction("k16.f32.f16.f16", _HALF, "f", "emulate::F16Word, emulate::F16Word"),
+    (DType.BF16, DType.BF16): GroupInstruction("k16.f32.bf16.bf16", _FLOAT, "f", "emulate::Bf16Word, emulate::Bf16Word", True),
+    (DType.F16, DType.F16): GroupInstruction("k16.f32.f16.f16", _FLOAT, "f", "emulate::F16Word, emulate::F16Word", True),
     (DType.F32, DType.F32): GroupInstruction("k8.f32.tf32.tf32", _FLOAT, "f", "emulate::Tf32Word, emulate::Tf32Word"),
     (DType.U8, DType.I8): GroupInstruction("k32.s32.u8.s8", "", "r", "emulate::U8Word, emulate::S8Word"),
     (DType.I8, DType.I8): GroupInstruction("k32.s32.s8.s8", "", "r", "emulate::S8Word, emulate::S8Word"),
@@ -47,7 +47,8 @@ class WgmmaParameters(ContractParameters):
     """contract_wgmma.cu.j2. `registers`: of a copying and a multiplying thread, where they trade them."""
 
     wgmma: str
-    wgmma_tail: str
+    wgmma_scales: str
+    wgmma_turned: bool | None
     letter: str
     words: str
     bm: int
@@ -82,7 +83,7 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
         maps.append(_map(kernel, 0, kernel.k, kernel.m, kernel.lda, kernel.a_batch, (bk, plan.bm)))
     values = WgmmaParameters(
         **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
-        wgmma=use.wgmma, wgmma_tail=use.tail, letter=use.letter,
+        wgmma=use.wgmma, wgmma_scales=use.scales, wgmma_turned=False if use.turns else None, letter=use.letter,
         words=use.words, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages, resident=plan.resident,
         registers=plan.registers(by_copies=kernel.conv is not None), map_a=kernel.conv is None,
         a_batched=kernel.a_batch != 0, b_batched=kernel.b_batch != 0, border=kernel.border >= 0,

@@ -33,6 +33,13 @@ class Nvrtc:
 
     def compile(self, source: str, arch: str) -> bytes:
         """A cubin for "sm_NN", PTX for "compute_NN". Raises CodegenError with the compiler's log."""
+        return self._compile(source, arch, ())[0]
+
+    def messages(self, source: str, arch: str) -> str:
+        """What the assembler tells of machine code for "sm_NN": registers, bytes spilled, and what makes it slow."""
+        return self._compile(source, arch, (b"--ptxas-options=-v",))[1]
+
+    def _compile(self, source: str, arch: str, more: tuple[bytes, ...]) -> tuple[bytes, str]:
         lib, program = self._lib, c_void_p()
         files = headers()
         texts = (c_char_p * len(files))(*(t.encode() for t in files.values()))
@@ -40,7 +47,8 @@ class Nvrtc:
         status = lib.nvrtcCreateProgram(byref(program), source.encode(), b"kernel.cu", len(files), texts, names)
         self._check(status, "create a program")
         try:
-            options = (c_char_p * (len(_FLAGS) + 1))(f"--gpu-architecture={arch}".encode(), *_FLAGS)
+            flags = (f"--gpu-architecture={arch}".encode(), *_FLAGS, *more)
+            options = (c_char_p * len(flags))(*flags)
             status = lib.nvrtcCompileProgram(program, len(options), options)
             if status:
                 raise CodegenError(f"NVRTC refuses generated code for {arch}:\n{self._log(program)[:3000]}", remedy="This is a bug in mlc.")
@@ -49,7 +57,7 @@ class Nvrtc:
             self._check(getattr(lib, f"nvrtcGet{kind}Size")(program, byref(size)), "size the result")
             out = ctypes.create_string_buffer(size.value)
             self._check(getattr(lib, f"nvrtcGet{kind}")(program, out), "fetch the result")
-            return out.raw if kind == "CUBIN" else out.raw.rstrip(b"\0")
+            return out.raw if kind == "CUBIN" else out.raw.rstrip(b"\0"), self._log(program)
         finally:
             lib.nvrtcDestroyProgram(byref(program))
 

@@ -103,7 +103,7 @@ def _map(pointer: object, itemsize: object, sizes: object, strides: object, box:
         raise ValueError
     plain = tuple(n for n in numbers(box) if isinstance(n, int))
     known = MapSpec(pointer, itemsize, numbers(sizes), numbers(strides), plain)
-    if not (len(known.sizes) == len(known.strides) + 1 == len(plain) and 2 <= len(plain) <= 3):
+    if not (len(known.sizes) == len(known.strides) + 1 == len(plain) and 2 <= len(plain) <= 4):
         raise ValueError
     if not all(0 < b <= 256 for b in plain):
         raise ValueError

@@ -193,7 +193,9 @@ class CudaExecution:
         def numbers(values: Sequence[images.Number]) -> tuple[int, ...]:
             return tuple(v if isinstance(v, int) else int(args[v[0]]) for v in values)
 
-        key = (int(args[spec.pointer]), spec.itemsize, numbers(spec.sizes), numbers(spec.strides), spec.box)
+        # A tensor without elements, which nothing is copied from, has no description of its own.
+        sizes = tuple(max(1, s) for s in numbers(spec.sizes))
+        key = (int(args[spec.pointer]), spec.itemsize, sizes, numbers(spec.strides), spec.box)
         if key not in self._maps:
             self._maps[key] = self.program.device.tensor_map(*key)
             if len(self._maps) > _MAPS:

@@ -46,7 +46,7 @@ def launch(library: Library, emitted: Emitted, arrays: Sequence[np.ndarray], bin
 
 def described(m: TensorMap, bindings: Mapping[str, int]) -> tuple[int, list[int], list[int], tuple[int, ...]]:
     """Item size, sizes, strides and box of a tensor map."""
-    return m.itemsize, [evaluate(d, bindings) for d in m.sizes], [evaluate(d, bindings) for d in m.strides], m.box
+    return m.itemsize, [max(1, evaluate(d, bindings)) for d in m.sizes], [evaluate(d, bindings) for d in m.strides], m.box
 
 
 def close(got: np.ndarray, want: np.ndarray, tol: float, what: str) -> None:

@@ -22,12 +22,12 @@ from mlc.codegen.cuda.emulate.compiler import build
 _STUB = r"""
 #include <cstdint>
 #include <cstring>
-struct Map { uint64_t base; int32_t itemsize, rank; uint64_t sizes[3], strides[3]; int32_t box[3]; };  // emulate_hopper.h
+struct Map { uint64_t base; int32_t itemsize, rank; uint64_t sizes[4], strides[4]; int32_t box[4]; };  // emulate_hopper.h
 extern "C" int cuTensorMapEncodeTiled(void* map, int type, uint32_t rank, void* address, const uint64_t* sizes, const uint64_t* strides,
                                       const uint32_t* box, const uint32_t* steps, int interleave, int swizzle, int promotion, int fill) {
     const int bytes = type == 0 ? 1 : type == 1 ? 2 : type == 2 ? 4 : 0;
     const uint64_t at = reinterpret_cast<uint64_t>(address);
-    if (reinterpret_cast<uint64_t>(map) % 64 || !bytes || rank < 2 || rank > 3 || at % 16 || interleave || swizzle != 3 || promotion != 3 || fill) return 1;
+    if (reinterpret_cast<uint64_t>(map) % 64 || !bytes || rank < 2 || rank > 4 || at % 16 || interleave || swizzle != 3 || promotion != 3 || fill) return 1;
     Map m{at, bytes, (int32_t)rank, {}, {}, {}};
     for (uint32_t i = 0; i < rank; ++i) {
         if (!sizes[i] || sizes[i] > (1ull << 32) || !box[i] || box[i] > 256 || steps[i] != 1) return 1;

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 from emulated import check_all, needs_gxx
 from lowering import ap, graph, tensor
+from mlc.codegen.cuda import attention as cuda_attention
 from mlc.codegen.cuda.attention import schedule_attention
 from mlc.codegen.cuda.attention_mma import schedule_attention_mma, takes_attention
+from mlc.codegen.cuda.attention_wgmma import AttentionGroupSchedule
+from mlc.codegen.cuda.emit import emit
+from mlc.codegen.cuda.target import LOWERING, parse
 from mlc.codegen.kernel import AttentionKernel
+from mlc.codegen.lower import lower
 from mlc.ir import DType, sym
 from mlc.ir import ops as O
 
@@ -63,3 +68,62 @@ def test_hidden_keys() -> None:
     data[3][0, 0, 2, :5] = -np.inf
     for target in ("cuda:sm_80", "cuda:sm_80+tf32"):
         check_all([(graph(x, ap(O.Attention(0.3, False), *x)), data, {})], target, tol=4e-3)
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """Every attention by warp groups, whatever its size, with a schedule that is set."""
+
+    def set_to(*plan: int) -> None:
+        monkeypatch.setattr(cuda_attention, "schedule_attention_groups", lambda kernel: AttentionGroupSchedule(*plan))
+
+    return set_to
+
+
+GROUPS = [(DType.BF16, 1e-2, (2, 128)), (DType.F16, 3e-3, (1, 64)), (DType.F16, 3e-3, (2, 64, 3))]
+
+
+@pytest.mark.parametrize("dtype,tol,plan", GROUPS, ids=["bf16", "f16", "stages"])
+def test_warp_groups(groups, dtype: DType, tol: float, plan: tuple[int, ...]) -> None:
+    """Heads of all sizes, rows and keys that fill no tile, more tiles than stages, masks, causal, grouped heads, no keys at all."""
+    groups(*plan)
+    jobs = [
+        attention(3, 3, 70, 130, 64, 64, dtype=dtype), attention(4, 2, 137, 137, 16, 24, causal=True, batch=1, dtype=dtype),
+        attention(2, 2, 5, 90, 40, 40, mask=(2, 1, 5, 90), dtype=dtype), attention(1, 1, 80, 600, 64, 40, causal=True, batch=1, dtype=dtype),
+        attention(2, 2, B, L, 32, 32, batch=1, B=19, L=70, dtype=dtype), attention(2, 2, 3, L, 8, 8, L=0, dtype=dtype),
+        attention(2, 1, 9, 4, 8, 8, causal=True, dtype=dtype), attention(2, 1, 40, 300, 128, 128, batch=1, dtype=dtype),
+        attention(1, 1, 70, 170, 72, 136, mask=(1, 1, 1, 170), causal=True, batch=1, dtype=dtype),
+    ]  # fmt: skip
+    if plan[1] == 64:
+        jobs.append(attention(1, 1, 20, 150, 256, 256, batch=1, dtype=dtype))
+    plans = check_all(jobs, tol=tol)
+    found = [s.kernel for p in plans for s in p.steps if isinstance(s.kernel, AttentionKernel)]
+    assert len(found) == len(jobs)
+    for kernel in found:
+        (launch,) = emit(kernel, parse("cuda:sm_90a"), [16] * len(kernel.operands)).launches
+        assert "wgmma.mma_async" in launch.source
+
+
+def test_which_attention_is_by_warp_groups() -> None:
+    """Many queries of many heads; not few of them, odd strides, float32, or other devices."""
+
+    def chosen(*shape, target: str = "cuda:sm_90a", aligned: int = 16, **more) -> bool:
+        (step,) = (
+            s
+            for s in lower(attention(*shape, **({"dtype": DType.BF16} | more))[0], LOWERING).steps
+            if isinstance(s.kernel, AttentionKernel)
+        )
+        return "wgmma" in emit(step.kernel, parse(target), [aligned] * len(step.buffers)).launches[0].source
+
+    assert chosen(32, 8, 2048, 2048, 128, 128) and chosen(16, 16, L, L, 64, 64, batch=B)
+    assert not chosen(32, 8, 2048, 2048, 128, 128, target="cuda:sm_90") and not chosen(32, 8, 2048, 2048, 128, 128, aligned=8)
+    assert not chosen(32, 8, 1, 2048, 128, 128) and not chosen(2, 2, 128, 4096, 64, 64) and not chosen(32, 32, 512, 512, 68, 68)
+    assert not chosen(32, 8, 2048, 2048, 128, 128, dtype=DType.F32)
+    for kernel_groups, keys, size in ((2, 128, 128), (1, 128, 128), (2, 64, 256), (1, 64, 256)):
+        plan = AttentionGroupSchedule(kernel_groups, keys)
+        (step,) = (
+            s
+            for s in lower(attention(8, 8, 512, 512, size, size, dtype=DType.BF16)[0], LOWERING).steps
+            if isinstance(s.kernel, AttentionKernel)
+        )
+        assert plan.shared(step.kernel) <= 227 << 10

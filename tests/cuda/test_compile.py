@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from lowering import ap, graph, tensor
+from mlc.codegen.cuda import contract, contract_schedule
 from mlc.codegen.cuda.compile import compile_all, compile_source
-from mlc.codegen.cuda.emit import emit_forms
+from mlc.codegen.cuda.contract_schedule import WgmmaSchedule
+from mlc.codegen.cuda.emit import emit, emit_forms
 from mlc.codegen.cuda.emulate.compiler import translation_unit
 from mlc.codegen.cuda.nvrtc import nvrtc
 from mlc.codegen.cuda.target import LOWERING, capability, parse
 from mlc.codegen.lower import lower
 from mlc.codegen.lower.top_k import TopOrder
 from mlc.errors import CodegenError, TargetError
-from mlc.ir import DType, Node, const, sym
+from mlc.ir import DType, Graph, Node, const, sym
 from mlc.ir import ops as O
 from mlc.ir.ops.dot import DotConv, DotMatMul
 
@@ -108,6 +110,32 @@ def test_every_template_compiles() -> None:
         hopper = "wgmma" in texts[symbol]
         assert by_arch.keys() - {"sm_80", "compute_80"} <= {"sm_90a"} and (by_arch.keys() == {"sm_90a"}) == hopper
         assert hopper or (by_arch["sm_80"][:4] == b"\x7fELF" and by_arch["compute_80"].lstrip().startswith(b"//"))
+
+
+def attention(size: int) -> Graph:
+    x = [tensor(4, 32, 512, size, dtype=DType.BF16) for _ in range(3)]
+    return graph(x, ap(O.Attention(0.3, True), *x))
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("plan", [*contract_schedule._GROUPS, 64, 128, 256], ids=str)
+def test_machine_code_of_warp_groups(monkeypatch, plan: WgmmaSchedule | int) -> None:
+    """The assembler neither spills registers nor puts waits between products, which it does where it cannot follow their registers."""
+    if isinstance(plan, int):
+        graphs = [attention(plan)]
+    else:
+        monkeypatch.setattr(contract, "schedule_wgmma", lambda kernel: plan)
+        x, image = tensor(512, 256, dtype=DType.BF16), tensor(2, 16, 16, 64, dtype=DType.BF16)
+        graphs = [graph([x], ap(DotMatMul(), x, const(np.ones((256, 512), DType.BF16.np)))),
+                  graph([image], ap(DotConv((1, 1), (1, 1), (1, 1), (1, 1), 1), image, const(np.ones((3, 3, 64, 256), DType.BF16.np))))]  # fmt: skip
+    found = 0
+    for g in graphs:
+        for s in lower(g, LOWERING).steps:
+            for launch in emit(s.kernel, parse("cuda:sm_90a"), [16] * len(s.buffers)).launches:
+                if "wgmma.mma_async" in launch.source:
+                    told, found = nvrtc().messages(launch.source, "sm_90a"), found + 1
+                    assert " 0 bytes spill stores, 0 bytes spill loads" in told and "(C75" not in told, told
+    assert found == len(graphs)
 
 
 @needs_nvrtc

@@ -10,6 +10,7 @@ from typing import Any
 import emulated
 import mlc
 import numpy as np
+import onnx.parser
 import pytest
 import small_models
 import test_attention
@@ -79,6 +80,34 @@ def test_tiles_of_warp_groups(hopper, tile, bm: int, bn: int) -> None:
 @pytest.mark.parametrize("name", ["test_element_types", "test_splits", "test_batches", "test_convolutions"])
 def test_warp_groups(hopper, tile, name: str) -> None:
     getattr(test_contract_wgmma, name)(tile)
+
+
+groups = test_attention.groups  # a fixture
+
+
+@pytest.mark.parametrize("dtype,tol,plan", test_attention.GROUPS)
+def test_attention_of_warp_groups(hopper, groups, dtype: DType, tol: float, plan: tuple[int, ...]) -> None:
+    test_attention.test_warp_groups(groups, dtype, tol, plan if plan != (2, 64, 3) else (2, 64))  # of 256 elements only two stages fit
+
+
+@pytest.mark.parametrize(
+    "heads,shared,rows,keys,size,causal", [(12, 12, 1500, 1500, 64, 0), (16, 4, 2048, 2048, 128, 1), (8, 8, 700, 3000, 256, 0)]
+)
+def test_large_attention(device, heads: int, shared: int, rows: int, keys: int, size: int, causal: int) -> None:
+    """More tiles of keys than are on their way, more blocks than the device has room for."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((2, h, n, size)).astype(np.float16) for h, n in ((heads, rows), (shared, keys), (shared, keys)))
+    text = ", ".join(f"float16[{', '.join(map(str, a.shape))}] {n}" for n, a in (("q", q), ("k", k), ("v", v)))
+    text = f"attention ({text}) => (float16[2, {heads}, {rows}, {size}] y) {{ y = Attention<is_causal = {causal}>(q, k, v) }}"
+    model = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 23]>\n' + text)
+    got = mlc.compile(model, target="cuda").run({"q": q, "k": k, "v": v})["y"].astype(np.float32)
+    wide = [np.repeat(a.astype(np.float32), heads // a.shape[1], 1) for a in (q, k, v)]
+    scores = wide[0] @ wide[1].transpose(0, 1, 3, 2) / np.sqrt(size)
+    if causal:
+        scores += np.where(np.arange(keys) <= np.arange(rows)[:, None] + keys - rows, 0, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    want = weights / weights.sum(-1, keepdims=True) @ wide[2]
+    assert np.linalg.norm(got - want) < 3e-3 * np.linalg.norm(want)
 
 
 @pytest.mark.parametrize("m,n,k", [(2048, 2048, 4096), (1000, 1536, 1000), (4096, 256, 8192)])

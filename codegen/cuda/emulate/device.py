@@ -19,8 +19,8 @@ GARBAGE = 0xFF  # what new memory holds: NaN, and indices far outside
 def tensor_map(ptr: int, itemsize: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> np.ndarray:
     """The bytes of `emulate::Map`."""
     rank = len(sizes)
-    pad = [0] * (3 - rank)
-    return np.frombuffer(struct.pack("<Q2i6Q3i52x", ptr, itemsize, rank, *sizes, *pad, 0, *strides, *pad, *box, *pad), np.uint8).copy()
+    pad = [0] * (4 - rank)
+    return np.frombuffer(struct.pack("<Q2i8Q4i32x", ptr, itemsize, rank, *sizes, *pad, 0, *strides, *pad, *box, *pad), np.uint8).copy()
 
 
 class Block:

@@ -96,6 +96,9 @@ struct Fiber {
         void* sums;
         uint64_t a, b;
         int columns;
+        bool add, turned;
+        const uint32_t* registers;  // of A, if it is not in shared memory
+        uint32_t mine[4], rows[2][8];  // what they held when the product was given, and the rows of A that this lane's results are of
     };
     std::vector<Product> products;                      // likewise, of warp groups
     std::vector<std::vector<Product>> product_groups;
@@ -106,7 +109,7 @@ struct Deferred {
     void (*run)(const Deferred&);
     void* to;
     unsigned char from[128];  // a tensor map
-    int at[3];
+    int at[4];
     unsigned long long* barrier;
 };
 

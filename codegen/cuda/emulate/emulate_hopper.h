@@ -29,8 +29,8 @@ inline void arrive(u64* barrier, int bytes) {
 struct Map {  // what EmulatedDevice.tensor_map makes
     uint64_t base;
     int32_t itemsize, rank;
-    uint64_t sizes[3], strides[3];  // strides in bytes, of the outer two
-    int32_t box[3];
+    uint64_t sizes[4], strides[4];  // strides in bytes, of all but the first
+    int32_t box[4];
 };
 static_assert(sizeof(Map) <= sizeof(TensorMap), "fits");
 
@@ -43,11 +43,14 @@ inline void copy_now(const Deferred& d) {
     for (int32_t r = 0; r < m.box[1]; ++r)
         for (int32_t c = 0; c < m.box[0]; ++c) {
             unsigned char* const to = block.window + swizzled(start + (uint32_t)r * row_bytes + (uint32_t)(c * m.itemsize));
-            const int64_t at[3] = {d.at[0] + c, d.at[1] + (int64_t)r, d.at[2]};
+            const int64_t at[4] = {d.at[0] + c, d.at[1] + (int64_t)r, d.at[2], d.at[3]};
             bool inside = true;
-            for (int i = 0; i < m.rank; ++i) inside = inside && at[i] >= 0 && (uint64_t)at[i] < m.sizes[i];
+            uint64_t offset = (uint64_t)at[0] * (uint64_t)m.itemsize;
+            for (int i = 0; i < m.rank; ++i) {
+                inside = inside && at[i] >= 0 && (uint64_t)at[i] < m.sizes[i];
+                if (i) offset += (uint64_t)at[i] * m.strides[i];
+            }
             if (inside) {
-                const uint64_t offset = (uint64_t)at[0] * (uint64_t)m.itemsize + (uint64_t)at[1] * m.strides[1] + (m.rank > 2 ? (uint64_t)at[2] * m.strides[2] : 0);
                 std::memcpy(to, reinterpret_cast<const void*>(m.base + offset), (size_t)m.itemsize);
             } else {
                 std::memset(to, 0, (size_t)m.itemsize);
@@ -57,12 +60,13 @@ inline void copy_now(const Deferred& d) {
     p.bytes -= (int32_t)row_bytes * m.box[1];
     update(d.barrier, p);
 }
-inline void copy_box(void* to, const TensorMap& map, int k, int row, int batch, u64* barrier) {
+inline void copy_box(void* to, const TensorMap& map, int rank, int k, int row, int head, int batch, u64* barrier) {
     if (shared_address(to) % 1024) fail("a bulk copy to a place that swizzles do not begin at");
     Map m;
     std::memcpy(&m, &map, sizeof(m));
     if (m.box[0] * m.itemsize != 128 || m.base % 16) fail("a bulk copy of boxes that are not rows of 128 bytes");
-    Deferred d{copy_now, to, {}, {k, row, batch}, barrier};
+    if (m.rank != rank) fail("a bulk copy with coordinates of another rank than its map");
+    Deferred d{copy_now, to, {}, {k, row, head, batch}, barrier};
     std::memcpy(d.from, &map, sizeof(map));
     block.deferred.push_back(d);
 }
@@ -77,36 +81,70 @@ inline void multiply(const Fiber::Product& p) {
         std::memcpy(&out, block.window + swizzled(start + row / 8 * eight + row % 8 * 128 + w * 4), 4);
         return out;
     };
+    const auto turned_word = [](uint64_t descriptor, uint32_t n, uint32_t w) {  // elements 2w and one on of k, of column n
+        const uint32_t start = (uint32_t)(descriptor & 0x3fff) << 4, eight = (uint32_t)(descriptor >> 32 & 0x3fff) << 4;
+        const uint32_t chunk = (uint32_t)(descriptor >> 16 & 0x3fff) << 4;
+        uint16_t half[2];
+        for (uint32_t e = 0; e < 2; ++e) {
+            const uint32_t k = w * 2 + e;
+            std::memcpy(&half[e], block.window + swizzled(start + n / 64 * chunk + n % 64 * 2 + k / 8 * eight + k % 8 * 128), 2);
+        }
+        return half[0] | (uint32_t)half[1] << 16;
+    };
+    if (p.registers && std::memcmp(p.registers, p.mine, sizeof(p.mine))) fail("registers of a product that changed before it was waited for");
     Acc* const d = static_cast<Acc*>(p.sums);
     for (uint32_t half = 0; half < 2; ++half) {
         uint32_t left[8];
-        for (uint32_t w = 0; w < 8; ++w) left[w] = word(p.a, thread / 32 * 16 + half * 8 + lane / 4, w);
+        for (uint32_t w = 0; w < 8; ++w) left[w] = p.registers ? p.rows[half][w] : word(p.a, thread / 32 * 16 + half * 8 + lane / 4, w);
         for (uint32_t n = 0; n < (uint32_t)p.columns; n += 8)
             for (uint32_t e = 0; e < 2; ++e) {
                 double sum = 0;
                 for (uint32_t w = 0; w < 8; ++w) {
-                    const uint32_t right = word(p.b, n + lane % 4 * 2 + e, w);
+                    const uint32_t column = n + lane % 4 * 2 + e, right = p.turned ? turned_word(p.b, column, w) : word(p.b, column, w);
                     for (int i = 0; i < A::count; ++i) sum += A::of(left[w], i) * B::of(right, i);
                 }
                 Acc& to = d[n / 8 * 4 + half * 2 + e];
-                to = (Acc)(to + sum);
+                to = (Acc)((p.add ? to : (Acc)0) + sum);
             }
     }
 }
+// Products with the same sums stay in order.
+inline void give(const Fiber::Product& now) {
+    const auto same = [&](const Fiber::Product& p) { return p.sums == now.sums; };
+    bool follows = false;
+    for (const Fiber::Product& p : block.current->products) follows = follows || same(p);
+    for (const auto& group : block.current->product_groups)
+        for (const Fiber::Product& p : group) follows = follows || same(p);
+    if (!follows && toss()) {
+        now.run(now);
+    } else {
+        block.current->products.push_back(now);
+    }
+}
+// `add` is not 0: to the sums, which are overwritten otherwise. `turned`: elements of n, not of k, are next to each other in B.
 template <class Acc, class A, class B, int NT>
-inline void product(Acc (&sums)[NT][4], u64 a, u64 b) {
+inline void product(Acc (&sums)[NT][4], u64 a, u64 b, int add, bool turned) {
     struct {
         u64 a, b;
     } mine{a, b};
     const auto slots = exchange(&mine, sizeof(mine));
     if (std::memcmp(&mine, slots[0], sizeof(mine))) fail("a product whose lanes disagree on its matrices");
     if ((a >> 62) != 1 || (b >> 62) != 1) fail("a product of matrices that are not swizzled by 128 bytes");
-    const Fiber::Product now{multiply<Acc, A, B>, sums, a, b, NT * 8};
-    if (toss()) {
-        now.run(now);
-    } else {
-        block.current->products.push_back(now);
+    give({multiply<Acc, A, B>, sums, a, b, NT * 8, add != 0, turned, nullptr, {}, {}});
+}
+// The same with A in registers: lane l has words l % 4 (0, 1) and 4 further (2, 3) of rows l / 4 (0, 2) and 8 further (1, 3).
+template <class Acc, class A, class B, int NT>
+inline void product_of_registers(Acc (&sums)[NT][4], const uint32_t (&a)[4], u64 b, int add, bool turned) {
+    if ((b >> 62) != 1) fail("a product of a matrix that is not swizzled by 128 bytes");
+    Fiber::Product now{multiply<Acc, A, B>, sums, 0, b, NT * 8, add != 0, turned, a, {}, {}};
+    std::memcpy(now.mine, a, sizeof(now.mine));
+    const auto slots = exchange(a, sizeof(now.mine));
+    for (uint32_t w = 0; w < 8; ++w) {
+        uint32_t theirs[4];
+        std::memcpy(theirs, slots[threadIdx.x % 32 / 4 * 4 + w % 4], sizeof(theirs));
+        for (uint32_t half = 0; half < 2; ++half) now.rows[half][w] = theirs[half + w / 4 * 2];
     }
+    give(now);
 }
 inline void commit_products() {
     Fiber& f = *block.current;
@@ -141,8 +179,11 @@ MLC_FN void barrier_expect(u64* barrier, int bytes) { emulate::arrive(barrier, b
 MLC_FN void barrier_wait(u64* barrier, u32 parity) {
     while (emulate::bit_cast<emulate::Phase>(*barrier).parity == parity) emulate::yield_until_changed(reinterpret_cast<uint64_t*>(barrier), *barrier);
 }
-MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, u64* barrier) { emulate::copy_box(to, map, k, row, 0, barrier); }
-MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, int batch, u64* barrier) { emulate::copy_box(to, map, k, row, batch, barrier); }
+MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, u64* barrier) { emulate::copy_box(to, map, 2, k, row, 0, 0, barrier); }
+MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, int batch, u64* barrier) { emulate::copy_box(to, map, 3, k, row, batch, 0, barrier); }
+MLC_FN void copy_box(void* to, const TensorMap& map, int column, int row, int head, int batch, u64* barrier) {
+    emulate::copy_box(to, map, 4, column, row, head, batch, barrier);
+}
 MLC_FN void prefetch_map(const TensorMap&) {}
 MLC_FN void writes_visible_to_products() {}
 template <int COUNT>

@@ -49,6 +49,10 @@ MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, int batch, 
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
                  ::"r"(shared_address(to)), "l"(&map), "r"(shared_address(barrier)), "r"(k), "r"(row), "r"(batch) : "memory");
 }
+MLC_FN void copy_box(void* to, const TensorMap& map, int column, int row, int head, int batch, u64* barrier) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
+                 ::"r"(shared_address(to)), "l"(&map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(head), "r"(batch) : "memory");
+}
 MLC_FN void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 
 // What this thread wrote to shared memory, its cp.async included once waited for, is seen by matrix products.
@@ -64,9 +68,10 @@ MLC_FN void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "mem
 MLC_FN void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT>
 MLC_FN void products_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
-// Keeps the compiler from reading an accumulator before the wait that it comes after.
+// Keeps the compiler from reading an accumulator before the wait that it comes after, or changing an operand before it.
 MLC_FN void settled(float& x) { asm volatile("" : "+f"(x)::"memory"); }
 MLC_FN void settled(int& x) { asm volatile("" : "+r"(x)::"memory"); }
+MLC_FN void settled(u32& x) { asm volatile("" : "+r"(x)::"memory"); }
 #endif
 
 // Rows of 128 bytes whose pieces of 16 are swizzled: bits 4 to 6 of an address are xored with bits 7 to 9. A descriptor of such
@@ -75,7 +80,11 @@ MLC_FN void settled(int& x) { asm volatile("" : "+r"(x)::"memory"); }
 MLC_FN u64 matrix_descriptor(const void* matrix) {
     return (u64)((shared_address(matrix) & 0x3ffffu) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
 }
-// The descriptor of the matrix that begins BYTES further along k, in the same rows.
-template <int BYTES>
-MLC_FN u64 further(u64 descriptor) { return descriptor + (BYTES >> 4); }
+// Of B "turned", 16-bit elements of n next to each other: a row of 128 bytes is 64 of n, eight rows of k lie in 1024 bytes, and
+// the next 64 of n lie `chunk` bytes further, which is what bits 16 to 29 are then for.
+MLC_FN u64 turned_descriptor(const void* matrix, int chunk) {
+    return (u64)((shared_address(matrix) & 0x3ffffu) >> 4) | (u64)(chunk >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
+// The descriptor of the matrix that begins so many bytes further on.
+MLC_FN u64 further(u64 descriptor, int bytes) { return descriptor + (u64)(bytes >> 4); }
 MLC_FN int swizzled128(int byte) { return byte ^ ((byte >> 3) & 0x70); }

@@ -121,6 +121,17 @@ MLC_FN To saturate(From x, From lo, From hi, To least, To most) {
     return (To)x;
 }
 
+// 2^x of a weight in a softmax: what is less than the least normal number is zero.
+#ifdef MLC_EMULATE
+MLC_FN float exp2_weight(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
+#else
+MLC_FN float exp2_weight(float x) {
+    float out;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+#endif
+
 // --- integers ------------------------------------------------------------------------------------------------------
 // Division truncates; by zero it gives 0 (and must not trap), and the least number by -1 wraps.
 template <class T>

@@ -1,0 +1,143 @@
+"""AttentionKernel by warp groups (sm_90a): both products by wgmma, keys and values by bulk copies, in a warp-specialised kernel.
+
+The method is that of FlashAttention-3 (Shah et al., 2024): one warp group copies; each of the others has 64 queries, keeps scores,
+weights and results in registers, and computes the scores of a tile of keys beside the products of the weights before with
+their values, so that tensor cores work while weights are exponentiated. Values are the right operand as they lie, "turned".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ...ir import Dim, DType, ceildiv, lower, prod, upper
+from ..kernel import AttentionKernel
+from .attention_mma import LOG2_E, SIXTEEN, converter, mask_and_out, operand_texts
+from .contract_schedule import WAVE, typical
+from .contract_wgmma import GROUP_INSTRUCTIONS
+from .emitted import PLACEHOLDER, Launch, TensorMap, named
+from .ranges import divisible, fits
+from .render import render
+from .scalars import literal, storage
+from .writer import Params
+
+PIECE = 64  # elements of a row of 128 bytes
+WIDEST = 256
+_LEAST_ROWS = 48  # fewer leave most of a group of 64 idle
+_STAGES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGroupSchedule:
+    """`groups` of 64 queries a block, `keys` of a tile, `stages` tiles of keys and of values that are on their way or read."""
+
+    groups: int
+    keys: int
+    stages: int = _STAGES
+
+    @property
+    def threads(self) -> int:
+        return (self.groups + 1) * 128
+
+    @property
+    def registers(self) -> tuple[int, int] | None:
+        """Of a thread that copies and of one that multiplies, where the same for all (65536 / threads) are too few."""
+        return None if self.groups == 1 else (24, 240)
+
+    def shared(self, kernel: AttentionKernel) -> int:
+        """Bytes: queries, tiles of keys and values in pieces of 64 elements, barriers, and what it takes to begin at a multiple of 1024."""
+        pieces, value_pieces = -(-kernel.size // PIECE), -(-kernel.value_size // PIECE)
+        rows = self.groups * 64 * pieces + self.stages * self.keys * (pieces + value_pieces)
+        return rows * 128 + (1 + 4 * self.stages) * 8 + 1024
+
+
+def schedule_attention_groups(kernel: AttentionKernel) -> AttentionGroupSchedule | None:
+    """Two groups a block where those fill the device, else one. None for few queries or too few blocks: there keys are shared."""
+    if typical(kernel.rows) < _LEAST_ROWS:
+        return None
+    pairs = max(1, lower(kernel.batch)) * max(1, lower(kernel.heads))
+    keys = 128 if max(kernel.size, kernel.value_size) <= 128 else 64
+    if pairs * -(-typical(kernel.rows) // 128) >= WAVE:
+        return AttentionGroupSchedule(2, keys)
+    return AttentionGroupSchedule(1, keys) if pairs * -(-typical(kernel.rows) // 64) >= WAVE // 3 else None
+
+
+def takes_attention_groups(kernel: AttentionKernel, aligned: Sequence[int]) -> bool:
+    """Whether the engine can bring q, k and v: 16-bit floats whose rows, heads and batches begin at multiples of 16 bytes."""
+    types = {o.dtype for o in kernel.operands[:3]}
+    if len(types) != 1 or not types <= set(SIXTEEN) or max(kernel.size, kernel.value_size) > WIDEST:
+        return False
+    operands = zip(aligned, (kernel.q_strides, kernel.k_strides, kernel.v_strides), strict=False)
+    return kernel.scale > 0 and all(a % 16 == 0 and all(divisible(d * 2, 16) for d in s) for a, s in operands)
+
+
+@dataclass(frozen=True)
+class AttentionGroupParameters:
+    """attention_wgmma.cu.j2. `values`: columns of the result that are computed, a multiple of 8."""
+
+    name: str
+    wgmma: str
+    words: str
+    pack: str
+    groups: int
+    threads: int
+    registers: tuple[int, int] | None
+    keys_per_tile: int
+    stages: int
+    size: int
+    value_size: int
+    values: int
+    group: int
+    causal: bool
+    index: str
+    scale: str
+    log2e: str
+    rows: str
+    keys: str
+    heads: str
+    mask_strides: list[str]
+    out_strides: list[str]
+    out_element: str
+    to_out: str
+    pair_stores: bool
+    result: str
+    parameters: list[str]
+    prologue: list[str]
+
+
+def attention_groups(kernel: AttentionKernel, plan: AttentionGroupSchedule, aligned: Sequence[int]) -> Launch:
+    """The launch; `takes_attention_groups` must hold."""
+    params, last = Params(), len(kernel.operands) - 1
+    name, dtype, out = params.name, kernel.operands[0].dtype, kernel.operands[last].dtype
+    use = GROUP_INSTRUCTIONS[dtype, dtype]
+    small = all(fits((0, upper(d) + 4096)) for d in (kernel.rows, kernel.keys, kernel.heads, kernel.batch * kernel.heads * kernel.rows))
+    mask_strides, out_strides, pair_stores = mask_and_out(kernel, params, aligned)
+    values = AttentionGroupParameters(
+        name=PLACEHOLDER, wgmma=use.wgmma, words=use.words, pack=SIXTEEN[dtype][1], groups=plan.groups, threads=plan.threads,
+        registers=plan.registers, keys_per_tile=plan.keys, stages=plan.stages, size=kernel.size, value_size=kernel.value_size,
+        values=-(-kernel.value_size // 8) * 8, group=kernel.group, causal=kernel.causal,
+        index="int" if small else "i64", scale=literal(kernel.scale * LOG2_E, DType.F32),
+        log2e=literal(LOG2_E, DType.F32), rows=name(kernel.rows), keys=name(kernel.keys), heads=name(kernel.heads),
+        mask_strides=mask_strides, out_strides=out_strides, out_element=storage(out), to_out=converter(out), pair_stores=pair_stores,
+        result=f"b{last}", parameters=[], prologue=[],
+    )  # fmt: skip
+    shared_heads = ceildiv(kernel.heads, kernel.group)
+    maps = (
+        _map(kernel, 0, kernel.size, kernel.rows, kernel.heads, kernel.q_strides, plan.groups * 64),
+        _map(kernel, 1, kernel.size, kernel.keys, shared_heads, kernel.k_strides, plan.keys),
+        _map(kernel, 2, kernel.value_size, kernel.keys, shared_heads, kernel.v_strides, plan.keys),
+    )
+    for m in maps:
+        for d in (*m.sizes, *m.strides):
+            name(d)
+    texts = operand_texts(kernel) + params.signature() + [f"const __grid_constant__ TensorMap map_{n}" for n in "qkv"]
+    values = replace(values, parameters=texts, prologue=params.prologue())
+    source, symbol = named(render("attention_wgmma.cu.j2", values))
+    blocks = prod((kernel.batch, kernel.heads, ceildiv(kernel.rows, plan.groups * 64)))
+    return Launch(source, symbol, tuple(range(last + 1)), tuple(params.dims), blocks, plan.threads, plan.shared(kernel), maps)
+
+
+def _map(kernel: AttentionKernel, operand: int, size: int, rows: Dim, heads: Dim, strides: Sequence[Dim], box: int) -> TensorMap:
+    item = kernel.operands[operand].dtype.itemsize
+    batch, head, row = (d * item for d in strides)
+    return TensorMap(operand, item, (size, rows, heads, kernel.batch), (row, head, batch), (PIECE, box, 1, 1))
