@@ -14,9 +14,11 @@ from .instructions import dot_kind, instruction, vector_instruction
 from .window import WindowShape, window_shape
 
 _ROW_BYTES = 40 << 10  # of A in a unit: about the first-level cache, where every strip of B meets it
+_STREAMED_BYTES = 256 << 10  # the same on vectors, where a strip of B stays in the first-level cache and rows pass
+_FEW_ROWS = 48  # of A, that a unit on vectors has for the sake of more units
 _COLUMN_BYTES = 1 << 20  # of B in a unit: half of a 2 MB second-level cache
 _GATHERED_BYTES = 1 << 21  # the same where gathering the rows of A again would cost more than reading B again
-_TILE_BYTES = 32 << 10  # rows of one tile that stay in the first-level cache while strips pass
+_TILE_BYTES = 32 << 10  # rows of one tile that stay in the first-level cache while strips pass, or strips beside tiles of rows
 _KEPT = 1 << 18  # elements of B that stay in a cache
 _CONFLICT = 2048  # bytes between rows of A: 16 of them meet in so few sets of the cache that they push each other out
 _COPIED = 128  # columns of B from which copying such rows is worth it
@@ -49,7 +51,7 @@ class DotSchedule:
     masked: bool  # N does not fill its last strip
     window: WindowShape | None = None
     fetch: str = "b"  # what tile registers' loops ask memory for ahead of its use: the next strip, or rows "a" of the next tile
-    share: int = 32  # of 32 lines of a strip, or rows of a tile, those that one turn of the inner loop fetches
+    share: int = 32  # of 32 lines of a strip, or rows of a tile, those that a turn fetches; on vectors: tiles that fetch a strip
     by_rows: bool = False  # the inner loop is over strips, else over tiles of rows
 
 
@@ -94,7 +96,8 @@ def _by_rules(kernel: ContractKernel, target: CpuTarget, on_vectors: bool) -> Do
     row_bytes = deep * size if isinstance(deep, int) else 1024
     plain = _plain(kernel)
     step = heights[0]
-    rows = max(step, min(256, _ROW_BYTES // max(1, row_bytes)) // step * step)
+    row_limit = _ROW_BYTES if how == "tiles" else _STREAMED_BYTES
+    rows = max(step, min(256, row_limit // max(1, row_bytes)) // step * step)
     total_strips = ceildiv(kernel.n, kernel.panel)
     masked = not (isinstance(kernel.n, int) and kernel.n % kernel.panel == 0)
     window = window_shape(kernel, size) if how == "tiles" else None
@@ -111,11 +114,14 @@ def _by_rules(kernel: ContractKernel, target: CpuTarget, on_vectors: bool) -> Do
             wanted = min(16, work // _UNIT_OPS)
             while plain and strips > _STRIPS and -(-kernel.m // rows) * -(-total_strips // strips) < wanted:
                 strips = -(-strips // 2)
+            while how != "tiles" and rows > _FEW_ROWS and -(-kernel.m // rows) * -(-total_strips // strips) < wanted // 2:
+                rows = -(-rows // (2 * step)) * step
     gather = _gather(kernel, how, size) if plain else "conv"
-    by_rows = step * row_bytes <= _TILE_BYTES
+    by_rows = (step * row_bytes if how == "tiles" else row_bytes * kernel.panel * strips) <= _TILE_BYTES
+    share = _turns(how, by_rows, strips, rows // step)
     return DotSchedule(
         how, lanes, kernel.panel // lanes, heights, gather, not plain and _segments(kernel), rows, ceildiv(kernel.m, rows),
-        strips, ceildiv(total_strips, strips), masked, share=_share(strips if by_rows else rows // step), by_rows=by_rows,
+        strips, ceildiv(total_strips, strips), masked, share=share, by_rows=by_rows,
         fetch="a" if gather in ("never", "tail") and _tall(kernel) else "b",
     )  # fmt: skip
 
@@ -150,8 +156,15 @@ def _departed(s: DotSchedule, kernel: ContractKernel, hints: DotHints) -> DotSch
         raise ScheduleError(f"{hints}", expected="rows of A that are read in place, to ask for them ahead")
     return replace(
         s, rows=rows, strips=strips, blocks=ceildiv(kernel.m, rows), chunks=chunks, gather=gather, by_rows=by_rows, fetch=fetch,
-        share=_share(strips if by_rows else rows // step),
+        share=_turns(s.how, by_rows, strips, rows // step),
     )  # fmt: skip
+
+
+def _turns(how: str, by_rows: bool, strips: int, tiles: int) -> int:
+    """`share`, for units of so many strips and tiles of rows."""
+    if how == "tiles":
+        return _share(strips if by_rows else tiles)
+    return 1 if by_rows else 1 << min(3, max(1, tiles).bit_length() - 1)
 
 
 def _tall(kernel: ContractKernel) -> bool:

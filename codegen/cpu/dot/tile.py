@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -11,6 +11,7 @@ from ...kernel import ContractKernel
 from ..build import I8, I64, PTR, Builder, storage, vec
 from ..emitted import PLACEHOLDER
 from ..epilogue import Epilogue
+from ..product import prefetch
 from ..tiles import BYTES, ROWS, Tiles
 from .instructions import VectorDot, accumulator, dot_kind
 from .schedule import DotSchedule
@@ -18,6 +19,8 @@ from .window import Window
 
 Sizes = Mapping[str, Any]  # params by name, in registers
 _LONGEST = 512 << 10  # bytes of a strip of B that the second-level cache keeps beside the strip before it
+_UNROLL = 4  # lanes of K that a turn of the loop on vectors takes: their addresses differ by constants
+_NEAR = 3  # rows that one address reaches: at itself, a stride behind it, and two
 _AHEAD = 8 << 10  # bytes of B that are fetched before they are multiplied, where strips are longer
 
 
@@ -30,6 +33,8 @@ class RegisterTile:
         self.kernel, self.schedule, self.size, self.window, self.epilogue = kernel, schedule, size, window, epilogue
         self.kind = dot_kind(kernel.operands[0].dtype, kernel.operands[1].dtype)
         self.vector = accumulator(self.kind, schedule.lanes)
+        target = epilogue.target
+        self._register = "w" if not target.is_x86 else "v" if schedule.lanes == 16 else "x"
 
     def emit(self, module: ir.Module, height: int, masked: bool) -> ir.Function:
         """void tile(bufs, dims, batch, block_start, row, row_end, column, column_end, a, stride, advance, step).
@@ -91,7 +96,9 @@ class RegisterTile:
         def vectors(t: Any, _: list[Any]) -> Sequence[Any]:
             at, left = place(t)
             rows = b.at(a, i.mul(at, advance), I8)
-            self._vector_product(b, height, rows, stride, strip(left), i.udiv(i.add(p["row_bytes"], b.i64(3)), b.i64(4)), sums)
+            steps = i.udiv(i.add(p["row_bytes"], b.i64(3)), b.i64(4))
+            later = self._later(b, strip_bytes, i.udiv(i.sub(at, row), b.i64(height)))
+            self._vector_product(b, height, rows, stride, strip(left), steps, later, sums)
             finish(at, left)
             return ()
 
@@ -181,21 +188,54 @@ class RegisterTile:
             else:
                 t.prefetch(b.at(line, b.ir.add(ahead, b.i64(x * BYTES)), I8))
 
-    def _vector_product(self, b: Builder, height: int, rows: Any, stride: Any, b_strip: Any, steps: Any, sums: Any) -> None:
+    def _later(self, b: Builder, strip_bytes: Any, turn: Any) -> tuple[Any, Any]:
+        """(whether tile of rows number `turn` asks memory for a part of the next strip, how far from the strip in use it begins).
+
+        The first tiles of rows share the strip that comes next; where strips are the inner loop, the first tile meets all of them.
+        """
+        i, share = b.ir, self.schedule.share.bit_length() - 1
+        return i.icmp_unsigned("<", turn, b.i64(1 << share)), i.add(strip_bytes, i.mul(turn, i.lshr(strip_bytes, b.i64(share))))
+
+    def _vector_product(
+        self, b: Builder, height: int, rows: Any, stride: Any, b_strip: Any, steps: Any, later: tuple[Any, Any], sums: Any
+    ) -> None:
         i, s = b.ir, self.schedule
         dot = VectorDot(self.kind, s.how, s.lanes)
         lanes = vec(ir.IntType(32), s.lanes)
-        starts = [b.at(rows, i.mul(stride, b.i64(r)), I8) for r in range(height)]
+        width = 4 * self.kernel.panel
+        share = s.share.bit_length() - 1
+        sums_of = [slice(r * s.vectors, (r + 1) * s.vectors) for r in range(height)]
 
-        def step(at: Any, acc: list[Any]) -> Sequence[Any]:
-            line = b.at(b_strip, i.mul(at, b.i64(4 * self.kernel.panel)), I8)
-            y = [b.load(lanes, b.at(line, b.i64(4 * s.lanes * v), I8), 4) for v in range(s.vectors)]
-            out = []
-            for r, start in enumerate(starts):
-                x = b.splat(b.load(ir.IntType(32), b.at(start, i.mul(at, b.i64(4)), I8), 1), s.lanes)
-                out += [dot(b, acc[r * s.vectors + v], x, y[v]) for v in range(s.vectors)]
-            return out
+        def several(count: int) -> Callable[[Any, list[Any]], Sequence[Any]]:
+            def step(at: Any, carried: list[Any]) -> Sequence[Any]:
+                acc, (line, *corners) = carried[: height * s.vectors], self._opaque(b, carried[height * s.vectors :], "r")
+                if count > 1:
+                    with i.if_then(later[0]):
+                        far = b.at(b_strip, i.add(later[1], i.lshr(i.mul(at, b.i64(width)), b.i64(share))), I8)
+                        for x in range(0, max(BYTES, (count * width) >> share), BYTES):
+                            prefetch(b, b.at(far, b.i64(x), I8), 2)
+                for u in range(count):
+                    y = [b.load(lanes, b.at(line, b.i64(u * width + 4 * s.lanes * v), I8), 4) for v in range(s.vectors)]
+                    for r, mine in enumerate(sums_of):
+                        place = b.at(b.at(corners[r // _NEAR], i.mul(stride, b.i64(r % _NEAR)), I8), b.i64(4 * u), I8)
+                        x = b.splat(b.load(ir.IntType(32), place, 1), s.lanes)
+                        acc[mine] = self._opaque(b, [dot(b, z, x, y[v]) for v, z in enumerate(acc[mine])], self._register)
+                return [*acc, b.at(line, b.i64(count * width), I8), *(b.at(p, b.i64(4 * count), I8) for p in corners)]
 
-        zero = ir.Constant(self.vector, None)
-        for x, value in enumerate(b.loop(b.i64(0), steps, b.i64(1), [zero] * (height * s.vectors), step)):
+            return step
+
+        corners = [b.at(rows, i.mul(stride, b.i64(r)), I8) for r in range(0, height, _NEAR)]
+        carried = [*[ir.Constant(self.vector, None)] * (height * s.vectors), b_strip, *corners]
+        whole = i.and_(steps, b.i64(-_UNROLL))
+        carried = b.loop(b.i64(0), whole, b.i64(_UNROLL), carried, several(_UNROLL))
+        carried = b.loop(whole, steps, b.i64(1), carried, several(1))
+        for x, value in enumerate(carried[: height * s.vectors]):
             i.store(value, b.at(sums, b.i64(x), self.vector), align=16)
+
+    def _opaque(self, b: Builder, values: Sequence[Any], constraint: str) -> list[Any]:
+        """The same values, in registers, before any load that follows: no instruction, but LLVM would move loads of many rows up
+        until they spill registers, and keep an address for each row."""
+        t = ir.LiteralStructType([v.type for v in values])
+        constraints = ",".join([f"={constraint}"] * len(values) + [str(x) for x in range(len(values))] + ["~{memory}"])
+        out = b.ir.call(ir.InlineAsm(ir.FunctionType(t, [v.type for v in values]), "", constraints, True), list(values))
+        return [b.ir.extract_value(out, x) for x in range(len(values))]
