@@ -64,12 +64,17 @@ class WgmmaParameters(ContractParameters):
 
 
 def takes_groups(kernel: ContractKernel, aligned: Sequence[int]) -> bool:
-    """Whether the copies can bring both operands: rows that begin at multiples of 16 bytes, B by columns, k not empty."""
+    """Whether the copies can bring both operands: rows that begin at multiples of 16 bytes, k not empty; B in rows of 16-bit floats."""
     types = kernel.operands[0].dtype, kernel.operands[1].dtype
-    if types not in GROUP_INSTRUCTIONS or kernel.b_row != 0 or lower(kernel.k) < 1:
+    use = GROUP_INSTRUCTIONS.get(types)
+    if use is None or lower(kernel.k) < 1:
         return False
     whole = PIECE // types[0].itemsize
-    return a_pack(kernel, aligned[0], whole) == whole == b_pack(kernel, aligned[1], whole)
+    if a_pack(kernel, aligned[0], whole) != whole:
+        return False
+    if kernel.b_row == 0:
+        return b_pack(kernel, aligned[1], whole) == whole
+    return use.turns and aligned[1] % PIECE == 0 and all(divisible(d, whole) for d in (kernel.b_row, kernel.b_batch))
 
 
 def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[int]) -> Launch:
@@ -78,12 +83,15 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
     dtype = kernel.operands[0].dtype
     use = GROUP_INSTRUCTIONS[dtype, kernel.operands[1].dtype]
     bk = ROW // dtype.itemsize
-    maps = [_map(kernel, 1, b_depth(kernel), kernel.n, b_depth(kernel), kernel.b_batch, (bk, plan.bn))]
+    if kernel.b_row == 0:
+        maps = [_map(kernel, 1, b_depth(kernel), kernel.n, b_depth(kernel), kernel.b_batch, (bk, plan.bn))]
+    else:
+        maps = [_map(kernel, 1, kernel.n, kernel.k, kernel.b_row, kernel.b_batch, (bk, bk))]
     if kernel.conv is None:
         maps.append(_map(kernel, 0, kernel.k, kernel.m, kernel.lda, kernel.a_batch, (bk, plan.bm)))
     values = WgmmaParameters(
         **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
-        wgmma=use.wgmma, wgmma_scales=use.scales, wgmma_turned=False if use.turns else None, letter=use.letter,
+        wgmma=use.wgmma, wgmma_scales=use.scales, wgmma_turned=kernel.b_row != 0 if use.turns else None, letter=use.letter,
         words=use.words, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages, resident=plan.resident,
         registers=plan.registers(by_copies=kernel.conv is not None), map_a=kernel.conv is None,
         a_batched=kernel.a_batch != 0, b_batched=kernel.b_batch != 0, border=kernel.border >= 0,

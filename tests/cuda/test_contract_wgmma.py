@@ -83,6 +83,23 @@ def test_batches(tile) -> None:
     check_all([(g, None, {"B": 3}) for g in jobs], tol=1e-4)
 
 
+@pytest.mark.parametrize("bm,bn,splits", [(64, 128, 1), (64, 64, 3), (128, 256, 1)])
+def test_b_in_rows(tile, bm: int, bn: int, splits: int) -> None:
+    """B as it is computed, n next to each other: turned by the product. Sizes of k and n that fill no tile, batches, both types."""
+    tile(bm, bn, 3, splits)
+    jobs = []
+    for dtype, (m, n, k), batched in (
+        (DType.BF16, (70, 72, 40), False),
+        (DType.F16, (70, 136, 200), True),
+        (DType.BF16, (130, 264, 344), False),
+    ):
+        op = DotMatMul() if dtype is DType.BF16 else O.MatMul()
+        x, w = tensor(*([B] if batched else []), m, k, dtype=dtype), tensor(*([B] if batched else []), k, n, dtype=dtype)
+        jobs.append((graph([x, w], ap(op, x, w)), None, {"B": 2} if batched else {}))
+    assert all(by_groups(g) for g, _, _ in jobs)
+    check_all(jobs, tol=3e-3)
+
+
 def test_convolutions(tile) -> None:
     """Rows of the image by cp.async, also where what is outside is not zero."""
     tile(128, 64, 3)
@@ -103,7 +120,11 @@ def test_which_contractions() -> None:
     assert by_groups(g) and not by_groups(g, "cuda:sm_80") and not by_groups(g, "cuda:sm_90")
     assert not by_groups(dot(16, 1024, 512, *SIXTEEN[0])[0]) and not by_groups(dot(1024, 1024, 513, *SIXTEEN[0])[0])
     x, w = tensor(256, 64, dtype=DType.BF16), tensor(64, 256, dtype=DType.BF16)
+    assert by_groups(graph([x, w], ap(DotMatMul(), x, w)))
+    x, w = tensor(256, 64, dtype=DType.BF16), tensor(64, 252, dtype=DType.BF16)
     assert not by_groups(graph([x, w], ap(DotMatMul(), x, w)))
+    x, w = tensor(256, 64), tensor(64, 256)  # of 32 bits, B cannot be turned
+    assert not by_groups(graph([x, w], ap(O.MatMul(), x, w)), "cuda:sm_90a+tf32")
 
 
 def test_schedules() -> None:

@@ -77,6 +77,11 @@ def test_tiles_of_warp_groups(hopper, tile, bm: int, bn: int) -> None:
     test_contract_wgmma.test_tiles(tile, bm, bn)
 
 
+@pytest.mark.parametrize("bm,bn,splits", [(64, 128, 1), (64, 64, 3), (128, 256, 1)])
+def test_b_in_rows_by_warp_groups(hopper, tile, bm: int, bn: int, splits: int) -> None:
+    test_contract_wgmma.test_b_in_rows(tile, bm, bn, splits)
+
+
 @pytest.mark.parametrize("name", ["test_element_types", "test_splits", "test_batches", "test_convolutions"])
 def test_warp_groups(hopper, tile, name: str) -> None:
     getattr(test_contract_wgmma, name)(tile)
