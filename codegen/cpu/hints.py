@@ -62,7 +62,7 @@ def _contract(kernel: ContractKernel, target: CpuTarget) -> Iterator[ContractHin
         for tall in sorted({most, most - 1, chosen.tiles[0]}, reverse=True):
             if 3 <= tall <= (most if chosen.mode == "matmul" else min(most, 8)) and (tall, vectors) != (chosen.tiles[0], chosen.vectors):
                 yield ContractHints(vectors=vectors, tall=tall)
-    rows = chosen.block if isinstance(chosen.block, int) else 0
+    rows = chosen.whole_block if isinstance(chosen.whole_block, int) else 0
     for block in (rows // 2, rows * 2, rows // 4, rows * 4):
         if static and 2 * chosen.tiles[0] <= block < 2 * int(kernel.m):
             yield ContractHints(block=block)

@@ -16,17 +16,23 @@ from .target import CpuTarget
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What a row tile prefetches: its part of the next strip of B, if `early` (i1), at (address of B in use >> share) + offset."""
+    """What a row tile prefetches: its part of the next strip of B, if `early` (i1), at (address of B in use >> share) + offset.
+
+    `more` (i1): the part is that of fewer, larger shares; None if those are equal.
+    """
 
     early: Any
     offset: Any
+    share: Any
+    more: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
     """Elements of A and B are `dtype` in memory and `acc` in registers; rows of B are `panel` elements apart.
 
-    `exact`: k is a multiple of `unroll`. `share`: log2 of the number of row tiles that together prefetch the next panel.
+    `exact`: k is a multiple of `unroll`. `share`: log2 of the number of row tiles that together prefetch the next panel;
+    `share_apart`: the same, if fewer, where threads have parts of the rows.
     """
 
     dtype: DType
@@ -37,6 +43,7 @@ class Product:
     exact: bool
     target: CpuTarget
     share: int = 3
+    share_apart: int | None = None
 
     @property
     def vector(self) -> Any:
@@ -75,23 +82,38 @@ class Product:
             acc = b.loop(main, length, b.i64(1), acc, lambda at, acc: step(at, acc, 1))
         return acc
 
-    def ahead(self, b: Builder, size: Any, b_ptr: Any, tile: Any) -> Ahead:
+    def ahead(self, b: Builder, size: Any, b_ptr: Any, tile: Any, together: Any = None) -> Ahead:
         """For row tile number `tile`: each of the first 2^share asks for its part of what follows these `size` bytes of B, so
-        that it comes from memory while they are in use. Later tiles ask for nothing, which would only take slots of loads."""
+        that it comes from memory while they are in use. Later tiles ask for nothing, which would only take slots of loads.
+
+        `together` (i1): one call has all rows; else `share_apart` counts.
+        """
         i = b.ir
+        share, more = b.i64(self.share), None
+        if together is not None and self._fewer < self.share:
+            share, more = i.select(together, share, b.i64(self._fewer)), i.not_(together)
         here = i.ptrtoint(b_ptr, I64)
-        part = i.lshr(size, b.i64(self.share))
-        early = i.icmp_unsigned("<", tile, b.i64(1 << self.share))
+        part = i.lshr(size, share)
+        early = i.icmp_unsigned("<", tile, i.shl(b.i64(1), share))
         first = i.add(size, i.mul(part, tile))
-        return Ahead(early, i.sub(i.add(here, first), i.lshr(here, b.i64(self.share))))
+        return Ahead(early, i.sub(i.add(here, first), i.lshr(here, share)), share, more)
+
+    @property
+    def _fewer(self) -> int:
+        return self.share if self.share_apart is None else self.share_apart
 
     def _prefetch(self, b: Builder, base: Any, ahead: Ahead, size: int) -> None:
         """Of the next strip, this tile's part of what corresponds to the `size` bytes of B at `base`."""
         i = b.ir
+        least, most = (max(64, size >> s) for s in (self.share, self._fewer))
         with i.if_then(ahead.early):
-            far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), b.i64(self.share)), ahead.offset), PTR)
-            for line in range(0, max(64, size >> self.share), 64):
+            far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), ahead.share), ahead.offset), PTR)
+            for line in range(0, least, 64):
                 prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8), 2)
+            if ahead.more is not None and most > least:
+                with i.if_then(ahead.more):
+                    for line in range(least, most, 64):
+                        prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8), 2)
 
     def _columns(self, b: Builder, ptr: Any, mask: Any) -> Any:
         t = vec(storage(self.dtype), self.lanes)

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from mlc.codegen.cpu.contract.schedule import schedule_contract
+from mlc.codegen.cpu.target import parse
 from mlc.codegen.expr import Acc, Axis, Call, Cast, DimParam, Load, Num
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import ContractKernel, ConvGeometry, Operand, Planes
@@ -74,6 +76,40 @@ def test_tall_and_deep():
     for m, n, k in [(700, 70, 40), (50, 70, 4100), (8, 129, 2049), (3136, 24, 16)]:
         want, got, _ = matmul(m, n, k, parts=3)
         close(got, want)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("m", "n", "k"), [(196, 180, 60), (100, 300, 64), (131, 70, 1100)])
+def test_threads_have_halves_of_the_rows(m, n, k, target):
+    """Several calls cut the rows otherwise than one for everything; both give the same, and so does any number of rows."""
+    for dims, bindings in ((None, None), ((sym("M", 0, 4096), n, k, 1), {"M": m})):
+        want, got, e = matmul(m, n, k, target=target, dims=dims, bindings=bindings)
+        close(got, want)
+        units = evaluate(e.units, bindings or {})
+        for parts in (2, 5, units):
+            want, got, _ = matmul(m, n, k, target=target, dims=dims, bindings=bindings, parts=parts)
+            close(got, want)
+
+
+def test_an_even_number_of_row_blocks():
+    def schedule(m, n, k):
+        kernel = ContractKernel(
+            1, m, n, k, (Operand(F, m * k), Operand(F, -(-n // 64) * 64 * k), Operand(F, m * n, True)), k, 0, 0, n, 0, ACC
+        )
+        return schedule_contract(kernel, parse("cpu:x86-64-v4"))
+
+    for m, n, k in ((784, 192, 32), (3136, 144, 24), (200, 64, 512)):  # B is small
+        s = schedule(m, n, k)
+        assert s.blocks % 2 == 0 and s.blocks >= s.whole_blocks and s.block * s.blocks >= m
+    for m, n, k in ((64, 1024, 1024), (16, 256, 4096), (40, 64, 64)):  # B is large beside the rows, or there is little to do
+        s = schedule(m, n, k)
+        assert (s.block, s.blocks) == (s.whole_block, s.whole_blocks)
+    assert schedule(49, 320, 960).blocks == 2  # five strips, which two threads could not share evenly
+    m = sym("M", 0, 100_000)
+    s = schedule(m, 768, 768)
+    for rows, blocks in ((0, 0), (1, 1), (8, 1), (64, 1), (128, 2), (300, 2), (1000, 6)):
+        assert evaluate(s.blocks, {"M": rows}) == blocks
+        assert blocks == 0 or evaluate(s.block, {"M": rows}) * blocks >= rows
 
 
 @pytest.mark.parametrize("m", [1, 2, 6, 11, 30, 41])

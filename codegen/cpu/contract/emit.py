@@ -16,7 +16,7 @@ from llvmlite import ir
 from ....errors import CodegenError
 from ....ir import Dim
 from ...kernel import ContractKernel
-from ..build import I64, PTR, Builder, Params, storage, vec
+from ..build import I1, I64, PTR, Builder, Params, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
 from ..float_mode import flush_subnormals
@@ -45,7 +45,15 @@ class _Emitter(TextEmitter):
         self.acc = storage(schedule.acc)
         self.vector = vec(self.acc, schedule.lanes)
         self.product = Product(
-            self.dtype, schedule.acc, schedule.lanes, kernel.panel, schedule.unroll, schedule.k_multiple, target, schedule.share
+            self.dtype,
+            schedule.acc,
+            schedule.lanes,
+            kernel.panel,
+            schedule.unroll,
+            schedule.k_multiple,
+            target,
+            schedule.share,
+            schedule.share_apart,
         )
         k = kernel
         self.diagonal: DiagonalProduct | None = None
@@ -62,7 +70,8 @@ class _Emitter(TextEmitter):
             for name, dim in {
                 "batch": k.batch, "m": k.m, "n": k.n, "k": k.k, "lda": k.lda, "a_batch": channels if grouped else k.a_batch,
                 "b_batch": k.b_batch, "b_row": k.b_row, "ldc": k.ldc, "c_batch": k.n if grouped else k.c_batch,
-                "block": schedule.block, "blocks": schedule.blocks, "strips": schedule.strips, "channels": channels,
+                "block": schedule.block, "blocks": schedule.blocks, "whole_block": schedule.whole_block,
+                "whole_blocks": schedule.whole_blocks, "strips": schedule.strips, "channels": channels,
                 "k_block": schedule.k_block, "k_steps": schedule.steps, "b_step": self._b_step(),
             }.items()
         }  # fmt: skip
@@ -83,7 +92,7 @@ class _Emitter(TextEmitter):
         k, s = self.kernel, self.schedule
         narrow = isinstance(k.n, int) and k.n < s.lanes * s.vectors
         rank = len(k.conv.kernel) if k.conv else 0
-        fixed = replace(s, block=0, blocks=0, strips=0, k_block=0, steps=0)
+        fixed = replace(s, block=0, blocks=0, whole_block=0, whole_blocks=0, strips=0, k_block=0, steps=0)
         return (
             fixed,
             narrow,
@@ -125,7 +134,10 @@ class _Emitter(TextEmitter):
         return named(str(self.module))
 
     def _entry(self, tiles: dict[tuple[int, bool], ir.Function]) -> None:
-        """void kernel(bufs, dims, begin, end): units, strips fastest so that a row block stays in the second-level cache."""
+        """void kernel(bufs, dims, begin, end): units, strips fastest so that a row block stays in the second-level cache.
+
+        A call for all units cuts them its own way: no other thread wants half of the rows then.
+        """
         s = self.schedule
         fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
         b = Builder(fn)
@@ -133,20 +145,24 @@ class _Emitter(TextEmitter):
         p = {name: b.param(dims, i) for name, i in self.size.items()}
         strip = s.lanes * s.vectors
         i = b.ir
+        everything = i.icmp_signed(">=", i.sub(end, begin), i.mul(p["batch"], i.mul(p["blocks"], p["strips"])))
+        height = i.select(everything, p["whole_block"], p["block"])
+        blocks = i.select(everything, p["whole_blocks"], p["blocks"])
+        end = i.select(everything, i.mul(p["batch"], i.mul(p["whole_blocks"], p["strips"])), end)
         partial = ir.Constant(PTR, None)
         if s.split or self.planes is not None:  # planes are turned from it, with a vector of rows at a time
             more = s.lanes if self.planes is not None else 0
-            partial = b.alloca(self.acc, i.mul(i.add(p["block"], b.i64(more)), b.i64(strip)))
+            partial = b.alloca(self.acc, i.mul(i.add(height, b.i64(more)), b.i64(strip)))
         planes = self.planes.function(self.module) if self.planes is not None else None
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             strip_index, rest = i.urem(u, p["strips"]), i.udiv(u, p["strips"])
             if self.kernel.conv is None:
-                block, batch = i.urem(rest, p["blocks"]), i.udiv(rest, p["blocks"])
+                block, batch = i.urem(rest, blocks), i.udiv(rest, blocks)
             else:  # groups read parts of the same pixels
                 batch, block = i.urem(rest, p["batch"]), i.udiv(rest, p["batch"])
-            first = i.mul(block, p["block"])
-            rows = b.smin(p["block"], i.sub(p["m"], first))
+            first = i.mul(block, height)
+            rows = b.smin(height, i.sub(p["m"], first))
             column = i.mul(strip_index, b.i64(strip))
             full = i.icmp_signed(">=", i.sub(p["n"], column), b.i64(strip))
 
@@ -154,7 +170,7 @@ class _Emitter(TextEmitter):
                 def walk(k0: Any, _: list[Any]) -> Sequence[Any]:
                     k1 = b.smin(i.add(k0, p["k_block"]), p["k_steps"]) if s.split else p["k_steps"]
                     cut_rows(b, s.tiles, rows, lambda mr, lo, hi: i.call(tiles[mr, masked], [
-                        bufs, dims, batch, i.add(first, lo), i.add(first, hi), column, first, k0, k1, partial]))  # fmt: skip
+                        bufs, dims, batch, i.add(first, lo), i.add(first, hi), column, first, k0, k1, partial, everything]))  # fmt: skip
                     return ()
 
                 if s.split:
@@ -184,18 +200,18 @@ class _Emitter(TextEmitter):
         i.ret_void()
 
     def _tile_function(self, mr: int, vectors: int, masked: bool) -> ir.Function:
-        """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial): row tiles of one strip.
+        """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, together): row tiles of one strip.
 
         Steps [k0, k1) of k (of taps, for convolutions); sums rest in `partial` [row − block_start][strip] between calls.
         """
         s = self.schedule
         name = f"{PLACEHOLDER}.{mr}x{vectors}{'t' if masked else ''}"
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 7, PTR]), name)
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 7, PTR, I1]), name)
         fn.linkage = "internal"
         fn.attributes.add("noinline")
         b = Builder(fn)
         i = b.ir
-        bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial = fn.args
+        bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, together = fn.args
         p = {n: b.param(dims, at) for n, at in self.size.items()}
         pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(self.kernel.operands))]
         a = b.at(pointers[0], i.mul(batch, p["a_batch"]), storage(self.dtype))
@@ -227,7 +243,7 @@ class _Emitter(TextEmitter):
             start = i.sub(first, block_start)
             sums = b.at(partial, i.mul(start, b.i64(strip)), self.acc)
             acc = self._initial(b, i.icmp_signed("==", k0, b.i64(0)), sums, mr, vectors)
-            ahead = self.product.ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr))) if s.prefetch else None
+            ahead = self.product.ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr)), together) if s.prefetch else None
 
             def product(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
                 if rows_apart:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ....errors import CodegenError, ScheduleError
-from ....ir import Dim, DType, ceildiv
+from ....ir import Dim, DType, ceildiv, dim_max, dim_min, floordiv
 from ...kernel import ContractKernel
 from ..target import CpuTarget
 
@@ -15,6 +15,8 @@ _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.
 _UNIT_OPS = 2_000_000  # 10 to 20 µs of one core: far above the cost of handing out a unit
 _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
 _RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it
+_READ_AGAIN = 4  # B's size over that of A and C up to which each half of the threads reads all of B, and half of the rows
+_UNEVEN = 0.9  # share of the time of two threads that has to be work, else rows are halved for the sake of it
 _SEGMENT = 24  # elements of the taps of a line that are unrolled
 _SPLIT_BYTES = 1 << 18  # of a strip of B: this much in use and this much on its way, beside the rows of A
 _APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
@@ -26,6 +28,7 @@ class ContractSchedule:
     """`lanes` × `vectors` columns (a strip) by each of `tiles` rows at a time.
 
     tiles: row counts of the register tiles, descending. Rows are cut exactly: h·tiles[0] + l·tiles[1], h as large as can be.
+    block, blocks: rows of a unit, and units along m; whole_block, whole_blocks: the same where one call does everything.
     tail: vectors of the last strip: 0 none (n divides), -1 unknown until run time. mode: "matmul" rows at a stride,
     "taps" rows by indirection per filter tap, "segments" the same with the taps of the last axis as one (few channels).
     """
@@ -39,12 +42,15 @@ class ContractSchedule:
     unroll: int
     k_multiple: bool  # k (of one tap) is a multiple of `unroll`
     prefetch: bool
-    share: int  # log2 of the row tiles that together prefetch a strip of B
+    share: int  # log2 of the row tiles that together prefetch a strip of B, where one call has all rows
+    share_apart: int  # the same where it has not
     steps: Dim  # of k: its elements, or the taps that are walked one by one
     split: bool  # k is walked in blocks of k_block steps (taps, for "taps"), partial sums resting on the stack
     k_block: int
     block: Dim
     blocks: Dim
+    whole_block: Dim
+    whole_blocks: Dim
     strips: Dim
 
 
@@ -113,14 +119,15 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps)
     k_multiple = isinstance(kernel.k, int) and kernel.k // taps % unroll == 0
     strips = ceildiv(kernel.n, strip)
-    block, blocks = _blocks(kernel, strip, strips, tiles[0], taps)
+    whole_block, whole_blocks = _blocks(kernel, strip, strips, tiles[0], taps)
+    block, blocks = _shared(kernel, strips, whole_block, whole_blocks, tiles, taps)
     if hints.block:
         if hints.block < tiles[0]:
             raise ScheduleError(f"units of {hints.block} rows", expected=f"{tiles[0]} or more")
-        block, blocks = hints.block, ceildiv(kernel.m, hints.block)
+        block, blocks = whole_block, whole_blocks = hints.block, ceildiv(kernel.m, hints.block)
     steps = kernel.k if mode == "matmul" else taps
     step_bytes = (1 if mode == "matmul" else kernel.k // taps) * kernel.panel * dtype.itemsize
-    row_tiles = -(-block // tiles[0]) if isinstance(block, int) else 8
+    row_tiles = -(-whole_block // tiles[0]) if isinstance(whole_block, int) else 8
     k_block = 0
     if (
         isinstance(steps, int)
@@ -142,10 +149,16 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     return ContractSchedule(
         acc, lanes, vectors, tiles, -1 if n_tail is None else -(-n_tail // lanes), mode, unroll, k_multiple,
         prefetch=prefetch and hints.prefetch >= 0,
-        share=min(_SHARE, max(1, row_tiles).bit_length() - 1),
+        share=_share(whole_block, tiles[0]), share_apart=_share(block, tiles[0]),
         steps=steps, split=k_block > 0, k_block=k_block, block=block,
-        blocks=blocks, strips=strips,
+        blocks=blocks, whole_block=whole_block, whole_blocks=whole_blocks, strips=strips,
     )  # fmt: skip
+
+
+def _share(block: Dim, height: int) -> int:
+    """log2 of the row tiles of a block that prefetch."""
+    row_tiles = -(-block // height) if isinstance(block, int) else 8
+    return min(_SHARE, max(1, row_tiles).bit_length() - 1)
 
 
 def _mode(kernel: ContractKernel) -> str:
@@ -200,3 +213,28 @@ def _blocks(kernel: ContractKernel, strip: int, strips: Dim, tall: int, taps: in
         return block, -(-kernel.m // block) if kernel.m else 0
     rows = max(tall, min(rows, 32 * tall))
     return rows, ceildiv(kernel.m, rows)
+
+
+def _shared(kernel: ContractKernel, strips: Dim, block: Dim, blocks: Dim, tiles: tuple[int, ...], taps: int) -> tuple[Dim, Dim]:
+    """(rows per unit, units along m) for several threads: an even number of blocks, so that half of the threads has half of the
+    rows. What they read is then what they wrote in the step before, as steps along rows are shared out alike; lines that lie in
+    the cache of another core cost several times as much. B gets read once more for it.
+    """
+    n, k, m = kernel.n, kernel.k, kernel.m
+    if kernel.batch != 1 or not isinstance(n, int) or not isinstance(k, int) or not n or not k:
+        return block, blocks
+    least = max(4 * tiles[0], tiles[0] * (tiles[0] - 2))  # rows: the register tiles cut them without waste
+    b = k * n // kernel.diagonal
+    enough = max(2 * least, b // (_READ_AGAIN * (k // taps + n)))  # rows from which on B is small beside A and C
+    if isinstance(m, int):
+        assert isinstance(block, int) and isinstance(blocks, int) and isinstance(strips, int)
+        units = strips * blocks
+        uneven = units < _UNEVEN * 2 * -(-units // 2)
+        if m < 2 * least or 2 * m * k * n < _UNIT_OPS or (m < enough and not uneven) or blocks % 2 == 0:
+            return block, blocks
+        block = -(-m // (blocks + 1))
+        return block, -(-m // block)
+    halves = 1 + dim_min(1, floordiv(m, enough))
+    pieces = dim_max(1, halves * ceildiv(m, halves * block))
+    rows = dim_max(1, ceildiv(m, pieces))
+    return rows, ceildiv(m, rows)
