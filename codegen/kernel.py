@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..ir import Dim, DType, Shape, prod
+from ..ir import Dim, DType, Limit, Shape, prod
 from .expr import E
 
 
@@ -379,7 +379,18 @@ class HostStep:
     loc: tuple[str, ...] = ()
 
 
-PlanStep = Step | Branch | Repeat | Bind | Carry | HostStep
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """The run fails unless elements 2·k (the least of some integers) and 2·k + 1 (the greatest) of I64 `buffer` are within lo to hi."""
+
+    buffer: int
+    k: int
+    lo: Dim
+    hi: Dim
+    loc: tuple[str, ...] = ()
+
+
+PlanStep = Step | Branch | Repeat | Bind | Carry | HostStep | Expect
 
 
 @dataclass(frozen=True)
@@ -393,4 +404,5 @@ class Plan:
     output_names: tuple[str, ...] = ()
     input_dtypes: tuple[DType, ...] = ()  # as users see them: STRING and OBJECT are I64 in buffers
     output_dtypes: tuple[DType, ...] = ()
+    limits: tuple[Limit, ...] = ()  # of sizes
     strings: tuple[str, ...] = ()  # what handles 0, 1, … stand for before anything has run

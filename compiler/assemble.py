@@ -8,14 +8,14 @@ from typing import Any
 
 from .. import __version__
 from ..codegen.cpu.emitted import Emitted
-from ..codegen.kernel import Bind, Branch, Buffer, Carry, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
+from ..codegen.kernel import Bind, Branch, Buffer, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
 from ..errors import CodegenError
 from ..ir import Dim, DType, dim_max, floordiv, prod, symbols_of
 from ..ir.dims import Expr, Sym
 from ..runtime import artifact, memory, objects
 from ..runtime.artifact import Parts
 from ..runtime.dimexpr import LIMIT, DimExpr
-from ..runtime.manifest import CALL, CLEAR, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
+from ..runtime.manifest import CALL, CLEAR, EXPECT, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
 from .constants import Packed, behind, pack_constants
 
 CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)
@@ -119,6 +119,11 @@ def assemble(
         "equal": [[dims.slot(a), dims.slot(b)] for a, b in equal if symbols_of((a, b)) <= known],
         "dims": dims.exprs,
     }
+    limits = [m for m in plan.limits if symbols_of(m.dims) <= known]
+    if limits:
+        manifest["limits"] = [[*map(dims.slot, m.dims), m.loc] for m in limits]
+    if code.expected:
+        manifest["expected"] = [" + ".join(loc) for loc in code.expected]
     if packed.streamed:
         manifest["streamed"] = packed.streamed
     if plan.strings:
@@ -208,6 +213,7 @@ class _Linker:
         self.live: dict[int, tuple[int, int]] = {}
         self._loops: list[tuple[int, int]] = []  # (start, end) words
         self.handlers: list[Bind | Carry | HostStep] = []
+        self.expected: list[tuple[str, ...]] = []  # where the node is that an EXPECT is for
         self.bound: set[str] = set()  # symbols that handlers bind
 
     def emit(self, steps: tuple[PlanStep, ...]) -> None:
@@ -250,6 +256,12 @@ class _Linker:
                     stack += [_Patch(exits), _End(start, item.counter), *reversed(item.body)]
                 case Bind() | Carry() | HostStep():
                     touched += [(len(self.words), self.roots[b][0]) for b in self._yield(item)]
+                case Expect():
+                    touched.append((len(self.words), self.roots[item.buffer][0]))
+                    if not self.expected or self.expected[-1] != item.loc:
+                        self.expected.append(item.loc)
+                    limits = self.dims.slot(item.lo), self.dims.slot(item.hi)
+                    self.words += [EXPECT, len(self.expected) - 1, item.buffer, item.k, *limits]
                 case _End():
                     self._loops.append((item.start, len(self.words)))
                     self.words += [INCREMENT, item.counter, JUMP, item.start]

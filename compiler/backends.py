@@ -119,6 +119,7 @@ class CpuBackend:
             diagonal=True,
             overwrite=opt_level > 0,
             planes=opt_level > 0,
+            checks=True,
             winograd=None if exact or opt_level == 0 else ConvCosts(),
         )
 

@@ -23,14 +23,14 @@ from .dims import (
     upper,
 )
 from .dtypes import DType
-from .graph import Const, Graph, Input, Node, RunTimeSize, Value, const
+from .graph import Const, Graph, Input, Limit, Node, RunTimeSize, Value, const
 from .op import Elementwise, Op, Trait, broadcast
 from .scalar import COMPARISONS, NUMPY, SCALAR_FNS, S, ScalarOps
 from .types import TensorType
 
 __all__ = [
-    "COMPARISONS", "NUMPY", "SCALAR_FNS", "Const", "DType", "Dim", "Elementwise", "Expr", "Graph", "Input", "Node",
-    "Op", "RunTimeSize", "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "bind", "broadcast", "ceildiv", "const",
+    "COMPARISONS", "NUMPY", "SCALAR_FNS", "Const", "DType", "Dim", "Elementwise", "Expr", "Graph", "Input", "Limit",
+    "Node", "Op", "RunTimeSize", "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "bind", "broadcast", "ceildiv", "const",
     "dim_max", "dim_min", "dim_stretch", "evaluate", "floordiv", "is_static", "lower", "may_stretch", "mod", "prod", "sizes_of",
     "substitute", "sym", "symbols_of", "upper",
 ]  # fmt: skip

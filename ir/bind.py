@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import VerifyError
 from .dims import Dim, Expr, evaluate, substitute, symbols_of
-from .graph import Const, Graph, Node, RunTimeSize, Value
+from .graph import Const, Graph, Limit, Node, RunTimeSize, Value
 from .op import Op
 from .types import TensorType
 
@@ -23,9 +23,10 @@ def bind(graph: Graph, sizes: Mapping[str, Dim]) -> Graph:
         bound = Node.make(_bind_op(node.op, sizes), tuple(new[v] for v in node.inputs), node.loc)
         new.update(zip(node.outputs, bound.outputs, strict=True))
     equal = tuple((a, b) for a, b in ((substitute(a, sizes), substitute(b, sizes)) for a, b in graph.equal) if a != b)
+    limits = tuple(Limit(substitute(m.dim, sizes), substitute(m.lo, sizes), substitute(m.hi, sizes), m.loc) for m in graph.limits)
     open_ = tuple(RunTimeSize(s.symbol, new[s.value], s.index) for s in graph.bound if s.symbol not in sizes)
     outputs = tuple(new[v] for v in graph.outputs)
-    return replace(graph, inputs=tuple(new[v] for v in graph.inputs), outputs=outputs, equal=equal, sizes=open_)
+    return replace(graph, inputs=tuple(new[v] for v in graph.inputs), outputs=outputs, equal=equal, sizes=open_, limits=limits)
 
 
 def sizes_of(graph: Graph, shapes: Sequence[Sequence[int]]) -> dict[str, int]:

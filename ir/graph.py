@@ -137,11 +137,26 @@ class RunTimeSize:
     index: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """`dim` has to be within lo to hi, both included, for the node at `loc` to make sense; checked when sizes are bound."""
+
+    dim: Dim
+    lo: Dim
+    hi: Dim
+    loc: str = ""
+
+    @property
+    def dims(self) -> tuple[Dim, Dim, Dim]:
+        return self.dim, self.lo, self.hi
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """inputs are values of `Input` nodes, in order; outputs any values. Names live here, not on values.
 
     `equal` are pairs of dims that have to agree for the model to be legal; they are checked when sizes are bound.
+    `limits` likewise.
     `sizes` say where symbols of data-dependent dims come from. A node that mentions such a symbol comes after the value, and
     the value is computed when some node mentions the symbol, even if nothing else reads it.
     """
@@ -153,11 +168,15 @@ class Graph:
     name: str = "main"
     equal: tuple[tuple[Dim, Dim], ...] = ()
     sizes: tuple[RunTimeSize, ...] = ()
+    limits: tuple[Limit, ...] = ()
 
     @cached_property
     def bound(self) -> tuple[RunTimeSize, ...]:
-        """The `sizes` whose symbols some node mentions."""
-        mentioned = {s for node in self.nodes for s in symbols_in(node)} if self.sizes else set()
+        """The `sizes` whose symbols some node mentions, or something that has to hold."""
+        if not self.sizes:
+            return ()
+        mentioned = {s for node in self.nodes for s in symbols_in(node)}
+        mentioned |= symbols_of(d for pair in self.equal for d in pair) | symbols_of(d for limit in self.limits for d in limit.dims)
         return tuple(s for s in self.sizes if s.symbol in mentioned)
 
     @cached_property

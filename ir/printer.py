@@ -24,7 +24,7 @@ import numpy as np
 from ..errors import VerifyError
 from .dims import Atom, Dim, Expr, Sym
 from .dtypes import DType
-from .graph import Const, Graph, Input, Node, Value
+from .graph import Const, Graph, Input, Node, Value, symbols_in
 from .op import Op
 from .types import TensorType
 
@@ -74,7 +74,8 @@ class _Printer:
                 names.update({Value(node, i): f"{base}#{i}" for i in range(len(node.types))})
                 base += f":{len(node.types)}"
             lines.append(f"{indent}  {base} = {self.node(node, names, indent)}")
-        lines += [f"{indent}  size {_symbol(s.symbol)} = {names[s.value]}[{s.index}]" for s in graph.bound]
+        mentioned = {s for node in graph.nodes for s in symbols_in(node)} if graph.sizes else set()
+        lines += [f"{indent}  size {_symbol(s.symbol)} = {names[s.value]}[{s.index}]" for s in graph.bound if s.symbol in mentioned]
         for line_value, name in zip(graph.outputs, graph.output_names, strict=True):
             lines.append(f"{indent}  return {_name(name)} = {names[line_value]}")
         params = ", ".join(f"{names[v]}: {self.type(v.type)}{_loc(v.node.loc)}" for v in graph.inputs)

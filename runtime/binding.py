@@ -194,7 +194,11 @@ def _padded(shape: tuple[int, ...] | None, dtype: np.dtype) -> int:
 
 
 def check_dims(m: Manifest, stage: Stage, values: Sequence[int], symbols: Mapping[str, int]) -> None:
-    """Raise InputError for a negative size, or sizes that have to agree and do not. `values` by dim slot."""
+    """Raise InputError for a size out of its limits or negative, or sizes that have to agree and do not. `values` by dim slot."""
+    for slot, lo, hi, loc in stage.limits:
+        if not values[lo] <= values[slot] <= values[hi]:
+            raise InputError(f"{show(m.raw['dims'][slot])} = {values[slot]} (sizes {_show(symbols)})",
+                             expected=f"{values[lo]} to {values[hi]}", loc=loc)  # fmt: skip
     for slot in stage.sizes:
         if values[slot] < 0:
             raise InputError(f"sizes {_show(symbols)} make a dimension of {values[slot]} inside the model",

@@ -18,9 +18,9 @@ from .handlers import BindHandler, Handler, HostHandler, parse_handlers, stages_
 
 FORMAT = 1
 
-CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD = range(1, 9)
+CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD, EXPECT = range(1, 10)
 KINDS = ("input", "output", "const", "arena", "given", "alias")
-_LENGTHS = {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, CLEAR: 2, JUMP_IF_GE: 4, YIELD: 2}
+_LENGTHS = {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, CLEAR: 2, JUMP_IF_GE: 4, YIELD: 2, EXPECT: 6}
 
 
 def instruction_length(program: Sequence[int], pc: int) -> int:
@@ -103,6 +103,8 @@ class Manifest:
     yields: tuple[int, ...] = ()  # the word of each handler's YIELD
     strings: tuple[str, ...] = ()  # of the first handles
     streamed: int = 0  # the first bytes of the weights, which every run reads from end to end
+    limits: tuple[tuple[int, int, int, str], ...] = ()  # slots of a size and its limits; where this is needed
+    expected: tuple[str, ...] = ()  # where the model needs what EXPECT checks
     general: Manifest | None = None  # another program with the same inputs and outputs, for sizes that `equal` forbids
 
 
@@ -153,6 +155,7 @@ class _Parser:
         if any(dims.slot_stages[slot] for shape in input_shapes for slot in shape):
             raise ArtifactError("the shape of an input depends on what the program computes")
         self.handlers = handlers
+        self.expected = tuple(_text(loc) for loc in _list(raw.get("expected", [])))
         self.inputs, self.outputs = inputs, outputs
         self.streamed = _index(raw.get("streamed", 0), self.weights_size + 1, "streamed bytes")
         specs = _list(raw["buffers"])
@@ -167,7 +170,8 @@ class _Parser:
             tuple((self._slot(a), self._slot(b)) for a, b in _list(raw["equal"])),
             buffers, control, program, scratch, self._layout(), self._steps(program), handlers, yields,
             tuple(_text(s) for s in _list(raw.get("strings", []))), self.streamed,
-            self._general(inputs, outputs, symbols),
+            tuple((self._slot(d), self._slot(lo), self._slot(hi), _text(loc)) for d, lo, hi, loc in _list(raw.get("limits", []))),
+            self.expected, self._general(inputs, outputs, symbols),
         )  # fmt: skip
 
     def _general(self, inputs: Infos, outputs: Infos, symbols: tuple[Symbol, ...]) -> Manifest | None:
@@ -279,6 +283,10 @@ class _Parser:
                 touch(w[1], 8, False)
                 touch(w[2], 8, False)
                 targets.add(w[3])
+            elif op == EXPECT:
+                _index(w[1], len(self.expected), "expectation")
+                touch(w[2], 16 * (_index(w[3], 2**20, "element") + 1), False)
+                self._slot(w[4]), self._slot(w[5])
             elif op == YIELD:
                 if w[1] != len(yields) or w[1] >= len(self.handlers):
                     raise ArtifactError(f"yield to handler {w[1]}", expected=f"handler {len(yields)} of {len(self.handlers)}")

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..errors import ArtifactError, InputError, MlcError, TargetError
+from ..errors import ArtifactError, InputError, TargetError
 from . import artifact, objects
 from .address import address
 from .artifact import Parts, aligned_array
@@ -18,7 +18,7 @@ from .binding import Binding, Execution, Program, Sizes, UnequalError
 from .handles import Handles, decode_output, encode_input, held, strings
 from .manifest import Manifest, TensorInfo
 from .native import Code, host_features, native
-from .resume import Run
+from .resume import Run, stopped
 from .threads import default_threads
 
 _MAX_BINDINGS = 32  # sizes whose plans are remembered
@@ -200,8 +200,9 @@ class Module:
             bufs[i] = address(arrays[position]) + shift
         for i, position, shift in binding.out_patches:
             bufs[i] = address(outputs[position]) + shift
-        if self._run_native(execution.at):
-            raise MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
+        if code := self._run_native(execution.at):
+            word, execution.struct.resume = execution.struct.resume, 0
+            raise stopped(binding.program.manifest, code, word, bufs, execution.dims)
         return outputs
 
     def _launch_yielding(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], outputs: list[Any]) -> list[Any]:

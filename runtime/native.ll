@@ -509,7 +509,7 @@ define internal ptr @buffer(ptr %bufs, ptr %word) {
   ret ptr %b
 }
 
-; Run a program. 0: done, 1: unknown instruction, 2: yielded; called again, it goes on behind that. Programs are checked when they are loaded, not here.
+; Run a program. 0: done, 1: unknown instruction, 2: yielded; called again, it goes on behind that; 3: not as expected. Programs are checked when they are loaded, not here.
 ;   1 fn nbufs ndims units_slot grain_slot bufs.. dims..    call
 ;   2 target                                                 jump
 ;   3 buf target                                             jump if the bool in buf is false
@@ -517,6 +517,7 @@ define internal ptr @buffer(ptr %bufs, ptr %word) {
 ;   6 a b target                                             jump if i64 in a >= i64 in b
 ;   7 as 1                                                   call of a team
 ;   8 handler                                                yield: the caller runs a handler and calls again
+;   9 expectation buf k lo_slot hi_slot                      unless i64 buf[2k] >= lo and buf[2k+1] <= hi: return 3, resume at this word
 define i32 @mlc_run(ptr %ctx) {
 entry:
   %p0 = getelementptr %Ctx, ptr %ctx, i32 0, i32 0
@@ -541,7 +542,7 @@ entry:
   br label %fetch
 fetch:
   %pc = phi i64 [ %pc0, %entry ], [ %pc.call, %called ], [ %pc.call, %record ], [ %w1, %jump ], [ %pc.br, %branch ],
-                [ %pc.inc, %step2 ], [ %pc.ge, %compare ]
+                [ %pc.inc, %step2 ], [ %pc.ge, %compare ], [ %pc.met, %expect ]
   %in = icmp ult i64 %pc, %words
   br i1 %in, label %decode, label %end
 end:
@@ -553,6 +554,9 @@ yield:
   %pc.next = add i64 %pc, 2
   store i64 %pc.next, ptr %resume
   ret i32 2
+unmet:
+  store i64 %pc, ptr %resume
+  ret i32 3
 decode:
   %at = getelementptr i64, ptr %prog, i64 %pc
   %op = load i64, ptr %at
@@ -561,7 +565,7 @@ decode:
   %w1 = load i64, ptr %at1
   switch i64 %op, label %bad [ i64 1, label %call i64 2, label %jump i64 3, label %branch
                                i64 4, label %increment i64 5, label %clear i64 6, label %compare
-                               i64 7, label %call i64 8, label %yield ]
+                               i64 7, label %call i64 8, label %yield i64 9, label %expect ]
 call:
   %together = icmp eq i64 %op, 7
   %kind = zext i1 %together to i32
@@ -624,6 +628,28 @@ branch:
   %pc3 = add i64 %pc, 3
   %pc.br = select i1 %false, i64 %to, i64 %pc3
   br label %fetch
+expect:
+  %eb = call ptr @buffer(ptr %bufs, ptr %at2)
+  %at.k = getelementptr i64, ptr %at, i64 3
+  %k = load i64, ptr %at.k
+  %k2 = shl i64 %k, 1
+  %leastp = getelementptr i64, ptr %eb, i64 %k2
+  %least = load i64, ptr %leastp, align 1
+  %greatestp = getelementptr i64, ptr %leastp, i64 1
+  %greatest = load i64, ptr %greatestp, align 1
+  %at.lo = getelementptr i64, ptr %at, i64 4
+  %lo.slot = load i64, ptr %at.lo
+  %lop = getelementptr i64, ptr %dims, i64 %lo.slot
+  %lo = load i64, ptr %lop
+  %at.hi = getelementptr i64, ptr %at, i64 5
+  %hi.slot = load i64, ptr %at.hi
+  %hip = getelementptr i64, ptr %dims, i64 %hi.slot
+  %hi = load i64, ptr %hip
+  %low = icmp slt i64 %least, %lo
+  %high = icmp sgt i64 %greatest, %hi
+  %out = or i1 %low, %high
+  %pc.met = add i64 %pc, 6
+  br i1 %out, label %unmet, label %fetch
 increment:
   %ib = call ptr @buffer(ptr %bufs, ptr %at1)
   %iv = load i64, ptr %ib, align 1

@@ -12,12 +12,25 @@ from .binding import Binding, Execution, Program, Sizes, check_buffers, check_di
 from .handlers import BindHandler, CarryHandler, HostHandler, HostOperand
 from .handles import Handles
 from .host import CALLS
+from .manifest import Manifest
 from .native import native
 from .space import HOST, Space
 from .stages import Stage
 
 YIELDED = 2
+_UNMET = 3
 _SPARE = 4  # memory of so many times the size is not kept for it
+
+
+def stopped(m: Manifest, code: int, word: int, bufs: Any, dims: Any) -> MlcError:
+    """Why a native call returned `code` at an instruction, from what its buffers and dim slots hold now."""
+    if code != _UNMET:
+        return MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
+    _, where, buffer, k, lo, hi = m.program[word : word + 6]
+    at = bufs[buffer] + 16 * k
+    low, high = int(dims[lo]), int(dims[hi])
+    least, greatest = HOST.word(at), HOST.word(at + 8)
+    return InputError(f"index {least if least < low else greatest}", expected=f"{low} to {high}", loc=m.expected[where])
 
 
 class Yields:
@@ -233,7 +246,7 @@ class Run(Yields):
         try:
             while code := call(self.execution.at):
                 if code != YIELDED:
-                    raise MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
+                    raise stopped(self.manifest, code, struct.resume, self.execution.bufs, self.execution.dims)
                 self.handle(words[struct.resume - 1])
         finally:
             struct.resume = 0

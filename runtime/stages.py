@@ -17,6 +17,7 @@ class Stage:
     slots: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)  # slots that must not be negative
     equal: list[tuple[int, int]] = field(default_factory=list)
+    limits: list[tuple[int, int, int, str]] = field(default_factory=list)  # a size, its limits, where
     buffers: list[int] = field(default_factory=list)  # owners of memory before aliases
     control: list[tuple[int, int]] = field(default_factory=list)
 
@@ -35,6 +36,8 @@ class Stages:
             self.all[slot_stage[slot]].sizes.append(slot)
         for a, b in m.equal:
             self.all[max(slot_stage[a], slot_stage[b])].equal.append((a, b))
+        for limit in m.limits:
+            self.all[max(slot_stage[s] for s in limit[:3])].limits.append(limit)
         for i in sorted(range(len(m.buffers)), key=lambda i: m.buffers[i].kind == "alias"):
             self.all[self.of[i]].buffers.append(i)
         for touched, need in m.control:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputError, VerifyError
 from ...ir import evaluate, symbols_of
-from ..kernel import Bind, Branch, Carry, HostStep, Plan, PlanStep, Repeat
+from ..kernel import Bind, Branch, Carry, Expect, HostStep, Plan, PlanStep, Repeat
 from .kernels import run_kernel
 from .values import Bindings
 
@@ -89,6 +89,11 @@ class Machine:
                     self.bind(step)
                 case Carry():
                     self.carry(step)
+                case Expect():
+                    least, greatest = memory[step.buffer][2 * step.k : 2 * step.k + 2]
+                    lo, hi = evaluate(step.lo, self.bound), evaluate(step.hi, self.bound)
+                    if least < lo or greatest > hi:
+                        raise InputError(f"index {least if least < lo else greatest}", expected=f"{lo} to {hi}", loc=" + ".join(step.loc))
                 case HostStep():
                     raise VerifyError(f"host function {step.call}", expected="kernels", remedy="The runtime runs it.")
                 case _:

@@ -22,6 +22,7 @@ from ...ir.ops import (
     TopK,
     TreeLeaves,
     TreeSum,
+    Within,
 )
 from ..kernel import Bind, Plan
 from .attention import emit_attention
@@ -41,6 +42,7 @@ from .sequential import emit_clock, emit_running
 from .state import Lowering, LowerOptions, Storage, check
 from .top_k import TopOrder
 from .trees import emit_tree_leaves, emit_tree_sum
+from .within import emit_within
 
 __all__ = ["LowerOptions", "lower"]
 
@@ -50,6 +52,7 @@ _EMIT: dict[type[Op], Callable[[Lowering, Node], None]] = {
     Loop: lambda lw, n: emit_loop(lw, n, lower_graph), Positions: emit_positions, Sort: emit_sort, Suppress: emit_suppress,
     CumSum: emit_running, CumProd: emit_running, Clock: emit_clock, HostCall: emit_host,
     TopOrder: emit_top, Rotary: emit_rotary, TreeSum: emit_tree_sum, TreeLeaves: emit_tree_leaves,
+    Within: emit_within,
 }  # fmt: skip
 
 
@@ -64,7 +67,7 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
     buffers = share_memory(storage.buffers, steps) if options is not None and options.overwrite else tuple(storage.buffers)
     return Plan(
         buffers, tuple(steps), storage.constants, graph.input_names, graph.output_names,
-        tuple(public[0]), tuple(public[1]), strings,
+        tuple(public[0]), tuple(public[1]), graph.limits, strings,
     )  # fmt: skip
 
 

@@ -11,23 +11,22 @@ from dataclasses import replace
 from ...ir import prod
 from ..affine import affine
 from ..expr import E, Load, children, postorder
-from ..kernel import Buffer, ContractKernel, PlanStep, Step
+from ..kernel import Buffer, ContractKernel, Expect, PlanStep, Step
 
 
 def share_memory(buffers: Sequence[Buffer], steps: Sequence[PlanStep]) -> tuple[Buffer, ...]:
     """The buffers, results of contractions being aliases of operands that die there. Plans with control flow stay as they are."""
     out = list(buffers)
-    if not all(isinstance(s, Step) for s in steps):
+    straight = [s for s in steps if isinstance(s, Step | Expect)]
+    if len(straight) != len(steps):
         return tuple(out)
     touched: dict[int, list[int]] = {}
-    for at, step in enumerate(steps):
-        assert isinstance(step, Step)
-        for b in step.buffers:
+    for at, step in enumerate(straight):
+        for b in step.buffers if isinstance(step, Step) else (step.buffer,):
             touched.setdefault(_root(buffers, b), []).append(at)
     named = {b.of for b in buffers if b.kind == "alias"}
-    for at, step in enumerate(steps):
-        assert isinstance(step, Step)
-        if step.buffers[-1] not in named and isinstance(step.kernel, ContractKernel):
+    for at, step in enumerate(straight):
+        if isinstance(step, Step) and step.buffers[-1] not in named and isinstance(step.kernel, ContractKernel):
             found = _over(step.kernel, step.buffers, out, touched, at)
             if found is not None:
                 out[step.buffers[-1]] = replace(buffers[step.buffers[-1]], kind="alias", of=found)

@@ -34,6 +34,7 @@ class LowerOptions:
     `planes`: convolutions store channels first where that is what is read.
     `attention`: element types of heads that there is a kernel for.
     `ranked`: longest rows whose first k are found by counting ranks, which is n² comparisons in vectors.
+    `checks`: indices that data give are compared with their limits; otherwise they are clamped without a word.
     """
 
     opt_level: int = 3
@@ -45,6 +46,7 @@ class LowerOptions:
     planes: bool = False
     attention: frozenset[DType] = frozenset({DType.F32})
     ranked: int = 0
+    checks: bool = False
 
 
 class Storage:

@@ -99,7 +99,7 @@ class Importer(ImportContext):
             )
         return Graph(
             tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output),
-            proto.name or "main", tuple(self.equal), tuple(self.sizes),
+            proto.name or "main", tuple(self.equal), tuple(self.sizes), tuple(self.limits),
         )  # fmt: skip
 
     def declared(self, name: str) -> Element | Held | None:

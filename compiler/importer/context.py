@@ -24,6 +24,7 @@ from ...ir import (
     DType,
     Expr,
     Graph,
+    Limit,
     Node,
     Op,
     RunTimeSize,
@@ -33,13 +34,15 @@ from ...ir import (
     broadcast,
     dim_stretch,
     is_static,
+    lower,
     sym,
     upper,
 )  # fmt: skip
-from ...ir.ops import Cast, DimTensor, Host, Reshape, Stretch
+from ...ir.ops import Cast, DimTensor, Host, Reshape, Stretch, Within
 from ...ir.ops.host import OBJECT, is_open
 from .constraints import assumptions, constraints, contracted, stretched
 from .held import Element, Held
+from .index_ranges import ends
 
 Handler = Callable[["ImportContext", NodeProto, list[Value | None]], Sequence[Value]]
 HandlerTable = Mapping[tuple[str, int], Handler]
@@ -79,6 +82,8 @@ class ImportContext:
         self._contents: dict[Value, np.ndarray] = {}
         # pairs of dims that must agree at run time; False where one of them might be 1 instead
         self.equal: dict[tuple[Dim, Dim], bool] = {}
+        self.limits: list[Limit] = []
+        self._checked: dict[Op, dict[Value, Value]] = {}
         self.stretch = False  # broadcast sizes that may turn out to be 1, instead of assuming that they do not
         self.in_region = False  # inside a graph that may not run at all
         self.sizes: list[RunTimeSize] = []  # symbols of the region being imported that data decide
@@ -329,6 +334,35 @@ class ImportContext:
             raise OnnxImportError(f"dimension {a}", expected=str(b), loc=", ".join(self.loc))
         if a != b:
             self.equal[a, b] = True
+
+    def require_within(self, d: Dim, lo: Dim, hi: Dim) -> bool:
+        """A dim has to be within lo to hi, both included, whenever the model runs. False inside a graph that may not run: nothing
+        is required then. Raises OnnxImportError where it never is."""
+        if lower(d - lo) >= 0 and upper(d - hi) <= 0:
+            return True
+        if self.in_region:
+            return False
+        if upper(d - lo) < 0 or lower(d - hi) > 0:
+            raise OnnxImportError(f"{d}", expected=f"{lo} to {hi}", loc=", ".join(self.loc))
+        self.limits.append(Limit(d, lo, hi, ", ".join(self.loc)))
+        return True
+
+    def checked(self, index: Value, lo: Sequence[Dim], hi: Sequence[Dim]) -> Value:
+        """Integers, each within lo to hi (`Within`): as they are where that is known, else compared when the model runs."""
+        if index.dtype not in (DType.I32, DType.I64):
+            index = self.emit(Cast(DType.I64), index).out
+        found = ends(self, index)
+        if found is not None and all(lower(found[0] - a) >= 0 and upper(found[1] - b) <= 0 for a, b in zip(lo, hi, strict=True)):
+            return index
+        op = Within(tuple(lo), tuple(hi))
+        made = self._checked.setdefault(op, {})
+        if index not in made:
+            made[index] = self.emit(op, index).out
+        return made[index]
+
+    def index_of(self, index: Value, *sizes: Dim) -> Value:
+        """Indices into axes of these sizes, where negative ones count from the end, compared with them if need be."""
+        return self.checked(index, [d * -1 for d in sizes], [d - 1 for d in sizes])
 
     def decide(self) -> bool:
         """Which branch of an If to take first whose branches do not fit together; asked again where the choice fails."""

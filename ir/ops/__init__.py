@@ -136,6 +136,7 @@ from .reduce import ArgReduce, CumProd, CumSum, LayerNorm, Reduce, RMSNorm, Soft
 from .rotary import Rotary
 from .select import SORTABLE, Positions, Sort, Suppress
 from .trees import TreeLeaves, TreeSum
+from .within import Within
 
 __all__ = [
     "LRN", "SORTABLE", "Abs", "Acos", "Acosh", "Add", "And", "ArgReduce", "Asin", "Asinh", "Atan", "Atanh", "Attention", "BitAnd",
@@ -151,5 +152,5 @@ __all__ = [
     "SequenceErase", "SequenceInsert", "SequenceLength", "ShiftLeft", "ShiftRight", "Sigmoid", "Sign", "Silu", "Sin", "Sinh", "Slice",
     "Softmax", "Softplus", "Softsign", "Sort", "SplitToSequence", "Sqrt", "Stretch", "StringConcat", "StringNormalizer",
     "StringSplit", "Sub", "Suppress", "Tan", "Tanh", "TfIdf", "ThresholdedRelu", "TimeWarp", "Tokenize", "TopK", "Transpose",
-    "TreeLeaves", "TreeSum", "UniqueRows", "Where", "Xor", "ZipMap",
+    "TreeLeaves", "TreeSum", "UniqueRows", "Where", "Within", "Xor", "ZipMap",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ def reverse_sequence(ctx: ImportContext, node: NodeProto, ins: list[Value | None
     y = x if time_axis == 1 else b.transpose(x, (1, 0, *range(2, x.type.rank)))
     batch, steps = y.shape[:2]
     t = b.reshape(b.iota(steps), (1, steps))
-    n = b.reshape(b.cast(lens, DType.I64), (batch, 1))
+    n = b.reshape(ctx.checked(b.cast(lens, DType.I64), [0], [steps]), (batch, 1))
     source = b.where(b.emit(O.Less(), t, n), b.sub(b.sub(n, t), 1), t)
     row = b.add(source, b.mul(b.reshape(b.iota(batch), (batch, 1)), b.dim(steps, DType.I64)))
     y = b.emit(O.Gather(0), b.reshape(y, (batch * steps, *y.shape[2:])), row)
@@ -177,9 +177,10 @@ def embed_layer_normalization(ctx: ImportContext, node: NodeProto, ins: list[Val
     b = Build(ctx)
     n, s = ids.shape
     where = position_ids if position_ids is not None else b.reshape(b.iota(s), (1, s))
+    ids, where = (ctx.checked(v, [0], [table.shape[0] - 1]) for v, table in ((ids, words), (where, places)))
     total = b.add(b.emit(O.Gather(0), words, ids), b.emit(O.Gather(0), places, where))
     if kinds is not None and segments is not None:
-        total = b.add(total, b.emit(O.Gather(0), kinds, segments))
+        total = b.add(total, b.emit(O.Gather(0), kinds, ctx.checked(segments, [0], [kinds.shape[0] - 1])))
     y = b.emit(O.LayerNorm(2, float(ctx.attr(node, "epsilon", 1e-12))), total, gamma, beta)
     if mask is None:
         index = b.ctx.const(np.zeros(int(n), np.int32)) if isinstance(n, int) else b.expand(b.const([0], DType.I32), (n,))

@@ -118,33 +118,43 @@ def gather(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     if at is not None and index.type.rank == 0:  # one known index: a view-like slice instead of an indexed load
         d = x.shape[axis]
         (i,) = at
-        if lower(i) < 0 <= upper(i) and i != d - 1:  # its sign is known when it runs
-            return ctx.emit(O.Gather(axis), x, index).outputs
-        i = i + d if upper(i) < 0 else i
-        if isinstance(d, int) and isinstance(i, int) and not 0 <= i < d:
-            raise ctx.unsupported(f"Gather of element {i} of {d}")
-        return [b.reshape(b.slice(x, axis, i, 1), (*x.shape[:axis], *x.shape[axis + 1 :]))]
-    return ctx.emit(O.Gather(axis), x, index).outputs
+        from_end = upper(i) < 0 or i == d - 1  # else a sign that may be either is known when it runs
+        if (from_end or lower(i) >= 0) and ctx.require_within(i, d * -1, d - 1):
+            i = i + d if upper(i) < 0 else i
+            return [b.reshape(b.slice(x, axis, i, 1), (*x.shape[:axis], *x.shape[axis + 1 :]))]
+    return ctx.emit(O.Gather(axis), x, ctx.index_of(index, x.shape[axis])).outputs
 
 
 def gather_elements(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, index = required(ctx, node, ins, 2)
-    return ctx.emit(O.GatherElements(axis_of(ctx, node, x.type.rank)), x, index).outputs
+    axis = axis_of(ctx, node, x.type.rank)
+    return ctx.emit(O.GatherElements(axis), x, ctx.index_of(index, x.shape[axis])).outputs
 
 
 def gather_nd(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, index = required(ctx, node, ins, 2)
-    return ctx.emit(O.GatherND(int(ctx.attr(node, "batch_dims", 0))), x, index).outputs
+    batch = int(ctx.attr(node, "batch_dims", 0))
+    return ctx.emit(O.GatherND(batch), x, _places(ctx, node, x, index, batch)).outputs
+
+
+def _places(ctx: ImportContext, node: NodeProto, x: Value, index: Value, batch: int) -> Value:
+    """Index tuples along the last axis, each entry within the axis of x that it is for."""
+    depth = index.shape[-1] if index.type.rank else 0
+    if not isinstance(depth, int) or not 1 <= depth <= x.type.rank - batch:
+        raise ctx.unsupported(f"{node.op_type} of {x.type} by {index.type}")
+    return ctx.index_of(index, *x.shape[batch : batch + depth])
 
 
 def scatter_elements(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, index, updates = required(ctx, node, ins, 3)
-    return ctx.emit(O.ScatterElements(axis_of(ctx, node, x.type.rank), ctx.attr(node, "reduction", "none")), x, index, updates).outputs
+    axis = axis_of(ctx, node, x.type.rank)
+    op = O.ScatterElements(axis, ctx.attr(node, "reduction", "none"))
+    return ctx.emit(op, x, ctx.index_of(index, x.shape[axis]), updates).outputs
 
 
 def scatter_nd(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, index, updates = required(ctx, node, ins, 3)
-    return ctx.emit(O.ScatterND(ctx.attr(node, "reduction", "none")), x, index, updates).outputs
+    return ctx.emit(O.ScatterND(ctx.attr(node, "reduction", "none")), x, _places(ctx, node, x, index, 0), updates).outputs
 
 
 def pad(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -173,7 +183,12 @@ def pad(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
         lo[axis], hi[axis] = pads[i], pads[len(axes) + i]
     if all(d == 0 for d in (*lo, *hi)):
         return [x]
-    return ctx.emit(O.Pad(tuple(lo), tuple(hi), ctx.attr(node, "mode", "constant")), x, value).outputs
+    mode = ctx.attr(node, "mode", "constant")
+    if mode == "reflect":  # once, as onnxruntime does it
+        for more, d in zip((*lo, *hi), (*x.shape, *x.shape), strict=True):
+            if more != 0:
+                ctx.require_within(more, -_HUGE, d - 1)
+    return ctx.emit(O.Pad(tuple(lo), tuple(hi), mode), x, value).outputs
 
 
 def one_hot(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

@@ -28,7 +28,7 @@ def axis_count(ctx: ImportContext, axes: Value, what: str) -> int:
 
 def matches(b: Build, axes: Value, rank: int) -> Value:
     """BOOL [axes, rank]: whether entry k names axis a; negative ones count from the end."""
-    axes = b.reshape(b.cast(axes, DType.I64), (axes.type.numel, 1))
+    axes = b.ctx.index_of(b.reshape(b.cast(axes, DType.I64), (axes.type.numel, 1)), rank)
     axes = b.where(b.emit(O.Less(), axes, b.const(0, DType.I64)), b.add(axes, rank), axes)
     return b.emit(O.Equal(), axes, b.reshape(b.iota(rank), (1, rank)))
 
@@ -55,7 +55,7 @@ def sizes_in(ctx: ImportContext, vector: Value, lo: int = 0) -> tuple[Dim, ...]:
 def around_axis(ctx: ImportContext, x: Value, axis: Value, rank: int) -> Value:
     """x as [before, axis, behind, *rest]: the first `rank` axes, of which `axis` is one, gathered into three."""
     b, dims = Build(ctx), dims_value(Build(ctx), x.shape[:rank])
-    axis = b.reshape(b.cast(axis, DType.I64), ())
+    axis = ctx.index_of(b.reshape(b.cast(axis, DType.I64), ()), x.type.rank)
     axis = b.where(b.emit(O.Less(), axis, b.const(0, DType.I64)), b.add(axis, x.type.rank), axis)
     places, one = b.iota(rank), b.const(1, DType.I64)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnx import NodeProto
 
-from ....ir import Dim, DType, Value, prod
+from ....ir import Dim, DType, Value, dim_min, prod
 from ....ir import ops as O
 from ..compose import Build, optional, required
 from ..context import HandlerTable, ImportContext
@@ -45,7 +45,8 @@ def compress(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
     b, axis = Build(ctx), ctx.attr(node, "axis")
     if axis is None:
         x, axis = b.reshape(x, (x.type.numel,)), 0
-    return [b.emit(O.Gather(axis % x.type.rank), x, found(ctx, condition))]
+    length = dim_min(condition.shape[0], x.shape[axis % x.type.rank])  # what a longer one says of places beyond counts for nothing
+    return [b.emit(O.Gather(axis % x.type.rank), x, found(ctx, b.slice(condition, 0, 0, length)))]
 
 
 def unique(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

@@ -144,9 +144,12 @@ def q_embed_layer_normalization(ctx: ImportContext, node: NodeProto, ins: Ins) -
     if word is None or position is None or gamma is None or beta is None:
         raise ctx.unsupported("QEmbedLayerNormalization without its tables")
     n, s = ids.shape
-    total = b.add(b.emit(O.Gather(0), word, ids), b.reshape(b.slice(position, 0, 0, s), (1, s, position.shape[1])))
+    total = b.add(
+        b.emit(O.Gather(0), word, ctx.checked(ids, [0], [word.shape[0] - 1])),
+        b.reshape(b.slice(position, 0, 0, s), (1, s, position.shape[1])),
+    )
     if kind is not None and segments is not None:
-        total = b.add(total, b.emit(O.Gather(0), kind, segments))
+        total = b.add(total, b.emit(O.Gather(0), kind, ctx.checked(segments, [0], [kind.shape[0] - 1])))
     y = b.emit(O.LayerNorm(2, float(ctx.attr(node, "epsilon", 1e-12))), total, gamma, beta)
     none = b.expand(b.const([0], DType.I32), (n,))
     return [y, none if mask is None else b.reduce("sum", b.cast(mask, DType.I32), [1], False)]

@@ -82,6 +82,7 @@ def gather_block_quantized(ctx: ImportContext, node: NodeProto, ins: list[Value 
     if axis % rank != 0 or along % rank != rank - 1 or rank < 2 or bits not in (4, 8):
         raise ctx.unsupported(f"GatherBlockQuantized of axis {axis}, quantized along {along}, with {bits} bits")
     packed = table.dtype is DType.U8 and bits == 4
+    index = ctx.index_of(index, table.shape[0])
 
     def rows(v: Value, size: Dim) -> Value:
         """The rows asked for, unpacked and cut to `size` elements."""

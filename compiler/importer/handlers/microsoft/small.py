@@ -165,7 +165,7 @@ def bias_dropout(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Valu
 
 def torch_embedding(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
     table, index = required(ctx, node, ins, 2)
-    return [Build(ctx).emit(O.Gather(0), table, index)]
+    return [Build(ctx).emit(O.Gather(0), table, ctx.index_of(index, table.shape[0]))]
 
 
 def scaled_silu(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
