@@ -166,7 +166,16 @@ def test_control_instructions():
     assert interpret([3, 0, 5, 4, 1, 4, 1], [flag, n]) == 0 and n == 1
     flag[...] = True
     assert interpret([3, 0, 5, 4, 1, 4, 1], [flag, n]) == 0 and n == 3
-    assert interpret([9, 0], [a]) == 1
+    assert interpret([99, 0], [a]) == 1
+
+
+def test_an_expectation_that_is_not_met_stops_the_program():
+    """The second pair, least and greatest, against limits in dim slots; what comes behind does not run."""
+    ends, n = np.array([[-9, 9], [-2, 1]], np.int64), np.array(0, np.int64)
+    for lo, hi, code in ((-2, 1, 0), (-1, 1, 3), (-2, 0, 3), (-3, 2, 0)):
+        n[...] = 0
+        assert interpret([9, 0, 0, 1, 0, 1, 4, 1], [ends, n], (lo, hi)) == code
+        assert n == (code == 0)
 
 
 @pytest.mark.parametrize("machine, hint", [("x86_64", "pause"), ("aarch64", "yield")])
