@@ -21,6 +21,7 @@ from .held_arrays import flatten
 
 Feeds = Mapping[str, np.ndarray]
 Source = str | os.PathLike[str] | bytes
+_PASSED_ON = 0.05  # share of an error that a layer has to add for it to enter there
 _EXTENDED = {np.dtype(ml_dtypes.bfloat16): 16, np.dtype(ml_dtypes.float8_e4m3fn): 17, np.dtype(ml_dtypes.float8_e5m2): 19}
 
 
@@ -110,10 +111,11 @@ class Report:
 
     @property
     def entering(self) -> list[tuple[Layer, float]]:
-        """Layers by how much larger their relative L2 error is than that of any of their operands, the largest first."""
+        """Layers by how much larger their relative L2 error is than that of any of their operands, the largest first; not those that only
+        pass an error on."""
         known = {x.difference.name: x.difference.relative_l2 for x in self.layers}
         found = [(x, x.difference.relative_l2 - max((known.get(i, 0.0) for i in x.inputs), default=0.0)) for x in self.layers]
-        return sorted((pair for pair in found if pair[1] > 0), key=lambda pair: -pair[1])
+        return sorted((p for p in found if p[1] > _PASSED_ON * p[0].difference.relative_l2), key=lambda pair: -pair[1])
 
     def as_json(self) -> dict[str, Any]:
         first = self.first_divergence

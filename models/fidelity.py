@@ -73,6 +73,7 @@ def losses(path: Path, calibration: Sequence[Feeds], data: Sequence[Feeds]) -> I
             for method in ("nearest", "gptq", "awq"):
                 yield measured("mlc", method, group, symmetric, _ours(path, method, group, symmetric, calibration, data))
             yield measured("onnxruntime", "default", group, symmetric, _run(_onnxruntime(model, group, symmetric), data))
+            yield measured("onnxruntime", "GPTQ", group, symmetric, _run(_gptq(model, group, symmetric, calibration), data))
         if importlib.util.find_spec("torch") is not None:  # which it computes with
             yield measured("onnxruntime", "HQQ", group, False, _run(_hqq(model, group), data))
     for name, symmetric in (("Q4_0", True), ("Q4_1", False)):
@@ -147,6 +148,30 @@ def _quantized(model: onnx.ModelProto, settings: Callable[[Any], dict[str, Any]]
         quantizer.process()
     made: onnx.ModelProto = quantizer.model.model
     return made
+
+
+def _gptq(model: onnx.ModelProto, group: int, symmetric: bool, calibration: Sequence[Feeds]) -> onnx.ModelProto:
+    """The model with weights as the GPTQ that onnxruntime has from Intel's Neural Compressor rounds them.
+
+    Its function for one matrix is called directly: what wraps it rounds the result a second time, with ranges of its own.
+    """
+    quantizer = importlib.import_module("onnxruntime.quantization.neural_compressor.weight_only")
+    held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    read = {n.input[1]: n.input[0] for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in held and held[n.input[1]].ndim == 2}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    fed = {i.name for i in model.graph.input}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=x) for x in dict.fromkeys(read.values()) if x not in fed)
+    seen = [{**feeds, **out} for feeds, out in zip(calibration, _run(copy, calibration), strict=True)]
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in read:
+            rows = [s[read[tensor.name]].reshape(-1, s[read[tensor.name]].shape[-1]).astype(np.float64) for s in seen]
+            hessian = sum(x.T @ x for x in rows)
+            scheme = "sym" if symmetric else "asym"
+            made = quantizer.gptq(held[tensor.name].copy(), hessian, num_bits=4, group_size=group, scheme=scheme)
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(made, np.float32), tensor.name))
+    return copy
 
 
 def _gguf(model: onnx.ModelProto, name: str) -> onnx.ModelProto:

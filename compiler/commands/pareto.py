@@ -64,12 +64,13 @@ def command(
 
 def show(points: list[Any], options: Precision) -> None:
     """The table: every point, those of the frontier marked, and the choice."""
+    from ..precision.metrics import shown
     from ..precision.pareto import choice, frontier
 
     metric = options.bound.name if options.bound else "relative-l2"
     best = {p.name for p in frontier(points, metric)}
     chosen = choice(points, metric, options.bound.limit) if options.bound else None
-    table = Table("", "point", "ms", "speed-up", "size", *points[0].losses, "layers")
+    table = Table("", "point", "ms", "speed-up", "size", *map(shown, points[0].losses), "layers")
     for p in points:
         mark = "→" if p is chosen else "•" if p.name in best else ""
         counts = ", ".join(f"{n} {k}" for k, n in p.layers.items() if n)
@@ -77,7 +78,7 @@ def show(points: list[Any], options: Precision) -> None:
         table.add_row(mark, escape(p.name), f"{p.milliseconds:.3f}", f"{p.speedup:.2f}", bytes_text(p.size), *losses, counts)
     console = out()
     console.print(table)
-    console.print(f"• no other point is faster at the same or a smaller {escape(metric)}", highlight=False)
+    console.print(f"• no other point is faster at the same or a smaller loss ({escape(shown(metric))})", highlight=False)
     if options.bound:
         console.print(
             f"→ the fastest within {escape(str(options.bound))}" if chosen else f"no point is within {escape(str(options.bound))}",

@@ -48,10 +48,10 @@ def assign(graph: Graph, options: Precision) -> Assignment:
     known = layers(graph)
     chosen = {name: options.default for name, node in known.items() if options.default in supported(node)}
     for pattern, precision in options.overrides:
-        matched = [name for name, node in known.items() if fnmatchcase(name, pattern) or fnmatchcase(_operator(node), pattern)]
+        matched = [name for name, node in known.items() if _matches(name, node, pattern)]
         if not matched:
             raise InputError(
-                f"no layer matches {pattern!r}", expected="a name or an operator, such as " + ", ".join(list(known)[:3]), loc="--layer"
+                f"no layer matches {pattern!r}", expected="MatMul, Conv, or a name such as " + ", ".join(list(known)[:3]), loc="--layer"
             )
         for name in matched:
             if precision == "fp32":
@@ -202,5 +202,6 @@ def _weights(node: Node) -> np.ndarray:
     return data.reshape(data.shape[-2:]) if isinstance(node.op, MatMul) else data
 
 
-def _operator(node: Node) -> str:
-    return "MatMul" if isinstance(node.op, MatMul) else "Conv"
+def _matches(name: str, node: Node, pattern: str) -> bool:
+    operators = ("MatMul", "Gemm") if isinstance(node.op, MatMul) else ("Conv",)
+    return any(fnmatchcase(known, pattern) for known in (name, *operators))

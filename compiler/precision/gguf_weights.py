@@ -7,7 +7,9 @@ block structures that ggml's `ggml-common.h` defines. Files are parsed by the pa
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,24 +22,47 @@ _GROUP = 32
 def read_gguf(path: str | os.PathLike[str]) -> dict[str, WeightOnly]:
     """The tensors of a file that have such a type, by name, each as weights [K, N].
 
-    Raises InputError for a file that cannot be read, or one without the package `gguf`.
+    Raises InputError for a file that cannot be read or contradicts itself, or without the package `gguf`.
     """
     try:
+        from gguf import GGML_QUANT_SIZES, GGUFReader
         from gguf import GGMLQuantizationType as Kind
-        from gguf import GGUFReader
     except ImportError as e:
         raise InputError("reading GGUF needs the package gguf", remedy="pip install 'mlc[gguf]'", loc=str(path)) from e
     try:
-        tensors = GGUFReader(os.fspath(path)).tensors
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's about sizes that overflow; what follows from them is an error
+            reader = GGUFReader(os.fspath(path))
     except Exception as e:  # the reader's errors on broken files are of any kind
         raise InputError(f"is no GGUF file that can be read: {e}", loc=str(path)) from e
+    _check_places(reader, str(path))
     read: dict[Kind, Callable[[np.ndarray, int, int], WeightOnly]] = {Kind.Q4_0: _q4_0, Kind.Q8_0: _q8_0, Kind.Q4_K: _q4_k}
     found = {}
-    for t in tensors:
+    for t in reader.tensors:
         if t.tensor_type in read and len(t.shape) == 2:
             k, n = (int(d) for d in t.shape)  # the fastest axis first
-            found[t.name] = read[t.tensor_type](np.asarray(t.data).view(np.uint8).reshape(n, -1), k, n)
+            block, size = GGML_QUANT_SIZES[t.tensor_type]
+            if k < 1 or n < 1 or k % block or t.n_bytes != n * (k // block) * size:
+                raise InputError(
+                    f"tensor {t.name!r} is {k} by {n}, in {t.n_bytes} bytes", expected=f"rows of a multiple of {block}", loc=str(path)
+                )
+            made = read[t.tensor_type](np.asarray(t.data).view(np.uint8).reshape(n, -1), k, n)
+            if not (np.isfinite(made.scales).all() and np.isfinite(made.zeros).all()):
+                raise InputError(f"tensor {t.name!r} has scales that are NaN or infinite", expected="finite numbers", loc=str(path))
+            found[t.name] = made
     return found
+
+
+def _check_places(reader: Any, loc: str) -> None:
+    """Tensors begin at the file's alignment, one behind the other. Raises InputError."""
+    end = 0
+    for t in sorted(reader.tensors, key=lambda t: int(t.data_offset)):
+        at = int(t.data_offset)
+        if (at - int(reader.data_offset)) % int(reader.alignment) or at < int(reader.data_offset):
+            raise InputError(f"tensor {t.name!r} begins at byte {at}", expected=f"a multiple of {reader.alignment} in the data", loc=loc)
+        if at < end:
+            raise InputError(f"tensor {t.name!r} begins at byte {at}, inside of another", expected=f"{end} or more", loc=loc)
+        end = at + int(t.n_bytes)
 
 
 def _q4_0(raw: np.ndarray, k: int, n: int) -> WeightOnly:

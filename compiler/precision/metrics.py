@@ -42,6 +42,12 @@ def arg_max(got: Sequence[Feeds], want: Sequence[Feeds]) -> float:
 
 
 METRICS: dict[str, Metric] = {"relative-l2": relative_l2, "cosine": cosine, "arg-max": arg_max}
+_SHOWN = {"relative-l2": "relative L2", "cosine": "1 − cosine", "arg-max": "arg-max moved"}
+
+
+def shown(metric: str) -> str:
+    """A metric as tables and plots call it: as what is lost."""
+    return _SHOWN.get(metric, metric)
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Bound:
     power: int = 1
 
     def __str__(self) -> str:
-        return f"{self.name} ≤ {self.limit:g}"
+        return f"{shown(self.name)} ≤ {self.limit:g}"
 
 
 def parse_bound(text: str) -> Bound:
@@ -132,4 +138,5 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> float:
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     n = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
-    return float(a @ b) / n if n else float(np.array_equal(a, b))
+    same = np.array_equal(a, b)  # of which rounding would leave 1e-16
+    return float(same) if same or not n else float(a @ b) / n

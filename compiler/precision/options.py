@@ -75,7 +75,9 @@ class Precision:
         if self.calibration is not None and not isinstance(self.calibration, (str, os.PathLike, Mapping)):
             object.__setattr__(self, "calibration", tuple(self.calibration))
         if self.calibration is None and (need := self._needs_data()):
-            raise InputError(f"{need} without calibration data", expected="sample inputs", remedy="Give --calibration FILE.npz.", loc=need)
+            raise InputError(
+                f"{need} without calibration data", expected="sample inputs", remedy="Give --calibration FILE.npz (calibration=)."
+            )
 
     @property
     def is_float32(self) -> bool:

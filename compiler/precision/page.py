@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ...errors import InputError
-from .metrics import Bound
+from .metrics import Bound, shown
 from .pareto import Point, choice, frontier
 
 
@@ -21,7 +21,7 @@ def page(title: str, points: Sequence[Point], bound: Bound | None, about: dict[s
     env = Environment(loader=PackageLoader(__package__, "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return env.get_template("pareto.html.j2").render(
         title=title, points=points, frontier={p.name for p in best}, chosen=chosen, metric=metric, bound=bound, about=about,
-        plot=_plot(points, best, chosen, metric, bound), metrics=list(points[0].losses),
+        plot=_plot(points, best, chosen, metric, bound), metrics=list(points[0].losses), shown=shown,
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def _plot(points: Sequence[Point], best: Sequence[Point], chosen: Point | None, 
     smallest = min((p.losses[metric] for p in points if p.losses[metric] > 0), default=0.0)
     if smallest and largest / smallest > 30:
         axes.set_xscale("symlog", linthresh=smallest)
-    axes.set_xlabel(f"loss: {metric}")
+    axes.set_xlabel(f"loss: {shown(metric)}")
     axes.set_ylabel("speed-up over float32")
     axes.legend(loc="lower right")
     out = io.StringIO()

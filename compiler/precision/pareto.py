@@ -19,12 +19,14 @@ from .. import bench
 from .choose import within_groups
 from .metrics import METRICS
 from .search import Assignment
+from .switches import Switches
 from .workbench import Workbench
 
 Progress = Callable[[str, int, int], None]
 _FORMAT = 1
 _UNIFORM = ("bf16", "int8-dynamic", "int8", "int8-weight", "int4")
 _SHARES = (0.25, 0.5, 0.75)  # of the layers at the fastest precision, in the order of what they lose alone
+_WEIGHED = 4  # samples on which layers are weighed one by one
 _TIMING = bench.Options(seconds=1.0, rounds=5)
 
 
@@ -106,14 +108,17 @@ def _candidates(bench_: Workbench, done: dict[str, Point], tell: Progress) -> It
         yield from ((n, done[n].assignment) for n in names)
         return
     low, metric = uniform[fastest.name], next(iter(METRICS.values()))
+    some, wanted = bench_.samples[:_WEIGHED], bench_.wanted[:_WEIGHED]
+    tell("pareto: layers one by one", 0, len(low))
+    switches = Switches(bench_.graph, bench_.chooser, {layer: [precision] for layer, precision in low.items()}, bench_.built)
     alone: dict[str, float] = {}
     for i, (layer, precision) in enumerate(low.items()):
         tell("pareto: layers one by one", i, len(low))
-        alone[layer] = metric(bench_.outputs(bench_.module({layer: precision})), bench_.wanted)
+        alone[layer] = metric(switches.outputs({layer: precision}, some), wanted)
     order = sorted(low, key=lambda layer: alone[layer])
     for name, share in zip(names, _SHARES, strict=True):
-        some = order[: round(share * len(order))]
-        yield name, {**uniform["bf16"], **{layer: low[layer] for layer in some}}
+        first = order[: round(share * len(order))]
+        yield name, {**uniform["bf16"], **{layer: low[layer] for layer in first}}
 
 
 def _point(bench_: Workbench, name: str, assignment: Assignment) -> Point:

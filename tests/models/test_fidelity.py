@@ -46,6 +46,13 @@ def test_calibration_loses_less(found):
     assert all(loss < nearest[key] for key, loss in by(found, "mlc", "gptq").items())
 
 
+def test_gptq_loses_no_more_than_that_of_onnxruntime(found):
+    ours, theirs = by(found, "mlc", "gptq"), by(found, "onnxruntime", "GPTQ")
+    assert ours.keys() == theirs.keys() and len(ours) == 6
+    for key, loss in ours.items():
+        assert loss < 1.02 * theirs[key], key
+
+
 def test_the_table_is_sorted_and_whole(found):
     lines = fidelity.table(found).splitlines()
     assert len(lines) == 2 + len(found) and lines[2].split("|")[2].strip() == "32"

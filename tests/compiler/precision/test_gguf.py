@@ -1,5 +1,8 @@
 """GGUF weights against the reference dequantizer of the package that defines the format."""
 
+import contextlib
+import struct
+
 import mlc
 import numpy as np
 import onnx
@@ -74,3 +77,64 @@ def test_what_is_no_gguf_file_is_refused(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"not a model")
     with pytest.raises(InputError, match="no GGUF file"):
         read_gguf(tmp_path / "x.gguf")
+
+
+def changed(file, tmp_path, change):
+    data = bytearray(file[0].read_bytes())
+    change(data)
+    path = tmp_path / "changed.gguf"
+    path.write_bytes(data)
+    return path
+
+
+def info(data, name):
+    """Where a tensor's number of dims lies; dims of 8 bytes, the type of 4 and the offset of 8 follow."""
+    at = data.index(name) + len(name)
+    assert struct.unpack_from("<I", data, at) == (2,)
+    return at + 4
+
+
+def put(kind, shift, value):
+    return lambda data: struct.pack_into(kind, data, info(data, b"Q8_0") + shift, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: data.__delitem__(slice(len(data) // 2, None)), "no GGUF file"),
+        (lambda data: data.__delitem__(slice(40, None)), "no GGUF file"),
+        (put("<Q", 0, 1 << 62), "no GGUF file"),  # elements of a row
+        (put("<Q", 8, 1 << 40), "no GGUF file"),  # rows
+        (put("<Q", 0, 0), "is 0 by 24"),
+        (put("<Q", 8, 0), "by 0"),
+        (put("<I", 16, 12345), "no GGUF file"),  # type
+        (put("<Q", 20, 1 << 50), "no GGUF file"),  # offset
+        (put("<Q", 20, 33), "begins at byte"),
+        (put("<Q", 20, 0), "inside of another"),
+        (lambda data: struct.pack_into("<Q", data, 8, 1 << 60), "no GGUF file"),  # number of tensors
+    ],
+)
+def test_hostile_files_are_refused(file, tmp_path, change, words):
+    path = changed(file, tmp_path, change)
+    with pytest.raises(InputError, match=words):
+        read_gguf(path)
+
+
+def test_scales_must_be_finite(file, tmp_path):
+    raw = file[1][KINDS.Q8_0].tobytes()[:64]
+
+    def change(data):
+        at = data.index(raw)
+        data[at : at + 2] = np.float16("inf").tobytes()
+
+    with pytest.raises(InputError, match="'Q8_0' has scales that are NaN or infinite"):
+        read_gguf(changed(file, tmp_path, change))
+
+
+def test_any_broken_byte_is_an_error_of_ours_or_harmless(file, tmp_path):
+    rng = np.random.default_rng(5)
+    header = file[0].read_bytes().index(b"float") + 40
+    for _ in range(150):
+        at, value = int(rng.integers(4, header)), int(rng.integers(0, 256))
+        with contextlib.suppress(InputError):
+            read_gguf(changed(file, tmp_path, lambda data, at=at, value=value: data.__setitem__(at, value)))

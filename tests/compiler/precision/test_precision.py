@@ -110,6 +110,11 @@ def test_overrides_choose_layers_by_name_and_operator(graph):
         assign(graph, mlc.Precision("fp32", overrides=(("conv", "int8-dynamic"),)))
 
 
+def test_products_are_matched_by_either_of_their_operators(graph):
+    for pattern in ("MatMul", "Gemm", "[MG]*"):
+        assert assign(graph, mlc.Precision("bf16", overrides=((pattern, "fp32"),))) == {"conv": "bf16"}
+
+
 def test_a_bound_keeps_the_sensitive_layers_high(graph, samples):
     wide = lower_precision(graph, mlc.Precision("int8", calibration=samples, max_drop="relative-l2=0.5"))
     assert set(wide.assignment.values()) == {"int8"} and not wide.outcome.kept
