@@ -13,15 +13,16 @@ from ...errors import ArtifactError, DeviceError, TargetError
 from ..artifact import Parts
 from ..binding import Binding, Sizes
 from ..handles import Handles
-from ..manifest import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD, Manifest, instruction_length
+from ..manifest import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, YIELD, Manifest, instruction_length
 from ..resume import Yields
 from . import images
 from .device import Device, Memory
+from .segments import Segment, segments
 from .space import DeviceSpace, Placed
 
 Around = Callable[[int, Callable[[], None]], None]
 _MAPS = 4096  # tensor maps that an execution keeps
-_GRAPHS = 4  # sets of addresses whose graphs an execution keeps
+_GRAPHS = 4  # sets of addresses and sizes whose graphs an execution keeps, on average of its segments
 
 
 class CudaProgram(Sizes):
@@ -47,7 +48,7 @@ class CudaProgram(Sizes):
             device.synchronize(stream)
         self.weights_at = self.streamed_at = self.weights.ptr
         self.locations = {s.word: (s.symbol, " + ".join(s.loc)) for s in m.steps}
-        self.straight = not set(_opcodes(m.program)) & {JUMP, JUMP_IF_FALSE, JUMP_IF_GE, INCREMENT, CLEAR, YIELD, TEAM_CALL}
+        self.segments = segments(m.program, self.skipped)
 
     def execution(self, binding: Binding, arena: Any) -> CudaExecution:
         """Called by the binding."""
@@ -80,12 +81,10 @@ def _skipped(m: Manifest, device: Device) -> tuple[frozenset[int], set[int]]:
     return frozenset(skipped), used
 
 
-def _opcodes(program: tuple[int, ...]) -> list[int]:
-    out, pc = [], 0
-    while pc < len(program):
-        out.append(program[pc])
-        pc += instruction_length(program, pc)
-    return out
+def _keep(kept: OrderedDict[tuple[int, ...], Any], key: tuple[int, ...], value: Any, most: int) -> None:
+    kept[key] = value
+    if len(kept) > most:
+        kept.popitem(last=False)
 
 
 class CudaExecution:
@@ -104,7 +103,9 @@ class CudaExecution:
         self.staging: dict[tuple[str, int], Memory] = {}
         self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._maps: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-        self._seen: tuple[int, ...] | None = None
+        self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()  # keys that ran once
+        self._vary: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}  # of a segment: what of its buffers and dims may change
+        self._most_graphs = _GRAPHS * max(1, len(program.segments))
 
     def __del__(self) -> None:
         event, self.event = getattr(self, "event", None), None
@@ -127,30 +128,38 @@ class CudaExecution:
             placed = outputs[position]
             assert placed is not None
             self.bufs[i] = placed.memory.ptr + shift
-        if not graphs or not self.program.straight or self.program.check:
-            self.launch_all(stream, self.yields(outputs, stream, handles))
-            return
-        key = (*inputs, *(o.memory.ptr for o in outputs if o is not None))
+        resumed = self.yields(outputs, stream, handles)
+        self.launch_all(stream, resumed, graphs=graphs and not self.program.check)
+
+    def _replayed(self, segment: Segment, stream: Any) -> bool:
+        """Run a segment as a graph, if it is one for these addresses and sizes, or becomes one."""
+        if segment.start not in self._vary:
+            # Without handlers sizes stay, and no addresses change but those of what users hand over.
+            handed = {i for i, _, _ in (*self.binding.in_patches, *self.binding.out_patches)}
+            changes = bool(self.binding.manifest.handlers)
+            self._vary[segment.start] = (
+                tuple(b for b in segment.buffers if changes or b in handed),
+                segment.dims if changes else (),
+            )
+        buffers, dims = self._vary[segment.start]
+        key = (segment.start, *(self.bufs[b] for b in buffers), *(int(self.dims[d]) for d in dims))
+        device = self.program.device
         if key in self._graphs:
             self._graphs.move_to_end(key)
-            self.program.device.replay(self._graphs[key], stream)
-            return
-        # The first run launches plainly: it loads what the driver loads lazily, which a capture must not.
-        if self._seen != key:
-            self._seen = key
-            self.launch_all(stream)
-            return
-        if not self.program.device.begin_capture(self.stream):
-            self.launch_all(stream)
-            return
-        try:
-            self.launch_all(self.stream)
-        finally:
-            graph = self.program.device.end_capture(self.stream)
-        self._graphs[key] = graph
-        if len(self._graphs) > _GRAPHS:
-            self._graphs.popitem(last=False)
-        self.program.device.replay(graph, stream)
+        else:
+            # The first run launches plainly: it loads what the driver loads lazily, which a capture must not.
+            if key not in self._seen:
+                _keep(self._seen, key, None, self._most_graphs)
+                return False
+            if not device.begin_capture(self.stream):
+                return False
+            try:
+                self._calls(segment.start, segment.end, self.stream)
+            finally:
+                graph = device.end_capture(self.stream)
+            _keep(self._graphs, key, graph, self._most_graphs)
+        device.replay(self._graphs[key], stream)
+        return True
 
     def yields(self, outputs: list[Any], stream: Any, handles: Handles) -> Yields | None:
         """What this run's yields do; None for a program without. It is kept: memory of its tensors is in use until the end."""
@@ -159,20 +168,32 @@ class CudaExecution:
             self.resumed = Yields(self.program, self.binding, self.bufs, self.dims, outputs, handles, space)
         return self.resumed
 
-    def launch_all(self, stream: Any, yields: Yields | None = None, around: Around | None = None) -> None:
-        """The program's instructions in order. `around(word, launch)`, if given, calls each launch itself."""
-        p, words, bufs, dims, device = self.program, self.program.words, self.bufs, self.dims, self.program.device
-        control = _Control(device, stream, bufs)
+    def launch_all(self, stream: Any, yields: Yields | None = None, around: Around | None = None, graphs: bool = False) -> None:
+        """The program's instructions in order, stretches of launches as graphs if asked for.
+
+        `around(word, launch)`, if given, calls each launch itself.
+        """
+        p, words = self.program, self.program.words
+        control = _Control(p.device, stream, self.bufs)
         pc = 0
         while pc < len(words):
             op = words[pc]
             if op == YIELD and yields is not None:
                 yields.handle(words[pc + 1])
                 pc += 2
-                continue
-            if op != CALL:
+            elif op != CALL:
                 pc = control.step(words, pc)
-                continue
+            elif graphs and pc in p.segments and self._replayed(p.segments[pc], stream):
+                pc = p.segments[pc].end
+            else:
+                end = p.segments[pc].end if pc in p.segments else pc + instruction_length(words, pc)
+                self._calls(pc, end, stream, around)
+                pc = end
+
+    def _calls(self, pc: int, end: int, stream: Any, around: Around | None = None) -> None:
+        """Launch the calls from word `pc` up to `end`."""
+        p, words, bufs, dims, device = self.program, self.program.words, self.bufs, self.dims, self.program.device
+        while pc < end:
             n, m = words[pc + 2], words[pc + 3]
             blocks = 0 if pc in p.skipped else int(dims[words[pc + 4]])
             if blocks > 0:
