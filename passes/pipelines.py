@@ -17,6 +17,7 @@ from .fuse_attention import FuseAttention
 from .fuse_patterns import FusePatterns
 from .fuse_rotary import FuseRotary
 from .grouped_weights import GroupedWeights, NameDequantizers
+from .hoist_invariants import HoistInvariants
 from .integer_products import IntegerProducts
 from .simplify import Simplify
 from .sink_transposes import SinkTransposes
@@ -48,6 +49,7 @@ O0: tuple[Runnable, ...] = (FoldConstants(),)
 QUANTIZED: tuple[Runnable, ...] = (NameDequantizers(), IntegerProducts(), GroupedWeights())
 O1: tuple[Runnable, ...] = (*QUANTIZED, CLEAN)
 O2: tuple[Runnable, ...] = (
+    HoistInvariants(),
     *QUANTIZED,  # before constants fold: quantized weights must not become floats
     CLEAN,
     FusePatterns(moved_norms=False),  # before layout: fewer nodes to choose for

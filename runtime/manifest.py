@@ -181,7 +181,7 @@ class _Parser:
         if not isinstance(raw, dict) or "general" in raw:
             raise ArtifactError("the manifest of the second program is no program")
         found = _Parser(raw, self.n_functions, self.weights_size).parse()
-        results = [[(t.name, t.dtype, t.kind, len(t.shape)) for t in infos] for infos in (outputs, found.outputs)]
+        results = [[(t.name, t.dtype, t.kind) for t in infos] for infos in (outputs, found.outputs)]
         names = [{s.name for s in of} for of in (symbols, found.symbols)]
         if found.inputs != inputs or results[0] != results[1] or names[0] != names[1]:
             raise ArtifactError("the two programs of the manifest have different inputs or outputs")

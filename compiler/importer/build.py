@@ -304,6 +304,9 @@ class Importer(ImportContext):
     def trace(self, graph: GraphProto, args: Sequence[Value], region: Region) -> list[Value]:
         return self._subgraph(graph, args, region)
 
+    def captured(self, region: Region, value: Value) -> Value:
+        return self._capture(value, [region.captures])
+
     def _subgraph(self, graph: GraphProto, args: Sequence[Value], region: Region | None) -> list[Value]:
         if self.depth >= _MAX_DEPTH:
             raise OnnxImportError(f"subgraphs are nested more than {_MAX_DEPTH} deep", loc=", ".join(self.loc))

@@ -32,6 +32,7 @@ from ...ir import (
     Trait,
     Value,
     broadcast,
+    dim_min,
     dim_stretch,
     is_static,
     lower,
@@ -364,6 +365,32 @@ class ImportContext:
         """Indices into axes of these sizes, where negative ones count from the end, compared with them if need be."""
         return self.checked(index, [d * -1 for d in sizes], [d - 1 for d in sizes])
 
+    def is_one(self, d: Dim) -> bool:
+        """Whether an axis of size d goes where axes of size 1 go, which changes the rank of a result.
+
+        A symbolic size is taken as another than 1, unless something before needs it to be 1. Runs at 1 are left to the graph
+        that serves sizes which this one takes as equal; there it is 1.
+        """
+        if not isinstance(d, Expr) or not lower(d) <= 1 <= upper(d):
+            return d == 1
+        if self._needs_one(d):
+            return True
+        if self.stretch:
+            self.require_equal(d, 1)
+        elif not self.in_region:
+            self.equal.setdefault((dim_min((d - 1) * (d - 1), 1), 1), False)
+        return self.stretch
+
+    def _needs_one(self, d: Dim) -> bool:
+        """Whether the sizes that have to be equal make d equal 1."""
+        seen, left = {d}, [d]
+        while left:
+            x = left.pop()
+            found = [b if a == x else a for (a, b), required in self.equal.items() if required and x in (a, b)]
+            left += [y for y in found if y not in seen]
+            seen.update(found)
+        return 1 in seen
+
     def decide(self) -> bool:
         """Which branch of an If to take first whose branches do not fit together; asked again where the choice fails."""
         raise NotImplementedError
@@ -374,6 +401,10 @@ class ImportContext:
 
     def inline(self, graph: GraphProto, args: Sequence[Value]) -> list[Value]:
         """Import a subgraph in place: its inputs are `args`, what it reads from outside is read directly."""
+        raise NotImplementedError
+
+    def captured(self, region: Region, value: Value) -> Value:
+        """What a value from outside is inside of a region."""
         raise NotImplementedError
 
     def trace(self, graph: GraphProto, args: Sequence[Value], region: Region) -> list[Value]:

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto
 
 from ....errors import OnnxImportError
-from ....ir import Const, Dim, DType, RunTimeSize, TensorType, Value, dim_max, sym, symbols_of
+from ....ir import Const, Dim, DType, RunTimeSize, TensorType, Value, dim_max, lower, sym, symbols_of
 from ....ir import ops as O
 from ....ir.ops.host import OBJECT
 from ..compose import Build, optional, required
@@ -20,6 +20,7 @@ from .scan import formal, scan, scan_8
 # Loops of at most this many nodes in total are unrolled; those that have to be (states change type) up to the second.
 _UNROLL_NODES = 256
 _UNROLL_TRIPS = 256
+_PEEL = 2  # iterations taken out of a loop for the sake of its states' types
 Place = tuple[int, int, str]  # result, axis, symbol
 
 
@@ -33,11 +34,11 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     regions[1].captures = captures = regions[0].captures
     required_before = dict(ctx.equal)
     a, c = (ctx.trace(g, [], r) for g, r in zip((then, orelse), regions, strict=True))
+    a, c = _of_one_rank(b := Build(ctx), a, c)
     misfit = next((f"{x.type} and {y.type}" for x, y in zip(a, c, strict=True) if not _alike(x, y)), None)
     if misfit is not None:
         ctx.equal = required_before  # the traced branches are dropped
         return _assume_branch(ctx, cond, then, orelse, misfit)
-    b = Build(ctx)
     results, places = _joined(ctx, a, c, regions)
     outs = [list(a), list(c)]
     if places:  # how large results are that may differ is a result too
@@ -51,6 +52,20 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
         if v.dtype is DType.OBJECT:
             ctx.held[v] = _held_by_either(ctx, (x, y), regions)
     return node_.outputs[: len(a)]
+
+
+def _of_one_rank(b: Build, a: Sequence[Value], c: Sequence[Value]) -> tuple[list[Value], list[Value]]:
+    """Results, of which single elements have the rank of the other branch's if that is less.
+
+    Paddle's exporter gives [] in one branch and [1] in the other. What the rank is would depend on the data.
+    """
+    outs = list(a), list(c)
+    for i, pair in enumerate(zip(a, c, strict=True)):
+        if all(v.dtype is not DType.OBJECT and v.type.numel == 1 for v in pair):
+            shape = min((v.shape for v in pair), key=len)
+            for values, v in zip(outs, pair, strict=True):
+                values[i] = b.reshape(v, shape)
+    return outs
 
 
 def _alike(x: Value, y: Value) -> bool:
@@ -99,7 +114,11 @@ def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: Gr
 
 def loop(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     trip, cond, states = optional(ins, 0), optional(ins, 1), required(ctx, node, list(ins[2:]), len(ins) - 2)
-    body: GraphProto = ctx.attr(node, "body")
+    return _loop(ctx, ctx.attr(node, "body"), trip, cond, states, 0)
+
+
+def _loop(ctx: ImportContext, body: GraphProto, trip: Value | None, cond: Value | None, states: list[Value], past: int) -> Sequence[Value]:
+    """A Loop of which so many iterations are `past`; at most `trip` more follow."""
     b = Build(ctx)
     n_scan = len(body.output) - 1 - len(states)
     trips: Dim | None = None
@@ -111,19 +130,21 @@ def loop(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
         trips = 0
     unknown_start = cond is not None and first is None
     if isinstance(trips, int) and not unknown_start and 0 < trips * max(1, len(body.node)) <= _UNROLL_NODES:
-        unrolled = _unroll(ctx, body, trips, states)
+        unrolled = _unroll(ctx, body, trips, states, past)
         if unrolled is not None:
             return unrolled
     required_before = dict(ctx.equal)
-    traced = _Loop(ctx, body, states, n_scan)
+    traced = _Loop(ctx, body, states, n_scan, past)
     try:
         traced.trace()
     except _ChangedTypeError as e:
         ctx.equal = required_before
         if isinstance(trips, int) and trips <= _UNROLL_TRIPS and not unknown_start:
-            unrolled = _unroll(ctx, body, trips, states)
+            unrolled = _unroll(ctx, body, trips, states, past)
             if unrolled is not None:
                 return unrolled
+        if past < _PEEL and not unknown_start and (trip is None or (trips is not None and lower(trips) > 0)):
+            return _peeled(ctx, body, trip, states, past)
         raise ctx.unsupported(str(e)) from None
     if trips is None and trip is not None and traced.always and not unknown_start:
         trips = dim_max(ctx.size(trip, lo=-(2**62)), 0)
@@ -134,6 +155,20 @@ def loop(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
     return traced.emit(limit, start, trips)
 
 
+def _peeled(ctx: ImportContext, body: GraphProto, trip: Value | None, states: list[Value], past: int) -> Sequence[Value]:
+    """A Loop that runs at least once: its first iteration in place, and a Loop of the others.
+
+    Paddle's exporter starts states from placeholders that the first iteration replaces with tensors of another rank.
+    """
+    b = Build(ctx)
+    cond, *results = ctx.inline(body, [ctx.const(np.int64(past)), ctx.const(np.bool_(True)), *states])
+    states, scans = results[: len(states)], results[len(states) :]
+    fewer = None if trip is None else b.sub(trip, ctx.const(np.int64(1)))
+    rest = _loop(ctx, body, fewer, cond, states, past + 1)
+    ends = (b.concat(0, b.reshape(one, (1, *one.shape)), more) for one, more in zip(scans, rest[len(states) :], strict=True))
+    return [*rest[: len(states)], *ends]
+
+
 class _ChangedTypeError(Exception):
     """A state turns into one of another element type or rank."""
 
@@ -141,17 +176,24 @@ class _ChangedTypeError(Exception):
 class _Loop:
     """A Loop as a region. Dims of states that change are symbols, read from a state vector that is added for them.
 
-    Scan outputs whose number is not known beforehand are collected in lists, which are states too.
+    Scan outputs whose number is not known beforehand are collected in lists, which are states too. States that the body passes
+    on (exporters carry weights so) are none: the region reads their initial values from outside.
     """
 
-    def __init__(self, ctx: ImportContext, body: GraphProto, states: list[Value], n_scan: int) -> None:
-        self.ctx, self.body, self.initial, self.n_scan = ctx, body, list(states), n_scan
-        self.open: list[tuple[int, int]] = []  # state and axis of dims that change
-        self.held: dict[int, Held] = {i: ctx.held[v].abroad(frozenset()) for i, v in enumerate(states) if v in ctx.held}
+    def __init__(self, ctx: ImportContext, body: GraphProto, states: list[Value], n_scan: int, past: int) -> None:
+        self.ctx, self.body, self.states, self.n_scan, self.past = ctx, body, states, n_scan, past
+        self.live = list(range(len(states)))  # places of those that iterations change
         self.lists: list[Value] = []
+        self._start()
+
+    def _start(self) -> None:
+        self.initial = [self.states[i] for i in self.live]
+        self.open: list[tuple[int, int]] = []  # live state and axis of dims that change
+        held = self.ctx.held
+        self.held: dict[int, Held] = {i: held[v].abroad(frozenset()) for i, v in enumerate(self.initial) if v in held}
 
     def trace(self) -> None:
-        """Again with more open dims, until an iteration gives what the next one takes."""
+        """Again with fewer states or more open dims, until an iteration gives what the next one takes."""
         while True:
             before = dict(self.ctx.equal)
             changed = self._trace_once()
@@ -172,11 +214,19 @@ class _Loop:
                 ctx.held[self.formals[-1]] = self.held[i]
         self.extents = formal(TensorType(DType.I64, (len(self.open),)), ctx.loc)
         region.sizes += [RunTimeSize(names[place], self.extents, k) for k, place in enumerate(self.open)]
-        outs = ctx.trace(self.body, [self.counter, self.running, *self.formals], region)
-        if len(outs) != 1 + len(self.formals) + self.n_scan:
-            raise OnnxImportError(f"a Loop body of {len(outs)} outputs", expected=str(1 + len(self.formals) + self.n_scan))
-        self.next = outs[1 : 1 + len(self.formals)]
-        self.scanned = outs[1 + len(self.formals) :]
+        number = Build(ctx).add(self.counter, ctx.const(np.int64(self.past))) if self.past else self.counter
+        inside = dict(zip(self.live, self.formals, strict=True))
+        states = [inside.get(i) or ctx.captured(region, v) for i, v in enumerate(self.states)]
+        outs = ctx.trace(self.body, [number, self.running, *states], region)
+        if len(outs) != 1 + len(states) + self.n_scan:
+            raise OnnxImportError(f"a Loop body of {len(outs)} outputs", expected=str(1 + len(states) + self.n_scan))
+        self.next = [outs[1 + i] for i in self.live]
+        changing = [i for i, f, o in zip(self.live, self.formals, self.next, strict=True) if f is not o]
+        if changing != self.live:
+            self.live = changing
+            self._start()
+            return True
+        self.scanned = outs[1 + len(states) :]
         self.go = Build(ctx).reshape(outs[0], ())
         self.always = self.go == self.running or (isinstance(self.go.node.op, Const) and bool(self.go.node.op.data))
         self.bound = {s.symbol for s in region.sizes}
@@ -232,7 +282,10 @@ class _Loop:
         for i, held in self.held.items():
             ctx.held[node.outputs[i]] = held
         stacked = [self._stacked(node.outputs[count + k], v) for k, v in enumerate(self.lists)]
-        return [*node.outputs[:count], *(stacked or node.outputs[len(initial) :])]
+        results = list(self.states)
+        for i, v in zip(self.live, node.outputs[:count], strict=True):
+            results[i] = v
+        return [*results, *(stacked or node.outputs[len(initial) :])]
 
     def _stacked(self, items: Value, element: Value) -> Value:
         dims = tuple(None if symbols_of((d,)) & self.bound else d for d in element.shape)
@@ -247,11 +300,11 @@ def _objects(dims: Sequence[Dim]) -> np.ndarray:
     return out
 
 
-def _unroll(ctx: ImportContext, body: GraphProto, trips: int, states: list[Value]) -> list[Value] | None:
+def _unroll(ctx: ImportContext, body: GraphProto, trips: int, states: list[Value], past: int) -> list[Value] | None:
     """All iterations in place, or None when the condition is not known after one of them."""
     b = Build(ctx)
     scans: list[list[Value]] = [[] for _ in range(len(body.output) - 1 - len(states))]
-    for i in range(trips):
+    for i in range(past, past + trips):
         cond, *rest = ctx.inline(body, [ctx.const(np.int64(i)), ctx.const(np.bool_(True)), *states])
         states = rest[: len(states)]
         for parts, value in zip(scans, rest[len(states) :], strict=True):

@@ -116,7 +116,7 @@ def squeeze(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
         return [runtime_axes.squeeze(ctx, x, given)]
     axes = axes_of(ctx, node, ins, 13)
     if axes is None:
-        picked = {i for i, d in enumerate(x.shape) if d == 1}
+        picked = {i for i, d in enumerate(x.shape) if ctx.is_one(d)}
     else:
         picked = {a % x.type.rank for a in axes}
         for a in picked:

@@ -5,7 +5,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from mlc.compiler.importer import import_variants
-from onnx import parser
+from onnx import numpy_helper, parser
 
 R = np.random.default_rng(3)
 
@@ -109,3 +109,20 @@ def test_a_fixed_size_on_the_other_side():
 ])  # fmt: skip
 def test_one_program_where_sizes_are_known_to_agree(text):
     assert import_variants(model(text))[1] is None
+
+
+def test_squeeze_of_whatever_is_one():
+    """The rank of the result depends on the batch."""
+    text = "g (float[n,1,4] x) => (float[?] y, float[?] z) { y = Squeeze(x) z = ReduceSum<keepdims = 0>(y) }"
+    module = check(text, *({"x": f(n, 1, 4)} for n in (3, 1, 2, 1, 0)))
+    assert [len(t.shape) for t in module.outputs] == [2, 0]
+
+
+def test_squeeze_of_a_size_that_has_to_be_one():
+    """A state of one sequence leaves the batch no choice."""
+    text = """g (float[t,b,4] x, float[1,1,3] h) => (float[?] y)
+              { ys, last = GRU<hidden_size = 3>(x, w, r, , , h) y = Squeeze(last) }"""
+    proto = model(text)
+    proto.graph.initializer.extend([numpy_helper.from_array(f(1, 9, n), name) for n, name in ((4, "w"), (3, "r"))])
+    graph, general = import_variants(proto)
+    assert graph.outputs[0].shape == (3,) and general is None

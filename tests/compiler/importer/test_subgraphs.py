@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from imported import check, f32, ops_of, text
+from mlc.compiler.importer import import_model
+from mlc.errors import OnnxImportError
 from mlc.ir import sym
 from mlc.ir.ops import If, Loop
 from onnx import TensorProto, helper, numpy_helper
@@ -139,6 +142,53 @@ def test_loop_whose_state_grows_is_unrolled():
         >
     }"""
     assert check(text(source), f32(1)).outputs[0].shape == (101,)
+
+
+PLACEHOLDERS = """g (float[n, 3] x) => (float[?, ?] last, float[n, 3] y, float[3, 4] v, float[?, ?, ?] scan)
+    <bool c = {1}, float none = {0}, float[3, 4] w> {
+        one = Constant<value = int64 {1}>()
+        rows = Shape<end = 1>(x)
+        row = Squeeze(rows)
+        trips = Add(row, one)
+        last, y, v, scan = Loop(trips, c, none, x, w) <
+            body = body (int64 i, bool cin, float p, float[n, 3] s, float[3, 4] u)
+                => (bool cout, float[?, ?] q, float[n, 3] t, float[3, 4] u1, float[?, ?] r) {
+                q = MatMul(s, u)
+                k = CastLike(i, s)
+                t = Add(s, k)
+                r = Identity(t)
+                u1 = Identity(u)
+                cout = Identity(cin)
+            }
+        >
+    }"""
+
+
+def test_a_state_that_starts_as_a_placeholder_of_another_rank():
+    """Paddle's decoders do: one iteration stands before the loop. A state that the body passes on is none."""
+    model = text(PLACEHOLDERS)
+    model.graph.initializer.append(numpy_helper.from_array(f32(3, 4, seed=1), "w"))
+    for n in (0, 1, 2, 5):
+        graph = check(model, f32(n, 3))
+    (node,) = [n for n in graph.nodes if isinstance(n.op, Loop)]
+    assert node.op.n_state <= 3 and not any(v.shape == (3, 4) for v in node.op.body.inputs)
+
+
+def test_a_placeholder_that_no_iteration_may_replace():
+    model = text(PLACEHOLDERS.replace("Add(row, one)", "Identity(row)"))
+    model.graph.initializer.append(numpy_helper.from_array(f32(3, 4, seed=1), "w"))
+    with pytest.raises(OnnxImportError, match="turns a state of f32"):
+        import_model(model)
+
+
+def test_branches_that_give_one_element_in_different_ranks():
+    source = """g (float[n] x, bool c) => (float[n] y) <float[1] one = {1}, int64[0] none> {
+        k = If(c) <then_branch = t () => (float a) { a = Constant<value = float {3}>() },
+                   else_branch = e () => (float[1] b) { b = Add(one, one) }>
+        y = Mul(x, k)
+    }"""
+    for c in (True, False):
+        check(text(source), f32(4), np.array(c))
 
 
 def test_loop_over_a_symbolic_length():
