@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ...errors import ScheduleError
 from ..kernel import AttentionKernel, ContractKernel, GroupedKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
 from .attention.schedule import AttentionHints
@@ -22,55 +24,38 @@ from .winograd.schedule import WinogradHints
 
 def emit(kernel: Kernel, target: CpuTarget, hints: Hints | None = None) -> Emitted:
     """Emit any kernel. Raises CodegenError for what the CPU backend lacks, ScheduleError for hints that do not suit."""
-    match kernel, hints:
-        case LoopKernel(), LoopHints():
-            return emit_loop(kernel, target, hints)
-        case ContractKernel(group=1), ContractHints():
-            return emit_contract(kernel, target, hints)
-        case AttentionKernel(), AttentionHints():
-            from .attention.emit import emit_attention
-
-            return emit_attention(kernel, target, hints)
-        case WinogradKernel(), WinogradHints():
-            return emit_winograd(kernel, target, hints)
-        case ContractKernel(), DotHints():
-            return emit_dot_contract(kernel, target, hints)
-        case GroupedKernel(), GroupedHints():
-            from .grouped.emit import emit_grouped
-
-            return emit_grouped(kernel, target, hints)
-        case RecurrentKernel(), RecurrentHints():
-            from .recurrent import emit_recurrent
-
-            return emit_recurrent(kernel, target, hints)
-        case _, None:
-            return _emit(kernel, target)
-    raise ScheduleError(f"{hints} for a {type(kernel).__name__}", expected="none, or those of its kind")
+    write, kind = _emitter(kernel)
+    if hints is None:
+        return write(kernel, target)
+    if kind is None or not isinstance(hints, kind):
+        raise ScheduleError(f"{hints} for a {type(kernel).__name__}", expected="none, or those of its kind")
+    return write(kernel, target, hints)
 
 
-def _emit(kernel: Kernel, target: CpuTarget) -> Emitted:
+def _emitter(kernel: Kernel) -> tuple[Callable[..., Emitted], type[Hints] | None]:
+    """What writes a kind of kernel, and the hints that it takes. Emitters that few models need are imported with the first."""
     match kernel:
         case LoopKernel():
-            return emit_loop(kernel, target)
+            return emit_loop, LoopHints
         case ContractKernel(group=1):
-            return emit_contract(kernel, target)
+            return emit_contract, ContractHints
         case ContractKernel():
-            return emit_dot_contract(kernel, target)
+            return emit_dot_contract, DotHints
+        case WinogradKernel():
+            return emit_winograd, WinogradHints
         case GroupedKernel():
             from .grouped.emit import emit_grouped
 
-            return emit_grouped(kernel, target)
-        case WinogradKernel():
-            return emit_winograd(kernel, target)
+            return emit_grouped, GroupedHints
         case RecurrentKernel():
             from .recurrent import emit_recurrent
 
-            return emit_recurrent(kernel, target)
+            return emit_recurrent, RecurrentHints
         case AttentionKernel():
             from .attention.emit import emit_attention
 
-            return emit_attention(kernel, target)
+            return emit_attention, AttentionHints
         case IrregularKernel():
             from .irregular.emit import emit_irregular
 
-            return emit_irregular(kernel, target)
+            return emit_irregular, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...ir import Node, Value
 from ...ir.ops import PlaneConv
 from .contract import emit_contraction
-from .fusion import is_contraction
+from .contraction import is_contraction
 from .planes import emit_planes
 from .rows import emit_rows
 from .state import Lowering

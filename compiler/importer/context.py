@@ -198,7 +198,7 @@ class ImportContext:
         return None
 
     def content(self, value: Value | None) -> np.ndarray | None:
-        """Small known content as an object array of Dim, bool or Fraction (see `shapes.py`); None when unknown."""
+        """Small known content as an object array of Dim, bool or Fraction (see `dim_arithmetic.py`); None when unknown."""
         if value is None:
             return None
         found = self._contents.get(value)

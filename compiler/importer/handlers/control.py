@@ -13,8 +13,8 @@ from ....ir import ops as O
 from ....ir.ops.host import OBJECT
 from ..compose import Build, optional, required
 from ..context import HandlerTable, ImportContext, Region
+from ..dim_arithmetic import equality_of
 from ..held import Element, Held, join
-from ..shapes import equality_of
 from .scan import formal, scan, scan_8
 
 # Loops of at most this many nodes in total are unrolled; those that have to be (states change type) up to the second.
