@@ -14,12 +14,13 @@ from functools import partial
 
 import numpy as np
 
-from ..ir import Const, DType, Graph, Input, Node, Trait, Value, const
+from ..ir import Const, DType, Graph, Input, Node, Trait, Value, const, prod
 from ..ir.ops import (
     Add,
     Cast,
     Concat,
     Conv,
+    ConvTranspose,
     Dequantize,
     Gather,
     IntegerConv,
@@ -36,6 +37,7 @@ from ..ir.ops import (
 )  # fmt: skip
 from ..ir.ops.quantized import integer_range, is_finite_positive
 from .base import Pass, PassContext, apply, const_of, reshape, scalar_of, transpose
+from .upsampling_products import biased, columns_of, dealt, is_disjoint
 
 _BYTES = (DType.U8, DType.I8)
 _BIAS_ERROR = 1e-3  # of a step of the accumulator: biases quantized with the product's scale are whole numbers of steps
@@ -55,6 +57,10 @@ def _visit(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
             got = _matmul(*ins)
         case Conv():
             got = _conv(node.op, *ins)
+        case ConvTranspose():
+            got = _upsampled(node, *ins)
+        case Add():
+            got = _biased(ins[0], ins[1], node.loc) or _biased(ins[1], ins[0], node.loc)
         case Quantize(inverse=False):
             got = _quantize(node.op, *ins)
         case Gather():
@@ -142,6 +148,30 @@ def _conv(op: Conv, a: Value, b: Value) -> Value | None:
         sides.append(side if side.type.numel == 1 else reshape(side, (side.shape[-1],)))
     whole = IntegerConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups)
     return _rescaled(apply(whole, x.q, w.q, x.zero, sides[1]), x.scale, sides[0])
+
+
+def _upsampled(node: Node, a: Value, b: Value) -> Value | None:
+    """A transposed convolution without overlaps; scales and zero points of weights [*K, O, C] may be one an output."""
+    x, w = _source(a), _source(b)
+    if x is None or w is None or x.scale.type.numel != 1 or x.zero.type.numel != 1:
+        return None
+    columns = b.shape[:-1]
+    if not isinstance(node.op, ConvTranspose) or not is_disjoint(node.op, columns[:-1]):
+        return None
+    sides = []
+    for v in (w.scale, w.zero):
+        side = _known(v)
+        if side is None or (side.size != 1 and (side.size != columns[-1] or side.shape[-2:-1] != columns[-1:])):
+            return None
+        sides.append(const(side.reshape(()) if side.size == 1 else np.tile(side.reshape(-1), prod(columns[:-1]))))  # type: ignore[arg-type]
+    acc = apply(IntegerMatMul(), x.q, columns_of(w.q), x.zero, sides[1])
+    return dealt(_rescaled(acc, x.scale, sides[0]), columns, node.out.shape)
+
+
+def _biased(v: Value, other: Value, loc: tuple[str, ...]) -> Value | None:
+    """The bias of such a convolution, where quantizing again looks for it."""
+    bias = _known(other) if isinstance(v.node.op, Reshape) else None
+    return None if bias is None else biased(v, bias, loc)
 
 
 def _rescaled(acc: Value, a: Value, b: Value) -> Value:

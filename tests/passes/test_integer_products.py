@@ -7,6 +7,7 @@ from mlc.ir.ops import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Dequantize,
     Gather,
     IntegerConv,
@@ -158,3 +159,25 @@ def test_scales_along_the_sum_stay_floats():
     x = tensor(7, 12)
     g = graph(x, ap(MatMul(), dequantized(x), weights((12, 9), axis=0)))
     assert MatMul in ops(IntegerProducts().run(g, PassContext()))
+
+
+def upsampled(x, w, strides=(2, 3)):
+    return ap(ConvTranspose(strides, (0, 0), (0, 0), (0, 0), (1, 1)), x, w)
+
+
+@pytest.mark.parametrize("axis", [None, 2])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_transposed_convolutions_without_overlaps(axis, swapped):
+    """Scales of weights [2, 3, 5, 4] may be one an output; the bias joins the accumulator, on whichever side it stands."""
+    x = tensor(2, 3, 4, 4)
+    y = upsampled(dequantized(x), weights((2, 3, 5, 4), axis))
+    bias = ap(Dequantize(), const(R.integers(-99, 99, 5).astype(np.int32)), number(0.01, DType.F32))
+    y = ap(Add(), *((bias, y) if swapped else (y, bias)))
+    check(graph(x, quantized(ap(Relu(), y))), IntegerMatMul, absent=(ConvTranspose, Dequantize))
+
+
+def test_transposed_convolutions_with_overlaps_or_scales_along_the_sum_stay_floats():
+    x = tensor(2, 3, 4, 4)
+    for w, strides in ((weights((2, 3, 5, 4)), (1, 2)), (weights((2, 3, 5, 4), 3), (2, 3))):
+        g = graph(x, upsampled(dequantized(x), w, strides))
+        assert ConvTranspose in ops(IntegerProducts().run(g, PassContext()))

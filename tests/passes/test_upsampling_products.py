@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from mlc.ir import DType, Graph, Input, Node, TensorType, const, sym
-from mlc.ir.ops import ConvTranspose, MatMul
+from mlc.ir.ops import Add, ConvTranspose, MatMul
 from mlc.passes.base import PassContext, apply
 from mlc.passes.upsampling_products import UpsamplingProducts
 
@@ -40,3 +40,28 @@ def test_symbolic_sizes():
 def test_overlaps_and_borders_stay(more):
     graph = graph_of((1, 4, 4, 4), (2, 2), **{"strides": (2, 2), **more})
     assert UpsamplingProducts().run(graph, PassContext(verify=True)) is graph
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 1, 1, 5)])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_biases_join_the_product(shape, swapped):
+    """What a layer adds is in the kernel of the product then, and its pixels move once."""
+    graph = graph_of((2, 3, 4, 4), (2, 3), (2, 3))
+    bias, y = const(RNG.standard_normal(shape).astype(np.float32)), graph.outputs[0]
+    graph = Graph(graph.inputs, (apply(Add(), *((bias, y) if swapped else (y, bias)), loc=("up",)),), ("x",), ("y",))
+    new = UpsamplingProducts().run(graph, PassContext(verify=True))
+    (added,) = (n for n in new.nodes if isinstance(n.op, Add))
+    assert any(isinstance(v.node.op, MatMul) for v in added.inputs) and new.outputs[0].type == graph.outputs[0].type
+    x = RNG.standard_normal(graph.inputs[0].shape).astype(np.float32)
+    np.testing.assert_allclose(new.evaluate(x)[0], graph.evaluate(x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1,), (15, 1), (8, 15, 5)])
+def test_other_terms_stay_outside(shape):
+    graph = graph_of((2, 4, 5, 4), (2, 3), (2, 3))
+    term = const(np.ones(shape, np.float32))
+    graph = Graph(graph.inputs, (apply(Add(), graph.outputs[0], term, loc=("up",)),), ("x",), ("y",))
+    new = UpsamplingProducts().run(graph, PassContext(verify=True))
+    assert isinstance(new.outputs[0].node.op, Add)
+    x = RNG.standard_normal(graph.inputs[0].shape).astype(np.float32)
+    np.testing.assert_allclose(new.evaluate(x)[0], graph.evaluate(x)[0], rtol=1e-5, atol=1e-5)
