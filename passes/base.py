@@ -164,3 +164,18 @@ def behind_transpose(v: Value) -> bool:
             return False
         v = same[0]
     return False
+
+
+def before_transpose(graph: Graph, v: Value, perm: tuple[int, ...]) -> bool:
+    """Whether v, or what elementwise operations make of it, is read by a transpose of this kind and nothing else."""
+    for _ in range(_BEHIND):
+        readers = graph.uses.get(v, ())
+        if v in graph.kept or len(readers) != 1:
+            return False
+        (reader,) = readers
+        if isinstance(reader.op, Transpose):
+            return reader.op.perm == perm
+        if not isinstance(reader.op, Elementwise) or reader.out.shape != v.shape:
+            return False
+        v = reader.out
+    return False

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..ir import Dim, Graph, Node, Value, const, prod
 from ..ir.ops import Conv, MatMul, PlaneConv, Pool
-from .base import Pass, PassContext, apply, behind_transpose, const_of, estimate, inverse, is_trivial, reshape, transpose
+from .base import Pass, PassContext, apply, before_transpose, behind_transpose, const_of, estimate, inverse, is_trivial, reshape, transpose
 from .sink_transposes import SinkTransposes, moved_elements
 
 _ROWS = 128  # output channels up to which the image is read in place; for more it is packed first, which moves it once
@@ -20,13 +20,14 @@ _TAPS = 90  # of a window by stride, up to which planes are read about as quickl
 _SMALL = 9  # taps of a window, up to which turning the image costs more than vectors that are not full
 _VECTOR = 16  # pixels
 _FULL = 0.7
+_SUMMED = 72  # terms of a sum, up to which planes are read about as quickly as packed rows; of strides from 3 on fewer
 
 
 @dataclass(frozen=True)
 class ChannelsFirst(Pass):
     """Where x comes transposed from [N, C, *S]: a 1×1 convolution is w^T [O, C] · x[N, C, S]; pooling treats planes as images of
-    one channel; depthwise convolutions have an op of their own. Only if less is moved then: between other convolutions, which
-    want channels last, it is not."""
+    one channel; filters of short sums, depthwise ones among them, have an op of their own. Only if less is moved then: between
+    other convolutions, which want channels last, it is not."""
 
     rounds: int = 6
 
@@ -35,18 +36,21 @@ class ChannelsFirst(Pass):
 
         def first(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
             nonlocal packed
-            if not isinstance(node.op, Conv | Pool) or not behind_transpose(ins[0]):
+            if not isinstance(node.op, Conv | Pool):
                 return None
             rank = len(ins[0].shape)
             perm = (0, *range(2, rank), 1)
             x = transpose(ins[0], inverse(perm))
-            if is_trivial(perm, x.shape):
-                return None
-            y = _pool(node, x) if isinstance(node.op, Pool) else _depthwise(node, x, ins[1])
-            if y is None and (y := _product(node, x)) is not None:
+            turned = behind_transpose(ins[0]) and not is_trivial(perm, x.shape)
+            y: Value | None = None
+            if isinstance(node.op, Pool):
+                y = _pool(node, x) if turned else None
+            elif turned and (y := _product(node, x)) is not None:
                 columns = node.out.shape[-1]
                 assert isinstance(columns, int)  # of a constant
                 packed += estimate(prod(x.shape)) if columns > _ROWS else 0
+            elif (turned and _is_depthwise(node)) or ((turned or x.shape[1] == 1) and before_transpose(now, node.out, inverse(perm))):
+                y = _filters(node, x, ins[1])
             return None if y is None else [transpose(y, perm)]
 
         before, now = moved_elements(graph), graph
@@ -78,15 +82,27 @@ def _product(node: Node, x: Value) -> Value | None:
     return reshape(apply(MatMul(), weights, reshape(x, (images, channels, pixels)), loc=node.loc), (images, n, *spatial))
 
 
-def _depthwise(node: Node, x: Value, w: Value) -> Value | None:
-    op, (*kernel, each, channels) = node.op, node.inputs[1].shape
-    if type(op) is not Conv or each != 1 or op.groups != channels or not node.out.dtype.is_float:
+def _is_depthwise(node: Node) -> bool:
+    *_, each, outputs = node.inputs[1].shape
+    return each == 1 and isinstance(node.op, Conv) and node.op.groups == outputs
+
+
+def _filters(node: Node, x: Value, w: Value) -> Value | None:
+    """Depthwise, or of short sums: those cost less than turning what they read and make."""
+    op, (*kernel, each, _) = node.op, node.inputs[1].shape
+    if type(op) is not Conv or not node.out.dtype.is_float:
         return None
-    taps = prod(kernel)
-    if not isinstance(taps, int) or not _suits_planes(channels, node.out.shape[-2], taps, max(op.strides)):
+    terms, taps, stride = prod((each, *kernel)), prod(kernel), max(op.strides)
+    if not isinstance(terms, int) or not isinstance(taps, int):
         return None
-    planes = transpose(reshape(w, (*kernel, channels)), (len(kernel), *range(len(kernel))))
-    return apply(PlaneConv(op.strides, op.pads_lo, op.pads_hi, op.dilations), x, planes, loc=node.loc)
+    if _is_depthwise(node):
+        if not _suits_planes(x.shape[1], node.out.shape[-2], taps, stride):
+            return None
+    elif terms * max(1, stride - 1) > _SUMMED or not _fills(node.out.shape[-2]):
+        return None
+    rank = len(kernel)
+    planes = transpose(w, (rank + 1, rank, *range(rank)))
+    return apply(PlaneConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups), x, planes, loc=node.loc)
 
 
 def _pool(node: Node, x: Value) -> Value | None:
@@ -103,5 +119,10 @@ def _suits_planes(channels: Dim, line: Dim, taps: int, stride: int) -> bool:
     """Whether vectors along lines of planes do about as well as vectors of channels."""
     if isinstance(channels, int) and channels < _CHANNELS:
         return True
-    full = line / (-(-line // _VECTOR) * _VECTOR) >= _FULL if isinstance(line, int) and line else True
+    full = _fills(line)
     return taps * stride <= _TAPS and (full or (taps <= _SMALL and not (isinstance(line, int) and line < _VECTOR)))
+
+
+def _fills(line: Dim) -> bool:
+    """Whether pixels of a line fill vectors well."""
+    return line / (-(-line // _VECTOR) * _VECTOR) >= _FULL if isinstance(line, int) and line else True

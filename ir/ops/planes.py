@@ -16,27 +16,27 @@ from .nn import Conv
 
 @dataclass(frozen=True)
 class PlaneConv(Op):
-    """(x[N, C, *S], w[C, *K]) -> [N, C, *out]: every plane by a filter of its own; otherwise as `Conv` with C groups."""
+    """(x[N, C, *S], w[O, C/groups, *K]) -> [N, O, *out]: as `Conv`, of channels that are planes."""
 
     strides: tuple[int, ...]
     pads_lo: tuple[Dim, ...]
     pads_hi: tuple[Dim, ...]
     dilations: tuple[int, ...]
+    groups: int = 1
 
-    def _conv(self, channels: Dim) -> Conv:
-        if not isinstance(channels, int):
-            raise VerifyError(f"planeconv: {channels} filters", expected="a number that is known at compile time")
-        return Conv(self.strides, self.pads_lo, self.pads_hi, self.dilations, channels)
+    @property
+    def _conv(self) -> Conv:
+        return Conv(self.strides, self.pads_lo, self.pads_hi, self.dilations, self.groups)
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         x, w = types
-        if x.rank < 3 or w.rank != x.rank - 1:
-            raise VerifyError(f"planeconv: {x} by {w}", expected="[N, C, *S] by [C, *K]")
+        if x.rank < 3 or w.rank != x.rank:
+            raise VerifyError(f"planeconv: {x} by {w}", expected="[N, C, *S] by [O, C/groups, *K]")
         last = TensorType(x.dtype, (x.shape[0], *x.shape[2:], x.shape[1]))
-        n, *out, c = self._conv(w.shape[0]).infer((last, TensorType(w.dtype, (*w.shape[1:], 1, w.shape[0]))))[0].shape
-        return (TensorType(x.dtype, (n, c, *out)),)
+        n, *out, o = self._conv.infer((last, TensorType(w.dtype, (*w.shape[2:], w.shape[1], w.shape[0]))))[0].shape
+        return (TensorType(x.dtype, (n, o, *out)),)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
         x, w = args
-        (y,) = self._conv(w.shape[0]).reference(np.moveaxis(x, 1, -1), np.moveaxis(w, 0, -1)[..., None, :])
+        (y,) = self._conv.reference(np.moveaxis(x, 1, -1), np.moveaxis(w, (0, 1), (-1, -2)))
         return (np.ascontiguousarray(np.moveaxis(y, -1, 1)),)

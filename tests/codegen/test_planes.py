@@ -49,9 +49,24 @@ def results(v: Value, inputs: list[Value], target: str, **bindings: int) -> tupl
 @pytest.mark.parametrize("name", WINDOWS)
 def test_every_plane_by_its_filter(name, target):
     spatial, kernel, strides, lo, hi, dilations = WINDOWS[name]
-    x, w = tensor(2, 3, *spatial), tensor(3, *kernel)
-    got, want = results(ap(Relu(), ap(PlaneConv(strides, lo, hi, dilations), x, w)), [x, w], target)
+    x, w = tensor(2, 3, *spatial), tensor(3, 1, *kernel)
+    got, want = results(ap(Relu(), ap(PlaneConv(strides, lo, hi, dilations, 3), x, w)), [x, w], target)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+# channels, filters, groups
+FILTERS = {"dense": (3, 5, 1), "one channel": (1, 8, 1), "one filter": (4, 1, 1), "groups": (6, 8, 2), "several a channel": (3, 6, 3)}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("window", ["3x3", "short", "stride 2", "stride 3", "dilated", "mostly border", "line", "3d"])
+def test_filters_of_several_channels(name, window):
+    channels, filters, groups = FILTERS[name]
+    spatial, kernel, strides, lo, hi, dilations = WINDOWS[window]
+    x, w = tensor(2, channels, *spatial), tensor(filters, channels // groups, *kernel)
+    for target in TARGETS if window == "3x3" else TARGETS[:1]:
+        got, want = results(ap(Relu(), ap(PlaneConv(strides, lo, hi, dilations, groups), x, w)), [x, w], target)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["max", "avg"])
@@ -69,18 +84,18 @@ def test_pooling(name, kind):
 @pytest.mark.parametrize("size", [(1, 1), (3, 17), (10, 64)])
 def test_symbolic_sizes(size):
     sizes = {"H": size[0], "W": size[1]}
-    x, w = tensor(2, 3, sym("H"), sym("W")), tensor(3, 3, 3)
-    v = ap(PlaneConv((1, 2), (1, 1), (1, 1), (1, 1)), x, w)
+    x, w = tensor(2, 3, sym("H"), sym("W")), tensor(3, 1, 3, 3)
+    v = ap(PlaneConv((1, 2), (1, 1), (1, 1), (1, 1), 3), x, w)
     run(graph([x, w], v), **sizes)
     got, want = results(v, [x, w], "cpu", **sizes)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_reference_is_that_of_separate_convolutions():
-    x, w = RNG.standard_normal((1, 2, 5, 6)), RNG.standard_normal((2, 3, 3))
-    op = PlaneConv((1, 1), (1, 0), (1, 0), (1, 1))
+    x, w = RNG.standard_normal((1, 2, 5, 6)), RNG.standard_normal((2, 1, 3, 3))
+    op = PlaneConv((1, 1), (1, 0), (1, 0), (1, 1), 2)
     (y,) = op.reference(x, w)
     assert op.infer([TensorType(DType.F64, a.shape) for a in (x, w)])[0].shape == y.shape == (1, 2, 5, 4)
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
-    want = sum(padded[:, :, a : a + 5, b : b + 4] * w[:, a, b, None, None] for a in range(3) for b in range(3))
+    want = sum(padded[:, :, a : a + 5, b : b + 4] * w[:, 0, a, b, None, None] for a in range(3) for b in range(3))
     np.testing.assert_allclose(y, want, rtol=1e-12)

@@ -34,6 +34,11 @@ def dense(x):
     return ap(Conv((1, 1), (1, 1), (1, 1), (1, 1), 1), x, weights(3, 3, x.shape[-1], 8))
 
 
+def short(x, groups=1):
+    y = ap(Conv((1, 1), (1, 1), (1, 1), (1, 1), groups), x, weights(3, 3, x.shape[-1] // groups, 12))
+    return ap(Relu(), ap(Add(), y, weights(12)))
+
+
 def build(*layers, shape=(2, 24, 15, 30)):
     x = Node.make(Input(TensorType(DType.F32, shape)), ()).out
     y = ap(Transpose(LAST), x)
@@ -63,6 +68,28 @@ def test_images_stay_as_they_are(layers):
 def test_symbolic_sizes():
     out = optimized(build(depthwise, pool, shape=(sym("N"), 24, sym("H"), sym("W"))))
     assert Transpose not in ops(out) and PlaneConv in ops(out)
+
+
+@pytest.mark.parametrize("channels, groups", [(3, 1), (1, 1), (8, 1), (12, 3), (12, 12)])
+def test_short_sums_stay_planes(channels, groups):
+    g = build(lambda x: short(x, groups), shape=(2, channels, 15, 30))
+    out = optimized(g)
+    assert Transpose not in ops(out) and PlaneConv in ops(out)
+    x = RNG.standard_normal(g.inputs[0].shape).astype(np.float32)
+    np.testing.assert_allclose(out.evaluate(x)[0], g.evaluate(x)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "layers, shape",
+    [
+        ((short, dense), (1, 3, 15, 30)),  # what follows wants channels last
+        ((short, dense), (1, 1, 15, 30)),
+        ((short,), (1, 20, 15, 30)),  # a long sum
+        ((short,), (1, 3, 30, 5)),  # short lines
+    ],
+)
+def test_other_sums_are_products(layers, shape):
+    assert PlaneConv not in ops(optimized(build(*layers, shape=shape)))
 
 
 @pytest.mark.parametrize("layers", [(dense, depthwise, dense), (dense, pool, dense)])
