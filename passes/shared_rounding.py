@@ -2,7 +2,8 @@
 
     y = conv(…);  dotconv(cast<bf16>(y), …);  add(y, …)   →   z = cast<bf16>(y);  dotconv(z, …);  add(cast<f32>(z), …)
 
-A layer's result is then stored in 16 bits alone: residual sums and pools read half the bytes, and no kernel only converts.
+A layer's result is then stored in 16 bits alone: residual sums and pools read half the bytes, and no kernel only converts. Of two
+products that are summed and rounded then, the first is stored too, and so is rounded as any other residual is.
 Sums, norms and softmax still compute in float32.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir import Const, DType, Elementwise, Graph, Input, Node, Value
-from ..ir.ops import Cast, Concat, Pool, Reduce, Reshape, Slice, Transpose
+from ..ir.ops import Cast, Concat, DotConv, DotMatMul, Pool, Reduce, Reshape, Slice, Transpose
 from .base import Pass, PassContext, apply
 
 _MOVES = (Concat, Transpose, Reshape, Slice)
@@ -33,7 +34,7 @@ class SharedRounding(Pass):
             if new is graph:
                 break
             graph = new
-        return self._shared(graph)
+        return self._shared(graph, self._summands(graph))
 
     def _rounds(self, node: Node) -> bool:
         return isinstance(node.op, Cast) and node.op.dtype is self.dtype and node.inputs[0].dtype is DType.F32
@@ -68,11 +69,45 @@ class SharedRounding(Pass):
         readers = graph.uses.get(v, ())
         return v not in graph.kept and not isinstance(v.node.op, Input) and all(isinstance(n.op, _READERS) for n in readers)
 
-    def _shared(self, graph: Graph) -> Graph:
+    def _summands(self, graph: Graph) -> set[Value]:
+        """Products, and what is pointwise behind them, that one of later products is combined with."""
+        position = {node: x for x, node in enumerate(graph.nodes)}
+        behind: dict[Value, Node] = {}  # value -> the product whose kernel computes it
+        found: set[Value] = set()
+        for node in graph.nodes:
+            if isinstance(node.op, (DotConv, DotMatMul)):
+                behind[node.out] = node
+            if not isinstance(node.op, Elementwise):
+                continue
+            products = {v: behind[v] for v in node.inputs if v in behind}
+            if not products:
+                continue
+            last = max(products.values(), key=position.__getitem__)
+            behind[node.out] = last
+            if self._rounded_later(graph, node.out):
+                found.update(v for v, p in products.items() if p is not last and self._alone(graph, v) and v.shape == node.out.shape)
+        return found
+
+    def _rounded_later(self, graph: Graph, v: Value) -> bool:
+        """Whether v, or what alone is made of it element by element, is rounded."""
+        for _ in range(_ROUNDS):
+            if self._wanted(graph, v):
+                return True
+            readers = graph.uses.get(v, ())
+            if not self._alone(graph, v) or not isinstance(readers[0].op, Elementwise):
+                return False
+            v = readers[0].out
+        return False
+
+    def _alone(self, graph: Graph, v: Value) -> bool:
+        return v not in graph.kept and v.dtype is DType.F32 and len(graph.uses.get(v, ())) == 1
+
+    def _shared(self, graph: Graph, summands: set[Value]) -> Graph:
         def visit(node: Node, ins: tuple[Value, ...]) -> tuple[Value, ...] | None:
-            if len(node.types) != 1 or isinstance(node.op, (Const, Input)) or not self._wanted(graph, node.out):
+            if len(node.types) != 1 or isinstance(node.op, (Const, Input)):
                 return None
-            if all(self._rounds(n) for n in graph.uses[node.out]):
+            shared = self._wanted(graph, node.out) and not all(self._rounds(n) for n in graph.uses[node.out])
+            if not shared and node.out not in summands:
                 return None
             result = node.out if ins == node.inputs else Node.make(node.op, ins, node.loc).out
             return (apply(Cast(DType.F32), apply(Cast(self.dtype), result, loc=node.loc), loc=node.loc),)

@@ -14,6 +14,7 @@ from ...ir import Const, DType, Elementwise, Graph, Node, Op, S, Shape, Value, p
 from ...ir.ops import (
     LRN,
     ArgReduce,
+    Cast,
     Concat,
     Conv,
     DimTensor,
@@ -177,7 +178,8 @@ class Fusion:
             return None
         (key,) = keys
         behind = self._behind.get(v)
-        if behind is not None and any(self._behind.get(c.out) is not behind for c in self.graph.uses[v]):
+        apart = behind is not None and any(self._behind.get(c.out) is not behind for c in self.graph.uses[v])
+        if apart and not _widens(node):
             return None  # better stored as the epilogue of its anchor
         if self._size.get(key, 0) + cost.operations > CAP:
             return None
@@ -188,6 +190,8 @@ class Fusion:
                 return None
             self._repeat_size[key] = self._repeat_size.get(key, 0) + cost.operations
             self._repeated.add(v)
+        if apart:
+            del self._behind[v]  # what it widens is stored there
         return key
 
     def _accepts(self, c: Node, position: int, v: Value) -> tuple[Key | None, bool]:
@@ -265,6 +269,11 @@ class Fusion:
 
 class _Leaf(E):
     """An operand while measuring a body."""
+
+
+def _widens(node: Node) -> bool:
+    """Whether fewer bytes are read if its operand is stored."""
+    return isinstance(node.op, Cast) and node.inputs[0].dtype.is_float and node.inputs[0].dtype.itemsize < node.op.dtype.itemsize
 
 
 def _by_constant(e: Call) -> bool:

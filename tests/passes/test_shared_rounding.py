@@ -1,6 +1,7 @@
 """Values that products round are rounded once, and only where every reader may read them so."""
 
 import numpy as np
+from mlc.codegen.lower.fusion import Fusion
 from mlc.ir import DType, Graph, Input, Node, TensorType, const
 from mlc.ir.ops import Add, Cast, Concat, Conv, DotMatMul, LayerNorm, Pool, Relu
 from mlc.passes.base import PassContext, apply
@@ -79,3 +80,32 @@ def test_graphs_without_roundings_stay():
     x = placeholder(1, 5, 5, 4)
     graph = Graph((x,), (apply(Relu(), x),), ("x",), ("y",))
     assert SharedRounding().run(graph, CTX) is graph
+
+
+def two_summed_products(last):
+    x = placeholder(1, 5, 5, 4)
+    a, b = (convolution(x, weights(1, 1, 4, 6), name) for name in "ab")
+    return x, last(apply(Relu(), apply(Add(), a, b)))
+
+
+def test_the_first_of_two_summed_products_is_rounded_too():
+    x, y = two_summed_products(lambda v: convolution(v, weights(1, 1, 6, 3), "c"))
+    graph = lowered(x, y, "a", "b", "c")
+    new = shared(graph)
+    (add,) = (n for n in new.nodes if isinstance(n.op, Add))
+    assert sorted(type(v.node.op).__name__ for v in add.inputs) == ["Cast", "DotConv"]  # the second is summed in its kernel
+    near(graph, new, RNG.standard_normal((1, 5, 5, 4)).astype(np.float32), 1e-2)
+
+
+def test_sums_that_nobody_rounds_are_of_products_as_they_are():
+    x, y = two_summed_products(lambda v: apply(LayerNorm(3, 1e-5), v, weights(6), weights(6)))
+    graph = lowered(x, y, "a", "b")
+    assert shared(graph) is graph
+
+
+def test_the_first_product_is_stored_in_16_bits():
+    """What widens it again is computed where it is read."""
+    x, y = two_summed_products(lambda v: convolution(v, weights(1, 1, 6, 3), "c"))
+    fusion = Fusion(shared(lowered(x, y, "a", "b", "c")), True)
+    stored = [v for n in fusion.graph.nodes for v in n.outputs if fusion.stored(v) and n.inputs]
+    assert [v.dtype for v in stored] == [DType.BF16, DType.BF16, DType.BF16, DType.F32]  # x, a, the sum, the result
