@@ -7,6 +7,7 @@ from .dims import (
     Shape,
     Sym,
     ceildiv,
+    depth_of,
     dim_max,
     dim_min,
     dim_stretch,
@@ -31,6 +32,6 @@ from .types import TensorType
 __all__ = [
     "COMPARISONS", "NUMPY", "SCALAR_FNS", "Const", "DType", "Dim", "Elementwise", "Expr", "Graph", "Input", "Limit",
     "Node", "Op", "RunTimeSize", "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "bind", "broadcast", "ceildiv", "const",
-    "dim_max", "dim_min", "dim_stretch", "evaluate", "floordiv", "is_static", "lower", "may_stretch", "mod", "prod", "sizes_of",
+    "depth_of", "dim_max", "dim_min", "dim_stretch", "evaluate", "floordiv", "is_static", "lower", "may_stretch", "mod", "prod", "sizes_of",
     "substitute", "sym", "symbols_of", "upper",
 ]  # fmt: skip

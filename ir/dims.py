@@ -54,6 +54,11 @@ class Expr:
                 found |= {f.name} if isinstance(f, Sym) else symbols_of(f.args)
         return frozenset(found)
 
+    @cached_property
+    def depth(self) -> int:
+        """How deep minima, quotients … lie in each other."""
+        return max((1 + depth_of(f.args) for mono, _ in self.terms for f in mono if isinstance(f, Atom)), default=0)
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -261,6 +266,11 @@ def substitute(dim: Dim, bindings: Mapping[str, Dim]) -> Dim:
 def symbols_of(dims: Iterable[Dim]) -> set[str]:
     """Names of all symbols in some dims."""
     return {s for d in dims if isinstance(d, Expr) for s in d.symbols}
+
+
+def depth_of(dims: Iterable[Dim]) -> int:
+    """The greatest `Expr.depth`."""
+    return max((d.depth for d in dims if isinstance(d, Expr)), default=0)
 
 
 def is_static(shape: Iterable[Dim]) -> bool:

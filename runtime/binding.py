@@ -16,7 +16,9 @@ from .dimexpr import LIMIT, show
 from .manifest import Manifest
 from .memory import Layout, Planner
 from .native import Code, Context
+from .shortcuts import Shortcuts
 from .stages import Stage, Stages
+from .tables import Block
 
 _ALIGNED = 1 << 14  # outputs from so many bytes on lie at cache lines, which takes half a microsecond
 _MAX_IDLE = 8  # contexts kept for later runs; more callers than this at once allocate afresh
@@ -57,6 +59,8 @@ class Program(Sizes):
         self.words = np.array(manifest.program, np.int64)
         self.functions = np.array(functions, np.uint64)
         self.weights, self.streamed = weights, streamed
+        self.shortcuts = Shortcuts(manifest, self.stages) if manifest.handlers else None
+        self.starts = np.array(self.shortcuts.starts if self.shortcuts else [], np.int64)
         self.weights_at = address(weights)
         self.streamed_at = self.weights_at if streamed is None else address(streamed)
 
@@ -67,23 +71,31 @@ class Program(Sizes):
 class Execution:
     """One run at a time: a buffer table with its arena."""
 
-    __slots__ = ("_keep", "arena", "at", "bufs", "dims", "struct")
+    __slots__ = ("_keep", "arena", "at", "bufs", "dims", "struct", "tables")
 
     def __init__(self, program: Program, binding: Binding, arena: np.ndarray | None) -> None:
         self.arena = arena = aligned(binding.layout.total) if arena is None else arena
-        bufs = (ctypes.c_int64 * max(1, len(binding.template)))()
+        self.tables: Block | None = None
+        self.bufs: Any
+        self.dims: Sequence[int] = binding.slots
+        if (shortcuts := program.shortcuts) is not None:
+            self.tables = Block(shortcuts.places, shortcuts.constants)
+            at, self.bufs, self.dims = self.tables.at, self.tables.bufs, self.tables.slots
+            where = at + 8 * shortcuts.places.bufs, at + 8 * shortcuts.places.slots
+            more = at, address(shortcuts.words), address(program.starts)
+        else:
+            self.bufs = bufs = (ctypes.c_int64 * max(1, len(binding.template)))()
+            where, more = (ctypes.addressof(bufs), address(binding.dims)), (0, 0, 0)
         base = address(arena)
         for i, (fixed, offset) in enumerate(binding.template):
-            bufs[i] = fixed + offset if fixed >= 0 else base + offset
+            self.bufs[i] = fixed + offset if fixed >= 0 else base + offset
         scratch = np.empty(max(1, program.manifest.scratch), np.int64)
-        self.dims = binding.dims.copy() if program.manifest.handlers else binding.dims
         self.struct = Context(
-            address(program.words), len(program.words), address(program.functions), ctypes.addressof(bufs),
-            address(self.dims), program.threads, address(scratch), 0, 0,
+            address(program.words), len(program.words), address(program.functions), where[0],
+            where[1], program.threads, address(scratch), 0, 0, *more,
         )  # fmt: skip
         self.at = ctypes.addressof(self.struct)
-        self.bufs = bufs
-        self._keep = (scratch, program)
+        self._keep = (scratch, program, binding.dims)
 
 
 class Binding:

@@ -6,7 +6,7 @@ evaluates the whole table whenever it meets new sizes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class DimTable:
         self.advance(values, 0)
         return values
 
-    def advance(self, values: list[int], stage: int) -> None:
+    def advance(self, values: MutableSequence[int], stage: int) -> None:
         """Compute what a stage adds. Raises OverflowError."""
         for fn, a, b, out in self.code[stage]:
             v = fn(values[a], values[b])

@@ -37,7 +37,10 @@
   i64,  ; 5 threads
   ptr,  ; 6 scratch for gathered operands: 8 bytes each, for the largest call
   ptr,  ; 7 null, or per program word: at a call's word += nanoseconds, at the next += 1
-  i64   ; 8 where to start: 0, or behind the yield that the last call returned at
+  i64,  ; 8 where to start: 0, or behind the yield that the last call returned at
+  ptr,  ; 9 tables of the run, or null
+  ptr,  ; 10 words of shortcuts
+  ptr   ; 11 where the shortcut of each handler begins, or -1
 }
 
 %Timespec = type { i64, i64 }
@@ -54,6 +57,11 @@ declare i32 @pthread_attr_destroy(ptr)
 declare i32 @pthread_sigmask(i32, ptr, ptr)
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 declare i64 @llvm.umin.i64(i64, i64)
+declare i64 @llvm.smin.i64(i64, i64)
+declare i64 @llvm.smax.i64(i64, i64)
+declare { i64, i1 } @llvm.sadd.with.overflow.i64(i64, i64)
+declare { i64, i1 } @llvm.smul.with.overflow.i64(i64, i64)
+declare void @llvm.memmove.p0.p0.i64(ptr, ptr, i64, i1)
 declare i64 @llvm.umax.i64(i64, i64)
 
 define internal i64 @now() {
@@ -509,6 +517,112 @@ define internal ptr @buffer(ptr %bufs, ptr %word) {
   ret ptr %b
 }
 
+; What the tables of a run hold decides whether a yield can be done without; see runtime/shortcuts.py. Words are an operation
+; and three places in the tables; true at the end, false where a check fails or a size leaves ±2^62.
+;   0 end   1 add  2 multiply  3 divide, down, 0 by 0  4 least  5 greatest of a and b, to d   6 d = a
+;   7 a <= b?   8 a == b?   9 d = the b-th word (b is a number) at address a   10 d = address a + b
+;   11 exchange a and b   12 copy b bytes from address a to address d
+define internal i1 @shortcut(ptr %t, ptr %code) noinline {
+entry:
+  br label %fetch
+fetch:
+  %pc = phi i64 [ 0, %entry ], [ %next, %step ]
+  %at = getelementptr i64, ptr %code, i64 %pc
+  %op = load i64, ptr %at
+  %at1 = getelementptr i64, ptr %at, i64 1
+  %at2 = getelementptr i64, ptr %at, i64 2
+  %at3 = getelementptr i64, ptr %at, i64 3
+  %di = load i64, ptr %at1
+  %ai = load i64, ptr %at2
+  %bi = load i64, ptr %at3
+  %d = getelementptr i64, ptr %t, i64 %di
+  %a = getelementptr i64, ptr %t, i64 %ai
+  %bw = icmp eq i64 %op, 9 ; whose b is a number
+  %bz = select i1 %bw, i64 0, i64 %bi
+  %b = getelementptr i64, ptr %t, i64 %bz
+  %x = load i64, ptr %a
+  %y = load i64, ptr %b
+  switch i64 %op, label %fail [ i64 0, label %end i64 1, label %add i64 2, label %multiply i64 3, label %divide
+                                i64 4, label %least i64 5, label %greatest i64 6, label %move i64 7, label %most
+                                i64 8, label %equal i64 9, label %read i64 10, label %point i64 11, label %exchange
+                                i64 12, label %copy ]
+end:
+  ret i1 true
+fail:
+  ret i1 false
+add:
+  %sum = call { i64, i1 } @llvm.sadd.with.overflow.i64(i64 %x, i64 %y)
+  br label %checked
+multiply:
+  %product = call { i64, i1 } @llvm.smul.with.overflow.i64(i64 %x, i64 %y)
+  br label %checked
+checked:
+  %r = phi { i64, i1 } [ %sum, %add ], [ %product, %multiply ]
+  %rv = extractvalue { i64, i1 } %r, 0
+  %over = extractvalue { i64, i1 } %r, 1
+  br i1 %over, label %fail, label %limit
+limit:
+  %low = icmp slt i64 %rv, -4611686018427387904
+  %high = icmp sgt i64 %rv, 4611686018427387904
+  %far = or i1 %low, %high
+  br i1 %far, label %fail, label %set
+divide:
+  %none = icmp eq i64 %y, 0
+  %by = select i1 %none, i64 1, i64 %y
+  %q = sdiv i64 %x, %by
+  %back = mul i64 %q, %by
+  %rest = sub i64 %x, %back
+  %exact = icmp eq i64 %rest, 0
+  %signs = xor i64 %x, %by
+  %negative = icmp slt i64 %signs, 0
+  %inexact = xor i1 %exact, true
+  %down = and i1 %inexact, %negative
+  %one = zext i1 %down to i64
+  %floor = sub i64 %q, %one
+  %quotient = select i1 %none, i64 0, i64 %floor
+  br label %set
+least:
+  %min = call i64 @llvm.smin.i64(i64 %x, i64 %y)
+  br label %set
+greatest:
+  %max = call i64 @llvm.smax.i64(i64 %x, i64 %y)
+  br label %set
+move:
+  br label %set
+most:
+  %le = icmp sle i64 %x, %y
+  br i1 %le, label %step, label %fail
+equal:
+  %eq = icmp eq i64 %x, %y
+  br i1 %eq, label %step, label %fail
+read:
+  %from = inttoptr i64 %x to ptr
+  %word = getelementptr i64, ptr %from, i64 %bi
+  %size = load i64, ptr %word, align 1
+  br label %set
+point:
+  %place = add i64 %x, %y
+  br label %set
+exchange:
+  store i64 %y, ptr %a
+  store i64 %x, ptr %b
+  br label %step
+copy:
+  %to = load i64, ptr %d
+  %top = inttoptr i64 %to to ptr
+  %source = inttoptr i64 %x to ptr
+  call void @llvm.memmove.p0.p0.i64(ptr %top, ptr %source, i64 %y, i1 false)
+  br label %step
+set:
+  %v = phi i64 [ %rv, %limit ], [ %quotient, %divide ], [ %min, %least ], [ %max, %greatest ], [ %x, %move ], [ %size, %read ],
+               [ %place, %point ]
+  store i64 %v, ptr %d
+  br label %step
+step:
+  %next = add i64 %pc, 4
+  br label %fetch
+}
+
 ; Run a program. 0: done, 1: unknown instruction, 2: yielded; called again, it goes on behind that; 3: not as expected. Programs are checked when they are loaded, not here.
 ;   1 fn nbufs ndims units_slot grain_slot bufs.. dims..    call
 ;   2 target                                                 jump
@@ -516,7 +630,7 @@ define internal ptr @buffer(ptr %bufs, ptr %word) {
 ;   4 buf / 5 buf                                            i64 in buf += 1 / = 0
 ;   6 a b target                                             jump if i64 in a >= i64 in b
 ;   7 as 1                                                   call of a team
-;   8 handler                                                yield: the caller runs a handler and calls again
+;   8 handler                                                yield: its shortcut, or the caller runs a handler and calls again
 ;   9 expectation buf k lo_slot hi_slot                      unless i64 buf[2k] >= lo and buf[2k+1] <= hi: return 3, resume at this word
 define i32 @mlc_run(ptr %ctx) {
 entry:
@@ -542,7 +656,7 @@ entry:
   br label %fetch
 fetch:
   %pc = phi i64 [ %pc0, %entry ], [ %pc.call, %called ], [ %pc.call, %record ], [ %w1, %jump ], [ %pc.br, %branch ],
-                [ %pc.inc, %step2 ], [ %pc.ge, %compare ], [ %pc.met, %expect ]
+                [ %pc.inc, %step2 ], [ %pc.ge, %compare ], [ %pc.met, %expect ], [ %pc.next, %short ]
   %in = icmp ult i64 %pc, %words
   br i1 %in, label %decode, label %end
 end:
@@ -552,6 +666,24 @@ bad:
   ret i32 1
 yield:
   %pc.next = add i64 %pc, 2
+  %p9 = getelementptr %Ctx, ptr %ctx, i32 0, i32 9
+  %tables = load ptr, ptr %p9
+  %plain = icmp eq ptr %tables, null
+  br i1 %plain, label %stop, label %look
+look:
+  %p11 = getelementptr %Ctx, ptr %ctx, i32 0, i32 11
+  %starts = load ptr, ptr %p11
+  %sp = getelementptr i64, ptr %starts, i64 %w1
+  %start = load i64, ptr %sp
+  %has = icmp sge i64 %start, 0
+  br i1 %has, label %short, label %stop
+short:
+  %p10 = getelementptr %Ctx, ptr %ctx, i32 0, i32 10
+  %shorts = load ptr, ptr %p10
+  %code = getelementptr i64, ptr %shorts, i64 %start
+  %done = call i1 @shortcut(ptr %tables, ptr %code)
+  br i1 %done, label %fetch, label %stop
+stop:
   store i64 %pc.next, ptr %resume
   ret i32 2
 unmet:

@@ -36,6 +36,9 @@ class Context(ctypes.Structure):
         ("scratch", ctypes.c_size_t),
         ("times", ctypes.c_size_t),
         ("resume", ctypes.c_int64),
+        ("tables", ctypes.c_size_t),
+        ("shortcuts", ctypes.c_size_t),
+        ("starts", ctypes.c_size_t),
     ]
 
 

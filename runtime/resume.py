@@ -14,12 +14,13 @@ from .handles import Handles
 from .host import CALLS
 from .manifest import Manifest
 from .native import native
+from .shortcuts import SPARE
 from .space import HOST, Space
 from .stages import Stage
+from .tables import Lists, Tables
 
 YIELDED = 2
 _UNMET = 3
-_SPARE = 4  # memory of so many times the size is not kept for it
 
 
 def stopped(m: Manifest, code: int, word: int, bufs: Any, dims: Any) -> MlcError:
@@ -39,28 +40,28 @@ class Yields:
     `outputs` fill up as their sizes become known; memory of run-time sizes is dropped after its last use.
 
     Args:
-        bufs: addresses by buffer, which the program reads as it runs.
-        dims: values by dim slot, likewise.
+        tables: sizes and addresses, which the program reads as it runs.
         space: the memory that these are addresses of.
     """
 
-    def __init__(self, program: Sizes, binding: Binding, bufs: Any, dims: np.ndarray, outputs: list[Any], handles: Handles,
-                 space: Space) -> None:  # fmt: skip
-        self.binding, self.bufs, self.dims, self.outputs, self.space = binding, bufs, dims, outputs, space
+    def __init__(self, program: Sizes, binding: Binding, tables: Tables, outputs: list[Any], handles: Handles, space: Space) -> None:
+        self.binding, self.outputs, self.handles, self.space = binding, outputs, handles, space
         self.manifest, self.stages = program.manifest, program.stages
-        self.values, self.slots, self.sizes = list(binding.values), list(binding.slots), list(binding.sizes)
-        self.symbols = dict(binding.symbols)
-        self.memory: dict[int, Any] = {}  # of buffers that a handler allocated or was given
-        self.room: dict[int, int] = {}  # bytes of those that were allocated here, and may be written again
-        self.held: dict[int, int] = {}  # bytes that buffers of kind "given" hold
-        self.handles = handles
+        t = tables
+        self.values, self.slots, self.sizes, self.bufs = t.values, t.slots, t.sizes, t.bufs
+        self.room, self.held, self.owned = t.room, t.held, t.owned
+        # What buffers own, by address: memory changes hands in the tables alone. Two may own the same.
+        self.memory: dict[int, list[Any]] = {}
+
+    @property
+    def symbols(self) -> dict[str, int]:
+        """Sizes, those that are not known yet as 0."""
+        return {**self.binding.symbols, **{s: self.values[place] for s, place in self.manifest.dims.places.items()}}
 
     def handle(self, k: int) -> None:
         """What the program asks for at its k-th yield. Raises InputError for sizes that do not make sense or are too large."""
         for buffer in self.stages.freed[k]:
-            if buffer in self.memory:
-                self.space.drop(self.memory.pop(buffer))
-                self.room.pop(buffer, None)
+            self._drop(buffer)
         handler = self.manifest.handlers[k]
         match handler:
             case BindHandler():
@@ -80,16 +81,15 @@ class Yields:
             if not size.lo <= value <= size.hi:
                 raise InputError(f"a size of {value} computed from data", expected=f"{size.lo} to {size.hi}",
                                  loc=f"size {size.symbol}")  # fmt: skip
-            self.values[places[size.symbol]] = self.symbols[size.symbol] = value
+            self.values[places[size.symbol]] = value
         number = handler.stage
         stage = self.stages.all[number]
         try:
             m.dims.advance(self.values, number)
         except OverflowError:
             raise InputError(f"sizes {self.symbols}", expected="tensors of less than 2**62 elements") from None
-        dims = self.dims
         for slot in stage.slots:
-            self.slots[slot] = dims[slot] = self.values[m.dims.slots[slot]]
+            self.slots[slot] = self.values[m.dims.slots[slot]]
         check_dims(m, stage, self.slots, self.symbols)
         for i in stage.buffers:
             self.sizes[i] = self.slots[m.buffers[i].size]
@@ -110,7 +110,7 @@ class Yields:
                 except (MemoryError, ValueError):
                     raise InputError(f"output {info.name} of {list(shape)}", expected="what fits into memory") from None
             elif b.kind == "given":
-                have = self.held[i] if i in self.memory else self.sizes[i]  # dropped: nothing reads it
+                have = self.held[i] if self.owned[i] else self.sizes[i]  # dropped: nothing reads it
                 if have != self.sizes[i]:
                     raise InputError(f"a tensor of {have} bytes met inside the model", expected=f"{self.sizes[i]} bytes",
                                      remedy="Its sizes contradict what the model says of them.")  # fmt: skip
@@ -126,16 +126,25 @@ class Yields:
             raise InputError(f"sizes {self.symbols} need {size} bytes for one tensor", expected="what fits into memory") from None
 
     def _own(self, buffer: int, memory: Any, room: int = 0) -> None:
-        if buffer in self.memory and self.memory[buffer] is not memory:
-            self.space.drop(self.memory[buffer])
-        self.memory[buffer] = memory
-        self.room[buffer] = room
-        self.bufs[buffer] = self.space.address(memory)
+        """The buffer owns a memory that it did not own before."""
+        self._drop(buffer)
+        at = self.space.address(memory)
+        self.memory.setdefault(at, []).append(memory)
+        self.owned[buffer], self.bufs[buffer], self.room[buffer] = 1, at, room
+
+    def _drop(self, buffer: int) -> None:
+        if self.owned[buffer]:
+            at = self.bufs[buffer]
+            owners = self.memory[at]
+            self.space.drop(owners.pop())
+            if not owners:
+                del self.memory[at]
+            self.owned[buffer] = self.room[buffer] = 0
 
     def _reserve(self, buffer: int, size: int) -> None:
         """Memory for `size` bytes: what the buffer has, if that is enough; if it grows, half as much again for the next time."""
-        room = self.room.get(buffer, 0)
-        if not size <= room <= _SPARE * size:
+        room = self.room[buffer]
+        if not size <= room <= SPARE * size:
             room = size + size // 2 if 0 < room < size else size
             self._own(buffer, self._new(room), room)
 
@@ -148,16 +157,16 @@ class Yields:
         b = self.manifest.buffers[source]
         root = b.index if b.kind == "alias" else source
         size = self.sizes[source]
-        if handler.move and root == source and root in self.memory:
-            self.held[target] = self.held.get(root, size)
-            if root in self.held:  # not computed here, so that its size was not known before
+        if handler.move and root == source and self.owned[root]:
+            self.held[target] = size if self.held[root] < 0 else self.held[root]
+            if self.held[root] >= 0:  # not computed here, so that its size was not known before
                 self.held[root] = size
             self._swap(root, target, size)
             self._point_all(root)
             self._point_all(target)
             return
         self.held[target] = size
-        if size <= self.room.get(target, 0) <= _SPARE * size and root != target:
+        if size <= self.room[target] <= SPARE * size and root != target:
             self.space.copy(self.bufs[target], self.bufs[source], size)
         else:
             copy = self._new(size)
@@ -167,15 +176,13 @@ class Yields:
 
     def _swap(self, root: int, target: int, size: int) -> None:
         """The target gets the memory of the root, which may be computed again in the next iteration: in the target's, if it has room."""
-        old, room, at = self.memory.pop(target, None), self.room.pop(target, 0), self.bufs[target]
-        self.memory[target], self.room[target], self.bufs[target] = self.memory.pop(root), self.room.pop(root, 0), self.bufs[root]
-        if old is not None and size <= room <= _SPARE * size:
-            self.memory[root], self.room[root], self.bufs[root] = old, room, at
-            return
-        if old is not None:
-            self.space.drop(old)
-        larger = size + size // 2 if 0 < room < size else size
-        self._own(root, self._new(larger), larger)
+        for table in (self.owned, self.room, self.bufs):
+            table[root], table[target] = table[target], table[root]
+        room = self.room[root]
+        if not (self.owned[root] and size <= room <= SPARE * size):
+            larger = size + size // 2 if 0 < room < size else size
+            self._drop(root)
+            self._own(root, self._new(larger), larger)
 
     def _point_all(self, buffer: int) -> None:
         for alias in self.stages.aliases.get(buffer, ()):
@@ -235,7 +242,10 @@ class Run(Yields):
     """One run on this machine's CPU: native calls, and what happens between them."""
 
     def __init__(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
-        super().__init__(program, binding, execution.bufs, execution.dims, outputs, handles, HOST)
+        tables = execution.tables
+        if tables is not None:
+            tables.start(binding)
+        super().__init__(program, binding, tables or Lists(binding, execution.bufs), outputs, handles, HOST)
         self.program, self.execution = program, execution
 
     def run(self) -> None:

@@ -12,6 +12,9 @@ from .address import address
 from .artifact import aligned, aligned_array
 
 _word = ctypes.c_int64.from_address
+_memory = ctypes.pythonapi.PyMemoryView_FromMemory  # a third of the time that an array type of ctypes takes
+_memory.argtypes, _memory.restype = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int), ctypes.py_object
+_WRITABLE = 0x200  # PyBUF_WRITE
 
 
 class Space(Protocol):
@@ -76,7 +79,7 @@ class HostSpace:
         size = math.prod(shape) * dtype.itemsize
         if not size:
             return np.empty(shape, dtype)
-        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(at)).view(dtype).reshape(shape)
+        return np.ndarray(shape, dtype, _memory(at, size, _WRITABLE))
 
     def hold(self, array: np.ndarray) -> np.ndarray:
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)

@@ -15,6 +15,7 @@ from ..binding import Binding, Sizes
 from ..handles import Handles
 from ..manifest import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, YIELD, Manifest, instruction_length
 from ..resume import Yields
+from ..tables import Lists
 from . import images
 from .device import Device, Memory
 from .segments import Segment, segments
@@ -95,7 +96,7 @@ class CudaExecution:
         d = program.device
         self.stream = d.stream()
         self.arena: Memory = d.allocate(binding.layout.total, self.stream) if arena is None else arena
-        self.dims = binding.dims.copy() if program.manifest.handlers else binding.dims
+        self.dims: Sequence[int] = binding.slots
         self.resumed: Yields | None = None
         self.event: Any = None  # the end of the last run, where the host did not wait for it
         base = self.arena.ptr
@@ -164,8 +165,10 @@ class CudaExecution:
     def yields(self, outputs: list[Any], stream: Any, handles: Handles) -> Yields | None:
         """What this run's yields do; None for a program without. It is kept: memory of its tensors is in use until the end."""
         if self.binding.manifest.handlers:
+            tables = Lists(self.binding, self.bufs)
+            self.dims = tables.slots
             space = DeviceSpace(self.program.device, stream, stream is self.stream)
-            self.resumed = Yields(self.program, self.binding, self.bufs, self.dims, outputs, handles, space)
+            self.resumed = Yields(self.program, self.binding, tables, outputs, handles, space)
         return self.resumed
 
     def launch_all(self, stream: Any, yields: Yields | None = None, around: Around | None = None, graphs: bool = False) -> None:

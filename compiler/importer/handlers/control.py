@@ -8,7 +8,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto
 
 from ....errors import OnnxImportError
-from ....ir import Const, Dim, DType, RunTimeSize, TensorType, Value, dim_max, lower, sym, symbols_of
+from ....ir import Const, Dim, DType, RunTimeSize, TensorType, Value, depth_of, dim_max, lower, sym, symbols_of
 from ....ir import ops as O
 from ....ir.ops.host import OBJECT
 from ..compose import Build, optional, required
@@ -21,6 +21,7 @@ from .scan import formal, scan, scan_8
 _UNROLL_NODES = 256
 _UNROLL_TRIPS = 256
 _PEEL = 2  # iterations taken out of a loop for the sake of its states' types
+_UNROLL_DEPTH = 8  # of sizes that become more complicated in every iteration, which takes exponential time
 Place = tuple[int, int, str]  # result, axis, symbol
 
 
@@ -301,12 +302,14 @@ def _objects(dims: Sequence[Dim]) -> np.ndarray:
 
 
 def _unroll(ctx: ImportContext, body: GraphProto, trips: int, states: list[Value], past: int) -> list[Value] | None:
-    """All iterations in place, or None when the condition is not known after one of them."""
+    """All iterations in place, or None when the condition is not known after one of them, or sizes get out of hand."""
     b = Build(ctx)
     scans: list[list[Value]] = [[] for _ in range(len(body.output) - 1 - len(states))]
     for i in range(past, past + trips):
         cond, *rest = ctx.inline(body, [ctx.const(np.int64(i)), ctx.const(np.bool_(True)), *states])
         states = rest[: len(states)]
+        if any(depth_of(v.shape) > _UNROLL_DEPTH for v in states):
+            return None
         for parts, value in zip(scans, rest[len(states) :], strict=True):
             parts.append(b.reshape(value, (1, *value.shape)))
         known = ctx.known(cond)

@@ -11,6 +11,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 from mlc.errors import InputError, OnnxImportError
+from onnx import TensorProto, helper, numpy_helper
 
 RNG = np.random.default_rng(5)
 
@@ -291,3 +292,32 @@ def test_scan_over_batches(lengths):
     got = mlc.compile(proto).run({"initial": initial, "x": x, "w": w})
     same(got["y"], y)
     same(got["z"], z)
+
+
+def test_sizes_that_nest_ever_deeper_end_unrolling():
+    """Every iteration takes a row away, so that sizes are maxima of maxima, twice as long each time: that took minutes."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["c"], ["d"]),
+            helper.make_node("Slice", ["s", "one", "end", "zero"], ["t"]),
+        ],
+        "b",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("s", TensorProto.FLOAT, [None, 4]),
+        ],
+        [helper.make_tensor_value_info("d", TensorProto.BOOL, []), helper.make_tensor_value_info("t", TensorProto.FLOAT, [None, 4])],
+    )
+    consts = {"n": 40, "one": [1], "end": [10**6], "zero": [0]}
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array(v), k) for k, v in consts.items()],
+    )
+    module = mlc.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString())
+    for n in (50, 3):
+        x = np.arange(4.0 * n, dtype="f").reshape(n, 4)
+        np.testing.assert_array_equal(module.run({"x": x})["y"], x[40:])

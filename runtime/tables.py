@@ -1,0 +1,85 @@
+"""What a run that yields knows: sizes, and which memory its buffers have. Tables of words, which native code reads too."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from array import array
+from collections.abc import MutableSequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from .manifest import Manifest
+
+if TYPE_CHECKING:
+    from .binding import Binding
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each table starts in one block of words; the last two hold `constants` and what is computed on the way."""
+
+    values: int  # by number of a value of the dim table
+    slots: int  # by dim slot
+    sizes: int  # bytes, by buffer, as the following ones
+    room: int  # bytes allocated by a handler, which may be written again; 0: none
+    held: int  # bytes that a buffer holds that was handed on; −1: none was
+    owned: int  # whether the memory is this run's to drop
+    bufs: int  # addresses
+    constants: int
+    spare: int
+    total: int
+
+    @staticmethod
+    def of(m: Manifest, constants: int) -> Places:
+        buffers = len(m.buffers)
+        sizes = [m.dims.n_values, len(m.dims.slots), *[buffers] * 5, constants, 2]
+        return Places(*(sum(sizes[:i]) for i in range(len(sizes) + 1)))
+
+
+class Tables:
+    """One run's; each is indexed as `Places` says."""
+
+    values: MutableSequence[int]
+    slots: MutableSequence[int]
+    sizes: MutableSequence[int]
+    room: MutableSequence[int]
+    held: MutableSequence[int]
+    owned: MutableSequence[int]
+    bufs: MutableSequence[int]
+
+    def start(self, binding: Binding) -> None:
+        """As they are before the first yield; `bufs` stay."""
+        n = len(binding.sizes)
+        self.values[:], self.slots[:], self.sizes[:] = binding.values, binding.slots, binding.sizes
+        self.room[:], self.held[:], self.owned[:] = [0] * n, [-1] * n, [0] * n
+
+
+class Lists(Tables):
+    """Where only Python reads them; `bufs` is the caller's."""
+
+    def __init__(self, binding: Binding, bufs: MutableSequence[int]) -> None:
+        self.values, self.slots, self.sizes, self.room, self.held, self.owned = ([] for _ in range(6))
+        self.bufs = bufs
+        self.start(binding)
+
+
+class Block(Tables):
+    """In one piece of memory, `at`."""
+
+    def __init__(self, places: Places, constants: list[int]) -> None:
+        self._memory = (ctypes.c_int64 * places.total)()
+        self.at = ctypes.addressof(self._memory)
+        words = memoryview(self._memory).cast("B").cast("q")
+        names = [f.name for f in fields(places)]
+        for name, following in itertools.pairwise(names):
+            setattr(self, name, words[getattr(places, name) : getattr(places, following)])
+        words[places.constants : places.spare] = memoryview(array("q", constants))
+        self._before_bufs = words[: places.bufs]
+        self._begin: tuple[Binding, array[int]] | None = None
+
+    def start(self, binding: Binding) -> None:
+        if self._begin is None or self._begin[0] is not binding:
+            n = len(binding.sizes)
+            self._begin = binding, array("q", [*binding.values, *binding.slots, *binding.sizes, *[0] * n, *[-1] * n, *[0] * n])
+        self._before_bufs[:] = memoryview(self._begin[1])

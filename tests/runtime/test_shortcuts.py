@@ -1,0 +1,56 @@
+"""Yields that native code goes on from by itself: the same sizes as the handlers find, and the handlers where it cannot."""
+
+import mlc
+import numpy as np
+import pytest
+from mlc.runtime.resume import Run
+from mlc.runtime.shortcuts import Shortcuts
+from onnx import TensorProto, helper, numpy_helper
+
+F, I, B = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+node, info = helper.make_node, helper.make_tensor_value_info
+
+
+def loop(nodes, trips=60, rank=2):
+    """A model whose state s becomes t in each of `trips` iterations."""
+    ins = [info("i", I, []), info("c", B, []), info("s", F, [None] * rank)]
+    body = helper.make_graph([*nodes, node("Identity", ["c"], ["d"])], "b", ins, [info("d", B, []), info("t", F, [None] * rank)])
+    consts = {"n": trips, "one": [1], "two": [2], "end": [10**6], "zero": [0]}
+    graph = helper.make_graph(
+        [node("Loop", ["n", "", "x"], ["y"], body=body)],
+        "g",
+        [info("x", F, [None, 4])],
+        [info("y", F, [None] * rank)],
+        [numpy_helper.from_array(np.array(v), k) for k, v in consts.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+
+GROW = [node("Tanh", ["x"], ["u"]), node("Concat", ["s", "u"], ["t"], axis=0)]
+SHRINK = [node("Slice", ["s", "one", "end", "zero"], ["v"]), node("Neg", ["v"], ["t"])]
+# every other row, and one more: a size by division
+HALVE = [node("Slice", ["s", "zero", "end", "zero", "two"], ["h"]), node("Concat", ["h", "x"], ["t"], axis=0)]
+
+
+@pytest.mark.parametrize("nodes", [GROW, SHRINK, HALVE], ids=["grow", "shrink", "halve"])
+def test_the_same_with_and_without(nodes, monkeypatch):
+    model = loop(nodes)
+    module = mlc.compile(model, threads=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Shortcuts, "_handler", lambda self, k: -1)
+        slow = mlc.compile(model, threads=1)
+        inputs = [np.random.default_rng(n).standard_normal((n, 4)).astype("f") for n in (3, 100, 0, 1, 61, 3)]
+        want = [slow.run({"x": x})["y"] for x in inputs]
+    for x, y in zip(inputs, want, strict=True):
+        np.testing.assert_array_equal(module.run({"x": x})["y"], y)
+
+
+def test_handlers_run_only_where_memory_is_wanted(monkeypatch):
+    module = mlc.compile(loop(GROW, 400), threads=1)
+    calls = []
+    handle = Run.handle
+    monkeypatch.setattr(Run, "handle", lambda self, k: (calls.append(k), handle(self, k)))
+    x = np.ones((1, 4), "f")
+    y = module.run({"x": x})["y"]
+    assert y.shape == (401, 4) and (y[1:] == np.tanh(x)).all()
+    assert len(calls) < 100  # of 800 yields
