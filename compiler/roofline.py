@@ -1,7 +1,9 @@
 """Where a run's time goes, kernel by kernel, against what this machine can do at most (its roofline).
 
 A kernel of f floating-point operations that moves b bytes takes at least max(f / peak flops, b / bandwidth); its share of
-the roofline is that time over the measured one. Peaks are measured here and now, with as many threads. Bandwidth is that of
+the roofline is that time over the measured one. Peaks are measured here and now, with as many threads. The clock of a core
+depends on what it has been doing: for flops, the peak that counts is what multiply-adds in registers sustain for some
+milliseconds, in turns with the model's runs, and not the fastest moment of an idle machine. Bandwidth is that of
 reading b bytes again and again: of a cache, if they fit into one, since the kernel before may have left them there. Integer
 kernels are held against the float32 peak, which they may exceed, as does a convolution that is not done directly.
 """
@@ -12,8 +14,8 @@ import ctypes
 import statistics
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from ..runtime.native import Code
 _WORKING_SETS = tuple(1 << n for n in (15, 18, 21, 24, 28))  # bytes of each thread; the last is more than caches hold
 _ROUNDS = 25
 _SECONDS = 0.003  # of one round: less than a slice of time of the system's scheduler
+_SUSTAINED = 0.005  # seconds of multiply-adds behind a run: many times longer than a core takes to change its clock
 _PASSES = 2  # over all probes, in case that the machine was busy during one
 
 
@@ -117,14 +120,32 @@ def measure_peaks(threads: int) -> Peaks:
     return Peaks(threads, gflops, tuple((s, max(gbytes[x] for x in _WORKING_SETS if x >= s)) for s in _WORKING_SETS))
 
 
-def profile(module: Module, feeds: Mapping[str, np.ndarray], peaks: Peaks, runs: int = 20) -> Profile:
-    """Times every call of the module's program; peaks should be of as many threads as the module has."""
-    whole, calls = [], []
+def sustained_gflops(threads: int) -> Callable[[], float]:
+    """A function that measures, each time it is called, what multiply-adds in registers reach on all threads together for some
+    milliseconds."""
+    probe = _Running(multiply_adds(host()))
+    data = [np.ones(64, np.uint8) for _ in range(threads)]
+    steps = max(1, int(_SUSTAINED * probe.steps_per_second(data, 0) / threads))
+    return lambda: threads * steps * probe.probe.flops / probe.seconds(data, steps, 0) * 1e-9
+
+
+def profile(
+    module: Module, feeds: Mapping[str, np.ndarray], peaks: Peaks, runs: int = 20, sustained: Callable[[], float] | None = None
+) -> Profile:
+    """Times every call of the module's program; peaks should be of as many threads as the module has.
+
+    sustained: from `sustained_gflops`, called in turns with the runs; its median replaces the peak of `peaks`.
+    """
+    whole, calls, pace = [], [], []
     for _ in range(runs):
         calls.append(module.profile(feeds))
+        if sustained is not None:
+            pace.append(sustained())
         start = time.perf_counter()
         module.run(feeds)
         whole.append(time.perf_counter() - start)
+    if pace:
+        peaks = replace(peaks, gflops=statistics.median(pace))
     manifest = module.manifest
     dims = module.binding(**_sizes(module, feeds)).dims
     seconds = {s.word: statistics.median(c[s.word] for c in calls) for s in manifest.steps}
@@ -172,13 +193,13 @@ class _Running:
     def steps_per_second(self, data: Sequence[np.ndarray], size: int) -> float:
         """The best of several rounds, of all threads (an array each) together; `size` bytes of each array are used."""
         steps = max(1 << 10, size // max(1, self.probe.bytes))
-        while (seconds := self._seconds(data, steps, size)) < _SECONDS / 2:
+        while (seconds := self.seconds(data, steps, size)) < _SECONDS / 2:
             steps *= max(2, min(64, int(_SECONDS / seconds)))
         rounds = max(2, min(_ROUNDS, int(_ROUNDS * _SECONDS / seconds)))
-        best = min(seconds, *(self._seconds(data, steps, size) for _ in range(rounds)))
+        best = min(seconds, *(self.seconds(data, steps, size) for _ in range(rounds)))
         return len(data) * steps / best
 
-    def _seconds(self, data: Sequence[np.ndarray], steps: int, size: int) -> float:
+    def seconds(self, data: Sequence[np.ndarray], steps: int, size: int) -> float:
         """Wall time of one call in each of as many threads as there are arrays, begun together."""
         barrier = threading.Barrier(len(data))
         spans: list[tuple[float, float]] = []

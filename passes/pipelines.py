@@ -19,6 +19,7 @@ from .fuse_rotary import FuseRotary
 from .grouped_weights import GroupedWeights, NameDequantizers
 from .hoist_invariants import HoistInvariants
 from .integer_products import IntegerProducts
+from .repeated_matrices import RepeatedMatrices
 from .simplify import Simplify
 from .sink_transposes import SinkTransposes
 from .subgraphs import Subgraphs
@@ -52,6 +53,7 @@ O2: tuple[Runnable, ...] = (
     HoistInvariants(),
     *QUANTIZED,  # before constants fold: quantized weights must not become floats
     CLEAN,
+    RepeatedMatrices(),  # after constants fold: those of moderate size become weights like any other
     FusePatterns(moved_norms=False),  # before layout: fewer nodes to choose for
     FuseRotary(),
     FuseAttention(),  # before layout: what it makes of kᵀ merges there

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .target import CpuTarget
 
-_CHAINS = 12  # independent sums: two units of four cycles' latency need eight
+_CHAINS = {16: 12, 32: 16}  # independent sums by vector registers: two units of four cycles' latency need eight
 _LOADS = 8  # vectors of a step
 
 
@@ -28,7 +28,7 @@ def multiply_adds(target: CpuTarget) -> Probe:
     lanes = target.lanes(4)
     vector = f"<{lanes} x float>"
     fn = f"llvm.fmuladd.v{lanes}f32"
-    names = range(_CHAINS)
+    names = range(_CHAINS[target.vector_registers])
     body = [f"  %next{j} = call {vector} @{fn}({vector} %sum{j}, {vector} %factor, {vector} %term)" for j in names]
     text = _loop(
         "mlc_probe_flops",
@@ -37,7 +37,7 @@ def multiply_adds(target: CpuTarget) -> Probe:
         carried=[(vector, f"%sum{j}", "%factor", f"%next{j}") for j in names],
         body=body,
     )
-    return Probe(text, "mlc_probe_flops", 2 * lanes * _CHAINS, 0)
+    return Probe(text, "mlc_probe_flops", 2 * lanes * len(names), 0)
 
 
 def loads(target: CpuTarget) -> Probe:

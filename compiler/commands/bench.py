@@ -171,11 +171,11 @@ def _profiles(
     found = []
     for threads in counts:
         tell("peaks of this machine", 0, 1)
-        peaks = roofline.measure_peaks(threads)
+        peaks, sustained = roofline.measure_peaks(threads), roofline.sustained_gflops(threads)
         tell("kernels", 0, 1)
         (ms,) = (t.median for t in timings if t.engine == "mlc" and t.threads == threads)
         runs = max(3, min(200, int(seconds * 1e3 / (3 * ms))))  # a profile is two runs, and then there is one as a whole
-        found.append(roofline.profile(load(blob, threads=threads), feeds, peaks, runs))
+        found.append(roofline.profile(load(blob, threads=threads), feeds, peaks, runs, sustained))
     return found
 
 
@@ -186,7 +186,7 @@ def show_kernels(p: roofline.Profile) -> None:
         return "" if x is None else f"{x:.{digits}f}"
 
     reads = ", ".join(f"{rate:.0f} from {bytes_text(size)}" for size, rate in p.peaks.gbytes)
-    title = f"{p.peaks.threads} thread{'s' if p.peaks.threads > 1 else ''}: peak {p.peaks.gflops:.0f} GFLOP/s; GB/s read: {reads}"
+    title = f"{p.peaks.threads} thread{'s' if p.peaks.threads > 1 else ''}: peak {p.peaks.gflops:.0f} GFLOP/s sustained; GB/s read: {reads}"
     table = Table("kernel", "ms", "% of time", "flop", "bytes", "GFLOP/s", "GB/s", "% of roofline", "from", title=title)
     ran = [k for k in p.kernels if k.ms > 0]
     for k in ran:

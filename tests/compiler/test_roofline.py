@@ -44,6 +44,21 @@ def test_profile_adds_up(model: bytes) -> None:
     assert json.loads(json.dumps(p.as_json()))["kernels_ms"] == pytest.approx(p.kernels_ms)
 
 
+def test_shares_are_of_the_peak_in_turns_with_the_runs(model: bytes) -> None:
+    feeds, paces = {"x": np.ones((7, 32), np.float32)}, iter([90.0, 10.0, 20.0])
+    p = roofline.profile(mlc.compile(model, threads=1), feeds, PEAKS, 3, lambda: next(paces))
+    assert p.peaks.gflops == 20 and p.peaks.gbytes == PEAKS.gbytes
+    project = next(k for k in p.kernels if "project" in k.nodes)
+    assert project.roofline == pytest.approx(max(project.gflops / 20, project.gbytes / 200))  # type: ignore[operator]
+
+
+def test_sustained_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "_SUSTAINED", 1e-4)
+    monkeypatch.setattr(roofline, "_ROUNDS", 1)
+    measure = roofline.sustained_gflops(2)
+    assert measure() > 0 and measure() > 0
+
+
 def test_words_in_loops() -> None:
     call = [CALL, 0, 1, 1, 0, 0, 5, 6]
     program = [*call, CLEAR, 0, JUMP_IF_GE, 0, 1, 26, *call, INCREMENT, 0, JUMP, 10, *call]
