@@ -19,7 +19,7 @@ class RepeatedMatrices(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
         def visit(node: Node, ins: tuple[Value, ...]) -> tuple[Value, ...] | None:
-            if not isinstance(node.op, MatMul) or node.out.dtype not in (DType.F32, DType.F64):
+            if node.op != MatMul() or node.out.dtype not in (DType.F32, DType.F64):
                 return None
             a, b = ins
             if len(a.shape) < 2 or len(b.shape) < 2:
