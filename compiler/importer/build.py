@@ -295,6 +295,13 @@ class Importer(ImportContext):
             self.depth -= 1
             self.scope, self.opsets, self.attr_bindings, self.in_function = saved
 
+    def expanded(self, node: NodeProto, opset: int, ins: Sequence[Value | None]) -> Sequence[Value]:
+        types = [to_proto(self.holding(v)).SerializeToString() if v is not None else b"" for v in ins]
+        body = schema_function(node, "", opset, lambda: types)
+        if body is None:
+            raise self.unsupported(f"{node.op_type}: no function body for these operands")
+        return self._expand(node, body, ins)
+
     def named(self, name: str) -> Value:
         return self._lookup(name)
 

@@ -399,6 +399,10 @@ class ImportContext:
         """The value that a name stands for where the node is."""
         raise NotImplementedError
 
+    def expanded(self, node: NodeProto, opset: int, ins: Sequence[Value | None]) -> Sequence[Value]:
+        """A node of the default domain by the function body that ONNX gives its operator. Raises UnsupportedError without one."""
+        raise NotImplementedError
+
     def inline(self, graph: GraphProto, args: Sequence[Value]) -> list[Value]:
         """Import a subgraph in place: its inputs are `args`, what it reads from outside is read directly."""
         raise NotImplementedError

@@ -8,7 +8,6 @@ _DERIVED = "differentiates by an input: by a constant, the derivative is 0"
 EXCLUDED: dict[str, str] = {
     "test_gradient_of_add constants": _DERIVED,
     "test_gradient_of_add_and_mul constants": _DERIVED,
-    "test_linear_attention_gated_delta_mqa symbolic": _BATCHES,
     "test_linear_attention_gated_delta_mqa_expanded symbolic": _BATCHES,
 }
 

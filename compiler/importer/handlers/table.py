@@ -15,6 +15,7 @@ from .images import IMAGE_HANDLERS
 from .legacy import LEGACY_HANDLERS
 from .linalg import LINALG_HANDLERS
 from .microsoft.attention import ATTENTION_MS_HANDLERS
+from .microsoft.blocked import BLOCKED_MS_HANDLERS
 from .microsoft.coded import CODED_MS_HANDLERS
 from .microsoft.decoding import DECODING_MS_HANDLERS
 from .microsoft.experts import EXPERT_MS_HANDLERS
@@ -23,6 +24,7 @@ from .microsoft.grouped import GROUPED_HANDLERS
 from .microsoft.quantized import QUANT_MS_HANDLERS
 from .microsoft.sampling import SAMPLING_MS_HANDLERS
 from .microsoft.small import SMALL_MS_HANDLERS
+from .microsoft.stateful import STATEFUL_MS_HANDLERS
 from .ml.encoders import ML_ENCODER_HANDLERS
 from .ml.models import ML_HANDLERS
 from .ml.trees import ML_TREE_HANDLERS
@@ -68,6 +70,8 @@ HANDLERS: dict[tuple[str, int], Handler] = {
     **EXPERT_MS_HANDLERS,
     **GATED_MS_HANDLERS,
     **GROUPED_HANDLERS,
+    **BLOCKED_MS_HANDLERS,
+    **STATEFUL_MS_HANDLERS,
     **ML_TREE_HANDLERS,
     **ML_HANDLERS,
     **ML_ENCODER_HANDLERS,

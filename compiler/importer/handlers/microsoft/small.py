@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from onnx import NodeProto
+from onnx import NodeProto, helper
 
 from .....ir import DType, Value
 from .....ir import ops as O
@@ -14,8 +14,9 @@ from ..contract import fused_matmul
 from ..extra import activate
 from ..moves import gather_nd, pad
 from ..norm import standardise
+from ..select import unique
 from ..shape import range_, trilu
-from ..windows import convolve, max_pool
+from ..windows import conv_transpose, convolve, max_pool
 
 Ins = list[Value | None]
 
@@ -190,6 +191,25 @@ def fused_matmul_activation(ctx: ImportContext, node: NodeProto, ins: Ins) -> Se
     return [Build(ctx).emit(names[name](*given), y)]
 
 
+def unique_ms(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
+    """The distinct elements in the order in which they come, to which of them each is equal, how often each occurs."""
+    same = helper.make_node("Unique", node.input, ["y", "first", "inverse", "counts"], name=node.name, sorted=0)
+    values, _, inverse, counts = unique(ctx, same, ins)
+    return [values, inverse, counts]
+
+
+def conv_transpose_with_dynamic_pads(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
+    """ConvTranspose whose pads are an operand, which has to be known when compiling."""
+    x, w = required(ctx, node, ins, 2)
+    pads, rank = optional(ins, 2), x.type.rank - 2
+    given = None if pads is None else ctx.require_known(pads, "what ConvTransposeWithDynamicPads pads by")
+    known = [0] * (2 * rank) if given is None else [int(p) for p in given.ravel()]
+    same = NodeProto()
+    same.CopyFrom(node)
+    same.attribute.append(helper.make_attribute("pads", known))
+    return conv_transpose(ctx, same, [x, w, optional(ins, 3)])
+
+
 SMALL_MS_HANDLERS: HandlerTable = {
     (f"com.microsoft::{name}", 1): handler
     for name, handler in {
@@ -198,6 +218,7 @@ SMALL_MS_HANDLERS: HandlerTable = {
         "BiasSoftmax": bias_softmax,
         "BiasSplitGelu": bias_split_gelu,
         "CDist": cdist,
+        "ConvTransposeWithDynamicPads": conv_transpose_with_dynamic_pads,
         "ComplexMul": _complex_mul(False),
         "ComplexMulConj": _complex_mul(True),
         "ExpandDims": expand_dims,
@@ -215,5 +236,6 @@ SMALL_MS_HANDLERS: HandlerTable = {
         "TorchEmbedding": torch_embedding,
         "TransposeMatMul": fused_matmul,
         "Trilu": trilu,
+        "Unique": unique_ms,
     }.items()
 }
