@@ -99,6 +99,7 @@ class CpuBackend:
     def __init__(self, target: CpuTarget) -> None:
         self.target = target
         self._pool = CompilePool(target)
+        self._loops: dict[object, Emitted] = {}  # by what they are built from: the second program has most of the first one's
 
     def __enter__(self) -> CpuBackend:
         self._pool.__enter__()
@@ -127,7 +128,14 @@ class CpuBackend:
         return None
 
     def emit(self, plan: Plan) -> dict[int, Emitted]:
-        return _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: cpu_emit.emit(step.kernel, self.target)))
+        out = _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: self._emit(step.kernel)), dict(self._loops))
+        self._loops.update((kernel_key(s.kernel), out[id(s)]) for s in steps_of(plan.steps) if isinstance(s.kernel, LoopKernel))
+        return out
+
+    def _emit(self, kernel: Kernel) -> Emitted:
+        made = cpu_emit.emit(kernel, self.target)
+        self._pool.offer(made.symbol, made.ir_text)
+        return made
 
     def texts(self, emitted: Mapping[int, Emitted]) -> dict[str, str]:
         return {e.symbol: e.ir_text for e in emitted.values()}
@@ -305,9 +313,11 @@ def steps_of(steps: tuple[PlanStep, ...]) -> list[Step]:
     return found
 
 
-def _emit_once(plan: Plan, one: Callable[[Step], tuple[object, Callable[[], Any]]]) -> dict[int, Any]:
-    """Code of every step; kernels that are built alike are emitted once."""
-    known: dict[object, Any] = {}
+def _emit_once(
+    plan: Plan, one: Callable[[Step], tuple[object, Callable[[], Any]]], known: dict[object, Any] | None = None
+) -> dict[int, Any]:
+    """Code of every step; kernels that are built alike, or like those `known`, are emitted once."""
+    known = {} if known is None else known
     out: dict[int, Any] = {}
     for step in steps_of(plan.steps):
         key, make = one(step)

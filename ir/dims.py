@@ -33,7 +33,18 @@ class Atom:
     fn: str
     args: tuple[Dim, Dim]
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.fn, self.args))
+
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:  # terms are sorted by it, again and again
         return f"{self.fn}({self.args[0]}, {self.args[1]})"
 
 
@@ -106,6 +117,10 @@ class Expr:
         raise VerifyError(f"the size {self}, which only a run knows", expected="a number")
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         parts = []
         for mono, c in self.terms:
             factors = [str(f) for f in mono]

@@ -10,7 +10,6 @@ import base64
 import contextlib
 import json
 import os
-import queue
 import subprocess
 import sys
 import threading
@@ -24,12 +23,22 @@ from .target import CpuTarget
 
 
 class CompilePool:
-    """This process, and after `start` `workers` further ones, which end with the `with` block."""
+    """This process, and after `start` `workers` further ones, which end with the `with` block.
+
+    Kernels that are offered as soon as they are written keep the further processes busy while this one writes the others.
+    """
 
     def __init__(self, target: CpuTarget, workers: int | None = None) -> None:
         self.target = target
         self.workers = max(0, len(os.sched_getaffinity(0)) - 1) if workers is None else workers
         self._processes: list[subprocess.Popen[str]] = []
+        self._helpers: list[threading.Thread] = []
+        self._changed = threading.Condition()  # guards all below
+        self._known: set[str] = set()
+        self._waiting: dict[str, str] = {}
+        self._objects: dict[str, bytes] = {}
+        self._errors: list[BaseException] = []
+        self._closed = False
 
     def __enter__(self) -> CompilePool:
         return self
@@ -39,49 +48,86 @@ class CompilePool:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
         for _ in range(self.workers):
-            self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env))
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+            self._processes.append(process)
+            self._helpers.append(threading.Thread(target=self._help, args=(self._remote(process),), daemon=True))
+            self._helpers[-1].start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+        for p in self._processes:
+            p.kill()  # all answers are in, or nobody wants them: one that is still starting is not waited for
+        for t in self._helpers:
+            t.join()
         for p in self._processes:
             assert p.stdin and p.stdout
-            p.kill()  # all answers are in, or nobody wants them: one that is still starting is not waited for
             with contextlib.suppress(OSError):
                 p.stdin.close()
             p.stdout.close()
             p.wait()
         self._processes.clear()
+        self._helpers.clear()
+
+    def offer(self, symbol: str, text: str) -> None:
+        """A kernel that `compile` will ask for. Nothing happens without further processes."""
+        if self._processes:
+            self._add({symbol: text})
+
+    def _add(self, texts: Mapping[str, str]) -> None:
+        with self._changed:
+            self._waiting.update((symbol, text) for symbol, text in texts.items() if symbol not in self._known)
+            self._known.update(texts)
+            self._changed.notify_all()
 
     def compile(self, texts: Mapping[str, str], done: Callable[[str], None] = lambda symbol: None) -> dict[str, bytes]:
         """Object code by symbol. Raises CodegenError naming the kernel that LLVM refuses."""
-        jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-        # Longest first: the last job to finish is then a short one.
-        for symbol in sorted(texts, key=lambda s: -len(texts[s])):
-            jobs.put(symbol)
-        objects: dict[str, bytes] = {}
-        errors: list[BaseException] = []
-
-        def drain(build: Callable[[str], bytes]) -> None:
-            while not errors:
-                try:
-                    symbol = jobs.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    objects[symbol] = build(texts[symbol])
-                except BaseException as e:
-                    errors.append(e)
-                    return
+        self._add(texts)
+        missing = dict.fromkeys(texts)
+        while missing:
+            job = self._take(wait=False)
+            if job is not None:
+                self._build(*job, lambda text: compile_ir(text, self.target))
+            with self._changed:
+                while job is None and not self._errors and not any(s in self._objects for s in missing):
+                    self._changed.wait()
+                if self._errors:
+                    raise self._errors[0]
+                finished = [s for s in missing if s in self._objects]
+            for symbol in finished:
+                del missing[symbol]
                 done(symbol)
+        return {s: self._objects[s] for s in texts}
 
-        helpers = [threading.Thread(target=drain, args=(self._remote(p),)) for p in self._processes]
-        for t in helpers:
-            t.start()
-        drain(lambda text: compile_ir(text, self.target))
-        for t in helpers:
-            t.join()
-        if errors:
-            raise errors[0]
-        return {s: objects[s] for s in texts}
+    def _take(self, wait: bool) -> tuple[str, str] | None:
+        """The longest text that nobody works on: the last job to finish is then a short one."""
+        with self._changed:
+            while wait and not self._waiting and not self._closed:
+                self._changed.wait()
+            if not self._waiting:
+                return None
+            symbol = max(self._waiting, key=lambda s: len(self._waiting[s]))
+            return symbol, self._waiting.pop(symbol)
+
+    def _build(self, symbol: str, text: str, build: Callable[[str], bytes]) -> None:
+        found: bytes | BaseException
+        try:
+            found = build(text)
+        except BaseException as e:
+            found = e
+        with self._changed:
+            if isinstance(found, bytes):
+                self._objects[symbol] = found
+            else:
+                self._errors.append(found)
+                self._waiting.clear()
+            self._changed.notify_all()
+
+    def _help(self, build: Callable[[str], bytes]) -> None:
+        while (job := self._take(wait=True)) is not None:
+            self._build(*job, build)
 
     def _remote(self, process: subprocess.Popen[str]) -> Callable[[str], bytes]:
         stdin, stdout = process.stdin, process.stdout
