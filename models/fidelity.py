@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -74,6 +77,8 @@ def losses(path: Path, calibration: Sequence[Feeds], data: Sequence[Feeds]) -> I
                 yield measured("mlc", method, group, symmetric, _ours(path, method, group, symmetric, calibration, data))
             yield measured("onnxruntime", "default", group, symmetric, _run(_onnxruntime(model, group, symmetric), data))
             yield measured("onnxruntime", "GPTQ", group, symmetric, _run(_gptq(model, group, symmetric, calibration), data))
+            if importlib.util.find_spec("auto_gptq") is not None:
+                yield measured("AutoGPTQ", "GPTQ", group, symmetric, _run(_auto_gptq(model, group, symmetric, calibration), data))
         if importlib.util.find_spec("torch") is not None:  # which it computes with
             yield measured("onnxruntime", "HQQ", group, False, _run(_hqq(model, group), data))
     for name, symmetric in (("Q4_0", True), ("Q4_1", False)):
@@ -150,12 +155,11 @@ def _quantized(model: onnx.ModelProto, settings: Callable[[Any], dict[str, Any]]
     return made
 
 
-def _gptq(model: onnx.ModelProto, group: int, symmetric: bool, calibration: Sequence[Feeds]) -> onnx.ModelProto:
-    """The model with weights as the GPTQ that onnxruntime has from Intel's Neural Compressor rounds them.
+Rounding = Callable[[np.ndarray, np.ndarray], np.ndarray]  # weights [K, N], what they were multiplied with [rows, K] → weights
 
-    Its function for one matrix is called directly: what wraps it rounds the result a second time, with ranges of its own.
-    """
-    quantizer = importlib.import_module("onnxruntime.quantization.neural_compressor.weight_only")
+
+def _rounded(model: onnx.ModelProto, calibration: Sequence[Feeds], rounding: Rounding) -> onnx.ModelProto:
+    """The model with the weights of each product rounded, given its rows in the float32 model."""
     held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     read = {n.input[1]: n.input[0] for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in held and held[n.input[1]].ndim == 2}
     copy = onnx.ModelProto()
@@ -166,12 +170,50 @@ def _gptq(model: onnx.ModelProto, group: int, symmetric: bool, calibration: Sequ
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:
         if tensor.name in read:
-            rows = [s[read[tensor.name]].reshape(-1, s[read[tensor.name]].shape[-1]).astype(np.float64) for s in seen]
-            hessian = sum(x.T @ x for x in rows)
-            scheme = "sym" if symmetric else "asym"
-            made = quantizer.gptq(held[tensor.name].copy(), hessian, num_bits=4, group_size=group, scheme=scheme)
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(made, np.float32), tensor.name))
+            w = held[tensor.name].copy()
+            rows = np.concatenate([s[read[tensor.name]].reshape(-1, len(w)) for s in seen])
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(rounding(w, rows), np.float32), tensor.name))
     return copy
+
+
+def _gptq(model: onnx.ModelProto, group: int, symmetric: bool, calibration: Sequence[Feeds]) -> onnx.ModelProto:
+    """The GPTQ that onnxruntime has from Intel's Neural Compressor.
+
+    Its function for one matrix is called directly: what wraps it rounds the result a second time, with ranges of its own.
+    """
+    quantizer = importlib.import_module("onnxruntime.quantization.neural_compressor.weight_only")
+
+    def rounding(w: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        x = rows.astype(np.float64)
+        made: np.ndarray = quantizer.gptq(w, x.T @ x, num_bits=4, group_size=group, scheme="sym" if symmetric else "asym")
+        return made
+
+    return _rounded(model, calibration, rounding)
+
+
+def _auto_gptq(model: onnx.ModelProto, group: int, symmetric: bool, calibration: Sequence[Feeds]) -> onnx.ModelProto:
+    """GPTQ by AutoGPTQ, whose class for one layer needs torch alone (the package itself wants much more, so it is left aside)."""
+    import torch
+
+    spec = importlib.util.find_spec("auto_gptq")
+    assert spec is not None and spec.submodule_search_locations
+    stub = ModuleType("mlc_auto_gptq")
+    stub.__path__ = [str(Path(spec.submodule_search_locations[0]) / "quantization")]
+    sys.modules[stub.__name__] = stub
+    kind = importlib.import_module(f"{stub.__name__}.gptq").GPTQ
+
+    def rounding(w: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        layer = torch.nn.Linear(w.shape[0], w.shape[1], bias=False)
+        layer.weight.data = torch.from_numpy(w.T.copy())
+        made = kind(layer)
+        made.quantizer.configure(4, perchannel=True, sym=symmetric, mse=False)
+        made.add_batch(torch.from_numpy(rows), None)
+        made.fasterquant(percdamp=0.01, group_size=group)
+        found: np.ndarray = layer.weight.data.numpy().T
+        return found
+
+    with torch.no_grad(), mock.patch.object(torch.cuda, "synchronize"):  # it waits for a GPU, whether there is one or not
+        return _rounded(model, calibration, rounding)
 
 
 def _gguf(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
