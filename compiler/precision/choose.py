@@ -158,7 +158,7 @@ class Chooser:
 
 
 def smoothing_of(graph: Graph, options: Precision) -> Callable[[Value, Statistics], np.ndarray | None]:
-    """For `statistics.collect`: 1/s of SmoothQuant for inputs of matrix products only; all that read x share it."""
+    """For `statistics.collect`: 1/s of SmoothQuant for inputs of matrix products only, where it pays; all that read x share it."""
     readers: dict[Value, list[Node]] = {}
     for node in layers(graph).values():
         readers.setdefault(node.inputs[0], []).append(node)
@@ -168,9 +168,20 @@ def smoothing_of(graph: Graph, options: Precision) -> Callable[[Value, Statistic
         if options.smooth == 0 or not all(isinstance(n.op, MatMul) for n in nodes):
             return None
         together = np.concatenate([_weights(n) for n in nodes], axis=1)
-        return (1.0 / smoothing(seen.largest, together, options.smooth)).astype(np.float32)
+        found = (1.0 / smoothing(seen.largest, together, options.smooth)).astype(np.float32)
+        return found if _rounding_error(seen, together, found) < _rounding_error(seen, together, np.ones_like(found)) else None
 
     return factors
+
+
+def _rounding_error(seen: Statistics, w: np.ndarray, factors: np.ndarray) -> float:
+    """Expected squared error of a row of (x·f)·(w/f) in 8 bits, ranges by min-max: a step Δ makes an error of variance Δ²/12, in x on every
+    element of w, in w on every element of x."""
+    scaled = w.astype(np.float64) / factors[:, None]
+    step = (float((seen.highs * factors).max()) - float((seen.lows * factors).min())) / (LEVELS - 1)
+    steps = np.abs(scaled).max(axis=0) / 127
+    squares = float((seen.squares / max(seen.rows, 1) * factors.astype(np.float64) ** 2).sum())
+    return (step**2 * float((scaled**2).sum()) + float((steps**2).sum()) * squares) / 12
 
 
 def affine_range(lo: float, hi: float) -> tuple[float, int]:

@@ -31,7 +31,8 @@ class Precision:
         overrides: (pattern, precision) for layers whose name or operator (MatMul, Conv) matches a shell pattern; the last wins.
         calibration: see `data.load_calibration`; what can be read only once is kept here.
         observer: how ranges are chosen: "min-max", "percentile", "entropy" or "mse".
-        smooth: power of the outliers of activations that moves into the weights (SmoothQuant), 0 for none.
+        smooth: power of the outliers of activations that moves into the weights (SmoothQuant) of layers where less error is expected
+            with it; 0 for none.
         correct_bias: add the mean error of rounding the weights back.
         group: rows of weights that share a scale, for "int4" and "int8-weight".
         symmetric: no zero points for those.

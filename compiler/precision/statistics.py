@@ -23,8 +23,8 @@ class Statistics:
     Attributes:
         factors: f32 [K] that the histogram's values are multiplied by, or None.
         histogram: all values.
-        largest: f32 [K], of |x| by channel.
-        sums: f64 [K], of x by channel.
+        lows, highs: f32 [K], the range by channel, 0 included.
+        sums, squares: f64 [K], of x and x² by channel.
         rows: how many values each channel had.
         hessian: f64 [K, K], Σ xᵀ·x over the first rows, when asked for.
     """
@@ -37,8 +37,13 @@ class Statistics:
     hessian_rows: int = 0
 
     def __post_init__(self) -> None:
-        self.largest = np.zeros(self.channels, np.float32)
-        self.sums = np.zeros(self.channels, np.float64)
+        self.lows, self.highs = (np.zeros(self.channels, np.float32) for _ in range(2))
+        self.sums, self.squares = (np.zeros(self.channels, np.float64) for _ in range(2))
+
+    @property
+    def largest(self) -> np.ndarray:
+        """f32 [K], of |x| by channel."""
+        return np.maximum(-self.lows, self.highs)
 
     @property
     def mean(self) -> np.ndarray:
@@ -51,7 +56,9 @@ class Statistics:
         flat = x.reshape(-1, self.channels)
         self.rows += len(flat)
         self.sums += flat.sum(axis=0, dtype=np.float64)
-        self.largest = np.maximum(self.largest, np.abs(flat).max(axis=0, initial=0.0))
+        self.squares += np.einsum("mk,mk->k", flat, flat, dtype=np.float64)
+        self.lows = np.minimum(self.lows, flat.min(axis=0, initial=0.0))
+        self.highs = np.maximum(self.highs, flat.max(axis=0, initial=0.0))
         if self.hessian is not None and self.hessian_rows < _HESSIAN_ROWS:
             some = flat[: _HESSIAN_ROWS - self.hessian_rows]
             self.hessian += (some.T @ some).astype(np.float64)
