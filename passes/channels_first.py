@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..ir import Dim, Graph, Node, Value, const, prod
-from ..ir.ops import Conv, MatMul, PlaneConv, Pool
+from ..ir.ops import Conv, MatMul, PlaneConv, Pool, Slice
 from .base import Pass, PassContext, apply, before_transpose, behind_transpose, const_of, estimate, inverse, is_trivial, reshape, transpose
 from .sink_transposes import SinkTransposes, moved_elements
 
@@ -26,7 +26,8 @@ _SUMMED = 72  # terms of a sum, up to which planes are read about as quickly as 
 @dataclass(frozen=True)
 class ChannelsFirst(Pass):
     """Where x comes transposed from [N, C, *S]: a 1×1 convolution is w^T [O, C] · x[N, C, S]; pooling treats planes as images of
-    one channel; filters of short sums, depthwise ones among them, have an op of their own. Only if less is moved then: between
+    one channel; filters of short sums, depthwise ones among them, have an op of their own; pixels that
+    strides skip are not turned. Only if less is moved then: between
     other convolutions, which want channels last, it is not."""
 
     rounds: int = 6
@@ -43,6 +44,10 @@ class ChannelsFirst(Pass):
             x = transpose(ins[0], inverse(perm))
             turned = behind_transpose(ins[0]) and not is_trivial(perm, x.shape)
             y: Value | None = None
+            alone = len(now.uses.get(node.inputs[0], ())) == 1
+            if turned and alone and (seen := _pixels_read(node, x)) is not None:
+                op, x = seen
+                return [apply(op, transpose(x, perm), ins[1], loc=node.loc)]
             if isinstance(node.op, Pool):
                 y = _pool(node, x) if turned else None
             elif turned and (y := _product(node, x)) is not None:
@@ -65,6 +70,23 @@ class ChannelsFirst(Pass):
             if cost < before:
                 graph, before = now, cost
         return graph
+
+
+def _pixels_read(node: Node, x: Value) -> tuple[Conv, Value] | None:
+    """Of a convolution with strides where the kernel has one tap: the pixels that it reads, and what it then is."""
+    op = node.op
+    if type(op) is not Conv:
+        return None
+    kernel, out = node.inputs[1].shape[:-2], node.out.shape[1:-1]
+    apart = [k == 1 and s > 1 and lo == 0 for k, s, lo in zip(kernel, op.strides, op.pads_lo, strict=True)]
+    if not any(apart):
+        return None
+    sizes = tuple(o if a else n for a, o, n in zip(apart, out, x.shape[2:], strict=True))
+    steps = tuple(s if a else 1 for a, s in zip(apart, op.strides, strict=True))
+    if any(a and hi != 0 for a, hi in zip(apart, op.pads_hi, strict=True)):
+        return None
+    seen = apply(Slice((0,) * len(x.shape), (*x.shape[:2], *sizes), (1, 1, *steps)), x, loc=node.loc)
+    return replace(op, strides=tuple(1 if a else s for a, s in zip(apart, op.strides, strict=True))), seen
 
 
 def _product(node: Node, x: Value) -> Value | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mlc.ir import Graph, Input, Node, TensorType, const, sym
 from mlc.ir.dtypes import DType
-from mlc.ir.ops import Add, Conv, PlaneConv, Pool, Relu, Transpose
+from mlc.ir.ops import Add, Conv, PlaneConv, Pool, Relu, Slice, Transpose
 from mlc.passes.base import PassContext
 from mlc.passes.pipelines import optimize
 
@@ -90,6 +90,33 @@ def test_short_sums_stay_planes(channels, groups):
 )
 def test_other_sums_are_products(layers, shape):
     assert PlaneConv not in ops(optimized(build(*layers, shape=shape)))
+
+
+def strided(x, kernel=(1, 1), strides=(2, 2), lo=(0, 0), hi=(0, 0)):
+    return ap(Conv(strides, lo, hi, (1, 1)), x, weights(*kernel, x.shape[-1], 40))
+
+
+@pytest.mark.parametrize("kernel, strides", [((1, 1), (2, 2)), ((5, 1), (2, 3)), ((1, 5), (3, 1))])
+def test_skipped_pixels_are_not_turned(kernel, strides):
+    g = build(lambda x: strided(x, kernel, strides))
+    out = optimized(g)
+    assert Slice in ops(out) and all(n.op.strides[d] == 1 for n in out.nodes if isinstance(n.op, Conv) for d in (0, 1) if kernel[d] == 1)
+    x = RNG.standard_normal(g.inputs[0].shape).astype(np.float32)
+    np.testing.assert_allclose(out.evaluate(x)[0], g.evaluate(x)[0], rtol=1e-4, atol=1e-4)
+    assert Slice in ops(optimized(build(lambda x: strided(x, kernel, strides), shape=(sym("N"), 24, sym("H", 9), sym("W", 9)))))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (lambda x: strided(x, (1, 1), (2, 2), (1, 0), (0, 1)),),  # padded
+        (lambda x: strided(x, (3, 3)),),
+        (lambda x: ap(Add(), strided(x), ap(Conv((2, 2), (1, 1), (1, 0), (1, 1)), x, weights(3, 3, 24, 40))),),  # all is read by another
+        (dense, strided),
+    ],
+)
+def test_pixels_are_turned_that_are_there_anyway(layers):
+    assert Slice not in ops(optimized(build(*layers)))
 
 
 @pytest.mark.parametrize("layers", [(dense, depthwise, dense), (dense, pool, dense)])
