@@ -47,12 +47,12 @@ def mma_tiles(kernel: ContractKernel, plan: MmaSchedule, use: Instruction, align
     return contract_launch("contract_mma.cu.j2", kernel, values, params, tiles(kernel, plan) * plan.splits, plan.shared)
 
 
-def fragment_epilogue(kernel: ContractKernel, splits: int, aligned: Sequence[int]) -> tuple[Params, EpilogueLines]:
-    """The statements on the accumulators of matrix instructions, two of which are neighbours."""
+def fragment_epilogue(kernel: ContractKernel, splits: int, aligned: Sequence[int], place: str = "") -> tuple[Params, EpilogueLines]:
+    """The statements on the accumulators of matrix instructions, two of which are neighbours; pairs go to `place`, if given."""
     params = Params()
     if splits > 1:
         return params, partial_sums(params, kernel, _SINGLE)
-    lines = epilogue(kernel, params, aligned, _SIDE_BY_SIDE, _PACKED)
+    lines = epilogue(kernel, params, aligned, _SIDE_BY_SIDE, _PACKED, place)
     if lines.pack == 1:
         params = Params()
         lines = epilogue(kernel, params, aligned, 1, _SINGLE)

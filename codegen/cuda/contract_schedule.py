@@ -180,6 +180,16 @@ class WgmmaSchedule:
         """Bytes: tiles, two barriers a stage, and what it takes to begin at a multiple of 1024."""
         return self.stages * ((self.bm + self.bn) * 128 + 16) + 1024
 
+    @property
+    def staged(self) -> int:
+        """Pieces of 64 rows of 128 bytes in which each group lays down its results, where the engine stores them."""
+        return 2 if self.resident == 1 else 1
+
+    @property
+    def staging(self) -> int:
+        """Bytes of these."""
+        return self.bm // 64 * self.staged * (64 * 128)
+
     def registers(self, by_copies: bool) -> tuple[int, int] | None:
         """Registers of a thread that copies and of one that multiplies, where the same for all (65536 / threads) are too few."""
         return None if self.bn < 256 else (88, 208) if by_copies else (40, 232)

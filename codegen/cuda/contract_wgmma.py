@@ -15,9 +15,13 @@ from .contract_mma import fragment_epilogue
 from .contract_schedule import SM90_MULTIPROCESSORS, WgmmaSchedule, tiles
 from .contract_text import PIECE, ContractParameters, a_pack, b_depth, b_pack, contract_launch, shared_parameters
 from .emitted import Launch, TensorMap
+from .epilogue import pack_of
 from .ranges import divisible
+from .scalars import storage
 
 ROW = 128  # bytes of k in a tile
+# Where a pair of results lies in a piece of 64 rows of 128 bytes, which are swizzled; see the template.
+_PLACE = "reinterpret_cast<Result*>(piece + swizzled128(in_piece * 128 + (n - n0) % PART * (int)sizeof(Result)))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,9 @@ class WgmmaParameters(ContractParameters):
     a_batched: bool
     b_batched: bool
     border: bool
+    staged: int  # pieces of results that a group has in shared memory, from where the engine stores them; 0: threads store
+    c_batched: bool
+    c_type: str
 
 
 def takes_groups(kernel: ContractKernel, aligned: Sequence[int]) -> bool:
@@ -79,7 +86,8 @@ def takes_groups(kernel: ContractKernel, aligned: Sequence[int]) -> bool:
 
 def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[int]) -> Launch:
     """The launch that multiplies; with splits it leaves partial sums behind."""
-    params, lines = fragment_epilogue(kernel, plan.splits, aligned)
+    staged = plan.splits == 1 and stores_boxes(kernel, aligned)
+    params, lines = fragment_epilogue(kernel, plan.splits, aligned, _PLACE if staged else "")
     dtype = kernel.operands[0].dtype
     use = GROUP_INSTRUCTIONS[dtype, kernel.operands[1].dtype]
     bk = ROW // dtype.itemsize
@@ -95,9 +103,23 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
         words=use.words, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages, resident=plan.resident,
         registers=plan.registers(by_copies=kernel.conv is not None), map_a=kernel.conv is None,
         a_batched=kernel.a_batch != 0, b_batched=kernel.b_batch != 0, border=kernel.border >= 0,
+        staged=plan.staged if staged else 0, c_batched=kernel.c_batch != 0, c_type=storage(kernel.operands[-1].dtype),
     )  # fmt: skip
     blocks = dim_min(tiles(kernel, plan) * plan.splits, SM90_MULTIPROCESSORS * plan.resident)
-    return contract_launch("contract_wgmma.cu.j2", kernel, values, params, blocks, plan.shared, tuple(maps), ("map_b", "map_a"))
+    names = ["map_b", "map_a"][: len(maps)]
+    if staged:
+        c = len(kernel.operands) - 1
+        maps.append(_map(kernel, c, kernel.n, kernel.m, kernel.ldc, kernel.c_batch, (ROW // kernel.operands[c].dtype.itemsize, 64)))
+        names.append("map_c")
+    shared = plan.shared + (plan.staging if staged else 0)
+    return contract_launch("contract_wgmma.cu.j2", kernel, values, params, blocks, shared, tuple(maps), tuple(names))
+
+
+def stores_boxes(kernel: ContractKernel, aligned: Sequence[int]) -> bool:
+    """Whether the engine can store the result: rows and batches begin at multiples of 16 bytes, of elements that pairs are made of."""
+    size = kernel.operands[-1].dtype.itemsize
+    whole = aligned[-1] % PIECE == 0 and all(divisible(d * size, PIECE) for d in (kernel.ldc, kernel.c_batch))
+    return size in (2, 4) and whole and pack_of(kernel, aligned, 2) == 2
 
 
 def _map(kernel: ContractKernel, operand: int, depth: Dim, rows: Dim, row: Dim, batch: Dim, box: tuple[int, int]) -> TensorMap:

@@ -45,8 +45,9 @@ def pack_of(kernel: ContractKernel, aligned: Sequence[int], width: int) -> int:
 
 
 def epilogue(kernel: ContractKernel, params: Params, aligned: Sequence[int], width: int = PACK,
-             source: str = "sum[i][j{lane}]") -> EpilogueLines:  # fmt: skip
-    """The statements; `source` names an accumulator, `{lane}` standing for " + l"; `width` of them lie side by side."""
+             source: str = "sum[i][j{lane}]", place: str = "") -> EpilogueLines:  # fmt: skip
+    """The statements; `source` names an accumulator, `{lane}` standing for " + l"; `width` of them lie side by side.
+    `place`: a pointer to where packs go, if not to the result."""
     pack = pack_of(kernel, aligned, width)
     offset = result_offset(kernel)
     writer = Writer([kernel.epilogue, offset], (kernel.batch, kernel.m, kernel.n), [o.dtype for o in kernel.operands], params)
@@ -63,7 +64,7 @@ def epilogue(kernel: ContractKernel, params: Params, aligned: Sequence[int], wid
                 at, name = writer.value(e.offset, home).text, writer.fresh("p")
                 home.add(f"const auto {name} = load_pack<{pack}>(b{e.operand} + {at});")
                 home.packs[id(e)] = name
-        at = writer.value(offset, column).text
+        to = place or f"b{c} + {writer.value(offset, column).text}"
         lane = Scope(column, {_N: "nl", STAGES: ""})
         lane.lane = "l"
         lane.add("const auto nl = n + l;")
@@ -72,7 +73,7 @@ def epilogue(kernel: ContractKernel, params: Params, aligned: Sequence[int], wid
     dtype: DType = kernel.operands[c].dtype
     if pack > 1:
         column.add(f"Pack<{storage(dtype)}, {pack}> out;", "#pragma unroll", f"for (int l = 0; l < {pack}; ++l) {{",
-                   *lane.lines, f"out.v[l] = {value};", "}", f"store_pack<{pack}>(b{c} + {at}, out);")  # fmt: skip
+                   *lane.lines, f"out.v[l] = {value};", "}", f"store_pack<{pack}>({to}, out);")  # fmt: skip
     else:
         column.add(f"b{c}[{writer.value(offset, column).text}] = {value};")
     return EpilogueLines([*root.lines, *batch.lines], row.lines, column.lines, pack)

@@ -82,6 +82,11 @@ def test_b_in_rows_by_warp_groups(hopper, tile, bm: int, bn: int, splits: int) -
     test_contract_wgmma.test_b_in_rows(tile, bm, bn, splits)
 
 
+@pytest.mark.parametrize("bm,bn", [(128, 128), (64, 64)])
+def test_results_by_the_engine(hopper, tile, bm: int, bn: int) -> None:
+    test_contract_wgmma.test_results_by_the_engine(tile, bm, bn)
+
+
 @pytest.mark.parametrize("name", ["test_element_types", "test_splits", "test_batches", "test_convolutions"])
 def test_warp_groups(hopper, tile, name: str) -> None:
     getattr(test_contract_wgmma, name)(tile)

@@ -102,6 +102,14 @@ struct Fiber {
     };
     std::vector<Product> products;                      // likewise, of warp groups
     std::vector<std::vector<Product>> product_groups;
+    struct Store {
+        void (*run)(const Store&);
+        const void* from;
+        unsigned char map[128];
+        int at[3];
+    };
+    std::vector<Store> stores;                          // bulk copies from shared memory
+    std::vector<std::vector<Store>> store_groups;
 };
 
 // Something that happens at any moment, at the latest when no thread can go on without it.
@@ -127,6 +135,8 @@ struct Block {
     unsigned char* shared = nullptr;
     unsigned char* window = nullptr;  // a multiple of 1024 bytes before it
     std::vector<Deferred> deferred;
+    uint64_t named[16] = {};  // barriers of warp groups: how often each was passed
+    unsigned named_arrived[16] = {};
     uint64_t coins = 0;  // whether what may happen at once does; 0: never
     Fiber* current = nullptr;
     Fiber scheduler;
@@ -331,6 +341,7 @@ inline void body() {
     self.open.clear();
     self.groups.clear();
     if (!self.products.empty() || !self.product_groups.empty()) fail("products that nobody waits for");
+    if (!self.stores.empty() || !self.store_groups.empty()) fail("stores that nobody waits for");
     --block.alive;
     --warp().alive;
     barrier_arrived();
@@ -343,6 +354,8 @@ inline void prepare(Fiber& f) {
     f.fake = nullptr;
     f.products.clear();
     f.product_groups.clear();
+    f.stores.clear();
+    f.store_groups.clear();
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(f.stack, MLC_STACK);  // the last run left without returning from its frames
 #endif
@@ -384,6 +397,7 @@ inline std::vector<uint32_t> numbers(size_t n) {
 // Runs one block; null, or what went wrong.
 inline const char* run_block(Random& random, std::vector<uint32_t>& order) {
     block.barrier = block.arrived = 0;
+    for (int i = 0; i < 16; ++i) block.named[i] = block.named_arrived[i] = 0;
     block.alive = (unsigned)block.fibers.size();
     for (Warp& w : block.warps) w.generation = w.arrived = w.alive = 0;
     for (size_t i = 0; i < block.fibers.size(); ++i) {

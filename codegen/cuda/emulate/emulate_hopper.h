@@ -161,6 +161,59 @@ inline void wait_for_products(int left) {
     __syncwarp();
 }
 
+// Stores happen as late as they may, or when their group is complete.
+inline void store_now(const Fiber::Store& s) {
+    Map m;
+    std::memcpy(&m, s.map, sizeof(m));
+    const uint32_t row_bytes = (uint32_t)(m.box[0] * m.itemsize), start = shared_address(s.from);
+    for (int32_t r = 0; r < m.box[1]; ++r)
+        for (int32_t c = 0; c < m.box[0]; ++c) {
+            const int64_t at[3] = {s.at[0] + c, s.at[1] + (int64_t)r, s.at[2]};
+            bool inside = true;
+            uint64_t offset = (uint64_t)at[0] * (uint64_t)m.itemsize;
+            for (int i = 0; i < m.rank; ++i) {
+                inside = inside && at[i] >= 0 && (uint64_t)at[i] < m.sizes[i];
+                if (i) offset += (uint64_t)at[i] * m.strides[i];
+            }
+            const unsigned char* const from = block.window + swizzled(start + (uint32_t)r * row_bytes + (uint32_t)(c * m.itemsize));
+            if (inside) std::memcpy(reinterpret_cast<void*>(m.base + offset), from, (size_t)m.itemsize);
+        }
+}
+inline void store_box(const TensorMap& map, int rank, const void* from, int column, int row, int batch) {
+    if (shared_address(from) % 1024) fail("a bulk store from a place that swizzles do not begin at");
+    Map m;
+    std::memcpy(&m, &map, sizeof(m));
+    if (m.box[0] * m.itemsize != 128 || m.base % 16 || m.rank != rank) fail("a bulk store that its map does not fit");
+    Fiber::Store s{store_now, from, {}, {column, row, batch}};
+    std::memcpy(s.map, &map, sizeof(map));
+    block.current->stores.push_back(s);
+}
+inline void commit_stores() {
+    Fiber& f = *block.current;
+    if (toss()) {
+        for (const Fiber::Store& s : f.stores) s.run(s);
+        f.stores.clear();
+    }
+    f.store_groups.push_back(std::move(f.stores));
+    f.stores.clear();
+}
+inline void wait_for_stores(int left) {
+    Fiber& f = *block.current;
+    while ((int)f.store_groups.size() > left) {
+        for (const Fiber::Store& s : f.store_groups.front()) s.run(s);
+        f.store_groups.erase(f.store_groups.begin());
+    }
+}
+inline void named_barrier(int number) {
+    const uint64_t seen = block.named[number];
+    if (++block.named_arrived[number] == 128) {
+        block.named_arrived[number] = 0;
+        ++block.named[number];
+    } else {
+        yield_until_changed(&block.named[number], seen);
+    }
+}
+
 struct Tf32Word {  // the engine does not look at the lower bits
     static constexpr int count = 1;
     static double of(uint32_t w, int) { return bit_cast<float>(w & 0xffffe000u); }
@@ -184,8 +237,14 @@ MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, int batch, 
 MLC_FN void copy_box(void* to, const TensorMap& map, int column, int row, int head, int batch, u64* barrier) {
     emulate::copy_box(to, map, 4, column, row, head, batch, barrier);
 }
+MLC_FN void store_box(const TensorMap& map, const void* from, int column, int row) { emulate::store_box(map, 2, from, column, row, 0); }
+MLC_FN void store_box(const TensorMap& map, const void* from, int column, int row, int batch) { emulate::store_box(map, 3, from, column, row, batch); }
+MLC_FN void stores_commit() { emulate::commit_stores(); }
+template <int LEFT>
+MLC_FN void stores_wait() { emulate::wait_for_stores(LEFT); }
+MLC_FN void group_barrier(int number) { emulate::named_barrier(number + 1); }
 MLC_FN void prefetch_map(const TensorMap&) {}
-MLC_FN void writes_visible_to_products() {}
+MLC_FN void writes_visible_to_engines() {}
 template <int COUNT>
 MLC_FN void give_registers() {}
 template <int COUNT>

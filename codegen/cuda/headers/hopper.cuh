@@ -53,10 +53,25 @@ MLC_FN void copy_box(void* to, const TensorMap& map, int column, int row, int he
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
                  ::"r"(shared_address(to)), "l"(&map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(head), "r"(batch) : "memory");
 }
+// A box from shared memory to the tensor, at any moment until it is waited for; what lies outside is left out. Stores of a thread
+// form groups, of which all but the last LEFT have been read from shared memory when it has waited.
+MLC_FN void store_box(const TensorMap& map, const void* from, int column, int row) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];"
+                 ::"l"(&map), "r"(shared_address(from)), "r"(column), "r"(row) : "memory");
+}
+MLC_FN void store_box(const TensorMap& map, const void* from, int column, int row, int batch) {
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];"
+                 ::"l"(&map), "r"(shared_address(from)), "r"(column), "r"(row), "r"(batch) : "memory");
+}
+MLC_FN void stores_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+template <int LEFT>
+MLC_FN void stores_wait() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(LEFT) : "memory"); }
+// All 128 threads of warp group `number` meet.
+MLC_FN void group_barrier(int number) { asm volatile("bar.sync %0, 128;" ::"r"(number + 1) : "memory"); }
 MLC_FN void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 
-// What this thread wrote to shared memory, its cp.async included once waited for, is seen by matrix products.
-MLC_FN void writes_visible_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// What this thread wrote to shared memory, its cp.async included once waited for, is seen by matrix products and bulk copies.
+MLC_FN void writes_visible_to_engines() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Registers move from warps that copy to warps that multiply; every warp of a group of four calls it.
 template <int COUNT>
