@@ -53,7 +53,6 @@ O2: tuple[Runnable, ...] = (
     HoistInvariants(),
     *QUANTIZED,  # before constants fold: quantized weights must not become floats
     CLEAN,
-    RepeatedMatrices(),  # after constants fold: those of moderate size become weights like any other
     FusePatterns(moved_norms=False),  # before layout: fewer nodes to choose for
     FuseRotary(),
     FuseAttention(),  # before layout: what it makes of kᵀ merges there
@@ -63,6 +62,7 @@ O2: tuple[Runnable, ...] = (
     SubpixelConvolutions(),  # after scales, which fold into one set of weights
     ChannelsFirst(),  # after scales, which fold into convolutions
     FusePatterns(),  # again: norms of channels are over the last axis only now, others stay what they are composed of
+    RepeatedMatrices(),  # after constants fold (those of moderate size become weights like any other) and transposes are gone
     CLEAN,
 )
 LEVELS: tuple[tuple[Runnable, ...], ...] = (O0, O1, O2, O2)

@@ -4,6 +4,8 @@ import mlc
 import numpy as np
 import onnx
 import pytest
+from mlc.compiler.api import compile_stages
+from mlc.compiler.options import Options
 from mlc.ir import DType, Graph, Input, Node, TensorType, sym
 from mlc.ir.ops import Expand, MatMul, Reduce
 from mlc.passes.base import PassContext, apply
@@ -59,13 +61,18 @@ def test_other_products_stay(arguments):
     assert RepeatedMatrices().run(graph, PassContext()) is graph
 
 
-def test_a_matrix_that_is_computed_when_the_model_runs():
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_matrix_that_is_computed_when_the_model_runs(transposed):
     value = helper.make_tensor_value_info
-    nodes = [helper.make_node("Expand", ["r", "s"], ["w"]), helper.make_node("MatMul", ["x", "w"], ["y"])]
-    shape = onnx.numpy_helper.from_array(np.array([40, 30]), "s")
-    graph = helper.make_graph(nodes, "g", [value("x", 1, ["n", 40]), value("r", 1, [1, 30])], [value("y", 1, None)], [shape])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    module = mlc.compile(made.SerializeToString())
+    turn = [helper.make_node("Transpose", ["w"], ["t"])] if transposed else [helper.make_node("Identity", ["w"], ["t"])]
+    nodes = [helper.make_node("Expand", ["r", "s"], ["w"]), *turn, helper.make_node("MatMul", ["x", "t"], ["y"])]
+    sizes = (30, 40) if transposed else (40, 30)
+    shape = onnx.numpy_helper.from_array(np.array(sizes), "s")
+    given = [30, 1] if transposed else [1, 30]
+    graph = helper.make_graph(nodes, "g", [value("x", 1, ["n", 40]), value("r", 1, given)], [value("y", 1, None)], [shape])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    assert not any(isinstance(n.op, MatMul) for n in compile_stages(made, Options()).graph.nodes)
+    module = mlc.compile(made)
     for n in (0, 1, 6):
-        x, r = RNG.standard_normal((n, 40)).astype(np.float32), RNG.standard_normal((1, 30)).astype(np.float32)
-        np.testing.assert_allclose(module(x, r), x @ np.broadcast_to(r, (40, 30)), rtol=1e-4, atol=1e-4)
+        x, r = RNG.standard_normal((n, 40)).astype(np.float32), RNG.standard_normal(given).astype(np.float32)
+        np.testing.assert_allclose(module(x, r), x @ np.broadcast_to(r.reshape(1, 30), (40, 30)), rtol=1e-4, atol=1e-4)
