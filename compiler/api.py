@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..codegen.kernel import Plan
 from ..codegen.lower import LowerOptions, lower
+from ..codegen.plan import Plan
 from ..errors import CodegenError, TargetError
 from ..ir import Graph
 from ..passes.attention_precision import LowerAttention

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import __version__
 from ..codegen.cpu.emitted import Emitted
-from ..codegen.kernel import Bind, Branch, Buffer, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
+from ..codegen.plan import Bind, Branch, Buffer, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
 from ..errors import CodegenError
 from ..ir import Dim, DType, dim_max, floordiv, prod, symbols_of
 from ..ir.dims import Expr, Sym

@@ -16,9 +16,10 @@ from ..codegen.cpu.parallel import CompilePool
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cpu.target import parse as parse_cpu
 from ..codegen.expr import structure
-from ..codegen.kernel import Branch, Buffer, Kernel, LoopKernel, Plan, PlanStep, Repeat, Step
+from ..codegen.kernel import Kernel, LoopKernel
 from ..codegen.lower import LowerOptions
 from ..codegen.lower.winograd import ConvCosts
+from ..codegen.plan import Branch, Buffer, Plan, PlanStep, Repeat, Step
 from ..errors import TargetError
 from ..ir import Dim, DType, dim_max
 from ..ir.dims import floordiv

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto
 from ..errors import OnnxImportError
 from ..ir import Graph, Node
 from ..ir.ops.host import Host
-from .importer.build import import_proto
+from .importer.attempts import import_proto
 from .importer.load import load, node_loc, subgraphs
 from .operators import kind_of
 

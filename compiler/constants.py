@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..codegen.kernel import Buffer, Plan
 from ..codegen.packing import Deferred
+from ..codegen.plan import Buffer, Plan
 from ..errors import CodegenError
 from ..ir import prod
 from ..runtime import artifact

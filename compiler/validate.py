@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..codegen.interpret import run_kernel
-from ..codegen.kernel import ContractKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel, Step
+from ..codegen.kernel import ContractKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel
+from ..codegen.plan import Step
 from ..errors import VerifyError
 from ..ir import Dim, DType, evaluate, prod
 from ..runtime.artifact import Parts

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputError, VerifyError
 from ...ir import evaluate, symbols_of
-from ..kernel import Bind, Branch, Carry, Expect, HostStep, Plan, PlanStep, Repeat
+from ..plan import Bind, Branch, Carry, Expect, HostStep, Plan, PlanStep, Repeat
 from .kernels import run_kernel
 from .values import Bindings
 

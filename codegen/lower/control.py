@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ...ir import Const, DType, Graph, Node, Value
 from ...ir.ops import If, Loop
-from ..kernel import Branch, Carry, PlanStep, Repeat
+from ..plan import Branch, Carry, PlanStep, Repeat
 from ..simplify import opaque
 from .builder import KernelBuilder, View
 from .state import Lowering, LowerOptions, Storage

@@ -24,7 +24,7 @@ from ...ir.ops import (
     TreeSum,
     Within,
 )
-from ..kernel import Bind, Plan
+from ..plan import Bind, Plan
 from .attention import emit_attention
 from .attention_op import BlockedAttention
 from .builder import View

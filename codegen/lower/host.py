@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir import Const, DType, Graph, Input, Node, Op, TensorType, Value
 from ...ir.ops.host import Host, is_open
-from ..kernel import HostOperand, HostStep
+from ..plan import HostOperand, HostStep
 from .builder import View
 from .state import Lowering
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from ...ir import prod
 from ..affine import affine
 from ..expr import E, Load, children, postorder
-from ..kernel import Buffer, ContractKernel, Expect, PlanStep, Step
+from ..kernel import ContractKernel
+from ..plan import Buffer, Expect, PlanStep, Step
 
 
 def share_memory(buffers: Sequence[Buffer], steps: Sequence[PlanStep]) -> tuple[Buffer, ...]:

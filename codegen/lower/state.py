@@ -11,8 +11,9 @@ from ...errors import CodegenError
 from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, dim_min, lower, prod, symbols_of
 from ...ir.ops import Concat, Conv, MatMul, Pool, Reduce, Reshape, Transpose
 from ..expr import E
-from ..kernel import Buffer, Kernel, PlanStep, Reduction, Step, Store
+from ..kernel import Kernel, Reduction, Store
 from ..packing import Deferred
+from ..plan import Buffer, PlanStep, Step
 from ..simplify import Affine, ravel, strides_of, unravel
 from .builder import KernelBuilder, View, computed, convert, finish, nested, number
 from .fusion import ANCHORS, Fusion

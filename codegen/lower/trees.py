@@ -5,7 +5,8 @@ from __future__ import annotations
 from ...ir import DType, Node, Value
 from ...ir.ops import TreeLeaves, TreeSum
 from ..expr import Cast, E, Load, Reduced
-from ..kernel import Branch, Reduction
+from ..kernel import Reduction
+from ..plan import Branch
 from ..simplify import Affine, as_affine
 from .builder import KernelBuilder, View, fn, index_expr, number
 from .state import Lowering

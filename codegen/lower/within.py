@@ -5,7 +5,8 @@ from __future__ import annotations
 from ...ir import DType, Node, lower
 from ...ir.ops import Within
 from ..expr import Reduced
-from ..kernel import Expect, Reduction
+from ..kernel import Reduction
+from ..plan import Expect
 from ..simplify import Affine
 from .builder import KernelBuilder, View, convert
 from .state import Lowering

@@ -28,7 +28,7 @@ def import_model(
     Raises OnnxImportError for a file that is not readable or valid, uses unsupported operators (all of them are named), or
     keeps external data outside its folder.
     """
-    from .build import import_proto
+    from .attempts import import_proto
     from .load import load
 
     proto, reader = load(model)
@@ -42,7 +42,7 @@ def import_variants(
 ) -> tuple[Graph, Graph | None]:
     """`import_model`, which takes symbolic dims that meet in a broadcast as equal, and a graph that also serves where one of
     them turns out to be 1, slower; None where no such dims meet, or where that graph cannot be built."""
-    from .build import import_proto
+    from .attempts import import_proto
     from .load import load
 
     proto, reader = load(model)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from mlc.codegen.interpret import run_plan
-from mlc.codegen.kernel import Plan
 from mlc.codegen.lower import LowerOptions, lower
+from mlc.codegen.plan import Plan
 from mlc.ir import Dim, DType, Graph, Input, Node, Op, TensorType, Value, evaluate, substitute
 
 F = DType.F32

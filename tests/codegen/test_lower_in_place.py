@@ -3,8 +3,9 @@
 import mlc.compiler.api as api
 import numpy as np
 import pytest
-from mlc.codegen.kernel import ContractKernel, Step
+from mlc.codegen.kernel import ContractKernel
 from mlc.codegen.lower import LowerOptions, lower
+from mlc.codegen.plan import Step
 from mlc.ir import DType, Graph, Input, Node, TensorType, const
 from mlc.ir.ops import Add, MatMul, Relu, Slice
 from mlc.passes.base import apply

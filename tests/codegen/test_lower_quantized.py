@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlc.codegen.kernel import ContractKernel, Step
+from mlc.codegen.kernel import ContractKernel
+from mlc.codegen.plan import Step
 from mlc.ir import DType, const, sym
 from mlc.ir.ops import Add, Cast, IntegerConv, IntegerMatMul, Max, Min, Mul, Quantize, Relu
 

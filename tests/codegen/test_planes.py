@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from lowering import ap, bind, graph, random, run, tensor
-from mlc.codegen.kernel import Plan
 from mlc.codegen.lower import lower
+from mlc.codegen.plan import Plan
 from mlc.ir import DType, TensorType, Value, evaluate, sym
 from mlc.ir.ops import PlaneConv, Pool, Relu
 from running import TARGETS, execute

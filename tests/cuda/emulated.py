@@ -14,8 +14,9 @@ from mlc.codegen.cuda.emulate.compiler import EmulateOptions, Library, build
 from mlc.codegen.cuda.emulate.device import tensor_map
 from mlc.codegen.cuda.target import LOWERING, parse
 from mlc.codegen.interpret import run_kernel
-from mlc.codegen.kernel import Kernel, Plan, Step
+from mlc.codegen.kernel import Kernel
 from mlc.codegen.lower import lower
+from mlc.codegen.plan import Plan, Step
 from mlc.compiler.validate import defined
 from mlc.ir import Graph, evaluate
 

@@ -7,8 +7,9 @@ from emulated import check_all, needs_gxx
 from lowering import ap, tensor
 from mlc.codegen.cuda.emit import emit
 from mlc.codegen.cuda.target import parse
-from mlc.codegen.kernel import GroupedKernel, Step
+from mlc.codegen.kernel import GroupedKernel
 from mlc.codegen.lower import LowerOptions, lower
+from mlc.codegen.plan import Step
 from mlc.ir import Dim, DType, Graph, const, evaluate, sym
 from mlc.ir import ops as O
 from mlc.ir.ops import GroupedMatMul

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from emulated import check_all, needs_gxx
 from lowering import ap, graph, tensor
-from mlc.codegen.kernel import IrregularKernel, Step
+from mlc.codegen.kernel import IrregularKernel
 from mlc.codegen.lower import lower
 from mlc.codegen.lower.top_k import TopOrder
+from mlc.codegen.plan import Step
 from mlc.ir import Dim, DType, Node, Op, Value, sym
 from mlc.ir import ops as O
 

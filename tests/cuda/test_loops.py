@@ -8,8 +8,8 @@ from emulated import check, check_all, needs_gxx
 from lowering import F, ap, graph, tensor
 from mlc.codegen.cuda.emit import emit
 from mlc.codegen.cuda.target import parse
-from mlc.codegen.kernel import Step
 from mlc.codegen.lower import lower
+from mlc.codegen.plan import Step
 from mlc.ir import DType, Graph, const, sym
 from mlc.ir import ops as O
 

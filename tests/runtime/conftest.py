@@ -8,7 +8,8 @@ import pytest
 from mlc.codegen.cpu.emitted import PLACEHOLDER, Emitted, named
 from mlc.codegen.cpu.target import parse
 from mlc.codegen.expr import Num
-from mlc.codegen.kernel import Branch, Buffer, LoopKernel, Operand, Plan, Repeat, Step, Store
+from mlc.codegen.kernel import LoopKernel, Operand, Store
+from mlc.codegen.plan import Branch, Buffer, Plan, Repeat, Step
 from mlc.compiler.assemble import assemble, cpu_code
 from mlc.ir import DType, sym
 from mlc.runtime.module import Module

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from mlc.codegen.kernel import Branch, Buffer, Repeat
+from mlc.codegen.plan import Branch, Buffer, Repeat
 from mlc.errors import CodegenError, InputError
 from mlc.ir import DType, sym
 from mlc.runtime.module import Module

@@ -233,6 +233,23 @@ def space_to_depth(ctx: ImportContext, node: NodeProto, ins: list[Value | None])
     return [b.reshape(y, (n, c * k * k, h, w))]
 
 
+def reverse_sequence(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """The first sequence_lens[b] steps reversed, the rest kept: a gather of batch·time rows."""
+    x, lens = required(ctx, node, ins, 2)
+    b = Build(ctx)
+    time_axis = int(ctx.attr(node, "time_axis", 0))
+    if time_axis == int(ctx.attr(node, "batch_axis", 1)) or time_axis not in (0, 1):
+        raise ctx.unsupported(f"ReverseSequence with time_axis {time_axis}")
+    y = x if time_axis == 1 else b.transpose(x, (1, 0, *range(2, x.type.rank)))
+    batch, steps = y.shape[:2]
+    t = b.reshape(b.iota(steps), (1, steps))
+    n = b.reshape(ctx.checked(b.cast(lens, DType.I64), [0], [steps]), (batch, 1))
+    source = b.where(b.emit(O.Less(), t, n), b.sub(b.sub(n, t), 1), t)
+    row = b.add(source, b.mul(b.reshape(b.iota(batch), (batch, 1)), b.dim(steps, DType.I64)))
+    y = b.emit(O.Gather(0), b.reshape(y, (batch * steps, *y.shape[2:])), row)
+    return [y if time_axis == 1 else b.transpose(y, (1, 0, *range(2, x.type.rank)))]
+
+
 MOVE_HANDLERS: HandlerTable = {
     ("Concat", 4): concat,
     ("DepthToSpace", 1): depth_to_space,
@@ -247,5 +264,6 @@ MOVE_HANDLERS: HandlerTable = {
     ("Slice", 1): slice_,
     ("SpaceToDepth", 1): space_to_depth,
     ("Split", 2): split,
+    ("ReverseSequence", 10): reverse_sequence,
     ("Transpose", 1): transpose,
 }

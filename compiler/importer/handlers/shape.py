@@ -235,7 +235,17 @@ def trilu(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seque
     return [b.where(keep, x, b.const(0, x.dtype))]
 
 
+def eye_like(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    (x,) = required(ctx, node, ins, 1)
+    b, (rows, cols) = Build(ctx), x.shape
+    number = ctx.attr(node, "dtype", None)
+    i = b.add(b.reshape(b.iota(rows), (rows, 1)), b.const(int(ctx.attr(node, "k", 0)), DType.I64))
+    same = b.emit(O.Equal(), i, b.reshape(b.iota(cols), (1, cols)))
+    return [b.cast(same, x.dtype if number is None else DType.from_onnx(int(number)))]
+
+
 SHAPE_HANDLERS: HandlerTable = {
+    ("EyeLike", 9): eye_like,
     ("Constant", 1): constant,
     ("ConstantOfShape", 9): constant_of_shape,
     ("Expand", 8): expand,

@@ -10,7 +10,7 @@ from .attention import ATTENTION_HANDLERS
 from .contract import CONTRACT_HANDLERS
 from .control import CONTROL_HANDLERS
 from .elementwise import ELEMENTWISE_HANDLERS
-from .extra import EXTRA_HANDLERS
+from .grid_sample import GRID_SAMPLE_HANDLERS
 from .images import IMAGE_HANDLERS
 from .legacy import LEGACY_HANDLERS
 from .linalg import LINALG_HANDLERS
@@ -19,6 +19,7 @@ from .microsoft.blocked import BLOCKED_MS_HANDLERS
 from .microsoft.coded import CODED_MS_HANDLERS
 from .microsoft.decoding import DECODING_MS_HANDLERS
 from .microsoft.experts import EXPERT_MS_HANDLERS
+from .microsoft.fused import FUSED_HANDLERS
 from .microsoft.gated import GATED_MS_HANDLERS
 from .microsoft.grouped import GROUPED_HANDLERS
 from .microsoft.quantized import QUANT_MS_HANDLERS
@@ -75,7 +76,8 @@ HANDLERS: dict[tuple[str, int], Handler] = {
     **ML_TREE_HANDLERS,
     **ML_HANDLERS,
     **ML_ENCODER_HANDLERS,
-    **EXTRA_HANDLERS,
+    **GRID_SAMPLE_HANDLERS,
+    **FUSED_HANDLERS,
     **SAMPLING_HANDLERS,
     **SIGNAL_HANDLERS,
     **IMAGE_HANDLERS,

@@ -17,9 +17,9 @@ from .....ir import ops as O
 from .....runtime.native import host_features
 from ...compose import Build, optional, required
 from ...context import HandlerTable, ImportContext
-from ..extra import activate
 from ..resize import resize
 from ..windows import average_pool, convolve, global_average_pool, global_max_pool, max_pool
+from .fused import activate
 
 Ins = list[Value | None]
 

@@ -11,12 +11,12 @@ from .....ir import ops as O
 from ...compose import Build, optional, required
 from ...context import Handler, HandlerTable, ImportContext
 from ..contract import fused_matmul
-from ..extra import activate
 from ..moves import gather_nd, pad
 from ..norm import standardise
 from ..select import unique
 from ..shape import range_, trilu
 from ..windows import conv_transpose, convolve, max_pool
+from .fused import activate
 
 Ins = list[Value | None]
 

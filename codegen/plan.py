@@ -1,0 +1,131 @@
+"""What lowering produces: buffers, and steps in order, of which most run a kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..ir import Dim, DType, Limit, Shape
+from .kernel import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A piece of memory of the plan. kind: "input", "output", "const", "arena", "given", or "alias" of another buffer.
+
+    `index` is the input/output position. What "given" buffers hold, and how large they are, a `Carry` decides when the
+    program runs. An alias shares the memory of `of`, shifted by `shift` elements (same dtype).
+    """
+
+    kind: str
+    dtype: DType
+    shape: Shape
+    index: int = 0
+    of: int = -1
+    shift: Dim = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Run one kernel on buffers; `loc` are the ONNX nodes it implements."""
+
+    kernel: Kernel
+    buffers: tuple[int, ...]
+    loc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """If: run `then` when the BOOL scalar in buffer `cond` is true, else `orelse`."""
+
+    cond: int
+    then: tuple[PlanStep, ...]
+    orelse: tuple[PlanStep, ...]
+    loc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Loop: run `body` at most `trips` (I64 scalar buffer, −1: none) times while BOOL buffer `cond` (−1: none) is true.
+
+    `counter` is an I64 scalar buffer holding the iteration number.
+    """
+
+    trips: int
+    cond: int
+    counter: int
+    body: tuple[PlanStep, ...]
+    loc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Read sizes that were computed: (symbol, I64 buffer, element). Buffers whose shapes depend on them exist from here on."""
+
+    sizes: tuple[tuple[str, int, int], ...]
+    loc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """Buffer `target` (of kind "given") becomes what `source` is: of a size that is known at this moment only.
+
+    `move`: the source is not read any more, and need not be copied.
+    """
+
+    source: int
+    target: int
+    move: bool
+    loc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostOperand:
+    """A buffer as a host function sees it: `dtype` may be STRING or OBJECT, whose buffers hold I64 handles.
+
+    Of a result, `shape_buffer` (−1: none) gets the shape, as I64.
+    """
+
+    buffer: int
+    dtype: DType
+    shape: Shape
+    shape_buffer: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class HostStep:
+    """Run a function of `runtime/host/` on buffers. Results that are tensors become what buffers of kind "given" hold."""
+
+    call: str
+    attributes: tuple[tuple[str, object], ...]
+    reads: tuple[HostOperand, ...]
+    writes: tuple[HostOperand, ...]
+    loc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """The run fails unless elements 2·k (the least of some integers) and 2·k + 1 (the greatest) of I64 `buffer` are within lo to hi."""
+
+    buffer: int
+    k: int
+    lo: Dim
+    hi: Dim
+    loc: tuple[str, ...] = ()
+
+
+PlanStep = Step | Branch | Repeat | Bind | Carry | HostStep | Expect
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What lowering produces: buffers, constants' bytes (as arrays, by buffer number), and steps in order."""
+
+    buffers: tuple[Buffer, ...]
+    steps: tuple[PlanStep, ...]
+    constants: dict[int, object] = field(default_factory=dict)
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    input_dtypes: tuple[DType, ...] = ()  # as users see them: STRING and OBJECT are I64 in buffers
+    output_dtypes: tuple[DType, ...] = ()
+    limits: tuple[Limit, ...] = ()  # of sizes
+    strings: tuple[str, ...] = ()  # what handles 0, 1, … stand for before anything has run
