@@ -145,3 +145,15 @@ def test_embeddings_of_com_microsoft():
     model = node_model("TorchEmbedding", [table, ints(0)], domain="com.microsoft", opset=18)
     with pytest.raises(InputError, match="index 5; expected -5 to 4"):
         run_mlc(model, {"x0": table, "x1": ints(5)})
+
+
+@pytest.mark.parametrize("positions", [ints(0, 1, 8).reshape(1, 3), ints(-1, 1, 2).reshape(1, 3), ints(6)])
+def test_positions_of_rotary_embedding(positions):
+    angles = np.arange(16, dtype=np.float32).reshape(8, 2)
+    inputs = [np.ones((1, 2, 3, 4), np.float32), positions, np.cos(angles), np.sin(angles)]
+    model = node_model("RotaryEmbedding", inputs, domain="com.microsoft", opset=18)
+    given = feeds(model, inputs)
+    with pytest.raises(InputError, match="expected 0 to 7"):
+        run_mlc(model, given)
+    with pytest.raises(Exception, match="position|sequence"):
+        run_ort(model, given)

@@ -175,9 +175,10 @@ def rotate(ctx: ImportContext, node: NodeProto, x: Value, cos: Value, sin: Value
     if positions is not None:
         if positions.type.rank == 1 or positions.shape == (1, 1):  # onnxruntime: the offset of the first token
             index = b.add(b.reshape(positions, (1, 1)), b.reshape(b.iota(s), (1, s)))
-            cos, sin = (b.emit(O.Gather(0), c, index) for c in (cos, sin))
         else:
-            cos, sin = (b.emit(O.Gather(0), c, positions) for c in (cos, sin))
+            index = positions
+        index = ctx.checked(index, [0], [cos.shape[0] - 1])
+        cos, sin = (b.emit(O.Gather(0), c, index) for c in (cos, sin))
     cos, sin = (b.reshape(c, (c.shape[0], s, 1, c.shape[-1])) for c in (cos, sin))
     turned, kept = b.slice(y, 3, 0, size), (b.slice(y, 3, size, d - size) if size != d else None)
     half = size // 2
