@@ -155,5 +155,5 @@ def test_positions_of_rotary_embedding(positions):
     given = feeds(model, inputs)
     with pytest.raises(InputError, match="expected 0 to 7"):
         run_mlc(model, given)
-    with pytest.raises(Exception, match="position|sequence"):
+    with pytest.raises(Exception, match=r"position|sequence"):
         run_ort(model, given)
