@@ -266,7 +266,7 @@ def test_an_interrupt_is_quiet_and_leaves_nothing(run, model: Path, tmp_path: Pa
 
 
 def test_no_progress_when_not_a_terminal(model: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mlc.compiler.cli", "run", str(model), "-o", str(tmp_path / "o.npz")]
+    command = [sys.executable, "-m", "mlc", "run", str(model), "-o", str(tmp_path / "o.npz")]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout == ""
     assert result.stderr == f"{tmp_path / 'o.npz'}: 1 outputs\n" or result.stderr.split() == [

@@ -1,0 +1,5 @@
+"""`python -m mlc`: the command line."""
+
+from .compiler.cli import main
+
+main()
