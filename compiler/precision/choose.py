@@ -50,9 +50,11 @@ def assign(graph: Graph, options: Precision) -> Assignment:
     for pattern, precision in options.overrides:
         matched = [name for name, node in known.items() if _matches(name, node, pattern)]
         if not matched:
-            raise InputError(
-                f"no layer matches {pattern!r}", expected="MatMul, Conv, or a name such as " + ", ".join(list(known)[:3]), loc="--layer"
-            )
+            others = [node.loc[0] for node in graph.nodes if node.loc and fnmatchcase(node.loc[0], pattern)]
+            if others and precision == "fp32":
+                continue  # as it is anyway
+            found = f"{others[0]} cannot be lowered" if others else f"no layer matches {pattern!r}"
+            raise InputError(found, expected="MatMul, Conv, or a name such as " + ", ".join(list(known)[:3]), loc="--layer")
         for name in matched:
             if precision == "fp32":
                 chosen.pop(name, None)

@@ -1,6 +1,7 @@
 """Lower precision from the API and the command line, on a model large enough to gain by it."""
 
 import json
+import re
 import warnings
 
 import mlc
@@ -14,6 +15,7 @@ from mlc.compiler.precision.choose import Chooser, affine_range, assign
 from mlc.compiler.precision.lowering import lower_precision
 from mlc.compiler.precision.metrics import relative_l2
 from mlc.errors import InputError, SlowerWarning
+from mlc.ir.ops import Relu
 from mlc.passes.base import PassContext
 from mlc.passes.pipelines import optimize
 from onnx import TensorProto, helper
@@ -24,15 +26,15 @@ def model(tmp_path_factory):
     """Two products with an outlying channel between, and a convolution."""
     rng = np.random.default_rng(0)
     weights = {
-        "w": rng.standard_normal((3, 3, 3, 3)).astype(np.float32) / 5,
+        "w": rng.uniform(0, 0.1, (3, 3, 5, 5)).astype(np.float32),  # too long a sum for planes; smooth: what calibration learns from
         "u": rng.standard_normal((48, 256)).astype(np.float32) / 7 * np.exp(rng.standard_normal(256)).astype(np.float32),
         "v": rng.standard_normal((256, 64)).astype(np.float32) / 16,
     }
     nodes = [
-        helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[2, 2, 2, 2]),
         helper.make_node("Reshape", ["c", "shape"], ["r"]),
         helper.make_node("MatMul", ["r", "u"], ["h"], name="up"),
-        helper.make_node("Relu", ["h"], ["a"]),
+        helper.make_node("Relu", ["h"], ["a"], name="act"),
         helper.make_node("MatMul", ["a", "v"], ["y"], name="down"),
     ]
     graph = helper.make_graph(
@@ -108,6 +110,13 @@ def test_overrides_choose_layers_by_name_and_operator(graph):
         assign(graph, mlc.Precision("bf16", overrides=(("absent", "fp32"),)))
     with pytest.raises(InputError, match="conv cannot be int8-dynamic"):
         assign(graph, mlc.Precision("fp32", overrides=(("conv", "int8-dynamic"),)))
+
+
+def test_nodes_that_cannot_be_lowered_can_only_be_told_to_stay_float32(graph):
+    name = next(n.loc[0] for n in graph.nodes if isinstance(n.op, Relu))
+    assert assign(graph, mlc.Precision("fp32", overrides=((name, "fp32"), ("up", "bf16")))) == {"up": "bf16"}
+    with pytest.raises(InputError, match=f"{re.escape(name)} cannot be lowered"):
+        assign(graph, mlc.Precision("fp32", overrides=((name, "bf16"),)))
 
 
 def test_products_are_matched_by_either_of_their_operators(graph):
