@@ -150,7 +150,8 @@ class GroupedKernel:
 
 @dataclass(frozen=True, slots=True)
 class WinogradKernel:
-    """A convolution of two spatial axes, strides, dilations and groups of 1, by minimal filtering (`codegen/winograd.py`).
+    """A convolution of three spatial axes, strides and groups of 1, by minimal filtering (`codegen/winograd.py`). Axes that the
+    model does not have are of one pixel; of a dilated one, every `dilation`-th pixel is a line of its own.
 
     C[m, n] = epilogue(conv(x, w)[m, n]) with m over images·out_spatial, float32. Operand 0 is x, channels last, `lda` elements
     from pixel to pixel; operand 1 the transformed weights [⌈n/panel⌉, positions, channels, panel], zero padded; the last
@@ -166,7 +167,7 @@ class WinogradKernel:
     ldc: Dim
     epilogue: E
     conv: ConvGeometry
-    tile: tuple[int, int]
+    tile: tuple[int, int, int]
     panel: int = 64
 
     @property

@@ -99,23 +99,33 @@ def run_winograd(kernel: WinogradKernel, arrays: Arrays, bound: Bindings) -> Non
     if images <= 0 or min(out_spatial) <= 0:
         return
     f = [filtering(m, r) for m, r in zip(tile, c.kernel, strict=True)]
-    counts = [-(-o // m) for o, m in zip(out_spatial, tile, strict=True)]
-    i, y, x, dy, dx, ch = grid([images, *counts, f[0].n, f[1].n, kernel.channels])
-    at = [t * m + d - evaluate(p, bound) for t, m, d, p in zip((y, x), tile, (dy, dx), c.pads_lo, strict=True)]
-    inside = (at[0] >= 0) & (at[0] < spatial[0]) & (at[1] >= 0) & (at[1] < spatial[1])
-    offset, inside = np.broadcast_arrays(((i * spatial[0] + at[0]) * spatial[1] + at[1]) * lda + ch, inside)
+    counts = [d * -(-o // (d * m)) for o, m, d in zip(out_spatial, tile, c.dilations, strict=True)]
+    image, z, y, x, dz, dy, dx, ch = grid([images, *counts, *(axis.n for axis in f), kernel.channels])
+    offset, inside = image, True
+    for size, m, d, lo, t, tap in zip(spatial, tile, c.dilations, c.pads_lo, (z, y, x), (dz, dy, dx), strict=True):
+        at = t % d + (t // d * m + tap) * d - evaluate(lo, bound)  # every d-th pixel is a line of its own
+        offset, inside = offset * size + at, inside & (at >= 0) & (at < size)
+    offset, inside = np.broadcast_arrays(offset * lda + ch, inside)
     check_bounds(offset[inside], arrays[0].size, "load of the input of a convolution")
     d = np.where(inside, arrays[0][np.where(inside, offset, 0)] if arrays[0].size else 0, 0).astype(np.float64)
-    d = np.einsum("pa,qb,iyxabc->iyxpqc", f[0].b, f[1].b, d, optimize=True)
+    d = np.einsum("pa,qb,rc,izyxabcn->izyxpqrn", *(axis.b for axis in f), d, optimize=True)
     panels = -(-kernel.n // kernel.panel)
     shape = (panels, positions(tile, c.kernel), kernel.channels, kernel.panel)
     if arrays[1].size < math.prod(shape):
         raise VerifyError(f"transformed weights have {arrays[1].size} elements", expected=f"{math.prod(shape)}")
-    u = arrays[1][: math.prod(shape)].reshape(shape).transpose(1, 2, 0, 3).reshape(f[0].n, f[1].n, kernel.channels, -1)[..., : kernel.n]
-    products = np.einsum("iyxpqc,pqcn->iyxpqn", d, u.astype(np.float64), optimize=True)
-    tiles = np.einsum("ap,bq,iyxpqn->iyaxbn", f[0].a, f[1].a, products, optimize=True)
-    full = tiles.reshape(images, counts[0] * tile[0], counts[1] * tile[1], kernel.n)
-    _finish(kernel, full[:, : out_spatial[0], : out_spatial[1]].reshape(1, -1, kernel.n), 0, arrays, bound)
+    u = arrays[1][: math.prod(shape)].reshape(shape).transpose(1, 2, 0, 3)
+    u = u.reshape(*(axis.n for axis in f), kernel.channels, -1)[..., : kernel.n]
+    products = np.einsum("izyxpqrc,pqrcn->izyxpqrn", d, u.astype(np.float64), optimize=True)
+    out = np.einsum("ap,bq,cr,izyxpqrn->izyxabcn", *(axis.a for axis in f), products, optimize=True)
+    full = np.zeros((images, *(count * m for count, m in zip(counts, tile, strict=True)), kernel.n))
+    lines = [
+        np.add.outer(np.arange(n) % d + np.arange(n) // d * m * d, np.arange(m) * d)
+        for n, m, d in zip(counts, tile, c.dilations, strict=True)
+    ]
+    at_z, at_y, at_x = lines
+    full[:, at_z[:, None, None, :, None, None], at_y[None, :, None, None, :, None], at_x[None, None, :, None, None, :]] = out
+    inner = tuple(slice(o) for o in out_spatial)
+    _finish(kernel, full[(slice(None), *inner)].reshape(1, -1, kernel.n), 0, arrays, bound)
 
 
 def _finish(

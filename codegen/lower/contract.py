@@ -17,6 +17,7 @@ from .contract_operands import Columns, Rows, conv_rows, in_place, lane_group, m
 from .contraction import contraction_linear, contraction_shape
 from .grouped import Levels, pack_grouped
 from .state import Lowering
+from .winograd import images
 
 _FEWEST_PLANES = 4  # that are worth turning squares of a vector's lanes
 
@@ -130,7 +131,7 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
                                value, panel)  # fmt: skip
     elif rows.tile is not None and rows.conv is not None:
         assert isinstance(n, int) and isinstance(rows.k, int)
-        kernel = WinogradKernel(images=node.out.shape[0], n=n, channels=rows.k // math.prod(rows.conv.kernel), conv=rows.conv,
+        kernel = WinogradKernel(images=images(node, rows.conv), n=n, channels=rows.k // math.prod(rows.conv.kernel), conv=rows.conv,
                                 tile=rows.tile, operands=operands, lda=rows.lda, ldc=ldc, epilogue=value, panel=panel)  # fmt: skip
     else:
         one = batch == 1

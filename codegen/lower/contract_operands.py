@@ -17,7 +17,7 @@ from ..simplify import Affine, axis, clamp, unravel
 from .builder import Index, KernelBuilder, View, fn, index_expr, number
 from .contraction import merged_groups
 from .state import Lowering
-from .winograd import choose_tile, packed_weights
+from .winograd import Tile, choose_tile, packed_weights, three_axes
 
 _LANES = 16  # panels are whole vectors
 _WIDE = 64  # columns: long pieces of the rows of B where it is read once
@@ -34,7 +34,7 @@ class Rows:
     batch: Dim
     k: Dim
     conv: ConvGeometry | None = None
-    tile: tuple[int, int] | None = None  # of minimal filtering
+    tile: Tile | None = None  # of minimal filtering
     diagonal: int = 1  # blocks of a block-diagonal B
 
 
@@ -114,8 +114,8 @@ def conv_rows(lw: Lowering, node: Node) -> Rows:
         x.shape[1:-1], node.out.shape[1:-1], tuple(int(k) for k in kernel), op.strides, op.pads_lo, op.dilations
     )  # fmt: skip
     tile = choose_tile(node, lw.options.winograd) if conv is not None and lw.options.winograd is not None else None
-    if conv is not None and tile is not None and len(kernel) == 1:  # those have two axes
-        conv = ConvGeometry((1, *conv.spatial), (1, *conv.out_spatial), (1, *conv.kernel), (1, 1), (0, *conv.pads_lo), (1, 1))
+    if conv is not None and tile is not None:
+        conv = three_axes(conv)
     return Rows(view.buffer, lda, per_group, taps * per_group, conv, tile, diagonal)
 
 
@@ -126,7 +126,7 @@ def _diagonal(lw: Lowering, node: Node) -> int:
     return merged if lw.options.diagonal and small and node.out.dtype is node.inputs[0].dtype is DType.F32 else 1
 
 
-def pack_transformed(lw: Lowering, node: Node, tile: tuple[int, int], panel: int) -> int:
+def pack_transformed(lw: Lowering, node: Node, tile: Tile, panel: int) -> int:
     weights = node.inputs[1].node.op
     assert isinstance(weights, Const)
     key = ("transformed", id(weights.data), tile, panel)

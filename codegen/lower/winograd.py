@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...ir import Const, Dim, DType, Node
 from ...ir.ops import Conv
+from ..kernel import ConvGeometry
 from ..packing import Deferred, pack_b, packed_size
 from ..winograd import outputs, positions, transform_weights
+
+Tile = tuple[int, int, int]
+_AXES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,45 +23,69 @@ class ConvCosts:
     """What the estimate assumes of a machine, in multiply-adds of one core (about 10 ps each with 512-bit vectors).
 
     step: of one transform step (a multiply-add of one value, with its share of loads and stores). weight: of reading one
-    transformed weight from the outer caches. unknown: size of a spatial axis that is not known at compile time. gain:
-    estimated speed-up below which direct summation stays. `cached`: elements of weights that stay in a core's cache.
+    transformed weight from the outer caches, up to `near` of them, `far`: of one more, from memory. unknown: size of a spatial axis
+    that is not known at compile time. gain: estimated speed-up below which direct summation stays. `cached`: elements of weights
+    that stay in a core's cache. `unit`: bytes of image tiles that share one pass over the weights, `tiles` of them at most.
     """
 
     step: float = 4.8
     weight: float = 26.0
+    far: float = 60.0
+    near: int = 1 << 22
+    unit: int = 3 << 20
+    tiles: int = 48
     unknown: int = 56
     gain: float = 1.05
     cached: int = 1 << 18
 
 
-def choose_tile(node: Node, costs: ConvCosts) -> tuple[int, int] | None:
-    """Outputs of a tile along the two spatial axes (a missing first one counts as 1), or None for direct summation."""
+def choose_tile(node: Node, costs: ConvCosts) -> Tile | None:
+    """Outputs of a tile along three spatial axes (missing ones come first and are of one pixel), or None for direct summation."""
     op = node.op
     if not isinstance(op, Conv) or not isinstance(node.inputs[1].node.op, Const) or node.inputs[1].dtype is not DType.F32:
         return None
     *kernel, c, n = (int(d) for d in node.inputs[1].shape)
-    if op.groups != 1 or len(kernel) > 2 or any(d != 1 for d in (*op.strides, *op.dilations)):
+    if op.groups != 1 or len(kernel) > _AXES or any(s != 1 for s in op.strides):
         return None
-    kernel = [1] * (2 - len(kernel)) + kernel
-    images = _size(node.out.shape[0], 1)
-    out = [1] * (3 - len(node.out.shape[:-1])) + [_size(d, costs.unknown) for d in node.out.shape[1:-1]]
-    if min(images, *out, c, n) <= 0:
+    missing = [1] * (_AXES - len(kernel))
+    kernel, dilations = missing + kernel, (*missing, *op.dilations)
+    images_ = _size(node.out.shape[0], 1)
+    out = missing + [_size(d, costs.unknown) for d in node.out.shape[1:-1]]
+    if min(images_, *out, c, n) <= 0:
         return None
-    best, direct = None, _direct(images, out, kernel, c, n, costs)
-    least = direct / costs.gain
-    for tile in itertools.product(*(outputs(r) for r in kernel)):
-        if positions(tile, kernel) == math.prod(kernel):
+    best, least = None, _direct(images_, out, kernel, c, n, costs) / costs.gain
+    for z, y, x in itertools.product(*(outputs(r) for r in kernel)):
+        if positions((z, y, x), kernel) == math.prod(kernel):
             continue
-        cost = _filtered(images, out, kernel, c, n, (tile[0], tile[1]), costs)
+        lines = [-(-o // d) for o, d in zip(out, dilations, strict=True)]
+        tiles = images_ * math.prod(d * -(-o // m) for o, d, m in zip(lines, dilations, (z, y, x), strict=True))
+        cost = _filtered(tiles, kernel, c, n, (z, y, x), costs)
         if cost < least:
-            best, least = (tile[0], tile[1]), cost
+            best, least = (z, y, x), cost
     return best
 
 
-def packed_weights(w: np.ndarray, tile: tuple[int, int], panel: int) -> Deferred:
+def three_axes(conv: ConvGeometry) -> ConvGeometry:
+    """The same with axes of one pixel in front. Planes that a kernel of one tap does not connect become images."""
+    n = _AXES - len(conv.kernel)
+    ones, zeros = (1,) * n, (0,) * n
+    all_of = ConvGeometry((*ones, *conv.spatial), (*ones, *conv.out_spatial), (*ones, *conv.kernel), (*ones, *conv.strides),
+                          (*zeros, *conv.pads_lo), (*ones, *conv.dilations))  # fmt: skip
+    if all_of.kernel[0] != 1 or all_of.pads_lo[0] != 0 or all_of.spatial[0] != all_of.out_spatial[0]:
+        return all_of
+    return replace(all_of, spatial=(1, *all_of.spatial[1:]), out_spatial=(1, *all_of.out_spatial[1:]), dilations=(1, *all_of.dilations[1:]))
+
+
+def images(node: Node, conv: ConvGeometry) -> Dim:
+    """Images of a convolution with such three axes: planes may be some."""
+    batch, *out = node.out.shape[:-1]
+    return batch * out[0] if len(out) == _AXES and conv.out_spatial[0] == 1 else batch
+
+
+def packed_weights(w: np.ndarray, tile: Tile, panel: int) -> Deferred:
     """[*kernel, C, O] -> flat [⌈O/panel⌉, positions, C, panel] of transformed weights, zero padded."""
     *kernel, c, o = w.shape
-    kernel = [1] * (2 - len(kernel)) + kernel
+    kernel = [1] * (_AXES - len(kernel)) + kernel
     rows = positions(tile, kernel) * c  # positions and channels are the rows of one matrix
     return Deferred(
         w.dtype,
@@ -76,14 +104,14 @@ def _direct(images: int, out: list[int], kernel: list[int], c: int, n: int, cost
     return max(work, _weights(taps * c * n, costs))
 
 
-def _filtered(images: int, out: list[int], kernel: list[int], c: int, n: int, tile: tuple[int, int], costs: ConvCosts) -> float:
-    tiles = images * math.prod(-(-o // m) for o, m in zip(out, tile, strict=True))
+def _filtered(tiles: int, kernel: list[int], c: int, n: int, tile: Tile, costs: ConvCosts) -> float:
     sizes = [m + r - 1 for m, r in zip(tile, kernel, strict=True)]
     products = math.prod(sizes)
-    # an axis of n points takes 2n steps a line, of n in all for the input; the output has m lines left for the second axis
+    # an axis of n points takes 2n steps a line, of n in all for the input; the output has fewer lines left for each further axis
     into = 2 * products * sum(s > 1 for s in sizes) * _padded(c)
-    back = 2 * (sizes[0] * sizes[1] + tile[0] * sizes[1]) * _padded(n)
-    blocks = -(-tiles // 48)
+    left = [math.prod(tile[:axis]) * math.prod(sizes[axis:]) for axis in range(_AXES)]
+    back = 2 * sum(left if sizes[0] > 1 else left[1:]) * _padded(n)
+    blocks = -(-tiles // max(1, min(costs.tiles, costs.unit // (4 * products * (c + 64)))))
     products_work = max(tiles, 4) * products * c * _padded(n)
     weights = _weights(products * c * n, costs) * blocks
     # partly hidden behind the products
@@ -95,4 +123,4 @@ def _padded(n: int) -> int:
 
 
 def _weights(elements: int, costs: ConvCosts) -> float:
-    return costs.weight * max(0, elements - costs.cached)
+    return costs.weight * max(0, min(elements, costs.near) - costs.cached) + costs.far * max(0, elements - costs.near)

@@ -28,20 +28,25 @@ def test_filtering(m, r):
         np.testing.assert_array_equal(exact, exact.astype(np.float32))
 
 
-def conv(images, spatial, c, o, kernel, tile, lo=(1, 1), hi=(1, 1), *, target="cpu", symbolic=False, wide=0, parts=1, epilogue=None):
+def conv(images, spatial, c, o, kernel, tile, lo=1, hi=1, dilations=1, *, target="cpu", symbolic=False, wide=0, parts=1, epilogue=None):
     """x is a slice of `wide` more channels. Compares with the interpreter and with the sum over taps in float64."""
+    lo, hi, dilations = ((v,) * len(spatial) if isinstance(v, int) else v for v in (lo, hi, dilations))
+    missing = 3 - len(spatial)
+    spatial, kernel, tile, dilations = ((*[1] * missing, *v) for v in (spatial, kernel, tile, dilations))
+    lo, hi = ((*[0] * missing, *v) for v in (lo, hi))
     rng = np.random.default_rng(3)
     x = rng.standard_normal((images, *spatial, c + wide), dtype=np.float32)
     w = rng.standard_normal((*kernel, c, o), dtype=np.float32)
-    out = tuple(s + a + b - k + 1 for s, a, b, k in zip(spatial, lo, hi, kernel, strict=True))
+    out = tuple(s + a + b - (k - 1) * d for s, a, b, k, d in zip(spatial, lo, hi, kernel, dilations, strict=True))
     padded = np.pad(x[..., :c], ((0, 0), *zip(lo, hi, strict=True), (0, 0))).astype(np.float64)
     want = np.zeros((images, *out, o))
-    for y, z in itertools.product(range(kernel[0]), range(kernel[1])):
-        want += padded[:, y : y + out[0], z : z + out[1]] @ w[y, z]
+    for tap in itertools.product(*map(range, kernel)):
+        at = tuple(slice(t * d, t * d + n) for t, d, n in zip(tap, dilations, out, strict=True))
+        want += padded[(slice(None), *at)] @ w[tap]
     packed = np.asarray(packed_weights(w, tile, 64))
-    names = {"N": images, "H": spatial[0], "W": spatial[1]}
-    n, *size = (sym(s) for s in names) if symbolic else names.values()
-    out_size = tuple(s + a + b - k + 1 for s, a, b, k in zip(size, lo, hi, kernel, strict=True))
+    names = {"N": images, "D": spatial[0], "H": spatial[1], "W": spatial[2]}
+    n, *size = (sym(s) if v != 1 else v for s, v in names.items()) if symbolic else names.values()
+    out_size = tuple(s + a + b - (k - 1) * d for s, a, b, k, d in zip(size, lo, hi, kernel, dilations, strict=True))
     bias, residual = rng.standard_normal(o, dtype=np.float32), rng.standard_normal(want.size, dtype=np.float32)
     arrays = [x.reshape(-1), packed]
     body = ACC
@@ -53,7 +58,7 @@ def conv(images, spatial, c, o, kernel, tile, lo=(1, 1), hi=(1, 1), *, target="c
         want = np.maximum(want + bias + residual.reshape(want.shape), 0)
     y = np.full(want.size + PAD, 7, np.float32)
     operands = (*(Operand(F, a.size) for a in arrays), Operand(F, y.size, True))
-    geometry = ConvGeometry(tuple(size), out_size, kernel, (1, 1), lo, (1, 1))
+    geometry = ConvGeometry(tuple(size), out_size, kernel, (1, 1, 1), lo, dilations)
     k = WinogradKernel(n, o, c, operands, c + wide, o, body, geometry, tile)
     slow = y.copy()
     run_kernel(k, [*arrays, slow], names)
@@ -77,6 +82,14 @@ CASES = {
     "2x2": (1, (9, 9), 16, 32, (2, 2), (3, 3), (0, 1), (1, 0)),
     "uneven pads": (1, (9, 9), 16, 32, (3, 3), (4, 4), (0, 2), (2, 1)),
     "no pads": (1, (12, 12), 16, 32, (3, 3), (4, 4), (0, 0), (0, 0)),
+    "dilated": (2, (9, 14), 20, 40, (3, 3), (4, 2), (2, 3), (2, 3), (2, 3)),
+    "dilated beyond the image": (1, (5, 7), 16, 16, (3, 3), (2, 2), 6, 6, 6),
+    "dilated row": (1, (50,), 24, 40, (5,), (2,), 0, 16, 4),
+    "3x3x3": (2, (5, 6, 9), 20, 40, (3, 3, 3), (2, 4, 4)),
+    "3x3x3, small tiles": (1, (3, 5, 4), 33, 130, (3, 3, 3), (2, 2, 2), (0, 1, 2), (2, 1, 0)),
+    "planes": (1, (3, 6, 5), 16, 16, (1, 3, 3), (1, 4, 4), (0, 1, 1), (1, 1, 1)),
+    "across planes": (2, (9, 2, 3), 16, 70, (3, 1, 1), (4, 1, 1), (1, 0, 0), (1, 0, 0)),
+    "dilated in three axes": (1, (7, 6, 5), 17, 20, (3, 3, 3), (2, 2, 4), (2, 1, 3), (2, 1, 3), (2, 1, 3)),
 }
 
 
@@ -89,6 +102,8 @@ def test_kernel(name, target):
 def test_symbolic_sizes_in_parts():
     conv(*CASES["tail strip"], symbolic=True, parts=2)
     conv(3, (40, 40), 8, 130, (3, 3), (4, 4), symbolic=True, parts=3)
+    conv(*CASES["dilated"], symbolic=True, parts=2)
+    conv(*CASES["3x3x3"], symbolic=True, parts=2)
 
 
 def test_epilogue_and_strided_input():

@@ -37,6 +37,27 @@ def test_one_axis_with_epilogue():
     assert kinds(plan) == [WinogradKernel]
 
 
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (3, 1, 1), (2, 3, 3)])
+def test_three_axes(kernel):
+    x = tensor(2, 8, 10, 12, 64)
+    plan = run(graph([x], conv(x, kernel, 64, 64, (1, 1, 1), dilations=(1, 1, 1))), options=OPTIONS)
+    assert kinds(plan) == [WinogradKernel]
+
+
+def test_planes_are_images():
+    x = tensor(2, 8, 10, 12, 64)
+    plan = run(graph([x], conv(x, (1, 3, 3), 64, 64, (1, 1, 1), dilations=(1, 1, 1))), options=OPTIONS)
+    assert [s.kernel.images for s in plan.steps] == [16]
+
+
+def test_dilated():
+    x = tensor(1, 20, 24, 64)
+    y = conv(x, (3, 3), 64, 64, dilations=(2, 2), pad=2)
+    assert kinds(run(graph([x], y), options=OPTIONS)) == [WinogradKernel]
+    y = conv(x, (3, 3), 64, 64, dilations=(12, 12), pad=12)  # two pixels a line: nothing to share between outputs
+    assert kinds(run(graph([x], y), options=OPTIONS)) == [ContractKernel]
+
+
 def test_symbolic_sizes():
     n, h, w = sym("N"), sym("H"), sym("W")
     x = tensor(n, h, w, 48)
@@ -52,7 +73,6 @@ def test_symbolic_sizes():
     "case",
     [
         {"strides": (2, 2)},
-        {"dilations": (2, 2)},
         {"groups": 2},
         {"kernel": (7, 7)},
         {"kernel": (1, 1)},

@@ -13,7 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ....ir import Dim, DType, ceildiv
+from ....ir import Dim, DType
 from ...kernel import WinogradKernel
 from ...winograd import filtering, positions
 from ..build import I64, PTR, Builder, Params, storage, vec
@@ -24,8 +24,9 @@ from ..product import Product
 from ..row_tiles import cut_rows
 from ..target import CpuTarget
 from ..text_cache import TextEmitter, text_of
+from .place import Places
 from .schedule import NO_HINTS, WinogradHints, WinogradSchedule, schedule_winograd
-from .transform import both_axes, input_transform, output_transform
+from .transform import both_axes, input_transform, output_transform, repeat, third_axis
 
 _F32 = storage(DType.F32)
 _VOID = ir.VoidType()
@@ -47,17 +48,14 @@ class _Emitter(TextEmitter):
         self.strip = s.lanes * s.vectors
         self.vector = vec(_F32, s.lanes)
         self.product = Product(DType.F32, DType.F32, s.lanes, k.panel, min(s.unroll, s.lanes), True, target, s.share)
-        self.counts = [ceildiv(o, m) for o, m in zip(c.out_spatial, k.tile, strict=True)]
-        self.tiles: Dim = k.images * self.counts[0] * self.counts[1]
+        self.places = Places(k)
         self.params = Params()
         self.size = {
             name: self.params.add(dim)
             for name, dim in {
                 "n": k.n, "channels": k.channels, "lda": k.lda, "ldc": k.ldc, "tile": s.tile, "block": s.block, "most": s.most,
-                "blocks": s.blocks, "group": s.group, "groups": s.groups, "strips": s.strips, "tiles": self.tiles,
-                "height": c.spatial[0], "width": c.spatial[1], "out_height": c.out_spatial[0], "out_width": c.out_spatial[1],
-                "top": c.pads_lo[0], "left": c.pads_lo[1], "down": self.counts[0], "across": self.counts[1],
-                "lanes": s.lanes,
+                "blocks": s.blocks, "group": s.group, "groups": s.groups, "strips": s.strips, "tiles": self.places.tiles,
+                "lanes": s.lanes, **self.places.dims,
             }.items()
         }  # fmt: skip
         self.epilogue = Epilogue(kernel, self.params, target, s.lanes)
@@ -67,12 +65,13 @@ class _Emitter(TextEmitter):
         k, s = self.kernel, self.schedule
         fixed = replace(s, tile=0, block=0, most=0, blocks=0, group=0, groups=0, strips=min(2, s.strips))
         ragged = k.n % s.lanes != 0, k.channels % s.lanes != 0
-        return fixed, ragged, k.tile, k.conv.kernel, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
+        shape = k.tile, k.conv.kernel, self.places.flat, self.places.dilated
+        return fixed, ragged, shape, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
         text, symbol = text_of(self)
-        flops = 2 * self.tiles * self.points * k.channels * k.n
+        flops = 2 * self.places.tiles * self.points * k.channels * k.n
         size: Dim = 0
         for o in k.operands:
             size = size + o.numel * o.dtype.itemsize
@@ -147,53 +146,62 @@ class _Emitter(TextEmitter):
         restore()
         i.ret_void()
 
-    def _place(self, b: Builder, p: dict[str, Any], tile: Any) -> tuple[Any, Any, Any]:
-        """(image, first output row, first output column) of a tile."""
-        i = b.ir
-        rest, across = i.udiv(tile, p["across"]), i.urem(tile, p["across"])
-        image, down = i.udiv(rest, p["down"]), i.urem(rest, p["down"])
-        return image, i.mul(down, b.i64(self.kernel.tile[0])), i.mul(across, b.i64(self.kernel.tile[1]))
-
     def _input_function(self) -> ir.Function:
         """void input(bufs, dims, v, first, count, zeros): v[t] = the transform of tile first + t, for all channels."""
-        s, (rows, columns) = self.schedule, self.filters
+        s, (planes, rows, columns) = self.schedule, self.filters
         fn, b = self._function(f"{PLACEHOLDER}.input", [PTR, PTR, PTR, I64, I64, PTR])
         bufs, dims, v, first, count, zeros = fn.args
         i, p = b.ir, self._load_sizes(b, dims)
         width = 1 << (columns.n - 1).bit_length()  # columns of a tile as lanes of an address vector
-        table = b.alloca(I64, b.i64(rows.n * width))
+        table = b.alloca(I64, b.i64(planes.n * rows.n * width))
         pixel = i.mul(p["lda"], b.i64(4))
-        lane = ir.Constant(vec(I64, width), list(range(width)))
+        lane = i.mul(ir.Constant(vec(I64, width), list(range(width))), b.splat(self.places.ahead(b, p, 2, b.i64(1)), width))
         steps = i.mul(b.splat(pixel, width), lane)
         start = i.ptrtoint(b.load(PTR, bufs, 8), I64)
         nowhere = b.splat(i.ptrtoint(zeros, I64), width)
-        along, across = input_transform(b, rows), input_transform(b, columns)
+        deep, along, across = (input_transform(b, f) for f in self.filters)
         whole = i.and_(p["channels"], b.i64(-s.lanes))
+        flat = rows.n * columns.n  # positions of a plane
 
         def tile(t: Any, _: list[Any]) -> Sequence[Any]:
-            image, y0, x0 = self._place(b, p, i.add(first, t))
-            y0, x0 = i.sub(y0, p["top"]), i.sub(x0, p["left"])
-            inside_x = i.icmp_unsigned("<", i.add(b.splat(x0, width), lane), b.splat(p["width"], width))
-            for y in range(rows.n):
-                at = i.add(y0, b.i64(y))
-                inside = i.and_(inside_x, b.splat(i.icmp_unsigned("<", at, p["height"]), width))
-                line = i.add(i.mul(i.add(i.mul(image, p["height"]), at), p["width"]), x0)
-                address = i.add(b.splat(i.add(start, i.mul(line, pixel)), width), steps)
-                i.store(i.select(inside, address, nowhere), b.at(table, b.i64(y * width), I64), align=64)
+            image, corner = self.places.place(b, p, i.add(first, t))
+            z0, y0, x0 = (i.sub(at, p[f"pad_{name}"]) for at, name in zip(corner, "zyx", strict=True))
+            inside_x = i.icmp_unsigned("<", i.add(b.splat(x0, width), lane), b.splat(p["in_x"], width))
+
+            def addresses(z: Any) -> None:
+                depth = i.add(z0, self.places.ahead(b, p, 0, z))
+                within = i.icmp_unsigned("<", depth, p["in_z"]) if not self.places.flat else None
+                for y in range(rows.n):
+                    at = i.add(y0, self.places.ahead(b, p, 1, b.i64(y)))
+                    there = i.icmp_unsigned("<", at, p["in_y"])
+                    inside = i.and_(inside_x, b.splat(there if within is None else i.and_(there, within), width))
+                    line = self.places.line(b, p, "in", image, (depth, at, x0))
+                    address = i.add(b.splat(i.add(start, i.mul(line, pixel)), width), steps)
+                    here = b.at(table, i.mul(i.add(i.mul(z, b.i64(rows.n)), b.i64(y)), b.i64(width)), I64)
+                    i.store(i.select(inside, address, nowhere), here, align=8 * width)
+
+            repeat(b, planes.n, addresses)
             out = b.at(v, i.mul(t, p["tile"]), _F32)
 
             def channels(c: Any, mask: Any) -> None:
-                x: list[list[Any]] = []
-                for y in range(rows.n):
-                    x.append([])
-                    for column in range(columns.n):
-                        address = b.load(I64, b.at(table, b.i64(y * width + column), I64), 8)
-                        at = b.at(i.inttoptr(address, PTR), c, _F32)
-                        x[-1].append(b.load(self.vector, at, 4) if mask is None else b.masked_load(self.vector, at, mask, 4))
-                done = both_axes(along, across, x)
                 here = b.at(out, i.mul(c, b.i64(self.points)), _F32)
-                for at, value in enumerate(value for line in done for value in line):
-                    i.store(value, b.at(here, b.i64(at * s.lanes), _F32), align=4 * s.lanes)
+
+                def plane(z: Any) -> None:
+                    x: list[list[Any]] = []
+                    for y in range(rows.n):
+                        x.append([])
+                        for column in range(columns.n):
+                            slot = i.add(i.mul(i.add(i.mul(z, b.i64(rows.n)), b.i64(y)), b.i64(width)), b.i64(column))
+                            at = b.at(i.inttoptr(b.load(I64, b.at(table, slot, I64), 8), PTR), c, _F32)
+                            x[-1].append(b.load(self.vector, at, 4) if mask is None else b.masked_load(self.vector, at, mask, 4))
+                    done = [value for line in both_axes(along, across, x) for value in line]
+                    for at, value in enumerate(done):
+                        position = i.add(i.mul(z, b.i64(flat)), b.i64(at))
+                        i.store(value, b.at(here, i.mul(position, b.i64(s.lanes)), _F32), align=4 * s.lanes)
+
+                repeat(b, planes.n, plane)
+                if planes.n > 1:
+                    third_axis(b, deep, planes.n, flat, s.lanes, here, self.vector)
 
             def full(c: Any, _: list[Any]) -> Sequence[Any]:
                 channels(c, None)
@@ -270,7 +278,7 @@ class _Emitter(TextEmitter):
 
     def _output_function(self, vectors: int, masked: bool) -> ir.Function:
         """void output(bufs, dims, products, first, count, column): tiles back to pixels, through the epilogue to memory."""
-        s, k, (rows, columns) = self.schedule, self.kernel, self.filters
+        s, k, (planes, rows, columns) = self.schedule, self.kernel, self.filters
         fn, b = self._function(f"{PLACEHOLDER}.output{vectors}", [PTR, PTR, PTR, *[I64] * 3])
         bufs, dims, products, first, count, column = fn.args
         i, p = b.ir, self._load_sizes(b, dims)
@@ -280,41 +288,57 @@ class _Emitter(TextEmitter):
         epilogue = self.epilogue.begin(b, dims, pointers, b.i64(0), column, masks)
         out_type = storage(k.operands[-1].dtype)
         c = b.at(pointers[-1], column, out_type)
-        shelf = b.alloca(self.vector, b.i64(rows.m * columns.m * vectors))
-        along, across = output_transform(b, rows), output_transform(b, columns)
+        outputs = rows.m * columns.m  # of a plane
+        shelf = b.alloca(self.vector, b.i64(planes.m * outputs * vectors))
+        deep, along, across = (output_transform(b, f) for f in self.filters)
+        flat = rows.n * columns.n
 
         def tile(t: Any, _: list[Any]) -> Sequence[Any]:
-            image, y0, x0 = self._place(b, p, i.add(first, t))
+            image, corner = self.places.place(b, p, i.add(first, t))
             source = b.at(products, i.mul(t, b.i64(self.points * self.strip)), _F32)
 
             def vector(v: Any, _: list[Any]) -> Sequence[Any]:
                 here = b.at(source, i.mul(v, b.i64(s.lanes)), _F32)
-                x = [
-                    [b.load(self.vector, b.at(here, b.i64((y * columns.n + z) * self.strip), _F32), 4) for z in range(columns.n)]
-                    for y in range(rows.n)
-                ]
-                done = both_axes(along, across, x)
-                for at, value in enumerate(value for line in done for value in line):
-                    i.store(value, b.at(shelf, i.add(b.i64(at * vectors), v), self.vector), align=16)
+                if planes.n > 1:
+                    third_axis(b, deep, planes.n, flat, self.strip, here, self.vector)
+
+                def plane(z: Any) -> None:
+                    at = b.at(here, i.mul(z, b.i64(flat * self.strip)), _F32)
+                    x = [
+                        [b.load(self.vector, b.at(at, b.i64((y * columns.n + z) * self.strip), _F32), 4) for z in range(columns.n)]
+                        for y in range(rows.n)
+                    ]
+                    shelved = i.add(i.mul(z, b.i64(outputs * vectors)), v)
+                    for n, value in enumerate(value for line in both_axes(along, across, x) for value in line):
+                        i.store(value, b.at(shelf, i.add(shelved, b.i64(n * vectors)), self.vector), align=16)
+
+                repeat(b, planes.m, plane)
                 return ()
 
             b.loop(b.i64(0), b.i64(vectors), b.i64(1), [], vector)
-            down = b.smin(b.i64(rows.m), i.sub(p["out_height"], y0))
-            right = b.smin(b.i64(columns.m), i.sub(p["out_width"], x0))
-            corner = i.add(i.mul(i.add(i.mul(image, p["out_height"]), y0), p["out_width"]), x0)
+            depth, down, right = (self.places.inside(b, p, axis, at) for axis, at in enumerate(corner))
 
-            def line(y: Any, _: list[Any]) -> Sequence[Any]:
+            def row(z: Any, y: Any) -> None:
+                at = [i.add(corner[0], self.places.ahead(b, p, 0, z)), i.add(corner[1], self.places.ahead(b, p, 1, y)), corner[2]]
+                first_of_line = self.places.line(b, p, "out", image, at)
+                shelved = i.mul(i.add(i.mul(z, b.i64(rows.m)), y), b.i64(columns.m))
+
                 def pixel(x: Any, _: list[Any]) -> Sequence[Any]:
-                    at = b.at(shelf, i.mul(i.add(i.mul(y, b.i64(columns.m)), x), b.i64(vectors)), self.vector)
+                    at = b.at(shelf, i.mul(i.add(shelved, x), b.i64(vectors)), self.vector)
                     values = [b.load(self.vector, b.at(at, b.i64(v), self.vector), 16) for v in range(vectors)]
-                    m = i.add(corner, i.add(i.mul(y, p["out_width"]), x))
+                    m = i.add(first_of_line, self.places.ahead(b, p, 2, x))
                     epilogue.row(m, values, b.at(c, i.mul(m, p["ldc"]), out_type))
                     return ()
 
                 b.loop(b.i64(0), right, b.i64(1), [], pixel)
-                return ()
 
-            b.loop(b.i64(0), down, b.i64(1), [], line)
+            def lines(z: Any) -> None:
+                b.loop(b.i64(0), down, b.i64(1), [], lambda y, _: (row(z, y), ())[1])
+
+            if planes.m == 1:
+                lines(b.i64(0))
+            else:
+                b.loop(b.i64(0), depth, b.i64(1), [], lambda z, _: (lines(z), ())[1])
             return ()
 
         b.loop(b.i64(0), count, b.i64(1), [], tile)

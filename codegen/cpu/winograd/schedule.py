@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 from ....errors import CodegenError, ScheduleError
-from ....ir import Dim, DType, ceildiv, dim_max, prod
+from ....ir import Dim, DType, ceildiv, dim_max
 from ...kernel import WinogradKernel
 from ...winograd import positions
 from ..target import CpuTarget
+from .place import Places
 
 _CACHE = 3 << 19  # bytes of transformed input and products of a unit, in a 2 MB L2 with weights streaming through
 _LEAST = 36  # image tiles of a unit that keep the products above the bandwidth of streaming weights, cache or not
@@ -73,7 +74,7 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     tile = points * lanes * -(-kernel.channels // lanes)
     if tile % 1024 == 0:  # rows a multiple of 4 KiB apart would share one set of the first-level cache
         tile += lanes
-    tiles = kernel.images * prod(ceildiv(o, m) for o, m in zip(kernel.conv.out_spatial, kernel.tile, strict=True))
+    tiles = Places(kernel).tiles
     one = 4 * (tile + points * strip)
     streaming = 4 * points * kernel.channels * kernel.n > _KEPT
     most = max(1, min(max(_LEAST, _CACHE // one), _STACK // one)) if streaming else max(1, _BESIDE // one)

@@ -1,4 +1,4 @@
-"""Minimal filtering on vectors in registers: the transforms of one tile, along one axis and along both."""
+"""Minimal filtering on vectors in registers: the transforms of one tile, along one axis and along several."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ....ir import DType
 from ...winograd import Filtering
-from ..build import Builder, Splat
+from ..build import Builder, Splat, storage
 
 Transform = Callable[[Sequence[Any]], list[Any]]
 
@@ -77,3 +78,32 @@ def both_axes(rows: Transform, columns: Transform, x: Sequence[Sequence[Any]]) -
     """x[i][j] transformed along i by `rows`, then along j by `columns`."""
     lines = [rows([line[j] for line in x]) for j in range(len(x[0]))]
     return [columns([line[i] for line in lines]) for i in range(len(lines[0]))]
+
+
+def third_axis(b: Builder, deep: Transform, planes: int, flat: int, apart: int, at: Any, vector: Any) -> None:
+    """The vectors `apart` floats from one position to the next, `planes` of `flat` positions, transformed across the planes: the
+    results take the place of the first of them."""
+    f32 = storage(DType.F32)
+
+    def position(q: Any, _: list[Any]) -> Sequence[Any]:
+        here = b.at(at, b.ir.mul(q, b.i64(apart)), f32)
+        places = [b.at(here, b.i64(z * flat * apart), f32) for z in range(planes)]
+        done = deep([b.load(vector, place, 4) for place in places])
+        for value, place in zip(done, places, strict=False):
+            b.ir.store(value, place, align=4)
+        return ()
+
+    b.loop(b.i64(0), b.i64(flat), b.i64(1), [], position)
+
+
+def repeat(b: Builder, times: int, body: Callable[[Any], None]) -> None:
+    """body(0) … body(times − 1), as a loop where there is more than one."""
+    if times == 1:
+        body(b.i64(0))
+        return
+
+    def once(at: Any, _: list[Any]) -> Sequence[Any]:
+        body(at)
+        return ()
+
+    b.loop(b.i64(0), b.i64(times), b.i64(1), [], once)
