@@ -101,21 +101,21 @@ def run_winograd(kernel: WinogradKernel, arrays: Arrays, bound: Bindings) -> Non
     f = [filtering(m, r) for m, r in zip(tile, c.kernel, strict=True)]
     counts = [d * -(-o // (d * m)) for o, m, d in zip(out_spatial, tile, c.dilations, strict=True)]
     image, z, y, x, dz, dy, dx, ch = grid([images, *counts, *(axis.n for axis in f), kernel.channels])
-    offset, inside = image, True
+    offset, inside = image, np.ones((), np.bool_)
     for size, m, d, lo, t, tap in zip(spatial, tile, c.dilations, c.pads_lo, (z, y, x), (dz, dy, dx), strict=True):
         at = t % d + (t // d * m + tap) * d - evaluate(lo, bound)  # every d-th pixel is a line of its own
-        offset, inside = offset * size + at, inside & (at >= 0) & (at < size)
+        offset, inside = offset * size + at, np.asarray(inside & (at >= 0) & (at < size))
     offset, inside = np.broadcast_arrays(offset * lda + ch, inside)
     check_bounds(offset[inside], arrays[0].size, "load of the input of a convolution")
-    d = np.where(inside, arrays[0][np.where(inside, offset, 0)] if arrays[0].size else 0, 0).astype(np.float64)
-    d = np.einsum("pa,qb,rc,izyxabcn->izyxpqrn", *(axis.b for axis in f), d, optimize=True)
+    v = np.where(inside, arrays[0][np.where(inside, offset, 0)] if arrays[0].size else 0, 0).astype(np.float64)
+    v = np.einsum("pa,qb,rc,izyxabcn->izyxpqrn", *(axis.b for axis in f), v, optimize=True)
     panels = -(-kernel.n // kernel.panel)
     shape = (panels, positions(tile, c.kernel), kernel.channels, kernel.panel)
     if arrays[1].size < math.prod(shape):
         raise VerifyError(f"transformed weights have {arrays[1].size} elements", expected=f"{math.prod(shape)}")
     u = arrays[1][: math.prod(shape)].reshape(shape).transpose(1, 2, 0, 3)
     u = u.reshape(*(axis.n for axis in f), kernel.channels, -1)[..., : kernel.n]
-    products = np.einsum("izyxpqrc,pqrcn->izyxpqrn", d, u.astype(np.float64), optimize=True)
+    products = np.einsum("izyxpqrc,pqrcn->izyxpqrn", v, u.astype(np.float64), optimize=True)
     out = np.einsum("ap,bq,cr,izyxpqrn->izyxabcn", *(axis.a for axis in f), products, optimize=True)
     full = np.zeros((images, *(count * m for count, m in zip(counts, tile, strict=True)), kernel.n))
     lines = [
