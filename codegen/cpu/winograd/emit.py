@@ -332,13 +332,18 @@ class _Emitter(TextEmitter):
 
                 b.loop(b.i64(0), right, b.i64(1), [], pixel)
 
-            def lines(z: Any) -> None:
-                b.loop(b.i64(0), down, b.i64(1), [], lambda y, _: (row(z, y), ())[1])
+            def plane(z: Any, _: list[Any]) -> Sequence[Any]:
+                def line(y: Any, _: list[Any]) -> Sequence[Any]:
+                    row(z, y)
+                    return ()
+
+                b.loop(b.i64(0), down, b.i64(1), [], line)
+                return ()
 
             if planes.m == 1:
-                lines(b.i64(0))
+                plane(b.i64(0), [])
             else:
-                b.loop(b.i64(0), depth, b.i64(1), [], lambda z, _: (lines(z), ())[1])
+                b.loop(b.i64(0), depth, b.i64(1), [], plane)
             return ()
 
         b.loop(b.i64(0), count, b.i64(1), [], tile)
