@@ -150,13 +150,14 @@ class GroupedKernel:
 
 @dataclass(frozen=True, slots=True)
 class WinogradKernel:
-    """A convolution of three spatial axes, strides and groups of 1, by minimal filtering (`codegen/winograd.py`). Axes that the
+    """A convolution of three spatial axes and strides of 1, by minimal filtering (`codegen/winograd.py`). Axes that the
     model does not have are of one pixel; of a dilated one, every `dilation`-th pixel is a line of its own.
 
     C[m, n] = epilogue(conv(x, w)[m, n]) with m over images·out_spatial, float32. Operand 0 is x, channels last, `lda` elements
-    from pixel to pixel; operand 1 the transformed weights [⌈n/panel⌉, positions, channels, panel], zero padded; the last
-    operand is C, row m at m·ldc; between them are epilogue operands, as in ContractKernel (Axis(0) is 0).
-    `tile`: outputs of a tile along each axis. What is computed differs from the direct sum by rounding only.
+    from pixel to pixel; operand 1 the transformed weights [groups, ⌈n/panel⌉, positions, channels, panel], zero padded; the last
+    operand is C, row m at m·ldc; between them are epilogue operands, as in ContractKernel (Axis(0) is the group).
+    `channels` and `n` are those of one of the `groups`, which are next to each other. `tile`: outputs of a tile along each axis.
+    What is computed differs from the direct sum by rounding only.
     """
 
     images: Dim
@@ -169,6 +170,7 @@ class WinogradKernel:
     conv: ConvGeometry
     tile: tuple[int, int, int]
     panel: int = 64
+    groups: int = 1
 
     @property
     def m(self) -> Dim:

@@ -100,7 +100,7 @@ def run_winograd(kernel: WinogradKernel, arrays: Arrays, bound: Bindings) -> Non
         return
     f = [filtering(m, r) for m, r in zip(tile, c.kernel, strict=True)]
     counts = [d * -(-o // (d * m)) for o, m, d in zip(out_spatial, tile, c.dilations, strict=True)]
-    image, z, y, x, dz, dy, dx, ch = grid([images, *counts, *(axis.n for axis in f), kernel.channels])
+    image, z, y, x, dz, dy, dx, ch = grid([images, *counts, *(axis.n for axis in f), kernel.groups * kernel.channels])
     offset, inside = image, np.ones((), np.bool_)
     for size, m, d, lo, t, tap in zip(spatial, tile, c.dilations, c.pads_lo, (z, y, x), (dz, dy, dx), strict=True):
         at = t % d + (t // d * m + tap) * d - evaluate(lo, bound)  # every d-th pixel is a line of its own
@@ -109,15 +109,16 @@ def run_winograd(kernel: WinogradKernel, arrays: Arrays, bound: Bindings) -> Non
     check_bounds(offset[inside], arrays[0].size, "load of the input of a convolution")
     v = np.where(inside, arrays[0][np.where(inside, offset, 0)] if arrays[0].size else 0, 0).astype(np.float64)
     v = np.einsum("pa,qb,rc,izyxabcn->izyxpqrn", *(axis.b for axis in f), v, optimize=True)
+    v = v.reshape(*v.shape[:-1], kernel.groups, kernel.channels)
     panels = -(-kernel.n // kernel.panel)
-    shape = (panels, positions(tile, c.kernel), kernel.channels, kernel.panel)
+    shape = (kernel.groups, panels, positions(tile, c.kernel), kernel.channels, kernel.panel)
     if arrays[1].size < math.prod(shape):
         raise VerifyError(f"transformed weights have {arrays[1].size} elements", expected=f"{math.prod(shape)}")
-    u = arrays[1][: math.prod(shape)].reshape(shape).transpose(1, 2, 0, 3)
-    u = u.reshape(*(axis.n for axis in f), kernel.channels, -1)[..., : kernel.n]
-    products = np.einsum("izyxpqrc,pqrcn->izyxpqrn", v, u.astype(np.float64), optimize=True)
-    out = np.einsum("ap,bq,cr,izyxpqrn->izyxabcn", *(axis.a for axis in f), products, optimize=True)
-    full = np.zeros((images, *(count * m for count, m in zip(counts, tile, strict=True)), kernel.n))
+    u = arrays[1][: math.prod(shape)].reshape(shape).transpose(2, 0, 3, 1, 4)
+    u = u.reshape(*(axis.n for axis in f), kernel.groups, kernel.channels, -1)[..., : kernel.n]
+    products = np.einsum("izyxpqrgc,pqrgcn->izyxpqrgn", v, u.astype(np.float64), optimize=True)
+    out = np.einsum("ap,bq,cr,izyxpqrgn->izyxabcgn", *(axis.a for axis in f), products, optimize=True)
+    full = np.zeros((images, *(count * m for count, m in zip(counts, tile, strict=True)), kernel.groups, kernel.n))
     lines = [
         np.add.outer(np.arange(n) % d + np.arange(n) // d * m * d, np.arange(m) * d)
         for n, m, d in zip(counts, tile, c.dilations, strict=True)
@@ -125,7 +126,8 @@ def run_winograd(kernel: WinogradKernel, arrays: Arrays, bound: Bindings) -> Non
     at_z, at_y, at_x = lines
     full[:, at_z[:, None, None, :, None, None], at_y[None, :, None, None, :, None], at_x[None, None, :, None, None, :]] = out
     inner = tuple(slice(o) for o in out_spatial)
-    _finish(kernel, full[(slice(None), *inner)].reshape(1, -1, kernel.n), 0, arrays, bound)
+    sums = full[(slice(None), *inner)].reshape(-1, kernel.groups, kernel.n)
+    _finish(kernel, sums.transpose(1, 0, 2), kernel.n, arrays, bound)
 
 
 def _finish(

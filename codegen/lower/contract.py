@@ -130,9 +130,10 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
         kernel = GroupedKernel(m, n, rows.k, node.op.bits, node.op.group, levels.zero, operands, rows.lda if m != 1 else rows.k, ldc,
                                value, panel)  # fmt: skip
     elif rows.tile is not None and rows.conv is not None:
-        assert isinstance(n, int) and isinstance(rows.k, int)
+        assert isinstance(n, int) and isinstance(rows.k, int) and isinstance(batch, int)
         kernel = WinogradKernel(images=images(node, rows.conv), n=n, channels=rows.k // math.prod(rows.conv.kernel), conv=rows.conv,
-                                tile=rows.tile, operands=operands, lda=rows.lda, ldc=ldc, epilogue=value, panel=panel)  # fmt: skip
+                                tile=rows.tile, operands=operands, lda=rows.lda, ldc=ldc, epilogue=value, panel=panel,
+                                groups=batch)  # fmt: skip
     else:
         one = batch == 1
         kernel = ContractKernel(

@@ -128,9 +128,9 @@ def _diagonal(lw: Lowering, node: Node) -> int:
 
 def pack_transformed(lw: Lowering, node: Node, tile: Tile, panel: int) -> int:
     weights = node.inputs[1].node.op
-    assert isinstance(weights, Const)
-    key = ("transformed", id(weights.data), tile, panel)
-    return lw.storage.const_lazy(key, packed_weights(weights.data, tile, panel), weights.data).buffer
+    assert isinstance(weights, Const) and isinstance(node.op, Conv)
+    key = ("transformed", id(weights.data), tile, panel, node.op.groups)
+    return lw.storage.const_lazy(key, packed_weights(weights.data, tile, panel, node.op.groups), weights.data).buffer
 
 
 def _grouped(w: np.ndarray, batch: int, merged: int) -> np.ndarray:

@@ -13,9 +13,11 @@ from ...ir.ops import Conv
 from ..kernel import ConvGeometry
 from ..packing import Deferred, pack_b, packed_size
 from ..winograd import outputs, positions, transform_weights
+from .contraction import merged_groups
 
 Tile = tuple[int, int, int]
 _AXES = 3
+_LANES = 16  # of the widest vectors: groups start at whole ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,10 @@ def choose_tile(node: Node, costs: ConvCosts) -> Tile | None:
     if not isinstance(op, Conv) or not isinstance(node.inputs[1].node.op, Const) or node.inputs[1].dtype is not DType.F32:
         return None
     *kernel, c, n = (int(d) for d in node.inputs[1].shape)
-    if op.groups != 1 or len(kernel) > _AXES or any(s != 1 for s in op.strides):
+    if len(kernel) > _AXES or any(s != 1 for s in op.strides):
+        return None
+    groups, n = op.groups, n // max(1, op.groups)
+    if groups > 1 and (c % _LANES or merged_groups(node) > 1):
         return None
     missing = [1] * (_AXES - len(kernel))
     kernel, dilations = missing + kernel, (*missing, *op.dilations)
@@ -53,13 +58,13 @@ def choose_tile(node: Node, costs: ConvCosts) -> Tile | None:
     out = missing + [_size(d, costs.unknown) for d in node.out.shape[1:-1]]
     if min(images_, *out, c, n) <= 0:
         return None
-    best, least = None, _direct(images_, out, kernel, c, n, costs) / costs.gain
+    best, least = None, _direct(images_, out, kernel, c, n, groups, costs) / costs.gain
     for z, y, x in itertools.product(*(outputs(r) for r in kernel)):
         if positions((z, y, x), kernel) == math.prod(kernel):
             continue
         lines = [-(-o // d) for o, d in zip(out, dilations, strict=True)]
         tiles = images_ * math.prod(d * -(-o // m) for o, d, m in zip(lines, dilations, (z, y, x), strict=True))
-        cost = _filtered(tiles, kernel, c, n, (z, y, x), costs)
+        cost = _filtered(tiles, kernel, c, n, groups, (z, y, x), costs)
         if cost < least:
             best, least = (z, y, x), cost
     return best
@@ -82,40 +87,41 @@ def images(node: Node, conv: ConvGeometry) -> Dim:
     return batch * out[0] if len(out) == _AXES and conv.out_spatial[0] == 1 else batch
 
 
-def packed_weights(w: np.ndarray, tile: Tile, panel: int) -> Deferred:
-    """[*kernel, C, O] -> flat [⌈O/panel⌉, positions, C, panel] of transformed weights, zero padded."""
+def packed_weights(w: np.ndarray, tile: Tile, panel: int, groups: int = 1) -> Deferred:
+    """[*kernel, C/groups, O] -> flat [groups, ⌈O/groups/panel⌉, positions, C/groups, panel] of transformed weights, zero padded."""
     *kernel, c, o = w.shape
     kernel = [1] * (_AXES - len(kernel)) + kernel
     rows = positions(tile, kernel) * c  # positions and channels are the rows of one matrix
-    return Deferred(
-        w.dtype,
-        int(packed_size(rows, o, panel)),
-        lambda out: pack_b(transform_weights(w.reshape(*kernel, c, o), tile).reshape(rows, o), panel, out=out),
-    )
+
+    def write(out: np.ndarray) -> None:
+        done = transform_weights(w.reshape(*kernel, c, o), tile).reshape(rows, groups, o // groups)
+        pack_b(done.transpose(1, 0, 2), panel, out=out)
+
+    return Deferred(w.dtype, groups * int(packed_size(rows, o // groups, panel)), write)
 
 
 def _size(d: Dim, unknown: int) -> int:
     return d if isinstance(d, int) else unknown
 
 
-def _direct(images: int, out: list[int], kernel: list[int], c: int, n: int, costs: ConvCosts) -> float:
+def _direct(images: int, out: list[int], kernel: list[int], c: int, n: int, groups: int, costs: ConvCosts) -> float:
     taps = math.prod(kernel)
-    work = 1.1 * images * math.prod(out) * taps * c * _padded(n)
-    return max(work, _weights(taps * c * n, costs))
+    work = 1.1 * images * math.prod(out) * taps * groups * c * _padded(n)
+    return max(work, _weights(taps * groups * c * n, costs))
 
 
-def _filtered(tiles: int, kernel: list[int], c: int, n: int, tile: Tile, costs: ConvCosts) -> float:
+def _filtered(tiles: int, kernel: list[int], c: int, n: int, groups: int, tile: Tile, costs: ConvCosts) -> float:
     sizes = [m + r - 1 for m, r in zip(tile, kernel, strict=True)]
     products = math.prod(sizes)
     # an axis of n points takes 2n steps a line, of n in all for the input; the output has fewer lines left for each further axis
     into = 2 * products * sum(s > 1 for s in sizes) * _padded(c)
     left = [math.prod(tile[:axis]) * math.prod(sizes[axis:]) for axis in range(_AXES)]
     back = 2 * sum(left if sizes[0] > 1 else left[1:]) * _padded(n)
-    blocks = -(-tiles // max(1, min(costs.tiles, costs.unit // (4 * products * (c + 64)))))
-    products_work = max(tiles, 4) * products * c * _padded(n)
-    weights = _weights(products * c * n, costs) * blocks
+    blocks = -(-tiles // max(1, min(costs.tiles, costs.unit // (4 * products * (groups * c + 64)))))
+    products_work = max(tiles, 4) * products * groups * c * _padded(n)
+    weights = _weights(products * groups * c * n, costs) * blocks
     # partly hidden behind the products
-    return max(products_work, weights) + 0.25 * min(products_work, weights) + costs.step * tiles * (into + back)
+    return max(products_work, weights) + 0.25 * min(products_work, weights) + costs.step * tiles * groups * (into + back)
 
 
 def _padded(n: int) -> int:

@@ -28,7 +28,9 @@ def test_filtering(m, r):
         np.testing.assert_array_equal(exact, exact.astype(np.float32))
 
 
-def conv(images, spatial, c, o, kernel, tile, lo=1, hi=1, dilations=1, *, target="cpu", symbolic=False, wide=0, parts=1, epilogue=None):
+def conv(
+    images, spatial, c, o, kernel, tile, lo=1, hi=1, dilations=1, *, target="cpu", symbolic=False, wide=0, parts=1, epilogue=None, groups=1
+):
     """x is a slice of `wide` more channels. Compares with the interpreter and with the sum over taps in float64."""
     lo, hi, dilations = ((v,) * len(spatial) if isinstance(v, int) else v for v in (lo, hi, dilations))
     missing = 3 - len(spatial)
@@ -36,14 +38,16 @@ def conv(images, spatial, c, o, kernel, tile, lo=1, hi=1, dilations=1, *, target
     lo, hi = ((*[0] * missing, *v) for v in (lo, hi))
     rng = np.random.default_rng(3)
     x = rng.standard_normal((images, *spatial, c + wide), dtype=np.float32)
-    w = rng.standard_normal((*kernel, c, o), dtype=np.float32)
+    w = rng.standard_normal((*kernel, c // groups, o), dtype=np.float32)
     out = tuple(s + a + b - (k - 1) * d for s, a, b, k, d in zip(spatial, lo, hi, kernel, dilations, strict=True))
     padded = np.pad(x[..., :c], ((0, 0), *zip(lo, hi, strict=True), (0, 0))).astype(np.float64)
     want = np.zeros((images, *out, o))
     for tap in itertools.product(*map(range, kernel)):
         at = tuple(slice(t * d, t * d + n) for t, d, n in zip(tap, dilations, out, strict=True))
-        want += padded[(slice(None), *at)] @ w[tap]
-    packed = np.asarray(packed_weights(w, tile, 64))
+        for g in range(groups):
+            inputs, results = slice(g * c // groups, (g + 1) * c // groups), slice(g * o // groups, (g + 1) * o // groups)
+            want[..., results] += padded[(slice(None), *at, inputs)] @ w[tap][:, results]
+    packed = np.asarray(packed_weights(w, tile, 64, groups))
     names = {"N": images, "D": spatial[0], "H": spatial[1], "W": spatial[2]}
     n, *size = (sym(s) if v != 1 else v for s, v in names.items()) if symbolic else names.values()
     out_size = tuple(s + a + b - (k - 1) * d for s, a, b, k, d in zip(size, lo, hi, kernel, dilations, strict=True))
@@ -52,14 +56,15 @@ def conv(images, spatial, c, o, kernel, tile, lo=1, hi=1, dilations=1, *, target
     body = ACC
     if epilogue:
         arrays += [bias, residual]
-        at = Call("add", (Call("mul", (Axis(1), Num(o))), Axis(2)))
-        body = Call("add", (Call("add", (ACC, Load(2, Axis(2), dtype=F)), dtype=F), Load(3, at, dtype=F)), dtype=F)
+        column = Call("add", (Call("mul", (Axis(0), Num(o // groups))), Axis(2)))
+        at = Call("add", (Call("mul", (Axis(1), Num(o))), column))
+        body = Call("add", (Call("add", (ACC, Load(2, column, dtype=F)), dtype=F), Load(3, at, dtype=F)), dtype=F)
         body = Call("max", (body, Num(0.0, dtype=F)), dtype=F)
         want = np.maximum(want + bias + residual.reshape(want.shape), 0)
     y = np.full(want.size + PAD, 7, np.float32)
     operands = (*(Operand(F, a.size) for a in arrays), Operand(F, y.size, True))
     geometry = ConvGeometry(tuple(size), out_size, kernel, (1, 1, 1), lo, dilations)
-    k = WinogradKernel(n, o, c, operands, c + wide, o, body, geometry, tile)
+    k = WinogradKernel(n, o // groups, c // groups, operands, c + wide, o, body, geometry, tile, groups=groups)
     slow = y.copy()
     run_kernel(k, [*arrays, slow], names)
     close(slow[:-PAD].reshape(want.shape), want)
@@ -109,3 +114,13 @@ def test_symbolic_sizes_in_parts():
 def test_epilogue_and_strided_input():
     conv(*CASES["3x3"], wide=5, epilogue=True)
     conv(*CASES["odd channels"], wide=3, epilogue=True, parts=2)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("groups, c, o", [(3, 48, 48), (2, 64, 48), (2, 32, 200), (5, 80, 100)])
+def test_groups(groups, c, o, target):
+    conv(2, (7, 9), c, o, (3, 3), (4, 4), groups=groups, epilogue=True, wide=3, target=target, parts=2)
+
+
+def test_groups_of_symbolic_sizes():
+    conv(2, (3, 7, 9), 48, 60, (3, 3, 3), (2, 2, 4), groups=3, symbolic=True, parts=2)

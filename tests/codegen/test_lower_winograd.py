@@ -58,6 +58,13 @@ def test_dilated():
     assert kinds(run(graph([x], y), options=OPTIONS)) == [ContractKernel]
 
 
+@pytest.mark.parametrize("groups", [2, 4])
+def test_groups(groups):
+    x = tensor(1, 28, 28, 64)
+    plan = run(graph([x], ap(Relu(), conv(x, (3, 3), 64, 128, groups=groups))), options=OPTIONS)
+    assert kinds(plan) == [WinogradKernel]
+
+
 def test_symbolic_sizes():
     n, h, w = sym("N"), sym("H"), sym("W")
     x = tensor(n, h, w, 48)
@@ -73,7 +80,7 @@ def test_symbolic_sizes():
     "case",
     [
         {"strides": (2, 2)},
-        {"groups": 2},
+        {"groups": 8},
         {"kernel": (7, 7)},
         {"kernel": (1, 1)},
         {"dtype": np.float64},

@@ -27,8 +27,8 @@ class WinogradSchedule:
 
     It transforms its input once, then for each strip runs the products, `heights` image tiles at a time in registers, and
     transforms these back. tail: vectors of the last strip (0: as the others). tile: elements from one image tile to the next
-    in the transformed input. `most` bounds `block`, which depends on symbols. prefetch: the row tiles of a position
-    (2^share of them) ask for the weights of the next one.
+    in the transformed input. `of_group`: strips of one group of channels. `most` bounds `block`, which depends on symbols. prefetch:
+    the row tiles of a position (2^share of them) ask for the weights of the next one.
     """
 
     lanes: int
@@ -45,6 +45,7 @@ class WinogradSchedule:
     group: int
     groups: int
     strips: int
+    of_group: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +64,37 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     if any(kernel.operands[i].dtype is not DType.F32 for i in (0, 1)):
         raise CodegenError(f"minimal filtering of {kernel.operands[0].dtype.value}", expected="f32")
     lanes = target.lanes(4)
+    if kernel.groups > 1 and kernel.channels % lanes:
+        raise CodegenError(f"minimal filtering of groups of {kernel.channels} channels", expected=f"a multiple of {lanes}")
     wide = target.vector_bits >= 512 or "aarch64" in target.triple  # 32 vector registers
     vectors = next(v for v in ((4, 2, 1) if wide else (2, 1)) if kernel.panel // lanes % v == 0)
     while vectors > 1 and kernel.n <= lanes * (vectors // 2):
         vectors //= 2
     strip = lanes * vectors
-    strips = -(-kernel.n // strip)
-    tail = -(-(kernel.n - (strips - 1) * strip) // lanes) % vectors
+    of_group = -(-kernel.n // strip)
+    strips = kernel.groups * of_group
+    tail = -(-(kernel.n - (of_group - 1) * strip) // lanes) % vectors
+    channels = kernel.groups * kernel.channels
     points = positions(kernel.tile, kernel.conv.kernel)
-    tile = points * lanes * -(-kernel.channels // lanes)
+    tile = points * lanes * -(-channels // lanes)
     if tile % 1024 == 0:  # rows a multiple of 4 KiB apart would share one set of the first-level cache
         tile += lanes
     tiles = Places(kernel).tiles
     one = 4 * (tile + points * strip)
-    streaming = 4 * points * kernel.channels * kernel.n > _KEPT
+    streaming = 4 * points * channels * kernel.n > _KEPT
     most = max(1, min(max(_LEAST, _CACHE // one), _STACK // one)) if streaming else max(1, _BESIDE // one)
     tall = {4: 6, 2: 12, 1: 14}[vectors] if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}[vectors]
     most = max(most // tall, 1) * tall
     block, blocks = _blocks(tiles, most)
     groups = 1
-    unit = 2 * points * kernel.channels * kernel.n * (block if isinstance(block, int) else most)
+    unit = 2 * points * channels * kernel.n * (block if isinstance(block, int) else most)
     if isinstance(blocks, int):
-        while blocks * groups < _UNITS and 2 * groups <= strips and unit // (2 * groups) >= _UNIT_OPS:
+        while kernel.groups == 1 and blocks * groups < _UNITS and 2 * groups <= strips and unit // (2 * groups) >= _UNIT_OPS:
             groups *= 2
         if blocks * groups < _UNITS and isinstance(block, int):
             pieces = max(1, min(_UNITS // (blocks * groups), unit // groups // _UNIT_OPS, block // _LEAST))
             block, blocks = _blocks(tiles, -(-block // pieces))
-    else:
+    elif kernel.groups == 1:  # else the channels that a unit transforms are mostly those of others
         groups = min(2, strips)
     if hints != NO_HINTS:
         if not isinstance(tiles, int) or hints.groups > strips or hints.block * one > _STACK:
@@ -103,7 +108,7 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     prefetch = streaming and kernel.panel == strip
     return WinogradSchedule(
         lanes, vectors, tail, heights, 4, tile, prefetch, share, block, most, blocks,
-        -(-strips // groups), groups, strips,
+        -(-strips // groups), groups, strips, of_group,
     )  # fmt: skip
 
 
