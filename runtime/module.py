@@ -6,16 +6,17 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from ..errors import ArtifactError, InputError, TargetError
 from . import artifact, objects
 from .address import address
+from .arguments import Bound, as_array, bind_dim, complain, given_outputs, shape_text
 from .artifact import Parts, aligned_array
 from .binding import Binding, Execution, Program, Sizes, UnequalError
-from .handles import Handles, decode_output, encode_input, held, strings
+from .handles import Handles, decode_output, encode_input
 from .manifest import Manifest, TensorInfo
 from .native import Code, host_features, native
 from .resume import Run, stopped
@@ -106,23 +107,38 @@ class Module:
         """The size of the object code."""
         return len(self._parts.code)
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name, in the model's order. Raises InputError when an input does not fit."""
+    def run(self, feeds: Mapping[str, Any], out: Mapping[str, np.ndarray] | None = None) -> dict[str, Any]:
+        """Outputs by name, in the model's order.
+
+        Args:
+            feeds: arrays by name: NumPy's, or what `np.asarray` takes (tensors of torch on the CPU are not copied).
+            out: arrays that outputs are to be written to, by name; new ones for the others. Memory of inputs is none.
+
+        Raises InputError when an input or an array of `out` does not fit.
+        """
         try:
             arrays = [feeds[name] for name in self._names]
             fits = len(feeds) == len(arrays)
         except (KeyError, TypeError, IndexError):
             fits = False
         if not fits:
-            self._complain(feeds)
-        return dict(zip(self._out_names, self._execute(arrays), strict=True))
+            complain(feeds, self._names)
+        return dict(zip(self._out_names, self._execute(arrays, out), strict=True))
 
-    def __call__(self, *arrays: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
+    def __call__(self, *arrays: Any) -> Any:
         """Inputs by position; one array, or a tuple when the model has several outputs."""
         if len(arrays) != len(self._names):
             raise InputError(f"{len(arrays)} arrays", expected=f"{len(self._names)}: {', '.join(self._names)}")
         outputs = self._execute(arrays)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def __repr__(self) -> str:
+        ins, outs = (", ".join(f"{t.name}: {t.dtype}{shape_text(t.shape)}" for t in of) for of in (self.inputs, self.outputs))
+        return f"<{type(self).__name__} ({ins}) -> ({outs})>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made of the bytes of the module's file."""
+        return load, (self.to_bytes(), self.threads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.mlc` file, atomically. Raises ArtifactError."""
@@ -152,7 +168,7 @@ class Module:
             binding.release(execution)
         return {s.word: int(times[s.word]) * 1e-9 / runs for s in manifest.steps}
 
-    def _execute(self, arrays: Sequence[Any]) -> list[np.ndarray]:
+    def _execute(self, arrays: Sequence[Any], out: Mapping[str, np.ndarray] | None = None) -> list[Any]:
         binding = self._last
         if binding is None:
             arrays, binding = self._fit(arrays)
@@ -163,7 +179,7 @@ class Module:
                     break
         execution = binding.acquire()
         try:
-            return self._launch(binding, execution, arrays)
+            return self._launch(binding, execution, arrays, out)
         except UnequalError as e:  # sizes that data decide
             general = self._general_of(binding)
             if general is None:
@@ -173,7 +189,7 @@ class Module:
             binding.release(execution)
         execution = general.acquire()
         try:
-            return self._launch(general, execution, arrays)
+            return self._launch(general, execution, arrays, out)
         except UnequalError:
             raise unequal from None
         finally:
@@ -184,11 +200,14 @@ class Module:
         general = getattr(binding.program, "general", None)
         return None if general is None else Binding(general, binding.symbols)
 
-    def _launch(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray]) -> list[Any]:
+    def _launch(
+        self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], out: Mapping[str, np.ndarray] | None = None
+    ) -> list[Any]:
+        given = given_outputs(out, self.outputs, binding.out_shapes, arrays) if out else {}
         try:
             outputs: list[Any] = [
-                None if shape is None else aligned_array(shape, dtype, size) if size else _empty(shape, dtype)
-                for shape, dtype, size in binding.results
+                given[i] if i in given else None if shape is None else aligned_array(shape, dtype, size) if size else _empty(shape, dtype)
+                for i, (shape, dtype, size) in enumerate(binding.results)
             ]
         except MemoryError:
             shapes = [list(s) for s in binding.out_shapes if s is not None]
@@ -224,11 +243,11 @@ class Module:
     def _fit(self, arrays: Sequence[Any]) -> tuple[list[np.ndarray], Binding]:
         """Arrays as the native code needs them, and the binding of their sizes. Raises InputError."""
         out: list[np.ndarray] = []
-        bound: dict[str, tuple[int, str]] = {}
+        bound: Bound = {}
         for a, info, spec in zip(arrays, self._manifest.inputs, self._manifest.raw["inputs"], strict=True):
             array = self._array(a, info)
             for axis, (size, dim) in enumerate(zip(array.shape, spec["shape"], strict=True)):
-                self._bind_dim(bound, info, axis, size, dim)
+                bind_dim(bound, info, axis, size, dim)
             out.append(array)
         for s in self._manifest.symbols:
             size = bound[s.name][0]
@@ -243,17 +262,7 @@ class Module:
 
     def _array(self, value: Any, info: TensorInfo) -> Any:
         """An input as the program reads it: contiguous, of the right type and rank. Raises InputError."""
-        return _as_array(value, info)
-
-    def _bind_dim(self, bound: dict[str, tuple[int, str]], info: TensorInfo, axis: int, size: int, dim: Any) -> None:
-        where = f"input {info.name}, axis {axis}"
-        if isinstance(dim, int):
-            if size != dim:
-                raise InputError(f"size {size}", expected=f"{dim} (shape {_shape(info.shape)})", loc=where)
-        elif dim[0] == "sym":
-            known = bound.setdefault(dim[1], (size, where))
-            if known[0] != size:
-                raise InputError(f"symbolic dim {dim[1]} is {size}", expected=f"{known[0]} as in {known[1]}", loc=where)
+        return as_array(value, info)
 
     def _bind(self, sizes: Sequence[int]) -> Binding:
         key = tuple(sizes)
@@ -298,14 +307,6 @@ class Module:
             if budget < 0 and b is not current:
                 b.idle.clear()
 
-    def _complain(self, feeds: object) -> NoReturn:
-        if not isinstance(feeds, Mapping):
-            raise InputError(f"a {type(feeds).__name__}", expected="a dict from input name to array")
-        missing = [n for n in self._names if n not in feeds]
-        extra = [str(n) for n in feeds if n not in self._names]
-        found = [f"missing input {', '.join(missing)}"] * bool(missing) + [f"unknown input {', '.join(extra)}"] * bool(extra)
-        raise InputError(" and ".join(found), expected=", ".join(self._names) or "no inputs")
-
 
 def check_target(target: object) -> None:
     """Raise TargetError unless this machine runs code of the manifest's target."""
@@ -329,24 +330,3 @@ def _program(parts: Parts, threads: int) -> Program:
     if 0 in addresses:
         raise ArtifactError(f"function {pairs[addresses.index(0)][0][:60]} is not in the code")
     return Program(parts.manifest, code, addresses, parts.weights, parts.streamed, threads)
-
-
-def _as_array(value: Any, info: TensorInfo) -> np.ndarray:
-    loc = f"input {info.name}"
-    if info.kind == "object":
-        return held(value, loc)
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as e:
-        raise InputError(f"a {type(value).__name__} that is no array: {str(e)[:80]}", expected=str(info.dtype), loc=loc) from None
-    if info.kind == "str":
-        array = strings(array, loc)
-    if array.dtype != info.dtype:
-        raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)
-    if array.ndim != len(info.shape):
-        raise InputError(f"shape {_shape(array.shape)}", expected=_shape(info.shape), loc=loc)
-    return np.ascontiguousarray(array) if array.ndim else array
-
-
-def _shape(shape: Sequence[int | str]) -> str:
-    return f"[{', '.join(map(str, shape))}]"

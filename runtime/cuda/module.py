@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeviceError, InputError
+from ..arguments import complain, given_outputs
 from ..artifact import Parts
 from ..binding import Binding, Sizes
 from ..handles import Handles, decode_output, encode_input
@@ -67,11 +68,15 @@ class CudaModule(Module):
         if not self._symbols:
             self._bind(())
 
-    def run(self, feeds: Mapping[str, Any], *, stream: object = None, wait: bool = True, on_device: bool | None = None) -> dict[str, Any]:
+    def run(
+        self, feeds: Mapping[str, Any], out: Mapping[str, np.ndarray] | None = None, *,
+        stream: object = None, wait: bool = True, on_device: bool | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Outputs by name, in the model's order.
 
         Args:
             feeds: arrays by name.
+            out: arrays on the host that outputs are to be written to, by name; new ones for the others.
             stream: run in this stream (of cupy or torch, or its number), behind what is in it already; by default in one
                 of the module's own.
             wait: block until the outputs are there. False returns at once, with outputs on the device: they may be used in
@@ -83,8 +88,8 @@ class CudaModule(Module):
         if not wait and (stream is None or on_device is False):
             raise InputError("wait=False", expected="a stream, and outputs on the device")
         if not isinstance(feeds, Mapping) or set(feeds) != set(self._names):
-            self._complain(feeds)
-        outputs = self._run([feeds[n] for n in self._names], stream, wait, on_device)
+            complain(feeds, self._names)
+        outputs = self._run([feeds[n] for n in self._names], stream, wait, on_device, out)
         return dict(zip(self._out_names, outputs, strict=True))
 
     def binding(self, **symbols: int) -> Binding:
@@ -120,13 +125,18 @@ class CudaModule(Module):
         return times
 
     # --- a run -------------------------------------------------------------------------------------------------------
-    def _execute(self, arrays: Sequence[Any]) -> list[Any]:
-        return self._run(arrays, None, True, None)
+    def _execute(self, arrays: Sequence[Any], out: Mapping[str, np.ndarray] | None = None) -> list[Any]:
+        return self._run(arrays, None, True, None, out)
 
-    def _run(self, given: Sequence[Any], stream: object, wait: bool, on_device: bool | None) -> list[Any]:
+    def _run(
+        self, given: Sequence[Any], stream: object, wait: bool, on_device: bool | None, out: Mapping[str, np.ndarray] | None
+    ) -> list[Any]:
         arrays, binding = self._fit(given)
         d = self.device
         resident = any(isinstance(a, DeviceArray) for a in arrays) if on_device is None else on_device
+        if out and (resident or not wait):
+            raise InputError("out, and outputs on the device", expected="outputs on the host", remedy="Pass on_device=False, or no out.")
+        targets = given_outputs(out, self.outputs, binding.out_shapes, arrays) if out else {}
         execution: Any = binding.acquire()
         handles = self._handles()
         try:
@@ -136,7 +146,10 @@ class CudaModule(Module):
                 execution.event = None
             encoded = [encode_input(handles, a, t) for a, t in self._given(arrays)]
             outputs = self._place(execution, binding, encoded, s, handles, resident or not wait)
-            results = [self._result(o, t, handles, s, resident or not wait) for o, t in zip(outputs, self.outputs, strict=True)]
+            results = [
+                self._result(o, t, handles, s, resident or not wait, targets.get(i))
+                for i, (o, t) in enumerate(zip(outputs, self.outputs, strict=True))
+            ]
             if wait:
                 d.synchronize(s)
             else:
@@ -169,12 +182,12 @@ class CudaModule(Module):
         execution.run(inputs, outputs, s, self.graphs, handles)
         return outputs
 
-    def _result(self, placed: Placed, info: TensorInfo, handles: Handles, s: Any, resident: bool) -> Any:
-        """An output as its user sees it."""
+    def _result(self, placed: Placed, info: TensorInfo, handles: Handles, s: Any, resident: bool, target: np.ndarray | None) -> Any:
+        """An output as its user sees it; `target` is an array to put it into."""
         d = self.device
         if resident and info.kind == "tensor":
             return d.view(placed.memory, placed.shape, placed.dtype)
-        array = np.empty(placed.shape, placed.dtype)
+        array = np.empty(placed.shape, placed.dtype) if target is None else target
         if array.nbytes:
             d.download(array, placed.memory.ptr, s)
         return decode_output(handles, array, info)

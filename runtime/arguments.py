@@ -1,0 +1,100 @@
+"""Arrays that callers hand to a run: inputs as the program reads them, and memory that outputs are to lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..errors import InputError
+from .handles import held, strings
+from .manifest import TensorInfo
+
+Bound = dict[str, tuple[int, str]]  # the size of a symbolic dim, and where it was met
+
+
+def as_array(value: Any, info: TensorInfo) -> np.ndarray:
+    """An input: contiguous, of the right type and rank. Raises InputError."""
+    loc = f"input {info.name}"
+    if info.kind == "object":
+        return held(value, loc)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as e:  # RuntimeError: a tensor of torch that needs gradients
+        raise InputError(f"a {type(value).__name__} that is no array: {str(e)[:80]}", expected=str(info.dtype), loc=loc) from None
+    if info.kind == "str":
+        array = strings(array, loc)
+    if array.dtype != info.dtype:
+        raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)
+    if array.ndim != len(info.shape):
+        raise InputError(f"shape {shape_text(array.shape)}", expected=shape_text(info.shape), loc=loc)
+    return np.ascontiguousarray(array) if array.ndim else array
+
+
+def bind_dim(bound: Bound, info: TensorInfo, axis: int, size: int, dim: Any) -> None:
+    """One axis of an input against the manifest: a number, or a symbol whose size it says. Raises InputError."""
+    where = f"input {info.name}, axis {axis}"
+    if isinstance(dim, int):
+        if size != dim:
+            raise InputError(f"size {size}", expected=f"{dim} (shape {shape_text(info.shape)})", loc=where)
+    elif dim[0] == "sym":
+        known = bound.setdefault(dim[1], (size, where))
+        if known[0] != size:
+            raise InputError(f"symbolic dim {dim[1]} is {size}", expected=f"{known[0]} as in {known[1]}", loc=where)
+
+
+def complain(feeds: object, names: Sequence[str]) -> NoReturn:
+    """Say what is wrong with feeds that do not have exactly these names. Raises InputError."""
+    if not isinstance(feeds, Mapping):
+        raise InputError(f"a {type(feeds).__name__}", expected="a dict from input name to array")
+    missing = [n for n in names if n not in feeds]
+    extra = [str(n) for n in feeds if n not in names]
+    found = [f"missing input {', '.join(missing)}"] * bool(missing) + [f"unknown input {', '.join(extra)}"] * bool(extra)
+    raise InputError(" and ".join(found), expected=", ".join(names) or "no inputs")
+
+
+def given_outputs(
+    out: object, infos: Sequence[TensorInfo], shapes: Sequence[tuple[int, ...] | None], inputs: Sequence[Any]
+) -> dict[int, np.ndarray]:
+    """By position, the arrays that outputs are to be written to. `shapes`: None for sizes that the run decides.
+
+    Raises InputError for a name that is no output, an array that cannot take it, or one that shares memory with another or an input.
+    """
+    names = [info.name for info in infos]
+    if not isinstance(out, Mapping):
+        raise InputError(f"out is a {type(out).__name__}", expected="a dict from output name to array")
+    given: dict[int, np.ndarray] = {}
+    for name, array in out.items():
+        if name not in names:
+            raise InputError(f"unknown output {name}", expected=", ".join(names), loc="out")
+        i = names.index(name)
+        given[i] = _writable(array, infos[i], shapes[i])
+    for (i, a), (j, b) in combinations(given.items(), 2):
+        if np.may_share_memory(a, b):
+            raise InputError(f"outputs {names[i]} and {names[j]} share memory", expected="an array for each", loc="out")
+    for i, a in given.items():
+        if any(np.may_share_memory(a, x) for x in inputs if isinstance(x, np.ndarray)):
+            raise InputError("memory that an input lies in", expected="memory of its own", loc=f"out, output {names[i]}")
+    return given
+
+
+def _writable(array: Any, info: TensorInfo, shape: tuple[int, ...] | None) -> np.ndarray:
+    loc = f"out, output {info.name}"
+    if info.kind != "tensor" or shape is None:
+        why = "whose size is known when the run is over" if info.kind == "tensor" else "of strings or objects"
+        raise InputError(f"an array for an output {why}", expected="none", remedy="Take it from what `run` returns.", loc=loc)
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"a {type(array).__name__}", expected="a NumPy array", loc=loc)
+    if array.dtype != info.dtype or array.shape != shape:
+        found, expected = (f"{dtype}{shape_text(s)}" for dtype, s in ((array.dtype, array.shape), (info.dtype, shape)))
+        raise InputError(found, expected=expected, loc=loc)
+    for flag, expected in (("C_CONTIGUOUS", "contiguous"), ("WRITEABLE", "writable"), ("ALIGNED", "aligned")):
+        if not array.flags[flag]:
+            raise InputError(f"an array that is not {expected}", expected=f"a {expected} one", loc=loc)
+    return array
+
+
+def shape_text(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
