@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 Progress = Callable[[str, int, int], None]
+_LOG = logging.getLogger("mlc")
 __all__ = ["Compilation", "Options", "compile", "compile_graph", "compile_stages", "compile_with", "module_of", "steps_of"]
 
 
@@ -201,6 +203,8 @@ def _back(
 
 
 class _Clock:
+    """Seconds by stage, which the log `mlc` tells, too."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
@@ -208,4 +212,5 @@ class _Clock:
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
         self.seconds[stage] = now - self._last
+        _LOG.info("%s: %.3f s", stage, now - self._last)
         self._last = now

@@ -103,6 +103,11 @@ class Module:
         return self._manifest
 
     @property
+    def parts(self) -> Parts:
+        """What the module's file holds."""
+        return self._parts
+
+    @property
     def code_bytes(self) -> int:
         """The size of the object code."""
         return len(self._parts.code)
