@@ -90,9 +90,10 @@ def _writable(array: Any, info: TensorInfo, shape: tuple[int, ...] | None) -> np
     if array.dtype != info.dtype or array.shape != shape:
         found, expected = (f"{dtype}{shape_text(s)}" for dtype, s in ((array.dtype, array.shape), (info.dtype, shape)))
         raise InputError(found, expected=expected, loc=loc)
-    for flag, expected in (("C_CONTIGUOUS", "contiguous"), ("WRITEABLE", "writable"), ("ALIGNED", "aligned")):
-        if not array.flags[flag]:
-            raise InputError(f"an array that is not {expected}", expected=f"a {expected} one", loc=loc)
+    flags = array.flags
+    for fits, what in ((flags.c_contiguous, "contiguous"), (flags.writeable, "writable"), (flags.aligned, "aligned")):
+        if not fits:
+            raise InputError(f"an array that is not {what}", expected=f"a {what} one", loc=loc)
     return array
 
 

@@ -7,9 +7,9 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jinja2
 import numpy as np
@@ -78,8 +78,12 @@ class CLibrary:
         except OSError as e:
             raise ArtifactError(f"cannot be made: {e.strerror}", expected="a folder", loc=str(folder)) from None
         for name, data in contents.items():
-            write_whole(folder / name, lambda f, data=data: f.write(data))
+            write_whole(folder / name, partial(_put, data))
         return [folder / name for name in contents]
+
+
+def _put(data: Any, f: IO[bytes]) -> None:
+    f.write(data)
 
 
 def write_c_library(parts: Parts, folder: Path, name: str) -> list[Path]:
