@@ -19,7 +19,7 @@ from ..codegen.expr import structure
 from ..codegen.kernel import Kernel, LoopKernel
 from ..codegen.lower import LowerOptions
 from ..codegen.lower.winograd import ConvCosts
-from ..codegen.plan import Branch, Buffer, Plan, PlanStep, Repeat, Step
+from ..codegen.plan import Branch, Buffer, Expect, Plan, PlanStep, Repeat, Step
 from ..errors import TargetError
 from ..ir import Dim, DType, dim_max
 from ..ir.dims import floordiv
@@ -271,7 +271,8 @@ class CudaBackend:
 
 
 def cuda_code(plan: Plan, emitted: Mapping[int, tuple[Form, ...]], archs: Sequence[str]) -> tuple[Plan, dict[int, Code]]:
-    """The plan with the workspaces of its steps as buffers, and the calls of each step, each for some of `archs`."""
+    """The plan with the workspaces of its steps as buffers and its checks at the end, and the calls of each step, each for some of
+    `archs`."""
     buffers = list(plan.buffers)
     code: dict[int, Code] = {}
     for step in steps_of(plan.steps):
@@ -287,7 +288,14 @@ def cuda_code(plan: Plan, emitted: Mapping[int, tuple[Form, ...]], archs: Sequen
             for k in f.emitted.launches
         )
         code[id(step)] = Code(calls, forms[0].emitted.flops, forms[0].emitted.bytes)
-    return replace(plan, buffers=tuple(buffers)), code
+    return replace(plan, buffers=tuple(buffers), steps=late_checks(plan.steps)), code
+
+
+def late_checks(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:
+    """Checks behind all else, where they do not make the host wait for the device in the middle of a run; those in loops and
+    branches stay."""
+    checks = [s for s in steps if isinstance(s, Expect)]
+    return (*(s for s in steps if not isinstance(s, Expect)), *checks)
 
 
 def alignment(plan: Plan, buffer: int) -> int:

@@ -27,10 +27,17 @@ def stopped(m: Manifest, code: int, word: int, bufs: Any, dims: Any) -> MlcError
     """Why a native call returned `code` at an instruction, from what its buffers and dim slots hold now."""
     if code != _UNMET:
         return MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
-    _, where, buffer, k, lo, hi = m.program[word : word + 6]
-    at = bufs[buffer] + 16 * k
+    at = bufs[m.program[word + 2]] + 16 * m.program[word + 3]
+    found = out_of_range(m, word, dims, HOST.word(at), HOST.word(at + 8))
+    return found or MlcError("a check failed of indices that are in range", remedy="This is a bug in mlc.")
+
+
+def out_of_range(m: Manifest, word: int, dims: Any, least: int, greatest: int) -> InputError | None:
+    """What the EXPECT at an instruction says of the least and the greatest of some indices; None where both are in range."""
+    _, where, _, _, lo, hi = m.program[word : word + 6]
     low, high = int(dims[lo]), int(dims[hi])
-    least, greatest = HOST.word(at), HOST.word(at + 8)
+    if low <= least and greatest <= high:
+        return None
     return InputError(f"index {least if least < low else greatest}", expected=f"{low} to {high}", loc=m.expected[where])
 
 

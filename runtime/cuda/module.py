@@ -33,7 +33,8 @@ class CudaModule(Module):
     Args:
         parts: from `mlc.compile` or a file.
         device: a number, or a Device; by default cupy's current one. It is opened by the first run.
-        graphs: replay models of known sizes and without control flow as one CUDA graph from the second run on.
+        graphs: replay stretches of launches as CUDA graphs when they come again with the addresses and sizes of a run before. A model
+            without control flow and sizes that depend on data is one such stretch.
     """
 
     def __init__(self, parts: Parts, *, threads: int | None = None, device: int | Device | None = None, graphs: bool = True) -> None:
@@ -80,10 +81,11 @@ class CudaModule(Module):
             stream: run in this stream (of cupy or torch, or its number), behind what is in it already; by default in one
                 of the module's own.
             wait: block until the outputs are there. False returns at once, with outputs on the device: they may be used in
-                `stream`, or after it has been waited for. It needs `stream`.
+                `stream`, or after it has been waited for. It needs `stream`. Nobody waits for what data say of indices then:
+                those out of range are clamped.
             on_device: where outputs go, if not where the inputs came from.
 
-        Raises InputError when an input does not fit, DeviceError when the device fails.
+        Raises InputError when an input does not fit or data give an index that is out of range, DeviceError when the device fails.
         """
         if not wait and (stream is None or on_device is False):
             raise InputError("wait=False", expected="a stream, and outputs on the device")
@@ -152,6 +154,7 @@ class CudaModule(Module):
             ]
             if wait:
                 d.synchronize(s)
+                execution.check(s)
             else:
                 execution.event = d.record(s)
         finally:

@@ -13,8 +13,8 @@ from ...errors import ArtifactError, DeviceError, TargetError
 from ..artifact import Parts
 from ..binding import Binding, Sizes
 from ..handles import Handles
-from ..manifest import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, YIELD, Manifest, instruction_length
-from ..resume import Yields
+from ..manifest import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, YIELD, Manifest, instruction_length
+from ..resume import Yields, out_of_range
 from ..tables import Lists
 from . import images
 from .device import Device, Memory
@@ -50,6 +50,7 @@ class CudaProgram(Sizes):
         self.weights_at = self.streamed_at = self.weights.ptr
         self.locations = {s.word: (s.symbol, " + ".join(s.loc)) for s in m.steps}
         self.segments = segments(m.program, self.skipped)
+        self.checks = _checks(m.program)  # the word from which on there are only checks
 
     def execution(self, binding: Binding, arena: Any) -> CudaExecution:
         """Called by the binding."""
@@ -80,6 +81,15 @@ def _skipped(m: Manifest, device: Device) -> tuple[frozenset[int], set[int]]:
                 skipped.add(pc)
         pc += instruction_length(m.program, pc)
     return frozenset(skipped), used
+
+
+def _checks(program: Sequence[int]) -> int:
+    start = pc = 0
+    while pc < len(program):
+        expects = program[pc] == EXPECT
+        pc += instruction_length(program, pc)
+        start = start if expects else pc
+    return start
 
 
 def _keep(kept: OrderedDict[tuple[int, ...], Any], key: tuple[int, ...], value: Any, most: int) -> None:
@@ -172,18 +182,21 @@ class CudaExecution:
         return self.resumed
 
     def launch_all(self, stream: Any, yields: Yields | None = None, around: Around | None = None, graphs: bool = False) -> None:
-        """The program's instructions in order, stretches of launches as graphs if asked for.
+        """The program's instructions in order up to the last checks, stretches of launches as graphs if asked for.
 
         `around(word, launch)`, if given, calls each launch itself.
         """
         p, words = self.program, self.program.words
         control = _Control(p.device, stream, self.bufs)
         pc = 0
-        while pc < len(words):
+        while pc < p.checks:
             op = words[pc]
             if op == YIELD and yields is not None:
                 yields.handle(words[pc + 1])
                 pc += 2
+            elif op == EXPECT:
+                self._expect(pc, stream)
+                pc += instruction_length(words, pc)
             elif op != CALL:
                 pc = control.step(words, pc)
             elif graphs and pc in p.segments and self._replayed(p.segments[pc], stream):
@@ -192,6 +205,20 @@ class CudaExecution:
                 end = p.segments[pc].end if pc in p.segments else pc + instruction_length(words, pc)
                 self._calls(pc, end, stream, around)
                 pc = end
+
+    def check(self, stream: Any) -> None:
+        """What the program expects of data at its end. Raises InputError naming the index, its limits and the node."""
+        words, pc = self.program.words, self.program.checks
+        while pc < len(words):
+            self._expect(pc, stream)
+            pc += instruction_length(words, pc)
+
+    def _expect(self, pc: int, stream: Any) -> None:
+        words, ends = self.program.words, np.empty(2, np.int64)
+        self.program.device.download(ends, self.bufs[words[pc + 2]] + 16 * words[pc + 3], stream)
+        error = out_of_range(self.binding.manifest, pc, self.dims, int(ends[0]), int(ends[1]))
+        if error is not None:
+            raise error
 
     def _calls(self, pc: int, end: int, stream: Any, around: Around | None = None) -> None:
         """Launch the calls from word `pc` up to `end`."""
