@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,11 +108,13 @@ def bench(names: tuple[str, ...], threads: str, against: str, seconds: float, js
 @click.option("--seconds", default=440.0, show_default=True, help="Start nothing new after this time.")
 @click.option("--append", type=click.Path(dir_okay=False), help="Append the tables to this file, such as docs/performance-gpu.md.")
 def bench_gpu(names: tuple[str, ...], seconds: float, append: str | None) -> None:
-    """Time kernels and suite models (all, or those named like mlp) on the GPU, beside torch; print markdown tables."""
-    start = time.monotonic()
+    """Time kernels and suite models (all, or those named like mlp) on the GPU, beside torch; print markdown tables.
+
+    Rows are printed when they are there; one that fails, hangs or faults says so, and the others run.
+    """
     about = gpu.environment()
-    kernels = [] if names else gpu.kernel_rows(start + 0.4 * seconds)
-    text = gpu.markdown(about, kernels, gpu.model_rows(start + seconds, names or gpu.MODELS))
+    kernels, models = gpu.rows(seconds, names, lambda title, row: click.echo(gpu.line(row), err=True))
+    text = gpu.markdown(about, kernels, models)
     click.echo(text)
     if append:
         try:

@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 
 from .. import compile as compile_model
-from ..errors import MlcError
+from ..errors import DeviceError, MlcError
 from . import suite
+from .isolated import Isolated
 
 MODELS = ("mlp", "resnet50", "bert_base", "vit_b16", "gpt2", "whisper_tiny_encoder", "minilm_l6", "lstm")
 BATCHED = ("resnet50", "vit_b16", "bert_base", "gpt2", "whisper_tiny_encoder")  # those measured with a batch too
 BATCH = 32
+KERNELS_SHARE = 0.4  # of the time, in which kernels alone begin
+_KERNEL_SECONDS, _MODEL_SECONDS, _OVERTIME = 60.0, 150.0, 30.0  # that a row may take, compiling included; the last one's end
 BLOCKS, WARM, SECONDS = 5, 3, 0.15  # blocks of runs that take turns; runs before them; device time of a block
 
 
@@ -55,7 +58,6 @@ class KernelCase:
 def environment() -> dict[str, str]:
     """GPU, driver, versions, date. Raises MlcError when there is no GPU."""
     module: Any = compile_model(_text("probe (float[4] x) => (float[4] y) { y = Relu(x) }"), target="cuda")
-    module.run({"x": np.zeros(4, np.float32)})
     import cupy
 
     version = cupy.cuda.runtime.driverGetVersion()
@@ -69,15 +71,54 @@ def environment() -> dict[str, str]:
     return {**found, "date": time.strftime("%Y-%m-%d")}
 
 
-def kernel_rows(until: float) -> list[GpuRow]:
-    """Operators alone; stops starting new ones at the time `until` (time.monotonic)."""
-    return [_kernel_row(c) for c in _cases() if time.monotonic() < until]
+def rows(seconds: float, names: Sequence[str] = (), announce: Callable[[str, GpuRow], None] = lambda title, row: None,
+         worker: Isolated | None = None) -> tuple[list[GpuRow], list[GpuRow]]:  # fmt: skip
+    """Of operators alone (not where models are named) and of suite models, at batch 1 and some with a batch, in float32 and bfloat16.
+
+    Each runs in a process apart: one that hangs or faults is a line that says so, and the next ones get a new process. Nothing
+    new starts after so many seconds, of which kernels get the first part. `announce` is told each row when it is there.
+    """
+    start = time.monotonic()
+    models = [(n, 1) for n in names or MODELS] + [(n, BATCH) for n in names or MODELS if n in BATCHED]
+    kernels = [] if names else list(range(len(_cases())))
+    found: tuple[list[GpuRow], list[GpuRow]] = [], []
+    with worker or Isolated(device_works) as process:
+        jobs = [("kernels", _kernel_row, (i,), _KERNEL_SECONDS, KERNELS_SHARE) for i in kernels]
+        jobs += [("models", _model_row, m, _MODEL_SECONDS, 1.0) for m in models]
+        for title, run, args, limit, share in jobs:
+            now = time.monotonic() - start
+            if now > share * seconds:
+                continue
+            try:
+                row = process.call(run, *args, seconds=min(limit, seconds + _OVERTIME - now))
+            except DeviceError as e:
+                name = _cases()[args[0]].name if title == "kernels" else f"{args[0]}, batch {args[1]}"
+                row = GpuRow(name, {}, notes=[f"FAILED: {_short(e.found)}"])
+            found[title == "models"].append(row)
+            announce(title, row)
+    return found
 
 
-def model_rows(until: float, names: Sequence[str] = MODELS) -> list[GpuRow]:
-    """Suite models at batch 1, then some with a batch, in float32 and bfloat16, against torch eager and torch.compile."""
-    jobs = [(n, 1) for n in names] + [(n, BATCH) for n in names if n in BATCHED]
-    return [_model_row(n, batch) for n, batch in jobs if time.monotonic() < until]
+def line(row: GpuRow) -> str:
+    """A row for reading while others still run."""
+    times = ", ".join(f"{e} {t:.3f} ms" for e, t in row.milliseconds.items() if t is not None)
+    return "; ".join(p for p in (row.name, times, row.rate, *row.notes) if p)
+
+
+def device_works() -> bool:
+    """Whether this process can still use its device."""
+    try:
+        import cupy
+
+        cupy.cuda.runtime.deviceSynchronize()
+    except Exception:  # without cupy, or after a fault, there is nothing to keep the process for
+        return False
+    return True
+
+
+def _short(text: str) -> str:
+    """For a cell of a table."""
+    return " ".join(text.replace("|", "/").split())[:120]
 
 
 def markdown(about: dict[str, str], kernels: Sequence[GpuRow], models: Sequence[GpuRow]) -> str:
@@ -205,9 +246,10 @@ def _cases() -> list[KernelCase]:
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------------
-def _kernel_row(case: KernelCase) -> GpuRow:
+def _kernel_row(number: int) -> GpuRow:
     import cupy
 
+    case = _cases()[number]
     row = GpuRow(case.name, {"mlc": None, "torch": None})
     rng = np.random.default_rng(1)
     kind = np.float16 if case.half else np.float32
@@ -219,7 +261,9 @@ def _kernel_row(case: KernelCase) -> GpuRow:
         row.milliseconds["mlc"] = main * 1e3
         row.rate = f"{case.amount / main:.0f} {case.count}"
     except MlcError as e:
-        row.notes.append(f"mlc: {e.found[:80]}")
+        row.notes.append(f"mlc: {_short(e.found)}")
+        if not device_works():
+            raise  # nothing else can run here
     try:
         import torch
 
@@ -286,7 +330,9 @@ def _model_row(name: str, batch: int) -> GpuRow:
             engines[f"mlc {precision}"] = partial(module.run, feeds, stream=stream, wait=False)
             row.notes.append(f"{precision} compiled in {seconds:.1f} s")
         except MlcError as e:
-            row.notes.append(f"mlc {precision}: {e.found[:80]}")
+            row.notes.append(f"mlc {precision}: {_short(e.found)}")
+            if not device_works():
+                raise
     low, half = model.bfloat16(), [x.bfloat16() if x.is_floating_point() else x for x in given]
     engines["torch bf16"] = lambda: low(*half)
     try:
