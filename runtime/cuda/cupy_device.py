@@ -25,7 +25,9 @@ _MAP_BYTES, _MAP_ALIGN = 128, 64
 _DELAY_BYTES, _DELAY_RATE = 512 << 20, 5e12  # of a memset that takes time, more than caches hold; bytes a second at most
 # CUDA errors after which a context only returns errors.
 _FATAL = ("ILLEGAL_ADDRESS", "IllegalAddress", "LAUNCH_FAILED", "LaunchFailure", "MISALIGNED", "Misaligned", "ILLEGAL_INSTRUCTION",
-          "IllegalInstruction", "ASSERT", "Assert", "HARDWARE_STACK", "INVALID_PC", "LAUNCH_TIMEOUT", "LaunchTimeout")  # fmt: skip
+          "IllegalInstruction", "ASSERT", "Assert", "HARDWARE_STACK", "HardwareStack", "INVALID_PC", "InvalidPc", "LAUNCH_TIMEOUT",
+          "LaunchTimeout", "INVALID_ADDRESS_SPACE", "InvalidAddressSpace", "ECC_UNCORRECTABLE", "ECCUncorrectable", "CONTAINED",
+          "Contained", "cudaErrorUnknown", "CUDA_ERROR_UNKNOWN")  # fmt: skip
 
 
 @functools.cache
@@ -71,6 +73,15 @@ def _driver() -> ctypes.CDLL:
         return ctypes.CDLL("libcuda.so.1")
     except OSError as e:
         raise DeviceError(f"the NVIDIA driver's library does not load: {e}", expected="libcuda.so.1") from None
+
+
+def _stream_number(given: Any) -> int | None:
+    """The address of a stream: a number, what the CUDA stream protocol tells, or an attribute of cupy's or torch's."""
+    if isinstance(given, int):
+        return given
+    protocol = getattr(given, "__cuda_stream__", None)
+    number = protocol()[1] if callable(protocol) else getattr(given, "ptr", getattr(given, "cuda_stream", None))
+    return number if isinstance(number, int) else None
 
 
 def _version(number: int) -> str:
@@ -140,8 +151,10 @@ class CupyDevice:
         with self._calls("a stream"):
             if given is None:
                 return self._cp.cuda.Stream(non_blocking=True)
-            number = given if isinstance(given, int) else getattr(given, "ptr", getattr(given, "cuda_stream", None))
-            if not isinstance(number, int):
+            if isinstance(given, self._cp.cuda.Stream):
+                return given
+            number = _stream_number(given)
+            if number is None:
                 raise DeviceError(f"a {type(given).__name__} as stream", expected="a stream of cupy or torch, or its number")
             return self._cp.cuda.ExternalStream(number)
 
@@ -171,7 +184,10 @@ class CupyDevice:
         storage = ctypes.create_string_buffer(_MAP_BYTES + _MAP_ALIGN)
         result = (ctypes.c_char * _MAP_BYTES).from_buffer(storage, -ctypes.addressof(storage) % _MAP_ALIGN)
         with self._calls("a tensor map"):
-            status = _driver().cuTensorMapEncodeTiled(
+            encode = getattr(_driver(), "cuTensorMapEncodeTiled", None)
+            if encode is None:
+                raise DeviceError("this driver makes no tensor maps", expected="one of CUDA 12 or later", remedy="Update the driver.")
+            status = encode(
                 ctypes.byref(result), _MAP_TYPES[itemsize], rank, ctypes.c_void_p(ptr), u64(*sizes), u64(*strides), u32(*box),
                 u32(*[1] * rank), 0, _SWIZZLE_128B, _PROMOTE_L2_256B, 0)  # fmt: skip
         if status:
