@@ -63,7 +63,7 @@ class EmulatingCupy(FakeCupy):
         self.library = build(sources)
         self.symbols, self.limits = list(sources), dict.fromkeys(sources, 48 << 10)
         # Of each kernel: bytes of its parameters by position.
-        self.sizes = {s: [MAP_BYTES if "TensorMap" in p else 8 for p in _parameters(text, s)] for s, text in sources.items()}
+        self.sizes = {s: [MAP_BYTES if "TensorMap" in p else 8 for p in parameters(text, s)] for s, text in sources.items()}
         self.recording: list[Any] | None = None
         fake, base = self, self.cuda.Stream
 
@@ -113,7 +113,7 @@ class EmulatingCupy(FakeCupy):
         self.library.run(*call)
 
 
-def _parameters(source: str, symbol: str) -> list[str]:
+def parameters(source: str, symbol: str) -> list[str]:
     found = re.search(rf"{symbol}\(([^)]*)\)", source)
     assert found is not None
     return found[1].split(", ")

@@ -1,15 +1,41 @@
-"""Everything here needs an NVIDIA GPU; `python -m pytest tests/gpu` runs it, and skips it with a reason elsewhere."""
+"""Everything here needs an NVIDIA GPU; `python -m pytest tests/gpu` runs it, and skips it with a reason elsewhere.
+
+The report ends with a line for each kind of kernel. No test takes longer than `watch.TEST_SECONDS`, and none starts after
+`watch.ALL_SECONDS`; see `watch.py` for what hangs or faults. `MLC_GPU_REHEARSAL=1` runs the tests without a GPU (`rehearsal.py`).
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlc.errors import MlcError
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "codegen"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "cuda"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import watch
+
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "cuda"), str(HERE.parent / "codegen")]
+_watch = watch.Watch()
+
+
+def pytest_configure() -> None:
+    watch.begin()
+    if os.environ.get("MLC_GPU_REHEARSAL"):
+        import rehearsal
+
+        rehearsal.begin()
+
+
+def pytest_unconfigure() -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        watch.end()
 
 
 def _why_not() -> str:
@@ -30,8 +56,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in mine:
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
-        else:
-            item.add_marker(pytest.mark.xdist_group("gpu"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    _watch.start(item.nodeid)
+    try:
+        return (yield)
+    finally:
+        _watch.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    report = yield
+    if report.failed and call.excinfo is not None:
+        _watch.failed(call.excinfo.value)
+    return report
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if watch.late():
+        pytest.skip(f"not run: {watch.ALL_SECONDS} s are over")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = [(o, r.nodeid, r.longreprtext) for o in ("passed", "failed", "error", "skipped") for r in terminalreporter.stats.get(o, ())
+               if HERE.name in Path(r.nodeid.partition("::")[0]).parts and (o != "passed" or r.when == "call")]  # fmt: skip
+    if any(o != "skipped" for o, _, _ in reports):
+        terminalreporter.section("by kind of kernel")
+        for line in watch.page(watch.tallies(reports)):
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def real() -> None:
+    """For tests that a rehearsal cannot run, or not in time."""
+    if os.environ.get("MLC_GPU_REHEARSAL"):
+        pytest.skip("a rehearsal, without a GPU")
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ def test_attention_of_warp_groups(hopper, groups, dtype: DType, tol: float, plan
 @pytest.mark.parametrize(
     "heads,shared,rows,keys,size,causal", [(12, 12, 1500, 1500, 64, 0), (16, 4, 2048, 2048, 128, 1), (8, 8, 700, 3000, 256, 0)]
 )
-def test_large_attention(device, heads: int, shared: int, rows: int, keys: int, size: int, causal: int) -> None:
+def test_large_attention(device, real, heads: int, shared: int, rows: int, keys: int, size: int, causal: int) -> None:
     """More tiles of keys than are on their way, more blocks than the device has room for."""
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, h, n, size)).astype(np.float16) for h, n in ((heads, rows), (shared, keys), (shared, keys)))
@@ -121,7 +121,7 @@ def test_large_attention(device, heads: int, shared: int, rows: int, keys: int, 
 
 
 @pytest.mark.parametrize("m,n,k", [(2048, 2048, 4096), (1000, 1536, 1000), (4096, 256, 8192)])
-def test_large_products(device, m: int, n: int, k: int) -> None:
+def test_large_products(device, real, m: int, n: int, k: int) -> None:
     """As many tiles as the device has room for, and more: the pipeline runs many times around its stages."""
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))

@@ -1,0 +1,77 @@
+"""The GPU tests without a GPU: cupy and the driver are stand-ins that run kernels by the emulation, NVRTC hands sources through.
+
+`MLC_GPU_REHEARSAL=1 python -m pytest tests/gpu` shows that the tests themselves are sound, and how hangs and faults are reported
+(`MLC_GPU_REHEARSAL=hang:NAME` or `fault:NAME` plants one in kernels of tests whose name holds NAME). It says nothing of a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from fake_cupy import RuntimeFault
+from fake_driver import MAP_BYTES, EmulatingCupy, parameters, stub
+from mlc.codegen.cuda import nvrtc as nvrtc_module
+from mlc.codegen.cuda.emulate.compiler import build
+from mlc.runtime.cuda import cupy_device
+
+_ELF = b"\x7fELF"
+
+
+class RehearsingCupy(EmulatingCupy):
+    """Modules are compiled by g++ when they are loaded; `planted` is what happens instead of a launch."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.libraries: dict[str, Any] = {}
+        self.lost = False
+        fake = self
+
+        class Module:
+            def load(self, image: bytes) -> None:
+                self.source = image.removeprefix(_ELF).decode()
+
+            def get_function(self, symbol: str) -> Any:
+                if symbol not in fake.libraries:
+                    fake.libraries[symbol] = build({symbol: self.source})
+                    fake.symbols.append(symbol)
+                    fake.limits[symbol] = 48 << 10
+                    fake.sizes[symbol] = [MAP_BYTES if "TensorMap" in p else 8 for p in parameters(self.source, symbol)]
+                return SimpleNamespace(ptr=fake.symbols.index(symbol) + 1)
+
+        self.cuda.function = SimpleNamespace(Module=Module)
+        self.library = self
+        self.cuda.get_elapsed_time = lambda start, end: 1.0
+
+    def run(self, symbol: str, *args: Any) -> None:
+        """As a library does."""
+        what, _, name = os.environ["MLC_GPU_REHEARSAL"].partition(":")
+        if what in ("hang", "fault") and name in os.environ.get("PYTEST_CURRENT_TEST", ""):
+            if what == "hang":
+                time.sleep(10_000)
+            self.lost = True
+        if self.lost:
+            raise RuntimeFault("cudaErrorIllegalAddress: an illegal memory access was encountered")
+        self.libraries[symbol].run(symbol, *args)
+
+    def _copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
+        if self.lost:
+            raise RuntimeFault("cudaErrorIllegalAddress: an illegal memory access was encountered")
+        super()._copy(to, source, size, kind, stream)
+
+
+def begin() -> None:
+    """Put the stand-ins in place, for this process."""
+    fake = RehearsingCupy()
+    cupy_device._cupy = lambda: fake  # type: ignore[assignment]
+    cupy_device._driver = stub  # type: ignore[assignment]
+    os.environ["MLC_NO_CACHE"] = "1"
+
+    def compile(self: Any, source: str, arch: str) -> bytes:
+        assert re.fullmatch(r"(sm|compute)_\d+a?", arch)
+        return _ELF * arch.startswith("sm_") + source.encode()
+
+    nvrtc_module.Nvrtc.compile = compile  # type: ignore[method-assign]
