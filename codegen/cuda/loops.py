@@ -12,6 +12,7 @@ from .loop_schedule import PointSchedule, RowSchedule, TileSchedule, schedule_lo
 from .parts import Part, Parts
 from .points import Points
 from .rows import Rows
+from .scan import Scans, ScanSchedule, schedule_scan
 from .scatter import scattered
 from .split_reduction import split_reduction
 from .tiles import Tiles
@@ -38,8 +39,10 @@ def _launch(part: Part, aligned: Sequence[int]) -> Launch:
     return Launch(source, symbol, operands, tuple(body.params.dims), body.blocks, body.plan.threads, body.shared)
 
 
-def _text(part: Part, aligned: Sequence[int]) -> Points | Rows | Tiles:
-    match schedule_loop(part.kernel, aligned):
+def _text(part: Part, aligned: Sequence[int]) -> Points | Rows | Scans | Tiles:
+    match schedule_scan(part.kernel, aligned) or schedule_loop(part.kernel, aligned):
+        case ScanSchedule() as plan:
+            return Scans(part, plan, aligned)
         case PointSchedule() as plan:
             return Points(part, plan, aligned)
         case RowSchedule() as plan:

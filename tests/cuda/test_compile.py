@@ -61,6 +61,7 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
         graph([image], ap(O.Relu(), ap(O.Conv((1, 1), (1, 1), (1, 1), (1, 1)), image, weights))),
         graph([image], ap(O.Pool("max", (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)), image)), graph(recurrent, ap(cell, *recurrent)),
         graph([d := tensor(b, 7)], ap(O.ArgReduce("argmax", 1, False), d)),
+        graph([deep], ap(O.CumSum(1, False, False), deep)),
     ]  # fmt: skip
     bytes_, rows = tensor(40, 64, dtype=DType.U8), tensor(40, 64, dtype=DType.BF16)
     quantized = const(rng.integers(-9, 9, (64, 48)).astype(np.int8))

@@ -314,6 +314,29 @@ MLC_FN T block_reduce(T x, void* scratch) {
     return out;
 }
 
+// What combines this thread's and all before it, `carry` first, which then is what combines all; `scratch` holds WARPS values.
+template <class F, int WARPS, class T>
+MLC_FN T block_scan(T x, T& carry, void* scratch) {
+    T* slots = static_cast<T*>(scratch);
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+#pragma unroll
+    for (int o = 1; o < 32; o <<= 1) {
+        const T before = __shfl_up_sync(0xffffffffu, x, o);
+        if (lane >= o) x = F::of(before, x);
+    }
+    __syncthreads();  // the slots have been read
+    if (lane == 31) slots[warp] = x;
+    __syncthreads();
+    T before = carry;
+#pragma unroll
+    for (int i = 0; i < WARPS; ++i) {
+        if (i == warp) x = F::of(before, x);
+        before = F::of(before, slots[i]);
+    }
+    carry = before;
+    return x;
+}
+
 // --- asynchronous copies to shared memory: 16 bytes, of which `bytes` are read and the rest is zero ------------------
 #ifdef MLC_EMULATE
 MLC_FN void cp_async16(void* to, const void* from, int bytes) { emulate::copy_later(to, from, bytes); }

@@ -1,0 +1,136 @@
+"""Running sums and products: a block for each row, whose threads share it piece by piece.
+
+What a loop kernel says is y[j] = fn(y[j − 1], x[j]), one after the other; fn being associative, each piece of a row is combined
+by shuffles, and what is before it comes from the piece before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...ir import Dim, DType, lower, prod, upper
+from ..affine import affine, stride_along
+from ..expr import Axis, Call, E, Load, Num, postorder
+from ..kernel import LoopKernel, Store
+from .emitted import PLACEHOLDER
+from .loop_text import LoopText, neutral
+from .parts import Part
+from .render import render
+from .scalars import Term, literal, register
+from .writer import STAGES, Scope
+
+_FUNCTORS = {"add": "Sum", "mul": "Prod"}
+_REDUCTIONS = {"add": "sum", "mul": "prod"}
+_TYPES = (DType.F32, DType.F64, DType.I32, DType.I64, DType.U32, DType.U64)
+SHORT = 32  # elements that one thread runs through
+MANY_COLUMNS = 4096  # rows next to each other that keep the device busy, a thread each
+_THREADS = (64, 128, 256, 512, 1024)
+_THREADS_OF_ANY = 256  # for rows of unknown length
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSchedule:
+    """`threads` for each row. `fn` combines; `element` is what joins at each place of the row."""
+
+    threads: int
+    fn: str
+    element: E
+
+
+def schedule_scan(kernel: LoopKernel, aligned: Sequence[int]) -> ScanSchedule | None:
+    """None for other kernels, for short rows, and where many rows lie next to each other."""
+    found = _running(kernel)
+    if found is None or upper(kernel.reduce_axes[0]) <= SHORT:
+        return None
+    n, length = len(kernel.axes), kernel.reduce_axes[0]
+    if stride_along(kernel.stores[0].offset, n) not in (1, -1) and lower(prod(kernel.axes)) >= MANY_COLUMNS:
+        return None
+    threads = _THREADS_OF_ANY
+    if isinstance(length, int):
+        threads = next((t for t in _THREADS if t >= length), _THREADS[-1])
+    return ScanSchedule(threads, *found)
+
+
+def _running(kernel: LoopKernel) -> tuple[str, E] | None:
+    """(fn, element) of a kernel whose one store is select(j = 0, start, fn(the store before, update)) along its one reduce axis."""
+    if kernel.stages or len(kernel.reduce_axes) != 1 or len(kernel.stores) != 1:
+        return None
+    (store,), n = kernel.stores, len(kernel.axes)
+    match store:
+        case Store(
+            operand=own, guard=None, per_element=True,
+            value=Call(fn="select", args=(Call(fn="eq", args=(Axis(index=axis), Num(value=0))) as first, start,
+                                          Call(fn=fn, args=(Load(operand=read, offset=before), update)))),
+        ) if axis == n and read == own and fn in _FUNCTORS and kernel.operands[own].dtype in _TYPES:  # fmt: skip
+            if any(isinstance(e, Load) and e.operand == own for e in postorder([start, update])):
+                return None
+            there, stored = affine(_of_place_before(before, n)), affine(store.offset)
+            if stored is None or there != stored:
+                return None
+            return fn, Call("select", (first, start, update), dtype=store.value.dtype)
+    return None
+
+
+def _of_place_before(offset: E, axis: int) -> E:
+    """An offset as a function of the place max(j − 1, 0), which the axis stands for then."""
+    new: dict[int, E] = {}
+    for e in postorder([offset]):
+        match e:
+            case Call(fn="max", args=(Call(fn="add", args=(Axis(index=i), Num(value=-1))), Num(value=0))) if i == axis:
+                new[id(e)] = Axis(axis)
+            case Axis(index=i) if i == axis:
+                new[id(e)] = Call("min", (e, e))  # the place itself: not what is looked for
+            case Call(fn=fn, args=args):
+                new[id(e)] = Call(fn, tuple(new[id(a)] for a in args), dtype=e.dtype)
+            case _:
+                new[id(e)] = e
+    return new[id(offset)]
+
+
+@dataclass(frozen=True)
+class ScanParameters:
+    """scan.cu.j2"""
+
+    name: str
+    threads: int
+    functor: str
+    type: str
+    start: str
+    index: str
+    place: str
+    size: str
+    position: str
+    parameters: list[str]
+    prologue: list[str]
+    unravel: list[str]
+    element: list[str]
+    value: str
+    store: list[str]
+
+
+class Scans(LoopText):
+    def __init__(self, part: Part, plan: ScanSchedule, aligned: Sequence[int]) -> None:
+        k = part.kernel
+        (store,) = k.stores
+        plain = LoopKernel(k.axes, k.reduce_axes, k.operands, (), (Store(store.operand, store.offset, plan.element, True),))
+        super().__init__(Part(plain), 1, len(k.axes), aligned)
+        self.plan = plan
+        self.items = prod(k.axes)
+        self.blocks: Dim = self.items
+        self.shared = 8 * (plan.threads // 32)
+
+    def source(self) -> str:
+        k, n, plan = self.k, len(self.k.axes), self.plan
+        (store,), size = k.stores, k.reduce_axes[0]
+        dtype = plan.element.dtype
+        index, place = self.index_type(self.items), self.index_type(size, 2 * plan.threads)
+        unravel = self.unravel(range(n), "item", self.items)
+        row = Scope(self.root, {**{a: self.axis_name(a) for a in range(n)}, STAGES: ""})
+        read, write = (Scope(row, {n: self.axis_name(n)}) for _ in range(2))
+        value = self.w.value(store.value, read).text
+        write.add(f"b{store.operand}[{self.w.value(store.offset, write).text}] = {self.w.to_storage(Term('x', dtype))};")
+        return render("scan.cu.j2", ScanParameters(
+            PLACEHOLDER, plan.threads, _FUNCTORS[plan.fn], register(dtype), literal(neutral(_REDUCTIONS[plan.fn], dtype), dtype), index,
+            place, self.params.name(size), self.axis_name(n), self.signature(), self.params.prologue(),
+            [*self.root.lines, *unravel, *row.lines], read.lines, value, write.lines))  # fmt: skip
