@@ -83,8 +83,10 @@ def rows(seconds: float, names: Sequence[str] = (), announce: Callable[[str, Gpu
     kernels = [] if names else list(range(len(_cases())))
     found: tuple[list[GpuRow], list[GpuRow]] = [], []
     with worker or Isolated(device_works) as process:
-        jobs = [("kernels", _kernel_row, (i,), _KERNEL_SECONDS, KERNELS_SHARE) for i in kernels]
-        jobs += [("models", _model_row, m, _MODEL_SECONDS, 1.0) for m in models]
+        jobs: list[tuple[str, Callable[..., GpuRow], tuple[Any, ...], float, float]] = [
+            *(("kernels", _kernel_row, (i,), _KERNEL_SECONDS, KERNELS_SHARE) for i in kernels),
+            *(("models", _model_row, m, _MODEL_SECONDS, 1.0) for m in models),
+        ]
         for title, run, args, limit, share in jobs:
             now = time.monotonic() - start
             if now > share * seconds:
