@@ -17,7 +17,6 @@ from ..runtime.artifact import Parts
 from ..runtime.binding import Binding, Execution, Program
 from ..runtime.handles import Handles
 from ..runtime.module import Module
-from ..runtime.resume import Run
 from ..runtime.trace import Trace
 from .compare import Limits, compare, limits
 
@@ -37,9 +36,9 @@ class ValidatingModule(Module):
         self._steps = steps
         self._yields = True  # every kernel call is a stop
 
-    def _stepwise(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> Run:
+    def _step(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
         trace = Trace(program, binding, execution, outputs, handles, lambda *call: self._check(trace, *call))
-        return trace
+        trace.run()
 
     def _check(self, trace: Trace, call: int, operands: Sequence[np.ndarray], launch: Callable[[], None]) -> None:
         step = self._steps[call]

@@ -16,7 +16,7 @@ from .dimexpr import LIMIT, show
 from .manifest import Manifest
 from .memory import Layout, Planner
 from .native import Code, Context
-from .shortcuts import Shortcuts
+from .shortcuts import KEPT, Shortcuts
 from .stages import Stage, Stages
 from .tables import Block
 
@@ -69,17 +69,23 @@ class Program(Sizes):
 
 
 class Execution:
-    """One run at a time: a buffer table with its arena."""
+    """One run at a time: a buffer table with its arena.
 
-    __slots__ = ("_keep", "arena", "at", "bufs", "dims", "struct", "tables")
+    Of a program that yields, `memory` is what buffers own that got their size while it ran, by address, and `rooms` are where
+    outputs of unknown sizes go if they are small: (position, dim slots of the shape, dtype, memory).
+    """
+
+    __slots__ = ("_keep", "_staged", "arena", "at", "bufs", "dims", "memory", "rooms", "struct", "tables")
 
     def __init__(self, program: Program, binding: Binding, arena: np.ndarray | None) -> None:
         self.arena = arena = aligned(binding.layout.total) if arena is None else arena
         self.tables: Block | None = None
+        self.memory: dict[int, list[Any]] = {}
+        self.rooms: list[tuple[int, tuple[int, ...], np.dtype, np.ndarray]] = []
         self.bufs: Any
         self.dims: Sequence[int] = binding.slots
         if (shortcuts := program.shortcuts) is not None:
-            self.tables = Block(shortcuts.places, shortcuts.constants)
+            self.tables = Block(shortcuts.places, shortcuts.constants, binding)
             at, self.bufs, self.dims = self.tables.at, self.tables.bufs, self.tables.slots
             where = at + 8 * shortcuts.places.bufs, at + 8 * shortcuts.places.slots
             more = at, address(shortcuts.words), address(program.starts)
@@ -89,6 +95,10 @@ class Execution:
         base = address(arena)
         for i, (fixed, offset) in enumerate(binding.template):
             self.bufs[i] = fixed + offset if fixed >= 0 else base + offset
+            if self.tables is not None:
+                self.tables.begin_with(i, 0, 0, self.bufs[i])
+        self._staged = program.stages.staged
+        self._make_rooms(program)
         scratch = np.empty(max(1, program.manifest.scratch), np.int64)
         self.struct = Context(
             address(program.words), len(program.words), address(program.functions), where[0],
@@ -96,6 +106,22 @@ class Execution:
         )  # fmt: skip
         self.at = ctypes.addressof(self.struct)
         self._keep = (scratch, program, binding.dims)
+
+    def _make_rooms(self, program: Program) -> None:
+        m = program.manifest
+        for i, b in enumerate(m.buffers if self.tables else ()):
+            if b.kind == "output" and program.stages.of[i]:
+                assert self.tables is not None
+                room = aligned(KEPT)
+                self.tables.begin_with(i, 0, KEPT, address(room))
+                self.rooms.append((b.index, m.output_shapes[b.index], m.outputs[b.index].stored, room))
+
+    def forget(self) -> None:
+        """Drop the memory of a run that was broken off."""
+        self.memory.clear()
+        if self.tables is not None:
+            for i in self._staged:
+                self.tables.begin_with(i, 0, 0, 0)
 
 
 class Binding:

@@ -231,19 +231,31 @@ class Module:
 
     def _launch_yielding(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], outputs: list[Any]) -> list[Any]:
         """A program that asks for sizes or host functions, or whose inputs or outputs are not plain tensors."""
-        assert isinstance(binding.program, Program)
-        handles = Handles(binding.program.manifest.strings, binding.program.string_handles)
-        arrays = [encode_input(handles, a, t) for a, t in zip(arrays, self._manifest.inputs, strict=True)]
+        program = binding.program
+        assert isinstance(program, Program)
+        handles = Handles(program.manifest.strings, program.string_handles)
+        if self._held:
+            arrays = [encode_input(handles, a, t) for a, t in zip(arrays, self._manifest.inputs, strict=True)]
+        bufs, tables = execution.bufs, execution.tables
+        if tables is not None:
+            tables.start()
         for i, position, shift in binding.in_patches:
-            execution.bufs[i] = address(arrays[position]) + shift
+            bufs[i] = address(arrays[position]) + shift
         for i, position, shift in binding.out_patches:
-            execution.bufs[i] = address(outputs[position]) + shift
-        self._stepwise(binding.program, binding, execution, outputs, handles).run()
+            bufs[i] = address(outputs[position]) + shift
+        self._step(program, binding, execution, outputs, handles)
+        for position, slots, dtype, room in execution.rooms:
+            if outputs[position] is None:
+                outputs[position] = _ndarray([tables.slots[s] for s in slots], dtype, room).copy()
+        if not self._held:
+            return outputs
         return [decode_output(handles, a, t) for a, t in zip(outputs, self._manifest.outputs, strict=True)]
 
-    def _stepwise(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> Run:
-        """What runs a program with stops between native calls."""
-        return Run(program, binding, execution, outputs, handles)
+    def _step(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
+        """Run a program that may stop between native calls."""
+        execution.struct.resume = 0
+        if code := self._run_native(execution.at):
+            Run(program, binding, execution, outputs, handles).run(code)
 
     def _fit(self, arrays: Sequence[Any]) -> tuple[list[np.ndarray], Binding]:
         """Arrays as the native code needs them, and the binding of their sizes. Raises InputError."""

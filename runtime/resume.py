@@ -14,13 +14,14 @@ from .handles import Handles
 from .host import CALLS
 from .manifest import Manifest
 from .native import native
-from .shortcuts import SPARE
+from .shortcuts import KEPT, SPARE
 from .space import HOST, Space
 from .stages import Stage
 from .tables import Lists, Tables
 
 YIELDED = 2
 _UNMET = 3
+_LEAST = 1 << 10  # bytes that are allocated at once
 
 
 def stopped(m: Manifest, code: int, word: int, bufs: Any, dims: Any) -> MlcError:
@@ -68,7 +69,7 @@ class Yields:
     def handle(self, k: int) -> None:
         """What the program asks for at its k-th yield. Raises InputError for sizes that do not make sense or are too large."""
         for buffer in self.stages.freed[k]:
-            self._drop(buffer)
+            self._free(buffer)
         handler = self.manifest.handlers[k]
         match handler:
             case BindHandler():
@@ -112,12 +113,13 @@ class Yields:
             elif b.kind == "output":
                 info = m.outputs[b.index]
                 shape = tuple(self.slots[s] for s in m.output_shapes[b.index])
+                self.room[i] = -1  # none: this is the output itself, and no other may be made in its place
                 try:
                     self.outputs[b.index], self.bufs[i] = self.space.output(shape, info.stored)
                 except (MemoryError, ValueError):
                     raise InputError(f"output {info.name} of {list(shape)}", expected="what fits into memory") from None
             elif b.kind == "given":
-                have = self.held[i] if self.owned[i] else self.sizes[i]  # dropped: nothing reads it
+                have = self.held[i] if self.owned[i] and self.held[i] >= 0 else self.sizes[i]  # dropped: nothing reads it
                 if have != self.sizes[i]:
                     raise InputError(f"a tensor of {have} bytes met inside the model", expected=f"{self.sizes[i]} bytes",
                                      remedy="Its sizes contradict what the model says of them.")  # fmt: skip
@@ -148,11 +150,17 @@ class Yields:
                 del self.memory[at]
             self.owned[buffer] = self.room[buffer] = 0
 
+    def _free(self, buffer: int) -> None:
+        if self.owned[buffer] <= self.room[buffer] <= KEPT:
+            self.held[buffer] = -1
+        else:
+            self._drop(buffer)
+
     def _reserve(self, buffer: int, size: int) -> None:
         """Memory for `size` bytes: what the buffer has, if that is enough; if it grows, half as much again for the next time."""
         room = self.room[buffer]
-        if not size <= room <= SPARE * size:
-            room = size + size // 2 if 0 < room < size else size
+        if not _fits(size, room):
+            room = size + size // 2 if 0 < room < size else max(size, _LEAST)
             self._own(buffer, self._new(room), room)
 
     def _point(self, alias: int) -> None:
@@ -173,12 +181,13 @@ class Yields:
             self._point_all(target)
             return
         self.held[target] = size
-        if size <= self.room[target] <= SPARE * size and root != target:
+        if _fits(size, self.room[target]) and root != target:
             self.space.copy(self.bufs[target], self.bufs[source], size)
         else:
-            copy = self._new(size)
+            room = max(size, _LEAST)
+            copy = self._new(room)
             self.space.copy(self.space.address(copy), self.bufs[source], size)
-            self._own(target, copy, size)
+            self._own(target, copy, room)
         self._point_all(target)
 
     def _swap(self, root: int, target: int, size: int) -> None:
@@ -186,8 +195,8 @@ class Yields:
         for table in (self.owned, self.room, self.bufs):
             table[root], table[target] = table[target], table[root]
         room = self.room[root]
-        if not (self.owned[root] and size <= room <= SPARE * size):
-            larger = size + size // 2 if 0 < room < size else size
+        if not (self.owned[root] and _fits(size, room)):
+            larger = size + size // 2 if 0 < room < size else max(size, _LEAST)
             self._drop(root)
             self._own(root, self._new(larger), larger)
 
@@ -246,24 +255,39 @@ class Yields:
 
 
 class Run(Yields):
-    """One run on this machine's CPU: native calls, and what happens between them."""
+    """One run on this machine's CPU: native calls, and what happens between them. Small memories stay for the next one."""
 
     def __init__(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
-        tables = execution.tables
-        if tables is not None:
-            tables.start(binding)
-        super().__init__(program, binding, tables or Lists(binding, execution.bufs), outputs, handles, HOST)
+        super().__init__(program, binding, execution.tables or Lists(binding, execution.bufs), outputs, handles, HOST)
         self.program, self.execution = program, execution
+        self.memory = execution.memory
 
-    def run(self) -> None:
-        """Raises as `handle`."""
+    def run(self, code: int) -> None:
+        """From where a native call stopped with `code`. Raises as `handle`."""
         struct, call = self.execution.struct, native().run
-        struct.resume = 0
         words = self.manifest.program
         try:
-            while code := call(self.execution.at):
+            while code:
                 if code != YIELDED:
                     raise stopped(self.manifest, code, struct.resume, self.execution.bufs, self.execution.dims)
                 self.handle(words[struct.resume - 1])
-        finally:
-            struct.resume = 0
+                code = call(self.execution.at)
+            self._settle()
+        except BaseException:
+            self.execution.forget()
+            raise
+
+    def _settle(self) -> None:
+        """What a run begins with from now on: the small memories of this one."""
+        block = self.execution.tables
+        if block is None:
+            return
+        for buffer in self.stages.staged:
+            if not 0 < self.owned[buffer] <= self.room[buffer] <= KEPT:
+                self._drop(buffer)
+            block.begin_with(buffer, self.owned[buffer], self.room[buffer], self.bufs[buffer])
+
+
+def _fits(size: int, room: int) -> bool:
+    """There is room enough, and not too much to keep."""
+    return size <= room <= max(SPARE * size, KEPT)

@@ -2,7 +2,8 @@
 
 Every word of a shortcut names a place in the tables of a run (`tables.py`). Where a check fails, the handler itself is run, from
 its beginning: it allocates, or says what is wrong. What a shortcut wrote until then is what the handler writes too, and nothing
-changes hands before the last check. Handlers that make outputs or run Python have none.
+changes hands before the last check. Handlers that run Python have none. Small outputs lie where the execution has room for them,
+and are copied from there in the end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .stages import Stages
 from .tables import Places
 
 SPARE = 4  # memory of so many times the size is not kept for it
+KEPT = 1 << 14  # bytes: smaller memories are neither dropped when a program is done with them, nor after its run
 
 # Words are (operation, to, a, b); see @shortcut of native.ll.
 END, ADD, MUL, FLOORDIV, MIN, MAX, MOVE, AT_MOST, EQUAL, LOAD, POINT, SWAP, COPY = range(13)
@@ -40,7 +42,7 @@ class Shortcuts:
         handler = self._m.handlers[k]
         start = len(self._words)
         for buffer in self._stages.freed[k]:
-            self._emit(EQUAL, 0, self.places.owned + buffer, self._constant(0))
+            self._free(buffer)
         match handler:
             case BindHandler():
                 done = self._bind(handler)
@@ -54,6 +56,13 @@ class Shortcuts:
     def _emit(self, *word: int) -> None:
         self._words += word
 
+    def _free(self, buffer: int) -> None:
+        """What is not the run's, or small, needs not be dropped."""
+        p = self.places
+        self._emit(AT_MOST, 0, p.owned + buffer, p.room + buffer)  # memory that others made has no room
+        self._emit(AT_MOST, 0, p.room + buffer, self._constant(KEPT))
+        self._emit(MOVE, p.held + buffer, self._constant(-1), 0)
+
     def _constant(self, value: int) -> int:
         if value not in self._known:
             self._known[value] = len(self.constants)
@@ -63,7 +72,7 @@ class Shortcuts:
     def _bind(self, handler: BindHandler) -> bool:
         m, p, emit = self._m, self.places, self._emit
         stage = self._stages.all[handler.stage]
-        if any(m.buffers[i].kind not in ("arena", "given", "alias") for i in stage.buffers):
+        if any(m.buffers[i].kind not in ("arena", "given", "alias", "output") for i in stage.buffers):
             return False
         zero, limit, spare = self._constant(0), self._constant(LIMIT), p.spare
         for size in handler.sizes:
@@ -89,6 +98,12 @@ class Shortcuts:
             spec = m.buffers[i]
             if spec.kind == "arena":
                 self._fits(p.sizes + i, i)
+            elif spec.kind == "output":
+                emit(MOVE, spare, self._constant(m.outputs[spec.index].dtype.itemsize), 0)
+                for slot in m.output_shapes[spec.index]:
+                    emit(MUL, spare, spare, p.slots + slot)
+                emit(EQUAL, 0, spare, p.sizes + i)
+                emit(AT_MOST, 0, p.sizes + i, p.room + i)
             elif spec.kind == "given":
                 emit(EQUAL, 0, p.owned + i, self._constant(1))
                 emit(EQUAL, 0, p.held + i, p.sizes + i)
@@ -104,6 +119,7 @@ class Shortcuts:
         p = self.places
         self._emit(AT_MOST, 0, size, p.room + buffer)
         self._emit(MUL, p.spare, size, self._constant(SPARE))
+        self._emit(MAX, p.spare, p.spare, self._constant(KEPT))
         self._emit(AT_MOST, 0, p.room + buffer, p.spare)
 
     def _point(self, alias: int) -> None:

@@ -47,6 +47,8 @@ class Stages:
             if spec.kind == "alias":
                 self.aliases.setdefault(spec.index, []).append(i)
         self.freed = _freed(m, self.of)
+        # those that own memory while a program runs
+        self.staged = [i for i, b in enumerate(m.buffers) if b.kind == "given" or (b.kind == "arena" and self.of[i])]
 
 
 def _buffer_stages(m: Manifest) -> list[int]:

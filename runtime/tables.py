@@ -48,26 +48,22 @@ class Tables:
     owned: MutableSequence[int]
     bufs: MutableSequence[int]
 
-    def start(self, binding: Binding) -> None:
-        """As they are before the first yield; `bufs` stay."""
-        n = len(binding.sizes)
-        self.values[:], self.slots[:], self.sizes[:] = binding.values, binding.slots, binding.sizes
-        self.room[:], self.held[:], self.owned[:] = [0] * n, [-1] * n, [0] * n
-
 
 class Lists(Tables):
     """Where only Python reads them; `bufs` is the caller's."""
 
     def __init__(self, binding: Binding, bufs: MutableSequence[int]) -> None:
-        self.values, self.slots, self.sizes, self.room, self.held, self.owned = ([] for _ in range(6))
+        n = len(binding.sizes)
+        self.values, self.slots, self.sizes = [*binding.values], [*binding.slots], [*binding.sizes]
+        self.room, self.held, self.owned = [0] * n, [-1] * n, [0] * n
         self.bufs = bufs
-        self.start(binding)
 
 
 class Block(Tables):
-    """In one piece of memory, `at`."""
+    """In one piece of memory, `at`; every run begins with what it `begins` with."""
 
-    def __init__(self, places: Places, constants: list[int]) -> None:
+    def __init__(self, places: Places, constants: list[int], binding: Binding) -> None:
+        n = len(binding.sizes)
         self._memory = (ctypes.c_int64 * places.total)()
         self.at = ctypes.addressof(self._memory)
         words = memoryview(self._memory).cast("B").cast("q")
@@ -75,11 +71,15 @@ class Block(Tables):
         for name, following in itertools.pairwise(names):
             setattr(self, name, words[getattr(places, name) : getattr(places, following)])
         words[places.constants : places.spare] = memoryview(array("q", constants))
-        self._before_bufs = words[: places.bufs]
-        self._begin: tuple[Binding, array[int]] | None = None
+        self._words, self._places = words[: places.constants], places
+        unknown = [*[0] * n, *[-1] * n, *[0] * n, *[0] * n]
+        self._begin = memoryview(array("q", [*binding.values, *binding.slots, *binding.sizes, *unknown]))
 
-    def start(self, binding: Binding) -> None:
-        if self._begin is None or self._begin[0] is not binding:
-            n = len(binding.sizes)
-            self._begin = binding, array("q", [*binding.values, *binding.slots, *binding.sizes, *[0] * n, *[-1] * n, *[0] * n])
-        self._before_bufs[:] = memoryview(self._begin[1])
+    def start(self) -> None:
+        """As they are before the first yield."""
+        self._words[:] = self._begin
+
+    def begin_with(self, buffer: int, owned: int, room: int, at: int) -> None:
+        """Runs begin with memory for a buffer."""
+        p, begin = self._places, self._begin
+        begin[p.owned + buffer], begin[p.room + buffer], begin[p.bufs + buffer] = owned, room, at

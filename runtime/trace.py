@@ -29,7 +29,7 @@ class Trace(Run):
         self.visit = visit
         self.calls = {s.word: i for i, s in enumerate(self.manifest.steps)}
 
-    def run(self) -> None:
+    def run(self, code: int = 0) -> None:
         """As `Run.run`; control flow is followed here, calls run natively, one at a time."""
         words = self.manifest.program
         pc = 0

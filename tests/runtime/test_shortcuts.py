@@ -4,7 +4,7 @@ import mlc
 import numpy as np
 import pytest
 from mlc.runtime.resume import Run
-from mlc.runtime.shortcuts import Shortcuts
+from mlc.runtime.shortcuts import KEPT, Shortcuts
 from onnx import TensorProto, helper, numpy_helper
 
 F, I, B = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -54,3 +54,54 @@ def test_handlers_run_only_where_memory_is_wanted(monkeypatch):
     y = module.run({"x": x})["y"]
     assert y.shape == (401, 4) and (y[1:] == np.tanh(x)).all()
     assert len(calls) < 100  # of 800 yields
+
+
+def compress():
+    """y [found, 4]: rows of x where m is true, twice themselves."""
+    nodes = [node("Compress", ["x", "m"], ["z"], axis=0), node("Add", ["z", "z"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [info("x", F, [None, 4]), info("m", B, [None])], [info("y", F, [None, 4])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+
+def test_small_results_need_no_handlers_once_there_is_memory(monkeypatch):
+    module = mlc.compile(compress(), threads=1)
+    rng = np.random.default_rng(0)
+    calls, earlier = [], []
+    handle = Run.handle
+    monkeypatch.setattr(Run, "handle", lambda self, k: (calls.append(k), handle(self, k)))
+    for rows in (9, 9, 0, 5, 9, 3000, 9, 1):
+        for share in (0.5, 0.0, 1.0, 0.2):
+            x, m = rng.standard_normal((rows, 4)).astype("f"), rng.random(rows) < share
+            earlier.append((module.run({"x": x, "m": m})["y"], 2 * x[m]))
+        if rows == 3000:
+            assert calls  # larger than what is kept
+            calls.clear()
+    for got, want in earlier:  # no run wrote to results of another
+        np.testing.assert_array_equal(got, want)
+        assert got.shape == want.shape
+    module.run({"x": x, "m": m})
+    calls.clear()
+    module.run({"x": x, "m": ~m})
+    assert not calls
+
+
+def test_memory_of_large_results_is_given_back():
+    module = mlc.compile(compress(), threads=1)
+    x, m = np.ones((5000, 4), "f"), np.ones(5000, bool)
+    module.run({"x": x, "m": m})
+    (execution,) = module._last.idle
+    assert all(a.nbytes <= KEPT for owners in execution.memory.values() for a in owners)
+    np.testing.assert_array_equal(module.run({"x": x, "m": m})["y"], 2 * x)
+
+
+def test_a_run_that_is_broken_off_leaves_no_memory(monkeypatch):
+    module = mlc.compile(compress(), threads=1)
+    x, m = np.ones((5000, 4), "f"), np.ones(5000, bool)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_settle", lambda self: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            module.run({"x": x, "m": m})
+        (execution,) = module._last.idle
+        assert not execution.memory
+    for _ in range(2):
+        np.testing.assert_array_equal(module.run({"x": x, "m": m})["y"], 2 * x)
