@@ -20,7 +20,9 @@ ACC = Acc(dtype=F)
 PAD = 64  # guard elements behind every written buffer
 
 
-def matmul(m, n, k, *, batch=1, target="cpu", epilogue=ACC, extra=(), dims=None, bindings=None, seed=0, dtype=F, parts=1, rows=False):
+def matmul(
+    m, n, k, *, batch=1, target="cpu", epilogue=ACC, extra=(), dims=None, bindings=None, seed=0, dtype=F, parts=1, rows=False, panel=64
+):
     r = np.random.default_rng(seed)
 
     def array(*shape):
@@ -29,7 +31,7 @@ def matmul(m, n, k, *, batch=1, target="cpu", epilogue=ACC, extra=(), dims=None,
         return r.standard_normal(shape, dtype=np.float32).astype(dtype.np)
 
     a, b = array(batch, m, k), array(batch, k, n)
-    packed = pack_b(b, 64)
+    packed = pack_b(b, panel)
     c = np.full(batch * m * n + PAD, 7, dtype.np)
     dm, dn, dk, db = dims or (m, n, k, batch)
     if rows:  # B where it is, its rows apart
@@ -41,7 +43,8 @@ def matmul(m, n, k, *, batch=1, target="cpu", epilogue=ACC, extra=(), dims=None,
         *(Operand(F, x.size) for x in extra),
         Operand(dtype, c.size, True),
     )
-    kernel = ContractKernel(db, dm, dn, dk, operands, dk, dm * dk, (dn + 63) // 64 * dk * 64, dn, dm * dn, epilogue)
+    b_batch = (dn + panel - 1) // panel * dk * panel
+    kernel = ContractKernel(db, dm, dn, dk, operands, dk, dm * dk, b_batch, dn, dm * dn, epilogue, panel=panel)
     if rows:
         kernel = replace(kernel, b_batch=dk * (dn + 3), b_row=dn + 3)
     e = execute(kernel, [a, packed, *extra, c], target, bindings, parts)
@@ -69,6 +72,24 @@ def test_b_in_place(m, n, k, target):
 )  # fmt: skip
 def test_matmul_sizes(m, n, k, target):
     want, got, _ = matmul(m, n, k, target=target)
+    close(got, want)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("m, n, k", [(5, 70, 9), (13, 90, 40), (30, 110, 33), (64, 80, 64), (183, 67, 20), (301, 99, 8), (64, 80, 2100)])
+def test_narrow_last_strip(m, n, k, target):
+    """Its register tiles are taller; those of a block of rows cut it with at most a row a tile to spare."""
+    want, got, _ = matmul(m, n, k, target=target, parts=3)
+    close(got, want)
+    s = schedule_contract(ContractKernel(1, m, n, k, (Operand(F, 1),) * 3, k, 0, 0, n, 0, ACC), parse("cpu:x86-64-v4"))
+    assert s.lanes * s.vectors == 64 and max(s.tail_tiles) > max(s.tiles) - (m == 5)
+    high = max(s.tail_tiles)
+    assert -(-s.block // high) * high - s.block <= -(-s.block // high)
+
+
+@pytest.mark.parametrize("m, n, k", [(1, 48, 7), (9, 33, 20), (50, 40, 100), (77, 48, 31)])
+def test_strips_of_three_vectors(m, n, k):
+    want, got, _ = matmul(m, n, k, target="cpu:x86-64-v4", panel=48, parts=2)
     close(got, want)
 
 

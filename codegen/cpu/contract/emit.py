@@ -125,10 +125,11 @@ class _Emitter(TextEmitter):
         k, s = self.kernel, self.schedule
         self.module = ir.Module(name="kernel")
         tile_fns = {}
-        for mr in s.tiles:
-            if not (isinstance(k.n, int) and k.n < s.lanes * s.vectors):
+        if not (isinstance(k.n, int) and k.n < s.lanes * s.vectors):
+            for mr in s.tiles:
                 tile_fns[mr, False] = self._tile_function(mr, s.vectors, masked=False)
-            if s.tail:
+        if s.tail:
+            for mr in s.tail_tiles:
                 tile_fns[mr, True] = self._tile_function(mr, s.vectors if s.tail < 0 else s.tail, masked=True)
         self._entry(tile_fns)
         return named(str(self.module))
@@ -169,7 +170,7 @@ class _Emitter(TextEmitter):
             def run(masked: bool) -> None:
                 def walk(k0: Any, _: list[Any]) -> Sequence[Any]:
                     k1 = b.smin(i.add(k0, p["k_block"]), p["k_steps"]) if s.split else p["k_steps"]
-                    cut_rows(b, s.tiles, rows, lambda mr, lo, hi: i.call(tiles[mr, masked], [
+                    cut_rows(b, s.tail_tiles if masked else s.tiles, rows, lambda mr, lo, hi: i.call(tiles[mr, masked], [
                         bufs, dims, batch, i.add(first, lo), i.add(first, hi), column, first, k0, k1, partial, everything]))  # fmt: skip
                     return ()
 
@@ -243,7 +244,8 @@ class _Emitter(TextEmitter):
             start = i.sub(first, block_start)
             sums = b.at(partial, i.mul(start, b.i64(strip)), self.acc)
             acc = self._initial(b, i.icmp_signed("==", k0, b.i64(0)), sums, mr, vectors)
-            ahead = self.product.ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr)), together) if s.prefetch else None
+            follows = s.prefetch and (not masked or s.split)  # behind the last strip there is none
+            ahead = self.product.ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr)), together) if follows else None
 
             def product(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
                 if rows_apart:

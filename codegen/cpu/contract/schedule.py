@@ -17,6 +17,9 @@ _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, 
 _RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it
 _READ_AGAIN = 4  # B's size over that of A and C up to which each half of the threads reads all of B, and half of the rows
 _UNEVEN = 0.9  # share of the time of two threads that has to be work, else rows are halved for the sake of it
+_TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
+_TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
+_TALL_128 = {2: 4, 1: 8}
 _SEGMENT = 24  # elements of the taps of a line that are unrolled
 _SPLIT_BYTES = 1 << 18  # of a strip of B: this much in use and this much on its way, beside the rows of A
 _APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
@@ -28,6 +31,7 @@ class ContractSchedule:
     """`lanes` × `vectors` columns (a strip) by each of `tiles` rows at a time.
 
     tiles: row counts of the register tiles, descending. Rows are cut exactly: h·tiles[0] + l·tiles[1], h as large as can be.
+    tail_tiles: the same for the last strip where it is narrower, so that its tiles are taller: as many sums at once.
     block, blocks: rows of a unit, and units along m; whole_block, whole_blocks: the same where one call does everything.
     tail: vectors of the last strip: 0 none (n divides), -1 unknown until run time. mode: "matmul" rows at a stride,
     "taps" rows by indirection per filter tap, "segments" the same with the taps of the last axis as one (few channels).
@@ -37,6 +41,7 @@ class ContractSchedule:
     lanes: int
     vectors: int
     tiles: tuple[int, ...]
+    tail_tiles: tuple[int, ...]
     tail: int
     mode: str
     unroll: int
@@ -86,7 +91,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     if kernel.panel % lanes:
         raise CodegenError(f"panel of {kernel.panel} columns", expected=f"a multiple of {lanes} lanes")
     per_panel = kernel.panel // lanes
-    vectors = next(v for v in ((4, 2, 1) if wide else (2, 1)) if per_panel % v == 0)
+    vectors = next(v for v in ((4, 3, 2, 1) if wide else (2, 1)) if per_panel % v == 0)
     if kernel.diagonal > 1:
         vectors = per_panel  # one strip: the blocks of its columns are known
     if isinstance(kernel.n, int):
@@ -103,16 +108,22 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
             raise ScheduleError(f"strips of {hints.vectors} vectors", expected=f"a divisor of {per_panel}, those of a panel")
         vectors = hints.vectors
     strip = lanes * vectors
-    tall = {4: 6, 2: 12, 1: 14}.get(vectors, 2) if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}.get(vectors, 2)
     mode = _mode(kernel)
-    if mode != "matmul":
-        tall = min(tall, 8 if kernel.diagonal == 1 or wide else max(2, 8 // vectors - 1))  # what is permuted takes registers too
+
+    def tallest(vectors: int) -> int:
+        tall = (_TALL if wide else _TALL_16 if target.vector_bits >= 256 else _TALL_128).get(vectors, 2)
+        if mode != "matmul":
+            tall = min(tall, 8 if kernel.diagonal == 1 or wide else max(2, 8 // vectors - 1))  # what is permuted takes registers too
+        return tall
+
+    tall = tallest(vectors)
     if hints.tall:
         if not 3 <= hints.tall <= 16:
             raise ScheduleError(f"register tiles of {hints.tall} rows", expected="3 to 16")
         tall = hints.tall
     tiles = _tiles(kernel.m, tall)
     n_tail = (kernel.n % strip if kernel.n else 1) if isinstance(kernel.n, int) else None
+    tail = -1 if n_tail is None else -(-n_tail // lanes)
     taps = 1
     if kernel.conv is not None and mode != "matmul":
         taps = math.prod(kernel.conv.kernel[:-1] if mode == "segments" else kernel.conv.kernel)
@@ -125,6 +136,9 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
         if hints.block < tiles[0]:
             raise ScheduleError(f"units of {hints.block} rows", expected=f"{tiles[0]} or more")
         block, blocks = whole_block, whole_blocks = hints.block, ceildiv(kernel.m, hints.block)
+    tail_tiles = tiles
+    if 0 < tail < vectors and tallest(tail) > tall:
+        tail_tiles = _tiles(block if isinstance(block, int) else kernel.m, tallest(tail))
     steps = kernel.k if mode == "matmul" else taps
     step_bytes = (1 if mode == "matmul" else kernel.k // taps) * kernel.panel * dtype.itemsize
     row_tiles = -(-whole_block // tiles[0]) if isinstance(whole_block, int) else 8
@@ -147,7 +161,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1)) and kernel.panel == strip and not kernel.b_row
     prefetch = prefetch and kernel.diagonal == 1
     return ContractSchedule(
-        acc, lanes, vectors, tiles, -1 if n_tail is None else -(-n_tail // lanes), mode, unroll, k_multiple,
+        acc, lanes, vectors, tiles, tail_tiles, tail, mode, unroll, k_multiple,
         prefetch=prefetch and hints.prefetch >= 0,
         share=_share(whole_block, tiles[0]), share_apart=_share(block, tiles[0]),
         steps=steps, split=k_block > 0, k_block=k_block, block=block,
