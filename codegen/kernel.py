@@ -241,6 +241,10 @@ class AttentionKernel:
     (`rows` of them), those of k and v keys (`keys`). Elements of a row are next to each other: `size` in q and k,
     `value_size` in v and out. Strides of the mask are of (batch, head, key, query), the last one 0 or 1.
     With `causal`, query s sees keys l ≤ s + keys − rows. Where every key is hidden (−∞), or there is none, the result is 0.
+
+    With `parts` the keys are cut into so many runs of ⌈keys/parts⌉, and there is a result for each of them, as if there were no
+    other keys: out is [parts, batch, heads, rows, value_size], `out_strides` being those of a part. The operand before
+    it is then [2, parts, batch, heads, rows], also written: the greatest score, and the sum of exp(score − that).
     """
 
     batch: Dim
@@ -259,6 +263,7 @@ class AttentionKernel:
     out_strides: Shape
     mask_strides: Shape | None = None
     rounded: bool = False  # q, k, v and the weights may be rounded to bfloat16
+    parts: Dim | None = None
 
 
 KEPT = 128  # first elements of a row that are kept in order while it is read; for more, it is sorted

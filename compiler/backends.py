@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..codegen.cuda.target import CudaTarget
     from ..runtime.cuda.images import Image as CudaImage
 
+_ATTENTION_UNITS = 8  # a few threads then have something to share out
 _SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
 _ALIGNED = (16, 8, 4, 2)  # alignments in bytes that kernels make use of
 Done = Callable[[str], None]
@@ -121,6 +122,7 @@ class CpuBackend:
             diagonal=True,
             overwrite=opt_level > 0,
             planes=opt_level > 0,
+            attention_units=_ATTENTION_UNITS if opt_level > 0 else 0,
             checks=True,
             winograd=None if exact or opt_level == 0 else ConvCosts(),
         )

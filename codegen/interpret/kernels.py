@@ -110,5 +110,21 @@ def _run_attention(kernel: AttentionKernel, arrays: Arrays, bound: Bindings) -> 
     args = [q, k, v]
     if kernel.mask_strides is not None:
         args.append(arrays[3][at(3, kernel.mask_strides, keys, rows)].swapaxes(2, 3))
-    (y,) = Attention(kernel.scale, kernel.causal).reference(*(a.astype(np.float64) for a in args))
-    arrays[-1][at(len(arrays) - 1, kernel.out_strides, rows, kernel.value_size)] = y
+    args = [a.astype(np.float64) for a in args]
+    to = at(len(arrays) - 1, kernel.out_strides, rows, kernel.value_size)
+    if kernel.parts is None:
+        (arrays[-1][to],) = Attention(kernel.scale, kernel.causal).reference(*args)
+        return
+    parts = evaluate(kernel.parts, bound)
+    tops, each = arrays[-2].reshape(-1)[: 2 * parts * batch * heads * rows].reshape(2, parts, batch, heads, rows), -(-keys // parts)
+    scores = np.einsum("bhsd,bhld->bhsl", args[0], args[1]) * kernel.scale + (args[3] if len(args) == 4 else 0)
+    if kernel.causal:
+        scores = np.where(np.arange(keys) <= np.arange(rows)[:, None] + keys - rows, scores, -np.inf)
+    for part in range(parts):
+        own = slice(part * each, min(keys, (part + 1) * each))
+        tops[0, part] = top = scores[..., own].max(-1, initial=-np.inf)
+        weights = np.exp(scores[..., own] - np.where(np.isinf(top), 0, top)[..., None])
+        tops[1, part] = total = weights.sum(-1)
+        y = (weights / np.where(total == 0, 1, total)[..., None]) @ args[2][:, :, own]
+        check_bounds(to + part * y.size, arrays[-1].size, "results of a part of an attention")
+        arrays[-1][to + part * y.size] = y

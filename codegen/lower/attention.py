@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from ...ir import Dim, Node, Shape, Value
+from ...ir import Dim, DType, Node, Shape, Value, ceildiv, dim_max, dim_min, floordiv, lower
 from ..expr import Cast, Load
-from ..kernel import AttentionKernel, Operand
+from ..kernel import AttentionKernel, Operand, Reduction
+from ..simplify import Affine
 from .attention_op import BlockedAttention
-from .builder import Index, KernelBuilder, View
+from .builder import Index, KernelBuilder, View, fn, number
+from .rows import finish_rows, reduced
 from .state import Lowering
+
+_QUERIES = 64  # that share what is read of keys
+_LEAST_KEYS = 256  # of a part
+_LEAST_ELEMENTS = 1 << 16  # of keys and values of a part: 10 µs of one core
 
 
 def emit_attention(lw: Lowering, node: Node) -> None:
@@ -19,18 +25,56 @@ def emit_attention(lw: Lowering, node: Node) -> None:
     kv_heads, keys, size = k.shape[1:]
     group = 1 if heads == kv_heads else int(heads) // int(kv_heads)
     inputs = [_strided(lw, x) for x in (q, k, v)]
-    to, written = _destination(lw, node.out)
+    parts = None if op.rounded else _parts(lw, batch * heads * ceildiv(rows, _QUERIES), keys, _LEAST_ELEMENTS // (size + value_size))
+    to, written, stats = (*_destination(lw, node.out), None) if parts is None else _partial(lw, parts, node.out.shape)
     mask = _strided(lw, masks[0], exact=True) if masks else None
     qs, out, causal = inputs[0][1], written, op.causal and rows != 1  # a single query sees every key
     if group > 1 and rows == 1 and (not masks or masks[0].shape[1] == 1):  # its heads share keys: rows of one product
         heads, rows, group, qs, out = kv_heads, group, 1, _gathered(qs, group), _gathered(out, group)
-    buffers = (*(x[0] for x in inputs), *([] if mask is None else [mask[0]]), to.buffer)
-    operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
+    results = (to.buffer,) if stats is None else (stats.buffer, to.buffer)
+    buffers = (*(x[0] for x in inputs), *([] if mask is None else [mask[0]]), *results)
+    operands = tuple(Operand(*lw.storage.extent(b), written=b in results) for b in buffers)
     kernel = AttentionKernel(
         batch, heads, group, rows, keys, int(size), int(value_size), op.scale, causal, operands, qs[:3],
-        inputs[1][1][:3], inputs[2][1][:3], out[:3], None if mask is None else mask[1], op.rounded,
+        inputs[1][1][:3], inputs[2][1][:3], out[:3], None if mask is None else mask[1], op.rounded, parts,
     )  # fmt: skip
     lw.step(kernel, buffers, node.loc)
+    if stats is not None:
+        _weigh(lw, node, to, stats)
+
+
+def _parts(lw: Lowering, units: Dim, keys: Dim, least: int) -> Dim | None:
+    """How many parts the keys are cut into, where there are fewer units of work than threads may want."""
+    wanted = lw.options.attention_units
+    if lower(units) >= wanted:
+        return None
+    parts = dim_max(1, dim_min(floordiv(keys, max(_LEAST_KEYS, least)), ceildiv(wanted, dim_max(1, units))))
+    return None if parts == 1 else parts
+
+
+def _partial(lw: Lowering, parts: Dim, shape: Shape) -> tuple[View, Shape, View]:
+    """Results of parts, strides of one of them, and maxima and sums."""
+    to = lw.storage.add("arena", DType.F32, (parts, *shape))
+    return to, to.strides[1:], lw.storage.add("arena", DType.F32, (2, parts, *shape[:3]))
+
+
+def _weigh(lw: Lowering, node: Node, results: View, stats: View) -> None:
+    """The result from those of parts: Σ_p w_p·y_p / Σ_p w_p with w_p = exp(top_p − max top)·total_p."""
+    k = KernelBuilder(node.out.shape, results.shape[:1])
+    *row, _element = k.parallel
+    top, total = (k.load(stats, (Affine({}, x), *k.reduced, *row)) for x in (0, 1))
+    highest, zero = reduced(0, DType.F32), number(0.0, DType.F32)
+    highest = fn("select", fn("eq", highest, number(float("-inf"), DType.F32)), zero, highest)
+    weight = fn("mul", fn("exp", fn("sub", top, highest)), total)
+    stages = [
+        Reduction("max", top),
+        Reduction("sum", weight),
+        Reduction("sum", fn("mul", weight, k.load(results, (*k.reduced, *k.parallel)))),
+    ]
+    both = reduced(1, DType.F32)
+    none = fn("eq", both, zero)  # every key is hidden
+    y = fn("div", reduced(2, DType.F32), fn("select", none, number(1.0, DType.F32), both))
+    finish_rows(lw, k, node, node.out, stages, k.parallel, lambda: y)
 
 
 def _gathered(strides: Shape, group: int) -> Shape:

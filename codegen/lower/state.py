@@ -34,6 +34,7 @@ class LowerOptions:
     `diagonal`: products of groups of few channels keep the blocks of B only, not the zeros between them.
     `planes`: convolutions store channels first where that is what is read.
     `attention`: element types of heads that there is a kernel for.
+    `attention_units`: heads and groups of queries below which the keys of attention are cut into parts; 0: never.
     `ranked`: longest rows whose first k are found by counting ranks, which is n² comparisons in vectors.
     `checks`: indices that data give are compared with their limits; otherwise they are clamped without a word.
     """
@@ -46,6 +47,7 @@ class LowerOptions:
     overwrite: bool = False
     planes: bool = False
     attention: frozenset[DType] = frozenset({DType.F32})
+    attention_units: int = 0
     ranked: int = 0
     checks: bool = False
 

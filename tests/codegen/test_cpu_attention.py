@@ -48,6 +48,42 @@ def check(kernel, buffers, target="cpu", bindings=None, parts=1, tolerance=2e-6)
     assert np.linalg.norm((got - want)[fine]) <= tolerance * max(np.linalg.norm(want[fine]), 1e-30)
 
 
+def cut(kernel, buffers, parts):
+    """The same with its keys in parts: room for their results, and for maxima and sums before it."""
+    b, s, count = (evaluate(d, {}) for d in (kernel.batch, kernel.rows, parts))
+    h, dv = kernel.heads, kernel.value_size
+    stats = np.full(2 * count * b * h * s, 7, np.float32)
+    out = np.full(count * b * h * s * dv + PAD, 7, np.float32)
+    operands = (*kernel.operands[:-1], Operand(F, stats.size, True), Operand(F, out.size, True))
+    kernel = replace(kernel, operands=operands, out_strides=(h * s * dv, s * dv, dv), parts=parts)
+    return kernel, [*buffers[:-1], stats, out]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("s, l, parts", [(1, 9, 2), (1, 40, 3), (2, 300, 4), (5, 33, 3), (20, 70, 2), (70, 200, 5), (1, 5, 7), (3, 0, 2)])
+def test_parts(s, l, parts, target):
+    """Also parts without a key, and keys that all queries of a part are blind to."""
+    for causal in (False, True):
+        kernel, buffers = cut(*make(2, 2, s, l, 24, 20, causal=causal, group=1 + causal), parts)
+        want = [x.copy() for x in buffers]
+        run_kernel(kernel, want)
+        check(kernel, buffers, target, parts=3)
+        np.testing.assert_allclose(buffers[-2], want[-2], rtol=1e-5, atol=1e-6)
+
+
+def test_parts_with_masks():
+    r = np.random.default_rng(3)
+    mask = np.where(r.random((2, 50, 3)) < 0.4, -np.inf, r.standard_normal((2, 50, 3))).astype(np.float32)
+    mask[0, :30, 1] = -np.inf  # a part of which a query sees nothing
+    for s in (1, 3):
+        own = np.ascontiguousarray(mask[:, :, :s])
+        kernel, buffers = cut(*make(2, 2, s, 50, 16, 16, mask=(own.ravel(), (50 * s, 0, s, 1))), 4)
+        want = [x.copy() for x in buffers]
+        run_kernel(kernel, want)
+        check(kernel, buffers, parts=2)
+        np.testing.assert_allclose(buffers[-2], want[-2], rtol=1e-5, atol=1e-6)
+
+
 SHAPES = [(1, 1, 1, 1, 1), (2, 3, 17, 5, 4), (1, 2, 49, 49, 32), (1, 1, 64, 64, 64), (1, 2, 128, 70, 64), (1, 1, 197, 197, 40),
           (1, 1, 1, 300, 80), (2, 1, 7, 513, 16), (1, 1, 33, 129, 100)]  # fmt: skip
 

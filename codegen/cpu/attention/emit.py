@@ -14,7 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ....ir import dim_min
+from ....ir import Dim, ceildiv, dim_min
 from ...kernel import AttentionKernel
 from ..build import I64, PTR, Builder
 from ..emitted import PLACEHOLDER, Emitted, named
@@ -23,6 +23,7 @@ from ..target import CpuTarget
 from .frame import Spec, function, load_sizes
 from .group import Group
 from .narrow import Narrow
+from .parts import Part
 from .schedule import NO_HINTS, AttentionHints, schedule_attention
 from .strip import BLOCK, STATE, Layout, Strip
 from .tiles import TileGroup
@@ -35,13 +36,16 @@ def emit_attention(kernel: AttentionKernel, target: CpuTarget, hints: AttentionH
     mask = None if k.mask_strides is None else int(k.mask_strides[3] != 0)
     copied = k.v_strides[2] != k.value_size or k.value_size % s.lanes != 0
     fixed = replace(s, strips=0, groups=0, together=0, block=0)
-    text, symbol = _text(Spec(fixed, k.size, k.value_size, k.scale, k.causal, mask, copied, s.copied_keys, target))
+    text, symbol = _text(Spec(fixed, k.size, k.value_size, k.scale, k.causal, mask, copied, s.copied_keys, k.parts is not None, target))
+    parts: Dim = 1 if k.parts is None else k.parts
+    part, results = ceildiv(k.keys, parts), k.batch * k.heads * k.rows
     strides = (*k.q_strides, *k.k_strides, *k.v_strides, *k.out_strides)
-    dims = (k.heads, k.group, k.rows, k.keys, *strides, s.strips, s.groups, s.together, s.block, *(k.mask_strides or (0, 0, 0))[:3])
+    dims = (k.heads, k.group, k.rows, k.keys, *strides, s.strips, s.groups, s.together, s.block, *(k.mask_strides or (0, 0, 0))[:3],
+            k.keys - k.rows, parts, part, results, parts * results)  # fmt: skip
     both = k.size + k.value_size
     moved = sum((o.numel * 4 for o in k.operands), 0)
-    unit = 2 * dim_min(k.rows, s.lanes * max((*s.widths, 1)) * s.together) * k.keys * both
-    return Emitted(text, symbol, dims, k.batch * k.heads * s.groups, unit, 2 * k.batch * k.heads * k.rows * k.keys * both, moved)
+    unit = 2 * dim_min(k.rows, s.lanes * max((*s.widths, 1)) * s.together) * part * both
+    return Emitted(text, symbol, dims, k.batch * k.heads * s.groups * parts, unit, 2 * k.batch * k.heads * k.rows * k.keys * both, moved)
 
 
 @functools.lru_cache(maxsize=64)
@@ -92,16 +96,21 @@ class _Writer:
         return b.fn
 
     def _entry(self, group: ir.Function | None, narrow: ir.Function | None) -> None:
-        """Units: groups fastest, so that the keys and values of a head stay in the second-level cache."""
+        """Units: groups fastest, then parts, so that the keys and values of a head stay in the second-level cache."""
         fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
         b = Builder(fn)
         i = b.ir
         bufs, dims, begin, end = fn.args
         p = load_sizes(b, dims)
+        own = Part(b, self.spec, bufs, dims, p) if self.spec.parts else None
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
+            nonlocal bufs, dims
             part, rest = i.urem(u, p["groups"]), i.udiv(u, p["groups"])
+            run, rest = (b.i64(0), rest) if own is None else (i.urem(rest, p["parts"]), i.udiv(rest, p["parts"]))
             head, batch = i.urem(rest, p["heads"]), i.udiv(rest, p["heads"])
+            if own is not None:
+                bufs, dims = own.tables(run, batch, head)
             few = i.icmp_signed("<=", p["rows"], b.i64(self.s.narrow))
             if narrow is not None:
                 with i.if_then(few):

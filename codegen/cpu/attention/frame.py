@@ -17,13 +17,14 @@ from .schedule import AttentionSchedule
 _F32 = ir.FloatType()
 _LOG2_E = math.log2(math.e)
 SIZES = ("heads", "group", "rows", "keys", "q_batch", "q_head", "q_row", "k_batch", "k_head", "k_row", "v_batch", "v_head",
-         "v_row", "o_batch", "o_head", "o_row", "strips", "groups", "together", "block", "m_batch", "m_head", "m_key")  # fmt: skip
+         "v_row", "o_batch", "o_head", "o_row", "strips", "groups", "together", "block", "m_batch", "m_head", "m_key",
+         "seen", "parts", "part", "results", "totals")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Spec:
     """Everything that the text depends on; other sizes are in the params table. `mask`: query stride, None without a mask.
-    `copied`, `copied_keys`: blocks of v, of k are copied together, for all strips of a group."""
+    `copied`, `copied_keys`: blocks of v, of k are copied together, for all strips of a group. `parts`: see `AttentionKernel`."""
 
     schedule: AttentionSchedule
     size: int
@@ -33,6 +34,7 @@ class Spec:
     mask: int | None
     copied: bool
     copied_keys: bool
+    parts: bool
     target: CpuTarget
 
     @property
@@ -63,7 +65,7 @@ class Frame:
         self.p = load_sizes(b, self.dims)
         self.math = Functions(b, self.lanes, spec.target)
         i, masked = b.ir, spec.mask is not None
-        pointers = [b.load(PTR, b.at(self.bufs, b.i64(x), PTR), 8) for x in range(4 + masked)]
+        pointers = [b.load(PTR, b.at(self.bufs, b.i64(x), PTR), 8) for x in range(4 + masked + spec.parts)]
         shared = i.udiv(self.head, self.p["group"])
         self.q = self._start(pointers[0], "q", self.head)
         self.k = self._start(pointers[1], "k", shared)
@@ -72,6 +74,7 @@ class Frame:
         self.mask = self._start(pointers[3], "m", self.head) if masked else None
         if spec.mask:
             self.mask = b.at(self.mask, self.first, _F32)
+        self.tops = b.at(pointers[-2], self.first, _F32) if spec.parts else None
 
     @property
     def score_scale(self) -> float:
@@ -83,6 +86,13 @@ class Frame:
         if self.spec.mask is not None:
             difference = self.b.ir.fmul(difference, self.b.splat(ir.Constant(_F32, _LOG2_E), self.lanes))
         return self.math.exp2_of_difference(difference)
+
+    def natural(self, top: Any) -> Any:
+        """A maximum of scores times `scale`, whatever else they were multiplied by."""
+        if self.spec.mask is not None:
+            return top
+        ln2 = ir.Constant(_F32, math.log(2.0))
+        return self.b.ir.fmul(top, ln2 if top.type == _F32 else self.b.splat(ln2, self.lanes))
 
     def _start(self, pointer: Any, name: str, head: Any) -> Any:
         i, p = self.b.ir, self.p
@@ -109,5 +119,5 @@ class Frame:
         i, p = self.b.ir, self.p
         if not self.spec.causal:
             return p["keys"]
-        last = i.add(i.add(first, count), i.sub(p["keys"], p["rows"]))
+        last = i.add(i.add(first, count), p["seen"])
         return self.b.smin(p["keys"], self.b.smax(last, self.b.i64(0)))

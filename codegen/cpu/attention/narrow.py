@@ -48,6 +48,11 @@ class Narrow(Frame):
                 fade = self.weight(b.splat(i.fsub(old, top), n))
                 total = i.fadd(i.fmul(self._number(self.total, s), self._lane(fade)), self._weights(count, top))
                 i.store(total, b.at(self.total, s, _F32), align=4)
+                if self.tops is not None:
+                    with i.if_then(final):
+                        at = b.at(self.tops, s, _F32)
+                        i.store(self.natural(self._number(self.top, s)), at, align=4)
+                        i.store(total, b.at(at, self.p["totals"], _F32), align=4)
                 inverse = i.select(blind, ir.Constant(_F32, 0.0), i.fdiv(ir.Constant(_F32, 1.0), total))
                 for first in range(0, self.value_columns // n, _CHUNK):
                     self._values(s, k0, count, fade, b.splat(inverse, n), final, first)
@@ -124,7 +129,7 @@ class Narrow(Frame):
                 name = f"llvm.masked.gather.v{n}f32.v{n}p0"
                 x = i.fadd(x, b.call(name, self.vector, lanes, ir.Constant(I32, 4), inside, ir.Constant(self.vector, None)))
             if spec.causal:
-                seen = i.add(i.add(self.first, s), i.sub(p["keys"], p["rows"]))
+                seen = i.add(i.add(self.first, s), p["seen"])
                 inside = i.and_(inside, b.below(i.add(i.sub(seen, key), b.i64(1)), n))
             x = i.select(inside, x, hidden)
             i.store(x, b.at(self.scores, t, _F32), align=4)

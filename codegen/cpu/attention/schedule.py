@@ -140,7 +140,7 @@ def _tiles(kernel: AttentionKernel, target: CpuTarget) -> bool:
     few = isinstance(kernel.rows, int) and kernel.rows < _FEW
     small = max(kernel.size, kernel.value_size) <= _TILE_SIZE
     native = {"amx-tile", "amx-bf16", "avx512bf16"} <= target.features and target.vector_bits == 512
-    return kernel.rounded and native and small and not few
+    return kernel.rounded and kernel.parts is None and native and small and not few
 
 
 def _most_together(kernel: AttentionKernel, columns: int) -> int:

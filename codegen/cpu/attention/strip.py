@@ -118,7 +118,7 @@ class Strip(Frame):
         zero = ir.Constant(self.vector, None)
         hidden = ir.Constant(self.vector, [float("-inf")] * self.lanes)
         if spec.causal:  # lane + its query's last key, as int32
-            to = i.trunc(i.add(self.first, i.sub(p["keys"], p["rows"])), I32)
+            to = i.trunc(i.add(self.first, p["seen"]), I32)
             seen = [
                 i.add(b.splat(to, self.lanes), ir.Constant(vec(I32, self.lanes), [v * self.lanes + x for x in range(self.lanes)]))
                 for v in range(self.width)
@@ -185,3 +185,7 @@ class Strip(Frame):
         with i.if_then(final):
             for v in range(self.width):
                 i.store(i.select(blind[v], zero, i.fdiv(one, total[v])), self.of(self.inverse, v), align=4)
+                if self.tops is not None:
+                    at = self.of(self.tops, v)
+                    b.masked_store(self.natural(self._load(self.top, v)), at, self.inside[v], 4)
+                    b.masked_store(total[v], b.at(at, self.p["totals"], _F32), self.inside[v], 4)

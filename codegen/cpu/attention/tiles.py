@@ -287,7 +287,7 @@ class TileGroup(Frame):
                 at = b.at(bias, i.add(first, b.i64(v * _LANES)), _F32)
                 x = i.fadd(x, b.masked_load(self.vector, at, b.below(count, _LANES, v * _LANES), 4))
             if spec.causal:
-                visible = i.sub(key, i.add(first, i.sub(p["keys"], p["rows"])))  # queries of the strip before it are blind to the key
+                visible = i.sub(key, i.add(first, p["seen"]))  # queries of the strip before it are blind to the key
                 hidden = ir.Constant(self.vector, [float("-inf")] * _LANES)
                 x = i.select(i.icmp_signed(">=", b.iota(_LANES, v * _LANES), b.splat(visible, _LANES)), x, hidden)
             if spec.causal or spec.mask is not None:
