@@ -87,6 +87,15 @@ def test_narrow_last_strip(m, n, k, target):
     assert -(-s.block // high) * high - s.block <= -(-s.block // high)
 
 
+@pytest.mark.parametrize("m, n, k, blocks", [(47, 32, 2208, 2), (30, 20, 2000, 2), (20, 64, 1500, 2), (13, 16, 200, 1), (6, 64, 4000, 1)])
+def test_a_single_strip_of_few_rows_is_halved(m, n, k, blocks):
+    kernel = ContractKernel(1, m, n, k, (Operand(F, 1),) * 3, k, 0, 0, n, 0, ACC)
+    s = schedule_contract(kernel, parse("cpu:x86-64-v4"))
+    assert (s.blocks, s.whole_blocks) == (blocks, 1)
+    want, got, _ = matmul(m, n, k, target="cpu:x86-64-v4", parts=2)
+    close(got, want)
+
+
 @pytest.mark.parametrize("m, n, k", [(1, 48, 7), (9, 33, 20), (50, 40, 100), (77, 48, 31)])
 def test_strips_of_three_vectors(m, n, k):
     want, got, _ = matmul(m, n, k, target="cpu:x86-64-v4", panel=48, parts=2)

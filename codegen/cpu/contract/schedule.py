@@ -16,6 +16,7 @@ _UNIT_OPS = 2_000_000  # 10 to 20 µs of one core: far above the cost of handing
 _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
 _RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it
 _READ_AGAIN = 4  # B's size over that of A and C up to which each half of the threads reads all of B, and half of the rows
+_SMALL_BYTES = 1 << 20  # of B that several threads may each read for a part of the rows of a single unit
 _UNEVEN = 0.9  # share of the time of two threads that has to be work, else rows are halved for the sake of it
 _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
@@ -243,6 +244,10 @@ def _shared(kernel: ContractKernel, strips: Dim, block: Dim, blocks: Dim, tiles:
     if isinstance(m, int):
         assert isinstance(block, int) and isinstance(blocks, int) and isinstance(strips, int)
         units = strips * blocks
+        row_tiles = -(-m // tiles[0])
+        if units == 1 and row_tiles > 1 and 2 * m * k * n >= _UNIT_OPS and 4 * b <= _SMALL_BYTES:
+            block = -(-row_tiles // 2) * tiles[0]  # else all but one thread would have nothing to do
+            return block, -(-m // block)
         uneven = units < _UNEVEN * 2 * -(-units // 2)
         if m < 2 * least or 2 * m * k * n < _UNIT_OPS or (m < enough and not uneven) or blocks % 2 == 0:
             return block, blocks
