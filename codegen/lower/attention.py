@@ -25,11 +25,13 @@ def emit_attention(lw: Lowering, node: Node) -> None:
     kv_heads, keys, size = k.shape[1:]
     group = 1 if heads == kv_heads else int(heads) // int(kv_heads)
     inputs = [_strided(lw, x) for x in (q, k, v)]
-    parts = None if op.rounded else _parts(lw, batch * heads * ceildiv(rows, _QUERIES), keys, _LEAST_ELEMENTS // (size + value_size))
+    joined = group > 1 and rows == 1 and (not masks or masks[0].shape[1] == 1)  # heads that share keys: rows of one product
+    units = batch * (kv_heads if joined else heads) * ceildiv(rows, _QUERIES)
+    parts = None if op.rounded else _parts(lw, units, keys, _LEAST_ELEMENTS // (size + value_size))
     to, written, stats = (*_destination(lw, node.out), None) if parts is None else _partial(lw, parts, node.out.shape)
     mask = _strided(lw, masks[0], exact=True) if masks else None
     qs, out, causal = inputs[0][1], written, op.causal and rows != 1  # a single query sees every key
-    if group > 1 and rows == 1 and (not masks or masks[0].shape[1] == 1):  # its heads share keys: rows of one product
+    if joined:
         heads, rows, group, qs, out = kv_heads, group, 1, _gathered(qs, group), _gathered(out, group)
     results = (to.buffer,) if stats is None else (stats.buffer, to.buffer)
     buffers = (*(x[0] for x in inputs), *([] if mask is None else [mask[0]]), *results)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from lowering import F, ap, graph, run, tensor
-from mlc.codegen.kernel import ContractKernel, LoopKernel
+from mlc.codegen.kernel import AttentionKernel, ContractKernel, LoopKernel
+from mlc.codegen.lower import LowerOptions
 from mlc.ir import DType, Node, const, sym
 from mlc.ir.ops import (
     LRN,
@@ -214,6 +215,27 @@ def test_attention_reads_parts_of_one_product() -> None:
     y = ap(Reshape((2, 5, 8)), ap(Transpose((0, 2, 1, 3)), ap(Attention(0.5), q, k, v)))
     plan = run(graph([x], ap(MatMul(), y, weights(8, 8))))
     assert len(plan.steps) == 2, [s.kernel for s in plan.steps]
+
+
+@pytest.mark.parametrize("rows, causal", [(1, False), (3, True), (40, False)])
+def test_attention_of_few_heads_in_parts(rows: int, causal: bool) -> None:
+    """Keys of few heads are cut, and the results of parts weighed; known sizes, sizes known when it runs, and rows of merged heads."""
+    options = LowerOptions(attention_units=8)
+    q, k, v = tensor(1, 4, rows, 64), tensor(1, 2, 1100, 64), tensor(1, 2, 1100, 64)
+    y = ap(Transpose((0, 2, 1, 3)), ap(Attention(0.5, causal), q, k, v))
+    plan = run(graph([q, k, v], y), options=options)
+    kernels = [s.kernel for s in plan.steps]
+    assert [k.parts for k in kernels if isinstance(k, AttentionKernel)] == [2]
+    assert isinstance(kernels[-1], LoopKernel) and len(kernels) == 2
+    mask = np.where(rng.random((1, 1, rows, 1100)) < 0.5, 0, -np.inf).astype(np.float32)
+    mask[..., :700] = -np.inf
+    run(graph([q, k, v], ap(Attention(0.5), q, k, v, const(mask))), options=options)
+    n = sym("L", 1, 10_000)
+    k, v = tensor(1, 2, n, 64), tensor(1, 2, n, 64)
+    for length in (5, 1100):
+        plan = run(graph([q, k, v], ap(Attention(0.5), q, k, v)), options=options, L=length)
+    assert len(plan.steps) == 2
+    assert len(run(graph([q, k, v], ap(Attention(0.5), q, k, v)), L=5).steps) == 1  # not unless asked
 
 
 def test_attention_of_one_query_joins_the_heads_that_share_keys() -> None:
