@@ -18,6 +18,7 @@ from ..codegen.cpu.target import parse as parse_cpu
 from ..codegen.expr import structure
 from ..codegen.kernel import Kernel, LoopKernel
 from ..codegen.lower import LowerOptions
+from ..codegen.lower.scattered_taps import ScatterCosts
 from ..codegen.lower.winograd import ConvCosts
 from ..codegen.plan import Branch, Buffer, Expect, Plan, PlanStep, Repeat, Step
 from ..errors import TargetError
@@ -125,6 +126,7 @@ class CpuBackend:
             attention_units=_ATTENTION_UNITS if opt_level > 0 else 0,
             checks=True,
             winograd=None if exact or opt_level == 0 else ConvCosts(),
+            scatter=ScatterCosts() if opt_level > 0 else None,
         )
 
     def attention(self, precision: str) -> DType | None:

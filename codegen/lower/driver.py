@@ -37,6 +37,7 @@ from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit
 from .moves import define_elementwise, define_move
 from .recurrent import emit_recurrent
 from .rotary import emit_rotary
+from .scattered_taps import scatter_taps
 from .select import emit_positions, emit_sort, emit_suppress, emit_top
 from .sequential import emit_clock, emit_running
 from .state import Lowering, LowerOptions, Storage, check
@@ -73,6 +74,8 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
 
 def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: Sequence[View], outputs: Sequence[View]) -> list:
     """Steps that read `inputs` and write `outputs`. Nested graphs come back here, one level per nesting."""
+    if options.scatter is not None:
+        graph = scatter_taps(graph, options.scatter)  # makes transposed convolutions, which are decomposed
     graph = decompose(graph, options.attention, options.ranked)
     if options.opt_level > 0:
         graph = hoist(graph if options.panel == 1 else swap_few_rows(graph))  # B that lies by columns is read as it is

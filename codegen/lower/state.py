@@ -17,6 +17,7 @@ from ..plan import Buffer, PlanStep, Step
 from ..simplify import Affine, ravel, strides_of, unravel
 from .builder import KernelBuilder, View, computed, convert, finish, nested, number
 from .fusion import ANCHORS, Fusion
+from .scattered_taps import ScatterCosts
 from .winograd import ConvCosts
 
 Virtual = Callable[[KernelBuilder, tuple[Affine, ...]], E]
@@ -30,6 +31,7 @@ class LowerOptions:
     columns, as tensor cores read it, and `in_place` is the number of rows of A up to which a B that is not constant is read where it is.
 
     `winograd`: estimates by which convolutions are computed by minimal filtering; None: never.
+    `scatter`: the same for those of few channels that become products by all taps at once.
     `overwrite`: results of contractions may take the memory of an operand of their epilogue.
     `diagonal`: products of groups of few channels keep the blocks of B only, not the zeros between them.
     `planes`: convolutions store channels first where that is what is read.
@@ -43,6 +45,7 @@ class LowerOptions:
     panel: int = 64
     in_place: int = 128  # packing costs as much as about 3 rows of A on CPUs
     winograd: ConvCosts | None = None
+    scatter: ScatterCosts | None = None
     diagonal: bool = False
     overwrite: bool = False
     planes: bool = False
