@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,13 +20,14 @@ from ..passes.attention_precision import LowerAttention
 from ..passes.base import PassContext
 from ..passes.pipelines import CLEAN, optimize, run_passes
 from ..passes.shared_rounding import SharedRounding
+from ..runtime.artifact import Parts
 from ..runtime.module import Module, open_parts
 from .backends import Backend, backend_of, steps_of
 from .constants import Packed, pack_constants
 from .dump import Dump
 from .importer import import_variants
 from .options import Options
-from .precision.options import Precision
+from .precision.options import FLOAT32, Precision
 from .validate import ValidatingModule
 
 if TYPE_CHECKING:
@@ -103,7 +104,10 @@ def compile_with(model: Source, options: Options, progress: Progress | None = No
         return module
     from .precision.speed import faster
 
-    return faster(module, result.float32, options, result.base)
+    kept = faster(module, result.float32, options, result.base)
+    if kept is not module and result.general is not None:  # float32's second program comes with it
+        return module_of(compile_stages(model, replace(options, precision=FLOAT32), progress), options.threads)
+    return kept
 
 
 def compile_stages(model: Source, options: Options, progress: Progress | None = None, backend: Backend | None = None) -> Compilation:
@@ -123,7 +127,7 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
         graph = float32 = optimize(graph, context)
         clock.lap("optimize")
         if not options.precision.is_float32:
-            from .precision.lowering import lower_precision
+            from .precision.lowering import lower_alike, lower_precision
 
             build = (
                 partial(compile_graph, target=options.target, threads=options.threads, opt_level=options.opt_level, exact=options.exact)
@@ -131,18 +135,16 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
                 else None
             )
             lowered = lower_precision(graph, options.precision, threads=options.threads, tell=tell, build=build)
-            graph, base = lowered.graph, lowered.float32
-            if (heads := backend.attention(options.precision.default)) is not None:
-                graph = run_passes(
-                    graph, (LowerAttention(heads), CLEAN, SharedRounding(heads), CLEAN), PassContext(opt_level=options.opt_level)
-                )
+            graph, base = _with_attention(lowered.graph, backend, options), lowered.float32
             if writer:
                 writer.graph("lower_precision", graph)
             clock.lap("precision")
         lowering = backend.options(options.opt_level, options.exact)
         result = _back(graph, backend, lowering, tell, clock)
-        if general is not None and backend.takes_variants and graph is float32:
+        if general is not None:
             general = optimize(general, PassContext(opt_level=options.opt_level))
+            if graph is not float32:
+                general = _with_attention(lower_alike(general, lowered), backend, options)
             result.general = _back(general, backend, lowering, tell, _Clock(), result.objects)
             clock.lap("general")
     if graph is not float32:
@@ -150,6 +152,14 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
     if writer:
         writer.kernels(result)
     return result
+
+
+def _with_attention(graph: Graph, backend: Backend, options: Options) -> Graph:
+    """A lowered graph, its attention rounded too where the backend does that."""
+    heads = backend.attention(options.precision.default)
+    if heads is None:
+        return graph
+    return run_passes(graph, (LowerAttention(heads), CLEAN, SharedRounding(heads), CLEAN), PassContext(opt_level=options.opt_level))
 
 
 def compile_graph(
@@ -164,17 +174,22 @@ def compile_graph(
 
 def module_of(result: Compilation, threads: int | None = None, validate: bool = False) -> Module:
     """The runnable module of a compilation."""
-    r = result
-    parts = r.backend.parts(r.plan, r.emitted, r.objects, r.graph.equal, r.packed.result())
-    if r.general is not None:
-        g = r.general
-        objects = {**g.objects, **r.objects}
-        parts = r.backend.parts(g.plan, g.emitted, objects, g.graph.equal, g.packed.result(), before=parts)
+    r, parts = result, parts_of(result)
     if not validate:
         return open_parts(parts, threads=threads)
     if not r.backend.runs_here:
         raise TargetError(f"validation on {r.backend.target}", expected="kernels for this machine's CPU", remedy="Use --target=cpu.")
     return ValidatingModule(parts, steps_of(r.plan.steps), threads=threads)
+
+
+def parts_of(result: Compilation) -> Parts:
+    """What the module of a compilation is made of: both programs, where there are two."""
+    r, g = result, result.general
+    objects = r.objects if g is None else {**r.objects, **g.objects}  # what both need is for the architectures of both in the second
+    parts = r.backend.parts(r.plan, r.emitted, objects, r.graph.equal, r.packed.result())
+    if g is None:
+        return parts
+    return r.backend.parts(g.plan, g.emitted, objects, g.graph.equal, g.packed.result(), before=parts)
 
 
 def _back(
@@ -189,7 +204,7 @@ def _back(
     packer.shutdown(wait=False)
     emitted = backend.emit(plan)
     clock.lap("emit")
-    texts = {symbol: text for symbol, text in backend.texts(emitted).items() if symbol not in (known or {})}
+    texts = backend.texts(emitted, known or {})
     count = 0
 
     def done(symbol: str) -> None:

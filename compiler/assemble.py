@@ -12,7 +12,7 @@ from ..codegen.plan import Bind, Branch, Buffer, Carry, Expect, HostOperand, Hos
 from ..errors import CodegenError
 from ..ir import Dim, DType, dim_max, floordiv, prod, symbols_of
 from ..ir.dims import Expr, Sym
-from ..runtime import artifact, memory, objects
+from ..runtime import artifact, memory
 from ..runtime.artifact import Parts
 from ..runtime.dimexpr import LIMIT, DimExpr
 from ..runtime.manifest import CALL, CLEAR, EXPECT, FORMAT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
@@ -65,6 +65,7 @@ def assemble(
     equal: Sequence[tuple[Dim, Dim]] = (),
     packed: Packed | None = None,
     before: Parts | None = None,
+    known: Sequence[str] = (),
 ) -> Parts:
     """Parts of the module that runs `plan`.
 
@@ -75,13 +76,13 @@ def assemble(
         packed: what `pack_constants(plan)` gave, if it ran already.
         equal: pairs of dims that the model needs to be equal; checked when sizes are bound.
         before: the module to which this program is added, for sizes that the other one takes as equal and are not.
+        known: symbols of its functions, in the order of their numbers.
 
     Raises CodegenError when the plan contradicts itself.
     """
     roots = [_root(plan.buffers, i) for i in range(len(plan.buffers))]
     dims = _Dims()
-    functions = {} if before is None else {symbol: i for i, (symbol, _) in enumerate(objects.split(before.code))}
-    code = _Linker(plan, steps, roots, dims, functions)
+    code = _Linker(plan, steps, roots, dims, {symbol: i for i, symbol in enumerate(known)})
     code.emit(plan.steps)
     ranges = code.live
     known = symbols_of(d for b in plan.buffers if b.kind == "input" for d in b.shape) | code.bound

@@ -45,7 +45,6 @@ class Backend(Protocol):
     """Used as a context; `emitted` are by id() of a step of the plan."""
 
     target: Any
-    takes_variants: ClassVar[bool]  # whether modules may hold a second program, for sizes that the first one does not take
 
     @property
     def runs_here(self) -> bool:
@@ -65,8 +64,8 @@ class Backend(Protocol):
 
     def emit(self, plan: Plan) -> dict[int, Any]: ...
 
-    def texts(self, emitted: Mapping[int, Any]) -> dict[str, str]:
-        """Source text by symbol."""
+    def texts(self, emitted: Mapping[int, Any], known: Mapping[str, Any]) -> dict[str, str]:
+        """Source text by symbol, of what is not compiled already, which is `known`."""
 
     def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, Any]:
         """Machine code by symbol."""
@@ -97,7 +96,6 @@ def backend_of(target: str) -> Backend:
 
 class CpuBackend:
     runs_here = True
-    takes_variants: ClassVar[bool] = True
 
     def __init__(self, target: CpuTarget) -> None:
         self.target = target
@@ -142,8 +140,8 @@ class CpuBackend:
         self._pool.offer(made.symbol, made.ir_text)
         return made
 
-    def texts(self, emitted: Mapping[int, Emitted]) -> dict[str, str]:
-        return {e.symbol: e.ir_text for e in emitted.values()}
+    def texts(self, emitted: Mapping[int, Emitted], known: Mapping[str, bytes]) -> dict[str, str]:
+        return {e.symbol: e.ir_text for e in emitted.values() if e.symbol not in known}
 
     def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, bytes]:
         return self._pool.compile(texts, done)
@@ -159,10 +157,12 @@ class CpuBackend:
     ) -> Parts:
         code = {i: cpu_code(e) for i, e in emitted.items()}
 
+        known = [] if before is None else [symbol for symbol, _ in objects.split(before.code)]
+
         def join(symbols: Sequence[str]) -> bytes:
             return objects.join([(s, compiled[s]) for s in symbols])
 
-        return assemble(plan, code, join, self.target.manifest, equal, packed, before)
+        return assemble(plan, code, join, self.target.manifest, equal, packed, before, known)
 
     def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, bytes]) -> None:
         for symbol, text in texts.items():
@@ -180,7 +180,6 @@ class CudaBackend:
 
     target: CudaTarget
     runs_here: ClassVar[bool] = False
-    takes_variants: ClassVar[bool] = False
 
     def __enter__(self) -> CudaBackend:
         return self
@@ -210,14 +209,15 @@ class CudaBackend:
 
         return _emit_once(plan, one)
 
-    def texts(self, emitted: Mapping[int, tuple[Form, ...]]) -> dict[str, str]:
+    def texts(self, emitted: Mapping[int, tuple[Form, ...]], known: Mapping[str, CudaImage]) -> dict[str, str]:
         every = [f for forms in emitted.values() for f in forms]
         self._launches = {k.symbol: k for f in every for k in f.emitted.launches}
         self._archs: dict[str, list[str]] = {s: [] for s in self._launches}
         for f in every:
             for k in f.emitted.launches:
                 self._archs[k.symbol] += [a for a in f.archs if a not in self._archs[k.symbol]]
-        return {s: k.source for s, k in self._launches.items()}
+        have = {s: image.code.keys() for s, image in known.items()}
+        return {s: k.source for s, k in self._launches.items() if not have.get(s, frozenset()) >= set(self._archs[s])}
 
     def archs(self, symbol: str) -> Sequence[str]:
         """What a kernel is compiled for: the architectures that have a step of which it is a part."""
@@ -254,10 +254,12 @@ class CudaBackend:
 
         plan, code = cuda_code(plan, emitted, self.target.all)
 
+        known = [] if before is None else [symbol for symbol, _ in images.split(before.code)]
+
         def join(symbols: Sequence[str]) -> bytes:
             return images.join([(s, compiled[s]) for s in symbols])
 
-        return assemble(plan, code, join, self.target.manifest, equal, packed, before)
+        return assemble(plan, code, join, self.target.manifest, equal, packed, before, known)
 
     def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, Any]) -> None:
         for symbol, text in texts.items():

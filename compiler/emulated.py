@@ -10,7 +10,7 @@ from ..codegen.cuda.emulate.compiler import EmulateOptions, build
 from ..codegen.cuda.emulate.device import EmulatedDevice
 from ..codegen.cuda.target import capability, parse
 from ..runtime.cuda.module import CudaModule
-from .api import Compilation, compile_stages
+from .api import Compilation, compile_stages, parts_of
 from .backends import CudaBackend, Done
 from .options import Options
 from .precision.options import Precision
@@ -49,7 +49,6 @@ def emulate(
 
 def emulated_module(result: Compilation, options: EmulateOptions | None = None, **device: Any) -> CudaModule:
     """The module of a compilation by an EmulatedBackend."""
-    r = result
-    parts = r.backend.parts(r.plan, r.emitted, r.objects, r.graph.equal, r.packed.result())
-    device.setdefault("capability", capability(r.backend.target.base))
-    return CudaModule(parts, device=EmulatedDevice(build(r.texts, options), **device))
+    texts = result.texts if result.general is None else {**result.general.texts, **result.texts}
+    device.setdefault("capability", capability(result.backend.target.base))
+    return CudaModule(parts_of(result), device=EmulatedDevice(build(texts, options), **device))

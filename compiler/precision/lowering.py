@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
-from ...ir import Graph
+import numpy as np
+
+from ...ir import Graph, Node
 from ...passes.base import PassContext
+from ...passes.precision import Choice, layers, weights_of
 from ...passes.upsampling_products import UpsamplingProducts
 from ...runtime.module import Module
 from .bounded import within_bound
-from .choose import Chooser, assign
-from .options import Precision
+from .choose import Chooser, assign, supported
+from .options import GGUF, Precision
 from .search import Assignment, Outcome
-from .workbench import Progress, Workbench, lowered
+from .workbench import Progress, Workbench, lowered, with_choices
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,15 @@ class Lowered:
         assignment: precision by layer; those not named stayed float32.
         outcome: of the search, where there was a bound.
         float32: the module of the graph before, if it was needed.
+        source: the graph whose layers were chosen for; choices: the numbers that lowering them took.
     """
 
     graph: Graph
     assignment: Assignment
     outcome: Outcome | None = None
     float32: Module | None = None
+    source: Graph | None = None
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
 
 def lower_precision(
@@ -59,11 +65,32 @@ def _lowered(
     graph: Graph, options: Precision, threads: int | None, tell: Progress | None, build: Callable[[Graph], Module] | None
 ) -> Lowered:
     if options.calibration is None:
-        assignment = assign(graph, options)
-        return Lowered(lowered(graph, Chooser(graph, options), assignment), assignment)
+        chooser, assignment = Chooser(graph, options), assign(graph, options)
+        return Lowered(lowered(graph, chooser, assignment), assignment, source=graph, choices=chooser.choices(assignment))
     bench = Workbench(graph, options, threads, tell, build)
-    if options.bound is None:
-        assignment = assign(graph, options)
-        return Lowered(bench.lowered(assignment), assignment, float32=bench.float32)
-    outcome = within_bound(bench)
-    return Lowered(bench.lowered(outcome.assignment), outcome.assignment, outcome, bench.float32)
+    outcome = None if options.bound is None else within_bound(bench)
+    assignment = assign(graph, options) if outcome is None else outcome.assignment
+    choices = bench.chooser.choices(assignment)
+    return Lowered(bench.lowered(assignment), assignment, outcome, bench.float32, graph, choices)
+
+
+def lower_alike(graph: Graph, made: Lowered) -> Graph:
+    """Another graph of the same model, with the choices made for the first: of layers that have the same name and weights in both.
+    The others stay float32."""
+    if made.source is None or not made.assignment:
+        return graph
+    graph = UpsamplingProducts().run(graph, PassContext())
+    first, known = layers(made.source), layers(graph)
+    choices = {
+        name: choice
+        for name, choice in made.choices.items()
+        if name in known and made.assignment[name] in (*supported(known[name]), GGUF) and _same_weights(first[name], known[name])
+    }
+    return with_choices(graph, choices)
+
+
+def _same_weights(a: Node, b: Node) -> bool:
+    x, y = weights_of(a), weights_of(b)
+    if x is None or y is None:
+        return x is y
+    return type(a.op) is type(b.op) and (x is y or np.array_equal(x, y))

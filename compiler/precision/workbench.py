@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import InputError
 from ...ir import Graph, Value
 from ...passes.base import PassContext
 from ...passes.pipelines import CLEAN, run_passes
-from ...passes.precision import LowerPrecision, layers
+from ...passes.precision import Choice, LowerPrecision, layers
 from ...passes.rounded_attention import RoundedAttention
 from ...passes.shared_rounding import SharedRounding
 from ...runtime.module import Module
@@ -98,6 +98,9 @@ class Workbench:
 
 def lowered(graph: Graph, chooser: Chooser, assignment: Assignment) -> Graph:
     """The graph with layers at their precisions, cleaned up."""
-    ctx = PassContext()
-    passes = (LowerPrecision(chooser.choices(assignment)), CLEAN, SharedRounding(), RoundedAttention(), CLEAN)
-    return run_passes(graph, passes, ctx)
+    return with_choices(graph, chooser.choices(assignment))
+
+
+def with_choices(graph: Graph, choices: Mapping[str, Choice]) -> Graph:
+    """The graph with layers lowered by what was chosen for them, cleaned up."""
+    return run_passes(graph, (LowerPrecision(choices), CLEAN, SharedRounding(), RoundedAttention(), CLEAN), PassContext())

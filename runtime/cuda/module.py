@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import DeviceError, InputError
 from ..arguments import complain, given_outputs
 from ..artifact import Parts
-from ..binding import Binding, Sizes
+from ..binding import Binding, Sizes, UnequalError
 from ..handles import Handles, decode_output, encode_input
 from ..manifest import TensorInfo
 from ..module import Module
@@ -65,7 +65,7 @@ class CudaModule(Module):
             if self._program is not None:
                 return
             check = bool(os.environ.get("MLC_CUDA_CHECK"))
-            self._program = CudaProgram(self._parts, device, check)
+            self._program = CudaProgram.load(self._parts, device, check)
         if not self._symbols:
             self._bind(())
 
@@ -134,10 +134,24 @@ class CudaModule(Module):
         self, given: Sequence[Any], stream: object, wait: bool, on_device: bool | None, out: Mapping[str, np.ndarray] | None
     ) -> list[Any]:
         arrays, binding = self._fit(given)
-        d = self.device
         resident = any(isinstance(a, DeviceArray) for a in arrays) if on_device is None else on_device
         if out and (resident or not wait):
             raise InputError("out, and outputs on the device", expected="outputs on the host", remedy="Pass on_device=False, or no out.")
+        try:
+            return self._run_at(binding, arrays, stream, wait, resident, out)
+        except UnequalError as unequal:  # sizes that data decide
+            general = self._general_of(binding)
+            if general is None:
+                raise
+            try:
+                return self._run_at(general, arrays, stream, wait, resident, out)
+            except UnequalError:
+                raise unequal from None
+
+    def _run_at(
+        self, binding: Binding, arrays: Sequence[Any], stream: object, wait: bool, resident: bool, out: Mapping[str, np.ndarray] | None
+    ) -> list[Any]:
+        d = self.device
         targets = given_outputs(out, self.outputs, binding.out_shapes, arrays) if out else {}
         execution: Any = binding.acquire()
         handles = self._handles()

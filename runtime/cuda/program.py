@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,34 +28,60 @@ _GRAPHS = 4  # sets of addresses and sizes whose graphs an execution keeps, on a
 
 
 class CudaProgram(Sizes):
-    """What all bindings of a module share. Raises TargetError when the module has no code for the device."""
+    """What all bindings of a program share, and the module's other program. Use `CudaProgram.load`."""
 
-    def __init__(self, parts: Parts, device: Device, check: bool) -> None:
-        super().__init__(parts.manifest)
-        m = parts.manifest
+    def __init__(self, m: Manifest, device: Device, loaded: Loaded, check: bool) -> None:
+        super().__init__(m)
+        self.general = None if m.general is None else CudaProgram(m.general, device, loaded, check)
         self.device, self.check = device, check
         self.words = m.program
-        self.skipped, used = _skipped(m, device)
-        self.functions: list[tuple[Any, images.Image]] = []
-        for i, (symbol, image) in enumerate(images.split(parts.code)):
-            arch = images.choose(image.code, device.capability)
-            if arch is None and i in used:
-                raise _no_code(image.code, device)
-            function = device.load(symbol, image.code[arch], image.shared) if arch is not None and i in used else None
-            self.functions.append((function, image))
-        stream = device.stream()
-        self.weights = device.allocate(parts.weights.nbytes, stream)
-        if parts.weights.nbytes:
-            device.upload(self.weights.ptr, parts.weights, stream)
-            device.synchronize(stream)
+        self.functions, self.weights = loaded.functions, loaded.weights
+        self.skipped, _ = _skipped(m.program, loaded.archs, m.raw["dims"], device)
         self.weights_at = self.streamed_at = self.weights.ptr
         self.locations = {s.word: (s.symbol, " + ".join(s.loc)) for s in m.steps}
         self.segments = segments(m.program, self.skipped)
         self.checks = _checks(m.program)  # the word from which on there are only checks
 
+    @staticmethod
+    def load(parts: Parts, device: Device, check: bool) -> CudaProgram:
+        """The module's first program on a device. Raises TargetError when the module has no code for the device."""
+        return CudaProgram(parts.manifest, device, Loaded.of(parts, device), check)
+
     def execution(self, binding: Binding, arena: Any) -> CudaExecution:
         """Called by the binding."""
         return CudaExecution(self, binding, arena)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the programs of a module share on a device: functions by their numbers, weights, and what `archs` calls are for."""
+
+    functions: Sequence[tuple[Any, images.Image]]
+    weights: Memory
+    archs: Sequence[str]
+
+    @staticmethod
+    def of(parts: Parts, device: Device) -> Loaded:
+        """Raises TargetError."""
+        m = parts.manifest
+        target = m.raw["target"]
+        archs = [*target["archs"], target["ptx"]]
+        used: set[int] = set()
+        for program in (m, m.general):
+            if program is not None:
+                used |= _skipped(program.program, archs, program.raw["dims"], device)[1]
+        functions: list[tuple[Any, images.Image]] = []
+        for i, (symbol, image) in enumerate(images.split(parts.code)):
+            arch = images.choose(image.code, device.capability)
+            if arch is None and i in used:
+                raise _no_code(image.code, device)
+            functions.append((device.load(symbol, image.code[arch], image.shared) if arch is not None and i in used else None, image))
+        stream = device.stream()
+        weights = device.allocate(parts.weights.nbytes, stream)
+        if parts.weights.nbytes:
+            device.upload(weights.ptr, parts.weights, stream)
+            device.synchronize(stream)
+        return Loaded(functions, weights, archs)
 
 
 def _no_code(have: Iterable[str], device: Device) -> TargetError:
@@ -62,24 +89,22 @@ def _no_code(have: Iterable[str], device: Device) -> TargetError:
                        remedy=f"Compile with --target=cuda:sm_{device.capability}.")  # fmt: skip
 
 
-def _skipped(m: Manifest, device: Device) -> tuple[frozenset[int], set[int]]:
+def _skipped(words: Sequence[int], archs: Sequence[str], dims: Sequence[Any], device: Device) -> tuple[frozenset[int], set[int]]:
     """Calls (words) that are for devices of other architectures, and the functions that the others call."""
-    target = m.raw["target"]
-    archs = [*target["archs"], target["ptx"]]
     mine = images.choose(dict.fromkeys(archs, b""), device.capability)
     if mine is None:
         raise _no_code(archs, device)
     skipped, used, pc = set(), set(), 0
-    while pc < len(m.program):
-        if m.program[pc] == CALL:
-            mask = m.raw["dims"][m.program[pc + 5]]
+    while pc < len(words):
+        if words[pc] == CALL:
+            mask = dims[words[pc + 5]]
             if not isinstance(mask, int):
                 raise ArtifactError("a CUDA program whose calls do not say for which architectures they are")
             if mask >> archs.index(mine) & 1:
-                used.add(m.program[pc + 1])
+                used.add(words[pc + 1])
             else:
                 skipped.add(pc)
-        pc += instruction_length(m.program, pc)
+        pc += instruction_length(words, pc)
     return frozenset(skipped), used
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import mlc
 import numpy as np
+import onnx
+import onnx.parser
 import onnxruntime as ort
 import pytest
 import small_models
@@ -78,6 +80,16 @@ def test_orders_of_blocks_and_threads_do_not_matter(modules) -> None:
         module.device.seed = seed
         np.testing.assert_array_equal(module.run(feeds)["y"], first)
     module.device.seed = 0
+
+
+def test_sizes_that_turn_out_to_be_one() -> None:
+    """The module's second program, for sizes that the first takes as equal, also where data decide them."""
+    blob = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["": 18]>
+        g (float[a,16] x, float[c,16] y, bool[a] k) => (float[m,16] z, float[p,16] v) {
+            z = Add(x, y) t = Compress<axis = 0>(x, k) v = Mul(t, y) }""").SerializeToString()
+    module = emulate(blob)
+    for a, c, kept in ((5, 5, 5), (1, 5, 1), (5, 1, 3), (1, 1, 0), (5, 5, 1)):
+        agree(module, blob, {"x": floats(a, 16), "y": floats(c, 16), "k": np.arange(a) < kept})
 
 
 @pytest.mark.parametrize("precision,limit", [("bf16", 2e-2), ("fp16", 3e-3), ("int8-dynamic", 5e-2)])
