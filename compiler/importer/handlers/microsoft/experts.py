@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
-from .....ir import Const, DType, Value
+from .....ir import Const, Dim, DType, Value
 from .....ir import ops as O
 from ...compose import Build, optional, required
 from ...context import HandlerTable, ImportContext
@@ -58,8 +58,8 @@ class _Activation:
         return b.mul(b.mul(x, b.emit(O.Sigmoid(), b.mul(x, self.alpha))), b.add(linear, self.beta))
 
 
-def _routing(ctx: ImportContext, node: NodeProto, b: Build, logits: Value, weights: Value | None) -> Value:
-    """f32 [tokens, experts]: what each expert's result counts, 0 for those not among the k best."""
+def _routing(ctx: ImportContext, node: NodeProto, b: Build, logits: Value, weights: Value | None) -> tuple[Value, Value]:
+    """I64 [tokens, k]: the k best experts of each token, and f32 [tokens, k]: what each one's result counts."""
     k = int(ctx.attr(node, "k", 1))
     if ctx.attr(node, "use_sparse_mixer", 0):
         raise ctx.unsupported(f"{node.op_type} with use_sparse_mixer")
@@ -74,26 +74,41 @@ def _routing(ctx: ImportContext, node: NodeProto, b: Build, logits: Value, weigh
         best = b.emit(O.Softmax(1), best)
     else:
         best = b.emit(O.GatherElements(1), b.emit(O.Softmax(1), logits), index)
-    return b.emit(O.ScatterElements(1), b.expand(b.const(0, DType.F32), logits.shape), index, best)
+    return index, best
 
 
 Product = Callable[[Value], Value]
 
 
 def _mixed(
-    ctx: ImportContext, node: NodeProto, x: Value, routing: Value, experts: Sequence[tuple[Product, Product, Product | None]]
+    ctx: ImportContext, node: NodeProto, x: Value, routing: tuple[Value, Value], experts: Sequence[tuple[Product, Product, Product | None]]
 ) -> Value:
-    """Σ_e routing[:, e]·expert_e(x)."""
-    b, act = Build(ctx), _Activation.of(ctx, node)
-    flat = b.reshape(b.cast(x, DType.F32), (routing.shape[0], x.shape[-1]))
-    total = None
+    """Σ_j weights[:, j]·expert_{index[:, j]}(x).
+
+    Each expert sees its own tokens only: pairs of a token and an expert are sorted by expert, so that those of one are neighbouring
+    rows, as many as data decide. Experts that no token chose multiply zero rows, which reads none of their weights.
+    """
+    index, weights = routing
+    (tokens, k), count = index.shape, len(experts)
+    if not experts or not isinstance(k, int) or k > count:
+        raise ctx.unsupported(f"{node.op_type} of {k} of {count} experts")
+    b, act, pairs = Build(ctx), _Activation.of(ctx, node), k * tokens
+    flat = b.reshape(b.cast(x, DType.F32), (tokens, x.shape[-1]))
+    chosen = b.reshape(index, (pairs,))
+    order = b.emit(O.Sort(), chosen)
+    rows = b.emit(O.Gather(0), flat, b.div(order, k))
+    here = b.emit(O.Equal(), b.reshape(b.iota(count), (count, 1)), b.reshape(chosen, (1, pairs)))
+    totals = b.reduce("sum", b.cast(here, DType.I64), [1], keepdims=False)
+    start: Dim = 0
+    parts = []
     for e, (first, second, third) in enumerate(experts):
-        y = second(act(b, first(flat), None if third is None else third(flat)))
-        y = b.mul(y, b.slice(routing, 1, e, 1))
-        total = y if total is None else b.add(total, y)
-    if total is None:
-        raise ctx.unsupported(f"{node.op_type} without experts")
-    return b.cast(b.reshape(total, x.shape), x.dtype)
+        size = tokens if k == count else ctx.size(totals, e)
+        own = b.slice(rows, 0, start, size)
+        parts.append(second(act(b, first(own), None if third is None else third(own))))
+        start = start + size
+    y = b.emit(O.Gather(0), b.concat(0, *parts), b.emit(O.Sort(), order))  # sorting a permutation inverts it
+    y = b.mul(b.reshape(y, (tokens, k, y.shape[1])), b.reshape(weights, (tokens, k, 1)))
+    return b.cast(b.reshape(b.reduce("sum", y, [1], keepdims=False), x.shape), x.dtype)
 
 
 def moe(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
