@@ -128,7 +128,8 @@ class ContractKernel:
 
 @dataclass(frozen=True, slots=True)
 class GroupedKernel:
-    """C[m, n] = epilogue(Σ_k A[m, k] · (levels[k, n] − zero[k/group, n]) · scale[k/group, n]), float32.
+    """C[m, n] = epilogue(Σ_k A[m, k] · (levels[k, n] − zero[k/group, n]) · scale[k/group, n]), float32. A level is a number, or
+    the place of one among 16 `values`.
 
     Operand 0 is A, row m at m·lda; 1 the levels, `bits` wide, and 2 the scales, both packed (`codegen/packing.py`: levels,
     columns); operand 3 the zeros, packed like the scales, if `zero` is None, else every zero is `zero`. The last operand is
@@ -146,6 +147,7 @@ class GroupedKernel:
     ldc: Dim
     epilogue: E
     panel: int = 64
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class GroupedParameters:
     lda: str
     index: str
     zero: str
+    values: list[str]
     parameters: list[str]
     prologue: list[str]
     finish: list[str]
@@ -63,6 +64,7 @@ class ExpandParameters:
     k: int
     n: int
     zero: str
+    values: list[str]
     parameters: list[str]
     prologue: list[str]
 
@@ -111,6 +113,10 @@ def _zero(k: GroupedKernel) -> str:
     return "b3[at]" if k.zero is None else f"{float(k.zero)!r}f"
 
 
+def _values(k: GroupedKernel) -> list[str]:
+    return [f"{float(v)!r}f" for v in k.values]
+
+
 def _pointers(k: GroupedKernel) -> list[str]:
     return pointer_parameters([o.dtype for o in k.operands], [o.written for o in k.operands], frozenset())
 
@@ -132,7 +138,8 @@ def _few_rows(k: GroupedKernel, product: ContractKernel, rows: int, least: int, 
         a_pack = 1
     pack = _widest(4, -(-k.k // each)) if aligned[1] >= 16 else 1
     values = GroupedParameters(PLACEHOLDER, THREADS, rows, COLUMNS, k.bits, k.group, each, run, pack, a_pack, k.k, k.n, params.name(k.m),
-                               params.name(k.lda), index_type(product), _zero(k), _pointers(k) + params.signature(), params.prologue(),
+                               params.name(k.lda), index_type(product), _zero(k), _values(k),
+                               _pointers(k) + params.signature(), params.prologue(),
                                [*lines.batch, *lines.row, *lines.column])  # fmt: skip
     source, symbol = named(render("grouped_rows.cu.j2", values))
     teams = ceildiv(k.n, COLUMNS) * ceildiv(k.m, rows)
@@ -145,7 +152,7 @@ def _expand(k: GroupedKernel, gate: Dim) -> Launch:
     run = math.gcd(k.group, each)
     pack = 1 if k.k % run else _widest(4, run, k.k)
     params = Params()
-    values = ExpandParameters(PLACEHOLDER, THREADS, k.bits, k.group, each, run, pack, k.k, k.n, _zero(k),
+    values = ExpandParameters(PLACEHOLDER, THREADS, k.bits, k.group, each, run, pack, k.k, k.n, _zero(k), _values(k),
                               [*_pointers(k), "float* __restrict__ expanded"], params.prologue())  # fmt: skip
     source, symbol = named(render("grouped_expand.cu.j2", values))
     blocks = ceildiv(-(-k.k // each) * k.n, THREADS) * gate

@@ -87,7 +87,7 @@ def run_grouped(kernel: GroupedKernel, arrays: Arrays, bound: Bindings) -> None:
     levels = unpack_levels(arrays[1], k, n, kernel.panel, kernel.bits)
     scales = unpack_b(arrays[2], groups, n, kernel.panel)
     zeros = np.full_like(scales, kernel.zero) if kernel.zero is not None else unpack_b(arrays[3], groups, n, kernel.panel)
-    (sums,) = GroupedMatMul(kernel.bits, kernel.group).reference(arrays[0][offset], levels, scales, zeros)
+    (sums,) = GroupedMatMul(kernel.bits, kernel.group, kernel.values).reference(arrays[0][offset], levels, scales, zeros)
     _finish(kernel, sums[None], 0, arrays, bound)
 
 

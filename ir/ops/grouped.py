@@ -17,11 +17,13 @@ from .contract import MatMul
 class GroupedMatMul(MatMul):
     """(x f32[…, M, K], levels u8[K, N], scales f32[⌈K/group⌉, N], zeros f32[⌈K/group⌉, N]) -> f32 […, M, N].
 
-    Σ_k x[m, k] · (levels[k, n] − zeros[k/group, n]) · scales[k/group, n]; levels have `bits` bits, 4 or 8.
+    Σ_k x[m, k] · (levels[k, n] − zeros[k/group, n]) · scales[k/group, n]; levels have `bits` bits, 4 or 8. With `values`, 16 of
+    them for 4 bits, a level stands for values[level], as in the uneven steps of NF4.
     """
 
     bits: int
     group: int
+    values: tuple[float, ...] = ()
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         if len(types) != 4 or [t.dtype for t in types] != [DType.F32, DType.U8, DType.F32, DType.F32]:
@@ -29,6 +31,8 @@ class GroupedMatMul(MatMul):
         x, levels, scales, zeros = types
         if self.bits not in (4, 8) or self.group < 1:
             raise VerifyError(f"groupedmatmul: {self.bits} bits in groups of {self.group}", expected="4 or 8 bits, a group of 1 or more")
+        if self.values and (self.bits, len(self.values)) != (4, 16):
+            raise VerifyError(f"groupedmatmul: {len(self.values)} values for {self.bits} bits", expected="16 for 4 bits")
         if levels.rank != 2 or not isinstance(levels.shape[0], int) or not isinstance(levels.shape[1], int):
             raise VerifyError(f"groupedmatmul: levels {levels}", expected="[K, N] of known sizes")
         wanted = (-(-levels.shape[0] // self.group), levels.shape[1])
@@ -40,4 +44,5 @@ class GroupedMatMul(MatMul):
         x, levels, scales, zeros = args
         k = len(levels)
         s, z = (np.repeat(v.astype(np.float64), self.group, axis=0)[:k] for v in (scales, zeros))
-        return (np.matmul(x.astype(np.float64), (levels.astype(np.float64) - z) * s).astype(np.float32),)
+        plain = np.asarray(self.values, np.float64)[levels] if self.values else levels.astype(np.float64)
+        return (np.matmul(x.astype(np.float64), (plain - z) * s).astype(np.float32),)

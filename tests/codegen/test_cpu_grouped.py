@@ -53,6 +53,24 @@ def test_sums_are_float32_sums(m, target):
         assert np.array_equal(interpreted, want)
 
 
+@pytest.mark.parametrize("target", ["cpu", "cpu:x86-64-v3", "cpu:x86-64-v2"])
+@pytest.mark.parametrize("m, k, n, zero", [(1, 64, 33, 0.0), (7, 100, 20, 0.0), (40, 64, 64, 0.0), (5, 32, 18, 2.0)])
+def test_levels_that_stand_for_uneven_values(m, k, n, zero, target):
+    values = tuple(sorted(map(float, RNG.standard_normal(16).astype(np.float32))))
+    levels, scales, _ = layer(m, k, n, 4, 32, False)
+    x = Node.make(Input(TensorType(DType.F32, (m, k))), ()).out
+    y = apply(GroupedMatMul(4, 32, values), x, levels, scales, const(np.full(scales.shape, zero), DType.F32))
+    g = Graph((x,), (y,), ("x",), ("y",))
+    data = RNG.standard_normal((m, k)).astype(np.float32)
+    (want,) = g.evaluate(data)
+    weights = (np.array(values)[levels.node.op.data] - zero) * np.repeat(scales.node.op.data, 32, axis=0)[:k]
+    np.testing.assert_allclose(want, data @ weights, rtol=1e-4, atol=1e-4)
+    got = compile_graph(g, target=target).run({"x": data})["y"]
+    assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
+    (interpreted,) = run_plan(lower(g), [data])
+    assert np.array_equal(interpreted, want)
+
+
 def test_rows_that_are_unknown_until_run_time():
     g = graph(sym("rows"), 48, 37)
     module = compile_graph(g)

@@ -27,6 +27,14 @@ def layer(m: Dim, k: int, n: int, bits: int, group: int, asymmetric: bool) -> Gr
     return Graph((x,), (ap(O.Relu(), ap(O.Add(), y, const(rng.standard_normal(n), DType.F32))),), ("x",), ("y",))
 
 
+def coded(m: Dim) -> Graph:
+    """Levels that stand for values of uneven steps."""
+    x, values = tensor(m, 64), tuple(map(float, np.linspace(-1, 1, 16) ** 3))
+    levels, scales = rng.integers(0, 16, (64, 24)), rng.standard_normal((2, 24))
+    y = ap(GroupedMatMul(4, 32, values), x, const(levels, DType.U8), const(scales, DType.F32), const(np.zeros((2, 24)), DType.F32))
+    return Graph((x,), (y,), ("x",), ("y",))
+
+
 SHAPES = [(64, 64, 4, 32, False), (96, 70, 4, 32, True), (100, 33, 4, 32, False), (130, 17, 8, 16, True), (77, 5, 8, 64, False),
           (20, 40, 4, 20, True), (256, 128, 8, 64, True), (1030, 9, 4, 128, False)]  # fmt: skip
 
@@ -34,6 +42,7 @@ SHAPES = [(64, 64, 4, 32, False), (96, 70, 4, 32, True), (100, 33, 4, 32, False)
 def test_agrees_with_its_definition() -> None:
     jobs = [(layer(m, *shape), None, {}) for shape in SHAPES for m in (1, 3, 20)]
     jobs += [(layer(sym("rows", 0), 96, 41, 4, 32, True), None, {"rows": rows}) for rows in (0, 1, 2, 9, 16, 17)]
+    jobs += [(coded(m), None, {}) for m in (1, 20)]
     plans = check_all(jobs)
     assert all(isinstance(s, Step) and isinstance(s.kernel, GroupedKernel) for p in plans for s in p.steps)
 

@@ -65,7 +65,8 @@ class _Emitter(TextEmitter):
                  "k": kernel.k}  # fmt: skip
         self.size = {name: self.params.add(dim) for name, dim in sizes.items()}
         # a zero that all columns share comes off each level, where it is a whole number; others at the end of a group
-        self.level_zero = 0 if schedule.table or kernel.zero is None or kernel.zero != int(kernel.zero) else int(kernel.zero)
+        level = not (schedule.table or kernel.values or kernel.zero is None or kernel.zero != int(kernel.zero))
+        self.level_zero = int(kernel.zero or 0) if level else 0
         self.needs_sums = kernel.zero is None or not (schedule.table or kernel.zero == self.level_zero)
         self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
 
@@ -73,7 +74,7 @@ class _Emitter(TextEmitter):
         """Everything that the text depends on: no sizes."""
         k = self.kernel
         fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunk=0, chunks=0)
-        return fixed, k.bits, k.zero, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
+        return fixed, k.bits, k.values, k.zero, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
@@ -104,14 +105,31 @@ class _Emitter(TextEmitter):
 
     def level(self, b: Builder, shifted: Any) -> Any:
         """The lowest level of words as floats, without the zero that all share where that costs nothing."""
+        known = self.kernel.values
         if self.schedule.table:
             zero = self.kernel.zero or 0.0
-            values = ir.Constant(self.vector, [float(level - zero) for level in range(16)])
+            values = ir.Constant(self.vector, [float(v - zero) for v in known or range(16)])
             return b.call("llvm.x86.avx512.permvar.sf.512", self.vector, values, shifted)
         level = b.ir.and_(shifted, Splat(self.words, (1 << self.kernel.bits) - 1))
+        if known:
+            return self._looked_up(b, level)
         if self.level_zero:
             level = b.ir.sub(level, Splat(self.words, self.level_zero))
         return b.ir.sitofp(level, self.vector)
+
+    def _looked_up(self, b: Builder, level: Any) -> Any:
+        """values[level] of each lane."""
+        lanes, t = self.schedule.lanes, ir.ArrayType(F32, 16)
+        table = self.module.globals.get("values")
+        if table is None:
+            table = ir.GlobalVariable(self.module, t, "values")
+            table.linkage, table.global_constant, table.align = "internal", True, 64
+            table.initializer = ir.Constant(t, [float(v) for v in self.kernel.values])
+        pointers = b.at(table, level, F32)
+        pointers.type = vec(PTR, lanes)
+        name = f"llvm.masked.gather.v{lanes}f32.v{lanes}p0"
+        every = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [1] * lanes)
+        return b.call(name, self.vector, pointers, ir.Constant(I32, 4), every, ir.Constant(self.vector, None))
 
     def _entry(self, tiles: _TileFunctions, wide: _Wide | None) -> None:
         """void kernel(bufs, dims, begin, end): row blocks fastest, so that a strip's levels stay in cache."""

@@ -26,7 +26,7 @@ class GroupedSchedule:
     """`lanes` × `vectors` columns (a strip) by each of `heights` rows at a time; `rows` rows by a strip make a unit.
 
     table: levels of 4 bits become floats by one permutation of 16 lanes, the zero that all share taken off; else by mask and
-    conversion.
+    conversion, or from a table in memory where levels stand for uneven values.
     tail: elements of K behind the last whole word of levels.
     """
 

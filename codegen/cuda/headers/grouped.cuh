@@ -37,3 +37,9 @@ MLC_FN void levels_of(float (&out)[RUN], u32 word, float zero) {
 #pragma unroll
     for (int e = 0; e < RUN; ++e) out[e] = (float)((word >> (e * BITS)) & ((1u << BITS) - 1u)) - zero;
 }
+// The same where a level is the place of its value in a table, which lies in shared memory.
+template <int BITS, int RUN>
+MLC_FN void levels_of(float (&out)[RUN], u32 word, float zero, const float* values) {
+#pragma unroll
+    for (int e = 0; e < RUN; ++e) out[e] = values[(word >> (e * BITS)) & ((1u << BITS) - 1u)] - zero;
+}

@@ -4,7 +4,9 @@ import mlc
 import numpy as np
 import onnxruntime as ort
 import pytest
-from ms_nodes import R, compare, f, i32, run
+from mlc.compiler.importer import import_model
+from mlc.ir.ops import GroupedMatMul
+from ms_nodes import R, build, compare, f, i32, run, typed
 from onnx import helper
 
 
@@ -14,6 +16,9 @@ def test_4_bit_floats(kind, n, k, block):
     codes = R.integers(0, 256, (n * k + 1) // 2).astype(np.uint8)
     given = {"N": n, "K": k, "block_size": block, "quant_type": kind}
     compare("MatMulBnb4", [f(3, k), codes, np.abs(f(-(-n * k // block)))], constants=(1, 2), **given)
+    if k % block == 0:
+        graph = import_model(typed(build("MatMulBnb4", [f(3, k), codes, f(-(-n * k // block))], ["y"], constants=(1, 2), **given), "float"))
+        assert [len(n.op.values) for n in graph.nodes if isinstance(n.op, GroupedMatMul)] == [16], "weights stay 4 bits"
     compare("MatMulBnb4", [f(2, 3, k), codes, np.abs(f(-(-n * k // block)))], constants=(1, 2), symbolic=True, **given)
 
 

@@ -27,14 +27,24 @@ _CODES = (np.concatenate([_FP4, -_FP4]), _NF4)  # by quant_type; bitsandbytes' 4
 def matmul_bnb4(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
     """A · Bᵀ; B is N·K 4-bit codes in a row, the first of a byte in its high bits, with a factor for each block.
 
-    The codes are no even steps, so that they are looked up: the weights stay 4 bits in the file and in memory, and a run
-    expands them.
+    The codes are no even steps, so that they are looked up, in the product itself where blocks are parts of columns of a
+    constant B; else a run expands the weights.
     """
     x, codes, factor = required(ctx, node, ins, 3)
     n, k, block, kind = (int(ctx.attr(node, name)) for name in ("N", "K", "block_size", "quant_type"))
     if kind not in (0, 1) or block < 2 or not ctx.attr(node, "transB", 1) or codes.type.numel != -(-n * k // 2):
         raise ctx.unsupported(f"MatMulBnb4 of {codes.type} with N={n}, K={k}, block_size={block}, quant_type={kind}")
     b, size = Build(ctx), codes.type.numel
+    if (raw := ctx.known(codes)) is not None and (scale := ctx.known(factor)) is not None and k % block == 0 and block % 8 == 0:
+        both = raw.ravel()
+        levels = np.stack([both >> 4, both & 15], axis=1).reshape(-1)[: n * k].reshape(n, k)
+        scales = scale.astype(np.float32).reshape(n, k // block)
+        columns = ((levels.T, DType.U8), (scales.T, DType.F32), (np.zeros((k // block, n)), DType.F32))
+        weights = [b.const(np.ascontiguousarray(a), t) for a, t in columns]
+        a = b.cast(x, DType.F32)
+        a = a if x.type.rank > 1 else b.reshape(a, (1, k))
+        y = b.cast(b.emit(O.GroupedMatMul(4, block, tuple(map(float, _CODES[kind]))), a, *weights), x.dtype)
+        return [y if x.type.rank > 1 else b.reshape(y, (n,))]
     flat = b.reshape(codes, (size, 1))
     high, low = b.emit(O.ShiftRight(), flat, b.const(4, DType.U8)), b.emit(O.BitAnd(), flat, b.const(15, DType.U8))
     index = b.cast(b.slice(b.reshape(b.concat(1, high, low), (2 * size,)), 0, 0, n * k), DType.I64)
