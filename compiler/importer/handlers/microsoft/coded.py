@@ -32,31 +32,43 @@ def matmul_bnb4(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value
     """
     x, codes, factor = required(ctx, node, ins, 3)
     n, k, block, kind = (int(ctx.attr(node, name)) for name in ("N", "K", "block_size", "quant_type"))
-    if kind not in (0, 1) or block < 2 or not ctx.attr(node, "transB", 1) or codes.type.numel != -(-n * k // 2):
-        raise ctx.unsupported(f"MatMulBnb4 of {codes.type} with N={n}, K={k}, block_size={block}, quant_type={kind}")
-    b, size = Build(ctx), codes.type.numel
-    if (raw := ctx.known(codes)) is not None and (scale := ctx.known(factor)) is not None and k % block == 0 and block % 8 == 0:
-        both = raw.ravel()
-        levels = np.stack([both >> 4, both & 15], axis=1).reshape(-1)[: n * k].reshape(n, k)
-        scales = scale.astype(np.float32).reshape(n, k // block)
-        columns = ((levels.T, DType.U8), (scales.T, DType.F32), (np.zeros((k // block, n)), DType.F32))
-        weights = [b.const(np.ascontiguousarray(a), t) for a, t in columns]
-        a = b.cast(x, DType.F32)
-        a = a if x.type.rank > 1 else b.reshape(a, (1, k))
-        y = b.cast(b.emit(O.GroupedMatMul(4, block, tuple(map(float, _CODES[kind]))), a, *weights), x.dtype)
-        return [y if x.type.rank > 1 else b.reshape(y, (n,))]
-    flat = b.reshape(codes, (size, 1))
-    high, low = b.emit(O.ShiftRight(), flat, b.const(4, DType.U8)), b.emit(O.BitAnd(), flat, b.const(15, DType.U8))
-    index = b.cast(b.slice(b.reshape(b.concat(1, high, low), (2 * size,)), 0, 0, n * k), DType.I64)
-    levels = b.emit(O.Gather(0), b.const(_CODES[kind], DType.F32), index)
-    blocks = -(-n * k // block)
-    wide = b.expand(b.reshape(b.cast(factor, DType.F32), (blocks, 1)), (blocks, block))
-    wide = b.slice(b.reshape(wide, (blocks * block,)), 0, 0, n * k)
-    weights = b.reshape(b.mul(levels, wide), (n, k))
+    sizes = (-(-n * k // 2), -(-n * k // max(1, block)))
+    fits = codes.dtype is DType.U8 and (codes.type.numel, factor.type.numel) == sizes and block > 1
+    if kind not in (0, 1) or not ctx.attr(node, "transB", 1) or not fits:
+        raise ctx.unsupported(f"MatMulBnb4 of {codes.type} and {factor.type} with N={n}, K={k}, block_size={block}, quant_type={kind}")
+    b = Build(ctx)
     a = b.cast(x, DType.F32)
     a = a if x.type.rank > 1 else b.reshape(a, (1, k))
-    y = b.cast(b.matmul(a, b.swap_last(weights)), x.dtype)
+    raw, scales = ctx.known(codes), ctx.known(factor)
+    if raw is not None and scales is not None and k % block == 0 and block % 8 == 0:
+        product = _looked_up(b, a, raw, scales.reshape(n, k // block), block, kind)
+    else:
+        product = b.matmul(a, b.swap_last(_expanded(b, codes, factor, n * k, block, kind, (n, k))))
+    y = b.cast(product, x.dtype)
     return [y if x.type.rank > 1 else b.reshape(y, (n,))]
+
+
+def _looked_up(b: Build, a: Value, codes: np.ndarray, scales: np.ndarray, block: int, kind: int) -> Value:
+    """a[…, K] by columns whose blocks have `scales` [N, blocks]."""
+    n, blocks = scales.shape
+    flat = codes.ravel()
+    levels = np.stack([flat >> 4, flat & 15], axis=1).reshape(-1)[: n * blocks * block].reshape(n, blocks * block)
+    columns = ((levels.T, DType.U8), (scales.T, DType.F32), (np.zeros((blocks, n)), DType.F32))
+    weights = [b.const(np.ascontiguousarray(c), t) for c, t in columns]
+    return b.emit(O.GroupedMatMul(4, block, tuple(map(float, _CODES[kind]))), a, *weights)
+
+
+def _expanded(b: Build, codes: Value, factor: Value, count: int, block: int, kind: int, shape: tuple[int, int]) -> Value:
+    """The weights as floats, computed by the model."""
+    size = -(-count // 2)
+    flat = b.reshape(codes, (size, 1))
+    high, low = b.emit(O.ShiftRight(), flat, b.const(4, DType.U8)), b.emit(O.BitAnd(), flat, b.const(15, DType.U8))
+    index = b.cast(b.slice(b.reshape(b.concat(1, high, low), (2 * size,)), 0, 0, count), DType.I64)
+    levels = b.emit(O.Gather(0), b.const(_CODES[kind], DType.F32), index)
+    blocks = -(-count // block)
+    wide = b.expand(b.reshape(b.cast(factor, DType.F32), (blocks, 1)), (blocks, block))
+    wide = b.slice(b.reshape(wide, (blocks * block,)), 0, 0, count)
+    return b.reshape(b.mul(levels, wide), shape)
 
 
 def gemm_fast_gelu(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
