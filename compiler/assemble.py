@@ -65,7 +65,7 @@ def assemble(
     equal: Sequence[tuple[Dim, Dim]] = (),
     packed: Packed | None = None,
     before: Parts | None = None,
-    known: Sequence[str] = (),
+    functions: Sequence[str] = (),
 ) -> Parts:
     """Parts of the module that runs `plan`.
 
@@ -76,13 +76,13 @@ def assemble(
         packed: what `pack_constants(plan)` gave, if it ran already.
         equal: pairs of dims that the model needs to be equal; checked when sizes are bound.
         before: the module to which this program is added, for sizes that the other one takes as equal and are not.
-        known: symbols of its functions, in the order of their numbers.
+        functions: symbols of its functions, in the order of their numbers.
 
     Raises CodegenError when the plan contradicts itself.
     """
     roots = [_root(plan.buffers, i) for i in range(len(plan.buffers))]
     dims = _Dims()
-    code = _Linker(plan, steps, roots, dims, {symbol: i for i, symbol in enumerate(known)})
+    code = _Linker(plan, steps, roots, dims, {symbol: i for i, symbol in enumerate(functions)})
     code.emit(plan.steps)
     ranges = code.live
     known = symbols_of(d for b in plan.buffers if b.kind == "input" for d in b.shape) | code.bound
