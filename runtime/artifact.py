@@ -92,6 +92,8 @@ def load(source: str | os.PathLike[str] | bytes, *, verify: bool = True) -> Part
     try:
         if isinstance(source, bytes):
             return _parts(memoryview(source), verify)
+        if not isinstance(source, (str, os.PathLike)):
+            raise ArtifactError(f"a {type(source).__name__}", expected="a path, or the bytes of a module")
         with open(source, "rb") as f:
             if os.fstat(f.fileno()).st_size == 0:
                 raise ArtifactError("an empty file")

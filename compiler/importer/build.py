@@ -22,6 +22,7 @@ from .signature import Signature
 from .tensors import TensorReader
 
 _MAX_DEPTH = 64  # of functions and subgraphs inside each other
+_MAX_EXPANDED = 1 << 18  # nodes of all functions that are expanded: n of them that call the next twice make 2ⁿ nodes
 
 
 class _PoisonedError(Exception):
@@ -55,6 +56,7 @@ class Importer(ImportContext):
         self.scope = Scope()
         self.problems: list[str] = []
         self.depth = 0
+        self.expanded_nodes = 0
         self.in_function = False
         self.attr_bindings: Mapping[str, AttributeProto] = {}  # of the function being expanded
         self.decisions = list(decisions)
@@ -273,6 +275,9 @@ class Importer(ImportContext):
     def _expand(self, node: NodeProto, body: FunctionProto, ins: Sequence[Value | None]) -> list[Value]:
         if self.depth >= _MAX_DEPTH:
             raise OnnxImportError(f"function {body.name} is nested more than {_MAX_DEPTH} deep", loc=", ".join(self.loc))
+        self.expanded_nodes += len(body.node)
+        if self.expanded_nodes > _MAX_EXPANDED:
+            raise OnnxImportError(f"functions expand to more than {_MAX_EXPANDED} nodes", loc=", ".join(self.loc))
         bindings: dict[str, AttributeProto] = {a.name: a for a in (*body.attribute_proto, *node.attribute)}
         scope = Scope()
         for i, formal in enumerate(body.input):

@@ -31,6 +31,8 @@ def load(model: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto
     elif isinstance(model, (bytes, bytearray, memoryview)):
         data, folder, name = memoryview(bytes(model)), None, "the model"
         proto = _parse(data, name)
+    elif not isinstance(model, (str, os.PathLike)):
+        raise OnnxImportError(f"a {type(model).__name__}", expected="a path, the bytes of a model, or an onnx.ModelProto", loc="the model")
     else:
         path = Path(model)
         try:

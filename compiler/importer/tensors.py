@@ -19,6 +19,7 @@ _FIELDS: dict[DType, str] = {
     DType.F32: "float_data", DType.C64: "float_data", DType.F64: "double_data", DType.C128: "double_data",
     DType.I64: "int64_data", DType.U64: "uint64_data", DType.U32: "uint64_data",
 }  # fmt: skip
+_MOST = 1 << 60  # elements
 _BITS = {DType.U4: 4, DType.I4: 4, DType.F4E2M1: 4, DType.U2: 2, DType.I2: 2}
 
 
@@ -40,6 +41,8 @@ class TensorReader:
         shape = tuple(t.dims)
         if any(d < 0 for d in shape):
             raise OnnxImportError(f"shape {list(shape)} has a negative dimension", loc=loc)
+        if int(np.prod([d for d in shape if d], dtype=object)) >= _MOST:
+            raise OnnxImportError(f"shape {list(shape)}", expected="sizes whose product memory could hold", loc=loc)
         count = int(np.prod(shape, dtype=object)) if shape else 1
         if t.data_location == TensorProto.EXTERNAL:
             return self._decode(self._external(t, dtype, count, loc), dtype, count, loc).reshape(shape)

@@ -13,6 +13,7 @@ from ..dims import Shape
 from ..op import Op
 from ..types import TensorType
 
+_MOST = 1 << 48  # of an axis: more than memory could hold
 _COORD = (
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn",
     "tf_crop_and_resize",
@@ -44,6 +45,8 @@ class Resize(Op):
             raise VerifyError(f"resize of {x} to {list(self.sizes)}", expected=f"{x.rank} sizes and scales")
         if self.mode not in ("nearest", "linear", "cubic") or self.coord_mode not in _COORD or self.nearest_mode not in _NEAREST:
             raise VerifyError(f"resize with {self.mode}, {self.coord_mode}, {self.nearest_mode}")
+        if any(isinstance(d, int) and d >= _MOST for d in self.sizes):
+            raise VerifyError(f"resize of {x} to {list(self.sizes)}", expected=f"sizes below {_MOST}")
         if not all(s is None or 0 < s < math.inf for s in self.scales):
             raise VerifyError(f"resize by {list(self.scales)}", expected="positive scales")
         if self.coord_mode == "tf_crop_and_resize" and len(self.roi) != 2 * x.rank:

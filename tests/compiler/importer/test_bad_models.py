@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import mlc
 import numpy as np
 import onnx
 import pytest
+from mlc import MlcError
 from mlc.compiler.cli import main
+from mlc.compiler.importer import build as build_module
 from onnx import TensorProto, helper
 
 
@@ -64,6 +67,24 @@ def short(folder: Path) -> bytes:
     return external(folder, "short.bin")
 
 
+def huge(folder: Path) -> bytes:
+    model = build([helper.make_node("Add", ["x", "w"], ["y"])], w=np.ones((0, 4), np.float32))
+    model.graph.initializer[0].dims[:] = [0, 2**62, 2**62]
+    return model.SerializeToString()
+
+
+def doubling() -> onnx.ModelProto:
+    """40 functions, each of which calls the next twice."""
+    model = build([helper.make_node("F0", ["x"], ["y"], domain="d")])
+    own, base = helper.make_opsetid("d", 1), helper.make_opsetid("", 18)
+    for i in range(40):
+        calls = [helper.make_node(f"F{i + 1}", [a], [b], domain="d") for a, b in (("a", "t"), ("t", "b"))]
+        model.functions.append(helper.make_function("d", f"F{i}", ["a"], ["b"], calls, [own]))
+    model.functions.append(helper.make_function("d", "F40", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], [base]))
+    model.opset_import.append(own)
+    return model
+
+
 BROKEN: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "empty": (lambda f: b"", "empty"),
     "text": (lambda f: b"hello, this is not a model\n" * 20, "protobuf"),
@@ -96,6 +117,11 @@ BROKEN: dict[str, tuple[Callable[[Path], bytes], str]] = {
         ).SerializeToString(),
         "memory",
     ),
+    "an axis beyond memory": (
+        lambda f: build([helper.make_node("Resize", ["x", "", "s"], ["y"])], s=np.array([1, 1e30], np.float32)).SerializeToString(),
+        "sizes below",
+    ),
+    "nothing, in too many dimensions": (huge, "product"),
     "types": (lambda f: build([helper.make_node("Add", ["x", "w"], ["y"])], w=np.ones(4, np.int64)).SerializeToString(), "x"),
     "missing data": (lambda f: external(f, "weights.bin"), "weights.bin"),
     "data outside": (outside, "secret.bin"),
@@ -120,3 +146,17 @@ def test_broken_model(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert message.lower() in text.lower()
     assert "Traceback" not in text and "internal error" not in text
     assert sorted(p.name for p in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("what", [None, 5, ["m.onnx"]])
+def test_what_is_no_model(what: object) -> None:
+    with pytest.raises(MlcError, match=f"a {type(what).__name__}; expected a path"):
+        mlc.compile(what)
+    with pytest.raises(MlcError, match=f"a {type(what).__name__}; expected a path"):
+        mlc.load(what)
+
+
+def test_functions_that_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_module, "_MAX_EXPANDED", 1000)
+    with pytest.raises(MlcError, match="functions expand to more than 1000 nodes"):
+        mlc.compile(doubling())
