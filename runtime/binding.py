@@ -243,7 +243,7 @@ def check_dims(m: Manifest, stage: Stage, values: Sequence[int], symbols: Mappin
                              remedy="Give larger inputs.")  # fmt: skip
     for a, b in stage.equal:
         if values[a] != values[b]:
-            left, right = (f"{s} = {values[slot]}" if (s := show(m.raw["dims"][slot])) != str(values[slot]) else s for slot in (a, b))
+            left, right = (f"{s} = {values[slot]}" if (s := str(show(m.raw["dims"][slot]))) != str(values[slot]) else s for slot in (a, b))
             raise UnequalError(
                 f"{left} differs from {right} (sizes {_show(symbols)})",
                 expected="equal sizes, for this model to make sense",

@@ -32,7 +32,7 @@ def _spatial(op: Op, rank: int, **fields: Sequence[object]) -> None:
     for name, value in fields.items():
         if len(value) != rank:
             raise VerifyError(f"{op.name}: {name} has {len(value)} entries", expected=f"{rank}, one per spatial axis")
-        if name in ("strides", "dilations") and not all(isinstance(v, int) and v > 0 for v in value):
+        if name in ("kernel", "strides", "dilations") and not all(isinstance(v, int) and v > 0 for v in value):
             raise VerifyError(f"{op.name}: {name} {list(value)}", expected="positive numbers")
 
 

@@ -58,6 +58,9 @@ def _static_kernel(ctx: ImportContext, node: NodeProto, w: Value) -> tuple[int, 
     kernel = w.shape[2:]
     if not all(isinstance(k, int) for k in kernel):
         raise ctx.unsupported(f"{node.op_type}: kernel of unknown size {list(map(str, kernel))}")
+    said = ctx.attr(node, "kernel_shape", None)
+    if said and tuple(said) != kernel:
+        raise ctx.unsupported(f"{node.op_type}: attribute kernel_shape={list(said)} for weights of {list(map(str, w.shape))}")
     return tuple(int(k) for k in kernel)
 
 

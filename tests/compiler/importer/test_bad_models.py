@@ -99,6 +99,15 @@ BROKEN: dict[str, tuple[Callable[[Path], bytes], str]] = {
     ),
     "no groups": (convolution("Conv", group=0), "0 groups"),
     "transposed, without groups": (convolution("ConvTranspose", group=-1), "-1 groups"),
+    "weights of another kernel": (convolution("Conv", kernel_shape=[5]), "kernel_shape=[5]"),
+    "a window of 0": (
+        lambda f: build([helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[0])], shape=(1, 2, 4)).SerializeToString(),
+        "kernel [0]",
+    ),
+    "a negative window": (
+        lambda f: build([helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[-1])], shape=(1, 2, 4)).SerializeToString(),
+        "kernel [-1]",
+    ),
     "a stride of 0": (convolution("Conv", strides=[0]), "strides"),
     "a negative size": (convolution("Conv", pads=[-3, -3]), "negative"),
     "negative blocks": (
