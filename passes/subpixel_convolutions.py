@@ -24,7 +24,7 @@ class SubpixelConvolutions(Pass):
     """Of constant weights and static pads, where it is cheaper than a product of every pixel by all taps whose results are
     added up. Costs are in multiply-adds: `column` of storing and adding one result of that product, `spread` the same
     where a dilation lies across the stride, `pixel` of placing one result of the convolution; `filtered` is what
-    minimal filtering leaves of a convolution of two axes.
+    minimal filtering leaves of a convolution of two axes, or three.
     """
 
     column: float = 50
@@ -50,7 +50,7 @@ class SubpixelConvolutions(Pass):
             return False
         inputs, each, taps = w.shape[-1] // op.groups, w.shape[-2], math.prod(w.shape[:-2])
         results = each * math.prod(a.phases for a in axes)
-        shrunk = self.filtered if op.groups == 1 and len(axes) == 2 and all(1 < a.taps <= 5 for a in axes) else 1.0
+        shrunk = self.filtered if op.groups == 1 and len(axes) >= 2 and all(1 < a.taps <= 5 for a in axes) else 1.0
         across = any(a.stride > 1 and a.dilation > 1 for a in axes)
         convolution = inputs * shrunk * math.prod(a.taps for a in axes) * _padded(results) + self.pixel * results
         product = inputs * _padded(taps * each) + (self.spread if across else self.column) * taps * each
