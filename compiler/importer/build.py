@@ -22,6 +22,7 @@ from .signature import Signature
 from .tensors import TensorReader
 
 _MAX_DEPTH = 64  # of functions and subgraphs inside each other
+_MAX_RANK = 64  # as NumPy
 _MAX_EXPANDED = 1 << 18  # nodes of all functions that are expanded: n of them that call the next twice make 2ⁿ nodes
 
 
@@ -227,6 +228,8 @@ class Importer(ImportContext):
             assert body is not None
             outs = self._expand(node, body, ins)
         for name, value in zip(node.output, outs, strict=False):
+            if value.type.rank > _MAX_RANK:
+                raise self.unsupported(f"a result of {value.type.rank} dimensions; at most {_MAX_RANK} are supported")
             if name:
                 self.scope.values[name] = value
         missing = [name for name in node.output[len(outs) :] if name]

@@ -119,6 +119,18 @@ def required(ctx: ImportContext, node: NodeProto, ins: Sequence[Value | None], c
     return got
 
 
+def axis_in(ctx: ImportContext, node: NodeProto, axis: int, rank: int) -> int:
+    """An axis counted from the front. Raises UnsupportedError when there is none; a scalar has axis 0, as ONNX has it."""
+    if not -rank <= axis < max(rank, 1):
+        raise ctx.unsupported(f"{node.op_type} along axis {axis} of rank {rank}")
+    return axis % max(rank, 1)
+
+
+def axis_of(ctx: ImportContext, node: NodeProto, rank: int, default: int = 0) -> int:
+    """The `axis` attribute, counted from the front. Raises UnsupportedError."""
+    return axis_in(ctx, node, int(ctx.attr(node, "axis", default)), rank)
+
+
 def optional(ins: Sequence[Value | None], index: int) -> Value | None:
     """Input `index`, or None when absent."""
     return ins[index] if index < len(ins) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -127,11 +128,10 @@ def open_contained(folder: Path, name: str, loc: str) -> int:
     except OSError as e:
         if fd >= 0:
             os.close(fd)
-        link = (folder / name).is_symlink() or any(
-            p.is_symlink() for p in (folder / name).parents if p.is_relative_to(folder) and p != folder
-        )
+        below = [folder.joinpath(*parts[: i + 1]) for i in range(len(parts))]
+        link = e.errno != errno.ENAMETOOLONG and any(p.is_symlink() for p in below)
         what = "is reached through a symbolic link" if link else f"cannot be opened ({e.strerror})"
-        raise OnnxImportError(f"external data {name!r} {what}", expected=f"a file in {folder}", loc=loc) from e
+        raise OnnxImportError(f"external data {name[:200]!r} {what}", expected=f"a file in {folder}", loc=loc) from e
     except OnnxImportError:
         os.close(fd)
         raise

@@ -8,20 +8,12 @@ from onnx import NodeProto
 
 from ....ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, lower, upper
 from ....ir import ops as O
-from ..compose import Build, optional, required
+from ..compose import Build, axis_in, axis_of, optional, required
 from ..context import HandlerTable, ImportContext
 from .runtime_axes import axis_count, pads_of_axes, slice_axes
 from .shape import axes_of
 
 _HUGE = 2**31 - 1  # starts and ends from here on mean "to the end"
-
-
-def axis_of(ctx: ImportContext, node: NodeProto, rank: int, default: int = 0) -> int:
-    """The `axis` attribute, counted from the front."""
-    axis = int(ctx.attr(node, "axis", default))
-    if not -rank <= axis < rank:
-        raise ctx.unsupported(f"{node.op_type} along axis {axis} of rank {rank}")
-    return axis % rank
 
 
 def transpose(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -174,7 +166,7 @@ def pad(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
         axes: tuple[int, ...] | None = None
     else:
         axes = axes_of(ctx, node, ins, 11, 3)
-    axes = tuple(range(rank)) if axes is None else tuple(a % rank for a in axes)
+    axes = tuple(range(rank)) if axes is None else tuple(axis_in(ctx, node, a, rank) for a in axes)
     if len(pads) != 2 * len(axes):
         raise ctx.unsupported(f"Pad of {len(axes)} axes by {len(pads)} sizes")
     lo: list[Dim] = [0] * rank

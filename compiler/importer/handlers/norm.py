@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from ....ir import DType, Value, prod
 from ....ir import ops as O
-from ..compose import Build, optional, required, wanted
+from ..compose import Build, axis_of, optional, required, wanted
 from ..context import HandlerTable, ImportContext
 
 
@@ -92,13 +92,6 @@ def group_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | N
     return [b.cast(b.add(b.mul(y, b.along(scale, 1, y.type.rank)), b.along(bias, 1, y.type.rank)), x.dtype)]
 
 
-def _axis(ctx: ImportContext, node: NodeProto, rank: int, default: int) -> int:
-    axis = int(ctx.attr(node, "axis", default))
-    if not -rank <= axis < max(rank, 1):
-        raise ctx.unsupported(f"{node.op_type}: axis {axis} of rank {rank}")
-    return axis % max(rank, 1)
-
-
 def fitted(ctx: ImportContext, x: Value, *params: Value) -> Value:
     """x with open dims replaced by the known ones of parameters that broadcast to it (and have to be equal)."""
     shape = list(x.shape)
@@ -112,7 +105,7 @@ def fitted(ctx: ImportContext, x: Value, *params: Value) -> Value:
 
 def layer_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, scale = required(ctx, node, ins, 2)
-    b, axis = Build(ctx), _axis(ctx, node, x.type.rank, -1)
+    b, axis = Build(ctx), axis_of(ctx, node, x.type.rank, -1)
     bias = optional(ins, 2)
     bias = b.const(np.zeros(()), x.dtype) if bias is None else bias
     x = fitted(ctx, x, scale, bias)
@@ -128,7 +121,7 @@ def layer_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | N
 def rms_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """RMSNormalization and onnxruntime's SimplifiedLayerNormalization."""
     x, scale = required(ctx, node, ins, 2)
-    b, axis = Build(ctx), _axis(ctx, node, x.type.rank, -1)
+    b, axis = Build(ctx), axis_of(ctx, node, x.type.rank, -1)
     eps = float(ctx.attr(node, "epsilon", 1e-5))
     x = fitted(ctx, x, scale)
     y = b.emit(O.RMSNorm(axis, eps), x, scale)
@@ -153,7 +146,7 @@ def mean_variance_normalization(ctx: ImportContext, node: NodeProto, ins: list[V
 def lp_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """x / ‖x‖ₚ along one axis; a zero norm gives zeros."""
     (x,) = required(ctx, node, ins, 1)
-    b, axis = Build(ctx), _axis(ctx, node, x.type.rank, -1)
+    b, axis = Build(ctx), axis_of(ctx, node, x.type.rank, -1)
     if int(ctx.attr(node, "p", 2)) == 1:
         norm = b.reduce("sum", b.emit(O.Abs(), x), [axis])
     else:
@@ -166,7 +159,7 @@ def hardmax(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
     """1 at the first maximum along the axis, 0 elsewhere; before opset 13 over all axes from `axis` on."""
     (x,) = required(ctx, node, ins, 1)
     b, old = Build(ctx), ctx.opset() < 13
-    axis = _axis(ctx, node, x.type.rank, 1 if old else -1)
+    axis = axis_of(ctx, node, x.type.rank, 1 if old else -1)
     shape = x.shape
     if old:
         rest = prod(shape[axis:])

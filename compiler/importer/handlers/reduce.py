@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from ....ir import Dim, DType, Value, dim_min, prod
 from ....ir import ops as O
-from ..compose import Build, optional, required
+from ..compose import Build, axis_of, optional, required
 from ..context import Handler, HandlerTable, ImportContext
 from .runtime_axes import interleaved
 from .shape import axes_of
@@ -92,7 +92,7 @@ def log_sum_exp(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) ->
 def arg_reduce(kind: str) -> Handler:
     def handler(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
         (x,) = required(ctx, node, ins, 1)
-        axis = ctx.attr(node, "axis", 0) % x.type.rank
+        axis = axis_of(ctx, node, x.type.rank)
         last = bool(ctx.attr(node, "select_last_index", 0))
         return ctx.emit(O.ArgReduce(kind, axis, ctx.flag(node, "keepdims", True), last), x).outputs
 
@@ -106,7 +106,7 @@ def softmax(log: bool) -> Handler:
         (x,) = required(ctx, node, ins, 1)
         b, rank = Build(ctx), x.type.rank
         if ctx.opset() >= 13:
-            return [b.emit(O.Softmax(ctx.attr(node, "axis", -1) % rank, log), x)]
+            return [b.emit(O.Softmax(axis_of(ctx, node, rank, -1), log), x)]
         axis = ctx.attr(node, "axis", 1)
         axis = axis + rank if axis < 0 else axis
         if all(d == 1 for i, d in enumerate(x.shape) if i >= axis and i != rank - 1):
@@ -119,7 +119,7 @@ def softmax(log: bool) -> Handler:
 
 def top_k(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
-    axis = ctx.attr(node, "axis", -1) % x.type.rank
+    axis = axis_of(ctx, node, x.type.rank, -1)
     if ctx.opset() < 10:
         k = ctx.attr(node, "k")
     else:

@@ -11,7 +11,7 @@ from onnx import NodeProto
 
 from ....ir import Dim, DType, Value, floordiv, is_static
 from ....ir import ops as O
-from ..compose import Build, optional, required
+from ..compose import Build, axis_in, optional, required
 from ..context import HandlerTable, ImportContext
 from .resize_composed import Along, resize_composed
 from .runtime_axes import dims_value
@@ -64,7 +64,7 @@ def resize(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     """Operands (x, roi, scales, sizes) since opset 11; `axes`, antialias and aspect-ratio policies since 18."""
     (x,) = required(ctx, node, ins, 1)
     rank = x.type.rank
-    axes = [a % rank for a in ctx.attr(node, "axes", tuple(range(rank)))]
+    axes = [axis_in(ctx, node, a, rank) for a in ctx.attr(node, "axes", tuple(range(rank)))]
     roi, scales, sizes = (v if v is not None and v.type.numel != 0 else None for v in (optional(ins, i) for i in (1, 2, 3)))
     coord, policy = ctx.attr(node, "coordinate_transformation_mode", "half_pixel"), ctx.attr(node, "keep_aspect_ratio_policy", "stretch")
     region = roi if coord == "tf_crop_and_resize" else None

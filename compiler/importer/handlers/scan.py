@@ -9,7 +9,7 @@ from onnx import GraphProto, NodeProto
 
 from ....ir import DType, Input, Node, TensorType, Value
 from ....ir import ops as O
-from ..compose import Build, optional, required
+from ..compose import Build, axis_in, optional, required
 from ..context import ImportContext, Region
 
 
@@ -26,7 +26,7 @@ def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
     n_state = len(values) - n_in
     n_out = len(body.output) - n_state
     states, xs = values[:n_state], values[n_state:]
-    axes = [a % x.type.rank for a, x in zip(ctx.attr(node, "scan_input_axes", (0,) * n_in), xs, strict=True)]
+    axes = [axis_in(ctx, node, a, x.type.rank) for a, x in zip(ctx.attr(node, "scan_input_axes", (0,) * n_in), xs, strict=True)]
     backward = ctx.attr(node, "scan_input_directions", (0,) * n_in)
     steps = xs[0].shape[axes[0]]
     region = Region()

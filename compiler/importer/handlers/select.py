@@ -8,7 +8,7 @@ from onnx import NodeProto
 
 from ....ir import Dim, DType, Value, dim_min, prod
 from ....ir import ops as O
-from ..compose import Build, optional, required
+from ..compose import Build, axis_in, axis_of, optional, required
 from ..context import HandlerTable, ImportContext
 from ..held import Element
 
@@ -45,8 +45,9 @@ def compress(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
     b, axis = Build(ctx), ctx.attr(node, "axis")
     if axis is None:
         x, axis = b.reshape(x, (x.type.numel,)), 0
-    length = dim_min(condition.shape[0], x.shape[axis % x.type.rank])  # what a longer one says of places beyond counts for nothing
-    return [b.emit(O.Gather(axis % x.type.rank), x, found(ctx, b.slice(condition, 0, 0, length)))]
+    axis = axis_in(ctx, node, axis, x.type.rank)
+    length = dim_min(condition.shape[0], x.shape[axis])  # what a longer one says of places beyond counts for nothing
+    return [b.emit(O.Gather(axis), x, found(ctx, b.slice(condition, 0, 0, length)))]
 
 
 def unique(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -56,13 +57,12 @@ def unique(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     and how often each occurs.
     """
     (x,) = required(ctx, node, ins, 1)
-    b, axis = Build(ctx), ctx.attr(node, "axis")
-    width = 1 if axis is None else prod(d for i, d in enumerate(x.shape) if i != axis % x.type.rank)
+    b, axis = Build(ctx), None if ctx.attr(node, "axis") is None else axis_of(ctx, node, x.type.rank)
+    width = 1 if axis is None else prod(d for i, d in enumerate(x.shape) if i != axis)
     if x.dtype is DType.STRING or not isinstance(width, int) or width > _MAX_WIDTH:
-        return _unique_host(ctx, node, x, None if axis is None else axis % x.type.rank)
+        return _unique_host(ctx, node, x, axis)
     rows = b.reshape(x, (x.type.numel, 1))
     if axis is not None:
-        axis %= x.type.rank
         perm = (axis, *(a for a in range(x.type.rank) if a != axis))
         moved = b.transpose(x, perm)
         rows = b.reshape(moved, (x.shape[axis], prod(moved.shape[1:])))

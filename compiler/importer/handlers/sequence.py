@@ -9,7 +9,7 @@ from onnx import NodeProto
 from ....ir import Dim, DType, TensorType, Value
 from ....ir import ops as O
 from ....ir.ops.host import OBJECT
-from ..compose import Build, optional, required
+from ..compose import Build, axis_of, optional, required
 from ..context import HandlerTable, ImportContext
 from ..held import Element, Held, join
 
@@ -101,7 +101,7 @@ def concat_from(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) ->
 def split_to(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
     sizes, b = optional(ins, 1), Build(ctx)
-    axis, keep = int(ctx.attr(node, "axis", 0)) % x.type.rank, bool(ctx.attr(node, "keepdims", 1)) or optional(ins, 1) is not None
+    axis, keep = axis_of(ctx, node, x.type.rank), bool(ctx.attr(node, "keepdims", 1)) or optional(ins, 1) is not None
     d, given = x.shape[axis], None if sizes is None else ctx.dims(sizes)
     parts = _parts(d, None if given is None else given, sizes)
     if parts is None or len(parts) > _SPELLED_OUT:

@@ -9,7 +9,7 @@ from onnx import NodeProto, SparseTensorProto
 
 from ....ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, lower, prod
 from ....ir import ops as O
-from ..compose import Build, optional, required
+from ..compose import Build, axis_in, optional, required
 from ..context import FOLD_LIMIT, HandlerTable, ImportContext
 from ..tensors import TensorReader
 from . import runtime_axes
@@ -118,7 +118,7 @@ def squeeze(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
     if axes is None:
         picked = {i for i, d in enumerate(x.shape) if ctx.is_one(d)}
     else:
-        picked = {a % x.type.rank for a in axes}
+        picked = {axis_in(ctx, node, a, x.type.rank) for a in axes}
         for a in picked:
             if isinstance(x.shape[a], int) and x.shape[a] != 1:
                 raise ctx.unsupported(f"Squeeze of axis {a} of size {x.shape[a]}")

@@ -131,6 +131,16 @@ BROKEN: dict[str, tuple[Callable[[Path], bytes], str]] = {
         "sizes below",
     ),
     "nothing, in too many dimensions": (huge, "product"),
+    "an axis out of range": (lambda f: build([helper.make_node("Softmax", ["x"], ["y"], axis=2)]).SerializeToString(), "axis 2 of rank 2"),
+    "axes out of range": (
+        lambda f: build([helper.make_node("Squeeze", ["x", "a"], ["y"])], shape=(1, 4), a=np.array([-3])).SerializeToString(),
+        "axis -3 of rank 2",
+    ),
+    "too many axes": (
+        lambda f: build([helper.make_node("Reshape", ["x", "s"], ["y"])], s=np.ones(70, np.int64)).SerializeToString(),
+        "70 dimensions",
+    ),
+    "data of a long name": (lambda f: external(f, "a" * 5000), "name too long"),
     "types": (lambda f: build([helper.make_node("Add", ["x", "w"], ["y"])], w=np.ones(4, np.int64)).SerializeToString(), "x"),
     "missing data": (lambda f: external(f, "weights.bin"), "weights.bin"),
     "data outside": (outside, "secret.bin"),
