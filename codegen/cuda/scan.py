@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir import Dim, DType, lower, prod, upper
-from ..affine import affine, stride_along
-from ..expr import Axis, Call, E, Load, Num, postorder
+from ...ir import Dim, lower, prod, upper
+from ..affine import stride_along
+from ..expr import E
 from ..kernel import LoopKernel, Store
+from ..running import running
 from .emitted import PLACEHOLDER
 from .loop_text import LoopText, neutral
 from .parts import Part
@@ -22,7 +23,6 @@ from .writer import STAGES, Scope
 
 _FUNCTORS = {"add": "Sum", "mul": "Prod"}
 _REDUCTIONS = {"add": "sum", "mul": "prod"}
-_TYPES = (DType.F32, DType.F64, DType.I32, DType.I64, DType.U32, DType.U64)
 SHORT = 32  # elements that one thread runs through
 MANY_COLUMNS = 4096  # rows next to each other that keep the device busy, a thread each
 _THREADS = (64, 128, 256, 512, 1024)
@@ -40,7 +40,7 @@ class ScanSchedule:
 
 def schedule_scan(kernel: LoopKernel, aligned: Sequence[int]) -> ScanSchedule | None:
     """None for other kernels, for short rows, and where many rows lie next to each other."""
-    found = _running(kernel)
+    found = running(kernel)
     if found is None or upper(kernel.reduce_axes[0]) <= SHORT:
         return None
     n, length = len(kernel.axes), kernel.reduce_axes[0]
@@ -49,43 +49,7 @@ def schedule_scan(kernel: LoopKernel, aligned: Sequence[int]) -> ScanSchedule | 
     threads = _THREADS_OF_ANY
     if isinstance(length, int):
         threads = next((t for t in _THREADS if t >= length), _THREADS[-1])
-    return ScanSchedule(threads, *found)
-
-
-def _running(kernel: LoopKernel) -> tuple[str, E] | None:
-    """(fn, element) of a kernel whose one store is select(j = 0, start, fn(the store before, update)) along its one reduce axis."""
-    if kernel.stages or len(kernel.reduce_axes) != 1 or len(kernel.stores) != 1:
-        return None
-    (store,), n = kernel.stores, len(kernel.axes)
-    match store:
-        case Store(
-            operand=own, guard=None, per_element=True,
-            value=Call(fn="select", args=(Call(fn="eq", args=(Axis(index=axis), Num(value=0))) as first, start,
-                                          Call(fn=fn, args=(Load(operand=read, offset=before), update)))),
-        ) if axis == n and read == own and fn in _FUNCTORS and kernel.operands[own].dtype in _TYPES:  # fmt: skip
-            if any(isinstance(e, Load) and e.operand == own for e in postorder([start, update])):
-                return None
-            there, stored = affine(_of_place_before(before, n)), affine(store.offset)
-            if stored is None or there != stored:
-                return None
-            return fn, Call("select", (first, start, update), dtype=store.value.dtype)
-    return None
-
-
-def _of_place_before(offset: E, axis: int) -> E:
-    """An offset as a function of the place max(j − 1, 0), which the axis stands for then."""
-    new: dict[int, E] = {}
-    for e in postorder([offset]):
-        match e:
-            case Call(fn="max", args=(Call(fn="add", args=(Axis(index=i), Num(value=-1))), Num(value=0))) if i == axis:
-                new[id(e)] = Axis(axis)
-            case Axis(index=i) if i == axis:
-                new[id(e)] = Call("min", (e, e))  # the place itself: not what is looked for
-            case Call(fn=fn, args=args):
-                new[id(e)] = Call(fn, tuple(new[id(a)] for a in args), dtype=e.dtype)
-            case _:
-                new[id(e)] = e
-    return new[id(offset)]
+    return ScanSchedule(threads, found.fn, found.element)
 
 
 @dataclass(frozen=True)

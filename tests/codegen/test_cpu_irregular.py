@@ -33,7 +33,7 @@ def test_positions(n):
 def test_sort(dtype, descending):
     x = tensor(3, N, dtype=dtype)
     g = graph([x], ap(Sort(descending), x))
-    for n in (0, 1, 2, 3, 64, 129):
+    for n in (0, 1, 2, 3, 32, 33, 129):
         data = RNG.integers(0, 9, (3, n)).astype(dtype.np)
         if dtype.is_float and n:
             data[1, RNG.integers(0, n)] = np.nan
@@ -111,6 +111,27 @@ def test_running_sums(dtype, axis):
         for reverse in (False, True):
             op = CumSum(axis, exclusive, reverse)
             np.testing.assert_array_equal(compiled(graph([x], ap(op, x)), data)[0], op.reference(data)[0])
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [
+    (DType.F32, (200, 3)), (DType.I64, (9, 7)), (DType.F64, (100,)), (DType.F32, (300,)), (DType.I32, (2, 65)), (DType.F32, (40, 1)),
+])  # fmt: skip
+def test_running_sums_of_sizes_known_at_once(dtype, shape):
+    """Rows shorter than a vector, rows that are no whole vectors, columns side by side; in the order of vectors and of elements."""
+    data = RNG.integers(-4, 5, shape).astype(dtype.np)
+    x = tensor(*shape, dtype=dtype)
+    ops = [CumSum(axis, *order) for axis in range(len(shape)) for order in ((False, False), (True, True), (False, True))]
+    for op, got in zip(ops, compiled(graph([x], *(ap(op, x) for op in ops)), data), strict=True):
+        np.testing.assert_array_equal(got, op.reference(data)[0])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_running_sums_of_nothing_and_of_one(axis):
+    x = tensor(N, N, dtype=DType.F32)
+    module = compile_graph(graph([x], ap(CumSum(axis, False, False), x)), threads=1)
+    for n in (0, 1, 2, 40):
+        data = RNG.integers(-4, 5, (n, n)).astype("f")
+        np.testing.assert_array_equal(module(data), data.cumsum(axis))
 
 
 @pytest.mark.parametrize("dtype", [DType.F32, DType.F64, DType.I8, DType.I32, DType.I64, DType.U8, DType.U32, DType.U64])

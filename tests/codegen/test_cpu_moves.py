@@ -1,12 +1,14 @@
 """Moves of elements between axes on the CPU against NumPy: tiles turned in registers, rows woven, strides shuffled."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from mlc.codegen.cpu.loops.schedule import merge_axes
 from mlc.codegen.cpu.loops.segments import segments
 from mlc.codegen.cpu.loops.transpose import Turn, Weave, moving
+from mlc.codegen.cpu.loops.wider import wider
 from mlc.codegen.cpu.target import parse
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, Load, Num
 from mlc.codegen.kernel import LoopKernel, Operand, Store
@@ -76,6 +78,30 @@ def test_permutations(perm, shape):
     for dtype in (DType.U8, DType.F32):
         x = elements(dtype, *shape)
         agree(*_args(transposed(x, perm), x), targets=TARGETS[:1])
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("run", [2, 4, 8, 3])
+def test_short_runs_move_as_words(dtype, run):
+    x = elements(dtype, 20, 37, run)
+    kernel, want = transposed(x, (1, 0, 2))
+    word = run * x.itemsize in (2, 4, 8)
+    assert (len(wider(kernel).axes) == 2) == word
+    agree(kernel, x, want, targets=TARGETS[:2])
+
+
+def test_runs_that_start_anywhere_stay():
+    x = elements(DType.U8, 20, 38, 2)
+    shape, strides = (37, 20, 2), [2, 76, 1]
+    for start in (1, 2):  # of a word in the second case only
+        kernel = moved(shape, strides, x, DType.U8, start)
+        assert (len(wider(kernel).axes) == 2) == (start == 2)
+        want = np.lib.stride_tricks.as_strided(x.reshape(-1)[start:], shape, strides)
+        agree(kernel, x, np.ascontiguousarray(want), targets=TARGETS[:1])
+    assert wider(k := moved((5, 4), [4, 2], x, DType.U8)) is k
+    half = moved((37, 20, 2), [2, 74, 1], elements(DType.F16, 20, 37, 2), DType.F16)
+    there = replace(half.stores[0], value=Cast(Cast(half.stores[0].value, dtype=DType.F32), dtype=DType.F16))
+    assert len(wider(replace(half, stores=(there,))).axes) == 2
 
 
 @pytest.mark.parametrize(

@@ -86,19 +86,11 @@ class _Emitter(FirstK):
             index = self.element(taken, self.get("at"))
             mine = self._box(boxes, index)
             self.set("at", i.add(self.get("at"), one))
-            self.set("other", zero)
 
-            def clear() -> Any:
-                return i.icmp_signed("<", self.get("other"), self.get("taken"))
+            def hit(other: Any) -> Any:
+                return self._overlaps(mine, self._box(boxes, self.element(taken, other)), threshold)
 
-            def compare() -> None:
-                theirs = self._box(boxes, self.element(taken, self.get("other")))
-                hit = self._overlaps(mine, theirs, threshold)
-                # a hit ends the walk beyond the last one taken
-                self.set("other", i.select(hit, b.i64(2**62), i.add(self.get("other"), one)))
-
-            self.during(clear, compare)
-            with i.if_then(i.icmp_signed("==", self.get("other"), self.get("taken"))):
+            with self.unless_any(self.get("taken"), hit):
                 self.put(taken, self.get("taken"), index)  # never beyond the candidate being looked at
                 self.set("taken", i.add(self.get("taken"), one))
 
@@ -139,4 +131,4 @@ class _Emitter(FirstK):
 
 # Stack words of each kind, for loops that do not just count.
 _CELLS = {"positions": {}, "top": {"hits": 1, **RADIX_CELLS, **SELECT_CELLS}, "sort": RADIX_CELLS,
-          "suppress": {**RADIX_CELLS, "taken": 1, "at": 1, "other": 1}}  # fmt: skip
+          "suppress": {**RADIX_CELLS, "taken": 1, "at": 1}}  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
@@ -48,6 +49,30 @@ class Frame:
             return []
 
         self.b.loop(start, stop, self.b.i64(1) if step is None else step, [], inside)
+
+    @contextmanager
+    def unless_any(self, stop: Any, condition: Callable[[Any], Any]) -> Iterator[None]:
+        """What is inside runs if no number below `stop` meets the condition; the first that does ends the search.
+
+        A branch, so that the next ones are looked at before a condition is known: most are not met.
+        """
+        b, i = self.b, self.b.ir
+        before = i.block
+        head, look, following, inside, after = (i.append_basic_block(n) for n in ("head", "look", "next", "none", "after"))
+        i.branch(head)
+        i.position_at_end(head)
+        at = i.phi(I64)
+        at.add_incoming(b.i64(0), before)
+        i.cbranch(i.icmp_signed("<", at, stop), look, inside)
+        i.position_at_end(look)
+        i.cbranch(condition(at), after, following)
+        i.position_at_end(following)
+        at.add_incoming(i.add(at, b.i64(1)), following)
+        i.branch(head)
+        i.position_at_end(inside)
+        yield
+        i.branch(after)
+        i.position_at_end(after)
 
     def during(self, condition: Callable[[], Any], body: Callable[[], None]) -> None:
         i = self.b.ir

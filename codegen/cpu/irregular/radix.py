@@ -11,6 +11,7 @@ from ..build import I1, I64, Splat, storage
 from .frame import Frame
 
 PLACES = 1 << 10  # buckets of a selection
+_FEW = 32  # words that are put in their places one after another: counting alone takes longer
 _ENOUGH = 256  # candidates that are not worth another round
 
 
@@ -35,7 +36,12 @@ class Radix(Frame):
 
             self.each(b.i64(0), n, pack)
             self.set("flips", b.i64(0))
-            self.each(b.i64(32), b.i64(32 + min(32, 8 * dtype.itemsize)), lambda shift: self._pass(order, spare, n, shift), b.i64(8))
+            last = 32 + min(32, 8 * dtype.itemsize)
+            with i.if_else(i.icmp_signed("<=", n, b.i64(_FEW))) as (few, many):
+                with few:
+                    self.each(b.i64(1), n, lambda j: self._insert(order, j))
+                with many:
+                    self.each(b.i64(32), b.i64(last), lambda shift: self._pass(order, spare, n, shift), b.i64(8))
             flipped = i.trunc(self.get("flips"), I1)
             source = i.select(flipped, spare, order)
 
@@ -43,6 +49,22 @@ class Radix(Frame):
                 self.put(order, j, i.and_(self.element(source, j), low))
 
             self.each(b.i64(0), n, unpack)
+
+    def _insert(self, order: Any, j: Any) -> None:
+        """Word j goes to its place among the words before it, which are in order."""
+        b, i = self.b, self.b.ir
+        word = self.element(order, j)
+        key = i.lshr(word, b.i64(32))
+
+        def step(places: Any) -> Any:  # how many places further left, negated: from −j up to 0
+            at = i.neg(places)
+            left = self.element(order, i.sub(at, b.i64(1)))
+            later = i.icmp_unsigned(">", i.lshr(left, b.i64(32)), key)
+            self.put(order, at, i.select(later, left, word))
+            self.put(order, i.sub(at, b.i64(1)), i.select(later, word, left))
+            return i.select(later, i.add(places, b.i64(1)), b.i64(0))
+
+        b.walk(i.neg(j), b.i64(0), step)
 
     def _pass(self, order: Any, spare: Any, n: Any, shift: Any) -> None:
         """Distribute words by one byte; nothing to do where all have the same."""

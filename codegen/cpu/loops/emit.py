@@ -7,15 +7,18 @@ from typing import Any
 from ....ir import Dim, ceildiv, is_static, prod, upper
 from ...expr import Call, DimParam, postorder
 from ...kernel import LoopKernel
+from ...running import running
 from ..build import PTR
 from ..emitted import Emitted, named
 from ..target import CpuTarget
 from .points import Scope
+from .running import RunningStores
 from .schedule import NO_HINTS, LoopHints, LoopSchedule, merge_axes, schedule, work
 from .segments import Segments, segments
 from .spill import spill
 from .tiled import Tiled
 from .transpose import Turn, Weave, moving
+from .wider import wider
 from .windows import Cuts, Fact, windows
 
 _FEW_UNITS = 32  # fewer outer indices than this would leave threads idle
@@ -23,7 +26,7 @@ _FEW_UNITS = 32  # fewer outer indices than this would leave threads idle
 
 def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> Emitted:
     """Emit a loop kernel. Raises CodegenError for an element type or function the CPU backend lacks."""
-    kernel = merge_axes(kernel)
+    kernel = wider(merge_axes(kernel))
     tile = moving(kernel, target)
     parts = segments(kernel, target) if tile is None and hints == NO_HINTS else None
     if parts is not None:
@@ -53,11 +56,14 @@ def max_dim(d: Dim) -> Dim:
     return 1 if d == 0 else d
 
 
-class _Writer(Tiled):
+class _Writer(Tiled, RunningStores):
     def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget, tile: Turn | Weave | None, parts: Segments | None) -> None:
         saved = spill(k) if plan.axis >= len(k.axes) or plan.axis < 0 else None
         super().__init__(k if saved is None else saved.kernel, plan, target)
         self.tile, self.spill, k = tile, saved, self.k
+        self.running = running(k)
+        if self.running is not None:
+            self.depends |= self.dependence_of([self.running.element])
         self.parts = () if parts is None else parts.parts
         for part in self.parts:
             self.depends |= self.dependence(part.kernel)
@@ -304,7 +310,9 @@ class _Writer(Tiled):
             for store in per_point:
                 self._store(store, scope)
         per_element = [s for s in self.k.stores if s.per_element]
-        if per_element:
+        if self.running is not None:
+            self._run_on(self.running, scopes)
+        elif per_element:
 
             def each(inner: list[Scope], _: list[Any]) -> list[Any]:
                 for scope in inner:

@@ -65,7 +65,10 @@ class Points:
 
     def dependence(self, k: LoopKernel) -> dict[int, frozenset[int]]:
         """id(node) -> axes it depends on; a result of a reduction differs between lanes along a parallel axis."""
-        return axes_of(k.roots, frozenset({self.plan.axis}) if self.parallel else frozenset())
+        return self.dependence_of(k.roots)
+
+    def dependence_of(self, roots: list[E]) -> dict[int, frozenset[int]]:
+        return axes_of(roots, frozenset({self.plan.axis}) if self.parallel else frozenset())
 
     # sizes ---------------------------------------------------------------------------------------------------------
     def dim(self, d: Dim) -> Any:

@@ -9,7 +9,9 @@ from ....ir import COMPARISONS, Dim, DType, is_static, prod
 from ...affine import affine, stride_along
 from ...expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, postorder
 from ...kernel import LoopKernel
+from ...running import running
 from ..target import CpuTarget
+from .recurrence import vectors
 from .rewrite import rebuilt, transform
 from .windows import windows
 
@@ -112,6 +114,9 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
     """Rules in order; the last always applies. Raises ScheduleError for hints that the kernel cannot have."""
     n = len(k.axes)
     width = target.vector_bits // (8 * _lane_bytes(k))
+    if (found := running(k)) is not None:
+        axis, group = vectors(k, found, width)
+        return LoopSchedule(axis, width, group, width * group)
     known: dict[tuple[int, int], Dim | None] = {}
     views: list[object] = []  # keeps expressions alive that `known` has the ids of
 

@@ -1,0 +1,27 @@
+"""How running sums and products go in vectors."""
+
+from __future__ import annotations
+
+from ....ir import lower, upper
+from ...affine import affine
+from ...kernel import LoopKernel
+from ...running import Running
+
+_CHAINS = 8  # vectors that run side by side: an addition takes 4 cycles, and a row's lines are read together
+
+
+def vectors(k: LoopKernel, r: Running, width: int) -> tuple[int, int]:
+    """The vector axis, and how many vectors together: elements side by side of other rows, else of the row; −1: neither are."""
+    n = len(k.axes)
+    form = affine(r.store.offset)
+    assert form is not None
+    side = [a for a in range(n) if form[1].get(a) == 1 and k.axes[a] != 1]
+    if side:
+        return side[0], max(1, min(_CHAINS, upper(k.axes[side[0]]) // width))
+    if form[1].get(n) != 1:
+        return -1, 1
+    size = k.reduce_axes[0]
+    rows = [a for a in range(n) if form[1].get(a, 0) != 0 and lower(k.axes[a]) >= width]
+    if isinstance(size, int) and size < width and rows:  # hardly a vector each: one element of many rows at a time
+        return rows[-1], 1
+    return n, 1
