@@ -144,7 +144,7 @@ def _few_rows(k: GroupedKernel, product: ContractKernel, rows: int, least: int, 
     source, symbol = named(render("grouped_rows.cu.j2", values))
     teams = ceildiv(k.n, COLUMNS) * ceildiv(k.m, rows)
     blocks = ceildiv(teams, THREADS // 32) * _between(k.m, least, most)
-    return Launch(source, symbol, tuple(range(len(k.operands))), tuple(params.dims), blocks, THREADS)
+    return Launch(source, symbol, tuple(range(len(k.operands))), tuple(params.dims), blocks, THREADS, 4 * len(k.values))
 
 
 def _expand(k: GroupedKernel, gate: Dim) -> Launch:
@@ -156,4 +156,4 @@ def _expand(k: GroupedKernel, gate: Dim) -> Launch:
                               [*_pointers(k), "float* __restrict__ expanded"], params.prologue())  # fmt: skip
     source, symbol = named(render("grouped_expand.cu.j2", values))
     blocks = ceildiv(-(-k.k // each) * k.n, THREADS) * gate
-    return Launch(source, symbol, (*range(len(k.operands)), len(k.operands)), (), blocks, THREADS)
+    return Launch(source, symbol, (*range(len(k.operands)), len(k.operands)), (), blocks, THREADS, 4 * len(k.values))

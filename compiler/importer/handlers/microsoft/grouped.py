@@ -17,14 +17,13 @@ def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -
     """A · dequantize(B)ᵀ + bias; B is u8 [N, blocks, bytes of a block], its elements from the lowest bits up.
 
     Zero points are packed like B, or plain numbers of A's type; without them they are 2^(bits−1). `accuracy_level` asks for
-    no more than float32 sums, which these are.
+    no more than float32 sums, which these are. With g_idx, element k of a column is of block g_idx[k] (GPTQ in the order of
+    activations): the elements of a block are brought together, and so are those of A.
     """
     x, packed, scale = required(ctx, node, ins, 3)
     k, n, bits, block = (int(ctx.attr(node, name, default)) for name, default in (("K", 0), ("N", 0), ("bits", 4), ("block_size", 0)))
     if bits not in (2, 4, 8) or block < 8 or k < 1 or n < 1:
         raise ctx.unsupported(f"MatMulNBits with K={k}, N={n}, bits={bits}, block_size={block}")
-    if optional(ins, 4) is not None:
-        raise ctx.unsupported("MatMulNBits with g_idx")
     b, blocks = Build(ctx), -(-k // block)
     raw = _constant(ctx, packed, "B")
     if raw.dtype != np.uint8 or raw.size != n * blocks * (block * bits // 8):
@@ -34,16 +33,30 @@ def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -
         raise ctx.unsupported(f"MatMulNBits: scales {list(scales.shape)}, expected [{n}, {blocks}]")
     levels = unpack(raw.reshape(n, -1), bits)[:, :k].T
     zeros = _zeros(ctx, optional(ins, 3), n, blocks, bits)
+    order = _order(ctx, optional(ins, 4), k, block)
+    levels = levels if order is None else levels[order]
     columns = ((levels, DType.U8), (scales.reshape(n, blocks).T, DType.F32), (zeros.T, DType.F32))
     weights = [b.const(np.ascontiguousarray(a), t) for a, t in columns]
     dtype, rank = x.dtype, len(x.shape)
     a = b.cast(x, DType.F32)
     a = a if rank > 1 else b.reshape(a, (1, *a.shape))
+    a = a if order is None else b.emit(Gather(a.type.rank - 1), a, b.const(order, DType.I64))
     y = b.emit(GroupedMatMul(max(bits, 4), block), a, *weights)
     y = y if rank > 1 else b.reshape(y, (n,))
     bias = optional(ins, 5)
     y = y if bias is None else b.add(y, b.cast(bias, DType.F32))
     return [b.cast(y, dtype)]
+
+
+def _order(ctx: ImportContext, given: Value | None, k: int, block: int) -> np.ndarray | None:
+    """The order of k in which blocks lie one behind the other, or None where they do."""
+    if given is None:
+        return None
+    blocks = np.asarray(_constant(ctx, given, "g_idx")).ravel()[:k]
+    order = np.argsort(blocks, kind="stable")
+    if len(blocks) < k or not np.array_equal(blocks[order], np.arange(k) // block):
+        raise ctx.unsupported(f"MatMulNBits: blocks by g_idx that are not of {block} elements each")
+    return None if np.array_equal(order, np.arange(k)) else order
 
 
 def _zeros(ctx: ImportContext, given: Value | None, n: int, blocks: int, bits: int) -> np.ndarray:
