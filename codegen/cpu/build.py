@@ -1,14 +1,14 @@
-"""Thin conveniences over llvmlite's IRBuilder: loops in SSA, vectors, masks, the params table."""
+"""Thin conveniences over IRBuilder: loops in SSA, vectors, masks, the params table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
-
-from llvmlite import ir
 
 from ...errors import CodegenError
 from ...ir import Dim, DType
+from . import llvm_ir as ir
 
 I1, I8, I16, I32, I64 = (ir.IntType(w) for w in (1, 8, 16, 32, 64))
 PTR = ir.PointerType()
@@ -17,7 +17,6 @@ _LLVM = {DType.F32: ir.FloatType(), DType.F64: ir.DoubleType(), DType.F16: ir.Ha
          DType.I64: I64, DType.U64: I64, DType.C64: I64, DType.C128: ir.IntType(128),
          **dict.fromkeys((DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ, DType.F8E8M0, DType.F4E2M1,
                           DType.I4, DType.U4, DType.I2, DType.U2), I8)}  # fmt: skip
-_MANGLED = {ir.FloatType: "f32", ir.DoubleType: "f64", ir.HalfType: "f16"}
 
 
 def storage(dtype: DType) -> Any:
@@ -28,6 +27,7 @@ def storage(dtype: DType) -> Any:
         raise CodegenError(f"element type {dtype} on the CPU") from None
 
 
+@cache
 def vec(t: Any, lanes: int) -> Any:
     return ir.VectorType(t, lanes)
 
@@ -35,39 +35,16 @@ def vec(t: Any, lanes: int) -> Any:
 def intrinsic(module: ir.Module, name: str, result: Any, args: Sequence[Any]) -> ir.Function:
     """Declare an LLVM function once."""
     found = module.globals.get(name)
-    return found if found is not None else ir.Function(module, ir.FunctionType(result, args), name)
+    if found is None:
+        return ir.Function(module, ir.FunctionType(result, args), name)
+    assert isinstance(found, ir.Function)
+    return found
 
 
 def mangle(t: Any) -> str:
-    if isinstance(t, ir.VectorType):
-        return f"v{t.count}{mangle(t.element)}"
-    if isinstance(t, ir.PointerType):
-        return "p0"
-    return _MANGLED.get(type(t)) or f"i{t.width}"
-
-
-class Splat(ir.Constant):
-    """A vector constant of equal lanes, printed as one element: the text is what emission spends its time on."""
-
-    def __init__(self, t: Any, value: float | int) -> None:
-        super().__init__(t, [value] * t.count)
-
-    def _get_reference(self) -> str:
-        element = self.type.element
-        return f"splat ({element} {element.format_constant(self.constant[0].constant)})"
-
-
-class BFloat(ir.Type):
-    """LLVM's bfloat, which llvmlite does not name."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BFloat)
-
-    def __hash__(self) -> int:
-        return hash(BFloat)
+    """How the name of an overloaded intrinsic spells a type."""
+    mangled: str = t.mangled
+    return mangled
 
 
 class Params:
@@ -87,7 +64,7 @@ class Builder:
     def __init__(self, fn: ir.Function) -> None:
         self.fn, self.module = fn, fn.module
         self.entry = fn.append_basic_block("entry")
-        self.ir = ir.IRBuilder(self.entry)
+        self.ir = ir.IRBuilder(fn, self.entry)
 
     def i64(self, value: int) -> ir.Constant:
         return ir.Constant(I64, value)
@@ -100,14 +77,11 @@ class Builder:
         return self.ir.gep(base, [index], source_etype=t)
 
     def load(self, t: Any, ptr: Any, align: int = 1) -> Any:
-        return self.ir.load(ptr, align=align, typ=t)
+        return self.ir.load(ptr, t, align)
 
     def alloca(self, t: Any, count: Any, align: int = 64) -> Any:
         """Stack memory; call it in the entry block only."""
-        memory = self.ir.alloca(t, count)
-        memory.align = align
-        memory.type = PTR  # opaque, like every other pointer
-        return memory
+        return self.ir.alloca(t, count, align, PTR)
 
     def alloca_entry(self, t: Any, count: int, align: int = 64) -> Any:
         """Stack memory, from anywhere: it is taken once, on entry."""
@@ -121,7 +95,7 @@ class Builder:
         t = vec(x.type, lanes)
         undef = ir.Constant(t, ir.Undefined)
         one = self.ir.insert_element(undef, x, ir.Constant(I32, 0))
-        return self.ir.shuffle_vector(one, undef, ir.Constant(vec(I32, lanes), [0] * lanes))
+        return self.ir.shuffle_vector(one, undef, ir.Constant(vec(I32, lanes), 0))
 
     def iota(self, lanes: int, start: int = 0) -> ir.Constant:
         return ir.Constant(vec(I64, lanes), list(range(start, start + lanes)))

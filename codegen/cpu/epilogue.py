@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ...errors import CodegenError
 from ...ir import DType
 from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, clamped, postorder, quantizing
 from ..kernel import ContractKernel, GroupedKernel, WinogradKernel
+from . import llvm_ir as ir
 from .build import I64, Builder, Params, storage, vec
 from .math.functions import Functions
 from .target import CpuTarget

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llvmlite import ir
-
+from . import llvm_ir as ir
 from .build import I32, Builder
 from .target import CpuTarget
 

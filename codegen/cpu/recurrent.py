@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from llvmlite import ir
-
 from ...errors import CodegenError
 from ...ir import Dim, ceildiv, floordiv
 from ..gates import Gates
 from ..kernel import RecurrentKernel
+from . import llvm_ir as ir
 from .build import I32, I64, PTR, Builder, Params, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
 from .math.functions import Functions
@@ -62,8 +61,8 @@ class _Emitter:
 
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
-        module = ir.Module(name="kernel")
-        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64, _BARRIER.as_pointer()]), PLACEHOLDER)
+        module = ir.Module()
+        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64, PTR]), PLACEHOLDER)
         b = self.b = Builder(fn)
         i = b.ir
         bufs, dims, part, parts, barrier = fn.args
@@ -85,13 +84,13 @@ class _Emitter:
             odd = i.and_(s, b.i64(1))
             for stage in range(len(k.gate_groups)):
                 self._units(odd, partial(self._step, s=s, odd=odd, stage=stage))
-                i.call(barrier, [parts])
+                i.call_through(_BARRIER, barrier, [parts])
             return ()
 
         def sequence(d: Any, _: list[Any]) -> Sequence[Any]:
             self.direction = None if s.together else d
             self._units(b.i64(0), partial(self._states, copy=self._start))
-            i.call(barrier, [parts])
+            i.call_through(_BARRIER, barrier, [parts])
             b.loop(b.i64(0), p["steps"], b.i64(1), [], step)
             self._units(b.i64(0), partial(self._states, copy=self._finish))
             return ()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
-
+from . import llvm_ir as ir
 from .build import I32, Builder, vec
 
 

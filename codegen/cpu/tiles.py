@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
 from ...ir import DType
+from . import llvm_ir as ir
 from .build import I8, I32, Builder
 
 ROWS, BYTES = 16, 64
@@ -27,9 +26,7 @@ class Tiles:
         found = module.globals.get("tile_config")
         if found is None:
             t = ir.ArrayType(I8, 64)
-            found = ir.GlobalVariable(module, t, "tile_config")
-            found.linkage, found.global_constant, found.align = "internal", True, 64
-            found.initializer = ir.Constant(t, layout)
+            found = ir.GlobalVariable(module, "tile_config", ir.Constant(t, layout), align=64)
         self._call("ldtilecfg", self.b.ir.gep(found, [self.b.i64(0)], source_etype=I8))
 
     def release(self) -> None:

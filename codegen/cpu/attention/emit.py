@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import Dim, ceildiv, dim_min
 from ...kernel import AttentionKernel
+from .. import llvm_ir as ir
 from ..build import I64, PTR, Builder
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..float_mode import flush_subnormals
@@ -56,7 +55,7 @@ def _text(spec: Spec) -> tuple[str, str]:
 class _Writer:
     def __init__(self, spec: Spec) -> None:
         self.spec, self.s, self.target = spec, spec.schedule, spec.target
-        self.module = ir.Module(name="kernel")
+        self.module = ir.Module()
 
     def text(self) -> tuple[str, str]:
         """(LLVM text, symbol)."""

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import ir
-
+from .. import llvm_ir as ir
 from ..build import I1, I64, PTR, Builder, vec
 from ..math.functions import Functions
 from ..target import CpuTarget

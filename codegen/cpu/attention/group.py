@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llvmlite import ir
-
+from .. import llvm_ir as ir
 from ..build import I64, Builder
 from .frame import Frame, Spec
 from .strip import Layout

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import DType
+from .. import llvm_ir as ir
 from ..build import I8, I32, PTR, vec
 from ..product import prefetch
 from .frame import Frame

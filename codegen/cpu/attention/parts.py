@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
+from .. import llvm_ir as ir
 from ..build import I64, PTR, Builder
 from .frame import SIZES, Spec
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import DType
+from .. import llvm_ir as ir
 from ..build import I8, I32, I64, PTR, Builder, vec
 from ..product import Product, prefetch
 from ..shuffles import turned

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import DType
+from .. import llvm_ir as ir
 from ..build import I8, I32, Builder, vec
 from ..math.lanes import Lanes
 from ..shuffles import turned

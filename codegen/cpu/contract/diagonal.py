@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import DType
+from .. import llvm_ir as ir
 from ..build import I32, Builder, storage, vec
 from ..target import CpuTarget
 

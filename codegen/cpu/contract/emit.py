@@ -11,11 +11,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llvmlite import ir
-
 from ....errors import CodegenError
 from ....ir import Dim
 from ...kernel import ContractKernel
+from .. import llvm_ir as ir
 from ..build import I1, I64, PTR, Builder, Params, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
@@ -123,7 +122,7 @@ class _Emitter(TextEmitter):
 
     def text(self) -> tuple[str, str]:
         k, s = self.kernel, self.schedule
-        self.module = ir.Module(name="kernel")
+        self.module = ir.Module()
         tile_fns = {}
         if not (isinstance(k.n, int) and k.n < s.lanes * s.vectors):
             for mr in s.tiles:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ...kernel import Planes
+from .. import llvm_ir as ir
 from ..build import I64, PTR, Builder, Params, vec
 from ..emitted import PLACEHOLDER
 from ..shuffles import turned

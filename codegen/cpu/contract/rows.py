@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from llvmlite import ir
-
 from ....ir import DType
 from ...kernel import ConvGeometry
+from .. import llvm_ir as ir
 from ..build import I1, I8, I32, I64, PTR, Builder, Params, vec
 
 _COPY = 16  # elements copied at a time

@@ -10,11 +10,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import Dim, floordiv, prod
 from ...kernel import ContractKernel
 from ...packing import padded_k
+from .. import llvm_ir as ir
 from ..build import I8, I64, PTR, Builder, Params, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
@@ -81,7 +80,7 @@ class _Emitter(TextEmitter):
         return Emitted(text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.chunks, cost, 2 * k.batch * k.m * k.n * k.k, size)
 
     def text(self) -> tuple[str, str]:
-        self.module = ir.Module(name="kernel")
+        self.module = ir.Module()
         masks = (False, True) if self.schedule.masked else (False,)
         tiles = {(h, masked): self.tile.emit(self.module, h, masked) for h in self.schedule.heights for masked in masks}
         self._entry(tiles)

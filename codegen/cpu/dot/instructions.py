@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import ir
-
 from ....errors import CodegenError
 from ....ir import DType
-from ..build import I16, I32, BFloat, Builder, storage, vec
+from .. import llvm_ir as ir
+from ..build import I16, I32, Builder, storage, vec
 from ..target import CpuTarget
 
 
@@ -102,7 +101,7 @@ class VectorDot:
         return acc
 
     def _native_bf16(self, b: Builder, acc: Any, x: Any, y: Any) -> Any:
-        t = ir.VectorType(BFloat(), 2 * self.lanes)
+        t = ir.VectorType(ir.BFloatType(), 2 * self.lanes)
         name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * self.lanes}"
         return b.call(name, acc.type, acc, b.ir.bitcast(x, t), b.ir.bitcast(y, t))
 

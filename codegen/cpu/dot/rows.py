@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ...kernel import ConvGeometry
+from .. import llvm_ir as ir
 from ..build import I1, I8, I64, Builder, Params, vec
 from ..target import CpuTarget
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ...kernel import ContractKernel
+from .. import llvm_ir as ir
 from ..build import I8, I64, PTR, Builder, storage, vec
 from ..emitted import PLACEHOLDER
 from ..epilogue import Epilogue
@@ -237,5 +236,5 @@ class RegisterTile:
         until they spill registers, and keep an address for each row."""
         t = ir.LiteralStructType([v.type for v in values])
         constraints = ",".join([f"={constraint}"] * len(values) + [str(x) for x in range(len(values))] + ["~{memory}"])
-        out = b.ir.call(ir.InlineAsm(ir.FunctionType(t, [v.type for v in values]), "", constraints, True), list(values))
+        out = b.ir.call(ir.InlineAsm(ir.FunctionType(t, [v.type for v in values]), "", constraints), list(values))
         return [b.ir.extract_value(out, x) for x in range(len(values))]

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import Shape
 from ...kernel import ContractKernel
+from .. import llvm_ir as ir
 from ..build import I8, Builder, Params
 from .rows import Copier
 

@@ -11,11 +11,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import DType
 from ...kernel import GroupedKernel
-from ..build import I8, I32, I64, PTR, Builder, Params, Splat, storage, vec
+from .. import llvm_ir as ir
+from ..build import I8, I32, I64, PTR, Builder, Params, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
 from ..product import prefetch
@@ -86,7 +85,7 @@ class _Emitter(TextEmitter):
         return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.chunks, cost, 2 * k.m * k.n * k.k, size)
 
     def text(self) -> tuple[str, str]:
-        self.module = ir.Module(name="kernel")
+        self.module = ir.Module()
         masks = (False, True) if self.schedule.masked else (False,)
         tiles = {(h, masked): self._tile_function(h, masked) for h in self.schedule.heights for masked in masks}
         self._entry(tiles, self._expanded(masks) if self.schedule.expand else None)
@@ -110,11 +109,11 @@ class _Emitter(TextEmitter):
             zero = self.kernel.zero or 0.0
             values = ir.Constant(self.vector, [float(v - zero) for v in known or range(16)])
             return b.call("llvm.x86.avx512.permvar.sf.512", self.vector, values, shifted)
-        level = b.ir.and_(shifted, Splat(self.words, (1 << self.kernel.bits) - 1))
+        level = b.ir.and_(shifted, ir.Constant(self.words, (1 << self.kernel.bits) - 1))
         if known:
             return self._looked_up(b, level)
         if self.level_zero:
-            level = b.ir.sub(level, Splat(self.words, self.level_zero))
+            level = b.ir.sub(level, ir.Constant(self.words, self.level_zero))
         return b.ir.sitofp(level, self.vector)
 
     def _looked_up(self, b: Builder, level: Any) -> Any:
@@ -122,11 +121,8 @@ class _Emitter(TextEmitter):
         lanes, t = self.schedule.lanes, ir.ArrayType(F32, 16)
         table = self.module.globals.get("values")
         if table is None:
-            table = ir.GlobalVariable(self.module, t, "values")
-            table.linkage, table.global_constant, table.align = "internal", True, 64
-            table.initializer = ir.Constant(t, [float(v) for v in self.kernel.values])
+            table = ir.GlobalVariable(self.module, "values", ir.Constant(t, [float(v) for v in self.kernel.values]), align=64)
         pointers = b.at(table, level, F32)
-        pointers.type = vec(PTR, lanes)
         name = f"llvm.masked.gather.v{lanes}f32.v{lanes}p0"
         every = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [1] * lanes)
         return b.call(name, self.vector, pointers, ir.Constant(I32, 4), every, ir.Constant(self.vector, None))
@@ -261,7 +257,7 @@ class _Emitter(TextEmitter):
                     if zeros is not None:
                         zero = b.load(self.vector, b.at(zeros, at_v, F32), 4)
                     elif self.needs_sums:
-                        zero = Splat(self.vector, float(k.zero or 0.0))
+                        zero = ir.Constant(self.vector, float(k.zero or 0.0))
                     for r in range(height):
                         x = acc[r * s.vectors + v]
                         if zero is not None:

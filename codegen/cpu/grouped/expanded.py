@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import DType
-from ..build import I32, I64, PTR, Builder, Splat, storage, vec
+from .. import llvm_ir as ir
+from ..build import I32, I64, PTR, Builder, storage, vec
 from ..emitted import PLACEHOLDER
 from ..epilogue import Epilogue
 from ..product import Product
@@ -59,14 +58,14 @@ class Expanded:
             if zeros is not None:
                 off: list[Any] | None = row_of(zeros)
             else:
-                off = None if self.taken_off else [Splat(self.vector, float(self.zero or 0.0))] * s.vectors
+                off = None if self.taken_off else [ir.Constant(self.vector, float(self.zero or 0.0))] * s.vectors
 
             def word(w: Any, _: list[Any]) -> Sequence[Any]:
                 at = b.at(levels, i.mul(w, b.i64(self.panel)), I32)
                 packed = [b.load(vec(I32, s.lanes), b.at(at, b.i64(v * s.lanes), I32), 4) for v in range(s.vectors)]
 
                 def weights(v: int, j: int) -> Any:
-                    x = level(b, i.lshr(packed[v], Splat(packed[v].type, j * self.bits)))
+                    x = level(b, i.lshr(packed[v], ir.Constant(packed[v].type, j * self.bits)))
                     return i.fmul(x if off is None else i.fsub(x, off[v]), factor[v])
 
                 if self.on_tiles is not None:

@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import DType
-from ..build import I8, I16, I32, I64, PTR, Builder, Splat, storage, vec
+from .. import llvm_ir as ir
+from ..build import I8, I16, I32, I64, PTR, Builder, storage, vec
 from ..emitted import PLACEHOLDER
 from ..epilogue import Epilogue
 from ..target import CpuTarget
@@ -65,9 +64,9 @@ class TileProduct:
                     high, low = self._parts(b, x)
                     place = i.add(i.mul(i.udiv(c, b.i64(2)), b.i64(_BLOCK)), i.mul(i.urem(c, b.i64(2)), b.i64(BYTES // 2)))
                     for part, offset in ((high, b.i64(0)), (low, half)):
-                        upper = i.trunc(i.lshr(part, Splat(self.words, 16)), vec(I16, _LANES))
+                        upper = i.trunc(i.lshr(part, ir.Constant(self.words, 16)), vec(I16, _LANES))
                         i.store(upper, b.at(to, i.add(place, offset), I8), align=32)
-                    size = i.and_(i.bitcast(x, self.words), Splat(self.words, 0x7FFFFFFF))
+                    size = i.and_(i.bitcast(x, self.words), ir.Constant(self.words, 0x7FFFFFFF))
                     return [b.call(f"llvm.umax.v{_LANES}i32", self.words, seen[0], size)]
 
                 return run
@@ -86,12 +85,12 @@ class TileProduct:
         i, v = b.ir, len(columns)
         step, line = i.udiv(pair, b.i64(ROWS)), i.urem(pair, b.i64(ROWS))
         at = i.add(i.mul(step, b.i64(v * _BLOCK)), i.mul(line, b.i64(BYTES)))
-        upper = Splat(self.words, _HIGH)
+        upper = ir.Constant(self.words, _HIGH)
         for c, rows in enumerate(columns):
             parts = [self._parts(b, x) for x in rows]
             for which, offset in ((0, b.i64(c * _BLOCK)), (1, i.add(half, b.i64(c * _BLOCK)))):
                 even, odd = (p[which] for p in parts)
-                word = i.or_(i.and_(odd, upper), i.lshr(even, Splat(self.words, 16)))
+                word = i.or_(i.and_(odd, upper), i.lshr(even, ir.Constant(self.words, 16)))
                 i.store(word, b.at(strip, i.add(at, offset), I8), align=64)
 
     def clear(self, b: Builder, strip: Any, half: Any, first: Any, last: Any) -> None:
@@ -188,8 +187,8 @@ class TileProduct:
 
     def _parts(self, b: Builder, x: Any) -> tuple[Any, Any]:
         """Bits of h and l; only their upper 16 count, and of h the others are zero."""
-        i, half = b.ir, Splat(self.words, _HALF)
-        high = i.and_(i.add(i.bitcast(x, self.words), half), Splat(self.words, _HIGH))
+        i, half = b.ir, ir.Constant(self.words, _HALF)
+        high = i.and_(i.add(i.bitcast(x, self.words), half), ir.Constant(self.words, _HIGH))
         low = i.fsub(x, i.bitcast(high, self.floats))
         return high, i.add(i.bitcast(low, self.words), half)
 

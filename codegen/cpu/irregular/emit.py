@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import Dim, DType
 from ...kernel import IrregularKernel
+from .. import llvm_ir as ir
 from ..build import I8, I64, storage
 from ..emitted import Emitted, named
 from ..target import CpuTarget

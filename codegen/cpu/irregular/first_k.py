@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import upper
 from ...kernel import KEPT
-from ..build import I32, I64, Splat, storage, vec
+from .. import llvm_ir as ir
+from ..build import I32, I64, storage, vec
 from .radix import Radix
 
 
@@ -56,7 +55,7 @@ class FirstK(Radix):
             if width < word.width:
                 return i.zext(bits, wide if isinstance(x.type, ir.VectorType) else word)
             top = 1 << (width - 1)
-            return i.xor(bits, Splat(bits.type, top) if isinstance(x.type, ir.VectorType) else ir.Constant(word, top))
+            return i.xor(bits, ir.Constant(bits.type, top))
 
         def count(mask: Any) -> Any:
             bits = ir.IntType(lanes)
@@ -86,7 +85,7 @@ class FirstK(Radix):
 
             self.each(start, vectors, shift, b.i64(lanes))
 
-        nothing = Splat(wide, (1 << (word.width - 1)) - 1)
+        nothing = ir.Constant(wide, (1 << (word.width - 1)) - 1)
         self.each(zero, vectors, lambda v: i.store(nothing, b.at(kept, v, word), align=align), b.i64(lanes))
         filled = b.smin(k, self.n)
         self.each(zero, filled, lambda j: insert(number(self.element(keys, j, t)), j, j))

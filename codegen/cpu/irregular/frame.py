@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import Dim
 from ...kernel import IrregularKernel
+from .. import llvm_ir as ir
 from ..build import I64, PTR, Builder, Params
 from ..emitted import PLACEHOLDER
 
@@ -20,7 +19,7 @@ class Frame:
     def __init__(self, kernel: IrregularKernel, cells: dict[str, int]) -> None:
         self.kernel = kernel
         self.params = Params()
-        self.module = ir.Module(name="kernel")
+        self.module = ir.Module()
         fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
         b = self.b = Builder(fn)
         bufs, self._dims, self.begin, self.end = fn.args

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import DType
-from ..build import I1, I64, Splat, storage
+from .. import llvm_ir as ir
+from ..build import I1, I64, storage
 from .frame import Frame
 
 PLACES = 1 << 10  # buckets of a selection
@@ -112,19 +111,15 @@ class Radix(Frame):
         i = self.b.ir
         width = 8 * dtype.itemsize
         t: Any = ir.IntType(width)
-        vector = isinstance(x.type, ir.VectorType)
-        if vector:
+        if isinstance(x.type, ir.VectorType):
             t = ir.VectorType(t, x.type.count)
 
-        def k(like: Any, value: float) -> Any:
-            return Splat(like, value) if vector else ir.Constant(like, value)
-
-        sign = k(t, 1 << (width - 1))
+        sign = ir.Constant(t, 1 << (width - 1))
         if dtype.is_float:
-            bits = i.bitcast(i.fadd(x, k(x.type, 0.0)), t)  # −0 becomes 0
-            negative = i.icmp_signed("<", bits, k(t, 0))
+            bits = i.bitcast(i.fadd(x, ir.Constant(x.type, 0.0)), t)  # −0 becomes 0
+            negative = i.icmp_signed("<", bits, ir.Constant(t, 0))
             bits = i.select(negative, i.not_(bits), i.or_(bits, sign))
-            bits = i.select(i.fcmp_unordered("uno", x, x), k(t, -1), bits)
+            bits = i.select(i.fcmp_unordered("uno", x, x), ir.Constant(t, -1), bits)
         else:
             bits = i.xor(x, sign) if dtype.is_signed else x
         return i.not_(bits) if descending else bits

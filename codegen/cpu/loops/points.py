@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import ir
-
 from ....errors import CodegenError
 from ....ir import Dim, DType
 from ...affine import Affine, affine, axes_of, stride_along
 from ...expr import Axis, Bits, Call, Cast, DimParam, E, Guarded, Load, Num, Reduced, Ticks, clamped, quantizing
 from ...kernel import LoopKernel, Store
+from .. import llvm_ir as ir
 from ..build import I1, I32, I64, PTR, Builder, Params, mangle, storage, vec
 from ..emitted import PLACEHOLDER
 from ..math.functions import Functions
@@ -44,7 +43,7 @@ class Points:
     def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget) -> None:
         self.k, self.plan, self.target = k, plan, target
         self.params = Params()
-        self.module = ir.Module("")
+        self.module = ir.Module()
         fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
         self.b = Builder(fn)
         self.bufs, self.dims, self.begin, self.end = fn.args
@@ -116,7 +115,7 @@ class Points:
         if x.type.count == lanes:
             return x
         if isinstance(x, ir.Constant):
-            return ir.Constant(vec(x.type.element, lanes), list(x.constant) * lanes)
+            return ir.Constant(vec(x.type.element, lanes), x.constant[0] if isinstance(x.constant, list) else x.constant)
         return self.b.splat(self.b.ir.extract_element(x, ir.Constant(I32, 0)), lanes)
 
     def _narrow(self, x: Any) -> Any:

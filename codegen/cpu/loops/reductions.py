@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import Dim, DType, prod, upper
 from ...affine import Affine
 from ...kernel import Reduction
+from .. import llvm_ir as ir
 from ..build import I32, vec
 from ..math.functions import Functions
 from ..math.lanes import compute

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llvmlite import ir
-
-from ..build import I32, I64, Splat, vec
+from .. import llvm_ir as ir
+from ..build import I32, I64, vec
 from .doubles import Doubles
 from .elementary import ROUND64
 
@@ -55,7 +54,7 @@ class Angles(Doubles):
         sign = half
         if name == "sin":
             t = half.type
-            sign = i.xor(half, i.and_(i.bitcast(x, t), Splat(t, -(2**31))))
+            sign = i.xor(half, i.and_(i.bitcast(x, t), ir.Constant(t, -(2**31))))
         return self._far(name, x, i.bitcast(i.xor(i.bitcast(y, sign.type), sign), y.type))
 
     def _signed(self, y: Any, same: Any, x: Any) -> Any:
@@ -75,9 +74,9 @@ class Angles(Doubles):
         t = vec(I32, lanes)
         number = i.trunc(i.bitcast(shifted, vec(I64, lanes)), t)
         if ahead:
-            number = i.add(number, Splat(t, ahead))
-        odd = i.icmp_unsigned("!=", i.and_(number, Splat(t, 1)), Splat(t, 0))
-        return i.fptrunc(wide, x.type), odd, i.shl(i.and_(number, Splat(t, 2)), Splat(t, 30))
+            number = i.add(number, ir.Constant(t, ahead))
+        odd = i.icmp_unsigned("!=", i.and_(number, ir.Constant(t, 1)), ir.Constant(t, 0))
+        return i.fptrunc(wide, x.type), odd, i.shl(i.and_(number, ir.Constant(t, 2)), ir.Constant(t, 30))
 
     def _near(self, r: Any) -> tuple[Any, Any]:
         """sin r and cos r for |r| ≤ π/4."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llvmlite import ir
-
-from ..build import I32, I64, Splat, vec
+from .. import llvm_ir as ir
+from ..build import I32, I64, vec
 from .elementary import ROUND64, Elementary
 
 # Near-minimax fits, by Chebyshev interpolation in 60 digits, with their relative error in what they are part of:
@@ -66,9 +65,9 @@ class Doubles(Elementary):
         # 2^n in two halves, so that neither leaves the exponent range before the product does
         t = vec(I64, lanes)
         whole = i.sub(i.bitcast(shifted, t), i.bitcast(self._k(x, ROUND64), t))
-        half = i.ashr(whole, Splat(t, 1))
+        half = i.ashr(whole, ir.Constant(t, 1))
         for part in (half, i.sub(whole, half)):
-            p = i.fmul(p, i.bitcast(i.shl(i.add(part, Splat(t, 1023)), Splat(t, 52)), x.type))
+            p = i.fmul(p, i.bitcast(i.shl(i.add(part, ir.Constant(t, 1023)), ir.Constant(t, 52)), x.type))
         return p
 
     def _log64(self, x: Any) -> Any:
@@ -77,9 +76,9 @@ class Doubles(Elementary):
         t, narrow = vec(I64, lanes), vec(I32, lanes)
         tiny = i.fcmp_ordered("<", x, self._k(x, 2.0**-1022))
         bits = i.bitcast(i.select(tiny, i.fmul(x, self._k(x, 2.0**54)), x), t)
-        above = i.sub(bits, Splat(t, _SQRT_HALF_BITS))
-        f = i.fsub(i.bitcast(i.sub(bits, i.and_(above, Splat(t, -(2**52)))), x.type), self._k(x, 1.0))
-        e = i.sitofp(i.ashr(i.trunc(i.lshr(above, Splat(t, 32)), narrow), Splat(narrow, 20)), x.type)
+        above = i.sub(bits, ir.Constant(t, _SQRT_HALF_BITS))
+        f = i.fsub(i.bitcast(i.sub(bits, i.and_(above, ir.Constant(t, -(2**52)))), x.type), self._k(x, 1.0))
+        e = i.sitofp(i.ashr(i.trunc(i.lshr(above, ir.Constant(t, 32)), narrow), ir.Constant(narrow, 20)), x.type)
         e = i.fadd(e, i.select(tiny, self._k(x, -54.0), self._k(x, 0.0)))
         s = i.fdiv(f, i.fadd(f, self._k(x, 2.0)))
         z, half = i.fmul(s, s), i.fmul(i.fmul(f, f), self._k(x, 0.5))
@@ -107,17 +106,17 @@ class Doubles(Elementary):
         for part in _HALF_PI:
             r = self._fma(q, self._k(x, -part), r)
         number = i.bitcast(shifted, t)
-        number = i.add(number, Splat(t, 1)) if name == "cos" else number
+        number = i.add(number, ir.Constant(t, 1)) if name == "cos" else number
         s = i.fmul(r, r)
         sine = self._fma(i.fmul(r, s), self._poly(s, _SIN), r)
         half = i.fmul(s, self._k(x, 0.5))
         near = i.fsub(self._k(x, 1.0), half)  # and what was lost there
         lost = i.fsub(i.fsub(self._k(x, 1.0), near), half)
         cosine = i.fadd(near, self._fma(i.fmul(s, s), self._poly(s, _COS), lost))
-        odd = i.icmp_unsigned("!=", i.and_(number, Splat(t, 1)), Splat(t, 0))
-        sign = i.shl(i.and_(number, Splat(t, 2)), Splat(t, 62))
+        odd = i.icmp_unsigned("!=", i.and_(number, ir.Constant(t, 1)), ir.Constant(t, 0))
+        sign = i.shl(i.and_(number, ir.Constant(t, 2)), ir.Constant(t, 62))
         if name == "sin":
-            sign = i.xor(sign, i.and_(i.bitcast(x, t), Splat(t, -(2**63))))
+            sign = i.xor(sign, i.and_(i.bitcast(x, t), ir.Constant(t, -(2**63))))
         y = i.bitcast(i.xor(i.bitcast(i.select(odd, cosine, sine), t), sign), x.type)
         far = i.and_(i.fcmp_ordered(">=", size, self._k(x, _FAR)), i.fcmp_ordered("<", size, self._k(x, math.inf)))
         return self._rescued(name, far, (x,), y)

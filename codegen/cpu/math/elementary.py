@@ -9,9 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
-
-from ..build import I1, I32, Splat, mangle, vec
+from .. import llvm_ir as ir
+from ..build import I1, I32, mangle, vec
 from .lanes import ROUND, Lanes
 
 ROUND64 = 1.5 * 2.0**52  # adding it leaves the nearest integer in the low mantissa bits
@@ -41,7 +40,7 @@ class Elementary(Lanes):
         return self.b.call(f"llvm.{name}.{mangle(args[0].type)}", args[0].type, *args)
 
     def _k(self, like: Any, value: float) -> Any:
-        return Splat(like.type, value)
+        return ir.Constant(like.type, value)
 
     def _fma(self, a: Any, b: Any, c: Any) -> Any:
         if self.target.fma:
@@ -116,9 +115,9 @@ class Elementary(Lanes):
         # 2^n in two halves, so that neither leaves the exponent range before the product does
         t = vec(I32, x.type.count)
         whole = i.sub(i.bitcast(shifted, t), i.bitcast(self._k(x, ROUND + less), t))
-        half = i.ashr(whole, Splat(t, 1))
+        half = i.ashr(whole, ir.Constant(t, 1))
         for part in (half, i.sub(whole, half)):
-            bits = i.shl(i.add(part, Splat(t, 127)), Splat(t, 23))
+            bits = i.shl(i.add(part, ir.Constant(t, 127)), ir.Constant(t, 23))
             p = i.fmul(p, i.bitcast(bits, x.type))
         return p
 
@@ -132,7 +131,7 @@ class Elementary(Lanes):
         p = self._poly(i.fsub(c, i.fsub(shifted, self._k(x, ROUND))), _EXP2)
         # 2^n straight into the exponent
         t = vec(I32, x.type.count)
-        bits = i.add(i.shl(i.bitcast(shifted, t), Splat(t, 23)), Splat(t, 127 << 23))
+        bits = i.add(i.shl(i.bitcast(shifted, t), ir.Constant(t, 23)), ir.Constant(t, 127 << 23))
         return i.select(i.fcmp_ordered("<", x, self._k(x, -126.0)), self._k(x, 0.0), i.fmul(p, i.bitcast(bits, x.type)))
 
     def _has_scalef(self, x: Any) -> bool:
@@ -158,7 +157,7 @@ class Elementary(Lanes):
         t = vec(I32, lanes)
 
         def c(v: int) -> Any:
-            return Splat(t, v)
+            return ir.Constant(t, v)
 
         tiny = i.fcmp_ordered("<", x, self._k(x, 2.0**-126))
         a = i.select(tiny, i.fmul(x, self._k(x, 2.0**23)), x)
@@ -216,6 +215,6 @@ class Elementary(Lanes):
             below = self._scalef(p, n)
         else:
             bits = vec(I32, x.type.count)
-            scale = i.add(i.shl(i.bitcast(shifted, bits), Splat(bits, 23)), Splat(bits, 127 << 23))
+            scale = i.add(i.shl(i.bitcast(shifted, bits), ir.Constant(bits, 23)), ir.Constant(bits, 127 << 23))
             below = i.fmul(p, i.bitcast(scale, x.type))
         return i.select(i.fcmp_ordered(">", x, self._k(x, 0.0)), i.fsub(self._k(x, 1.0), below), below)

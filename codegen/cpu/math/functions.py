@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import DType
+from .. import llvm_ir as ir
 from ..build import I32, I64, mangle, vec
 from .angles import Angles
 from .lanes import compute

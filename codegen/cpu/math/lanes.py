@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ....errors import CodegenError
 from ....ir import DType
-from ..build import I16, I32, BFloat, Builder, Splat, mangle, storage, vec
+from .. import llvm_ir as ir
+from ..build import I16, I32, Builder, mangle, storage, vec
 from ..target import CpuTarget
 from .minifloat import FORMATS, decode, encode
 
@@ -43,7 +42,7 @@ class Lanes:
         return vec(ir.IntType(1) if dtype is DType.BOOL else storage(compute(dtype)), self.lanes)
 
     def const(self, value: float | int | bool, dtype: DType) -> Any:
-        return Splat(self.type(dtype), float(value) if dtype.is_float else int(value))
+        return ir.Constant(self.type(dtype), float(value) if dtype.is_float else int(value))
 
     def from_storage(self, x: Any, dtype: DType) -> Any:
         i = self.b.ir
@@ -63,7 +62,7 @@ class Lanes:
     def _wrapped(self, x: Any, dtype: DType) -> Any:
         """The low bits of each byte, extended by their sign if they have one."""
         i = self.b.ir
-        by = Splat(x.type, 8 - _NARROW[dtype][1])
+        by = ir.Constant(x.type, 8 - _NARROW[dtype][1])
         return (i.ashr if dtype.is_signed else i.lshr)(i.shl(x, by), by)
 
     def to_storage(self, x: Any, dtype: DType) -> Any:
@@ -73,7 +72,7 @@ class Lanes:
         if dtype is DType.F16:
             return i.fptrunc(x, vec(storage(dtype), self.lanes)) if self.target.half else encode(self.b, x, dtype)
         if dtype is DType.BF16 and self.native_bf16:
-            got = self.b.call("llvm.x86.avx512bf16.cvtneps2bf16.512", ir.VectorType(BFloat(), self.lanes), x)
+            got = self.b.call("llvm.x86.avx512bf16.cvtneps2bf16.512", ir.VectorType(ir.BFloatType(), self.lanes), x)
             return i.bitcast(got, vec(I16, self.lanes))
         if dtype is DType.BF16:  # round to nearest even; a NaN keeps a set mantissa bit
             wide = vec(I32, self.lanes)
@@ -89,7 +88,7 @@ class Lanes:
         if dtype in FORMATS or dtype is DType.F8E8M0:
             return encode(self.b, x, dtype)
         if dtype in _NARROW:
-            return i.and_(x, Splat(x.type, 2 ** _NARROW[dtype][1] - 1))
+            return i.and_(x, ir.Constant(x.type, 2 ** _NARROW[dtype][1] - 1))
         return x
 
     def bits(self, x: Any, source: DType, to: DType) -> Any:
@@ -132,9 +131,9 @@ class Lanes:
             return self.b.call(f"llvm.fpto{'s' if to.is_signed else 'u'}i.sat.{mangle(t)}.{mangle(x.type)}", t, x)
         limit = 2.0 ** (bits - 1)  # in vectors the intrinsic would go lane by lane on x86
         size = self.b.call(f"llvm.fabs.{mangle(x.type)}", x.type, x)
-        out = i.fptosi(i.select(i.fcmp_ordered("<", size, Splat(x.type, limit)), x, Splat(x.type, 0.0)), t)
-        out = i.select(i.fcmp_ordered(">=", x, Splat(x.type, limit)), Splat(t, 2 ** (bits - 1) - 1), out)
-        return i.select(i.fcmp_ordered("<=", x, Splat(x.type, -limit)), Splat(t, -(2 ** (bits - 1))), out)
+        out = i.fptosi(i.select(i.fcmp_ordered("<", size, ir.Constant(x.type, limit)), x, ir.Constant(x.type, 0.0)), t)
+        out = i.select(i.fcmp_ordered(">=", x, ir.Constant(x.type, limit)), ir.Constant(t, 2 ** (bits - 1) - 1), out)
+        return i.select(i.fcmp_ordered("<=", x, ir.Constant(x.type, -limit)), ir.Constant(t, -(2 ** (bits - 1))), out)
 
     def convert(self, x: Any, to: DType) -> Any:
         """A float that is known to lie in the range of a small integer type, toward zero. NaN gives any number."""
@@ -147,10 +146,10 @@ class Lanes:
         Rounding keeps order, so x may be bounded first; adding 1.5·2²³ then leaves the nearest integer in the low bits.
         """
         i, t = self.b.ir, vec(I32, self.lanes)
-        least, greatest = Splat(x.type, float(low - zero)), Splat(x.type, float(high - zero))
+        least, greatest = ir.Constant(x.type, float(low - zero)), ir.Constant(x.type, float(high - zero))
         x = i.select(i.fcmp_ordered(">", x, least), x, least)
         x = i.select(i.fcmp_ordered("<", x, greatest), x, greatest)
-        return i.sub(i.bitcast(i.fadd(x, Splat(x.type, ROUND)), t), Splat(t, _ROUND_BITS - zero))
+        return i.sub(i.bitcast(i.fadd(x, ir.Constant(x.type, ROUND)), t), ir.Constant(t, _ROUND_BITS - zero))
 
     def divide(self, x: Any, y: Any) -> Any:
         """x / y for one y, correctly rounded but for the ends of the range: x·(1/y), then one step of P. Markstein's correction."""

@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import DType
-from ..build import I8, I32, Builder, Splat, storage, vec
+from .. import llvm_ir as ir
+from ..build import I8, I32, Builder, storage, vec
 
 _INFINITY = 0x7F800000  # bits of float32 infinity; more is NaN
 
@@ -55,7 +54,7 @@ def decode(b: Builder, x: Any, dtype: DType) -> Any:
     t, f = vec(I32, n), vec(ir.FloatType(), n)
 
     def c(v: int) -> Any:
-        return Splat(t, v)
+        return ir.Constant(t, v)
 
     raw = ir.IntType(storage(dtype).width) if isinstance(storage(dtype), ir.IntType) else ir.IntType(16)
     h = i.zext(i.bitcast(x, vec(raw, n)), t)
@@ -67,7 +66,7 @@ def decode(b: Builder, x: Any, dtype: DType) -> Any:
     code = i.and_(h, c(sign - 1))
     shift = 23 - form.mantissa
     normal = i.add(i.shl(code, c(shift)), c((127 - form.bias) << 23))
-    subnormal = i.bitcast(i.fmul(i.uitofp(code, f), Splat(f, 2.0 ** (1 - form.bias - form.mantissa))), t)
+    subnormal = i.bitcast(i.fmul(i.uitofp(code, f), ir.Constant(f, 2.0 ** (1 - form.bias - form.mantissa))), t)
     o = i.select(i.icmp_unsigned("<", code, c(1 << form.mantissa)), subnormal, normal)
     if form.overflow not in (form.nan, form.largest):  # infinity, and NaN with its mantissa
         special = i.or_(c(_INFINITY), i.shl(code, c(shift)))
@@ -86,7 +85,7 @@ def encode(b: Builder, x: Any, dtype: DType) -> Any:
     t, f = vec(I32, n), vec(ir.FloatType(), n)
 
     def c(v: int) -> Any:
-        return Splat(t, v)
+        return ir.Constant(t, v)
 
     bits = i.bitcast(x, t)
     if dtype is DType.F8E8M0:  # to the nearest power of two; 0, negative and too large numbers become NaN

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llvmlite import ir
-
-from ..build import I32, I64, Splat, vec
+from .. import llvm_ir as ir
+from ..build import I32, I64, vec
 from .doubles import Doubles
 from .elementary import ROUND64
 
@@ -71,8 +70,7 @@ class Powers(Doubles):
         return i.select(i.fcmp_ordered("<", size, self._k(x, _SMALL)), x, self._intrinsic("copysign", y, x))
 
     def _f_pow(self, x: Any, y: Any) -> Any:
-        exponent = y.constant[0] if isinstance(y, ir.Constant) and isinstance(y.constant, list) else None
-        known = self._known_power(x, getattr(exponent, "constant", exponent))
+        known = self._known_power(x, _number(y))
         if known is not None:
             return known
         return self._power(x, y) if self._single(x) else self._intrinsic("pow", x, y)
@@ -121,7 +119,7 @@ class Powers(Doubles):
         whole = i.fcmp_ordered("==", self._intrinsic("floor", y), y)
         half = i.fmul(y, self._k(x, 0.5))
         odd = i.and_(whole, i.fcmp_unordered("!=", self._intrinsic("floor", half), half))
-        negative = i.icmp_signed("<", i.bitcast(x, sign), Splat(sign, 0))
+        negative = i.icmp_signed("<", i.bitcast(x, sign), ir.Constant(sign, 0))
         power = i.select(i.and_(negative, odd), i.fneg(power), power)
         finite = i.and_(i.fcmp_ordered("<", x, zero), i.fcmp_ordered(">", x, self._k(x, -math.inf)))
         power = i.select(i.and_(finite, i.not_(whole)), self._k(x, math.nan), power)
@@ -137,10 +135,10 @@ class Powers(Doubles):
         i, lanes = self.b.ir, x.type.count
         t = vec(I64, lanes)
         bits = i.bitcast(x, t)
-        above = i.sub(bits, Splat(t, _SQRT_HALF_BITS))
-        e = i.and_(above, Splat(t, -(2**52)))
+        above = i.sub(bits, ir.Constant(t, _SQRT_HALF_BITS))
+        e = i.and_(above, ir.Constant(t, -(2**52)))
         m = i.bitcast(i.sub(bits, e), x.type)
-        exponent = i.sitofp(i.ashr(i.trunc(i.lshr(above, Splat(t, 32)), vec(I32, lanes)), Splat(vec(I32, lanes), 20)), x.type)
+        exponent = i.sitofp(i.ashr(i.trunc(i.lshr(above, ir.Constant(t, 32)), vec(I32, lanes)), ir.Constant(vec(I32, lanes), 20)), x.type)
         one = self._k(x, 1.0)
         z = i.fdiv(i.fsub(m, one), i.fadd(m, one))
         y = self._fma(exponent, self._k(x, math.log(2)), i.fmul(z, self._poly(i.fmul(z, z), _LOG)))
@@ -153,4 +151,12 @@ class Powers(Doubles):
         x = self._clamp(x, -160.0, 130.0)
         shifted = i.fadd(x, self._k(x, ROUND64))
         p = self._poly(i.fsub(x, i.fsub(shifted, self._k(x, ROUND64))), _EXP2)
-        return i.fmul(p, i.bitcast(i.add(i.shl(i.bitcast(shifted, t), Splat(t, 52)), Splat(t, 1023 << 52)), x.type))
+        return i.fmul(p, i.bitcast(i.add(i.shl(i.bitcast(shifted, t), ir.Constant(t, 52)), ir.Constant(t, 1023 << 52)), x.type))
+
+
+def _number(y: Any) -> float | None:
+    """The value of a constant that is the same in all lanes."""
+    if not isinstance(y, ir.Constant) or y.constant is ir.Undefined:
+        return None
+    lanes = y.constant if isinstance(y.constant, list) else [y.constant or 0]
+    return lanes[0] if lanes.count(lanes[0]) == len(lanes) else None

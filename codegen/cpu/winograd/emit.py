@@ -11,10 +11,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import Dim, DType
 from ...kernel import WinogradKernel
+from .. import llvm_ir as ir
 from ..build import I64, PTR, storage
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..float_mode import flush_subnormals
@@ -62,7 +61,7 @@ class _Emitter(TileTransforms, TextEmitter):
 
     def text(self) -> tuple[str, str]:
         s = self.schedule
-        self.module = ir.Module(name="kernel")
+        self.module = ir.Module()
         into = self._input_function()
         ends = {}
         if s.of_group > 1 or not s.tail:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from ....ir import DType, ceildiv
 from ...kernel import WinogradKernel
 from ...winograd import filtering, positions
+from .. import llvm_ir as ir
 from ..build import I64, PTR, Builder, Params, storage, vec
 from ..emitted import PLACEHOLDER
 from ..epilogue import Epilogue

@@ -9,7 +9,8 @@ import numpy as np
 
 from ....ir import DType
 from ...winograd import Filtering
-from ..build import Builder, Splat, storage
+from .. import llvm_ir as ir
+from ..build import Builder, storage
 
 Transform = Callable[[Sequence[Any]], list[Any]]
 
@@ -27,7 +28,7 @@ class Steps:
         return self.b.ir.fsub(x, y, flags=("contract",))
 
     def scaled(self, c: float, x: Any) -> Any:
-        return x if c == 1 else self.b.ir.fmul(x, Splat(x.type, c), flags=("contract",))
+        return x if c == 1 else self.b.ir.fmul(x, ir.Constant(x.type, c), flags=("contract",))
 
     def sum(self, terms: Sequence[tuple[float, Any]]) -> Any:
         """Σ c·x, starting at a term without a product; terms of 0 do not count."""
