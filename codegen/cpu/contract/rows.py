@@ -91,7 +91,7 @@ class _ConvTile:
         self.width = 1 << (mr - 1).bit_length()  # rows as lanes of an address vector
         self.lanes = vec(I64, self.width)
         self.length = i.mul(g.kernel[-1], p["channels"]) if self.segments else p["channels"]
-        self.table = b.alloca(I64, self.width)
+        self.table = b.alloca(I64, b.i64(self.width))
         self.base = [self._array() for _ in range(self.looped + 1)]
         if self.segments:
             self.border = self._array()
@@ -115,7 +115,7 @@ class _ConvTile:
         self.along = [i.mul(b.iota(self.width), b.splat(x, self.width)) for x in self.steps]
 
     def _array(self) -> Any:
-        array = self.b.alloca(I64, self.width)
+        array = self.b.alloca(I64, self.b.i64(self.width))
         for r in range(self.width):
             self.b.ir.store(self.b.i64(0), self.b.at(array, self.b.i64(r), I64))
         return array
