@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from itertools import zip_longest
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..codegen.cpu.parallel import CompilePool
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.cpu.target import parse as parse_cpu
 from ..codegen.expr import structure
-from ..codegen.kernel import Kernel, LoopKernel
+from ..codegen.kernel import AttentionKernel, ContractKernel, GroupedKernel, IrregularKernel, Kernel, RecurrentKernel, WinogradKernel
 from ..codegen.lower import LowerOptions
 from ..codegen.lower.scattered_taps import ScatterCosts
 from ..codegen.lower.winograd import ConvCosts
@@ -100,7 +100,7 @@ class CpuBackend:
     def __init__(self, target: CpuTarget) -> None:
         self.target = target
         self._pool = CompilePool(target)
-        self._loops: dict[object, Emitted] = {}  # by what they are built from: the second program has most of the first one's
+        self._written: dict[object, Emitted] = {}  # by what they are built from: layers repeat, and so do programs
 
     def __enter__(self) -> CpuBackend:
         self._pool.__enter__()
@@ -131,9 +131,7 @@ class CpuBackend:
         return None
 
     def emit(self, plan: Plan) -> dict[int, Emitted]:
-        out = _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: self._emit(step.kernel)), dict(self._loops))
-        self._loops.update((kernel_key(s.kernel), out[id(s)]) for s in steps_of(plan.steps) if isinstance(s.kernel, LoopKernel))
-        return out
+        return _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: self._emit(step.kernel)), self._written)
 
     def _emit(self, kernel: Kernel) -> Emitted:
         made = cpu_emit.emit(kernel, self.target)
@@ -207,7 +205,7 @@ class CudaBackend:
             aligned = tuple(alignment(plan, b) for b in step.buffers)
             return (kernel_key(step.kernel), aligned), lambda: emit_forms(step.kernel, self.target, aligned)
 
-        return _emit_once(plan, one)
+        return _emit_once(plan, one, {})
 
     def texts(self, emitted: Mapping[int, tuple[Form, ...]], known: Mapping[str, CudaImage]) -> dict[str, str]:
         every = [f for forms in emitted.values() for f in forms]
@@ -328,11 +326,8 @@ def steps_of(steps: tuple[PlanStep, ...]) -> list[Step]:
     return found
 
 
-def _emit_once(
-    plan: Plan, one: Callable[[Step], tuple[object, Callable[[], Any]]], known: dict[object, Any] | None = None
-) -> dict[int, Any]:
-    """Code of every step; kernels that are built alike, or like those `known`, are emitted once."""
-    known = {} if known is None else known
+def _emit_once(plan: Plan, one: Callable[[Step], tuple[object, Callable[[], Any]]], known: dict[object, Any]) -> dict[int, Any]:
+    """Code of every step; kernels that are built alike, or like those `known`, which it adds to, are emitted once."""
     out: dict[int, Any] = {}
     for step in steps_of(plan.steps):
         key, make = one(step)
@@ -343,9 +338,12 @@ def _emit_once(
 
 
 def kernel_key(kernel: Kernel) -> object:
-    """Equal for loop kernels that are built alike."""
-    if not isinstance(kernel, LoopKernel):
-        return id(kernel)
+    """Equal for kernels that are built alike."""
+    match kernel:
+        case ContractKernel(epilogue=e) | GroupedKernel(epilogue=e) | WinogradKernel(epilogue=e):
+            return type(kernel), *(getattr(kernel, f.name) for f in fields(kernel) if f.name != "epilogue"), structure((e,))
+        case AttentionKernel() | RecurrentKernel() | IrregularKernel():
+            return kernel
     stages = tuple(s.fn for s in kernel.stages)
     stores = tuple((s.operand, s.per_element, s.guard is None) for s in kernel.stores)
     return kernel.axes, kernel.reduce_axes, kernel.operands, stages, stores, structure(kernel.roots)

@@ -7,6 +7,7 @@ arguments are canonical in turn. A constant expression is always a plain `int`.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +67,11 @@ class Expr:
         return frozenset(found)
 
     @cached_property
+    def bounds(self) -> tuple[int, int]:
+        """Lower and upper bound."""
+        return _bounds_of(self.terms)
+
+    @cached_property
     def depth(self) -> int:
         """How deep minima, quotients … lie in each other."""
         return max((1 + depth_of(f.args) for mono, _ in self.terms for f in mono if isinstance(f, Atom)), default=0)
@@ -79,9 +85,16 @@ class Expr:
 
     def __add__(self, other: Dim) -> Dim:
         terms = dict(self.terms)
+        fresh = [t for t in _terms(other) if t[0] not in terms]
         for mono, c in _terms(other):
             terms[mono] = terms.get(mono, 0) + c
-        return _make(terms)
+        if 2 * len(fresh) >= len(self.terms):
+            return _make(terms)
+        kept = [t for t in terms.items() if t[1] and t not in fresh]
+        for t in fresh:  # the others are in order already, and long sums grow by a term at a time
+            if t[1]:
+                insort(kept, t, key=_order)
+        return _sum(kept)
 
     __radd__ = __add__
 
@@ -310,10 +323,12 @@ def _clip(x: int) -> int:
 
 
 def _bounds(dim: Dim) -> tuple[int, int]:
-    if isinstance(dim, int):
-        return dim, dim
+    return (dim, dim) if isinstance(dim, int) else dim.bounds
+
+
+def _bounds_of(terms: Iterable[tuple[Monomial, int]]) -> tuple[int, int]:
     lo = hi = 0
-    for mono, c in dim.terms:
+    for mono, c in terms:
         b = (c, c)
         for f in mono:
             fb = (f.lo, f.hi) if isinstance(f, Sym) else _atom_bounds(f)
@@ -346,14 +361,22 @@ def _sort_key(f: Sym | Atom) -> tuple[bool, str]:
     return isinstance(f, Atom), str(f)
 
 
+def _order(term: tuple[Monomial, int]) -> tuple[int, list[tuple[bool, str]]]:
+    return -len(term[0]), [_sort_key(f) for f in term[0]]
+
+
 def _make(terms: Mapping[Monomial, int]) -> Dim:
     kept = [(m, c) for m, c in terms.items() if c]
-    if not kept:
+    if len(kept) > 1:
+        kept.sort(key=_order)
+    return _sum(kept)
+
+
+def _sum(terms: list[tuple[Monomial, int]]) -> Dim:
+    """Of terms in order, none of which is 0."""
+    if not terms:
         return 0
-    if len(kept) == 1 and not kept[0][0]:
-        return kept[0][1]
-    kept.sort(key=lambda t: (-len(t[0]), [_sort_key(f) for f in t[0]]))
-    return Expr(tuple(kept))
+    return terms[0][1] if len(terms) == 1 and not terms[0][0] else Expr(tuple(terms))
 
 
 def _atom(fn: str, a: Dim, b: Dim) -> Expr:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..errors import PassError
 from ..ir import Graph, Node, Op, Trait, Value
@@ -95,11 +95,11 @@ def match(pattern: Pattern, value: Value, bound: _Bound = _Bound()) -> Iterator[
     if known.get(pattern.name, value) != value:
         return
     if pattern.name and pattern.name not in known:
-        bound = replace(bound, values=(*bound.values, (pattern.name, value)))
+        bound = _Bound((*bound.values, (pattern.name, value)), bound.interior)
     if not isinstance(pattern, P):
         yield bound
         return
-    bound = replace(bound, interior=(*bound.interior, (value.node, pattern.shared)))
+    bound = _Bound(bound.values, (*bound.interior, (value.node, pattern.shared)))
     if not pattern.operands:
         yield bound
         return
@@ -107,7 +107,8 @@ def match(pattern: Pattern, value: Value, bound: _Bound = _Bound()) -> Iterator[
     if Trait.COMMUTATIVE in value.node.op.traits and len(value.node.inputs) == 2:
         orders.append(value.node.inputs[::-1])
     for order in orders:
-        yield from _match_all(pattern.operands, order, bound)
+        if all(not isinstance(p, P) or isinstance(v.node.op, p.classes) for p, v in zip(pattern.operands, order, strict=True)):
+            yield from _match_all(pattern.operands, order, bound)
 
 
 def _match_all(patterns: Sequence[Pattern], values: Sequence[Value], bound: _Bound) -> Iterator[_Bound]:

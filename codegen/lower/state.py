@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -122,6 +123,7 @@ class Lowering:
         self.fusion = Fusion(graph, fuse=options.opt_level > 0)
         self.outputs = graph.kept
         self._placed: dict[Value, View] = {}
+        self._starts: dict[Node, tuple[Dim, ...]] = {}  # of the operands of a concatenation
         self.unbound = {s.symbol for s in graph.bound}  # of this graph, not computed yet: what mentions them has no memory
 
     # --- where values are --------------------------------------------------------------------------------------------
@@ -174,7 +176,9 @@ class Lowering:
         """The part of a concatenation that operand `position` fills."""
         assert isinstance(concat.op, Concat)
         axis = concat.op.axis
-        start: Dim = sum((x.shape[axis] for x in concat.inputs[:position]), 0)
+        if concat not in self._starts:
+            self._starts[concat] = tuple(accumulate((x.shape[axis] for x in concat.inputs), initial=0))
+        start = self._starts[concat][position]
         part = View(view.buffer, view.dtype, concat.inputs[position].shape, view.strides)
         return self.storage.shifted(part, start * view.strides[axis])
 
