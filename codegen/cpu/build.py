@@ -64,7 +64,7 @@ class Builder:
     def __init__(self, fn: ir.Function) -> None:
         self.fn, self.module = fn, fn.module
         self.entry = fn.append_basic_block("entry")
-        self.ir = ir.IRBuilder(fn, self.entry)
+        self.ir: Any = ir.IRBuilder(fn, self.entry)  # Any: emitters handle values and their types alike
 
     def i64(self, value: int) -> ir.Constant:
         return ir.Constant(I64, value)
