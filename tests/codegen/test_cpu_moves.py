@@ -8,6 +8,7 @@ import pytest
 from mlc.codegen.cpu.loops.schedule import merge_axes
 from mlc.codegen.cpu.loops.segments import segments
 from mlc.codegen.cpu.loops.transpose import Turn, Weave, moving
+from mlc.codegen.cpu.loops.truths import as_bytes
 from mlc.codegen.cpu.loops.wider import wider
 from mlc.codegen.cpu.target import parse
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, Load, Num
@@ -88,6 +89,31 @@ def test_short_runs_move_as_words(dtype, run):
     word = run * x.itemsize in (2, 4, 8)
     assert (len(wider(kernel).axes) == 2) == word
     agree(kernel, x, want, targets=TARGETS[:2])
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_truths_that_are_moved_are_bytes(fill):
+    """Rows of 60 truths in rows of 70, the others constant."""
+    x = elements(DType.U8, 20, 60) > 99
+    inside = Call(
+        "and_", (Call("ge", (Axis(1), Num(4)), dtype=DType.BOOL), Call("lt", (Axis(1), Num(64)), dtype=DType.BOOL)), dtype=DType.BOOL
+    )
+    place = Call("min", (Call("max", (Call("add", (Axis(1), Num(-4))), Num(0))), Num(59)))
+    load = Load(0, Call("add", (Call("mul", (Axis(0), Num(60))), place)), dtype=DType.BOOL)
+    value = Call("select", (inside, load, Num(fill, dtype=DType.BOOL)), dtype=DType.BOOL)
+    operands = (Operand(DType.BOOL, 1200), Operand(DType.BOOL, 1400, written=True))
+    kernel = LoopKernel((20, 70), (), operands, (), (Store(1, offset(70, 1), value),))
+    assert as_bytes(kernel).operands[1].dtype is DType.U8
+    want = np.pad(x, ((0, 0), (4, 6)), constant_values=fill)
+    for target in TARGETS:
+        out = np.zeros(want.shape, bool)
+        execute(kernel, [x, out], target)
+        np.testing.assert_array_equal(out, want)
+    other = Load(0, offset(60, 0), dtype=DType.BOOL)
+    both = Call("select", (other, load, Num(fill, dtype=DType.BOOL)), dtype=DType.BOOL)
+    assert as_bytes(k := replace(kernel, stores=(replace(kernel.stores[0], value=both),))) is k
+    inverted = Call("not_", (load,), dtype=DType.BOOL)
+    assert as_bytes(k := replace(kernel, stores=(replace(kernel.stores[0], value=inverted),))) is k
 
 
 def test_runs_that_start_anywhere_stay():

@@ -18,6 +18,7 @@ from .segments import Segments, segments
 from .spill import spill
 from .tiled import Tiled
 from .transpose import Turn, Weave, moving
+from .truths import as_bytes
 from .wider import wider
 from .windows import Cuts, Fact, windows
 
@@ -26,7 +27,7 @@ _FEW_UNITS = 32  # fewer outer indices than this would leave threads idle
 
 def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> Emitted:
     """Emit a loop kernel. Raises CodegenError for an element type or function the CPU backend lacks."""
-    kernel = wider(merge_axes(kernel))
+    kernel = wider(as_bytes(merge_axes(kernel)))
     tile = moving(kernel, target)
     parts = segments(kernel, target) if tile is None and hints == NO_HINTS else None
     if parts is not None:
