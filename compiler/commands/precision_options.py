@@ -38,10 +38,26 @@ def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="METRIC=VALUE",
         help="Lower no more layers than keep relative-l2, cosine, arg-max or FILE.py:FUNCTION within this.",
     )
+    @click.option(
+        "--search-seconds",
+        type=click.FloatRange(0, min_open=True),
+        default=120.0,
+        show_default=True,
+        help="What the search under --max-drop may take; the best found until then is taken.",
+    )
     @click.option("--keep-slower", is_flag=True, help="Keep a lowered module that is slower than float32 here.")
     @functools.wraps(command)
-    def wrapped(default: str, max_drop: str | None, keep_slower: bool, calibration: str | None, tuning: dict[str, Any], **rest: Any) -> Any:
-        made = Precision(default, calibration=calibration, max_drop=max_drop, keep_slower=keep_slower, report=show_choice, **tuning)
+    def wrapped(
+        default: str,
+        max_drop: str | None,
+        search_seconds: float,
+        keep_slower: bool,
+        calibration: str | None,
+        tuning: dict[str, Any],
+        **rest: Any,
+    ) -> Any:
+        search: dict[str, Any] = {"max_drop": max_drop, "seconds": search_seconds}
+        made = Precision(default, calibration=calibration, keep_slower=keep_slower, report=show_choice, **search, **tuning)
         return command(precision=made, **rest)
 
     return wrapped
@@ -56,7 +72,8 @@ def show_choice(lowered: Any) -> None:
     if lowered.outcome is None:
         err.print(text, highlight=False)
         return
-    err.print(f"{text}; loss {lowered.outcome.loss:.3g}", highlight=False, soft_wrap=True)
+    unfinished = "; time was up before the search was (--search-seconds)" if lowered.outcome.unfinished else ""
+    err.print(f"{text}; loss {lowered.outcome.loss:.3g}{unfinished}", highlight=False, soft_wrap=True)
     kept = list(lowered.outcome.kept.items())
     for name, why in kept[:_SHOWN]:
         err.print(f"  {escape(name)} {lowered.assignment.get(name, 'fp32')}: {escape(why)}", highlight=False, soft_wrap=True)

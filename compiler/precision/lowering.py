@@ -67,11 +67,12 @@ def _lowered(
     if options.calibration is None:
         chooser, assignment = Chooser(graph, options), assign(graph, options)
         return Lowered(lowered(graph, chooser, assignment), assignment, source=graph, choices=chooser.choices(assignment))
-    bench = Workbench(graph, options, threads, tell, build)
+    seconds = float("inf") if options.bound is None else options.seconds
+    bench = Workbench(graph, options, threads, tell, build, seconds)
     outcome = None if options.bound is None else within_bound(bench)
     assignment = assign(graph, options) if outcome is None else outcome.assignment
-    choices = bench.chooser.choices(assignment)
-    return Lowered(bench.lowered(assignment), assignment, outcome, bench.float32, graph, choices)
+    choices = bench.choices(assignment)
+    return Lowered(with_choices(graph, choices), assignment, outcome, bench.float32, graph, choices)
 
 
 def lower_alike(graph: Graph, made: Lowered) -> Graph:

@@ -38,6 +38,7 @@ class Precision:
         symmetric: no zero points for those.
         method: "nearest", "gptq" or "awq"; the last two need calibration data.
         max_drop: METRIC=VALUE, see `metrics.parse_bound`: lower no more layers than this allows on the calibration data.
+        seconds: how long the search under `max_drop` may take, about; the fastest that was found until then is taken.
         keep_slower: keep a lowered module that is slower than float32 on this machine.
         report: called with what was chosen (`compiler.precision.lowering.Lowered`): the precision of each layer and, under a bound,
             the loss and which layers stayed higher and why.
@@ -54,6 +55,7 @@ class Precision:
     symmetric: bool = True
     method: str = "nearest"
     max_drop: str | tuple[Metric, float] | None = None
+    seconds: float = 120.0
     keep_slower: bool = False
     weights: Mapping[str, tuple[str | os.PathLike[str], str]] | None = None
     report: Callable[[Any], object] | None = field(default=None, repr=False, compare=False)
@@ -67,6 +69,8 @@ class Precision:
         _one_of("method", self.method, METHODS)
         if not 0 <= self.smooth <= 1:
             raise InputError(f"smooth={self.smooth}", expected="a number from 0 to 1")
+        if not self.seconds > 0:
+            raise InputError(f"seconds={self.seconds}", expected="more than 0")
         if self.group < 1:
             raise InputError(f"group={self.group}", expected="1 or more, such as 32, 64 or 128")
         if self.max_drop is not None:

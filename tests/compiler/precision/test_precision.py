@@ -178,6 +178,7 @@ def test_statistics_cover_zero_and_choices_are_made_once(graph, samples):
         ({"default": "int9"}, "precision 'int9'"),
         ({"default": "int8"}, "without calibration data"),
         ({"default": "auto"}, "without a bound"),
+        ({"default": "bf16", "seconds": 0}, "seconds=0"),
         ({"default": "bf16", "max_drop": "relative-l2=0.1"}, "without calibration data"),
         ({"default": "int8", "observer": "best"}, "observer 'best'"),
         ({"smooth": 2.0}, "smooth=2"),
@@ -287,3 +288,36 @@ def test_auto_without_a_layer_that_gains_stays_float32_and_says_so(samples):
     with pytest.warns(SlowerWarning, match="float32 is kept"):
         module = mlc.compile(made, precision=mlc.Precision("auto", calibration=data, max_drop="relative-l2=0.1", report=told.append))
     assert told[0].assignment == {} and module.to_bytes() == mlc.compile(made).to_bytes()
+
+
+class Clock:
+    """Time passes whenever somebody looks."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize(("seconds", "lowered"), [(0.5, False), (4.5, True)])
+def test_a_search_whose_time_is_up_takes_the_best_so_far(model, samples, monkeypatch, seconds, lowered):
+    from mlc.compiler import bench
+    from mlc.compiler.precision import workbench
+
+    def measured(engines, threads, options, tell=None):
+        return [bench.Timing(n, threads, ms, ms, 1) for n, ms in zip(engines, (2.0, 1.0), strict=True)]
+
+    monkeypatch.setattr(bench, "measure", measured)
+    monkeypatch.setattr(workbench, "monotonic", Clock())
+    told = []
+    precision = mlc.Precision("auto", calibration=samples, max_drop="relative-l2=0.05", seconds=seconds, report=told.append)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        module = mlc.compile(model, precision=precision)
+    assert told[0].outcome.unfinished and told[0].outcome.loss <= 0.05
+    assert (set(told[0].assignment.values()) == {"bf16"}) is lowered
+    assert any("--search-seconds" in str(w.message) for w in seen) is not lowered
+    want = mlc.compile(model).run(samples[0])
+    np.testing.assert_allclose(module.run(samples[0])["y"], want["y"], rtol=0.1, atol=0.1)

@@ -70,3 +70,24 @@ def test_the_largest_count_is_found_from_any_guess(total):
             tried = []
             assert _most(total, lambda c, most=most, tried=tried: tried.append(c) or c <= most, guess) == most
             assert all(1 <= c <= total for c in tried) and (guess != most or len(tried) <= 2)
+
+
+def test_without_estimates_the_count_is_guessed_from_weights_and_few_losses_are_measured():
+    """Errors of layers are independent: squares add up, so that the guess is right at once."""
+    layers = {f"l{i}": 0.1 + 0.01 * i for i in range(60)}
+    measured = []
+
+    def true(assignment):
+        measured.append(assignment)
+        return sum(layers[n] ** 2 for n in assignment) ** 0.5
+
+    found = search({n: {"int8": 1.0} for n in layers}, true, 2.0, weight=lambda a: 3 * sum(layers[n] ** 2 for n in a), power=2.0)
+    assert found.loss <= 2.0 and len(measured) <= 3
+    assert set(found.assignment) == set(list(layers)[: len(found.assignment)]) and found.loss > 1.9
+    assert not found.alone and set(found.kept) == set(layers) - set(found.assignment)
+
+
+def test_a_wrong_guess_ends_within_a_grain():
+    tried = []
+    assert 56 <= _most(100, lambda c: tried.append(c) or c <= 60, 20, 4) <= 60 and len(tried) <= 7
+    assert _most(100, lambda c: c <= 1, 90, 4) == 1  # one step is better than none

@@ -1,0 +1,69 @@
+"""Expected errors of layers, against errors that are measured."""
+
+import numpy as np
+import pytest
+from mlc.compiler.precision.choose import Chooser
+from mlc.compiler.precision.expected import expected_error
+from mlc.compiler.precision.options import Precision
+from mlc.compiler.precision.statistics import Statistics
+from mlc.ir import DType, Graph, Input, Node, TensorType, const
+from mlc.ir.ops import Conv, MatMul
+from mlc.passes.base import apply
+from mlc.passes.precision import lower_layer
+
+
+def layer(op, shape, weights):
+    x = Node.make(Input(TensorType(DType.F32, shape)), (), ()).out
+    y = apply(op, x, const(weights), loc=("layer",))
+    return Graph((x,), ("x",), (y,), ("y",)), y.node
+
+
+def evaluate(value, x):
+    """By the references of ops."""
+    known = {}
+    for node in Graph(tuple(i for i in [value_input(value)]), ("x",), (value,), ("y",)).nodes:
+        if isinstance(node.op, Input):
+            known[node.out] = x
+        else:
+            known.update(zip(node.outputs, node.op.reference(*(known[v] for v in node.inputs)), strict=True))
+    return known[value].astype(np.float64)
+
+
+def value_input(value):
+    while value.node.inputs:
+        value = value.node.inputs[0]
+    return value
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "int8-dynamic", "int8-weight", "int4"])
+def test_of_a_product(precision):
+    rng = np.random.default_rng(0)
+    w = (rng.standard_normal((64, 48)) * np.linspace(0.1, 2, 48)).astype(np.float32)
+    check(*layer(MatMul(), (200, 64), w), precision, (rng.standard_normal((200, 64)) * np.linspace(0.2, 3, 64)).astype(np.float32))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_of_a_convolution(precision, groups):
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((3, 3, 16 // groups, 32)).astype(np.float32)
+    op = Conv((1, 1), (1, 1), (1, 1), (1, 1), groups)
+    check(*layer(op, (2, 9, 9, 16), w), precision, rng.standard_normal((2, 9, 9, 16)).astype(np.float32))
+
+
+def check(graph, node, precision, x):
+    seen = Statistics(x.shape[-1])
+    seen.add(x)
+    options = Precision("fp32", smooth=0)
+    choice = Chooser(graph, options, {node.inputs[0]: seen}).choice("layer", precision)
+    lowered, exact = evaluate(lower_layer(node, node.inputs, choice), x), evaluate(node.out, x)
+    measured = np.square(lowered - exact).sum() / np.square(exact).sum()
+    assert measured / 2.5 < expected_error(node, choice, seen) < measured * 2.5
+
+
+def test_of_nothing_but_zeros():
+    graph, node = layer(MatMul(), (5, 8), np.zeros((8, 4), np.float32))
+    seen = Statistics(8)
+    seen.add(np.zeros((5, 8), np.float32))
+    choice = Chooser(graph, Precision("fp32"), {node.inputs[0]: seen}).choice("layer", "int8")
+    assert expected_error(node, choice, seen) == 0.0
