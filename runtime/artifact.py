@@ -19,7 +19,7 @@ import struct
 import threading
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -91,15 +91,14 @@ def load(source: str | os.PathLike[str] | bytes, *, verify: bool = True) -> Part
     loc = "" if isinstance(source, bytes) else str(source)
     try:
         if isinstance(source, bytes):
-            return _parts(memoryview(source), verify)
+            return _parts(memoryview(source), verify, None)
         if not isinstance(source, (str, os.PathLike)):
             raise ArtifactError(f"a {type(source).__name__}", expected="a path, or the bytes of a module")
         with open(source, "rb") as f:
             if os.fstat(f.fileno()).st_size == 0:
                 raise ArtifactError("an empty file")
             pages = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-            parts = _parts(memoryview(pages), verify)
-            return replace(parts, streamed=_streamed(parts, pages))
+            return _parts(memoryview(pages), verify, f.fileno())
     except OSError as e:
         raise ArtifactError(f"cannot read: {e.strerror or e}", loc=loc) from None
     except ArtifactError as e:
@@ -129,7 +128,7 @@ def _write(parts: Parts, f: Any) -> None:
         z.comment = _COMMENT + hashlib.sha256(manifest).hexdigest().encode()
 
 
-def _parts(view: memoryview, verify: bool) -> Parts:
+def _parts(view: memoryview, verify: bool, file: int | None) -> Parts:
     spans, comment = _members(view)
     manifest_bytes, code = (bytes(view[at : at + size]) for at, size in spans[:2])
     if comment != _COMMENT + hashlib.sha256(manifest_bytes).hexdigest().encode():
@@ -141,30 +140,36 @@ def _parts(view: memoryview, verify: bool) -> Parts:
     check_format(raw)
     at, size = spans[2]
     weights: np.ndarray = np.frombuffer(view, np.uint8, size, at) if size else np.empty(0, np.uint8)
-    _verify(raw, code, weights, verify)
+    digests = _digests(raw, code)
     manifest = parse(raw, objects.count(code), size)
+    streamed = None if file is None else _streamed(file, at, manifest.streamed)
+    if verify and digests.get("weights") != _checksums(weights, streamed):
+        raise ArtifactError("the weights do not match their digests")
     if size and address(weights) % 64:
         copy = aligned(size)
         copy[:] = weights
         weights = copy
-    return Parts(manifest, code, weights)
+    return Parts(manifest, code, weights, streamed)
 
 
-def _streamed(parts: Parts, pages: mmap.mmap) -> np.ndarray | None:
+def _streamed(file: int, at: int, size: int) -> np.ndarray | None:
     """A copy of what runs stream, in memory of large pages: a file's own pages are small, and finding 100 MB of them takes a
-    fifth of the time of a run that does little else. NumPy asks for large pages itself, from 4 MB on.
+    fifth of the time of a run that does little else. NumPy asks for large pages itself, from 4 MB on. It is read, not copied
+    from the mapping, which would have to find those pages.
     """
-    size = parts.manifest.streamed
     if size < CHUNK:
         return None
     copy = aligned(size)
 
     def fill(i: int) -> None:
-        copy[i * CHUNK : (i + 1) * CHUNK] = parts.weights[i * CHUNK : min((i + 1) * CHUNK, size)]
+        done, end = i * CHUNK, min((i + 1) * CHUNK, size)
+        while done < end:
+            count = os.preadv(file, [copy[done:end].data], at + done)
+            if count == 0:
+                return  # the file became shorter meanwhile: its checksums tell
+            done += count
 
     _in_chunks(size, fill)
-    start = address(parts.weights) - address(np.frombuffer(pages, np.uint8))
-    pages.madvise(mmap.MADV_DONTNEED, start, size // PAGE * PAGE)  # they need not stay resident twice
     return copy
 
 
@@ -192,22 +197,24 @@ def _members(view: memoryview) -> tuple[list[tuple[int, int]], bytes]:
     return spans, comment
 
 
-def _verify(raw: dict[str, Any], code: bytes, weights: np.ndarray, all_of_it: bool) -> None:
+def _digests(raw: dict[str, Any], code: bytes) -> dict[str, Any]:
     digests = raw.get("digests")
     if not isinstance(digests, dict) or digests.get("chunk") != CHUNK:
         raise ArtifactError("the manifest has no digests")
     if digests.get("code") != hashlib.sha256(code).hexdigest():
         raise ArtifactError("the code does not match its digest")
-    if all_of_it and digests.get("weights") != _checksums(weights):
-        raise ArtifactError("the weights do not match their digests")
+    return digests
 
 
-def _checksums(weights: np.ndarray) -> list[int]:
-    checksum, base, size = native().checksum, address(weights), weights.nbytes
+def _checksums(weights: np.ndarray, streamed: np.ndarray | None = None) -> list[int]:
+    """Of every chunk; `streamed`, if there is one, has the first bytes."""
+    checksum, size, copied = native().checksum, weights.nbytes, 0 if streamed is None else streamed.nbytes
     out = [0] * -(-size // CHUNK)
 
     def check(i: int) -> None:
-        out[i] = checksum(base + i * CHUNK, min(CHUNK, size - i * CHUNK))
+        start, end = i * CHUNK, min((i + 1) * CHUNK, size)
+        held = weights if streamed is None or end > copied else streamed
+        out[i] = checksum(address(held) + start, end - start)
 
     _in_chunks(size, check)
     return out

@@ -9,7 +9,7 @@ from mlc.codegen.kernel import GroupedKernel, Operand
 from mlc.codegen.lower import lower
 from mlc.codegen.packing import pack_levels, unpack_levels
 from mlc.compiler.api import compile_graph
-from mlc.errors import CodegenError, VerifyError
+from mlc.errors import ArtifactError, CodegenError, VerifyError
 from mlc.ir import DType, Graph, Input, Node, TensorType, const, sym
 from mlc.ir.ops import Add, GroupedMatMul, Relu, Transpose
 from mlc.passes.base import apply
@@ -137,6 +137,11 @@ def test_a_file_s_levels_move_to_large_pages(tmp_path):
     assert artifact.load(tmp_path / "m.mlc").streamed.nbytes == levels_and_tables
     assert artifact.load(module.to_bytes()).streamed is None  # in memory of our own already
     assert loaded.to_bytes() == module.to_bytes()
+    damaged = bytearray(module.to_bytes())
+    damaged[len(damaged) - levels_and_tables] ^= 1  # one of them: little comes behind
+    (tmp_path / "m.mlc").write_bytes(damaged)
+    with pytest.raises(ArtifactError, match="weights do not match"):
+        load(tmp_path / "m.mlc")
 
 
 def test_a_group_of_part_words_is_refused():
