@@ -154,8 +154,8 @@ def _savings(bench: Workbench) -> Savings:
         chosen = {n: p for n, p in chosen.items() if n in found and n not in fixed}
         if precision in WEIGHT_ONLY and auto:
             chosen = {n: p for n, p in chosen.items() if _few_rows(bench.layers[n])}
-        if not chosen:
-            continue
+        if not chosen or (auto and sum(base[n] for n in chosen) < (_MARGIN - 1) * sum(base.values())):
+            continue  # nothing to gain that would be noticed
         for name, ms in bench.times(bench.attempt(chosen)[0], list(chosen)).items():
             if base[name] - ms > max(found[name].values(), default=0.0) * _MARGIN or not auto:
                 found[name][chosen[name]] = base[name] - ms

@@ -20,9 +20,9 @@ def expected_error(node: Node, choice: Choice, seen: Statistics | None) -> float
     """
     match choice:
         case BFloat16():
-            return 2 * 2.0**-18 / 3  # both operands, by 2⁻⁹ of themselves at most
+            return 2 * 2.0**-16 / 6  # both operands, by 2⁻⁸ of the power of two below them at most
         case Float16():
-            return 2 * 2.0**-24 / 3
+            return 3 * 2.0**-22 / 6  # and the result
     w = weights_of(node)
     assert w is not None and seen is not None
     k, n = w.shape[-2:]

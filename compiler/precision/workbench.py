@@ -76,10 +76,13 @@ class Workbench:
 
     def told(self, stage: str, done: int, total: int) -> None:
         """Progress; raises OutOfTime."""
-        if monotonic() > self._end:
-            raise OutOfTime
+        self._in_time()
         if self.tell is not None:
             self.tell(stage, done, total)
+
+    def _in_time(self) -> None:
+        if monotonic() > self._end:
+            raise OutOfTime
 
     @property
     def chooser(self) -> Chooser:
@@ -138,7 +141,12 @@ class Workbench:
         return found
 
     def outputs(self, module: Module) -> list[Feeds]:
-        return [module.run(sample) for sample in self.samples]
+        """For all samples; raises OutOfTime."""
+        found: list[Feeds] = []
+        for sample in self.samples:
+            self._in_time()
+            found.append(module.run(sample))
+        return found
 
     @property
     def wanted(self) -> list[Feeds]:

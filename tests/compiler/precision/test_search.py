@@ -89,5 +89,5 @@ def test_without_estimates_the_count_is_guessed_from_weights_and_few_losses_are_
 
 def test_a_wrong_guess_ends_within_a_grain():
     tried = []
-    assert 56 <= _most(100, lambda c: tried.append(c) or c <= 60, 20, 4) <= 60 and len(tried) <= 7
+    assert 56 <= _most(100, lambda c: tried.append(c) or c <= 60, 20, 4) <= 60 and len(tried) <= 8
     assert _most(100, lambda c: c <= 1, 90, 4) == 1  # one step is better than none
