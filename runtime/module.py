@@ -208,12 +208,16 @@ class Module:
     def _launch(
         self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], out: Mapping[str, np.ndarray] | None = None
     ) -> list[Any]:
-        given = given_outputs(out, self.outputs, binding.out_shapes, arrays) if out else {}
+        given = given_outputs(out, self.outputs, binding.out_shapes, arrays) if out else None
         try:
-            outputs: list[Any] = [
-                given[i] if i in given else None if shape is None else aligned_array(shape, dtype, size) if size else _empty(shape, dtype)
-                for i, (shape, dtype, size) in enumerate(binding.results)
-            ]
+            outputs: list[Any]
+            if given is None:  # the usual case, which is to cost nothing more
+                outputs = [
+                    None if shape is None else aligned_array(shape, dtype, size) if size else _empty(shape, dtype)
+                    for shape, dtype, size in binding.results
+                ]
+            else:
+                outputs = [given[i] if i in given else _new_output(*result) for i, result in enumerate(binding.results)]
         except MemoryError:
             shapes = [list(s) for s in binding.out_shapes if s is not None]
             raise InputError(f"outputs of {shapes}", expected="what fits into memory") from None
@@ -323,6 +327,13 @@ class Module:
             budget -= b.idle_bytes
             if budget < 0 and b is not current:
                 b.idle.clear()
+
+
+def _new_output(shape: tuple[int, ...] | None, dtype: np.dtype, size: int) -> np.ndarray | None:
+    """As `Binding.results` says: None where the size is not known yet."""
+    if shape is None:
+        return None
+    return aligned_array(shape, dtype, size) if size else _empty(shape, dtype)
 
 
 def check_target(target: object) -> None:
