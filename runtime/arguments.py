@@ -30,7 +30,11 @@ def as_array(value: Any, info: TensorInfo) -> np.ndarray:
         raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)
     if array.ndim != len(info.shape):
         raise InputError(f"shape {shape_text(array.shape)}", expected=shape_text(info.shape), loc=loc)
-    return np.ascontiguousarray(array) if array.ndim else array
+    try:
+        return np.ascontiguousarray(array) if array.ndim else array
+    except MemoryError:
+        found = f"shape {shape_text(array.shape)}, which is not contiguous"
+        raise InputError(found, expected="an array whose copy fits into memory", loc=loc) from None
 
 
 def bind_dim(bound: Bound, info: TensorInfo, axis: int, size: int, dim: Any) -> None:

@@ -19,6 +19,8 @@ from ..dtypes import DType
 from ..op import Op
 from ..types import TensorType
 
+_MOST_CHANNELS = 1 << 20  # of one sum of LRN, which runs over those, too, that are outside of the tensor
+
 
 def wide(dtype: np.dtype) -> np.dtype:
     """The dtype in which a reference accumulates: half precisions in float32, small integers in int32."""
@@ -289,6 +291,8 @@ class LRN(Op):
     bias: float = 1.0
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        if not 1 <= self.size <= _MOST_CHANNELS:
+            raise VerifyError(f"lrn: a sum over {self.size} channels", expected=f"1 to {_MOST_CHANNELS}")
         return (types[0],)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -59,6 +59,12 @@ def test_outputs_share_memory_with_nothing(static, dynamic):
         dynamic.run({"u": x, "x": x}, out={"y": both[:16].reshape(4, 4), "z": both[8:24].reshape(8, 2)})
 
 
+def test_an_input_whose_copy_is_larger_than_memory(dynamic):
+    x = np.broadcast_to(np.float32(1), (1 << 44, 4))
+    with pytest.raises(InputError, match=r"input u: shape.*fits into memory"):
+        dynamic.run({"u": x, "x": x})
+
+
 def test_copies_and_pickles_run_alike(static, dynamic):
     x = data(4, 8)
     for twin in (copy.copy(static), copy.deepcopy(static), pickle.loads(pickle.dumps(static))):

@@ -108,6 +108,14 @@ BROKEN: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda f: build([helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[-1])], shape=(1, 2, 4)).SerializeToString(),
         "kernel [-1]",
     ),
+    "norms over no channels": (
+        lambda f: build([helper.make_node("LRN", ["x"], ["y"], size=0)], shape=(1, 4, 2, 2)).SerializeToString(),
+        "0 channels",
+    ),
+    "norms over endless channels": (
+        lambda f: build([helper.make_node("LRN", ["x"], ["y"], size=2**50)], shape=(1, 4, 2, 2)).SerializeToString(),
+        "1125899906842624 channels",
+    ),
     "a stride of 0": (convolution("Conv", strides=[0]), "strides"),
     "a negative size": (convolution("Conv", pads=[-3, -3]), "negative"),
     "negative blocks": (
