@@ -86,6 +86,9 @@ class Shortcuts:
             emit(MOVE, p.slots + slot, p.values + m.dims.slots[slot], 0)
         for slot in stage.sizes:
             emit(AT_MOST, 0, zero, p.slots + slot)
+        for slot, low, high, _ in stage.limits:
+            emit(AT_MOST, 0, p.slots + low, p.slots + slot)
+            emit(AT_MOST, 0, p.slots + slot, p.slots + high)
         for a, b in stage.equal:
             emit(EQUAL, 0, p.slots + a, p.slots + b)
         for i in stage.buffers:

@@ -7,6 +7,7 @@ Workers leave notes in a folder, from which the last page of the report says, fo
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import re
@@ -54,6 +55,7 @@ class Watch:
     def _notes(self) -> TextIO:
         if self._file is None:
             self._file = (_folder() / f"{os.getpid()}.txt").open("a")
+            atexit.register(self._file.close)
         return self._file
 
     def start(self, test: str) -> None:

@@ -3,6 +3,7 @@
 import mlc
 import numpy as np
 import pytest
+from mlc.errors import InputError
 from mlc.runtime.resume import Run
 from mlc.runtime.shortcuts import KEPT, Shortcuts
 from onnx import TensorProto, helper, numpy_helper
@@ -105,3 +106,27 @@ def test_a_run_that_is_broken_off_leaves_no_memory(monkeypatch):
         assert not execution.memory
     for _ in range(2):
         np.testing.assert_array_equal(module.run({"x": x, "m": m})["y"], 2 * x)
+
+
+@pytest.mark.parametrize("after", [[], [node("Neg", ["y"], ["z"]), node("MatMul", ["z", "w"], ["o"])]], ids=["output", "between"])
+def test_limits_of_sizes_hold_without_the_handlers(after):
+    """A reflection of more rows than there are would read what lies outside of x."""
+    graph = helper.make_graph(
+        [node("Pad", ["x", "p"], ["y"], mode="reflect"), *after],
+        "g",
+        [info("x", F, [3, 4]), info("p", I, [4])],
+        [info("o" if after else "y", F, None)],
+        [numpy_helper.from_array(np.ones((4, 2), "f"), "w")] if after else [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    module = mlc.compile(model, threads=1)
+    x = np.arange(12, dtype="f").reshape(3, 4)
+    for rows in (2, 3, 1, 4, 2):
+        feeds = {"x": x, "p": np.array([rows, 0, 0, 0])}
+        if rows > 2:
+            with pytest.raises(InputError, match=f"= {rows} .*expected .* to 2"):
+                module.run(feeds)
+        else:
+            (got,) = module.run(feeds).values()
+            want = np.pad(x, ((rows, 0), (0, 0)), mode="reflect")
+            np.testing.assert_allclose(got, -want @ np.ones((4, 2), "f") if after else want)
