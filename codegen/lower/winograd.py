@@ -18,6 +18,7 @@ from .contraction import merged_groups
 Tile = tuple[int, int, int]
 _AXES = 3
 _LANES = 16  # of the widest vectors: groups start at whole ones
+_SUMS = 8  # vectors that multiply-adds need to be busy: two at a time, each of which takes four cycles
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class ConvCosts:
     tiles: int = 48
     unknown: int = 56
     gain: float = 1.05
+    gain_of_groups: float = 1.2
     cached: int = 1 << 18
 
 
@@ -58,7 +60,8 @@ def choose_tile(node: Node, costs: ConvCosts) -> Tile | None:
     out = missing + [_size(d, costs.unknown) for d in node.out.shape[1:-1]]
     if min(images_, *out, c, n) <= 0:
         return None
-    best, least = None, _direct(images_, out, kernel, c, n, groups, costs) / costs.gain
+    gain = costs.gain if groups == 1 else costs.gain_of_groups
+    best, least = None, _direct(images_, out, kernel, c, n, groups, costs) / gain
     for z, y, x in itertools.product(*(outputs(r) for r in kernel)):
         if positions((z, y, x), kernel) == math.prod(kernel):
             continue
@@ -118,7 +121,8 @@ def _filtered(tiles: int, kernel: list[int], c: int, n: int, groups: int, tile: 
     left = [math.prod(tile[:axis]) * math.prod(sizes[axis:]) for axis in range(_AXES)]
     back = 2 * sum(left if sizes[0] > 1 else left[1:]) * _padded(n)
     blocks = -(-tiles // max(1, min(costs.tiles, costs.unit // (4 * products * (groups * c + 64)))))
-    products_work = max(tiles, 4) * products * groups * c * _padded(n)
+    rows = max(tiles, 4, _SUMS * _LANES // _padded(n))  # fewer sums at a time wait for each other
+    products_work = rows * products * groups * c * _padded(n)
     weights = _weights(products * groups * c * n, costs) * blocks
     # partly hidden behind the products
     return max(products_work, weights) + 0.25 * min(products_work, weights) + costs.step * tiles * groups * (into + back)
