@@ -14,12 +14,17 @@ import numpy as np
 
 from ..ir import Dim, ceildiv
 
-_ROW = 16  # 32-bit lanes of a 64-byte row
+LANES = 16  # of 32 bits, of the widest vectors: a 64-byte row
 
 
 def padded_k(k: Dim, group: int = 1) -> Dim:
     """Elements along K that are stored."""
-    return k if group == 1 else ceildiv(k, _ROW * group) * (_ROW * group)
+    return k if group == 1 else ceildiv(k, LANES * group) * (LANES * group)
+
+
+def whole_vectors(n: int) -> int:
+    """Lanes of the vectors that n columns fill."""
+    return -(-n // LANES) * LANES
 
 
 def _whole(k: int, group: int) -> int:

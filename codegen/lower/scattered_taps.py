@@ -12,9 +12,8 @@ import numpy as np
 
 from ...ir import Const, DType, Graph, Node, Value, const
 from ...ir.ops import Conv, ConvTranspose
+from ..packing import whole_vectors
 from .apply import apply
-
-_LANES = 16  # a vector, which result channels fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +51,11 @@ def scatter_taps(graph: Graph, costs: ScatterCosts) -> Graph:
 def _pays(shape: Sequence[int], costs: ScatterCosts) -> bool:
     *kernel, c, n = shape
     taps = math.prod(kernel)
-    summed = c * taps * _padded(n) * (costs.filtered if max(kernel) <= costs.taps else 1)
-    return 0 < costs.gain * (c * _padded(taps * n) + costs.column * taps * n) < summed
+    summed = c * taps * whole_vectors(n) * (costs.filtered if max(kernel) <= costs.taps else 1)
+    return 0 < costs.gain * (c * whole_vectors(taps * n) + costs.column * taps * n) < summed
 
 
 def _cut_off(pads: Sequence[object], dilations: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...] | None:
     """What the transposed convolution cuts off at one end, if the pads are known."""
     out = [(k - 1) * d - p for p, d, k in zip(pads, dilations, kernel, strict=True) if isinstance(p, int)]
     return tuple(out) if len(out) == len(pads) and min(out) >= 0 else None
-
-
-def _padded(n: int) -> int:
-    return -(-n // _LANES) * _LANES

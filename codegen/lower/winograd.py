@@ -11,13 +11,12 @@ import numpy as np
 from ...ir import Const, Dim, DType, Node
 from ...ir.ops import Conv
 from ..kernel import ConvGeometry
-from ..packing import Deferred, pack_b, packed_size
+from ..packing import LANES, Deferred, pack_b, packed_size, whole_vectors
 from ..winograd import outputs, positions, transform_weights
 from .contraction import merged_groups
 
 Tile = tuple[int, int, int]
 _AXES = 3
-_LANES = 16  # of the widest vectors: groups start at whole ones
 _SUMS = 8  # vectors that multiply-adds need to be busy: two at a time, each of which takes four cycles
 
 
@@ -52,7 +51,7 @@ def choose_tile(node: Node, costs: ConvCosts) -> Tile | None:
     if len(kernel) > _AXES or any(s != 1 for s in op.strides):
         return None
     groups, n = op.groups, n // max(1, op.groups)
-    if groups > 1 and (c % _LANES or merged_groups(node) > 1):
+    if groups > 1 and (c % LANES or merged_groups(node) > 1):
         return None
     missing = [1] * (_AXES - len(kernel))
     kernel, dilations = missing + kernel, (*missing, *op.dilations)
@@ -109,7 +108,7 @@ def _size(d: Dim, unknown: int) -> int:
 
 def _direct(images: int, out: list[int], kernel: list[int], c: int, n: int, groups: int, costs: ConvCosts) -> float:
     taps = math.prod(kernel)
-    work = 1.1 * images * math.prod(out) * taps * groups * c * _padded(n)
+    work = 1.1 * images * math.prod(out) * taps * groups * c * whole_vectors(n)
     return max(work, _weights(taps * groups * c * n, costs))
 
 
@@ -117,19 +116,15 @@ def _filtered(tiles: int, kernel: list[int], c: int, n: int, groups: int, tile: 
     sizes = [m + r - 1 for m, r in zip(tile, kernel, strict=True)]
     products = math.prod(sizes)
     # an axis of n points takes 2n steps a line, of n in all for the input; the output has fewer lines left for each further axis
-    into = 2 * products * sum(s > 1 for s in sizes) * _padded(c)
+    into = 2 * products * sum(s > 1 for s in sizes) * whole_vectors(c)
     left = [math.prod(tile[:axis]) * math.prod(sizes[axis:]) for axis in range(_AXES)]
-    back = 2 * sum(left if sizes[0] > 1 else left[1:]) * _padded(n)
+    back = 2 * sum(left if sizes[0] > 1 else left[1:]) * whole_vectors(n)
     blocks = -(-tiles // max(1, min(costs.tiles, costs.unit // (4 * products * (groups * c + 64)))))
-    rows = max(tiles, 4, _SUMS * _LANES // _padded(n))  # fewer sums at a time wait for each other
-    products_work = rows * products * groups * c * _padded(n)
+    rows = max(tiles, 4, _SUMS * LANES // whole_vectors(n))  # fewer sums at a time wait for each other
+    products_work = rows * products * groups * c * whole_vectors(n)
     weights = _weights(products * groups * c * n, costs) * blocks
     # partly hidden behind the products
     return max(products_work, weights) + 0.25 * min(products_work, weights) + costs.step * tiles * groups * (into + back)
-
-
-def _padded(n: int) -> int:
-    return -(-n // 16) * 16
 
 
 def _weights(elements: int, costs: ConvCosts) -> float:

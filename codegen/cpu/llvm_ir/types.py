@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 
 class Type:
@@ -24,7 +25,7 @@ class Type:
     def __str__(self) -> str:
         return self.text
 
-    def constant(self, value: object) -> str:
+    def constant(self, value: Any) -> str:
         """Text of a constant of the type, which is not written before it."""
         raise TypeError(f"a constant of type {self.text}")
 
@@ -52,8 +53,8 @@ class IntType(Type):
         super().__init__(f"i{width}", f"i{width}")
         self.width = width
 
-    def constant(self, value: object) -> str:
-        return str(int(value))  # type: ignore[call-overload]
+    def constant(self, value: Any) -> str:
+        return str(int(value))
 
 
 class _Real(Type):
@@ -63,8 +64,8 @@ class _Real(Type):
     zero = "0.0"
     rounding = "d"  # struct's code of the type
 
-    def constant(self, value: object) -> str:
-        value = float(value)  # type: ignore[arg-type]
+    def constant(self, value: Any) -> str:
+        value = float(value)
         if self.rounding != "d":
             (value,) = struct.unpack(self.rounding, struct.pack(self.rounding, value))
         return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016x}"
@@ -109,7 +110,7 @@ class VectorType(Type):
         super().__init__(f"<{count} x {element.text}>", f"v{count}{element.mangled}")
         self.element, self.count = element, count
 
-    def constant(self, value: object) -> str:
+    def constant(self, value: Any) -> str:
         """Of one number for all lanes, or one for each."""
         one = self.element.text
         if not isinstance(value, list | tuple):
@@ -129,7 +130,7 @@ class ArrayType(Type):
         super().__init__(f"[{count} x {element.text}]")
         self.element, self.count = element, count
 
-    def constant(self, value: object) -> str:
+    def constant(self, value: Any) -> str:
         assert isinstance(value, list | tuple)
         return "[" + ", ".join(f"{self.element.text} {self.element.constant(v)}" for v in value) + "]"
 

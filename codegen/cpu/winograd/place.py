@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from ....ir import Dim, ceildiv
+from ....ir import Dim, ceildiv, prod
 from ...kernel import WinogradKernel
 from ..build import Builder
 
@@ -24,7 +23,7 @@ class Places:
             d * ceildiv(ceildiv(o, d), m) if d != 1 else ceildiv(o, m)
             for o, m, d in zip(c.out_spatial, kernel.tile, c.dilations, strict=True)
         ]  # fmt: skip
-        self.tiles: Dim = kernel.images * math.prod(self.counts)  # type: ignore[assignment]
+        self.tiles: Dim = kernel.images * prod(self.counts)
         self.dims: dict[str, Dim] = {}
         for axis, name in enumerate("zyx"):
             self.dims |= {
