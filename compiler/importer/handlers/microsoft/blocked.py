@@ -15,11 +15,11 @@ from onnx import NodeProto, helper
 from .....ir import Value, ceildiv
 from .....ir import ops as O
 from .....runtime.native import host_features
-from ...compose import Build, optional, required
+from ...compose import Build, required
 from ...context import HandlerTable, ImportContext
 from ..resize import resize
-from ..windows import average_pool, convolve, global_average_pool, global_max_pool, max_pool
-from .fused import activate
+from ..windows import average_pool, global_average_pool, global_max_pool, max_pool
+from .fused import fused_conv
 
 Ins = list[Value | None]
 
@@ -47,13 +47,11 @@ def unblocked(raw: np.ndarray, group: int, block: int) -> np.ndarray:
 def conv(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
     """activation(conv(x, w, bias) + sum)."""
     x, w = required(ctx, node, ins, 2)
-    b, other = Build(ctx), optional(ins, 3)
     raw = ctx.require_known(w, "a weight in blocks")
     if raw.ndim < 3 or raw.shape[0] % 8:
         raise ctx.unsupported(f"{node.op_type} of com.microsoft.nchwc with weights {w.type}, which are no whole blocks of channels")
     weights = ctx.const(unblocked(raw, int(ctx.attr(node, "group", 1)), block_size()))
-    y = convolve(ctx, node, x, weights, optional(ins, 2))
-    return [activate(ctx, node, b, y if other is None else b.add(y, other))]
+    return fused_conv(ctx, node, [x, weights, *ins[2:]])
 
 
 def reorder_input(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,7 @@ def matmul_bnb4(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value
     if raw is not None and scales is not None and k % block == 0 and block % 8 == 0:
         product = _looked_up(b, a, raw, scales.reshape(n, k // block), block, kind)
     else:
-        product = b.matmul(a, b.swap_last(_expanded(b, codes, factor, n * k, block, kind, (n, k))))
+        product = b.matmul(a, b.swap_last(_expanded(b, codes, factor, block, kind, (n, k))))
     y = b.cast(product, x.dtype)
     return [y if x.type.rank > 1 else b.reshape(y, (n,))]
 
@@ -58,8 +59,9 @@ def _looked_up(b: Build, a: Value, codes: np.ndarray, scales: np.ndarray, block:
     return b.emit(O.GroupedMatMul(4, block, tuple(map(float, _CODES[kind]))), a, *weights)
 
 
-def _expanded(b: Build, codes: Value, factor: Value, count: int, block: int, kind: int, shape: tuple[int, int]) -> Value:
+def _expanded(b: Build, codes: Value, factor: Value, block: int, kind: int, shape: tuple[int, int]) -> Value:
     """The weights as floats, computed by the model."""
+    count = math.prod(shape)
     size = -(-count // 2)
     flat = b.reshape(codes, (size, 1))
     high, low = b.emit(O.ShiftRight(), flat, b.const(4, DType.U8)), b.emit(O.BitAnd(), flat, b.const(15, DType.U8))

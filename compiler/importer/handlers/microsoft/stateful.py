@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -78,9 +78,8 @@ def causal_conv(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value
     return [shown(y, length), _states(ctx, b, seen, length, state, window, shown)]
 
 
-def _states(ctx: ImportContext, b: Build, seen: Value, length: Dim, state: int, window: int, shown: object) -> Value:
+def _states(ctx: ImportContext, b: Build, seen: Value, length: Dim, state: int, window: int, shown: Callable[[Value, Dim], Value]) -> Value:
     """What is carried on: the last `state` positions, or those behind each of the last `window` positions."""
-    assert callable(shown)
     if not window:
         return shown(b.slice(seen, 1, length, state), state)
     none = (0,) * 3
