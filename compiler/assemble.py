@@ -88,7 +88,7 @@ def assemble(
     known = symbols_of(d for b in plan.buffers if b.kind == "input" for d in b.shape) | code.bound
     packed = packed or pack_constants(plan)
     if before is not None:
-        packed = behind(before.weights, [(b.index, b.size) for b in before.manifest.buffers if b.kind == "const"], packed)
+        packed = behind(before.weights, [(b.place, b.size) for b in before.manifest.buffers if b.kind == "const"], packed)
     weights, spans = packed.block, packed.spans
     buffers = []
     for i, b in enumerate(plan.buffers):

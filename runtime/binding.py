@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +16,11 @@ from .dimexpr import LIMIT, show
 from .manifest import Manifest
 from .memory import Layout, Planner
 from .native import Code, Context
-from .shortcuts import KEPT, Shortcuts
 from .stages import Stage, Stages
-from .tables import Block
+
+if TYPE_CHECKING:
+    from .shortcuts import Shortcuts
+    from .tables import Block
 
 _ALIGNED = 1 << 14  # outputs from so many bytes on lie at cache lines, which takes half a microsecond
 _MAX_IDLE = 8  # contexts kept for later runs; more callers than this at once allocate afresh
@@ -59,7 +61,11 @@ class Program(Sizes):
         self.words = np.array(manifest.program, np.int64)
         self.functions = np.array(functions, np.uint64)
         self.weights, self.streamed = weights, streamed
-        self.shortcuts = Shortcuts(manifest, self.stages) if manifest.handlers else None
+        self.shortcuts: Shortcuts | None = None
+        if manifest.handlers:
+            from .shortcuts import Shortcuts  # only where it is needed: loading is to be quick
+
+            self.shortcuts = Shortcuts(manifest, self.stages)
         self.starts = np.array(self.shortcuts.starts if self.shortcuts else [], np.int64)
         self.weights_at = address(weights)
         self.streamed_at = self.weights_at if streamed is None else address(streamed)
@@ -85,6 +91,8 @@ class Execution:
         self.bufs: Any
         self.dims: Sequence[int] = binding.slots
         if (shortcuts := program.shortcuts) is not None:
+            from .tables import Block
+
             self.tables = Block(shortcuts.places, shortcuts.constants, binding)
             at, self.bufs, self.dims = self.tables.at, self.tables.bufs, self.tables.slots
             where = at + 8 * shortcuts.places.bufs, at + 8 * shortcuts.places.slots
@@ -109,12 +117,15 @@ class Execution:
 
     def _make_rooms(self, program: Program) -> None:
         m = program.manifest
-        for i, b in enumerate(m.buffers if self.tables else ()):
+        if self.tables is None:
+            return
+        from .shortcuts import KEPT
+
+        for i, b in enumerate(m.buffers):
             if b.kind == "output" and program.stages.of[i]:
-                assert self.tables is not None
                 room = aligned(KEPT)
                 self.tables.begin_with(i, 0, KEPT, address(room))
-                self.rooms.append((b.index, m.output_shapes[b.index], m.outputs[b.index].stored, room))
+                self.rooms.append((b.place, m.output_shapes[b.place], m.outputs[b.place].stored, room))
 
     def forget(self) -> None:
         """Drop the memory of a run that was broken off."""
@@ -140,7 +151,7 @@ class Binding:
         check_dims(m, first, values, symbols)
         self.dims = np.array(values, np.int64)
         self.in_shapes = [tuple(values[s] for s in shape) for shape in m.input_shapes]
-        staged = {b.index for i, b in enumerate(m.buffers) if b.kind == "output" and program.stages.of[i]}
+        staged = {b.place for i, b in enumerate(m.buffers) if b.kind == "output" and program.stages.of[i]}
         self.out_shapes = [None if i in staged else tuple(values[s] for s in shape) for i, shape in enumerate(m.output_shapes)]
         self.checks = [(t.dtype, shape) for t, shape in zip(m.inputs, self.in_shapes, strict=True)]
         self.results = [(shape, t.stored, _padded(shape, t.stored)) for t, shape in zip(m.outputs, self.out_shapes, strict=True)]
@@ -214,14 +225,14 @@ class Binding:
             if self.program.stages.of[i]:
                 self.template.append((0, 0))
                 continue
-            root, shift = (m.buffers[b.index], values[b.shift]) if b.kind == "alias" else (b, 0)
+            root, shift = (m.buffers[b.place], values[b.shift]) if b.kind == "alias" else (b, 0)
             fixed, offset = 0, 0
             if root.kind == "const":
-                fixed, offset = self.program.streamed_at if root.index < m.streamed else self.program.weights_at, root.index + shift
+                fixed, offset = self.program.streamed_at if root.place < m.streamed else self.program.weights_at, root.place + shift
             elif root.kind == "arena":
-                fixed, offset = -1, offsets[b.index if b.kind == "alias" else i] + shift
+                fixed, offset = -1, offsets[b.place if b.kind == "alias" else i] + shift
             elif root.kind != "given":
-                (self.in_patches if root.kind == "input" else self.out_patches).append((i, root.index, shift))
+                (self.in_patches if root.kind == "input" else self.out_patches).append((i, root.place, shift))
             self.template.append((fixed, offset))
 
 
@@ -261,15 +272,15 @@ def check_buffers(m: Manifest, stage: Stage, sizes: Sequence[int], values: Seque
             raise ArtifactError(f"buffer {i} of {sizes[i]} bytes")
         if b.kind == "input" or b.kind == "output":
             infos, shapes = (m.inputs, m.input_shapes) if b.kind == "input" else (m.outputs, m.output_shapes)
-            real = infos[b.index].dtype.itemsize
-            for s in shapes[b.index]:
+            real = infos[b.place].dtype.itemsize
+            for s in shapes[b.place]:
                 real *= values[s]
             if real != sizes[i]:
-                raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"{real} bytes as {b.kind} {infos[b.index].name}")
+                raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"{real} bytes as {b.kind} {infos[b.place].name}")
         elif b.kind == "alias":
             shift = values[b.shift]
-            if shift < 0 or (sizes[i] and shift + sizes[i] > sizes[b.index]):
-                raise ArtifactError(f"buffer {i} reaches outside buffer {b.index}")
+            if shift < 0 or (sizes[i] and shift + sizes[i] > sizes[b.place]):
+                raise ArtifactError(f"buffer {i} reaches outside buffer {b.place}")
     for i, need in stage.control:
         if sizes[i] < need:
             raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"at least {need}")

@@ -7,8 +7,7 @@ evaluates the whole table whenever it meets new sizes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ArtifactError
 
@@ -34,8 +33,7 @@ FNS: dict[str, Callable[[int, int], int]] = {
 Code = tuple[Callable[[int, int], int], int, int, int]
 
 
-@dataclass(frozen=True)
-class DimTable:
+class DimTable(NamedTuple):
     """Dims as straight-line code over a list of values: constants, symbols, run-time symbols, results.
 
     Stage 0 needs the symbols alone; stage k what is known once the k-th `Bind` of the program has read its sizes.

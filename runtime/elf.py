@@ -10,7 +10,7 @@ import ctypes
 import mmap
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,7 @@ _CODE, _CONST, _DATA = range(3)  # parts of the image, by what their pages allow
 _ALLOWED = (mmap.PROT_READ | mmap.PROT_EXEC, mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
-@dataclass(frozen=True)
-class _Section:
+class _Section(NamedTuple):
     name: int
     type: int
     flags: int

@@ -7,8 +7,7 @@ program order, each used once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,27 +16,24 @@ from .dimexpr import LIMIT, brief
 from .elements import HANDLES, dtype_of
 
 
-@dataclass(frozen=True, slots=True)
-class SizeRead:
-    """`symbol`, between lo and hi, is the I64 element `index` of a buffer."""
+class SizeRead(NamedTuple):
+    """`symbol`, between lo and hi, is the I64 element `element` of a buffer."""
 
     symbol: str
     buffer: int
-    index: int
+    element: int
     lo: int
     hi: int
 
 
-@dataclass(frozen=True, slots=True)
-class BindHandler:
+class BindHandler(NamedTuple):
     """Reads sizes; what depends on them, `stage`, is computed and allocated (`stages.py`). Stages count from 1."""
 
     sizes: tuple[SizeRead, ...]
     stage: int
 
 
-@dataclass(frozen=True, slots=True)
-class CarryHandler:
+class CarryHandler(NamedTuple):
     """Buffer `target` becomes what `source` is, whatever its size; `move`: the source gives up its memory."""
 
     source: int
@@ -45,8 +41,7 @@ class CarryHandler:
     move: bool
 
 
-@dataclass(frozen=True, slots=True)
-class HostOperand:
+class HostOperand(NamedTuple):
     """A tensor, a tensor of strings ("str") or an "object" in a buffer; `shape` are dim slots.
 
     Of a result, `shape_buffer` (−1: none) gets the shape.
@@ -59,8 +54,7 @@ class HostOperand:
     shape_buffer: int
 
 
-@dataclass(frozen=True, slots=True)
-class HostHandler:
+class HostHandler(NamedTuple):
     """Runs a function of `host/`: its operands, its results, its keyword arguments, and the ONNX nodes it stands for."""
 
     call: str

@@ -6,8 +6,7 @@ Object code is trusted (it is covered by a digest, and runs natively by its natu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from .dimexpr import LIMIT, DimTable, brief, show
 from .elements import HANDLES, dtype_of
 from .handlers import BindHandler, Handler, HostHandler, parse_handlers, stages_of
 
-FORMAT = 1
+FORMAT = 2  # 1 had other digests
 
 CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD, EXPECT = range(1, 10)
 KINDS = ("input", "output", "const", "arena", "given", "alias")
@@ -28,8 +27,7 @@ def instruction_length(program: Sequence[int], pc: int) -> int:
     return 6 + program[pc + 2] + program[pc + 3] if program[pc] in (CALL, TEAM_CALL) else _LENGTHS[program[pc]]
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """An input or output: NumPy dtype, and a shape of sizes and names (or formulas) of symbolic dims.
 
     kind: "tensor", "str" (a tensor of strings, dtype object), or "object" (a list, a dict, an optional that may be None …).
@@ -46,8 +44,7 @@ class TensorInfo:
         return self.dtype if self.kind == "tensor" else np.dtype(np.int64)
 
 
-@dataclass(frozen=True)
-class Symbol:
+class Symbol(NamedTuple):
     """A symbolic dim and the sizes it may take, inclusive."""
 
     name: str
@@ -55,22 +52,20 @@ class Symbol:
     hi: int
 
 
-@dataclass(frozen=True, slots=True)
-class BufferSpec:
-    """`size` and `shift` are dim slots, in bytes; `index` is an input or output position, an alias's buffer (never an
+class BufferSpec(NamedTuple):
+    """`size` and `shift` are dim slots, in bytes; `place` is an input or output position, an alias's buffer (never an
     alias itself), or a constant's offset in the weights. Arena and given buffers live from word `first` to `last`.
     Memory of given buffers comes from a handler."""
 
     kind: str
     size: int
-    index: int
+    place: int
     shift: int
     first: int
     last: int
 
 
-@dataclass(frozen=True)
-class StepInfo:
+class StepInfo(NamedTuple):
     """For people: what the call at `word` of the program implements, and its cost (dim slots)."""
 
     word: int
@@ -80,8 +75,7 @@ class StepInfo:
     bytes: int
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """A checked manifest; `raw` is the JSON it came from."""
 
     raw: dict[str, Any]
@@ -115,9 +109,10 @@ def check_format(raw: object) -> None:
     version = raw.get("format")
     if type(version) is not int or version < 1:
         raise ArtifactError(f"format {brief(version)}", expected=f"format {FORMAT}")
-    if version > FORMAT:
-        remedy = "Install a newer mlc to load this file."
-        raise ArtifactError(f"format {version}", expected=f"format {FORMAT} or older", remedy=remedy)
+    if version != FORMAT:
+        remedy = "Install a newer mlc to load this file." if version > FORMAT else "Compile the model again."
+        raise ArtifactError(f"format {version}", expected=f"format {FORMAT}", remedy=remedy)
+
 
 
 def parse(raw: object, n_functions: int, weights_size: int) -> Manifest:
@@ -248,7 +243,7 @@ class _Parser:
 
         def touch(buffer: int, size: int, writes: bool) -> None:
             spec = self.buffers[_index(buffer, len(self.buffers), "buffer")]
-            root = self.buffers[spec.index] if spec.kind == "alias" else spec
+            root = self.buffers[spec.place] if spec.kind == "alias" else spec
             if writes and root.kind in ("const", "input"):
                 raise ArtifactError("the program writes a constant or an input")
             control[buffer] = max(control.get(buffer, 0), size)
@@ -304,7 +299,7 @@ class _Parser:
     def _handler(self, handler: Handler, touch: Callable[[int, int, bool], None]) -> None:
         if isinstance(handler, BindHandler):
             for size in handler.sizes:
-                touch(size.buffer, 8 * (size.index + 1), False)
+                touch(size.buffer, 8 * (size.element + 1), False)
         elif isinstance(handler, HostHandler):
             self._host(handler, touch)
         elif self.kinds[handler.target] != "given":

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 ALIGN = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """A buffer that holds a value from step `first` to step `last`, both inclusive."""
 
     size: int
@@ -19,8 +18,7 @@ class Range:
     last: int
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Byte offsets, one per range (multiples of 64), and the bytes of the whole arena."""
 
     offsets: tuple[int, ...]

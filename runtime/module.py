@@ -19,7 +19,6 @@ from .binding import Binding, Execution, Program, Sizes, UnequalError
 from .handles import Handles, decode_output, encode_input
 from .manifest import Manifest, TensorInfo
 from .native import Code, host_features, native
-from .resume import Run, stopped
 from .threads import default_threads
 
 _MAX_BINDINGS = 32  # sizes whose plans are remembered
@@ -36,8 +35,9 @@ def load(source: str | os.PathLike[str] | bytes, threads: int | None = None, *, 
         ArtifactError: the file cannot be read, is corrupt, truncated or of a newer format.
         TargetError: it was compiled for instructions that this machine lacks.
     """
-    module = open_parts(artifact.load(source, verify=verify), threads=threads)
-    module.prepare()
+    with artifact.opened(source, verify=verify) as parts:
+        module = open_parts(parts, threads=threads)
+        module.prepare()
     return module
 
 
@@ -229,6 +229,8 @@ class Module:
         for i, position, shift in binding.out_patches:
             bufs[i] = address(outputs[position]) + shift
         if code := self._run_native(execution.at):
+            from .resume import stopped
+
             word, execution.struct.resume = execution.struct.resume, 0
             raise stopped(binding.program.manifest, code, word, bufs, execution.dims)
         return outputs
@@ -259,6 +261,8 @@ class Module:
         """Run a program that may stop between native calls."""
         execution.struct.resume = 0
         if code := self._run_native(execution.at):
+            from .resume import Run
+
             Run(program, binding, execution, outputs, handles).run(code)
 
     def _fit(self, arrays: Sequence[Any]) -> tuple[list[np.ndarray], Binding]:

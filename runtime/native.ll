@@ -808,10 +808,12 @@ compare:
   br label %fetch
 }
 
-; Checksum of n bytes: four lanes of lane = rotl(lane ^ word, 23) * P over 32-byte blocks, the last one padded with zeros.
-; Each step is a bijection of the lane, so that any single changed word changes the result; it runs at memory speed.
+; Checksum of n bytes: eight lanes of lane = rotl(lane ^ word, 23) * P, each over its own eighth (whole lines of 64 bytes), and then
+; a last line each, of what is left, padded with zeros. Each step is a bijection of the lane, so that any single changed word
+; changes the result. Eight streams with prefetches keep memory twice as busy as one does, which stops at every page.
 declare i64 @llvm.fshl.i64(i64, i64, i64)
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
 
 define internal i64 @mix(i64 %lane, i64 %word) alwaysinline {
   %x = xor i64 %lane, %word
@@ -827,41 +829,116 @@ define internal i64 @mix_at(i64 %lane, ptr %block, i64 %i) alwaysinline {
   ret i64 %m
 }
 
+define internal i64 @mix_line(i64 %lane, ptr %line) alwaysinline {
+  %m0 = call i64 @mix_at(i64 %lane, ptr %line, i64 0)
+  %m1 = call i64 @mix_at(i64 %m0, ptr %line, i64 1)
+  %m2 = call i64 @mix_at(i64 %m1, ptr %line, i64 2)
+  %m3 = call i64 @mix_at(i64 %m2, ptr %line, i64 3)
+  %m4 = call i64 @mix_at(i64 %m3, ptr %line, i64 4)
+  %m5 = call i64 @mix_at(i64 %m4, ptr %line, i64 5)
+  %m6 = call i64 @mix_at(i64 %m5, ptr %line, i64 6)
+  %m7 = call i64 @mix_at(i64 %m6, ptr %line, i64 7)
+  ret i64 %m7
+}
+
+define internal i64 @mix_ahead(i64 %lane, ptr %line) alwaysinline {
+  %ahead = getelementptr i8, ptr %line, i64 1024
+  call void @llvm.prefetch.p0(ptr %ahead, i32 0, i32 3, i32 1)
+  %m = call i64 @mix_line(i64 %lane, ptr %line)
+  ret i64 %m
+}
+
 define i64 @mlc_checksum(ptr %data, i64 %n) {
 entry:
-  %tail = alloca [32 x i8], align 8
-  %blocks = lshr i64 %n, 5
-  %whole = shl i64 %blocks, 5
+  %tail = alloca [512 x i8], align 64
+  %lines = lshr i64 %n, 9
+  %part = shl i64 %lines, 6
+  %whole = shl i64 %lines, 9
   %rest = sub i64 %n, %whole
-  call void @llvm.memset.p0.i64(ptr %tail, i8 0, i64 32, i1 false)
+  call void @llvm.memset.p0.i64(ptr %tail, i8 0, i64 512, i1 false)
   %last = getelementptr i8, ptr %data, i64 %whole
   call void @llvm.memcpy.p0.p0.i64(ptr %tail, ptr %last, i64 %rest, i1 false)
   br label %head
 head:
-  %i = phi i64 [ 0, %entry ], [ %i1, %block ]
-  %a = phi i64 [ 1, %entry ], [ %a1, %block ]
-  %b = phi i64 [ 2, %entry ], [ %b1, %block ]
-  %c = phi i64 [ 3, %entry ], [ %c1, %block ]
-  %d = phi i64 [ 4, %entry ], [ %d1, %block ]
-  %over = icmp ugt i64 %i, %blocks
-  br i1 %over, label %fold, label %block
-block:
-  %is.tail = icmp eq i64 %i, %blocks
-  %at = shl i64 %i, 5
-  %p0 = getelementptr i8, ptr %data, i64 %at
-  %p = select i1 %is.tail, ptr %tail, ptr %p0
-  %a1 = call i64 @mix_at(i64 %a, ptr %p, i64 0)
-  %b1 = call i64 @mix_at(i64 %b, ptr %p, i64 1)
-  %c1 = call i64 @mix_at(i64 %c, ptr %p, i64 2)
-  %d1 = call i64 @mix_at(i64 %d, ptr %p, i64 3)
+  %p0 = phi ptr [ %data, %entry ], [ %next, %line ]
+  %i = phi i64 [ 0, %entry ], [ %i1, %line ]
+  %a0 = phi i64 [ 1, %entry ], [ %b0, %line ]
+  %a1 = phi i64 [ 2, %entry ], [ %b1, %line ]
+  %a2 = phi i64 [ 3, %entry ], [ %b2, %line ]
+  %a3 = phi i64 [ 4, %entry ], [ %b3, %line ]
+  %a4 = phi i64 [ 5, %entry ], [ %b4, %line ]
+  %a5 = phi i64 [ 6, %entry ], [ %b5, %line ]
+  %a6 = phi i64 [ 7, %entry ], [ %b6, %line ]
+  %a7 = phi i64 [ 8, %entry ], [ %b7, %line ]
+  %over = icmp eq i64 %i, %lines
+  br i1 %over, label %end, label %line
+line:
+  %b0 = call i64 @mix_ahead(i64 %a0, ptr %p0)
+  %p1 = getelementptr i8, ptr %p0, i64 %part
+  %b1 = call i64 @mix_ahead(i64 %a1, ptr %p1)
+  %p2 = getelementptr i8, ptr %p1, i64 %part
+  %b2 = call i64 @mix_ahead(i64 %a2, ptr %p2)
+  %p3 = getelementptr i8, ptr %p2, i64 %part
+  %b3 = call i64 @mix_ahead(i64 %a3, ptr %p3)
+  %p4 = getelementptr i8, ptr %p3, i64 %part
+  %b4 = call i64 @mix_ahead(i64 %a4, ptr %p4)
+  %p5 = getelementptr i8, ptr %p4, i64 %part
+  %b5 = call i64 @mix_ahead(i64 %a5, ptr %p5)
+  %p6 = getelementptr i8, ptr %p5, i64 %part
+  %b6 = call i64 @mix_ahead(i64 %a6, ptr %p6)
+  %p7 = getelementptr i8, ptr %p6, i64 %part
+  %b7 = call i64 @mix_ahead(i64 %a7, ptr %p7)
+  %next = getelementptr i8, ptr %p0, i64 64
   %i1 = add i64 %i, 1
   br label %head
-fold:
-  %h0 = call i64 @mix(i64 %n, i64 %a)
-  %h1 = call i64 @mix(i64 %h0, i64 %b)
-  %h2 = call i64 @mix(i64 %h1, i64 %c)
-  %h3 = call i64 @mix(i64 %h2, i64 %d)
-  %s = lshr i64 %h3, 32
-  %h = xor i64 %h3, %s
+end:
+  %t0 = getelementptr i8, ptr %tail, i64 0
+  %c0 = call i64 @mix_line(i64 %a0, ptr %t0)
+  %h0 = call i64 @mix(i64 %n, i64 %c0)
+  %t1 = getelementptr i8, ptr %tail, i64 64
+  %c1 = call i64 @mix_line(i64 %a1, ptr %t1)
+  %h1 = call i64 @mix(i64 %h0, i64 %c1)
+  %t2 = getelementptr i8, ptr %tail, i64 128
+  %c2 = call i64 @mix_line(i64 %a2, ptr %t2)
+  %h2 = call i64 @mix(i64 %h1, i64 %c2)
+  %t3 = getelementptr i8, ptr %tail, i64 192
+  %c3 = call i64 @mix_line(i64 %a3, ptr %t3)
+  %h3 = call i64 @mix(i64 %h2, i64 %c3)
+  %t4 = getelementptr i8, ptr %tail, i64 256
+  %c4 = call i64 @mix_line(i64 %a4, ptr %t4)
+  %h4 = call i64 @mix(i64 %h3, i64 %c4)
+  %t5 = getelementptr i8, ptr %tail, i64 320
+  %c5 = call i64 @mix_line(i64 %a5, ptr %t5)
+  %h5 = call i64 @mix(i64 %h4, i64 %c5)
+  %t6 = getelementptr i8, ptr %tail, i64 384
+  %c6 = call i64 @mix_line(i64 %a6, ptr %t6)
+  %h6 = call i64 @mix(i64 %h5, i64 %c6)
+  %t7 = getelementptr i8, ptr %tail, i64 448
+  %c7 = call i64 @mix_line(i64 %a7, ptr %t7)
+  %h7 = call i64 @mix(i64 %h6, i64 %c7)
+  %s = lshr i64 %h7, 32
+  %h = xor i64 %h7, %s
   ret i64 %h
+}
+
+; Checksums of blocks of `chunk` bytes (the last one may be shorter): each thread that calls this takes the next one until none is left.
+define void @mlc_checksums(ptr %data, i64 %n, i64 %chunk, ptr %taken, ptr %sums) {
+entry:
+  br label %take
+take:
+  %i = atomicrmw add ptr %taken, i64 1 monotonic
+  %start = mul i64 %i, %chunk
+  %more = icmp ult i64 %start, %n
+  br i1 %more, label %sum, label %end
+sum:
+  %left = sub i64 %n, %start
+  %short = icmp ult i64 %left, %chunk
+  %size = select i1 %short, i64 %left, i64 %chunk
+  %block = getelementptr i8, ptr %data, i64 %start
+  %c = call i64 @mlc_checksum(ptr %block, i64 %size)
+  %at = getelementptr i64, ptr %sums, i64 %i
+  store i64 %c, ptr %at
+  br label %take
+end:
+  ret void
 }

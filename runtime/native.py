@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
-import tempfile
 import threading
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ArtifactError, TargetError
 from .elf import Image, is_x86_64
@@ -42,10 +40,9 @@ class Context(ctypes.Structure):
     ]
 
 
-@dataclass(frozen=True)
-class Native:
+class Native(NamedTuple):
     """Entry points of native.ll; `run(address of a Context)` and the pool's `forget`, `workers`, `parallel`, `team`;
-    `checksum(address, bytes)` as a signed integer."""
+    `checksum(address, bytes)` as a signed integer, `checksums(address, bytes, bytes of a block, a counter, where to)`."""
 
     run: Any
     forget: Any
@@ -53,6 +50,7 @@ class Native:
     parallel: Any
     team: Any
     checksum: Any
+    checksums: Any
 
 
 class Code:
@@ -118,6 +116,7 @@ def native() -> Native:
             parallel=ctypes.CFUNCTYPE(None, ptr, ptr, ptr, i64, i64, i64)(code.address("mlc_parallel")),
             team=ctypes.CFUNCTYPE(None, ptr, ptr, ptr, i64, i64, i64)(code.address("mlc_team")),
             checksum=ctypes.CFUNCTYPE(i64, ptr, i64)(code.address("mlc_checksum")),
+            checksums=ctypes.CFUNCTYPE(None, ptr, i64, i64, ptr, ptr)(code.address("mlc_checksums")),
         )
         code.keep()  # workers run in it until the process ends
         with _LOCK:
@@ -179,10 +178,11 @@ def _cached(key: str, kind: str, make: Callable[[], bytes]) -> bytes:
     """`make()`, or what it gave before for this key."""
     if os.environ.get("MLC_NO_CACHE"):
         return make()
-    path = cache_dir() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
-    found = _read_cache(path)
+    named = key.encode()
+    path = cache_dir() / f"{kind}-{zlib.crc32(named):08x}"
+    found = _read_cache(path, named)
     if found is None:
-        _write_cache(path, found := make())
+        _write_cache(path, named, found := make())
     return found
 
 
@@ -192,21 +192,31 @@ def cache_dir() -> Path:
     return Path(base) / "mlc"
 
 
-def _read_cache(path: Path) -> bytes | None:
+def _read_cache(path: Path, key: bytes) -> bytes | None:
+    """A file holds a checksum of the rest, the key, whose length tells where it ends, and what was made of it.
+
+    hashlib would do as well, and takes 3 ms to import.
+    """
     try:
         data = path.read_bytes()
     except OSError:
         return None
-    return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else None
+    head = len(key).to_bytes(8, "little") + key
+    if data[4 : 4 + len(head)] != head or zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
+        return None
+    return data[4 + len(head) :]
 
 
-def _write_cache(path: Path, blob: bytes) -> None:
+def _write_cache(path: Path, key: bytes, blob: bytes) -> None:
     # A cache that cannot be written costs time, nothing else.
+    import tempfile
+
+    data = len(key).to_bytes(8, "little") + key + blob
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(handle, "wb") as f:
-            f.write(hashlib.sha256(blob).digest() + blob)
+            f.write(zlib.crc32(data).to_bytes(4, "little") + data)
         os.replace(temporary, path)
     except OSError:
         return

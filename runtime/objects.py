@@ -10,9 +10,9 @@ import struct
 from collections.abc import Sequence
 
 from ..errors import ArtifactError
-from .cuda import images
 
 _MAGIC = b"mlccode1"
+_CUDA = b"mlccuda1"  # that of `cuda/images.py`
 
 
 def join(objects: Sequence[tuple[str, bytes]]) -> bytes:
@@ -23,7 +23,11 @@ def join(objects: Sequence[tuple[str, bytes]]) -> bytes:
 
 def count(code: bytes) -> int:
     """Functions in the code of a module of any kind. Raises ArtifactError."""
-    return len(images.split(code) if code[:8] == images.MAGIC else split(code))
+    if code[:8] != _CUDA:
+        return len(split(code))
+    from .cuda import images  # only where it is needed: loading is to be quick
+
+    return len(images.split(code))
 
 
 def split(code: bytes) -> list[tuple[str, bytes]]:

@@ -85,7 +85,7 @@ class Yields:
         m = self.manifest
         places = m.dims.places
         for size in handler.sizes:
-            value = self.space.word(self.bufs[size.buffer] + 8 * size.index)
+            value = self.space.word(self.bufs[size.buffer] + 8 * size.element)
             if not size.lo <= value <= size.hi:
                 raise InputError(f"a size of {value} computed from data", expected=f"{size.lo} to {size.hi}",
                                  loc=f"size {size.symbol}")  # fmt: skip
@@ -111,11 +111,11 @@ class Yields:
             if b.kind == "arena":
                 self._reserve(i, self.sizes[i])
             elif b.kind == "output":
-                info = m.outputs[b.index]
-                shape = tuple(self.slots[s] for s in m.output_shapes[b.index])
+                info = m.outputs[b.place]
+                shape = tuple(self.slots[s] for s in m.output_shapes[b.place])
                 self.room[i] = -1  # none: this is the output itself, and no other may be made in its place
                 try:
-                    self.outputs[b.index], self.bufs[i] = self.space.output(shape, info.stored)
+                    self.outputs[b.place], self.bufs[i] = self.space.output(shape, info.stored)
                 except (MemoryError, ValueError):
                     raise InputError(f"output {info.name} of {list(shape)}", expected="what fits into memory") from None
             elif b.kind == "given":
@@ -165,12 +165,12 @@ class Yields:
 
     def _point(self, alias: int) -> None:
         b = self.manifest.buffers[alias]
-        self.bufs[alias] = self.bufs[b.index] + self.slots[b.shift]
+        self.bufs[alias] = self.bufs[b.place] + self.slots[b.shift]
 
     def _carry(self, handler: CarryHandler) -> None:
         source, target = handler.source, handler.target
         b = self.manifest.buffers[source]
-        root = b.index if b.kind == "alias" else source
+        root = b.place if b.kind == "alias" else source
         size = self.sizes[source]
         if handler.move and root == source and self.owned[root]:
             self.held[target] = size if self.held[root] < 0 else self.held[root]

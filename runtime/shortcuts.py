@@ -77,7 +77,7 @@ class Shortcuts:
         zero, limit, spare = self._constant(0), self._constant(LIMIT), p.spare
         for size in handler.sizes:
             value = p.values + m.dims.places[size.symbol]
-            emit(LOAD, value, p.bufs + size.buffer, size.index)
+            emit(LOAD, value, p.bufs + size.buffer, size.element)
             emit(AT_MOST, 0, self._constant(size.lo), value)
             emit(AT_MOST, 0, value, self._constant(size.hi))
         for fn, a, b, out in m.dims.code[handler.stage]:
@@ -102,8 +102,8 @@ class Shortcuts:
             if spec.kind == "arena":
                 self._fits(p.sizes + i, i)
             elif spec.kind == "output":
-                emit(MOVE, spare, self._constant(m.outputs[spec.index].dtype.itemsize), 0)
-                for slot in m.output_shapes[spec.index]:
+                emit(MOVE, spare, self._constant(m.outputs[spec.place].dtype.itemsize), 0)
+                for slot in m.output_shapes[spec.place]:
                     emit(MUL, spare, spare, p.slots + slot)
                 emit(EQUAL, 0, spare, p.sizes + i)
                 emit(AT_MOST, 0, p.sizes + i, p.room + i)
@@ -113,7 +113,7 @@ class Shortcuts:
             else:
                 emit(AT_MOST, 0, zero, p.slots + spec.shift)
                 emit(ADD, spare, p.slots + spec.shift, p.sizes + i)
-                emit(AT_MOST, 0, spare, p.sizes + spec.index)
+                emit(AT_MOST, 0, spare, p.sizes + spec.place)
                 self._point(i)
         return True
 
@@ -127,13 +127,13 @@ class Shortcuts:
 
     def _point(self, alias: int) -> None:
         p, b = self.places, self._m.buffers[alias]
-        self._emit(POINT, p.bufs + alias, p.bufs + b.index, p.slots + b.shift)
+        self._emit(POINT, p.bufs + alias, p.bufs + b.place, p.slots + b.shift)
 
     def _carry(self, handler: CarryHandler) -> bool:
         p, emit = self.places, self._emit
         source, target = handler.source, handler.target
         b = self._m.buffers[source]
-        root = b.index if b.kind == "alias" else source
+        root = b.place if b.kind == "alias" else source
         size = p.sizes + source
         if root == target:
             return False

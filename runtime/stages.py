@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from .handlers import BindHandler, SizeRead
 from .manifest import Manifest
 
 
-@dataclass
 class Stage:
     """Buffers and checks whose sizes are known from this stage on (numbers of buffers, dim slots)."""
 
-    reads: tuple[SizeRead, ...] = ()
-    slots: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)  # slots that must not be negative
-    equal: list[tuple[int, int]] = field(default_factory=list)
-    limits: list[tuple[int, int, int, str]] = field(default_factory=list)  # a size, its limits, where
-    buffers: list[int] = field(default_factory=list)  # owners of memory before aliases
-    control: list[tuple[int, int]] = field(default_factory=list)
+    def __init__(self, reads: tuple[SizeRead, ...] = ()) -> None:
+        self.reads = reads
+        self.slots: list[int] = []
+        self.sizes: list[int] = []  # slots that must not be negative
+        self.equal: list[tuple[int, int]] = []
+        self.limits: list[tuple[int, int, int, str]] = []  # a size, its limits, where
+        self.buffers: list[int] = []  # owners of memory before aliases
+        self.control: list[tuple[int, int]] = []
 
 
 class Stages:
@@ -45,7 +44,7 @@ class Stages:
         self.aliases: dict[int, list[int]] = {}
         for i, spec in enumerate(m.buffers):
             if spec.kind == "alias":
-                self.aliases.setdefault(spec.index, []).append(i)
+                self.aliases.setdefault(spec.place, []).append(i)
         self.freed = _freed(m, self.of)
         # those that own memory while a program runs
         self.staged = [i for i, b in enumerate(m.buffers) if b.kind == "given" or (b.kind == "arena" and self.of[i])]
@@ -57,10 +56,10 @@ def _buffer_stages(m: Manifest) -> list[int]:
     for b in m.buffers:
         known: Sequence[int] = ()
         if b.kind == "output":
-            known = (b.size, *m.output_shapes[b.index])
+            known = (b.size, *m.output_shapes[b.place])
         elif b.kind == "alias":
-            owner = m.buffers[b.index]
-            more = m.output_shapes[owner.index] if owner.kind == "output" else ()
+            owner = m.buffers[b.place]
+            more = m.output_shapes[owner.place] if owner.kind == "output" else ()
             known = (b.size, b.shift, *(() if owner.kind == "const" else (owner.size, *more)))
         elif b.kind != "const":
             known = (b.size,)

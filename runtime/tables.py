@@ -6,8 +6,7 @@ import ctypes
 import itertools
 from array import array
 from collections.abc import MutableSequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .manifest import Manifest
 
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from .binding import Binding
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(NamedTuple):
     """Where each table starts in one block of words; the last two hold `constants` and what is computed on the way."""
 
     values: int  # by number of a value of the dim table
@@ -67,9 +65,8 @@ class Block(Tables):
         self._memory = (ctypes.c_int64 * places.total)()
         self.at = ctypes.addressof(self._memory)
         words = memoryview(self._memory).cast("B").cast("q")
-        names = [f.name for f in fields(places)]
-        for name, following in itertools.pairwise(names):
-            setattr(self, name, words[getattr(places, name) : getattr(places, following)])
+        for name, (start, end) in zip(places._fields[:-1], itertools.pairwise(places), strict=True):
+            setattr(self, name, words[start:end])
         words[places.constants : places.spare] = memoryview(array("q", constants))
         self._words, self._places = words[: places.constants], places
         unknown = [*[0] * n, *[-1] * n, *[0] * n, *[0] * n]

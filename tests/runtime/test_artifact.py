@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
 import json
 import os
@@ -15,7 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 from mlc.errors import ArtifactError, MlcError
-from mlc.runtime import artifact, objects
+from mlc.runtime import archive, artifact, objects
 from mlc.runtime.module import Module, load
 from mlc.runtime.native import native
 
@@ -34,9 +33,9 @@ def rebuild(parts, change) -> bytes:
     manifest = json.dumps(raw).encode()
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as z:
-        for name, data in zip(artifact.NAMES, (manifest, parts.code, parts.weights.tobytes()), strict=True):
+        for name, data in zip(archive.NAMES, (manifest, parts.code, parts.weights.tobytes()), strict=True):
             z.writestr(name, data)
-        z.comment = b"mlc sha256 " + hashlib.sha256(manifest).hexdigest().encode()
+        z.comment = b"mlc checksum %016x" % (checksum(manifest) % 2**64)
     return out.getvalue()
 
 
@@ -44,10 +43,10 @@ def test_layout_of_the_file(blob, static_parts, tmp_path):
     assert artifact.to_bytes(static_parts) == blob
     with zipfile.ZipFile(io.BytesIO(blob)) as z:
         assert z.testzip() is None
-        assert tuple(z.namelist()) == artifact.NAMES
+        assert tuple(z.namelist()) == archive.NAMES
         assert len({i.date_time for i in z.infolist()}) == 1
     weights = static_parts.weights.tobytes()
-    assert blob.index(weights) % artifact.PAGE == 0
+    assert blob.index(weights) % archive.PAGE == 0
     path = tmp_path / "m.mlc"
     artifact.save(static_parts, path)
     parts = artifact.load(path)
@@ -86,8 +85,10 @@ def test_not_a_module(tmp_path):
 
 
 def test_newer_format(static_parts):
-    with pytest.raises(ArtifactError, match=r"format 2; expected format 1 or older\. Install a newer mlc"):
-        load(rebuild(static_parts, lambda m: m.update(format=2)))
+    with pytest.raises(ArtifactError, match=r"format 3; expected format 2\. Install a newer mlc"):
+        load(rebuild(static_parts, lambda m: m.update(format=3)))
+    with pytest.raises(ArtifactError, match=r"format 1; expected format 2\. Compile the model again"):
+        load(rebuild(static_parts, lambda m: m.update(format=1)))
 
 
 def test_code_index(static_parts):
@@ -115,15 +116,18 @@ def test_digests(static_parts, tmp_path):
 
 def checksum(data: bytes) -> int:
     """The definition in native.ll, in Python."""
-    mask, lanes = 2**64 - 1, [1, 2, 3, 4]
+    mask, lanes = 2**64 - 1, [*range(1, 9)]
 
     def mix(lane: int, word: int) -> int:
         x = lane ^ word
         return ((x << 23 | x >> 41) & mask) * 0x9E3779B185EBCA87 & mask
 
-    padded = data + bytes(32 - len(data) % 32)
-    for at in range(0, len(padded), 8):
-        lanes[at // 8 % 4] = mix(lanes[at // 8 % 4], int.from_bytes(padded[at : at + 8], "little"))
+    part = len(data) // 512 * 64
+    rest = data[8 * part :].ljust(512, b"\0")
+    for i in range(8):
+        mine = data[i * part : (i + 1) * part] + rest[64 * i : 64 * (i + 1)]
+        for at in range(0, len(mine), 8):
+            lanes[i] = mix(lanes[i], int.from_bytes(mine[at : at + 8], "little"))
     h = len(data)
     for lane in lanes:
         h = mix(h, lane)
@@ -131,7 +135,7 @@ def checksum(data: bytes) -> int:
     return h - 2**64 if h >= 2**63 else h
 
 
-@pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 1000])
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 512, 1000, 1536])
 def test_checksum(size):
     data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
     assert native().checksum(data.ctypes.data, size) == checksum(data.tobytes())
@@ -146,11 +150,42 @@ def test_checksum(size):
 def test_large_weights_in_chunks():
     data = artifact.aligned(5 * artifact.CHUNK + 5)
     data[:] = np.arange(len(data)) % 251
-    sums = artifact._checksums(data)
+    sums = artifact.Checksums(data).all()
     assert len(sums) == 6 and sums[5] == checksum(data[-5:].tobytes())
     data[2 * artifact.CHUNK] ^= 1
-    assert [a == b for a, b in zip(artifact._checksums(data), sums, strict=True)] == [True, True, False, True, True, True]
+    assert [a == b for a, b in zip(artifact.Checksums(data).all(), sums, strict=True)] == [True, True, False, True, True, True]
     assert data.ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("copied", [artifact.CHUNK, artifact.CHUNK + 7, 3 * artifact.CHUNK])
+def test_what_is_streamed_is_checked_in_its_copy(copied):
+    data = artifact.aligned(3 * artifact.CHUNK)
+    data[:] = np.arange(len(data)) % 253
+    sums, copy = artifact.Checksums(data).all(), data[:copied].copy()
+    assert artifact.Checksums(data, copy).all() == sums
+    copy[artifact.CHUNK - 1] ^= 4
+    assert [a == b for a, b in zip(artifact.Checksums(data, copy).all(), sums, strict=True)] == [False, True, True]
+
+
+def test_files_of_format_1_are_named(blob):
+    end = blob.rindex(b"mlc checksum ")
+    comment = b"mlc sha256 " + b"0" * 64
+    with pytest.raises(ArtifactError, match=r"format 1; expected format 2\. Compile the model again"):
+        load(blob[: end - 2] + len(comment).to_bytes(2, "little") + comment)
+
+
+def test_large_archives(monkeypatch):
+    """Numbers of 64 bits, as zipfile writes them for what is large; here, for anything."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 40)
+    members = [memoryview(bytes([i]) * size) for i, size in enumerate((100, 41, 9000))]
+    file = io.BytesIO()
+    archive.write(file, members, b"about it")
+    spans, comment = archive.read(memoryview(file.getvalue()))
+    assert [file.getvalue()[at : at + size] for at, size in spans] == [bytes(m) for m in members] and comment == b"about it"
+    assert b"PK\x06\x06" in file.getvalue()
+    for at in range(1, len(file.getvalue()), 7):
+        with pytest.raises(ArtifactError):
+            archive.read(memoryview(file.getvalue())[:-at])
 
 
 def test_saving_fails_cleanly(static_parts, tmp_path, monkeypatch):
