@@ -93,9 +93,7 @@ def _member(view: memoryview, at: int, name: str) -> tuple[tuple[int, int], int]
     if local != _LOCAL or method != 0:
         raise ArtifactError(f"bad header of {name}")
     if size != packed or start + size > len(view):
-        raise ArtifactError(
-            f"{name} reaches beyond the end of the file", remedy="The file is truncated: copy or compile it again."
-        )
+        raise ArtifactError(f"{name} reaches beyond the end of the file", remedy="The file is truncated: copy or compile it again.")
     return (start, size), at + name_size + extra_size + remark
 
 

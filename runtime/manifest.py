@@ -114,7 +114,6 @@ def check_format(raw: object) -> None:
         raise ArtifactError(f"format {version}", expected=f"format {FORMAT}", remedy=remedy)
 
 
-
 def parse(raw: object, n_functions: int, weights_size: int) -> Manifest:
     """Check everything. Raises ArtifactError for the first thing that is wrong."""
     check_format(raw)

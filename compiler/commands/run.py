@@ -46,13 +46,14 @@ def command(
 ) -> None:
     """Run MODEL, an ONNX file (compiled first) or a .mlc file. Inputs not given are generated."""
     from ... import load
-    from ..api import compile_with
 
     found = find(model, shapes)
     if found.is_module:
         module = load(found.path, threads=threads)
         specs = specs_of_module(module)
     else:
+        from ..api import compile_with  # only where it is needed: it takes half a second to import
+
         with progress() as tell:
             module = compile_with(found.path, replace(knobs, threads=threads), tell)
         specs = found.onnx_specs()
