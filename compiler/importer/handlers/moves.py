@@ -48,33 +48,40 @@ def _clamp(at: Dim, d: Dim) -> Dim:
 
 
 def slice_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    if ctx.opset() >= 10:
+        return slice_from_operands(ctx, node, ins)
     (x,) = required(ctx, node, ins, 1)
+    starts, ends = ctx.attr(node, "starts"), ctx.attr(node, "ends")
+    return _slice(ctx, x, starts, ends, ctx.attr(node, "axes") or range(len(starts)), (1,) * len(starts))
+
+
+def slice_from_operands(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """Slice(x, starts, ends, axes, steps), the last two optional."""
+    (x,) = required(ctx, node, ins, 1)
+    if any(v is not None and ctx.dims(v) is None for v in ins[1:5]):
+        first_at, last_at = required(ctx, node, ins[1:], 2)
+        return [slice_axes(ctx, x, first_at, last_at, optional(ins, 3), optional(ins, 4))]
+    starts = ctx.require_dims(ins[1], "the start of Slice")
+    ends = ctx.require_dims(ins[2], "the end of Slice")
+    axes = range(len(starts)) if optional(ins, 3) is None else ctx.require_dims(ins[3], "the axes of Slice")
+    steps = (1,) * len(starts) if optional(ins, 4) is None else ctx.require_dims(ins[4], "the steps of Slice")
+    return _slice(ctx, x, starts, ends, axes, steps)
+
+
+def _slice(ctx: ImportContext, x: Value, starts: Sequence[Dim], ends: Sequence[Dim], axes: Sequence[Dim], steps: Sequence[Dim]) -> list[Value]:
     rank = x.type.rank
-    if ctx.opset() < 10:
-        starts, ends = ctx.attr(node, "starts"), ctx.attr(node, "ends")
-        axes, steps = ctx.attr(node, "axes"), None
-    else:
-        if any(v is not None and ctx.dims(v) is None for v in ins[1:5]):
-            first_at, last_at = required(ctx, node, ins[1:], 2)
-            return [slice_axes(ctx, x, first_at, last_at, optional(ins, 3), optional(ins, 4))]
-        starts = ctx.require_dims(ins[1], "the start of Slice")
-        ends = ctx.require_dims(ins[2], "the end of Slice")
-        axes = None if optional(ins, 3) is None else ctx.require_dims(ins[3], "the axes of Slice")
-        steps = None if optional(ins, 4) is None else ctx.require_dims(ins[4], "the steps of Slice")
-    axes = range(len(starts)) if axes is None else axes
-    steps = (1,) * len(starts) if steps is None else steps
     first: list[Dim] = [0] * rank
     sizes: list[Dim] = list(x.shape)
     strides = [1] * rank
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if not isinstance(step, int) or step == 0 or not -rank <= axis < rank:
+        if not isinstance(step, int) or step == 0 or not isinstance(axis, int) or not -rank <= axis < rank:
             raise ctx.unsupported(f"Slice of axis {axis} of rank {rank} by step {step}")
-        axis = int(axis) % rank
+        axis = axis % rank
         strides[axis] = step
         first[axis], sizes[axis] = slice_range(x.shape[axis], start, end, step)
     if all(f == 0 for f in first) and tuple(sizes) == x.shape and all(s == 1 for s in strides):
         return [x]
-    return ctx.emit(O.Slice(tuple(first), tuple(sizes), tuple(strides)), x).outputs
+    return list(ctx.emit(O.Slice(tuple(first), tuple(sizes), tuple(strides)), x).outputs)
 
 
 def split(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

@@ -28,7 +28,7 @@ _USES_ALPHA = {"LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu
 _USES_BETA = {"ScaledTanh", "HardSigmoid", "Affine"}
 
 
-def _activations(ctx: ImportContext, node: NodeProto, cell: str, directions: int) -> tuple[Activation, ...]:
+def activations_of(ctx: ImportContext, node: NodeProto, cell: str, directions: int) -> tuple[Activation, ...]:
     """One entry per function and direction; activation_alpha and _beta list only those of functions that take them."""
     names = ctx.attr(node, "activations", None) or _DEFAULTS[cell] * directions
     if len(names) != ACTIVATION_COUNT[cell] * directions:
@@ -86,7 +86,7 @@ def recurrent(ctx: ImportContext, node: NodeProto, ins: list[Value | None], cell
     peephole = _filled(b, 0, (dn, 3 * hidden), x.dtype) if peephole is None else peephole
     cell_state = state(6) if cell == "lstm" else _filled(b, 0, (dn, batch, hidden), x.dtype)
     op = O.Recurrent(
-        cell, hidden, sides, _activations(ctx, node, cell, dn), float(ctx.attr(node, "clip", 0.0) or 0.0),
+        cell, hidden, sides, activations_of(ctx, node, cell, dn), float(ctx.attr(node, "clip", 0.0) or 0.0),
         bool(ctx.attr(node, "linear_before_reset", 0)), bool(ctx.attr(node, "input_forget", 0)),
     )  # fmt: skip
     got = ctx.emit(op, x, w, r, bias, b.cast(lens, DType.I32), state(5), cell_state, peephole).outputs

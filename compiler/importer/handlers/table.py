@@ -15,6 +15,7 @@ from .images import IMAGE_HANDLERS
 from .legacy import LEGACY_HANDLERS
 from .linalg import LINALG_HANDLERS
 from .microsoft.attention import ATTENTION_MS_HANDLERS
+from .microsoft.attention_lstm import ATTN_LSTM_HANDLERS
 from .microsoft.blocked import BLOCKED_MS_HANDLERS
 from .microsoft.coded import CODED_MS_HANDLERS
 from .microsoft.decoding import DECODING_MS_HANDLERS
@@ -22,10 +23,12 @@ from .microsoft.experts import EXPERT_MS_HANDLERS
 from .microsoft.fused import FUSED_HANDLERS
 from .microsoft.gated import GATED_MS_HANDLERS
 from .microsoft.grouped import GROUPED_HANDLERS
+from .microsoft.masked_pool import MASKED_POOL_HANDLERS
 from .microsoft.quantized import QUANT_MS_HANDLERS
 from .microsoft.sampling import SAMPLING_MS_HANDLERS
 from .microsoft.small import SMALL_MS_HANDLERS
 from .microsoft.stateful import STATEFUL_MS_HANDLERS
+from .microsoft.tokens import TOKEN_MS_HANDLERS
 from .ml.encoders import ML_ENCODER_HANDLERS
 from .ml.models import ML_HANDLERS
 from .ml.trees import ML_TREE_HANDLERS
@@ -36,6 +39,7 @@ from .random import RANDOM_HANDLERS
 from .recurrent import RECURRENT_HANDLERS
 from .reduce import REDUCE_HANDLERS
 from .resize import RESIZE_HANDLERS
+from .retired import RETIRED_HANDLERS
 from .sampling import SAMPLING_HANDLERS
 from .select import SELECT_HANDLERS
 from .sequence import SEQUENCE_HANDLERS
@@ -47,6 +51,7 @@ from .windows import WINDOW_HANDLERS
 
 HANDLERS: dict[tuple[str, int], Handler] = {
     **LEGACY_HANDLERS,
+    **RETIRED_HANDLERS,
     **ELEMENTWISE_HANDLERS,
     **MOVE_HANDLERS,
     **SHAPE_HANDLERS,
@@ -73,6 +78,9 @@ HANDLERS: dict[tuple[str, int], Handler] = {
     **GROUPED_HANDLERS,
     **BLOCKED_MS_HANDLERS,
     **STATEFUL_MS_HANDLERS,
+    **ATTN_LSTM_HANDLERS,
+    **MASKED_POOL_HANDLERS,
+    **TOKEN_MS_HANDLERS,
     **ML_TREE_HANDLERS,
     **ML_HANDLERS,
     **ML_ENCODER_HANDLERS,

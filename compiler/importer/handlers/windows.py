@@ -14,7 +14,7 @@ from ..context import HandlerTable, ImportContext
 Pads = tuple[tuple[Dim, ...], tuple[Dim, ...]]
 
 
-def _ints(ctx: ImportContext, node: NodeProto, name: str, rank: int, default: int = 1) -> tuple[int, ...]:
+def ints_of(ctx: ImportContext, node: NodeProto, name: str, rank: int, default: int = 1) -> tuple[int, ...]:
     got = ctx.attr(node, name, None)
     if not got:
         return (default,) * rank
@@ -32,7 +32,7 @@ def window_pads(
     auto = ctx.attr(node, "auto_pad", "NOTSET") or "NOTSET"
     match auto:
         case "NOTSET":
-            pads = _ints(ctx, node, "pads", 2 * rank, 0)
+            pads = ints_of(ctx, node, "pads", 2 * rank, 0)
             return pads[:rank], pads[rank:]
         case "VALID":
             return (0,) * rank, (0,) * rank
@@ -76,7 +76,7 @@ def conv_geometry(ctx: ImportContext, node: NodeProto, x: Value, w: Value) -> tu
     if rank < 1 or w.type.rank != rank + 2:
         raise ctx.unsupported(f"{node.op_type} of {x.type} with weights {w.type}")
     kernel = _static_kernel(ctx, node, w)
-    strides, dilations = _ints(ctx, node, "strides", rank), _ints(ctx, node, "dilations", rank)
+    strides, dilations = ints_of(ctx, node, "strides", rank), ints_of(ctx, node, "dilations", rank)
     lo, hi = window_pads(ctx, node, x.shape[2:], kernel, strides, dilations)
     op = O.Conv(strides, lo, hi, dilations, int(ctx.attr(node, "group", 1)))
     return op, b.channels_last(x), b.transpose(w, (*range(2, rank + 2), 1, 0))
@@ -99,8 +99,8 @@ def conv_transpose(ctx: ImportContext, node: NodeProto, ins: list[Value | None])
     b = Build(ctx)
     rank = x.type.rank - 2
     kernel = _static_kernel(ctx, node, w)
-    strides, dilations = _ints(ctx, node, "strides", rank), _ints(ctx, node, "dilations", rank)
-    extra = _ints(ctx, node, "output_padding", rank, 0)
+    strides, dilations = ints_of(ctx, node, "strides", rank), ints_of(ctx, node, "dilations", rank)
+    extra = ints_of(ctx, node, "output_padding", rank, 0)
     groups = int(ctx.attr(node, "group", 1))
     auto = ctx.attr(node, "auto_pad", "NOTSET") or "NOTSET"
     sizes = ctx.attr(node, "output_shape", None)
@@ -135,8 +135,8 @@ def _pool(ctx: ImportContext, node: NodeProto, x: Value, kind: str) -> Value:
     rank = x.type.rank - 2
     if ctx.attr(node, "kernel_shape", None) is None:
         raise ctx.unsupported(f"{node.op_type} without kernel_shape")
-    kernel = _ints(ctx, node, "kernel_shape", rank)
-    strides, dilations = _ints(ctx, node, "strides", rank), _ints(ctx, node, "dilations", rank)
+    kernel = ints_of(ctx, node, "kernel_shape", rank)
+    strides, dilations = ints_of(ctx, node, "strides", rank), ints_of(ctx, node, "dilations", rank)
     lo, hi = window_pads(ctx, node, x.shape[2:], kernel, strides, dilations)
     op = O.Pool(
         kind, kernel, strides, lo, hi, dilations, bool(ctx.attr(node, "ceil_mode", 0)),
@@ -175,9 +175,9 @@ def max_unpool(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> 
     x, at = required(ctx, node, ins, 2)
     b, rank = Build(ctx), x.type.rank - 2
     kernel, strides, pads = (
-        _ints(ctx, node, "kernel_shape", rank),
-        _ints(ctx, node, "strides", rank),
-        _ints(ctx, node, "pads", 2 * rank, 0),
+        ints_of(ctx, node, "kernel_shape", rank),
+        ints_of(ctx, node, "strides", rank),
+        ints_of(ctx, node, "pads", 2 * rank, 0),
     )
     fields = zip(x.shape[2:], kernel, strides, pads[:rank], pads[rank:], strict=True)
     shape = (*x.shape[:2], *((n - 1) * s + k - lo - hi for n, k, s, lo, hi in fields))

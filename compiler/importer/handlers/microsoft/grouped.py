@@ -82,7 +82,7 @@ def unpack(raw: np.ndarray, bits: int) -> np.ndarray:
 
 def _constant(ctx: ImportContext, v: Value, what: str) -> np.ndarray:
     if not isinstance(v.node.op, Const):
-        raise ctx.unsupported(f"MatMulNBits: {what} is computed, expected an initializer")
+        raise ctx.unsupported(f"{what} is computed, expected an initializer")
     return v.node.op.data
 
 
@@ -121,7 +121,36 @@ def gather_block_quantized(ctx: ImportContext, node: NodeProto, ins: list[Value 
     return [b.cast(b.mul(b.sub(taken, offset), factor), scales.dtype)]
 
 
+def matmul_fp_q4(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """A · dequantize(B) of a blob: by columns, blocks of an f32 scale, of type 1 also a zero point of 1 byte, and 4-bit levels.
+
+    The bytes of 32 levels hold level i and level i + 16.
+    """
+    x, blob, shape = required(ctx, node, ins, 3)
+    b, kind = Build(ctx), int(ctx.attr(node, "blk_quant_type", 1))
+    if kind not in _BLOBS:
+        raise ctx.unsupported(f"MatMulFpQ4 of type {kind}, expected one of {list(_BLOBS)}")
+    block, offset = _BLOBS[kind]
+    k, n = (int(d) for d in ctx.require_known(shape, "B_shape of MatMulFpQ4").ravel())
+    raw, blocks = _constant(ctx, blob, "B"), -(-k // block)
+    if raw.dtype != np.uint8 or raw.size != n * blocks * (offset + block // 2):
+        raise ctx.unsupported(f"MatMulFpQ4 of {x.type} by {raw.dtype}{list(raw.shape)} as [{k}, {n}]")
+    raw = raw.reshape(n, blocks, -1)
+    scales = np.ascontiguousarray(raw[..., :4]).view("<f4")[..., 0]
+    zeros = raw[..., 4].astype(np.float32) if offset == 5 else np.full(scales.shape, 8, np.float32)
+    halves = raw[..., offset:].reshape(n, blocks, block // 32, 1, 16)
+    levels = np.concatenate([halves & 15, halves >> 4], axis=3).reshape(n, -1)[:, :k]
+    weights = (levels.T, DType.U8), (scales.T, DType.F32), (zeros.T, DType.F32)
+    ctx.require_equal(x.shape[-1], k)
+    a = b.reshape(x, (*x.shape[:-1], k) if x.type.rank > 1 else (1, k))
+    y = b.emit(GroupedMatMul(4, block), a, *(b.const(np.ascontiguousarray(v), t) for v, t in weights))
+    return [y if x.type.rank > 1 else b.reshape(y, (n,))]
+
+
+_BLOBS = {0: (32, 4), 1: (32, 5), 2: (64, 4), 4: (128, 4)}  # by type: levels of a block, and bytes before them
+
 GROUPED_HANDLERS: HandlerTable = {
+    ("com.microsoft::MatMulFpQ4", 1): matmul_fp_q4,
     ("com.microsoft::MatMulNBits", 1): matmul_nbits,
     ("com.microsoft::GatherBlockQuantized", 1): gather_block_quantized,
 }

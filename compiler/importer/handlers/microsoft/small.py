@@ -11,6 +11,7 @@ from .....ir import ops as O
 from ...compose import Build, optional, required
 from ...context import Handler, HandlerTable, ImportContext
 from ..contract import fused_matmul
+from ..elementwise import identity
 from ..moves import gather_nd, pad
 from ..norm import standardise
 from ..select import unique
@@ -231,8 +232,10 @@ SMALL_MS_HANDLERS: HandlerTable = {
         "NhwcMaxPool": nhwc_max_pool,
         "Pad": pad,
         "Range": range_,
+        "SampleOp": identity,
         "ScaledSiLU": scaled_silu,
         "SkipGroupNorm": skip_group_norm,
+        "SparseToDenseMatMul": fused_matmul,  # a sparse matrix is held as a dense one
         "TorchEmbedding": torch_embedding,
         "TransposeMatMul": fused_matmul,
         "Trilu": trilu,
