@@ -68,7 +68,9 @@ def slice_from_operands(ctx: ImportContext, node: NodeProto, ins: list[Value | N
     return _slice(ctx, x, starts, ends, axes, steps)
 
 
-def _slice(ctx: ImportContext, x: Value, starts: Sequence[Dim], ends: Sequence[Dim], axes: Sequence[Dim], steps: Sequence[Dim]) -> list[Value]:
+def _slice(
+    ctx: ImportContext, x: Value, starts: Sequence[Dim], ends: Sequence[Dim], axes: Sequence[Dim], steps: Sequence[Dim]
+) -> list[Value]:  # fmt: skip
     rank = x.type.rank
     first: list[Dim] = [0] * rank
     sizes: list[Dim] = list(x.shape)

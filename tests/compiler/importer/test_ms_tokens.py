@@ -77,7 +77,9 @@ def compare_mlc_only(op, operands, **attributes):
     return run(op, operands, "int64", **attributes)
 
 
-@pytest.mark.parametrize("past,offsets,eos,segments,old", [(0, 0, 0, 0, 0), (1, 1, 0, 0, 0), (1, 0, 1, 0, 0), (0, 1, 1, 1, 0), (1, 0, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "past,offsets,eos,segments,old", [(0, 0, 0, 0, 0), (1, 1, 0, 0, 0), (1, 0, 1, 0, 0), (0, 1, 1, 1, 0), (1, 0, 1, 1, 1)]
+)
 @pytest.mark.parametrize("reset", [0, 1])
 def test_varlen_ngram_hash_mapping(past, offsets, eos, segments, old, reset):
     multipliers, sizes = grams(4, 3)
@@ -100,7 +102,9 @@ def test_varlen_ngram_hash_mapping(past, offsets, eos, segments, old, reset):
 def test_word_conv_embedding(symbolic):
     words = i32([[1, 2, 3, 0, 0, 0], [4, 0, 0, 0, 0, 0], [5, 6, 7, 8, 9, 3], [2, 1, 0, 0, 0, 0]])
     operands = [words, f(5, 1, 3, 4), f(5), f(10, 4)]
-    compare("WordConvEmbedding", operands, constants=(1, 2, 3), symbolic=symbolic, embedding_size=5, conv_window_size=3, char_embedding_size=4)
+    compare(
+        "WordConvEmbedding", operands, constants=(1, 2, 3), symbolic=symbolic, embedding_size=5, conv_window_size=3, char_embedding_size=4
+    )
     with pytest.raises(OnnxImportError, match="embedding_size=6"):
         mlc.compile(typed(build("WordConvEmbedding", operands, ["y"], embedding_size=6), "float"))
 

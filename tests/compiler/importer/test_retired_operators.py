@@ -16,10 +16,17 @@ def model_of(op, operands, opset=9, symbolic=True, fixed=(), **attributes):
     kinds = {"f": 1, "i": 7}
     inputs = [
         helper.make_tensor_value_info(n, kinds[x.dtype.kind], [f"{n}_{k}" if symbolic and i == 0 else d for k, d in enumerate(x.shape)])
-        for i, (n, x) in enumerate(zip(names, operands, strict=True)) if i not in fixed
+        for i, (n, x) in enumerate(zip(names, operands, strict=True))
+        if i not in fixed
     ]
     outs = [helper.make_tensor_value_info("y", 1, None)]
-    graph = helper.make_graph([helper.make_node(op, names, ["y"], name="old", **attributes)], "g", inputs, outs, [numpy_helper.from_array(operands[i], names[i]) for i in fixed])
+    graph = helper.make_graph(
+        [helper.make_node(op, names, ["y"], name="old", **attributes)],
+        "g",
+        inputs,
+        outs,
+        [numpy_helper.from_array(operands[i], names[i]) for i in fixed],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 

@@ -144,7 +144,8 @@ def _run(
     states = [d.hidden, d.cell, attended]
     h, c, a = formals = [formal(v.type, ctx.loc) for v in states]
     z = b.add(b.emit(O.Gather(0), inside(d.x), counter), b.matmul(a, inside(d.attended)))
-    h1, c1 = _cell(b, b.add(z, b.matmul(h, inside(d.recurrent))), c, None if d.peephole is None else inside(d.peephole), activations, limit, coupled)
+    gates = None if d.peephole is None else inside(d.peephole)
+    h1, c1 = _cell(b, b.add(z, b.matmul(h, inside(d.recurrent))), c, gates, activations, limit, coupled)
     y = h1
     if lengths is not None:
         active = b.emit(O.Less(), counter, b.cast(inside(lengths), DType.I64))

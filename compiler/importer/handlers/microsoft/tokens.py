@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from onnx import NodeProto
 
@@ -54,7 +55,8 @@ def _search(b: Build, src: Value, tokens: Value, gram: int, going: Value, found:
         at = b.min(b.add(place, k), b.dim(size - 1, DType.I64))
         matches = b.emit(O.And(), matches, b.emit(O.Equal(), b.emit(O.Gather(0), src, at), wanted))
     count = b.reduce("sum", b.cast(matches, DType.I64), [0], False)
-    first = b.reduce("min", b.concat(0, b.where(matches, place, b.dim(size, DType.I64)), b.reshape(b.dim(size, DType.I64), (1,))), [0], False)
+    nowhere = b.reshape(b.dim(size, DType.I64), (1,))
+    first = b.reduce("min", b.concat(0, b.where(matches, place, nowhere), nowhere), [0], False)
     behind = b.add(first, gram)
     going = b.emit(O.And(), b.emit(O.And(), going, enough), b.emit(O.Greater(), count, b.const(0, DType.I64)))
     inside = b.emit(O.Less(), behind, b.dim(size, DType.I64))
@@ -121,7 +123,7 @@ def varlen_ngram_hash_mapping(ctx: ImportContext, node: NodeProto, ins: Ins) -> 
         if known is None:  # the history is of the request's first segment
             known = b.expand(b.reshape(b.emit(O.Gather(0), segments, b.slice(starts, 0, 0, batch)), (batch, 1)), (batch, reach))
         parts, present_segments = reader(known, segments)
-        cuts = [b.emit(O.Not(), b.emit(O.Equal(), now, before_it)) for now, before_it in zip(parts, parts[1:], strict=False)]
+        cuts = [b.emit(O.Not(), b.emit(O.Equal(), now, before_it)) for now, before_it in pairwise(parts)]
         outs.append(present_segments)
     return [_hashes(ctx, node, b, shifted, cuts, fill, resets, [*ins[:3], None, optional(ins, 5), optional(ins, 6)]), *outs]
 
