@@ -152,7 +152,8 @@ def _run(
         active = b.reshape(active, (h.shape[0], 1))
         y = b.where(active, h1, b.const(0, h.dtype))
         h1, c1 = b.where(active, h1, h), b.where(active, c1, c)
-    a1 = _attend(b, h1, *(inside(v) for v in (d.keys, d.values, d.query, d.vector)), None if seen is None else inside(seen))
+    known = None if seen is None else inside(seen)
+    a1 = _attend(b, h1, inside(d.keys), inside(d.values), inside(d.query), inside(d.vector), known)
     if d.layer is not None:
         a1 = b.matmul(b.concat(1, h1, a1), inside(d.layer))
     graph = region.graph([running, h1, c1, a1, y], (counter, running, *formals), "attn_lstm")

@@ -132,7 +132,7 @@ def _history(
     ctx: ImportContext, node: NodeProto, b: Build, ids: Value, given: Sequence[Value | None], shape: tuple[Dim, Dim]
 ) -> tuple[Value, Value, bool]:  # fmt: skip
     """Ids before the first one, what stands for missing ones, and whether that token cuts histories. `given`: ids, offsets, eos."""
-    past, _, eos = (*given, *(None,) * (3 - len(given)))
+    past, eos = optional(given, 0), optional(given, 2)
     pad = b.const(int(ctx.attr(node, "pad_id")), ids.dtype)
     fill = pad if eos is None else b.reshape(eos, ())
     before = b.expand(b.reshape(fill, (1, 1)), shape) if past is None else past
