@@ -34,7 +34,7 @@ class ValidatingModule(Module):
     def __init__(self, parts: Parts, steps: Sequence[Step], *, threads: int | None = None) -> None:
         super().__init__(parts, threads=threads)
         self._steps = steps
-        self._yields = True  # every kernel call is a stop
+        self._plain = False  # every kernel call is a stop
 
     def _step(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
         trace = Trace(program, binding, execution, outputs, handles, lambda *call: self._check(trace, *call))

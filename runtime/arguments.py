@@ -66,26 +66,31 @@ def given_outputs(
 
     Raises InputError for a name that is no output, an array that cannot take it, or one that shares memory with another or an input.
     """
-    names = [info.name for info in infos]
-    if not isinstance(out, Mapping):
+    if type(out) is not dict and not isinstance(out, Mapping):
         raise InputError(f"out is a {type(out).__name__}", expected="a dict from output name to array")
     given: dict[int, np.ndarray] = {}
     for name, array in out.items():
-        if name not in names:
-            raise InputError(f"unknown output {name}", expected=", ".join(names), loc="out")
-        i = names.index(name)
-        given[i] = _writable(array, infos[i], shapes[i])
-    for (i, a), (j, b) in combinations(given.items(), 2):
-        if np.may_share_memory(a, b):
-            raise InputError(f"outputs {names[i]} and {names[j]} share memory", expected="an array for each", loc="out")
+        for i, info in enumerate(infos):
+            if info.name == name:
+                given[i] = _writable(array, info, shapes[i])
+                break
+        else:
+            raise InputError(f"unknown output {name}", expected=", ".join(info.name for info in infos), loc="out")
+    if len(given) > 1:
+        for (i, a), (j, b) in combinations(given.items(), 2):
+            if np.may_share_memory(a, b):
+                raise InputError(f"outputs {infos[i].name} and {infos[j].name} share memory", expected="an array for each", loc="out")
     for i, a in given.items():
-        if any(np.may_share_memory(a, x) for x in inputs if isinstance(x, np.ndarray)):
-            raise InputError("memory that an input lies in", expected="memory of its own", loc=f"out, output {names[i]}")
+        for x in inputs:
+            if isinstance(x, np.ndarray) and np.may_share_memory(a, x):
+                raise InputError("memory that an input lies in", expected="memory of its own", loc=f"out, output {infos[i].name}")
     return given
 
 
 def _writable(array: Any, info: TensorInfo, shape: tuple[int, ...] | None) -> np.ndarray:
-    loc = f"out, output {info.name}"
+    if type(array) is np.ndarray and info.kind == "tensor" and array.dtype == info.dtype and array.shape == shape and array.flags.carray:
+        return array
+    loc = f"out, output {info.name}"  # what is wrong with it
     if info.kind != "tensor" or shape is None:
         why = "whose size is known when the run is over" if info.kind == "tensor" else "of strings or objects"
         raise InputError(f"an array for an output {why}", expected="none", remedy="Take it from what `run` returns.", loc=loc)

@@ -153,7 +153,7 @@ class Binding:
         self.in_shapes = [tuple(values[s] for s in shape) for shape in m.input_shapes]
         staged = {b.place for i, b in enumerate(m.buffers) if b.kind == "output" and program.stages.of[i]}
         self.out_shapes = [None if i in staged else tuple(values[s] for s in shape) for i, shape in enumerate(m.output_shapes)]
-        self.checks = [(t.dtype, shape) for t, shape in zip(m.inputs, self.in_shapes, strict=True)]
+        self.checks = [(i, m.inputs[i].dtype, shape) for i, shape in enumerate(self.in_shapes)]
         self.results = [(shape, t.stored, _padded(shape, t.stored)) for t, shape in zip(m.outputs, self.out_shapes, strict=True)]
         self.sizes = sizes = [b.size if b.kind == "const" else values[b.size] for b in m.buffers]
         check_buffers(m, first, sizes, values)

@@ -92,7 +92,7 @@ class CudaModule(Module):
         if not isinstance(feeds, Mapping) or set(feeds) != set(self._names):
             complain(feeds, self._names)
         outputs = self._run([feeds[n] for n in self._names], stream, wait, on_device, out)
-        return dict(zip(self._out_names, outputs, strict=True))
+        return {name: outputs[i] for i, name in self._out_names}
 
     def binding(self, **symbols: int) -> Binding:
         """Sizes, arena and layout at these symbol values (for inspection; needs no device). Raises InputError."""
