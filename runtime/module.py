@@ -224,10 +224,10 @@ class Module:
             outputs: list[Any] = []
             if given is None:  # the usual case, which is to cost nothing more
                 for shape, dtype, size in binding.results:
-                    if size:
-                        outputs.append(aligned_array(shape, dtype, size))
+                    if shape is None:
+                        outputs.append(None)
                     else:
-                        outputs.append(None if shape is None else _empty(shape, dtype))
+                        outputs.append(aligned_array(shape, dtype, size) if size else _empty(shape, dtype))
             else:
                 outputs = [given[i] if i in given else _new_output(*result) for i, result in enumerate(binding.results)]
         except MemoryError:
