@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from ...errors import MlcError, OnnxImportError, VerifyError
 from ...ir import Const, DType, Graph, Input, Node, TensorType, Value, substitute, sym
@@ -92,7 +92,7 @@ class Importer(ImportContext):
         outputs = []
         for o in proto.output:
             with suppress(_PoisonedError):
-                outputs.append(self._lookup(o.name))
+                outputs.append(self._declared_output(o))
         if self.problems:
             shown = "".join(f"\n  - {p}" for p in self.problems)
             raise OnnxImportError(
@@ -103,6 +103,13 @@ class Importer(ImportContext):
             tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output),
             proto.name or "main", tuple(self.equal), tuple(self.sizes), tuple(self.limits),
         )  # fmt: skip
+
+    def _declared_output(self, info: ValueInfoProto) -> Value:
+        """The value of an output. A model that promises its callers another element type is malformed; dims may be out of date."""
+        value, said = self._lookup(info.name), info.type.tensor_type.elem_type
+        if said and value not in self.held and DType.from_onnx(said) is not value.type.dtype:
+            raise OnnxImportError(f"is computed as {value.type}", expected=_type_text(info.type), loc=f"output {info.name!r}")
+        return value
 
     def declared(self, name: str) -> Element | Held | None:
         return declared(self.scope.declared[name]) if name in self.scope.declared else None

@@ -75,10 +75,14 @@ def _slice(
     first: list[Dim] = [0] * rank
     sizes: list[Dim] = list(x.shape)
     strides = [1] * rank
+    seen: set[int] = set()
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if not isinstance(step, int) or step == 0 or not isinstance(axis, int) or not -rank <= axis < rank:
             raise ctx.unsupported(f"Slice of axis {axis} of rank {rank} by step {step}")
         axis = axis % rank
+        if axis in seen:
+            raise ctx.unsupported(f"Slice of axis {axis} twice")
+        seen.add(axis)
         strides[axis] = step
         first[axis], sizes[axis] = slice_range(x.shape[axis], start, end, step)
     if all(f == 0 for f in first) and tuple(sizes) == x.shape and all(s == 1 for s in strides):
@@ -94,7 +98,10 @@ def split(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seque
     if ctx.opset() >= 13 and optional(ins, 1) is not None:
         given = ctx.require_sizes(ins[1], "the sizes of Split")
     if given is None:
-        part = ceildiv(d, count) if ctx.attr(node, "num_outputs") else floordiv(d, count)
+        parts = ctx.attr(node, "num_outputs")
+        if parts not in (None, count):
+            raise ctx.unsupported(f"Split into num_outputs = {parts} with {count} outputs")
+        part = ceildiv(d, count) if parts else floordiv(d, count)
         given = [part] * (count - 1) + [d - part * (count - 1)]
     total: Dim = sum(given, 0)
     if len(given) < count or (isinstance(d, int) and isinstance(total, int) and total != d):

@@ -26,6 +26,12 @@ def build(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
+def promised() -> bytes:
+    model = build([helper.make_node("Relu", ["x"], ["y"])])
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    return model.SerializeToString()
+
+
 def external(folder: Path, location: str, **fields: str) -> bytes:
     model = build([helper.make_node("Add", ["x", "w"], ["y"])], w=np.ones(4, np.float32))
     tensor = model.graph.initializer[0]
@@ -149,6 +155,17 @@ BROKEN: dict[str, tuple[Callable[[Path], bytes], str]] = {
         "70 dimensions",
     ),
     "data of a long name": (lambda f: external(f, "a" * 5000), "name too long"),
+    "a promised type": (lambda f: promised(), "output 'y': is computed as f32"),
+    "an axis twice": (
+        lambda f: build(
+            [helper.make_node("Slice", ["x", "s", "e", "a"], ["y"])], s=np.array([0, 1]), e=np.array([2, 4]), a=np.array([1, -1])
+        ).SerializeToString(),
+        "axis 1 twice",
+    ),
+    "a split into nothing": (
+        lambda f: build([helper.make_node("Split", ["x"], ["y", "z"], num_outputs=0, axis=1)]).SerializeToString(),
+        "num_outputs = 0",
+    ),
     "types": (lambda f: build([helper.make_node("Add", ["x", "w"], ["y"])], w=np.ones(4, np.int64)).SerializeToString(), "x"),
     "missing data": (lambda f: external(f, "weights.bin"), "weights.bin"),
     "data outside": (outside, "secret.bin"),

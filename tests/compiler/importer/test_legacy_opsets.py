@@ -18,9 +18,10 @@ FLAGS = RNG.random((2, 3, 4)) > 0.5
 
 
 def run(
-    op: str, opset: int, inputs: Sequence[np.ndarray], *, constants: int = 0, outputs: int = 1, **attributes: object
-) -> list[np.ndarray]:
-    """One node; the last `constants` inputs are initializers that are listed as inputs too, as they had to be then."""
+    op: str, opset: int, inputs: Sequence[np.ndarray], *, constants: int = 0, outputs: int = 1, gives: int = TensorProto.FLOAT,
+    **attributes: object,
+) -> list[np.ndarray]:  # fmt: skip
+    """One node with outputs of type `gives`; the last `constants` inputs are initializers that are listed as inputs too, as they had to be then."""
     names = [f"x{i}" for i in range(len(inputs))]
     infos = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in zip(names, inputs, strict=True)
@@ -31,7 +32,7 @@ def run(
         [helper.make_node(op, names, results, **attributes)], "g", infos, [onnx.ValueInfoProto(name=n) for n in results], fixed
     )
     for value in graph.output:
-        value.type.tensor_type.elem_type = TensorProto.FLOAT
+        value.type.tensor_type.elem_type = gives
     module = mlc.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=3), threads=1)
     got = module.run(dict(list(zip(names, inputs, strict=True))[: len(inputs) - constants]))
     return [got[n] for n in results]
@@ -49,8 +50,12 @@ def test_operands_are_aligned_at_an_axis(op: str, fn: np.ufunc) -> None:
 
 
 def test_comparisons_and_logic() -> None:
-    np.testing.assert_array_equal(run("Greater", 1, [X, CHANNEL], broadcast=1, axis=1)[0], CHANNEL[:, None, None] < X)
-    np.testing.assert_array_equal(run("Xor", 1, [FLAGS, FLAGS[0, :, 0]], broadcast=1, axis=1)[0], FLAGS ^ FLAGS[0, :, 0][:, None])
+    np.testing.assert_array_equal(
+        run("Greater", 1, [X, CHANNEL], broadcast=1, axis=1, gives=TensorProto.BOOL)[0], CHANNEL[:, None, None] < X
+    )
+    np.testing.assert_array_equal(
+        run("Xor", 1, [FLAGS, FLAGS[0, :, 0]], broadcast=1, axis=1, gives=TensorProto.BOOL)[0], FLAGS ^ FLAGS[0, :, 0][:, None]
+    )
 
 
 def test_slopes_of_channels() -> None:
@@ -85,7 +90,7 @@ def test_moves() -> None:
 
 
 def test_functions_whose_attributes_changed() -> None:
-    np.testing.assert_array_equal(run("Cast", 1, [X * 10], to="INT32")[0], (X * 10).astype(np.int32))
+    np.testing.assert_array_equal(run("Cast", 1, [X * 10], to="INT32", gives=TensorProto.INT32)[0], (X * 10).astype(np.int32))
     np.testing.assert_allclose(run("Clip", 1, [X], min=-0.5, max=0.5, consumed_inputs=[0])[0], X.clip(-0.5, 0.5))
     want = np.where(X > 0, 1.0507 * X, 1.0507 * 1.6732 * np.expm1(X))
     np.testing.assert_allclose(run("Selu", 1, [X])[0], want, rtol=1e-5, atol=1e-6)
