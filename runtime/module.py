@@ -14,11 +14,12 @@ from ..errors import ArtifactError, InputError, TargetError
 from . import artifact, objects
 from .address import address
 from .arguments import Bound, as_array, bind_dim, complain, given_outputs, shape_text
-from .artifact import Parts, aligned_array
+from .artifact import Parts
 from .binding import Binding, Execution, Program, Sizes, UnequalError
 from .handles import Handles, decode_output, encode_input
 from .manifest import Manifest, TensorInfo
 from .native import Code, host_features, native
+from .recycled import Recycled
 from .threads import default_threads
 
 _MAX_BINDINGS = 32  # sizes whose plans are remembered
@@ -73,6 +74,7 @@ class Module:
         yields = manifest.handlers or (manifest.general and manifest.general.handlers)
         self._plain = not yields and not self._held  # one native call is all of a run
         self._lock = threading.Lock()
+        self._outputs = Recycled()
         self._bindings: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
         self._last: Binding | None = None
         self._program: Sizes | None = None
@@ -227,9 +229,9 @@ class Module:
                     if shape is None:
                         outputs.append(None)
                     else:
-                        outputs.append(aligned_array(shape, dtype, size) if size else _empty(shape, dtype))
+                        outputs.append(self._outputs.array(shape, dtype, size) if size else _empty(shape, dtype))
             else:
-                outputs = [given[i] if i in given else _new_output(*result) for i, result in enumerate(binding.results)]
+                outputs = [given[i] if i in given else self._new_output(*result) for i, result in enumerate(binding.results)]
         except MemoryError:
             shapes = [list(s) for s in binding.out_shapes if s is not None]
             raise InputError(f"outputs of {shapes}", expected="what fits into memory") from None
@@ -246,6 +248,12 @@ class Module:
             word, execution.struct.resume = execution.struct.resume, 0
             raise stopped(binding.program.manifest, code, word, bufs, execution.dims)
         return outputs
+
+    def _new_output(self, shape: tuple[int, ...] | None, dtype: np.dtype, size: int) -> np.ndarray | None:
+        """As `Binding.results` says: None where the size is not known yet."""
+        if shape is None:
+            return None
+        return self._outputs.array(shape, dtype, size) if size else _empty(shape, dtype)
 
     def _launch_yielding(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], outputs: list[Any]) -> list[Any]:
         """A program that asks for sizes or host functions, or whose inputs or outputs are not plain tensors."""
@@ -343,13 +351,6 @@ class Module:
             budget -= b.idle_bytes
             if budget < 0 and b is not current:
                 b.idle.clear()
-
-
-def _new_output(shape: tuple[int, ...] | None, dtype: np.dtype, size: int) -> np.ndarray | None:
-    """As `Binding.results` says: None where the size is not known yet."""
-    if shape is None:
-        return None
-    return aligned_array(shape, dtype, size) if size else _empty(shape, dtype)
 
 
 def check_target(target: object) -> None:
