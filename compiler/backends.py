@@ -26,8 +26,9 @@ from ..ir import Dim, DType, dim_max
 from ..ir.dims import floordiv
 from ..runtime import objects
 from ..runtime.artifact import Parts
-from .assemble import Call, Code, assemble, cpu_code
+from .assemble import assemble
 from .constants import Packed
+from .program import Call, Code, cpu_code
 
 if TYPE_CHECKING:
     from ..codegen.cuda.emitted import Form

@@ -17,7 +17,7 @@ from ...ir import evaluate
 from ...runtime.address import address
 from ...runtime.artifact import aligned
 from ...runtime.native import Code, native
-from ..assemble import cpu_code
+from ..program import cpu_code
 
 _COLD_BYTES = 48 << 20  # constants are used once a run, so each call gets other copies, up to this much together
 _MOST_COPIES = 24

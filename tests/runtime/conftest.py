@@ -10,7 +10,8 @@ from mlc.codegen.cpu.target import parse
 from mlc.codegen.expr import Num
 from mlc.codegen.kernel import LoopKernel, Operand, Store
 from mlc.codegen.plan import Branch, Buffer, Plan, Repeat, Step
-from mlc.compiler.assemble import assemble, cpu_code
+from mlc.compiler.assemble import assemble
+from mlc.compiler.program import cpu_code
 from mlc.ir import DType, sym
 from mlc.runtime.module import Module
 from mlc.runtime.objects import join

@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlc.compiler.assemble import dim_expr
+from mlc.compiler.slots import dim_expr
 from mlc.errors import ArtifactError
 from mlc.ir import ceildiv, dim_max, dim_min, evaluate, floordiv, sym
 from mlc.runtime.dimexpr import DimTable, show
