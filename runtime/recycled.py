@@ -17,7 +17,16 @@ from .artifact import aligned_array
 LIMIT = 64 << 20  # bytes that may be kept by one module
 _LEAST = 1 << 16  # smaller memories stay with the allocator anyway
 _LOOKS = 4  # memories that are asked whether they are free, before a new one is made
-_OWN = 2  # references to a memory that only the pool has: a variable, and the argument of getrefcount
+
+
+def _references(blocks: deque[np.ndarray]) -> tuple[np.ndarray, int]:
+    """The first memory, taken out, and how many references to it are counted."""
+    block = blocks.popleft()
+    return block, getrefcount(block)
+
+
+# References to a memory that only the pool has: variables and arguments on the way, of which interpreters count some or all.
+_OWN = _references(deque([np.empty(0, np.uint8)]))[1]
 
 
 class Recycled:
@@ -49,8 +58,8 @@ class Recycled:
         for _ in range(_LOOKS):
             if not blocks:
                 return None
-            block = blocks.popleft()
-            if getrefcount(block) == _OWN:
+            block, references = _references(blocks)
+            if references == _OWN:
                 return block
             blocks.append(block)
         return None
