@@ -22,8 +22,8 @@ TEAM_COST = 500_000  # and all in all, for waiting until a team has come togethe
 class Call:
     """One instruction that runs `symbol` on buffers of the plan (None: those of the step) with sizes `dims`.
 
-    On CPUs `units` are shared out in chunks of at least `grain`; on GPUs they are the blocks of a grid, and `grain` has a bit
-    for each architecture of the target, its PTX last, whose devices make the call.
+    On CPUs `units` are shared out in chunks of at least `grain`, one a thread if that is negative; on GPUs they are the blocks
+    of a grid, and `grain` has a bit for each architecture of the target, its PTX last, whose devices make the call.
     """
 
     symbol: str
@@ -46,6 +46,8 @@ class Code:
 def cpu_code(e: Emitted) -> Code:
     """The call of a CPU kernel, cut so that threads are worth it."""
     op, grain = CALL, _units(CHUNK_COST, e.unit_cost)
+    if e.shared:
+        grain = -grain
     if e.rounds is not None:
         op = TEAM_CALL
         grain = dim_max(_units(ROUND_COST, e.unit_cost), _units(TEAM_COST, e.unit_cost * e.rounds))

@@ -330,7 +330,7 @@ done:
   ret i32 %n
 }
 
-; Run [0, units) of one kernel on up to %threads threads, at least %grain units at a time.
+; Run [0, units) of one kernel on up to %threads threads, at least %grain units at a time; -%grain asks for one chunk a thread.
 define void @mlc_parallel(ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64 %threads) {
   call void @launch(i32 0, ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64 %threads)
   ret void
@@ -342,9 +342,12 @@ define void @mlc_team(ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64
   ret void
 }
 
-define internal void @launch(i32 %kind, ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64 %threads) {
+define internal void @launch(i32 %kind, ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain.or.minus, i64 %threads) {
 entry:
   %deadline = alloca i64
+  %minus = sub i64 0, %grain.or.minus
+  %grain = call i64 @llvm.smax.i64(i64 %grain.or.minus, i64 %minus)
+  %fewest = icmp slt i64 %grain.or.minus, 0
   %team = icmp ne i32 %kind, 0
   %few = icmp ule i64 %units, %grain
   %one = icmp ule i64 %threads, 1
@@ -374,7 +377,8 @@ plan:
   %u1 = add i64 %units, %rest
   %u2 = select i1 %team, i64 %u1, i64 %units
   %grains = udiv i64 %u2, %least
-  %t4 = shl i64 %threads, 2
+  %t.log = select i1 %fewest, i64 0, i64 2
+  %t4 = shl i64 %threads, %t.log
   %c0 = call i64 @llvm.umin.i64(i64 %grains, i64 %t4)
   %odd = urem i64 %c0, %threads
   %c1 = sub i64 %c0, %odd

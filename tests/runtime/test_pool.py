@@ -53,6 +53,9 @@ def test_threads_get_equally_many_chunks():
         (13, 2, 3, 6),
         (2, 1, 3, 2),
         (5, 3, 2, 1),
+        (36, -1, 2, 2),  # one a thread
+        (7, -2, 8, 3),
+        (5, -3, 2, 1),
     ):
         assert len(parallel(units, grain, threads)[1]) == chunks
 

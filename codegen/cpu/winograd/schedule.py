@@ -14,6 +14,7 @@ from .place import Places
 
 _CACHE = 3 << 19  # bytes of transformed input and products of a unit, in a 2 MB L2 with weights streaming through
 _LEAST = 36  # image tiles of a unit that keep the products above the bandwidth of streaming weights, cache or not
+_FEW = 24  # and those that do so nearly, which is better than transforming the input for every group of strips
 _KEPT = 3 << 18  # bytes of weights that stay in the cache from one unit to the next,
 _BESIDE = 1 << 18  # when a unit is no larger than this
 _STACK = 3 << 20  # bytes of a unit at most: it lives on the stack
@@ -89,11 +90,12 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     groups = 1
     unit = 2 * points * channels * kernel.n * (block if isinstance(block, int) else most)
     if isinstance(blocks, int):
-        while kernel.groups == 1 and blocks * groups < _UNITS and 2 * groups <= strips and unit // (2 * groups) >= _UNIT_OPS:
-            groups *= 2
-        if blocks * groups < _UNITS and isinstance(block, int):
-            pieces = max(1, min(_UNITS // (blocks * groups), unit // groups // _UNIT_OPS, block // _LEAST))
+        if blocks < _UNITS and isinstance(block, int):
+            pieces = max(1, min(_UNITS // blocks, unit // _UNIT_OPS, block // _FEW))
             block, blocks = _blocks(tiles, -(-block // pieces))
+        if kernel.groups == 1 and blocks < _UNITS:  # neighbours of a block share its transform, where one thread has them
+            groups = max(1, min(strips, unit // _UNIT_OPS))
+            groups = -(-strips // -(-strips // groups))  # none is empty
     elif kernel.groups == 1:  # else the channels that a unit transforms are mostly those of others
         groups = min(2, strips)
     if hints != NO_HINTS:
