@@ -14,11 +14,12 @@ from rich.table import Table
 
 from ..errors import InputError, MlcError
 from . import fidelity as fidelity_of
-from . import gpu, performance, quantized, real, samples, suite, tables
+from . import gpu, performance, quantized, real, samples, suite, tables, trained
 from .resolve import resolve
 from .store import models_dir
 
 err = Console(stderr=True)
+_EXPORTS: dict[str, Callable[..., Path]] = {"quantized": quantized.export, "trained": trained.export}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,6 +42,8 @@ def list_models() -> None:
         table.add_row(f"suite:{name}", "yes" if suite.path_of(name).is_file() else "", entry.title)
     for name, derived in quantized.QUANTIZED.items():
         table.add_row(f"quantized:{name}", "yes" if quantized.path_of(name).is_file() else "", derived.title)
+    for name in trained.NAMES:
+        table.add_row(f"trained:{name}", "yes" if trained.path_of(name).is_file() else "", "a small language model, trained here")
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
 
@@ -62,12 +65,13 @@ def fetch(names: tuple[str, ...]) -> None:
 def export(names: tuple[str, ...], force: bool) -> None:
     """Export the benchmark suite (all, or those named) with torch and transformers, from configs and a fixed seed.
 
-    quantized:NAME makes a quantized model.
+    quantized:NAME makes a quantized model; trained:NAME trains a small one, which takes minutes.
     """
     wanted = list(dict.fromkeys(names)) or list(suite.SUITE)
     for i, name in enumerate(wanted):
         with err.status(f"{name} ({i + 1} of {len(wanted)})"):
-            path = quantized.export(name[10:], force=force) if name.startswith("quantized:") else suite.export(name, force=force)
+            prefix, _, rest = name.rpartition(":")
+            path = _EXPORTS.get(prefix, suite.export)(rest if prefix in _EXPORTS else name, force=force)
         click.echo(f"{name}: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
 
 
@@ -129,10 +133,12 @@ def bench_gpu(names: tuple[str, ...], seconds: float, append: str | None) -> Non
 @click.option("--tokens", default=64, show_default=True, help="Of a text.")
 @click.option("--texts", default=32, show_default=True, help="As many calibrate, and as many others are compared.")
 def fidelity(model: str, tokens: int, texts: int) -> None:
-    """What 4-bit weights of an encoder of texts lose, by this compiler, onnxruntime and llama.cpp; print a markdown table."""
-    all_texts = fidelity_of.texts(2 * texts, tokens)
+    """What MODEL loses in each precision, and with 4-bit weights by this compiler, onnxruntime and llama.cpp; print a markdown table.
+
+    MODEL is an encoder of texts, or trained:byte_decoder, whose perplexity is measured too.
+    """
     found = []
-    for loss in fidelity_of.losses(resolve(model), all_texts[::2], all_texts[1::2]):
+    for loss in fidelity_of.losses(resolve(model), fidelity_of.texts_for(model, texts, tokens)):
         err.print(f"{loss.engine} {loss.method} {loss.group}: {loss.relative_l2:.4f}", highlight=False, markup=False)
         found.append(loss)
     click.echo(fidelity_of.table(found))

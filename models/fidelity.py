@@ -1,7 +1,8 @@
-"""How much 4-bit weights lose: this compiler's rounding beside that of onnxruntime and llama.cpp, at equal bits.
+"""How much lower precision loses: this compiler's, and 4-bit weights beside those of onnxruntime and llama.cpp, at equal bits.
 
 Each quantizes the constant matrices of a trained model's MatMul nodes. What llama.cpp would store goes through the `gguf`
-package and back to floats. Outputs are compared with those of the float32 file on texts that no method was calibrated on.
+package and back to floats. Outputs are compared with those of the float32 file on texts that no method was calibrated on, and
+language models with what follows in them.
 """
 
 from __future__ import annotations
@@ -23,17 +24,33 @@ import onnx
 from onnx import numpy_helper
 
 from ..errors import InputError
+from . import trained
 
 Feeds = dict[str, np.ndarray]
 GROUPS = (32, 64, 128)
+PRECISIONS = ("fp32", "bf16", "int8-dynamic", "int8", "int8-weight")
 _MODULES = ("argparse", "asyncio", "collections", "concurrent.futures", "datetime", "decimal", "email", "functools", "http.client",
             "inspect", "itertools", "json", "logging", "multiprocessing", "pathlib", "random", "socket", "statistics", "string",
             "subprocess", "tempfile", "textwrap", "threading", "typing", "unittest", "urllib.request", "zipfile")  # fmt: skip
 
 
 @dataclass(frozen=True)
+class Texts:
+    """What to calibrate and to measure with.
+
+    Attributes:
+        calibration, data: inputs.
+        following: for language models, what follows every position of `data`, i64 [S], for their perplexity.
+    """
+
+    calibration: Sequence[Feeds]
+    data: Sequence[Feeds]
+    following: Sequence[np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
 class Loss:
-    """One quantizer; losses are of the worst output."""
+    """One way to compute; losses are of the worst output. `group`: rows of weights with a scale of their own, 0 for all."""
 
     engine: str
     method: str
@@ -41,6 +58,20 @@ class Loss:
     symmetric: bool
     relative_l2: float
     cosine: float
+    perplexity: float | None = None
+
+
+def texts_for(name: str, count: int, tokens: int) -> Texts:
+    """As many texts to calibrate as to measure, for a model of `mlc.models` or an encoder with BERT's tokens.
+
+    Raises InputError when there is no tokenizer, or not so much text.
+    """
+    if name.startswith("trained:"):
+        seen, held_out = (trained.pieces(count, held_out=out) for out in (False, True))
+        calibration, data = ([{"ids": row[None, :-1]} for row in rows] for rows in (seen, held_out))
+        return Texts(calibration, data, [row[1:] for row in held_out])
+    every = texts(2 * count, tokens)
+    return Texts(every[::2], every[1::2])
 
 
 def texts(count: int, tokens: int) -> list[Feeds]:
@@ -62,19 +93,22 @@ def texts(count: int, tokens: int) -> list[Feeds]:
     return [{"input_ids": np.array([row], np.int64), "attention_mask": mask} for row in rows]
 
 
-def losses(path: Path, calibration: Sequence[Feeds], data: Sequence[Feeds]) -> Iterator[Loss]:
-    """Every quantizer at every group size that it has, on one model."""
-    model = onnx.load(path)
+def losses(path: Path, given: Texts) -> Iterator[Loss]:
+    """Every precision, then every quantizer to 4 bits at every group size that it has, on one model."""
+    model, calibration, data = onnx.load(path), given.calibration, given.data
     want = _run(model, data)
 
     def measured(engine: str, method: str, group: int, symmetric: bool, outputs: Sequence[Mapping[str, np.ndarray]]) -> Loss:
         got = [dict(o) for o in outputs]
-        return Loss(engine, method, group, symmetric, *_losses(got, want))
+        return Loss(engine, method, group, symmetric, *_losses(got, want), _perplexity(got, given.following))
 
+    yield measured("onnxruntime", "float32", 0, True, want)
+    for precision in PRECISIONS:
+        yield measured("mlc", precision, 0, True, _ours(path, given, precision))
     for group in GROUPS:
         for symmetric in (True, False):
             for method in ("nearest", "gptq", "awq"):
-                yield measured("mlc", method, group, symmetric, _ours(path, method, group, symmetric, calibration, data))
+                yield measured("mlc", method, group, symmetric, _ours(path, given, "int4", method=method, group=group, symmetric=symmetric))
             yield measured("onnxruntime", "default", group, symmetric, _run(_onnxruntime(model, group, symmetric), data))
             yield measured("onnxruntime", "GPTQ", group, symmetric, _run(_gptq(model, group, symmetric, calibration), data))
             if importlib.util.find_spec("auto_gptq") is not None:
@@ -87,11 +121,18 @@ def losses(path: Path, calibration: Sequence[Feeds], data: Sequence[Feeds]) -> I
 
 def table(found: Sequence[Loss]) -> str:
     """Markdown."""
-    lines = ["| quantizer | group | zero points | relative L2 | 1 − cosine |", "|---|--:|---|--:|--:|"]
+    lines = ["| quantizer | group | zero points | relative L2 | 1 − cosine | perplexity |", "|---|--:|---|--:|--:|--:|"]
     for x in sorted(found, key=lambda x: (x.group, not x.symmetric, x.relative_l2)):
-        zero = "" if x.symmetric else "yes"
-        lines.append(f"| {x.engine} {x.method} | {x.group} | {zero} | {x.relative_l2:.4f} | {x.cosine:.5f} |")
+        zero, surprise = "" if x.symmetric else "yes", "" if x.perplexity is None else f"{x.perplexity:.4f}"
+        lines.append(f"| {x.engine} {x.method} | {x.group or ''} | {zero} | {x.relative_l2:.2g} | {x.cosine:.2g} | {surprise} |")
     return "\n".join(lines)
+
+
+def _perplexity(got: Sequence[Feeds], following: Sequence[np.ndarray] | None) -> float | None:
+    if following is None:
+        return None
+    logits = [next(iter(o.values()))[0] for o in got]
+    return trained.perplexity(np.concatenate(logits), np.concatenate(list(following)))
 
 
 def _losses(got: Sequence[Feeds], want: Sequence[Feeds]) -> tuple[float, float]:
@@ -114,13 +155,12 @@ def _docstrings() -> Iterator[str]:
         yield from (d for d in (getattr(x, "__doc__", None) for x in found) if isinstance(d, str))
 
 
-def _ours(path: Path, method: str, group: int, symmetric: bool, calibration: Sequence[Feeds], data: Sequence[Feeds]) -> list[Feeds]:
+def _ours(path: Path, given: Texts, precision: str, **settings: Any) -> list[Feeds]:
     from .. import Precision, compile
 
-    samples = None if method == "nearest" else calibration
-    lowered = Precision("int4", method=method, group=group, symmetric=symmetric, calibration=samples, keep_slower=True)
-    module = compile(path, precision=lowered)
-    return [module.run(feeds) for feeds in data]
+    samples = given.calibration if precision == "int8" or settings.get("method", "nearest") != "nearest" else None
+    module = compile(path, precision=Precision(precision, calibration=samples, keep_slower=True, **settings))
+    return [module.run(feeds) for feeds in given.data]
 
 
 def _run(model: onnx.ModelProto, data: Sequence[Feeds]) -> list[Feeds]:

@@ -1,14 +1,14 @@
-"""Model names on the command line: `sample:NAME`, `real:NAME`, `suite:NAME`, or a path."""
+"""Model names on the command line: `sample:`, `real:`, `suite:`, `quantized:` or `trained:NAME`, or a path."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ..errors import InputError
-from . import quantized, real, samples, suite
+from . import quantized, real, samples, suite, trained
 from .sizes import listed
 
-PREFIXES = ("sample", "real", "suite", "quantized")
+PREFIXES = ("sample", "real", "suite", "quantized", "trained")
 
 
 def resolve(name: str) -> Path:
@@ -21,7 +21,9 @@ def resolve(name: str) -> Path:
     if not colon or prefix not in PREFIXES:
         path = Path(name)
         if not path.exists():
-            raise InputError(f"no such file: {name}", expected="a path, or sample:NAME, real:NAME, suite:NAME, quantized:NAME")
+            raise InputError(
+                f"no such file: {name}", expected="a path, or sample:NAME, real:NAME, suite:NAME, quantized:NAME, trained:NAME"
+            )
         if path.is_dir():
             raise InputError(f"{name} is a folder", expected="an .onnx or .mlc file")
         return path
@@ -32,6 +34,8 @@ def resolve(name: str) -> Path:
             path, command = real.path_of(rest), f"fetch {rest}"
         case "quantized":
             path, command = quantized.path_of(rest), f"export {name}"
+        case "trained":
+            path, command = trained.path_of(rest), f"export {name}"
         case _:
             path, command = suite.path_of(rest), f"export {rest}"
     if not path.is_file():
