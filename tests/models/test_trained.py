@@ -15,7 +15,7 @@ def test_what_is_held_out_is_not_trained_on():
     kept, out = trained._split()
     assert len(out) > 100_000 and 10 < len(kept) / len(out) < 20
     text = kept.tobytes()
-    assert np.mean([row.astype(np.uint8).tobytes() in text for row in held_out]) < 0.05  # docstrings that differ have much in common
+    assert np.mean([row.astype(np.uint8).tobytes() in text for row in held_out]) < 0.1  # docstrings that differ have much in common
 
 
 @pytest.mark.parametrize("count", [0, 10**9])
