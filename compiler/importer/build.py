@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -333,16 +333,25 @@ class Importer(ImportContext):
             raise OnnxImportError(f"subgraphs are nested more than {_MAX_DEPTH} deep", loc=", ".join(self.loc))
         if len(args) != len(graph.input):
             raise OnnxImportError(f"subgraph has {len(graph.input)} inputs", expected=str(len(args)), loc=", ".join(self.loc))
+        with self._scope(region):
+            self.scope.values.update({formal.name: value for formal, value in zip(graph.input, args, strict=True)})
+            self._enter_graph(graph)
+            self._nodes(graph.node)
+            return [self._lookup(o.name) for o in graph.output]
+
+    def inside(self, region: Region) -> AbstractContextManager[None]:
+        return self._scope(region)
+
+    @contextmanager
+    def _scope(self, region: Region | None) -> Iterator[None]:
+        """Names of their own; with a region also its border."""
         saved = self.scope, self.in_region, self.sizes
         self.scope = Scope(saved[0], captures=None if region is None else region.captures)
         if region is not None:
             self.in_region, self.sizes = True, region.sizes
-        self.scope.values.update({formal.name: value for formal, value in zip(graph.input, args, strict=True)})
         self.depth += 1
         try:
-            self._enter_graph(graph)
-            self._nodes(graph.node)
-            return [self._lookup(o.name) for o in graph.output]
+            yield
         finally:
             self.depth -= 1
             self.scope, self.in_region, self.sizes = saved

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -409,6 +410,10 @@ class ImportContext:
 
     def captured(self, region: Region, value: Value) -> Value:
         """What a value from outside is inside of a region."""
+        raise NotImplementedError
+
+    def inside(self, region: Region) -> AbstractContextManager[None]:
+        """What is imported meanwhile belongs to a region; values from outside have to be `captured`."""
         raise NotImplementedError
 
     def trace(self, graph: GraphProto, args: Sequence[Value], region: Region) -> list[Value]:

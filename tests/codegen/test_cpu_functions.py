@@ -174,6 +174,20 @@ def test_division_of_integers(dtype, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("by", [0.7, -3.0, 3e38, np.inf, 0.0, 1e-30])
+def test_division_by_a_number(by, target):
+    """Rounded once, and where the quotient is infinite, or what it is divided by, no less than a division."""
+    x = np.concatenate([np.random.default_rng(0).standard_normal(999), [3.4028235e38, -3.4028235e38, np.inf, -np.inf, np.nan, 0.0]])
+    x = x.astype(np.float32)
+    out = np.zeros(x.size + PAD, np.float32)
+    body = Call("div", (Load(0, Axis(0), dtype=DType.F32), Num(by, dtype=DType.F32)), dtype=DType.F32)
+    buffers = (Operand(DType.F32, x.size), Operand(DType.F32, x.size, written=True))
+    execute(LoopKernel((x.size,), (), buffers, (), (Store(1, Axis(0), body),)), [x, out], target)
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(out[: x.size], x / np.float32(by))
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_normal_distribution_function(target):
     x = np.concatenate([np.linspace(-40, 40, 60001), np.random.default_rng(0).standard_normal(20000) * 1e-3]).astype(np.float32)
     assert np.abs(compute("normcdf", x, target=target) - NUMPY.ops.call("normcdf", x.astype(np.float64))).max() <= 2e-7

@@ -160,7 +160,8 @@ class Lanes:
         name = f"llvm.fma.{mangle(x.type)}"
         q = i.fmul(x, inverse)
         rest = b.call(name, x.type, i.fneg(q), y, x)
-        return i.select(i.fcmp_unordered("uno", rest, rest), q, b.call(name, x.type, rest, inverse, q))
+        better = b.call(name, x.type, rest, inverse, q)
+        return i.select(i.fcmp_unordered("uno", better, better), q, better)  # where q or 1/y is infinite there is nothing to correct
 
     def _all(self, x: Any) -> Any:
         return self.b.splat(self.b.ir.extract_element(x, ir.Constant(I32, 0)), self.lanes)

@@ -24,8 +24,10 @@ _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _U64 = 2**64
 
 
-def _stream(ctx: ImportContext, node: NodeProto, b: Build) -> Value:
-    """Where the counter starts: from the seed and the node, or from the processor's counter."""
+def stream_of(ctx: ImportContext, node: NodeProto, b: Build, given: Value | None = None) -> Value:
+    """Where the counter starts: from the seed and the node, or from the processor's counter. `given`: a seed computed at run time."""
+    if given is not None:
+        return _mix(b, b.mul(b.reshape(b.cast(b.cast(given, DType.I64), DType.U64), ()), b.const(_GOLDEN, DType.U64)))
     own = zlib.crc32(" ".join((*ctx.loc, *node.output)).encode()) * _GOLDEN % _U64
     seed = ctx.attr(node, "seed", None)
     if seed is not None:
@@ -72,7 +74,7 @@ def _generate(ctx: ImportContext, node: NodeProto, shape: Shape, dtype: DType) -
         raise ctx.unsupported(f"{node.op_type} of {dtype.value}")
     b = Build(ctx)
     wide = DType.F64 if dtype is DType.F64 else DType.F32
-    stream = _stream(ctx, node, b)
+    stream = stream_of(ctx, node, b)
     if "Normal" in node.op_type:
         y = _normal(b, stream, shape, wide)
         scale, shift = float(ctx.attr(node, "scale", 1.0)), float(ctx.attr(node, "mean", 0.0))
@@ -99,7 +101,7 @@ def bernoulli(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
     (x,) = required(ctx, node, ins, 1)
     b, number = Build(ctx), ctx.attr(node, "dtype", None)
     wide = DType.F64 if x.dtype is DType.F64 else DType.F32
-    drawn = uniform(b, _stream(ctx, node, b), x.shape, wide)
+    drawn = uniform(b, stream_of(ctx, node, b), x.shape, wide)
     return [b.cast(b.emit(O.Less(), drawn, b.cast(x, wide)), x.dtype if number is None else DType.from_onnx(int(number)))]
 
 
@@ -111,11 +113,21 @@ def multinomial(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) ->
     wide = DType.F64 if x.dtype is DType.F64 else DType.F32
     total = b.emit(O.CumSum(1), b.emit(O.Softmax(1), b.cast(x, wide)))
     last = b.slice(total, 1, classes - 1, 1)  # not quite 1
-    drawn = b.mul(uniform(b, _stream(ctx, node, b), (batch, samples), wide), last)
+    drawn = b.mul(uniform(b, stream_of(ctx, node, b), (batch, samples), wide), last)
     passed = b.emit(O.LessEqual(), b.reshape(total, (batch, 1, classes)), b.reshape(drawn, (batch, samples, 1)))
     index = b.reduce("sum", b.cast(passed, DType.I32), [2], False)
     index = b.emit(O.Min(), index, b.dim(classes - 1, DType.I32))
     return [b.cast(index, DType.from_onnx(int(ctx.attr(node, "dtype", DType.I32.onnx))))]
+
+
+def draw(b: Build, stream: Value, scores: Value, step: Value) -> Value:
+    """I64 [B]: one index of each row of unnormalised log-probabilities [B, C]. Other steps of a stream give other ones."""
+    batch, classes = scores.shape
+    stream = _mix(b, b.add(stream, b.mul(b.cast(step, DType.U64), b.const(_MIX[0][1], DType.U64))))
+    total = b.emit(O.CumSum(1), b.emit(O.Softmax(1), scores))
+    drawn = b.mul(uniform(b, stream, (batch, 1), scores.dtype), b.slice(total, 1, classes - 1, 1))
+    passed = b.emit(O.LessEqual(), total, drawn)
+    return b.min(b.reduce("sum", b.cast(passed, DType.I64), [1], False), b.dim(classes - 1, DType.I64))
 
 
 def dropout(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -136,7 +148,7 @@ def dropout(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
     rate = optional(ins, 1)
     rate = b.const(0.5, wide) if rate is None else b.reshape(b.cast(rate, wide), ())
     rate = b.where(b.reshape(training, ()), rate, b.const(0, wide))
-    mask = b.emit(O.GreaterEqual(), uniform(b, _stream(ctx, node, b), x.shape, wide), rate)
+    mask = b.emit(O.GreaterEqual(), uniform(b, stream_of(ctx, node, b), x.shape, wide), rate)
     left = b.sub(b.const(1, wide), rate)
     scale = b.where(b.emit(O.Greater(), left, b.const(0, wide)), b.div(b.const(1, wide), left), b.const(0, wide))
     return [b.where(mask, b.cast(b.mul(b.cast(x, wide), scale), x.dtype), b.const(0, x.dtype)), mask]

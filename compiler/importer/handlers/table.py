@@ -22,6 +22,8 @@ from .microsoft.decoding import DECODING_MS_HANDLERS
 from .microsoft.experts import EXPERT_MS_HANDLERS
 from .microsoft.fused import FUSED_HANDLERS
 from .microsoft.gated import GATED_MS_HANDLERS
+from .microsoft.generation.beams import BEAM_HANDLERS
+from .microsoft.generation.greedy import GREEDY_HANDLERS
 from .microsoft.grouped import GROUPED_HANDLERS
 from .microsoft.masked_pool import MASKED_POOL_HANDLERS
 from .microsoft.quantized import QUANT_MS_HANDLERS
@@ -78,6 +80,8 @@ HANDLERS: dict[tuple[str, int], Handler] = {
     **GROUPED_HANDLERS,
     **BLOCKED_MS_HANDLERS,
     **STATEFUL_MS_HANDLERS,
+    **BEAM_HANDLERS,
+    **GREEDY_HANDLERS,
     **ATTN_LSTM_HANDLERS,
     **MASKED_POOL_HANDLERS,
     **TOKEN_MS_HANDLERS,

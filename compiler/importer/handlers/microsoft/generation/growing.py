@@ -1,0 +1,58 @@
+"""A Loop of which some states grow by one element an iteration, such as caches and sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ......ir import Dim, DType, RunTimeSize, TensorType, Value, lower, sym
+from ......ir import ops as O
+from ....compose import Build
+from ....context import ImportContext, Region
+from ...scan import formal
+
+Inside = Callable[[Value], Value]  # what a value from outside is inside of the Loop's body
+Body = Callable[[Inside, list[Value], Dim], tuple[Value, list[Value]]]  # (states, length) -> (whether to go on, next states)
+
+
+def growing_loop(
+    ctx: ImportContext, states: Sequence[Value], axes: Sequence[int | None], first: Dim, trips: Value, start: Value, body: Body, name: str
+) -> tuple[list[Value], Dim]:  # fmt: skip
+    """The states behind at most `trips` iterations, while what the body says first (`start` before it) is true; and the length.
+
+    The length is `first` and grows by one; `axes` says along which axis a state grows with it. Sizes there differ from the length
+    by what they differ from it at the start.
+    """
+    b, region = Build(ctx), Region()
+    inner, outer = (sym(ctx.fresh(), lower(first)) for _ in range(2))
+    counter, running = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
+    extent = formal(TensorType(DType.I64, (1,)), ctx.loc)
+    region.sizes.append(RunTimeSize(*inner.symbols, extent))
+
+    def types(length: Dim) -> list[TensorType]:
+        return [_grown(v.type, axis, length - first) for v, axis in zip(states, axes, strict=True)]
+
+    formals = [formal(t, ctx.loc) for t in types(inner)]
+    with ctx.inside(region):
+        go, following = body(lambda v: ctx.captured(region, v), formals, inner)
+        for i, (v, wanted) in enumerate(zip(following, types(inner + 1), strict=True)):
+            if v.dtype is not wanted.dtype or v.type.rank != wanted.rank:
+                raise ctx.unsupported(f"a decoder that turns a state of {formals[i].type} into {v.type}, expected {wanted}")
+            following[i] = b.reshape(v, wanted.shape)
+        after = _length(ctx, inner + 1)
+    graph = region.graph([go, *following, after], (counter, running, *formals, extent), name)
+    op = O.Loop(graph, len(states) + 1, 0, None, (*types(outer), extent.type))
+    node = ctx.emit(op, trips, start, *states, _length(ctx, first), *region.captures)
+    ctx.sizes.append(RunTimeSize(*outer.symbols, node.outputs[len(states)]))
+    return list(node.outputs[: len(states)]), outer
+
+
+def _grown(t: TensorType, axis: int | None, by: Dim) -> TensorType:
+    return t if axis is None else TensorType(t.dtype, tuple(d + by if k == axis else d for k, d in enumerate(t.shape)))
+
+
+def _length(ctx: ImportContext, d: Dim) -> Value:
+    content = np.empty(1, object)
+    content[0] = d
+    return ctx.dim_tensor(content, DType.I64)
