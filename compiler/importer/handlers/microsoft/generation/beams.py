@@ -62,7 +62,8 @@ class _State:
         return [1, None, None, None, None, None, 2, *(0 for _ in self._collected())]
 
     def of(self, values: Sequence[Value]) -> _State:
-        return _State(*values[:7], values[7] if self.all_scores is not None else None)
+        sequences, token, score, done, finished, number, texts, *collected = values[: len(self.values())]
+        return _State(sequences, token, score, done, finished, number, texts, collected[0] if collected else None)
 
 
 def beam_search(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:

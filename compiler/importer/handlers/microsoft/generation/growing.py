@@ -25,10 +25,11 @@ def growing_loop(
     by what they differ from it at the start.
     """
     b, region = Build(ctx), Region()
-    inner, outer = (sym(ctx.fresh(), lower(first)) for _ in range(2))
+    names = ctx.fresh(), ctx.fresh()
+    inner, outer = (sym(name, lower(first)) for name in names)
     counter, running = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
     extent = formal(TensorType(DType.I64, (1,)), ctx.loc)
-    region.sizes.append(RunTimeSize(*inner.symbols, extent))
+    region.sizes.append(RunTimeSize(names[0], extent))
 
     def types(length: Dim) -> list[TensorType]:
         return [_grown(v.type, axis, length - first) for v, axis in zip(states, axes, strict=True)]
@@ -44,7 +45,7 @@ def growing_loop(
     graph = region.graph([go, *following, after], (counter, running, *formals, extent), name)
     op = O.Loop(graph, len(states) + 1, 0, None, (*types(outer), extent.type))
     node = ctx.emit(op, trips, start, *states, _length(ctx, first), *region.captures)
-    ctx.sizes.append(RunTimeSize(*outer.symbols, node.outputs[len(states)]))
+    ctx.sizes.append(RunTimeSize(names[1], node.outputs[len(states)]))
     return list(node.outputs[: len(states)]), outer
 
 
