@@ -11,6 +11,7 @@ from ...running import running
 from ..build import PTR
 from ..emitted import Emitted, named
 from ..target import CpuTarget
+from .lines import Lines, LineUnits, lines
 from .points import Scope
 from .running import RunningStores
 from .schedule import NO_HINTS, LoopHints, LoopSchedule, merge_axes, schedule, work
@@ -57,7 +58,7 @@ def max_dim(d: Dim) -> Dim:
     return 1 if d == 0 else d
 
 
-class _Writer(Tiled, RunningStores):
+class _Writer(Tiled, RunningStores, LineUnits):
     def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget, tile: Turn | Weave | None, parts: Segments | None) -> None:
         saved = spill(k) if plan.axis >= len(k.axes) or plan.axis < 0 else None
         super().__init__(k if saved is None else saved.kernel, plan, target)
@@ -80,10 +81,16 @@ class _Writer(Tiled, RunningStores):
             self.blocks, self.elements_per_unit = tile.units(k.axes)
         elif self.parallel and (not self.outer or (upper(outer) < _FEW_UNITS and upper(last) >= 2 * plan.block)):
             self.blocks, self.elements_per_unit = ceildiv(last, plan.block), plan.block
+        self.lines = None
+        if self.parallel and tile is None and parts is None and self.running is None:
+            self.lines = lines(k, plan.axis, plan.width, target)
         self.blocked = tile is not None or not self.outer or self.blocks != 1
         self.units: Dim = outer * self.blocks
+        if (found := self.lines) is not None:
+            self.units = prod(k.axes[i] for i in self.outer[:-2]) * found.bands * found.blocks
+            self.elements_per_unit = found.rows * k.axes[found.column] * found.block
         self.together = 1  # columns of the code being written
-        if plan.columns > 1 and not self.blocked:
+        if self.lines is not None or (plan.columns > 1 and not self.blocked):
             self.column_axis = self.outer[-1]
         self.windows = windows(k, plan.axis) if self.parallel and is_static(k.reduce_axes) else None
         if self.windows is not None:
@@ -103,6 +110,9 @@ class _Writer(Tiled, RunningStores):
                 self.sizes[d] = b.param(self.dims, self.params.add(d))
 
         def unit(u: Any) -> Any:
+            if self.lines is not None:
+                self._lines(u, self.lines)
+                return b.ir.add(u, b.i64(1))
             axes: dict[int, Any] = {}
             rest = part = u
             if self.blocked and self.outer:
@@ -132,6 +142,17 @@ class _Writer(Tiled, RunningStores):
 
         b.walk(self.begin, self.end, unit)
         b.ir.ret_void()
+
+    def _lines(self, u: Any, found: Lines) -> None:
+        axes: dict[int, Any] = {}
+        block, rest = self._split(u, found.blocks)
+        band, rest = self._split(rest, found.bands)
+        for i in reversed(self.outer[:-2]):
+            axes[i], rest = self._split(rest, self.k.axes[i])
+        whole = self.k
+        self.k = whole if self.windows is None else self.windows.inside
+        self._line_unit(found, axes, self.outer[-2], band, block)
+        self.k = whole
 
     def _several(self, part: Any, axes: dict[int, Any], cut: Cuts | None) -> None:
         """Columns whose windows are inside along their axis; `cut`: what may cut them along others."""

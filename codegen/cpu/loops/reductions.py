@@ -18,7 +18,7 @@ from .schedule import UNROLL_POINTS, UNROLL_WORK
 from .spill import Spill
 
 _NEUTRAL = {"sum": 0, "prod": 1, "and": 1, "or": 0}
-_COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "and": "and_", "or": "or_"}
+COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "and": "and_", "or": "or_"}
 _OWN_PART = 8  # terms of the inner loops that make a part of their own
 Body = Callable[[list[Scope], list[Any]], list[Any]]
 
@@ -155,7 +155,7 @@ class Reductions(Points):
                     self._store(self.k.stores[self.spill.store], s, x)
                 if vector_reduce and s.mask is not None:
                     x = self.b.ir.select(s.mask, x, neutral)
-                acc[j] = math.call(_COMBINE[stage.fn], [acc[j], x], [dtype, dtype])
+                acc[j] = math.call(COMBINE[stage.fn], [acc[j], x], [dtype, dtype])
             return acc
 
         def combine(x: list[Any], y: list[Any]) -> list[Any]:
@@ -167,7 +167,7 @@ class Reductions(Points):
             return out
         total = out[0]
         for other in out[1:]:
-            total = math.call(_COMBINE[stage.fn], [total, other], [dtype, dtype])
+            total = math.call(COMBINE[stage.fn], [total, other], [dtype, dtype])
         return [self._horizontal(total, stage.fn, dtype)]
 
     def _horizontal(self, x: Any, fn: str, dtype: DType) -> Any:
@@ -178,7 +178,7 @@ class Reductions(Points):
             index = [ir.Constant(vec(I32, lanes), list(range(start, start + lanes))) for start in (0, lanes)]
             undef = ir.Constant(x.type, ir.Undefined)
             lo, hi = (self.b.ir.shuffle_vector(x, undef, i) for i in index)
-            x = Functions(self.b, lanes, self.target).call(_COMBINE[fn], [lo, hi], [dtype, dtype])
+            x = Functions(self.b, lanes, self.target).call(COMBINE[fn], [lo, hi], [dtype, dtype])
         return x
 
     def _arg_stage(self, stage: Reduction, scopes: list[Scope]) -> list[Any]:

@@ -1,0 +1,199 @@
+"""Windows along lines of pixels whose channels are the lanes: what a line of taps needs stays in registers.
+
+A tile is several neighbouring points of a line. For each line of taps it reads every element once and every weight once, and
+adds the products to the points that they belong to. At the ends of a line the points are known, and so are the taps outside of
+the image, which get no code; lines of taps outside of it are not walked. Rows follow each other within a vector of channels, so
+that elements stay in the first-level cache until the last line of taps has read them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ....ir import Dim, ceildiv, is_static, prod
+from ...affine import affine
+from ...expr import Load, postorder
+from ...kernel import LoopKernel
+from ..math.functions import Functions
+from ..target import CpuTarget
+from .points import Scope
+from .reductions import COMBINE, Reductions
+from .windows import Fact, windows
+
+_FNS = ("sum", "max", "min")
+_MOST_POINTS = 16  # of a tile: more are no faster
+_LEAST_POINTS = 4
+_LEAST_TAPS = 5
+_SHORT = 8  # points of a line for which fewer taps are enough
+_MOST_CODE = 256  # products of a tile
+_MOST_KNOWN = 1024  # and of a line whose tiles are all different
+_CHAIN = 256  # terms of one sum, beyond which rounding asks for parts
+_BAND = 14  # rows that follow each other
+_UNITS = 16  # wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What a unit does.
+
+    column: the axis of points of a line; tap: the reduce axis along it; points: of a tile; tiles: of a line, the last one ends
+    with it; facts: what must be ≥ 0 for a tap along the line to be inside; cuts: the same for lines of taps; order: of the
+    products, (point, tap); apart: each line of taps is summed on its own, which keeps long sums precise; known: all tiles have
+    code of their own, as even those in the middle reach over an end. rows: of a band; block: lanes of a unit, of which there
+    are `bands` · `blocks` for each point of the outer axes.
+    """
+
+    column: int
+    tap: int
+    points: int
+    tiles: int
+    facts: tuple[Fact, ...]
+    cuts: tuple[Fact, ...]
+    order: tuple[tuple[int, int], ...]
+    apart: bool
+    known: bool
+    rows: int
+    bands: Dim
+    block: int
+    blocks: int
+
+
+def lines(k: LoopKernel, axis: int, width: int, target: CpuTarget) -> Lines | None:
+    """None where the kernel, with vectors along `axis`, is no such thing."""
+    n = len(k.axes)
+    others = [i for i in range(n) if i != axis]
+    simple = len(k.stages) == 1 and not any(s.per_element for s in k.stores) and is_static(k.reduce_axes) and bool(k.reduce_axes)
+    if not simple or axis >= n or len(others) < 2 or k.stages[0].fn not in _FNS:
+        return None
+    column, tap = others[-1], n + len(k.reduce_axes) - 1
+    size, taps, lanes = k.axes[column], k.reduce_axes[-1], k.axes[axis]
+    if not isinstance(size, int) or not isinstance(lanes, int) or not isinstance(taps, int) or size < 2 or taps < 2:
+        return None
+    win = windows(k, axis)
+    if win is not None and (win.lanes or win.cuts is None):
+        return None
+    facts = () if win is None else win.along(column)
+    cuts = () if win is None or win.cuts is None else tuple(f for f in win.cuts[0] if column not in f[1])
+    if any(set(f[1]) - {column, tap} or not isinstance(f[0], int) for f in facts) or any(tap in f[1] for f in cuts):
+        return None
+    moving = [affine(e.offset) for e in postorder([(k if win is None else win.inside).stages[0].value]) if isinstance(e, Load)]
+    forms = [f[1] for f in moving if f is not None and any(a >= n for a in f[1])]
+    if None in moving or any(f.get(axis) != 1 for f in forms):
+        return None
+    read = [f for f in forms if column in f]
+    if len(read) != 1 or not isinstance(along := read[0].get(column), int) or not isinstance(step := read[0].get(tap), int):
+        return None
+    # windows of three taps are bound by memory: neighbouring channels are better read one after the other
+    if not 1 <= along <= step or (taps < _LEAST_TAPS and size > _SHORT):
+        return None
+    apart = k.stages[0].fn == "sum" and prod(k.reduce_axes) > _CHAIN
+    registers = target.vector_registers - 2
+    held = len(forms) > 1 and not apart and taps <= registers // 2  # weights, in registers for all points
+    most = min((registers - taps if held else registers) // (2 if apart else 1), _MOST_POINTS, _MOST_CODE // taps)
+    if most < min(size, _LEAST_POINTS):
+        return None
+    tiles = -(-size // most)
+    points = -(-size // tiles)
+    middle = [i * points + j for i in range(1, tiles - 1) for j in (0, points - 1)]
+    known = any(_at(f, column, p, tap, t) < 0 for f in facts for p in middle for t in (0, taps - 1))
+    if known and size * taps > _MOST_KNOWN:
+        return None
+    order = sorted(
+        ((j, t) for j in range(points) for t in range(taps)), key=lambda x: (x[0] * along + x[1] * step, x[1]) if held else x[::-1]
+    )
+    height = k.axes[others[-2]]
+    rows = _BAND
+    if isinstance(height, int):
+        rows = max(1, -(-height // (max(2, round(height / _BAND)) if height >= _BAND // 2 else 1)))
+    bands = ceildiv(height, rows)
+    vectors = -(-lanes // width)
+    wanted = min(vectors, max(1, _UNITS // bands)) if isinstance(bands, int) else 1
+    block = -(-vectors // wanted) * width
+    return Lines(column, tap, points, tiles, facts, cuts, tuple(order), apart, known, rows, bands, block, -(-lanes // block))
+
+
+def _at(fact: Fact, column: int, point: int, tap: int, t: int) -> int:
+    """A fact at a known point and tap."""
+    constant, coefficients = fact
+    value = constant + point * coefficients.get(column, 0) + t * coefficients.get(tap, 0)
+    assert isinstance(value, int)
+    return value
+
+
+class LineUnits(Reductions):
+    """The units of a kernel that `lines` describes; `self.k` is the kernel without guards."""
+
+    def _line_unit(self, plan: Lines, outer: dict[int, Any], row: int, band: Any, block: Any) -> None:
+        """`outer` has the axes before `row`."""
+        b, k, w = self.b, self.k, self.plan.width
+        first = b.ir.mul(band, b.i64(plan.rows))
+        end = b.smin(b.ir.add(first, b.i64(plan.rows)), self.dim(k.axes[row]))
+        lanes = k.axes[self.plan.axis]
+        assert isinstance(lanes, int)
+        start = b.ir.mul(block, b.i64(plan.block))
+        stop = b.smin(b.ir.add(start, b.i64(plan.block)), b.i64(lanes))
+
+        def vector(at: Any, mask: Any) -> None:
+            def line(r: Any, _: list[Any]) -> list[Any]:
+                self._line(plan, {**outer, row: r, self.plan.axis: at}, mask)
+                return []
+
+            b.loop(first, end, b.i64(1), [], line)
+
+        def whole(at: Any, _: list[Any]) -> list[Any]:
+            vector(at, None)
+            return []
+
+        last = b.i64(lanes // w * w)
+        b.loop(start, b.smin(stop, last), b.i64(w), [], whole)
+        if lanes % w:
+            with b.ir.if_then(b.ir.icmp_signed(">", stop, last)):
+                vector(last, b.below(b.i64(lanes % w), w))
+
+    def _line(self, plan: Lines, axes: dict[int, Any], mask: Any) -> None:
+        b = self.b
+        size = self.k.axes[plan.column]
+        assert isinstance(size, int)
+        last = size - plan.points
+        ends = [min(i * plan.points, last) for i in range(plan.tiles)] if plan.known else [0, last][: plan.tiles]
+        for at in ends:
+            self._tile(plan, {**axes, plan.column: b.i64(at)}, at, mask)
+        if plan.known or plan.tiles <= 2:
+            return
+
+        def inner(at: Any, _: list[Any]) -> list[Any]:
+            self._tile(plan, {**axes, plan.column: at}, None, mask)
+            return []
+
+        b.loop(b.i64(plan.points), b.i64((plan.tiles - 1) * plan.points), b.i64(plan.points), [], inner)
+
+    def _tile(self, plan: Lines, axes: dict[int, Any], known: int | None, mask: Any) -> None:
+        """The points from axes[column] on, which is `known` at the ends of a line; elsewhere all taps along it are inside."""
+        b, k, n = self.b, self.k, len(self.k.axes)
+        (stage,) = k.stages
+        dtype = stage.value.dtype
+        scopes = [Scope(axes, self.plan.width, mask, [], {}, 0, j) for j in range(plan.points)]
+        math = Functions(b, self.plan.width, self.target)
+        taps = [
+            (j, t) for j, t in plan.order
+            if known is None or all(_at(f, plan.column, known + j, plan.tap, t) >= 0 for f in plan.facts)
+        ]  # fmt: skip
+        bounds = self._bounds(plan.cuts, axes)
+        walked = [n + i for i in range(len(k.reduce_axes)) if n + i != plan.tap]
+
+        def nest(depth: int, at: dict[int, Any], sums: list[Any]) -> list[Any]:
+            if depth < len(walked):
+                low, high = bounds[walked[depth]]
+                return b.loop(low, high, b.i64(1), sums, lambda i, v: nest(depth + 1, {**at, walked[depth]: i}, v))
+            of_line = list(start if plan.apart else sums)
+            for j, t in taps:
+                x = self.value(stage.value, self._child(scopes[j], {**at, plan.tap: b.i64(t)}), True)
+                of_line[j] = math.call(COMBINE[stage.fn], [of_line[j], x], [dtype, dtype])
+            return [math.call("add", list(x), [dtype, dtype]) for x in zip(sums, of_line, strict=True)] if plan.apart else of_line
+
+        start = [math.const(self._neutral(stage.fn, dtype), dtype)] * plan.points
+        for s, x in zip(scopes, nest(0, {}, start), strict=True):
+            s.reduced.append(x)
+            for store in k.stores:
+                self._store(store, s)
