@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ....ir import Dim, ceildiv, is_static, prod
+from ....ir import Dim, ceildiv, is_static, prod, upper
 from ...affine import affine
 from ...expr import Load, postorder
 from ...kernel import LoopKernel
@@ -87,7 +87,7 @@ def lines(k: LoopKernel, axis: int, width: int, target: CpuTarget) -> Lines | No
     # windows of three taps are bound by memory: neighbouring channels are better read one after the other
     if not 1 <= along <= step or (taps < _LEAST_TAPS and size > _SHORT):
         return None
-    apart = k.stages[0].fn == "sum" and prod(k.reduce_axes) > _CHAIN
+    apart = k.stages[0].fn == "sum" and upper(prod(k.reduce_axes)) > _CHAIN
     registers = target.vector_registers - 2
     held = len(forms) > 1 and not apart and taps <= registers // 2  # weights, in registers for all points
     most = min((registers - taps if held else registers) // (2 if apart else 1), _MOST_POINTS, _MOST_CODE // taps)
