@@ -160,14 +160,18 @@ class Chooser:
 
 
 def smoothing_of(graph: Graph, options: Precision) -> Callable[[Value, Statistics], np.ndarray | None]:
-    """For `statistics.collect`: 1/s of SmoothQuant for inputs of matrix products only, where it pays; all that read x share it."""
+    """For `statistics.collect`: 1/s of SmoothQuant for inputs of matrix products only, where it pays; all that read x share it.
+
+    It makes the ranges of all channels equal, so that none has room to spare: of n rows, another one leaves the range of a channel with
+    probability 1 / (n + 1). With fewer rows than channels, most rows of other data would leave some.
+    """
     readers: dict[Value, list[Node]] = {}
     for node in layers(graph).values():
         readers.setdefault(node.inputs[0], []).append(node)
 
     def factors(x: Value, seen: Statistics) -> np.ndarray | None:
         nodes = [n for n in readers[x] if weights_of(n) is not None]
-        if options.smooth == 0 or not all(isinstance(n.op, MatMul) for n in nodes):
+        if options.smooth == 0 or seen.rows < seen.channels or not all(isinstance(n.op, MatMul) for n in nodes):
             return None
         together = np.concatenate([_weights(n) for n in nodes], axis=1)
         found = (1.0 / smoothing(seen.largest, together, options.smooth)).astype(np.float32)

@@ -86,10 +86,17 @@ def test_a_convolution_that_minimal_filtering_would_take_stays_a_dot_product(tmp
 
 @pytest.mark.parametrize("observer", ["min-max", "percentile", "mse"])
 def test_smoothing_and_observers(model, samples, observer):
+    many = [{"x": np.tile(s["x"], (4, 1, 1, 1)) * np.linspace(0.9, 1, 8, dtype=np.float32).reshape(8, 1, 1, 1)} for s in samples]
     smooth, plain = (
-        loss(model, samples, mlc.Precision("int8", calibration=samples, observer=observer, smooth=s, keep_slower=True)) for s in (0.5, 0.0)
+        loss(model, many, mlc.Precision("int8", calibration=many, observer=observer, smooth=s, keep_slower=True)) for s in (0.5, 0.0)
     )
     assert smooth < plain  # the channels of `up` differ in scale by far
+
+
+def test_nothing_is_smoothed_by_fewer_rows_than_channels(model, samples):
+    """128 rows of 256 channels: each would be just as wide as these rows, and other data wider."""
+    smooth, plain = (loss(model, samples, mlc.Precision("int8", calibration=samples, smooth=s, keep_slower=True)) for s in (0.5, 0.0))
+    assert smooth == plain
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
