@@ -20,6 +20,8 @@ _TAPS = 90  # of a window by stride, up to which planes are read about as quickl
 _SMALL = 9  # taps of a window, up to which turning the image costs more than vectors that are not full
 _VECTOR = 16  # pixels
 _FULL = 0.7
+_LINE = 32  # pixels up to which a line is short,
+_LONG = 5  # taps along it from which on they are many
 _SUMMED = 72  # terms of a sum, up to which planes are read about as quickly as packed rows; of strides from 3 on fewer
 
 
@@ -56,6 +58,7 @@ class ChannelsFirst(Pass):
                 packed += estimate(prod(x.shape)) if columns > _ROWS else 0
             elif (turned and _is_depthwise(node)) or ((turned or x.shape[1] == 1) and before_transpose(now, node.out, inverse(perm))):
                 y = _filters(node, x, ins[1])
+                packed += 0 if y is None else _slower(node, x)
             return None if y is None else [transpose(y, perm)]
 
         before, now = moved_elements(graph), graph
@@ -125,6 +128,17 @@ def _filters(node: Node, x: Value, w: Value) -> Value | None:
     rank = len(kernel)
     planes = transpose(w, (rank + 1, rank, *range(rank)))
     return apply(PlaneConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups), x, planes, loc=node.loc)
+
+
+def _slower(node: Node, x: Value) -> int:
+    """What planes cost a depthwise window more than channels last, in elements moved: long taps at the borders of short lines."""
+    op, line, channels = node.op, node.out.shape[-2], x.shape[1]
+    assert isinstance(op, Conv)
+    short = isinstance(line, int) and line <= _LINE and not (isinstance(channels, int) and channels < _CHANNELS)
+    taps = node.inputs[1].shape[-3]
+    if not short or not _is_depthwise(node) or max(op.strides) > 1 or not isinstance(taps, int) or taps < _LONG:
+        return 0
+    return 3 * estimate(prod(x.shape)) // 2
 
 
 def _pool(node: Node, x: Value) -> Value | None:
