@@ -65,6 +65,9 @@ class Importer(ImportContext):
         self.stretch = stretch
         self.pin = pin  # keep symbols that `shapes` fixes, and require their sizes
         self.failed_in_region = False
+        # constants that the model differentiates by stand as inputs until it is imported, so that what they lead to is not folded
+        self.differentiated = {name for node in model.graph.node for name in _differentiates_by(node)}
+        self.variables: dict[Value, np.ndarray] = {}
 
     def run(self) -> Graph:
         """The typed graph. Raises OnnxImportError."""
@@ -99,10 +102,23 @@ class Importer(ImportContext):
                 f"{len(self.problems)} unsupported operator{'s' if len(self.problems) > 1 else ''}:{shown}\n ",
                 remedy="Rewrite these nodes with supported operators, or report them",
             )
-        return Graph(
+        graph = Graph(
             tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output),
             proto.name or "main", tuple(self.equal), tuple(self.sizes), tuple(self.limits),
         )  # fmt: skip
+        variables = self.variables
+        return (
+            graph.rewrite(lambda n, _: [self.const(variables[n.outputs[0]])] if n.outputs[0] in variables else None) if variables else graph
+        )
+
+    def _constant(self, name: str, array: np.ndarray, scope: Scope) -> Value:
+        """What a name of a graph in the file stands for whose content is known."""
+        value = Node.make(Const(array), (), (f"initializer:{name}",)).out
+        if name not in self.differentiated or scope.parent is not None:
+            return value
+        variable = Node.make(Input(value.type), (), value.node.loc).out
+        self.variables[variable] = array
+        return variable
 
     def _declared_output(self, info: ValueInfoProto) -> Value:
         """The value of an output. A model that promises its callers another element type is malformed; dims may be out of date."""
@@ -131,7 +147,7 @@ class Importer(ImportContext):
             )
             if inputs[name].type.tensor_type.HasField("shape") and not fits:
                 raise OnnxImportError(f"has shape {list(array.shape)}", expected=_type_text(inputs[name].type), loc=loc)
-            self.scope.values[name] = self.const(array.astype(object) if said.dtype is DType.STRING else array)
+            self.scope.values[name] = self._constant(name, array.astype(object) if said.dtype is DType.STRING else array, self.scope)
 
     def decide(self) -> bool:
         if self.decided == len(self.decisions):
@@ -159,7 +175,7 @@ class Importer(ImportContext):
                 return self._capture(value, crossed)
             if name in scope.initializers:
                 t = scope.initializers[name]
-                value = Node.make(Const(self.reader(t)), (), (f"initializer:{name}",)).out
+                value = self._constant(name, self.reader(t), scope)
                 scope.values[name] = value
                 return value
             if scope.captures is not None:
@@ -355,6 +371,11 @@ class Importer(ImportContext):
         finally:
             self.depth -= 1
             self.scope, self.in_region, self.sizes = saved
+
+
+def _differentiates_by(node: NodeProto) -> Iterator[str]:
+    if (node.domain, node.op_type) == ("ai.onnx.preview.training", "Gradient"):
+        yield from (s.decode() for a in node.attribute if a.name in ("xs", "zs") for s in a.strings)
 
 
 def _type_text(type_: TypeProto) -> str:

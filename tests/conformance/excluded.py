@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-_BATCHES = "inputs with unrelated symbols for one batch: nothing says which axis of size 1 a reshape leaves"
-_DERIVED = "differentiates by an input: by a constant, the derivative is 0"
-
-EXCLUDED: dict[str, str] = {
-    "test_gradient_of_add constants": _DERIVED,
-    "test_gradient_of_add_and_mul constants": _DERIVED,
-    "test_linear_attention_gated_delta_mqa_expanded symbolic": _BATCHES,
-}
+EXCLUDED: dict[str, str] = {}
 
 # What is drawn at random cannot be what NumPy drew: every result is compared with what it may be, `cases.assert_drawn`. That the
 # distribution is right shows tests/compiler/importer/test_random_nodes.py.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, NodeProto
 
-from ....ir import DType, Input, Node, TensorType, Value
+from ....ir import DType, Input, Node, TensorType, Value, symbols_of
 from ....ir import ops as O
 from ..compose import Build, axis_in, optional, required
 from ..context import ImportContext, Region
@@ -40,9 +40,7 @@ def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
         at = b.sub(b.dim(steps - 1, DType.I64), counter) if reverse else counter
         elements.append(b.emit(O.Gather(axis), captures[x], at))
     outs = ctx.trace(body, [*formals, *elements], region)
-    for f, o in zip(formals, outs, strict=False):
-        if f.type != o.type:
-            raise ctx.unsupported(f"Scan that turns a state of {f.type} into {o.type}")
+    outs[:n_state] = [_kept(ctx, region, f, o) for f, o in zip(formals, outs, strict=False)]
     graph = region.graph([running, *outs], (counter, running, *formals), body.name)
     results = ctx.emit(O.Loop(graph, n_state, n_out, steps), b.dim(steps, DType.I64), ctx.const(np.bool_(True)), *states, *captures).outputs
     stacked = []
@@ -56,6 +54,18 @@ def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
         perm.insert(axis % rank, 0)
         stacked.append(b.transpose(y, perm))
     return [*results[:n_state], *stacked]
+
+
+def _kept(ctx: ImportContext, region: Region, before: Value, after: Value) -> Value:
+    """A state behind an iteration, which has to have the sizes that it had before. Where only a run may know, it is checked then."""
+    inner = {s.symbol for s in region.sizes}
+    alike = before.dtype is after.dtype and before.type.rank == after.type.rank
+    differ = [(d, e) for d, e in zip(before.shape, after.shape, strict=False) if d != e]
+    if not alike or (differ and (ctx.in_region or symbols_of(d for pair in differ for d in pair) & inner)):
+        raise ctx.unsupported(f"Scan that turns a state of {before.type} into {after.type}")
+    for d, e in differ:
+        ctx.require_equal(d, e)
+    return Build(ctx).reshape(after, before.shape)
 
 
 def scan_8(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -88,9 +98,7 @@ def scan_8(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
         b.emit(O.Gather(0), into(inner, x), b.sub(last, counter) if reverse else counter) for x, reverse in zip(xs, backward, strict=True)
     ]
     outs = ctx.trace(body, [*formals, *elements], inner)
-    for f, o in zip(formals, outs, strict=False):
-        if f.type != o.type:
-            raise ctx.unsupported(f"Scan that turns a state of {f.type} into {o.type}")
+    outs[:n_state] = [_kept(ctx, inner, f, o) for f, o in zip(formals, outs, strict=False)]
     if length is not None:
         within = b.emit(O.Less(), counter, into(inner, length))
         before = [*formals, *(b.const(0, o.dtype) for o in outs[n_state:])]

@@ -321,3 +321,21 @@ def test_sizes_that_nest_ever_deeper_end_unrolling():
     for n in (50, 3):
         x = np.arange(4.0 * n, dtype="f").reshape(n, 4)
         np.testing.assert_array_equal(module.run({"x": x})["y"], x[40:])
+
+
+def test_scan_state_whose_size_only_a_run_knows():
+    """The sizes of a state stay; symbols that nothing relates are compared when the model runs."""
+    body = helper.make_graph(
+        [helper.make_node("Add", ["s", "x"], ["t"]), helper.make_node("Reshape", ["t", "shape"], ["s1"])], "body",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("s", "x")],
+        [helper.make_tensor_value_info("s1", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    nodes = [helper.make_node("Shape", ["y"], ["shape"]), helper.make_node("Scan", ["s0", "xs"], ["end"], body=body, num_scan_inputs=1)]
+    shapes = {"s0": ["a"], "xs": [3, 1], "y": ["b"]}
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("end", TensorProto.FLOAT, None)])
+    model = mlc.compile(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), threads=1)
+    feeds = {"s0": np.ones(4, np.float32), "xs": np.ones((3, 1), np.float32), "y": np.zeros(4, np.float32)}
+    np.testing.assert_array_equal(model.run(feeds)["end"], np.full(4, 4, np.float32))
+    with pytest.raises(InputError):
+        model.run(feeds | {"y": np.zeros(2, np.float32)})

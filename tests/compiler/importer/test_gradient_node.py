@@ -18,7 +18,9 @@ def _n(op: str, inputs: Sequence[str], output: str, **attributes: object) -> Nod
     return helper.make_node(op, inputs, [output], **attributes)
 
 
-def gradients(nodes: Sequence[NodeProto], inputs: dict[str, np.ndarray], xs: Sequence[str]) -> tuple[float, list[np.ndarray]]:
+def gradients(
+    nodes: Sequence[NodeProto], inputs: dict[str, np.ndarray], xs: Sequence[str], constants: Sequence[str] = ()
+) -> tuple[float, list[np.ndarray]]:
     """y and dy/dx; y is the sum of the last node's result, weighted so that no direction is lost."""
     outs = [f"d{x}" for x in xs]
     weighted = [
@@ -32,7 +34,9 @@ def gradients(nodes: Sequence[NodeProto], inputs: dict[str, np.ndarray], xs: Seq
     results = [helper.make_tensor_value_info(n, TensorProto.DOUBLE, None) for n in ("y", *outs)]
     graph = helper.make_graph([*nodes, *weighted, gradient], "g", infos, results)
     imports = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.preview.training", 1)]
-    got = mlc.compile(helper.make_model(graph, opset_imports=imports, ir_version=10), threads=1).run(inputs)
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
+    compiled = mlc.compile(model, threads=1, constants={n: inputs[n] for n in constants})
+    got = compiled.run({n: x for n, x in inputs.items() if n not in constants})
     return float(got["y"]), [got[n] for n in outs]
 
 
@@ -95,3 +99,14 @@ def test_unknown_derivatives_are_refused() -> None:
     with pytest.raises(OnnxImportError, match="Gradient through cumsum"):
         axis = helper.make_node("Constant", [], ["axis"], value_int=0)
         gradients([axis, _n("CumSum", ["a", "axis"], "r")], {"a": A}, ["a"])
+
+
+def test_by_a_constant():
+    """Weights are initializers, or inputs that the caller fixed: their derivatives are no less than those by inputs."""
+    nodes, inputs = CASES["product"]
+    want = gradients(nodes, inputs, ["a", "b"])
+    for constants in (["b"], ["a", "b"]):
+        got = gradients(nodes, inputs, ["a", "b"], constants)
+        np.testing.assert_allclose(got[0], want[0])
+        for g, w in zip(got[1], want[1], strict=True):
+            np.testing.assert_allclose(g, w)
