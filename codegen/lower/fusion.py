@@ -47,6 +47,7 @@ from .composite import ColumnsToImage
 from .contraction import epilogue_fits, is_contraction, is_dot
 
 CAP = 60  # scalar operations in one kernel
+_ROW = 16  # elements of a row that fill a vector
 _REPEATED = 4  # cheap operations that rows may recompute in each of their stages
 _HEAVY = frozenset({"exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh",
                     "atanh", "erf", "normcdf", "pow", "div", "sqrt", "rsqrt", "mod", "fmod"})  # fmt: skip
@@ -202,6 +203,8 @@ class Fusion:
         if isinstance(op, Elementwise):
             return (self.group[c.out], again) if v.shape == c.out.shape or _same_elements(v.shape, c.out.shape) else (None, False)
         match op:
+            case Transpose(perm=perm) if perm[-1] != len(perm) - 1 and _picks_rows(v):
+                return None, False
             case Transpose() | Slice() | Reshape():
                 return self.group[c.out], again
             case Pad() if position == 0:
@@ -269,6 +272,24 @@ class Fusion:
 
 class _Leaf(E):
     """An operand while measuring a body."""
+
+
+def _picks_rows(v: Value) -> bool:
+    """Whether a value is computed from rows that indices pick, long enough for vectors: turned, they would be gathered one by one."""
+    rows = v.shape[-1] if v.shape else 1
+    if isinstance(rows, int) and rows < _ROW:
+        return False
+    stack, seen = [v], set[Value]()
+    while stack and len(seen) < CAP:
+        x = stack.pop()
+        if x in seen or x.shape[-1:] != v.shape[-1:]:
+            continue
+        seen.add(x)
+        if isinstance(x.node.op, Gather):
+            return x.node.op.axis < len(x.node.inputs[0].shape) - 1
+        if isinstance(x.node.op, Elementwise):
+            stack.extend(x.node.inputs)
+    return False
 
 
 def _widens(node: Node) -> bool:

@@ -175,3 +175,12 @@ def test_resize(mode: str, coord: str) -> None:
     if mode != "cubic":
         s = tensor(1, B, 5, 3)
         run(graph([s], ap(Resize((1, 2 * B, 9, 3), (1.0, 2.0, None, 1.0), mode, coord), s)), B=4)
+
+
+@pytest.mark.parametrize("channels, kernels", [(16, 2), (4, 1)])
+def test_rows_picked_by_indices_are_computed_as_rows(channels: int, kernels: int) -> None:
+    """Turned in the kernel that picks them, long rows would be gathered element by element."""
+    x, at, w = tensor(9, channels), tensor(5, dtype=DType.I64), tensor(5, 1)
+    rows = ap(Mul(), ap(Gather(0), x, at), w)
+    plan = run(graph([x, at, w], ap(Transpose((1, 0)), ap(Add(), rows, ap(Gather(0), x, ap(Add(), at, const(np.array(1))))))))
+    assert len(plan.steps) == kernels

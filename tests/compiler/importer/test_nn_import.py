@@ -270,6 +270,7 @@ def test_agrees_with_onnxruntime(op, inputs, opset, domain, n_out, const, check,
     case("RMSNormalization", [X4, f32(11, 9)], const=(1,), axis=2, opset=23),
     case("DeformConv", [f32(2, 4, 6, 7), f32(6, 4, 3, 2), f32(2, 12, 4, 6)], const=(1,), opset=19),
     case("GridSample", [f32(2, 3, 5, 6), f32(2, 4, 3, 2)], const=()),
+    case("GridSample", [f32(2, 19, 5, 6), f32(2, 4, 3, 2)], const=(), name="GridSample-rows"),
     case("STFT", [f32(2, 40), np.array(4), f32(16)], const=(1, 2)),
 ])  # fmt: skip
 def test_symbolic_shapes_hold_the_static_ones(op, inputs, opset, domain, n_out, const, check, attrs):
