@@ -177,9 +177,9 @@ def test_resize(mode: str, coord: str) -> None:
         run(graph([s], ap(Resize((1, 2 * B, 9, 3), (1.0, 2.0, None, 1.0), mode, coord), s)), B=4)
 
 
-@pytest.mark.parametrize("channels, kernels", [(16, 2), (4, 1)])
+@pytest.mark.parametrize("channels, kernels", [(16, 3), (4, 2)])
 def test_rows_picked_by_indices_are_computed_as_rows(channels: int, kernels: int) -> None:
-    """Turned in the kernel that picks them, long rows would be gathered element by element."""
+    """Turned in the kernel that picks them, long rows would be gathered element by element. One kernel is of the second indices."""
     x, at, w = tensor(9, channels), tensor(5, dtype=DType.I64), tensor(5, 1)
     rows = ap(Mul(), ap(Gather(0), x, at), w)
     plan = run(graph([x, at, w], ap(Transpose((1, 0)), ap(Add(), rows, ap(Gather(0), x, ap(Add(), at, const(np.array(1))))))))
