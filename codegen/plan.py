@@ -79,6 +79,15 @@ class Carry:
 
 
 @dataclass(frozen=True, slots=True)
+class Append:
+    """Buffer `target` (of kind "given") holds what `source` holds behind what it held before."""
+
+    source: int
+    target: int
+    loc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HostOperand:
     """A buffer as a host function sees it: `dtype` may be STRING or OBJECT, whose buffers hold I64 handles.
 
@@ -113,7 +122,7 @@ class Expect:
     loc: tuple[str, ...] = ()
 
 
-PlanStep = Step | Branch | Repeat | Bind | Carry | HostStep | Expect
+PlanStep = Step | Branch | Repeat | Bind | Carry | Append | HostStep | Expect
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..codegen.cpu.emitted import Emitted
-from ..codegen.plan import Bind, Branch, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
+from ..codegen.plan import Append, Bind, Branch, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
 from ..errors import CodegenError
 from ..ir import Dim, dim_max, floordiv
 from ..runtime.manifest import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
@@ -100,7 +100,7 @@ class Linker:
         self.steps: list[dict[str, Any]] = []
         self.live: dict[int, tuple[int, int]] = {}
         self._loops: list[tuple[int, int]] = []  # (start, end) words
-        self.handlers: list[Bind | Carry | HostStep] = []
+        self.handlers: list[Bind | Carry | Append | HostStep] = []
         self.expected: list[tuple[str, ...]] = []  # where the node is that an EXPECT is for
         self.bound: set[str] = set()  # symbols that handlers bind
 
@@ -142,7 +142,7 @@ class Linker:
                         exits.append(len(self.words) - 1)
                     touched += [(start, self.roots[b][0]) for b in (item.counter, item.trips, item.cond) if b >= 0]
                     stack += [_Patch(exits), _End(start, item.counter), *reversed(item.body)]
-                case Bind() | Carry() | HostStep():
+                case Bind() | Carry() | Append() | HostStep():
                     touched += [(len(self.words), self.roots[b][0]) for b in self._yield(item)]
                 case Expect():
                     touched.append((len(self.words), self.roots[item.buffer][0]))
@@ -176,11 +176,11 @@ class Linker:
             self.words += [*buffers, *slots]
         return touched
 
-    def _yield(self, item: Bind | Carry | HostStep) -> list[int]:
+    def _yield(self, item: Bind | Carry | Append | HostStep) -> list[int]:
         """The instruction; returns the buffers that its handler touches."""
         self.words += [YIELD, len(self.handlers)]
         self.handlers.append(item)
-        if isinstance(item, Carry):
+        if isinstance(item, (Carry, Append)):
             return [item.source, item.target]
         if isinstance(item, HostStep):
             for o in (*item.reads, *item.writes):
@@ -190,10 +190,12 @@ class Linker:
         self.bound |= {symbol for symbol, _, _ in item.sizes}
         return [buffer for _, buffer, _ in item.sizes]
 
-    def handler(self, item: Bind | Carry | HostStep, bounds: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    def handler(self, item: Bind | Carry | Append | HostStep, bounds: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
         """The handler in the manifest; `bounds` of symbols."""
         if isinstance(item, Carry):
             return {"kind": "carry", "source": item.source, "target": item.target, "move": item.move}
+        if isinstance(item, Append):
+            return {"kind": "append", "source": item.source, "target": item.target}
         if isinstance(item, HostStep):
             reads, writes = ([self._operand(o) for o in os] for os in (item.reads, item.writes))
             return {"kind": "host", "call": item.call, "attributes": dict(item.attributes), "reads": reads, "writes": writes,

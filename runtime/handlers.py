@@ -41,6 +41,13 @@ class CarryHandler(NamedTuple):
     move: bool
 
 
+class AppendHandler(NamedTuple):
+    """Buffer `target`, which owns its memory, holds what `source` holds behind what it held before."""
+
+    source: int
+    target: int
+
+
 class HostOperand(NamedTuple):
     """A tensor, a tensor of strings ("str") or an "object" in a buffer; `shape` are dim slots.
 
@@ -64,7 +71,7 @@ class HostHandler(NamedTuple):
     loc: str
 
 
-Handler = BindHandler | CarryHandler | HostHandler
+Handler = BindHandler | CarryHandler | AppendHandler | HostHandler
 
 
 def parse_handlers(raw: Sequence[Any], n_buffers: int) -> tuple[Handler, ...]:
@@ -103,6 +110,10 @@ def _carry(raw: Mapping[str, Any], n_buffers: int, stage: int) -> CarryHandler:
     return CarryHandler(_within(raw["source"], n_buffers), _within(raw["target"], n_buffers), bool(raw["move"]))
 
 
+def _append(raw: Mapping[str, Any], n_buffers: int, stage: int) -> AppendHandler:
+    return AppendHandler(_within(raw["source"], n_buffers), _within(raw["target"], n_buffers))
+
+
 def _host(raw: Mapping[str, Any], n_buffers: int, stage: int) -> HostHandler:
     call, attributes = raw["call"], raw["attributes"]
     if type(call) is not str or type(attributes) is not dict or not call.isidentifier():
@@ -132,4 +143,6 @@ def _within(value: Any, end: int) -> int:
     return value
 
 
-_PARSERS: dict[str, Callable[[Mapping[str, Any], int, int], Handler]] = {"bind": _bind, "carry": _carry, "host": _host}
+_PARSERS: dict[str, Callable[[Mapping[str, Any], int, int], Handler]] = {
+    "bind": _bind, "carry": _carry, "append": _append, "host": _host,
+}  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ArtifactError, InputError, MlcError
 from .binding import Binding, Execution, Program, Sizes, check_buffers, check_dims
-from .handlers import BindHandler, CarryHandler, HostHandler, HostOperand
+from .handlers import AppendHandler, BindHandler, CarryHandler, HostHandler, HostOperand
 from .handles import Handles
 from .host import CALLS
 from .manifest import Manifest
@@ -76,6 +76,8 @@ class Yields:
                 self._bind(handler)
             case CarryHandler():
                 self._carry(handler)
+            case AppendHandler():
+                self._append(handler)
             case HostHandler():
                 self._host(handler)
 
@@ -188,6 +190,22 @@ class Yields:
             copy = self._new(room)
             self.space.copy(self.space.address(copy), self.bufs[source], size)
             self._own(target, copy, room)
+        self._point_all(target)
+
+    def _append(self, handler: AppendHandler) -> None:
+        """The target gets room for half as much again where it has too little."""
+        source, target = handler.source, handler.target
+        before, more = self.held[target], self.sizes[source]
+        if before < 0 or (before and not self.owned[target]):  # no bytes need no memory
+            raise ArtifactError(f"an append to buffer {target}, which holds nothing")
+        after = before + more
+        if after > self.room[target]:
+            room = max(after + after // 2, _LEAST)
+            memory = self._new(room)
+            self.space.copy(self.space.address(memory), self.bufs[target], before)
+            self._own(target, memory, room)
+        self.space.copy(self.bufs[target] + before, self.bufs[source], more)
+        self.held[target] = after
         self._point_all(target)
 
     def _swap(self, root: int, target: int, size: int) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .dimexpr import FNS, LIMIT
-from .handlers import BindHandler, CarryHandler
+from .handlers import AppendHandler, BindHandler, CarryHandler
 from .manifest import Manifest
 from .stages import Stages
 from .tables import Places
@@ -48,6 +48,8 @@ class Shortcuts:
                 done = self._bind(handler)
             case CarryHandler():
                 done = self._carry(handler)
+            case AppendHandler():
+                done = self._append(handler)
             case _:
                 done = False
         self._emit(END, 0, 0, 0)
@@ -128,6 +130,18 @@ class Shortcuts:
     def _point(self, alias: int) -> None:
         p, b = self.places, self._m.buffers[alias]
         self._emit(POINT, p.bufs + alias, p.bufs + b.place, p.slots + b.shift)
+
+    def _append(self, handler: AppendHandler) -> bool:
+        p, emit = self.places, self._emit
+        source, target, end = handler.source, handler.target, p.spare + 1
+        emit(EQUAL, 0, p.owned + target, self._constant(1))
+        emit(AT_MOST, 0, self._constant(0), p.held + target)
+        emit(ADD, p.spare, p.held + target, p.sizes + source)
+        emit(AT_MOST, 0, p.spare, p.room + target)
+        emit(POINT, end, p.bufs + target, p.held + target)
+        emit(COPY, end, p.bufs + source, p.sizes + source)
+        emit(MOVE, p.held + target, p.spare, 0)
+        return True
 
     def _carry(self, handler: CarryHandler) -> bool:
         p, emit = self.places, self._emit

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputError, VerifyError
 from ...ir import evaluate, symbols_of
-from ..plan import Bind, Branch, Carry, Expect, HostStep, Plan, PlanStep, Repeat
+from ..plan import Append, Bind, Branch, Carry, Expect, HostStep, Plan, PlanStep, Repeat
 from .kernels import run_kernel
 from .values import Bindings
 
@@ -73,6 +73,9 @@ class Machine:
         self.memory[step.target] = self.memory[step.source].copy()
         self.make([i for i, b in enumerate(self.plan.buffers) if b.kind == "alias" and b.of == step.target and self.known(i)])
 
+    def append(self, step: Append) -> None:
+        self.memory[step.target] = np.concatenate([self.memory[step.target], self.memory[step.source]])
+
     def steps(self, steps: Sequence[PlanStep]) -> None:
         memory = self.memory
         for step in steps:
@@ -89,6 +92,8 @@ class Machine:
                     self.bind(step)
                 case Carry():
                     self.carry(step)
+                case Append():
+                    self.append(step)
                 case Expect():
                     least, greatest = memory[step.buffer][2 * step.k : 2 * step.k + 2]
                     lo, hi = evaluate(step.lo, self.bound), evaluate(step.hi, self.bound)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ...ir import Const, DType, Graph, Node, Value
-from ...ir.ops import If, Loop
-from ..plan import Branch, Carry, PlanStep, Repeat
+from ...ir.ops import Concat, If, Loop
+from ..plan import Append, Branch, Carry, PlanStep, Repeat
 from ..simplify import opaque
 from .builder import KernelBuilder, View
 from .state import Lowering, LowerOptions, Storage
@@ -33,7 +34,10 @@ def emit_if(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
 
 
 def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
-    """State lives in buffers of its own: a body computes the next state beside it, then it is copied."""
+    """State lives in buffers of its own: a body computes the next state beside it, then it is copied.
+
+    Of a state that only grows at its end, the body computes what is new, which is appended.
+    """
     op = node.op
     assert isinstance(op, Loop)
     trip, go, *rest = node.inputs
@@ -55,13 +59,19 @@ def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
     scans = [lw.place(v) for v in node.outputs[op.n_state :]]
     trips = lw.contiguous(trip)
 
-    nexts = [new("arena", v.dtype, v.shape) for v in op.body.outputs]
-    body = lower_graph(op.body, lw.options, lw.storage, [counter, cond, *state, *captured], nexts)
+    grown = {i: more for i in range(op.n_state) if changing[i] and (more := _appended(op.body, i)) is not None}
+    graph = op.body
+    if grown:
+        graph = replace(graph, outputs=tuple(grown.get(i - 1, v) for i, v in enumerate(graph.outputs)))
+    nexts = [new("arena", v.dtype, v.shape) for v in graph.outputs]
+    body = lower_graph(graph, lw.options, lw.storage, [counter, cond, *state, *captured], nexts)
     inner = Lowering(lw.graph, lw.options, lw.storage)
     always = _always(op.body.outputs[0]) and _always(go)
     targets = [cond, *state]
     for i, (source, to) in enumerate(zip(nexts[: 1 + op.n_state], targets, strict=True)):
-        if i and changing[i - 1]:
+        if i - 1 in grown:
+            inner.steps.append(Append(source.buffer, to.buffer, node.loc))
+        elif i and changing[i - 1]:
             inner.steps.append(Carry(source.buffer, to.buffer, True, node.loc))
         elif not (i == 0 and always):
             _move(inner, source, to, node.loc)
@@ -77,6 +87,18 @@ def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
             lw.steps.append(Carry(last.buffer, state[i].buffer, True, node.loc))
     for v, view in zip(node.outputs, (*state, *scans), strict=True):
         lw.views[v] = view
+
+
+def _appended(body: Graph, i: int) -> Value | None:
+    """What the body's next state i has behind the state itself, if it is those two one after the other and nothing else reads it."""
+    state, after = body.inputs[2 + i], body.outputs[1 + i]
+    op, ins = after.node.op, after.node.inputs
+    if not isinstance(op, Concat) or len(ins) < 2 or ins[0] is not state or any(d != 1 for d in after.shape[: op.axis]):
+        return None
+    alone = after not in body.uses and body.outputs.count(after) == 1 and all(s.value is not after for s in body.sizes)
+    if not alone:
+        return None
+    return ins[1] if len(ins) == 2 else Node.make(op, ins[1:], after.node.loc).out
 
 
 def _whole(lw: Lowering, v: Value) -> View:

@@ -12,7 +12,7 @@ import onnx
 from rich.markup import escape
 from rich.table import Table
 
-from ...runtime.handlers import BindHandler, CarryHandler, HostHandler
+from ...runtime.handlers import AppendHandler, BindHandler, CarryHandler, HostHandler
 from ...runtime.manifest import Manifest
 from ...runtime.memory import Range, live_bytes
 from ..inputs import specs_of_module, symbols_of_module, workable_shapes
@@ -191,7 +191,7 @@ def show(report: dict[str, Any], everything: bool) -> None:
 
 def _yields(manifest: Manifest) -> dict[str, int]:
     """What the program stops for, and how often in its text: sizes from data, tensors handed on, host functions by name."""
-    names = {BindHandler: "sizes", CarryHandler: "tensors of changing size"}
+    names = {BindHandler: "sizes", CarryHandler: "tensors of changing size", AppendHandler: "tensors that grow in place"}
     return dict(Counter(h.call if isinstance(h, HostHandler) else names[type(h)] for h in manifest.handlers))
 
 

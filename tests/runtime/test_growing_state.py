@@ -62,3 +62,36 @@ def test_a_state_from_a_sequence_is_not_written(position):
     last = [node("SequenceAt", ["q", "at"], ["again"])]
     body = state_body([node("Concat", ["s0", "x"], ["n"], axis=0), node("Neg", ["n"], ["t0"])], [2])
     agree(body, [("first", 2)], 9, {"x": X, "z": X + 5}, [*nodes, *last], [("again", 2)])
+
+
+def test_a_state_that_grows_by_what_is_computed_from_all_of_it():
+    """Appended in place, while the iteration reads what was there before; memory moves as it grows."""
+    sums = node("ReduceSum", ["s0", "zero"], ["r"], keepdims=1)
+    body = state_body([sums, node("Tanh", ["r"], ["y"]), node("Concat", ["s0", "y", "x"], ["t0"], axis=0)], [2])
+    agree(body, [("x", 2)], 300, {"x": X})
+
+
+def test_a_state_of_nothing_that_grows_behind_axes_of_one():
+    wide = node("Reshape", ["x", "shape"], ["w"])
+    body = state_body([node("Concat", ["s0", "w"], ["t0"], axis=1)], [3])
+    start = node("Constant", [], ["none"], value=numpy_helper.from_array(np.zeros((1, 0, 3), np.float32)))
+    shape = node("Constant", [], ["shape"], value=numpy_helper.from_array(np.array([1, -1, 3])))
+    agree(body, [("none", 3)], 40, {"x": X}, [start, shape, wide])
+
+
+def test_a_state_that_grows_is_read_elsewhere_too():
+    """Two states of one name each: one grows, the other one is what the first was."""
+    body = state_body([node("Concat", ["s0", "x"], ["t0"], axis=0), node("Identity", ["s0"], ["t1"])], [2, 2])
+    agree(body, [("x", 2), ("x", 2)], 60, {"x": X})
+
+
+def test_a_state_that_grows_in_a_loop_inside_of_one():
+    inner = helper.make_graph(
+        [node("Concat", ["u", "s0"], ["v"], axis=0), node("Identity", ["k"], ["l"])], "inner",
+        [info("j", I, []), info("k", B, []), info("u", F, [None] * 2)], [info("l", B, []), info("v", F, [None] * 2)],
+    )  # fmt: skip
+    three = node("Constant", [], ["three"], value=numpy_helper.from_array(np.array(3)))
+    first = node("Slice", ["u1", "zero", "two"], ["t0"])
+    two = node("Constant", [], ["two"], value=numpy_helper.from_array(np.array([5])))
+    body = state_body([three, two, node("Loop", ["three", "", "x"], ["u1"], body=inner), first], [2])
+    agree(body, [("x", 2)], 9, {"x": X})
