@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 ALIGN = 64
+_EFFORT = 2_000  # placements tried for a plan
+_SPARE = 1 << 20  # bytes that a plan for other sizes may waste beside a quarter
 
 
 class Range(NamedTuple):
@@ -43,7 +45,7 @@ def live_bytes(ranges: Sequence[Range]) -> int:
     return peak
 
 
-def plan(ranges: Sequence[Range], effort: int = 2_000) -> Layout:
+def plan(ranges: Sequence[Range], effort: int = _EFFORT) -> Layout:
     """Greedy by size, each into the tightest gap between those already placed that live at the same time.
 
     While that misses the lower bound, other orders compete, first fixed ones, then ones that place what stuck out on top
@@ -80,24 +82,41 @@ class Planner:
 
     def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
         self.spans = spans
+        steps = {step: i for i, step in enumerate(sorted({s for first, last in spans for s in (first, last + 1)}))}
+        self._steps = len(steps)
+        self._begin = np.array([steps[first] for first, _ in spans], np.int64)
+        self._end = np.array([steps[last + 1] for _, last in spans], np.int64)
         self._known: list[tuple[np.ndarray, Layout]] = []  # what each buffer may hold, newest last
         self._misses = 0
 
     def plan(self, sizes: Sequence[int]) -> Layout:
         """Offsets good for these sizes; at most about a quarter (and a megabyte) larger than a fresh plan."""
-        need = np.array(sizes, np.int64)
-        ranges = [Range(s, *span) for s, span in zip(sizes, self.spans, strict=True)]
-        limit = live_bytes(ranges) * 5 // 4 + (1 << 20)
+        need = _aligned(np.array(sizes, np.int64))
+        live = self._live(need)
+        limit = live * 5 // 4 + _SPARE
         for room, layout in reversed(self._known):
             if layout.total <= limit and (need <= room).all():
                 return layout
         self._misses += 1
         if self._misses > 3:
-            need += need >> 3
-            ranges = [Range(int(s), *span) for s, span in zip(need, self.spans, strict=True)]
-        layout = plan(ranges)
-        self._known = [*self._known[-7:], (need, layout)]  # replaced as a whole: other threads may be reading it
+            # Little is doubled: sizes may grow by one a run, and a plan takes longer than running a small model.
+            room, effort = (2 * need, 0) if 2 * live <= limit else (_aligned(need + (need >> 3)), _EFFORT)
+        else:
+            room, effort = need, _EFFORT
+        layout = plan([Range(s, *span) for s, span in zip(room.tolist(), self.spans, strict=True)], effort)
+        self._known = [*self._known[-7:], (room, layout)]  # replaced as a whole: other threads may be reading it
         return layout
+
+    def _live(self, sizes: np.ndarray) -> int:
+        """`live_bytes` of sizes that are aligned."""
+        delta = np.zeros(self._steps + 1, np.int64)
+        np.add.at(delta, self._begin, sizes)
+        np.subtract.at(delta, self._end, sizes)
+        return int(delta.cumsum().max())
+
+
+def _aligned(sizes: np.ndarray) -> np.ndarray:
+    return -(-sizes // ALIGN) * ALIGN
 
 
 def _place(ranges: Sequence[Range], order: Sequence[int]) -> Layout:

@@ -75,3 +75,10 @@ def test_growing_sizes_share_plans():
     planner = Planner([(i, i + 1) for i in range(50)])
     layouts = [planner.plan([1024 * n] * 50) for n in range(64, 128)]
     assert len(set(map(id, layouts))) < 16
+
+
+def test_sizes_that_grow_by_little_share_a_plan():
+    planner = Planner([(i, i + 1) for i in range(50)])
+    layouts = [planner.plan([n, 2 * n, 16 * n, 4, 64 * n] * 10) for n in range(1, 129)]
+    assert len(set(map(id, layouts))) <= 10  # three exact ones, then one for each doubling
+    assert layouts[-1].total <= layouts[0].total + 5 * 128 * 86
