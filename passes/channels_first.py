@@ -22,7 +22,8 @@ _VECTOR = 16  # pixels
 _FULL = 0.7
 _LINE = 32  # pixels up to which a line is short,
 _LONG = 5  # taps along it from which on they are many
-_SUMMED = 72  # terms of a sum, up to which planes are read about as quickly as packed rows; of strides from 3 on fewer
+_SUMMED = 72  # terms of a sum, up to which planes are read about as quickly as packed rows; of strides from 3 on fewer,
+_SUMMED_WIDE = {1: 48, 2: 30}  # and by stride where there are more output channels than a vector has
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,12 @@ def _filters(node: Node, x: Value, w: Value) -> Value | None:
     if _is_depthwise(node):
         if not _suits_planes(x.shape[1], node.out.shape[-2], taps, stride):
             return None
-    elif terms * max(1, stride - 1) > _SUMMED or not _fills(node.out.shape[-2]):
-        return None
+    else:
+        outputs = node.inputs[1].shape[-1]
+        wide = not isinstance(outputs, int) or outputs > _CHANNELS * op.groups
+        most = min(_SUMMED, _SUMMED_WIDE.get(stride, _SUMMED)) if wide else _SUMMED
+        if terms * max(1, stride - 1) > most or not _fills(node.out.shape[-2]):
+            return None
     rank = len(kernel)
     planes = transpose(w, (rank + 1, rank, *range(rank)))
     return apply(PlaneConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups), x, planes, loc=node.loc)
