@@ -13,7 +13,7 @@ from .contract_gemv import gemv, schedule_gemv
 from .contract_mma import mma_tiles
 from .contract_schedule import Instruction, instruction, schedule_fma, schedule_mma, schedule_wgmma
 from .contract_text import accumulator, index_type, operand_pointers
-from .contract_wgmma import group_tiles, takes_groups
+from .contract_wgmma import clear_flags, group_tiles, stream_spaces, takes_groups
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .epilogue import epilogue
 from .render import render
@@ -59,27 +59,31 @@ def emit_contract(kernel: ContractKernel, aligned: Sequence[int], target: CudaTa
     size: Dim = 0
     for o in kernel.operands:
         size = size + o.numel * o.dtype.itemsize
-    splits, launches = _engine(kernel, use, aligned, target)
-    spaces: tuple[Dim, ...] = ()
+    splits, launches, spaces = _engine(kernel, use, aligned, target)
     if splits > 1:
         spaces = (prod((splits, batch, m, n)) * accumulator(kernel).itemsize,)
         launches.append(_finish(kernel, splits, aligned))
     return Emitted(tuple(launches), 2 * prod((batch, m, n, k)), size, spaces)
 
 
-def _engine(kernel: ContractKernel, use: Instruction | None, aligned: Sequence[int], target: CudaTarget) -> tuple[int, list[Launch]]:
-    """The first engine that applies: how many blocks share k, and its launch."""
+def _engine(
+    kernel: ContractKernel, use: Instruction | None, aligned: Sequence[int], target: CudaTarget
+) -> tuple[int, list[Launch], tuple[Dim, ...]]:
+    """The first engine that applies: how many blocks share k, its launches, and bytes of workspaces other than of split sums."""
     few = schedule_gemv(kernel)
     if few is not None:
-        return 1, [gemv(kernel, few, aligned)]
+        return 1, [gemv(kernel, few, aligned)], ()
     if use is None:
         plan = schedule_fma(kernel)
-        return plan.splits, [fma_tiles(kernel, plan, aligned)]
+        return plan.splits, [fma_tiles(kernel, plan, aligned)], ()
     groups = schedule_wgmma(kernel) if target.warp_groups and takes_groups(kernel, aligned) else None
     if groups is not None:
-        return groups.splits, [group_tiles(kernel, groups, aligned)]
+        multiply = group_tiles(kernel, groups, aligned)
+        if groups.stream:
+            return 1, [clear_flags(kernel, groups), multiply], stream_spaces(kernel, groups)
+        return groups.splits, [multiply], ()
     wide = schedule_mma(kernel)
-    return wide.splits, [mma_tiles(kernel, wide, use, aligned)]
+    return wide.splits, [mma_tiles(kernel, wide, use, aligned)], ()
 
 
 def _finish(kernel: ContractKernel, splits: int, aligned: Sequence[int]) -> Launch:

@@ -162,7 +162,8 @@ TYPICAL = 1024  # what an unknown number of rows is taken for, if its bounds all
 @dataclass(frozen=True, slots=True)
 class WgmmaSchedule:
     """bm × bn results of a block at a time, bm / 64 warp groups multiply and one copies; `stages` tiles of 128 bytes of k;
-    `resident` blocks to a multiprocessor; `efficiency`: of the tensor cores, as far as the tile lets them; `splits` share k."""
+    `resident` blocks to a multiprocessor; `efficiency`: of the tensor cores, as far as the tile lets them; `splits` share k, or
+    all blocks do by steps (`stream`)."""
 
     bm: int
     bn: int
@@ -170,6 +171,12 @@ class WgmmaSchedule:
     resident: int
     efficiency: float
     splits: int = 1
+    stream: bool = False
+
+    @property
+    def groups(self) -> int:
+        """Warp groups that multiply."""
+        return self.bm // 64
 
     @property
     def threads(self) -> int:
@@ -188,7 +195,7 @@ class WgmmaSchedule:
     @property
     def staging(self) -> int:
         """Bytes of these."""
-        return self.bm // 64 * self.staged * (64 * 128)
+        return self.groups * self.staged * (64 * 128)
 
     def registers(self, by_copies: bool) -> tuple[int, int] | None:
         """Registers of a thread that copies and of one that multiplies, where the same for all (65536 / threads) are too few."""
@@ -197,6 +204,8 @@ class WgmmaSchedule:
 
 _GROUPS = (WgmmaSchedule(128, 256, 4, 1, 1.0), WgmmaSchedule(128, 128, 6, 1, 0.85), WgmmaSchedule(64, 128, 4, 2, 0.7),
            WgmmaSchedule(64, 64, 6, 2, 0.5))  # fmt: skip
+STREAM_GAIN = 0.95  # of the time, at most: blocks of a stream read less of what their neighbours read
+LEAST_STEPS, MOST_STEPS = 4, 2**30  # that a block's share of a stream has; of all blocks
 LEAST_ROWS, LEAST_COLUMNS = 48, 32  # fewer leave most of a tile of 64 idle
 
 
@@ -204,8 +213,26 @@ def schedule_wgmma(kernel: ContractKernel) -> WgmmaSchedule | None:
     """The tile with the shortest estimated time: waves of blocks × the time of a tile. None where tiles are mostly empty."""
     if typical(kernel.m) < LEAST_ROWS or typical(kernel.n) < LEAST_COLUMNS:
         return None
-    chosen = min(_GROUPS, key=lambda s: cost(kernel, s))
-    return replace(chosen, splits=splits(kernel, tiles(kernel, chosen)))
+    whole = min(_GROUPS, key=lambda s: cost(kernel, s))
+    if all(isinstance(d, int) for d in (kernel.batch, kernel.m, kernel.n, kernel.k)):
+        streamed = min((replace(s, stream=True) for s in _GROUPS), key=lambda s: stream_cost(kernel, s))
+        if stream_cost(kernel, streamed) < STREAM_GAIN * cost(kernel, whole)[0]:
+            return streamed
+    return replace(whole, splits=splits(kernel, tiles(kernel, whole)))
+
+
+CLEAR = 7 * STEP  # what clearing the flags takes, in the same unit: a microsecond
+
+
+def stream_cost(kernel: ContractKernel, s: WgmmaSchedule) -> float:
+    """The estimated time with all multiprocessors busy until the end, of sizes that are known, and of what it takes that every
+    block leaves a tile of sums and reads another's."""
+    count = typical(kernel.batch) * ceil(typical(kernel.m), s.bm) * ceil(typical(kernel.n), s.bn)
+    steps = ceil(typical(kernel.k), DEEP)
+    if not WAVE * s.resident * LEAST_STEPS <= count * steps < MOST_STEPS:
+        return math.inf
+    step = max(count / WAVE * s.bm * s.bn / s.efficiency, STEP * s.resident)
+    return step * steps + FINISH * s.resident * s.bm * s.bn / s.efficiency + CLEAR
 
 
 def typical(d: Dim) -> int:

@@ -126,6 +126,7 @@ class ContractParameters:
     name: str = PLACEHOLDER
     threads: int
     splits: int
+    stream: int = 0  # blocks that share all steps along k, if not 0: workspaces of partial sums and of flags follow the operands
     pack: int
     acc: str
     a_type: str
@@ -174,10 +175,14 @@ def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLin
 
 def contract_launch(template: str, kernel: ContractKernel, values: ContractParameters, params: Params, blocks: Dim, shared: int,
                     maps: tuple[TensorMap, ...] = (), map_names: tuple[str, ...] = ()) -> Launch:  # fmt: skip
-    """The launch of a rendered template. With splits, a workspace of partial sums takes the place of the result."""
+    """The launch of a rendered template. With splits, a workspace of partial sums takes the place of the result; in a stream, one
+    of these and one of flags follow it."""
     operands, pointers = tuple(range(len(kernel.operands))), operand_pointers(kernel)
     if values.splits > 1:
         operands, pointers = (*operands[:-1], len(kernel.operands)), [*pointers[:-1], f"{values.acc}* __restrict__ partial"]
+    elif values.stream:
+        operands = (*operands, len(operands), len(operands) + 1)
+        pointers = [*pointers, f"{values.acc}* __restrict__ partial", "u64* __restrict__ flags"]
     for m in maps:
         for d in (*m.sizes, *m.strides):
             params.name(d)

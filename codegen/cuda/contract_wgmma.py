@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir import Dim, DType, dim_min, lower
+from ...errors import CodegenError
+from ...ir import Dim, DType, ceildiv, dim_min, lower
 from ..kernel import ContractKernel
 from .contract_mma import fragment_epilogue
 from .contract_schedule import SM90_MULTIPROCESSORS, WgmmaSchedule, tiles
-from .contract_text import PIECE, ContractParameters, a_pack, b_depth, b_pack, contract_launch, shared_parameters
-from .emitted import Launch, TensorMap
+from .contract_text import PIECE, ContractParameters, a_pack, accumulator, b_depth, b_pack, contract_launch, shared_parameters
+from .emitted import PLACEHOLDER, Launch, TensorMap, named
 from .epilogue import pack_of
 from .ranges import divisible
+from .render import render
 from .scalars import storage
 
 ROW = 128  # bytes of k in a tile
+FLAG = 8  # bytes
+CLEAR_THREADS = 256
 # Where a pair of results lies in a piece of 64 rows of 128 bytes, which are swizzled; see the template.
 _PLACE = "reinterpret_cast<Result*>(piece + swizzled128(in_piece * 128 + (n - n0) % PART * (int)sizeof(Result)))"
 
@@ -70,6 +74,15 @@ class WgmmaParameters(ContractParameters):
     c_type: str
 
 
+@dataclass(frozen=True)
+class FlagParameters:
+    """clear_flags.cu.j2"""
+
+    name: str
+    threads: int
+    count: int
+
+
 def takes_groups(kernel: ContractKernel, aligned: Sequence[int]) -> bool:
     """Whether the copies can bring both operands: rows that begin at multiples of 16 bytes, k not empty; B in rows of 16-bit floats."""
     types = kernel.operands[0].dtype, kernel.operands[1].dtype
@@ -85,7 +98,7 @@ def takes_groups(kernel: ContractKernel, aligned: Sequence[int]) -> bool:
 
 
 def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[int]) -> Launch:
-    """The launch that multiplies; with splits it leaves partial sums behind."""
+    """The launch that multiplies; with splits it leaves partial sums behind; a stream wants its flags cleared (`clear_flags`)."""
     staged = plan.splits == 1 and stores_boxes(kernel, aligned)
     params, lines = fragment_epilogue(kernel, plan.splits, aligned, _PLACE if staged else "")
     dtype = kernel.operands[0].dtype
@@ -97,22 +110,49 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
         maps = [_map(kernel, 1, kernel.n, kernel.k, kernel.b_row, kernel.b_batch, (bk, bk))]
     if kernel.conv is None:
         maps.append(_map(kernel, 0, kernel.k, kernel.m, kernel.lda, kernel.a_batch, (bk, plan.bm)))
+    shared = stream_blocks(kernel, plan) if plan.stream else 0
+    blocks = shared or dim_min(tiles(kernel, plan) * plan.splits, most_blocks(plan))
     values = WgmmaParameters(
         **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
         wgmma=use.wgmma, wgmma_scales=use.scales, wgmma_turned=kernel.b_row != 0 if use.turns else None, letter=use.letter,
-        words=use.words, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages, resident=plan.resident,
+        words=use.words, stream=shared, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages, resident=plan.resident,
         registers=plan.registers(by_copies=kernel.conv is not None), map_a=kernel.conv is None,
         a_batched=kernel.a_batch != 0, b_batched=kernel.b_batch != 0, border=kernel.border >= 0,
         staged=plan.staged if staged else 0, c_batched=kernel.c_batch != 0, c_type=storage(kernel.operands[-1].dtype),
     )  # fmt: skip
-    blocks = dim_min(tiles(kernel, plan) * plan.splits, SM90_MULTIPROCESSORS * plan.resident)
     names = ["map_b", "map_a"][: len(maps)]
     if staged:
         c = len(kernel.operands) - 1
         maps.append(_map(kernel, c, kernel.n, kernel.m, kernel.ldc, kernel.c_batch, (ROW // kernel.operands[c].dtype.itemsize, 64)))
         names.append("map_c")
-    shared = plan.shared + (plan.staging if staged else 0)
-    return contract_launch("contract_wgmma.cu.j2", kernel, values, params, blocks, shared, tuple(maps), tuple(names))
+    memory = plan.shared + (plan.staging if staged else 0)
+    return contract_launch("contract_wgmma.cu.j2", kernel, values, params, blocks, memory, tuple(maps), tuple(names))
+
+
+def most_blocks(plan: WgmmaSchedule) -> int:
+    """What is resident at a time."""
+    return SM90_MULTIPROCESSORS * plan.resident
+
+
+def stream_blocks(kernel: ContractKernel, plan: WgmmaSchedule) -> int:
+    """Blocks of a stream, each with a step along k at least. Raises CodegenError for sizes that are not known."""
+    steps = tiles(kernel, plan) * ceildiv(kernel.k, ROW // kernel.operands[0].dtype.itemsize)
+    if not isinstance(steps, int):
+        raise CodegenError(f"{steps} steps of a stream", expected="a number")
+    return min(steps, most_blocks(plan))
+
+
+def stream_spaces(kernel: ContractKernel, plan: WgmmaSchedule) -> tuple[int, int]:
+    """Bytes of the workspaces of a stream: a tile of sums for each block, and a flag for each group that multiplies."""
+    blocks = stream_blocks(kernel, plan)
+    return blocks * plan.bm * plan.bn * accumulator(kernel).itemsize, blocks * plan.groups * FLAG
+
+
+def clear_flags(kernel: ContractKernel, plan: WgmmaSchedule) -> Launch:
+    """The launch before that of a stream."""
+    count = stream_blocks(kernel, plan) * plan.groups
+    source, symbol = named(render("clear_flags.cu.j2", FlagParameters(PLACEHOLDER, CLEAR_THREADS, count)))
+    return Launch(source, symbol, (len(kernel.operands) + 1,), (), ceildiv(count, CLEAR_THREADS), CLEAR_THREADS)
 
 
 def stores_boxes(kernel: ContractKernel, aligned: Sequence[int]) -> bool:

@@ -36,10 +36,10 @@ def by_groups(g, target: str = "cuda:sm_90a") -> bool:
 def tile(monkeypatch):
     """Every contraction with a tile that is set, of few blocks so that each takes several tiles."""
 
-    def set_to(bm: int, bn: int, stages: int = 2, splits: int = 1) -> None:
-        chosen = WgmmaSchedule(bm, bn, stages, 1, 1.0, splits)
+    def set_to(bm: int, bn: int, stages: int = 2, splits: int = 1, stream: bool = False, blocks: int = 2) -> None:
+        chosen = WgmmaSchedule(bm, bn, stages, 1, 1.0, splits, stream)
         monkeypatch.setattr(contract, "schedule_wgmma", lambda kernel: chosen)
-        monkeypatch.setattr("mlc.codegen.cuda.contract_wgmma.SM90_MULTIPROCESSORS", 2)
+        monkeypatch.setattr("mlc.codegen.cuda.contract_wgmma.SM90_MULTIPROCESSORS", blocks)
 
     return set_to
 
@@ -87,6 +87,26 @@ def test_results_by_the_engine(tile, bm: int, bn: int) -> None:
 def test_splits(tile) -> None:
     tile(64, 64, 3, splits=3)
     check_all([dot(70, 70, 1024, DType.BF16, DType.BF16), dot(64, 64, 160, DType.BF16, DType.BF16)], tol=1e-4)
+
+
+@pytest.mark.parametrize("blocks,bm,bn", [(2, 64, 64), (3, 128, 128), (5, 64, 128), (7, 64, 64)])
+def test_streams(tile, blocks: int, bm: int, bn: int) -> None:
+    """Blocks share the steps along k: parts of a tile, several whole ones, a tile of many blocks; fewer steps than blocks."""
+    tile(bm, bn, 3, stream=True, blocks=blocks)
+    x = tensor(2, 9, 11, 16, dtype=DType.BF16)
+    jobs = [
+        dot(70, 72, 1000, DType.BF16, DType.BF16), dot(200, 300, 200, DType.BF16, DType.BF16), dot(64, 64, 264, DType.BF16, DType.BF16),
+        dot(64, 64, 160, DType.BF16, DType.BF16), dot(70, 70, 512, DType.BF16, DType.BF16),
+        convolution(x, 3, 3, 16, 40, dtypes=(DType.BF16, DType.BF16), pads=(1, 1)),
+    ]  # fmt: skip
+    assert all(any("StreamedWork" in s for s in sources(g)) for g, _, _ in jobs)
+    check_all(jobs, tol=1e-4)
+
+
+def test_streams_of_integers_and_batches(tile) -> None:
+    tile(64, 64, 3, stream=True, blocks=3)
+    x, keys = tensor(2, 70, 200, dtype=DType.BF16), tensor(2, 33, 200, dtype=DType.BF16)
+    check_all([dot(70, 72, 640, DType.U8, DType.I8), (graph([keys, x], ap(DotMatMul(), keys, ap(O.Transpose((0, 2, 1)), x))), None, {})])
 
 
 def test_batches(tile) -> None:
@@ -160,3 +180,7 @@ def test_schedules() -> None:
     assert small is not None and (small.bm, small.splits > 1) == (64, True)
     assert chosen(8, 4096, 64) is None and chosen(M, 4096, 64) is not None
     assert replace(large, splits=2).shared == large.shared
+    # A little more than a wave of tiles, and long sums: shared evenly. Not where that saves less than it takes, or sizes are unknown.
+    streamed = chosen(6304, 768, 3072)
+    assert streamed is not None and streamed.stream and streamed.splits == 1
+    assert not any(s is None or s.stream for s in (chosen(6304, 768, 256), chosen(8192, 2048, 512), chosen(M, 768, 3072)))

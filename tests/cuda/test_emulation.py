@@ -10,7 +10,7 @@ from mlc.codegen.cuda.emulate.compiler import build
 from mlc.errors import CodegenError, VerifyError
 
 pytestmark = needs_gxx
-HEAD = '#include "mlc.cuh"\nextern "C" __global__ void '
+HEAD = '#include "mlc.cuh"\n#include "stream.cuh"\nextern "C" __global__ void '
 KERNELS = {
     # each thread reads what its neighbour wrote; `race` forgets the barrier
     "rotate": "rotate(float* y) { MLC_SHARED(s); float* x = (float*)s; x[threadIdx.x] = threadIdx.x; __syncthreads();"
@@ -23,6 +23,10 @@ KERNELS = {
                 " y[threadIdx.x] = ((float*)s)[4 * threadIdx.x]; }",
     "waited": "waited(const float* x, float* y) { MLC_SHARED(s); cp_async16(s + 16 * threadIdx.x, x + 4 * threadIdx.x, threadIdx.x == 5 ? 0 : 16);"
               " cp_async_commit(); cp_async_wait<0>(); y[threadIdx.x] = ((float*)s)[4 * threadIdx.x]; }",
+    # each block waits for the one before, and for the one after too in `circle`
+    "chain": "chain(float* y, u64* f) { if (threadIdx.x == 0 && blockIdx.x) wait_for_block(f + blockIdx.x - 1); __syncthreads();"
+             " if (threadIdx.x == 9) y[blockIdx.x] = blockIdx.x ? y[blockIdx.x - 1] + 1 : 1; __syncthreads(); if (threadIdx.x == 0) tell_blocks(f + blockIdx.x); }",
+    "circle": "circle(u64* f) { if (threadIdx.x == 0) { wait_for_block(f + 1 - blockIdx.x); tell_blocks(f + blockIdx.x); } }",
     "halves": "halves(const f16* x, float* wide, const float* z, f16* narrow, bf16* brain) { int i = blockIdx.x * 256 + threadIdx.x;"
               " wide[i] = to_float(x[i]); narrow[i] = to_f16(z[i]); brain[i] = to_bf16(z[i]); }",
 }  # fmt: skip
@@ -43,6 +47,16 @@ def library():
 
 def run(library, name: str, *arrays: np.ndarray, blocks: int = 1, threads: int = 64, shared: int = 1024, seed: int = 0) -> None:
     library.run(name, [a.ctypes.data for a in arrays], blocks, threads, shared, seed)
+
+
+def test_blocks_that_wait(library) -> None:
+    for seed in range(4):
+        y, flags = np.zeros(20, np.float32), np.zeros(20, np.uint64)
+        run(library, "chain", y, flags, blocks=20, seed=seed)
+        np.testing.assert_array_equal(y, np.arange(1, 21))
+    with pytest.raises(VerifyError, match="wait for each other"):
+        run(library, "circle", np.zeros(2, np.uint64), blocks=2)
+    run(library, "sums", np.zeros(64, np.float32))  # and the next kernel finds nothing left of them
 
 
 def test_barriers_and_races(library) -> None:

@@ -21,6 +21,7 @@ options = EmulateOptions(("address", "undefined"))
 emulated.build = lambda sources, _=None: build(sources, options)
 import numpy as np
 import lowering as emulated_graphs
+from mlc.codegen.cuda import contract, contract_schedule, contract_wgmma
 import test_attention, test_contract, test_contract_mma, test_grouped, test_irregular, test_loops
 
 libc = ctypes.CDLL(None)
@@ -46,6 +47,9 @@ emulated.check_all([test_contract.conv(x, 3, 3, 4, 6, strides=(2, 2), pads=(1, 1
                     test_contract_mma.dot(70, 70, 200, half, half),  # by warp groups, as the convolution
                     test_contract_mma.convolution(image, 3, 3, 16, 40, dtypes=(half, half), pads=(1, 1)),
                     test_attention.attention(2, 1, 20, 70, 24, 8, causal=True, batch=1, dtype=half)], tol=1e-2)
+contract.schedule_wgmma = lambda kernel: contract_schedule.WgmmaSchedule(64, 64, 3, 1, 1.0, stream=True)
+contract_wgmma.SM90_MULTIPROCESSORS = 3  # blocks that share steps
+emulated.check_all([test_contract_mma.dot(70, 72, 320, half, half)], tol=1e-2)
 """
 IRREGULAR = """
 x, wide, levels = emulated_graphs.tensor(40, 33), emulated_graphs.tensor(1, 2100), test_grouped.layer

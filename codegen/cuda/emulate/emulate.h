@@ -1,5 +1,6 @@
 // The device, played on the host: a block's threads are fibers, which switch at barriers and warp collectives.
-// Blocks run one after the other and threads in rounds, both in orders shuffled by a seed, so that races show.
+// Blocks run one after the other and threads in rounds, both in orders shuffled by a seed, so that races show; a block that
+// waits for another rests until that is done.
 // A barrier or collective that not all threads reach is reported, not waited for.
 #pragma once
 
@@ -82,6 +83,7 @@ struct Fiber {
     void* fake = nullptr;               // AddressSanitizer's
     const uint64_t* waits = nullptr;    // runs on when *waits differs from `seen`
     uint64_t seen = 0;
+    bool elsewhere = false;             // what it waits for is another block
     bool done = false;
     Dim3 thread{};
     struct Copy {
@@ -133,7 +135,10 @@ struct Block {
     uint64_t barrier = 0;
     unsigned arrived = 0, alive = 0;
     unsigned char* shared = nullptr;
-    unsigned char* window = nullptr;  // a multiple of 1024 bytes before it
+    unsigned char* window = nullptr;  // a multiple of 1024 bytes before it, from where on it has memory
+    unsigned number = 0;              // in the grid
+    std::vector<uint32_t> order;      // of threads
+    size_t left = 0;                  // threads
     std::vector<Deferred> deferred;
     uint64_t named[16] = {};  // barriers of warp groups: how often each was passed
     unsigned named_arrived[16] = {};
@@ -190,6 +195,12 @@ inline void yield_until_changed(const uint64_t* counter, uint64_t seen) {
     self.waits = counter;
     self.seen = seen;
     switch_to(self, block.scheduler);
+}
+
+inline void wait_for_block(const uint64_t* flag) {
+    block.current->elsewhere = true;
+    if (!*flag) yield_until_changed(flag, 0);
+    block.current->elsewhere = false;
 }
 
 [[noreturn]] inline void leave() {
@@ -349,7 +360,7 @@ inline void body() {
 }
 
 inline void prepare(Fiber& f) {
-    f.done = false;
+    f.done = f.elsewhere = false;
     f.waits = nullptr;
     f.fake = nullptr;
     f.products.clear();
@@ -394,8 +405,12 @@ inline std::vector<uint32_t> numbers(size_t n) {
     return out;
 }
 
-// Runs one block; null, or what went wrong.
-inline const char* run_block(Random& random, std::vector<uint32_t>& order) {
+// Begins one block.
+inline void start_block(unsigned number, const std::vector<uint32_t>& order, int64_t shared) {
+    block.number = number;
+    block.order = order;
+    block.deferred.clear();
+    if (shared) std::memset(block.shared, 0xff, (size_t)shared);  // what nobody has written reads as NaN
     block.barrier = block.arrived = 0;
     for (int i = 0; i < 16; ++i) block.named[i] = block.named_arrived[i] = 0;
     block.alive = (unsigned)block.fibers.size();
@@ -404,10 +419,17 @@ inline const char* run_block(Random& random, std::vector<uint32_t>& order) {
         prepare(block.fibers[i]);
         ++block.warps[i / 32].alive;
     }
-    size_t left = block.fibers.size();
-    while (left) {
+    block.left = block.fibers.size();
+}
+
+static const char* const RESTS = "blocks that wait for each other";
+
+// Runs the block on; null when it is done, RESTS when it waits for other blocks, or what went wrong.
+inline const char* run_block(Random& random) {
+    blockIdx = Dim3{block.number, 0, 0};
+    while (block.left) {
         bool moved = false;
-        for (uint32_t i : order) {
+        for (uint32_t i : block.order) {
             Fiber& f = block.fibers[i];
             if (f.done || (f.waits && *f.waits == f.seen)) continue;
             f.waits = nullptr;
@@ -416,7 +438,7 @@ inline const char* run_block(Random& random, std::vector<uint32_t>& order) {
             threadIdx = f.thread;
             switch_to(block.scheduler, f);
             if (block.error) return block.error;
-            left -= f.done;
+            block.left -= f.done;
         }
         if (!block.deferred.empty() && (!moved || (random.state && random.next() % 2))) {
             const size_t which = random.next() % block.deferred.size();
@@ -424,19 +446,17 @@ inline const char* run_block(Random& random, std::vector<uint32_t>& order) {
             block.deferred.erase(block.deferred.begin() + (std::ptrdiff_t)which);
             d.run(d);
         } else if (!moved) {
+            for (const Fiber& f : block.fibers)
+                if (!f.done && f.elsewhere) return RESTS;
             return "a barrier or warp collective that not all threads reach";
         }
-        random.shuffle(order);
+        random.shuffle(block.order);
     }
     return block.deferred.empty() ? nullptr : "a copy that nobody waits for";
 }
 
-// Runs a grid. Returns 0, or 1 with a message.
-inline int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t blocks, int threads, int64_t shared, uint64_t seed,
-                    char* message, int size) {
-    block.entry = entry;
-    block.args = args;
-    block.error = nullptr;
+// Makes room for a block: fibers and shared memory.
+inline bool furnish(int threads, int64_t shared) {
     block.fibers.resize((size_t)threads);
     block.warps.resize((size_t)(threads + 31) / 32);
     for (int i = 0; i < threads; ++i) {
@@ -446,11 +466,20 @@ inline int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t 
     }
     void* memory = nullptr;
     constexpr size_t before = 128;  // all that blocks may rely on: dynamic shared memory begins at a multiple of it
-    if (posix_memalign(&memory, 1024, (size_t)shared + before)) return 1;
+    if (posix_memalign(&memory, 1024, (size_t)shared + before)) return false;
     block.window = static_cast<unsigned char*>(memory);
     block.shared = block.window + before;
-    block.deferred.clear();
+    return true;
+}
+
+// Runs a grid. Returns 0, or 1 with a message.
+inline int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t blocks, int threads, int64_t shared, uint64_t seed,
+                    char* message, int size) {
+    block.entry = entry;
+    block.args = args;
+    block.error = nullptr;
     block.coins = seed;
+    if (!furnish(threads, shared)) return 1;
     blockDim = Dim3{(unsigned)threads, 1, 1};
     gridDim = Dim3{(unsigned)blocks, 1, 1};
     Random random{seed};
@@ -459,17 +488,49 @@ inline int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t 
         random.shuffle(grid);
         random.shuffle(order);
     }
+    std::vector<Block> resting, spare;
     const char* error = nullptr;
-    for (uint32_t b : grid) {
-        blockIdx = Dim3{b, 0, 0};
-        if (shared) std::memset(block.shared, 0xff, (size_t)shared);  // what nobody has written reads as NaN
-        error = run_block(random, order);
-        if (error) {
-            std::snprintf(message, (size_t)size, "block %u: %s", b, error);
-            break;
+    size_t next = 0;
+    while (!error && (next < grid.size() || !resting.empty())) {
+        bool moved = next < grid.size();
+        if (moved) {
+            start_block(grid[next++], order, shared);
+            error = run_block(random);
+            if (error == RESTS) {
+                error = nullptr;
+                resting.push_back(std::move(block));  // what it points to stays where it is
+                block.fibers.clear();
+                block.warps.clear();
+                if (!spare.empty()) {
+                    block = std::move(spare.back());
+                    spare.pop_back();
+                } else if (!furnish(threads, shared)) {
+                    return 1;
+                }
+            }
         }
+        for (size_t i = 0; !error && i < resting.size();) {
+            std::swap(block, resting[i]);
+            const char* outcome = run_block(random);
+            std::swap(block, resting[i]);
+            if (outcome == RESTS) {
+                ++i;
+            } else {
+                error = outcome;
+                moved = true;
+                spare.push_back(std::move(resting[i]));
+                resting.erase(resting.begin() + (std::ptrdiff_t)i);
+            }
+        }
+        if (!moved) error = RESTS;
     }
-    std::free(memory);
+    if (error) std::snprintf(message, (size_t)size, "block %u: %s", blockIdx.x, error);
+    for (std::vector<Block>* others : {&resting, &spare})
+        for (Block& b : *others) {
+            std::free(b.window);
+            for (Fiber& f : b.fibers) std::free(f.stack);
+        }
+    std::free(block.window);
     if (error) block.fibers.clear();  // fibers in the middle of something are given up, with their stacks
     return error ? 1 : 0;
 }
