@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
@@ -19,6 +19,7 @@ from .held import Element, Held, declared, to_proto
 from .load import free_names, node_loc
 from .shapes import evaluate_shapes
 from .signature import Signature
+from .stacked import stack_of
 from .tensors import TensorReader
 
 _MAX_DEPTH = 64  # of functions and subgraphs inside each other
@@ -193,7 +194,9 @@ class Importer(ImportContext):
                 if content is not None:
                     self.set_content(inner, content)
                 if value in self.held:
-                    self.held[inner] = self.held[value].abroad(frozenset())
+                    stacked = stack_of(self, value)
+                    within = None if stacked is None else self._capture(stacked, [captures])
+                    self.held[inner] = replace(self.held[value].abroad(frozenset()), stacked=within)
                 captures[value] = inner
             value = captures[value]
         return value

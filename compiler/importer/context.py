@@ -67,6 +67,10 @@ class Region:
     captures: dict[Value, Value] = field(default_factory=dict)
     sizes: list[RunTimeSize] = field(default_factory=list)
 
+    def drop_unused(self, *graphs: Graph) -> None:
+        """Forget captured values that none of these graphs, which have them as inputs, reads."""
+        self.captures = {v: inner for v, inner in self.captures.items() if any(inner in g.uses or inner in g.kept for g in graphs)}
+
     def graph(self, outputs: Sequence[Value], formals: Sequence[Value], name: str) -> Graph:
         """The region: formals, then captures, are its inputs."""
         inputs = (*formals, *self.captures.values())

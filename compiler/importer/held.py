@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from onnx import TypeProto
 
@@ -23,16 +23,17 @@ class Element:
 class Held:
     """kind: "sequence", "optional" or "map". `element`: what it holds, None where nothing is known (it may be empty).
 
-    `values`: the elements themselves, where the model spells them out.
+    `values`: the elements themselves, where the model spells them out. `stacked`: all of them as one tensor (`stacked.py`).
     """
 
     kind: str
     element: Element | Held | None = None
     values: tuple[Value, ...] | None = None
+    stacked: Value | None = field(default=None, compare=False)
 
     def abroad(self, bound: Set[str]) -> Held:
         """As seen from outside a region: without its values, and without dims of the symbols that it binds."""
-        return replace(self, element=_without(self.element, bound), values=None)
+        return replace(self, element=_without(self.element, bound), values=None, stacked=None)
 
 
 def _without(element: Element | Held | None, bound: Set[str]) -> Element | Held | None:

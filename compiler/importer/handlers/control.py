@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, NodeProto
 
-from ....errors import OnnxImportError
-from ....ir import Const, Dim, DType, RunTimeSize, TensorType, Value, depth_of, dim_max, lower, sym, symbols_of
+from ....ir import Dim, DType, RunTimeSize, TensorType, Value, depth_of, dim_max, lower, sym, symbols_of
 from ....ir import ops as O
-from ....ir.ops.host import OBJECT
 from ..compose import Build, optional, required
 from ..context import HandlerTable, ImportContext, Region
 from ..dim_arithmetic import equality_of
-from ..held import Element, Held, join
-from .scan import formal, scan, scan_8
+from ..held import Held, join
+from .loop_states import ChangedTypeError, LoopStates, alike, dims_array
+from .scan import scan, scan_8
 
 # Loops of at most this many nodes in total are unrolled; those that have to be (states change type) up to the second.
 _UNROLL_NODES = 256
@@ -36,7 +35,7 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     required_before = dict(ctx.equal)
     a, c = (ctx.trace(g, [], r) for g, r in zip((then, orelse), regions, strict=True))
     a, c = _of_one_rank(b := Build(ctx), a, c)
-    misfit = next((f"{x.type} and {y.type}" for x, y in zip(a, c, strict=True) if not _alike(x, y)), None)
+    misfit = next((f"{x.type} and {y.type}" for x, y in zip(a, c, strict=True) if not alike(x, y)), None)
     if misfit is not None:
         ctx.equal = required_before  # the traced branches are dropped
         return _assume_branch(ctx, cond, then, orelse, misfit)
@@ -44,7 +43,7 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     outs = [list(a), list(c)]
     if places:  # how large results are that may differ is a result too
         for values in outs:
-            values.append(ctx.dim_tensor(_objects([values[i].shape[axis] for i, axis, _ in places]), DType.I64))
+            values.append(ctx.dim_tensor(dims_array([values[i].shape[axis] for i, axis, _ in places]), DType.I64))
         results = (*results, TensorType(DType.I64, (len(places),)))
     graphs = [r.graph(o, (), g.name) for r, o, g in zip(regions, outs, (then, orelse), strict=True)]
     node_ = ctx.emit(O.If(graphs[0], graphs[1], results if places else ()), b.reshape(cond, ()), *captures)
@@ -67,10 +66,6 @@ def _of_one_rank(b: Build, a: Sequence[Value], c: Sequence[Value]) -> tuple[list
             for values, v in zip(outs, pair, strict=True):
                 values[i] = b.reshape(v, shape)
     return outs
-
-
-def _alike(x: Value, y: Value) -> bool:
-    return x.dtype is y.dtype and x.type.rank == y.type.rank
 
 
 def _joined(ctx: ImportContext, a: list[Value], c: list[Value], regions: Sequence[Region]) -> tuple[tuple[TensorType, ...], list[Place]]:
@@ -135,10 +130,10 @@ def _loop(ctx: ImportContext, body: GraphProto, trip: Value | None, cond: Value 
         if unrolled is not None:
             return unrolled
     required_before = dict(ctx.equal)
-    traced = _Loop(ctx, body, states, n_scan, past)
+    traced = LoopStates(ctx, body, states, n_scan, past)
     try:
         traced.trace()
-    except _ChangedTypeError as e:
+    except ChangedTypeError as e:
         ctx.equal = required_before
         if isinstance(trips, int) and trips <= _UNROLL_TRIPS and not unknown_start:
             unrolled = _unroll(ctx, body, trips, states, past)
@@ -168,137 +163,6 @@ def _peeled(ctx: ImportContext, body: GraphProto, trip: Value | None, states: li
     rest = _loop(ctx, body, fewer, cond, states, past + 1)
     ends = (b.concat(0, b.reshape(one, (1, *one.shape)), more) for one, more in zip(scans, rest[len(states) :], strict=True))
     return [*rest[: len(states)], *ends]
-
-
-class _ChangedTypeError(Exception):
-    """A state turns into one of another element type or rank."""
-
-
-class _Loop:
-    """A Loop as a region. Dims of states that change are symbols, read from a state vector that is added for them.
-
-    Scan outputs whose number is not known beforehand are collected in lists, which are states too. States that the body passes
-    on (exporters carry weights so) are none: the region reads their initial values from outside.
-    """
-
-    def __init__(self, ctx: ImportContext, body: GraphProto, states: list[Value], n_scan: int, past: int) -> None:
-        self.ctx, self.body, self.states, self.n_scan, self.past = ctx, body, states, n_scan, past
-        self.live = list(range(len(states)))  # places of those that iterations change
-        self.lists: list[Value] = []
-        self._start()
-
-    def _start(self) -> None:
-        self.initial = [self.states[i] for i in self.live]
-        self.open: list[tuple[int, int]] = []  # live state and axis of dims that change
-        held = self.ctx.held
-        self.held: dict[int, Held] = {i: held[v].abroad(frozenset()) for i, v in enumerate(self.initial) if v in held}
-
-    def trace(self) -> None:
-        """Again with fewer states or more open dims, until an iteration gives what the next one takes."""
-        while True:
-            before = dict(self.ctx.equal)
-            changed = self._trace_once()
-            if not changed:
-                return
-            self.ctx.equal = before
-
-    def _trace_once(self) -> bool:
-        ctx = self.ctx
-        self.region = region = Region()
-        self.counter, self.running = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
-        self.formals = []
-        names = {place: ctx.fresh() for place in self.open}
-        for i, v in enumerate(self.initial):
-            dims = tuple(sym(names[i, axis]) if (i, axis) in names else d for axis, d in enumerate(v.shape))
-            self.formals.append(formal(TensorType(v.dtype, dims), ctx.loc))
-            if i in self.held:
-                ctx.held[self.formals[-1]] = self.held[i]
-        self.extents = formal(TensorType(DType.I64, (len(self.open),)), ctx.loc)
-        region.sizes += [RunTimeSize(names[place], self.extents, k) for k, place in enumerate(self.open)]
-        number = Build(ctx).add(self.counter, ctx.const(np.int64(self.past))) if self.past else self.counter
-        inside = dict(zip(self.live, self.formals, strict=True))
-        states = [inside.get(i) or ctx.captured(region, v) for i, v in enumerate(self.states)]
-        outs = ctx.trace(self.body, [number, self.running, *states], region)
-        if len(outs) != 1 + len(states) + self.n_scan:
-            raise OnnxImportError(f"a Loop body of {len(outs)} outputs", expected=str(1 + len(states) + self.n_scan))
-        self.next = [outs[1 + i] for i in self.live]
-        changing = [i for i, f, o in zip(self.live, self.formals, self.next, strict=True) if f is not o]
-        if changing != self.live:
-            self.live = changing
-            self._start()
-            return True
-        self.scanned = outs[1 + len(states) :]
-        self.go = Build(ctx).reshape(outs[0], ())
-        self.always = self.go == self.running or (isinstance(self.go.node.op, Const) and bool(self.go.node.op.data))
-        self.bound = {s.symbol for s in region.sizes}
-        self.ragged = any(symbols_of(v.shape) & self.bound for v in self.scanned)
-        return self._widen()
-
-    def _widen(self) -> bool:
-        """Open what this trace showed to change; whether there was anything."""
-        changed = False
-        for i, (f, o) in enumerate(zip(self.formals, self.next, strict=True)):
-            if not _alike(f, o):
-                raise _ChangedTypeError(f"Loop that turns a state of {f.type} into {o.type}")
-            for axis, (d, e) in enumerate(zip(f.shape, o.shape, strict=True)):
-                if d != e and (i, axis) not in self.open:
-                    self.open.append((i, axis))
-                    changed = True
-            if i in self.held:
-                found = join(self.held[i], self.ctx.held[o].abroad(self.bound))
-                assert isinstance(found, Held)
-                changed |= found != self.held[i]
-                self.held[i] = found
-        return changed
-
-    def collect(self) -> None:
-        """Scan outputs as lists."""
-        ctx = self.ctx
-        for v in self.scanned:
-            start = ctx.object(O.SequenceConstruct((OBJECT,)), (), Held("sequence"))
-            items = formal(OBJECT, ctx.loc)
-            self.initial.append(start)
-            self.formals.append(items)
-            self.next.append(ctx.emit(O.ListAppend((OBJECT,)), items, v).out)
-            self.lists.append(v)
-        self.scanned = []
-
-    def emit(self, limit: Value, start: Value, trips: Dim | None) -> Sequence[Value]:
-        ctx, places = self.ctx, self.open
-        formals, initial, following = list(self.formals), list(self.initial), list(self.next)
-        types = [f.type for f in formals]
-        names = [ctx.fresh() for _ in places]
-        if places:
-            for (i, axis), name in zip(places, names, strict=True):
-                types[i] = TensorType(types[i].dtype, tuple(sym(name) if k == axis else d for k, d in enumerate(types[i].shape)))
-            types.append(self.extents.type)
-            formals.append(self.extents)
-            initial.append(ctx.dim_tensor(_objects([initial[i].shape[axis] for i, axis in places]), DType.I64))
-            following.append(ctx.dim_tensor(_objects([following[i].shape[axis] for i, axis in places]), DType.I64))
-        graph = self.region.graph([self.go, *following, *self.scanned], (self.counter, self.running, *formals), self.body.name)
-        op = O.Loop(graph, len(initial), len(self.scanned), trips if self.scanned else None, tuple(types) if places else ())
-        node = ctx.emit(op, limit, start, *initial, *self.region.captures)
-        ctx.sizes += [RunTimeSize(name, node.outputs[len(initial) - 1], k) for k, name in enumerate(names)]
-        count = len(self.initial) - len(self.lists)
-        for i, held in self.held.items():
-            ctx.held[node.outputs[i]] = held
-        stacked = [self._stacked(node.outputs[count + k], v) for k, v in enumerate(self.lists)]
-        results = list(self.states)
-        for i, v in zip(self.live, node.outputs[:count], strict=True):
-            results[i] = v
-        return [*results, *(stacked or node.outputs[len(initial) :])]
-
-    def _stacked(self, items: Value, element: Value) -> Value:
-        dims = tuple(None if symbols_of((d,)) & self.bound else d for d in element.shape)
-        known = tuple(d if isinstance(d, int) else -1 for d in dims)
-        name = element.dtype.value
-        return self.ctx.run_host(lambda r: O.ListStack(r, known, name), (items,), Element(element.dtype, (None, *dims)))[0]
-
-
-def _objects(dims: Sequence[Dim]) -> np.ndarray:
-    out = np.empty(len(dims), object)
-    out[:] = dims
-    return out
 
 
 def _unroll(ctx: ImportContext, body: GraphProto, trips: int, states: list[Value], past: int) -> list[Value] | None:

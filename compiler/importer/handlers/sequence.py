@@ -12,6 +12,7 @@ from ....ir.ops.host import OBJECT
 from ..compose import Build, axis_of, optional, required
 from ..context import HandlerTable, ImportContext
 from ..held import Element, Held, join
+from ..stacked import appended, sequence_of, stack_of
 
 
 def _sequence(ctx: ImportContext, node: NodeProto, value: Value) -> Held:
@@ -47,6 +48,10 @@ def at(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence
         if not -len(held.values) <= index < len(held.values):
             raise ctx.unsupported(f"SequenceAt position {index} of {len(held.values)} elements")
         return [held.values[index]]
+    stacked = stack_of(ctx, sequence)
+    if stacked is not None:
+        b = Build(ctx)
+        return [b.emit(O.Gather(0), stacked, ctx.index_of(b.reshape(position, ()), stacked.shape[0]))]
     return [ctx.taken(node, O.SequenceAt, (sequence, position), held.element)]
 
 
@@ -57,7 +62,9 @@ def insert(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     if values is not None:
         index = len(values) if position is None else _position(ctx, position)
         values = None if index is None or not -len(values) <= index <= len(values) else (*values[:index], element, *values[index:])
-    new = Held("sequence", join(held.element, ctx.holding(element)), values)
+    # Only at the end: elsewhere all that is behind would move, which sequences of handles do faster.
+    stacked = appended(ctx, held.stacked, element) if position is None and values is None else None
+    new = Held("sequence", join(held.element, ctx.holding(element)), values, stacked)
     return [ctx.object(O.SequenceInsert((OBJECT,)), (sequence, element, *(() if position is None else (position,))), new)]
 
 
@@ -78,6 +85,8 @@ def length(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     held = _sequence(ctx, node, sequence)
     if held.values is not None:
         return [ctx.const(len(held.values), DType.I64)]
+    if held.stacked is not None:
+        return [Build(ctx).dim(held.stacked.shape[0], DType.I64)]
     return [ctx.emit(O.SequenceLength((TensorType(DType.I64, ()),)), sequence).out]
 
 
@@ -90,12 +99,24 @@ def concat_from(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) ->
         axis %= rank + stack
         parts = [b.reshape(v, (*v.shape[:axis], 1, *v.shape[axis:])) if stack else v for v in held.values]
         return [b.concat(axis, *parts)]
+    if held.stacked is not None and held.stacked.type.rank + stack > 1:
+        return [_joined(b, held.stacked, axis, stack)]
     element = held.element
     if isinstance(element, Element) and element.shape is not None:
         axis %= len(element.shape) + stack
         kept = element.shape[:axis], element.shape[axis if stack else axis + 1 :]
         element = Element(element.dtype, (*kept[0], None, *kept[1]))
     return [ctx.taken(node, lambda results: O.ConcatFromSequence(results, axis, stack), (sequence,), element)]
+
+
+def _joined(b: Build, stacked: Value, axis: int, stack: bool) -> Value:
+    """Elements [n, …] joined along an axis of theirs, or a new one."""
+    rank = stacked.type.rank - 1
+    axis %= rank + stack
+    perm = list(range(1, rank + 1))
+    perm.insert(axis, 0)
+    y = b.transpose(stacked, perm)
+    return y if stack else b.reshape(y, (*y.shape[:axis], y.shape[axis] * y.shape[axis + 1], *y.shape[axis + 2 :]))
 
 
 def split_to(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -107,6 +128,9 @@ def split_to(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
     if parts is None or len(parts) > _SPELLED_OUT:
         one = ctx.const(1, DType.I64) if sizes is None else b.cast(sizes, DType.I64)
         dims = tuple(None if i == axis else s for i, s in enumerate(x.shape) if keep or i != axis)
+        if sizes is None or (sizes.type.rank == 0 and ctx.dims(sizes) == (1,)):
+            stacked = b.transpose(x, (axis, *(i for i in range(x.type.rank) if i != axis)))
+            return [sequence_of(ctx, b.reshape(stacked, (d, *x.shape[:axis], *((1,) if keep else ()), *x.shape[axis + 1 :])))]
         return [ctx.object(O.SplitToSequence((OBJECT,), axis, keep), (x, one), Held("sequence", Element(x.dtype, dims)))]
     values, start = [], 0
     for size in parts:
