@@ -18,7 +18,8 @@ from .importer.load import REVIEWED_OPSET
 KINDS = {
     "native": "compiled to machine code, by a handler of its own",
     "expanded": "compiled to machine code, through the function body that ONNX defines it by",
-    "host": "run by Python in the runtime, unless the importer can do without (sequences whose elements the model spells out, or are alike and only appended to)",
+    "host": "run by Python in the runtime, unless the importer can do without (sequences whose elements the model spells out, or "
+    "are alike and only appended to)",
     "missing": "refused, with an error that names the node",
 }
 _OTHERS = ("ImageDecoder", "com.microsoft::DynamicTimeWarping", "com.microsoft::Tokenizer")
