@@ -16,6 +16,7 @@ from .device import Memory
 
 _INSTALL = 'pip install "mlc[cuda]"'
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_ORDINARY = 0  # cudaMemoryTypeUnregistered
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
 _RESTART = "Start a new process; MLC_CUDA_CHECK=1 names the kernel and its nodes."
 _DEFAULT_SHARED = 48 << 10
@@ -94,6 +95,7 @@ class CupyDevice:
     def __init__(self, number: int | None = None) -> None:
         self._cp = cp = _cupy()
         self._fault = ""  # what made the context unusable
+        self._streams: list[Any] = []  # that nobody uses now
         count = device_count()
         if number is not None and not 0 <= number < count:
             raise DeviceError(f"device {number}", expected=f"0 to {count - 1}")
@@ -150,7 +152,13 @@ class CupyDevice:
     def stream(self, given: object = None) -> Any:
         with self._calls("a stream"):
             if given is None:
-                return self._cp.cuda.Stream(non_blocking=True)
+                try:
+                    return self._streams.pop()  # one step under the GIL: safe between threads
+                except IndexError:
+                    return self._cp.cuda.Stream(non_blocking=True)
+            number = getattr(given, "device_id", -1)
+            if isinstance(number, int) and number not in (-1, self.number):
+                raise DeviceError(f"a stream of device {number}", expected=f"one of device {self.number}")
             if isinstance(given, self._cp.cuda.Stream):
                 return given
             number = _stream_number(given)
@@ -158,9 +166,16 @@ class CupyDevice:
                 raise DeviceError(f"a {type(given).__name__} as stream", expected="a stream of cupy or torch, or its number")
             return self._cp.cuda.ExternalStream(number)
 
+    def recycle(self, stream: Any) -> None:
+        self._streams.append(stream)
+
     def upload(self, ptr: int, source: np.ndarray, stream: Any) -> None:
+        runtime, address = self._cp.cuda.runtime, source.ctypes.data
         with self._calls("copying to the device"):
-            self._cp.cuda.runtime.memcpyAsync(ptr, source.ctypes.data, source.nbytes, _TO_DEVICE, stream.ptr)
+            runtime.memcpyAsync(ptr, address, source.nbytes, _TO_DEVICE, stream.ptr)
+            # Ordinary memory has been read when this call returns; page-locked memory is read when the stream gets there.
+            if runtime.pointerGetAttributes(address).type != _ORDINARY:
+                stream.synchronize()
 
     def download(self, target: np.ndarray, ptr: int, stream: Any) -> None:
         with self._calls("copying from the device"):
@@ -224,8 +239,8 @@ class CupyDevice:
 
     def begin_capture(self, stream: Any) -> bool:
         with self._calls("capturing a graph"):
-            # other threads may allocate meanwhile
-            stream.begin_capture(self._cp.cuda.runtime.streamCaptureModeThreadLocal)
+            # Other threads may allocate meanwhile, and this one's garbage collector may free memory and streams.
+            stream.begin_capture(self._cp.cuda.runtime.streamCaptureModeRelaxed)
         return True
 
     def end_capture(self, stream: Any) -> Any:

@@ -39,7 +39,11 @@ class Device(Protocol):
         """Work put into `stream` from now on waits for what the caller's current stream holds."""
 
     def stream(self, given: object = None) -> Any:
-        """A new stream, or one of the caller's: cupy's, torch's, or a number."""
+        """A stream that nobody else uses, or one of the caller's: cupy's, torch's, or a number."""
+
+    def recycle(self, stream: Any) -> None:
+        """`stream`, of which nothing is under way, may be anybody's: memory that is freed of it goes to what it is for next, as
+        otherwise to nothing."""
 
     def upload(self, ptr: int, source: np.ndarray, stream: Any) -> None:
         """Contiguous host memory to the device; `source` may be changed when this returns."""

@@ -81,6 +81,7 @@ class Loaded:
         if parts.weights.nbytes:
             device.upload(weights.ptr, parts.weights, stream)
             device.synchronize(stream)
+        device.recycle(stream)
         return Loaded(functions, weights, archs)
 
 
@@ -147,6 +148,8 @@ class CudaExecution:
         event, self.event = getattr(self, "event", None), None
         if event is not None:
             self.program.device.finish(event)  # memory goes back to the pool only when nothing runs in it
+        if hasattr(self, "stream"):
+            self.program.device.recycle(self.stream)
 
     def stage(self, kind: str, position: int, nbytes: int) -> Memory:
         """Device memory of an input or output that the caller has on the host; the same in every run."""

@@ -37,11 +37,12 @@ class FakeCupy:
         self.used, self.memory = 0, memory
         self.fail: dict[str, Exception] = {}
         self.owner = 0
+        self.kind = 0  # of all memory: not registered
         runtime = SimpleNamespace(
             CUDARuntimeError=RuntimeFault, getDeviceCount=self.call("getDeviceCount", lambda: devices), runtimeGetVersion=lambda: 12080,
             getDeviceProperties=lambda n: {"name": b"a fake"}, memGetInfo=lambda: (self.memory - self.used, self.memory), memcpyAsync=self.call("memcpyAsync", self._copy),
             memsetAsync=self.call("memsetAsync", lambda *a: None),
-            pointerGetAttributes=lambda p: SimpleNamespace(device=self.owner, devicePointer=p), streamCaptureModeThreadLocal=1)  # fmt: skip
+            pointerGetAttributes=lambda p: SimpleNamespace(device=self.owner, devicePointer=p, type=self.kind), streamCaptureModeRelaxed=2)  # fmt: skip
         driver = SimpleNamespace(CUDADriverError=DriverFault, launchKernel=self.call("launchKernel", lambda *a: None),
                                  funcSetAttribute=self.call("funcSetAttribute", lambda *a: None))  # fmt: skip
         fake = self
@@ -55,6 +56,7 @@ class FakeCupy:
 
         class Stream:
             def __init__(self, number: int | None = None, non_blocking: bool = False) -> None:
+                self.device_id = -1
                 self.ptr = len(fake.streams) * 100 + id(self) % 97 + 1 if number is None else number
 
             def __enter__(self) -> None:

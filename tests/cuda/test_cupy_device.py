@@ -80,7 +80,9 @@ def test_cupy_has_what_is_asked_of_it() -> None:
     counts = {cupy.cuda.driver.launchKernel: 11, cupy.cuda.driver.funcSetAttribute: 3, cupy.cuda.runtime.memcpyAsync: 5}
     for call, count in counts.items():
         assert (call.__doc__ or "").split(")")[0].count(",") + 1 == count, call
-    assert cupy.cuda.runtime.streamCaptureModeThreadLocal == 1
+    assert cupy.cuda.runtime.streamCaptureModeRelaxed == 2 and hasattr(cupy.cuda.Stream(null=True), "device_id")
+    described = cupy.cuda.runtime.PointerAttributes(0, 1, 2, 3)
+    assert (described.device, described.devicePointer, described.type) == (0, 1, 3)
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
 
 
@@ -92,3 +94,46 @@ def test_profile_waits_for_no_launch(monkeypatch) -> None:
     assert all(t >= 2e-3 for t in times.values())
     timed = fake.log[fake.log.index("memsetAsync") :]
     assert "synchronize" in timed[timed.index("launchKernel") :] and "synchronize" not in timed[: timed.index("launchKernel")]
+
+
+def test_streams_are_used_again(monkeypatch) -> None:
+    """What an execution frees is of its stream: it would serve nobody if the next one had a new stream."""
+    fake = FakeCupy()
+    monkeypatch.setattr(cupy_device, "_cupy", lambda: fake)
+    device = cupy_device.CupyDevice()
+    first, second = device.stream(), device.stream()
+    assert first is not second
+    device.recycle(first)
+    assert device.stream() is first and device.stream() not in (first, second)
+
+
+@needs_gxx
+def test_executions_give_their_streams_back(monkeypatch) -> None:
+    _, module = opened(monkeypatch, small_models.mlp(), "cuda:sm_90a")
+    module.run({"x": floats(9, 16)})
+    binding = module._fit([floats(9, 16)])[1]
+    one, two = binding.acquire(), binding.acquire()
+    streams = [one.stream, two.stream]
+    del one, two
+    assert all(any(s is kept for kept in module.device._streams) for s in streams)
+
+
+def test_page_locked_memory_is_waited_for(monkeypatch) -> None:
+    """Its copies happen later than the call, after which it may be changed."""
+    fake = FakeCupy()
+    monkeypatch.setattr(cupy_device, "_cupy", lambda: fake)
+    device, source, target = cupy_device.CupyDevice(), floats(4), floats(4)
+    device.upload(target.ctypes.data, source, device.stream())
+    assert "synchronize" not in fake.log
+    fake.kind = 1
+    device.upload(target.ctypes.data, source, device.stream())
+    assert fake.log[-2:] == ["memcpyAsync", "synchronize"]
+
+
+def test_streams_of_other_devices(monkeypatch) -> None:
+    fake = FakeCupy(devices=2)
+    monkeypatch.setattr(cupy_device, "_cupy", lambda: fake)
+    foreign = fake.cuda.Stream()
+    foreign.device_id = 1
+    with pytest.raises(DeviceError, match="a stream of device 1"):
+        cupy_device.CupyDevice().stream(foreign)

@@ -80,6 +80,9 @@ class EmulatedDevice:
     def stream(self, given: object = None) -> int:
         return given if isinstance(given, int) else 0
 
+    def recycle(self, stream: Any) -> None:
+        pass
+
     def upload(self, ptr: int, source: np.ndarray, stream: Any) -> None:
         _bytes(ptr, source.nbytes)[:] = source.reshape(-1).view(np.uint8)
 
