@@ -57,7 +57,7 @@ class _Emitter:
         self.gate_count = kernel.gate_count
         self.masked = kernel.hidden % kernel.block != 0
         self.span = schedule.vectors * schedule.lanes  # hidden columns of a unit
-        self.direction: Any = None  # when directions run one after the other: the present one
+        self.direction: Any = None  # the present one; the first of those that run at once
 
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
@@ -77,7 +77,9 @@ class _Emitter:
                        else i.udiv(i.add(p["batch"], b.i64(s.rows - 1)), b.i64(s.rows)))  # fmt: skip
         self.whole = whole
         at_once = len(k.directions) if s.together else 1
-        units = i.mul(i.mul(self.groups, self.strips), b.i64(at_once))
+        # One thread gains nothing from both directions at once, and keeps R of one of them nearer.
+        several = i.select(i.icmp_signed("==", parts, b.i64(1)), b.i64(1), b.i64(at_once))
+        units = i.mul(i.mul(self.groups, self.strips), several)
         self.begin, self.end = (i.udiv(i.mul(units, q), parts) for q in (part, i.add(part, b.i64(1))))
 
         def step(s: Any, _: list[Any]) -> Sequence[Any]:
@@ -88,14 +90,14 @@ class _Emitter:
             return ()
 
         def sequence(d: Any, _: list[Any]) -> Sequence[Any]:
-            self.direction = None if s.together else d
+            self.direction = d
             self._units(b.i64(0), partial(self._states, copy=self._start))
             i.call_through(_BARRIER, barrier, [parts])
             b.loop(b.i64(0), p["steps"], b.i64(1), [], step)
             self._units(b.i64(0), partial(self._states, copy=self._finish))
             return ()
 
-        b.loop(b.i64(0), b.i64(1 if s.together else len(k.directions)), b.i64(1), [], sequence)
+        b.loop(b.i64(0), i.udiv(b.i64(len(k.directions)), several), b.i64(1), [], sequence)
         i.ret_void()
         text, symbol = named(str(module))
         strips, rows = ceildiv(k.width, self.span), s.rows
@@ -117,7 +119,7 @@ class _Emitter:
             outer, inner = (self.groups, self.strips) if s.by_rows else (self.strips, self.groups)
             rest, low = i.udiv(x, inner), i.urem(x, inner)
             group, strip = (i.urem(rest, outer), low) if s.by_rows else (low, i.urem(rest, outer))
-            direction = i.udiv(rest, outer) if self.direction is None else self.direction
+            direction = i.add(self.direction, i.udiv(rest, outer))
             column = b.smin(i.mul(strip, b.i64(self.span)), i.sub(p["width"], b.i64(self.span)))
             last = i.sub(p["batch"], b.i64(1))
             first = i.mul(group, b.i64(s.rows))

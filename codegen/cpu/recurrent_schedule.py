@@ -16,8 +16,8 @@ _BUSY = 8  # accumulators that keep the multipliers busy
 @dataclass(frozen=True, slots=True)
 class RecurrentSchedule:
     """A unit is `vectors` × `lanes` hidden columns of `rows` batch rows; `single`: rows left over are units of their own, else
-    the last unit repeats rows. `together`: a step is one of each direction, else they run one after the other. `by_rows`:
-    threads share out the batch before the columns, which saves them handing on h, but makes each read all of R."""
+    the last unit repeats rows. `together`: a step of several threads is one of each direction, else they run one after the other.
+    `by_rows`: threads share out the batch before the columns, which saves them handing on h, but makes each read all of R."""
 
     lanes: int
     vectors: int
