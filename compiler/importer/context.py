@@ -38,6 +38,7 @@ from ...ir import (
     is_static,
     lower,
     sym,
+    symbols_of,
     upper,
 )  # fmt: skip
 from ...ir.ops import Cast, DimTensor, Host, Reshape, Stretch, Within
@@ -374,17 +375,24 @@ class ImportContext:
         """Whether an axis of size d goes where axes of size 1 go, which changes the rank of a result.
 
         A symbolic size is taken as another than 1, unless something before needs it to be 1. Runs at 1 are left to the graph
-        that serves sizes which this one takes as equal; there it is 1.
+        that serves sizes which this one takes as equal; there it is 1. Where data decide inside of a branch or loop, 1 is an error.
         """
         if not isinstance(d, Expr) or not lower(d) <= 1 <= upper(d):
             return d == 1
         if self._needs_one(d):
             return True
+        if self.data_decide(d):  # no other graph can be chosen any more
+            self.require_equal(dim_min((d - 1) * (d - 1), 1), 1)
+            return False
         if self.stretch:
             self.require_equal(d, 1)
-        elif not self.in_region:
+        else:
             self.equal.setdefault((dim_min((d - 1) * (d - 1), 1), 1), False)
         return self.stretch
+
+    def data_decide(self, d: Dim) -> bool:
+        """Whether a size depends on data that the region being imported computes: what is required of it is compared there."""
+        return self.in_region and bool(symbols_of((d,)) & {s.symbol for s in self.sizes})
 
     def _needs_one(self, d: Dim) -> bool:
         """Whether the sizes that have to be equal make d equal 1."""

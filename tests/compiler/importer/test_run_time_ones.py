@@ -126,3 +126,44 @@ def test_squeeze_of_a_size_that_has_to_be_one():
     proto.graph.initializer.extend([numpy_helper.from_array(f(1, 9, n), name) for n, name in ((4, "w"), (3, "r"))])
     graph, general = import_variants(proto)
     assert graph.outputs[0].shape == (3,) and general is None
+
+
+def test_squeeze_of_an_input_size_in_a_branch():
+    """The rank of what a branch computes depends on a size, as outside of branches."""
+    text = """g (float[n,1,4] x, bool c) => (float[?] z) {
+        z = If (c) <then_branch = t () => (float[?] a) { y = Squeeze(x) a = ReduceSum<keepdims = 0>(y, axis) },
+                    else_branch = e () => (float[?] b) { y = Squeeze(x) v = ReduceMax<keepdims = 0>(y, axis) b = Neg(v) }> }"""
+    text = text.replace("{\n        z = If", "<int64[1] axis = {-1}> {\n        z = If")
+    feeds = [{"x": f(n, 1, 4), "c": np.array(c)} for n in (3, 1, 2) for c in (True, False)]
+    wide, single = feeds[:2] + feeds[4:], feeds[2:4]
+    module, session = mlc.compile(model(text), threads=1), ort.InferenceSession(model(text).SerializeToString())
+    for feed in wide + single:
+        np.testing.assert_allclose(module.run(feed)["z"], session.run(None, feed)[0], rtol=1e-5)
+        assert module.run(feed)["z"].shape == session.run(None, feed)[0].shape
+
+
+def test_squeeze_of_a_size_that_data_decide_in_a_loop():
+    """A size of 1 would have another rank: the run says so instead of keeping the axis; it is no matter where the loop does not run."""
+    text = """g (float[n,4] x, int64 trips) => (float[?] z) <float[1] zero = {0}> {
+        z = Loop (trips, , zero) <body = b (int64 i, bool c, float[1] s) => (bool d, float[1] t) {
+            d = Identity(c) p = NonZero(x) q = Transpose<perm = [1, 0]>(p) r = GatherND(x, q) y = Squeeze(r)
+            e = ReduceSum<keepdims = 1>(y) t = Add(s, e) }> }"""
+    module, session = mlc.compile(model(text), threads=1), ort.InferenceSession(model(text).SerializeToString())
+    one = np.zeros((2, 4), np.float32)
+    one[1, 2] = 3
+    for x, trips in ((f(3, 4), 2), (one, 0)):
+        feed = {"x": x, "trips": np.array(trips)}
+        np.testing.assert_allclose(module.run(feed)["z"], session.run(None, feed)[0], rtol=1e-5)
+    with pytest.raises(mlc.errors.InputError):
+        module.run({"x": one, "trips": np.array(1)})
+
+
+def test_squeezed_axis_that_is_none_in_a_loop_is_an_error():
+    text = """g (float[n,4] x, int64 trips) => (float[?] z) <int64[1] first = {0}, float[4] zero = {0,0,0,0}> {
+        z = Loop (trips, , zero) <body = b (int64 i, bool c, float[4] s) => (bool d, float[4] t) {
+            d = Identity(c) k = Unsqueeze(i, first) m = Unsqueeze(trips, first) r = Slice(x, k, m) y = Squeeze(r, first) t = Add(s, y) }> }"""
+    module = mlc.compile(model(text), threads=1)
+    x = f(3, 4)
+    np.testing.assert_allclose(module.run({"x": x, "trips": np.array(1)})["z"], x[0], rtol=1e-5)
+    with pytest.raises(mlc.errors.InputError):
+        module.run({"x": x, "trips": np.array(2)})
