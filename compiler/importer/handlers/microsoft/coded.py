@@ -28,8 +28,9 @@ _CODES = (np.concatenate([_FP4, -_FP4]), _NF4)  # by quant_type; bitsandbytes' 4
 def matmul_bnb4(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
     """A · Bᵀ; B is N·K 4-bit codes in a row, the first of a byte in its high bits, with a factor for each block.
 
-    The codes are no even steps, so that they are looked up, in the product itself where blocks are parts of columns of a
-    constant B; else a run expands the weights.
+    The codes are no even steps, so that they are looked up, in the product itself where B is constant. Blocks may reach over the
+    ends of columns; then parts of them that do not are groups of their own. Only where these have no multiple of 8 elements, which
+    the product reads at once, are the weights expanded: a factor for each few of them would be as large.
     """
     x, codes, factor = required(ctx, node, ins, 3)
     n, k, block, kind = (int(ctx.attr(node, name)) for name in ("N", "K", "block_size", "quant_type"))
@@ -41,8 +42,10 @@ def matmul_bnb4(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value
     a = b.cast(x, DType.F32)
     a = a if x.type.rank > 1 else b.reshape(a, (1, k))
     raw, scales = ctx.known(codes), ctx.known(factor)
-    if raw is not None and scales is not None and k % block == 0 and block % 8 == 0:
-        product = _looked_up(b, a, raw, scales.reshape(n, k // block), block, kind)
+    part = math.gcd(k, block)
+    if raw is not None and scales is not None and part % 8 == 0:
+        factors = np.repeat(scales.ravel(), block // part)[: n * k // part]
+        product = _looked_up(b, a, raw, factors.reshape(n, k // part), part, kind)
     else:
         product = b.matmul(a, b.swap_last(_expanded(b, codes, factor, block, kind, (n, k))))
     y = b.cast(product, x.dtype)
