@@ -268,6 +268,7 @@ class AttentionKernel:
     parts: Dim | None = None
 
 
+BOX_LANES = 16  # boxes that a candidate is compared with at a time
 KEPT = 128  # first elements of a row that are kept in order while it is read; for more, it is sorted
 
 
@@ -281,7 +282,8 @@ class IrregularKernel:
     - "top": keys [rows, size] → the first `inner` of that order I64 [rows, inner], and two work spaces as large as the keys
       where `inner` may be more than `KEPT`; flags: "descending"
     - "suppress": boxes F32 [rows / inner, size, 4], scores F32 [rows, size], most I64, overlap F32, least F32 → boxes taken
-      I64 [rows, size], their number I64 [rows], work space; flags: "center". See `ir/ops/select.py`
+      I64 [rows, size], their number I64 [rows], two work spaces: I64 [rows, size], and the corners of the boxes taken,
+      F32 [rows, 4, size + `BOX_LANES`]; flags: "center". See `ir/ops/select.py`
     """
 
     kind: str

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ir import DType, Node, Value, prod, upper
+from ...ir import DType, Node, Shape, Value, prod, upper
 from ...ir.ops import Positions, Sort, Suppress
-from ..kernel import KEPT, IrregularKernel, Operand
+from ..kernel import BOX_LANES, KEPT, IrregularKernel, Operand
 from .builder import View
 from .state import Lowering
 from .top_k import TopOrder
@@ -22,7 +22,7 @@ def emit_sort(lw: Lowering, node: Node) -> None:
     assert isinstance(node.op, Sort)
     (x,) = node.inputs
     flags = ("descending",) if node.op.descending else ()
-    _emit(lw, node, IrregularKernel("sort", prod(x.shape[:-1]), x.shape[-1], 1, flags), [x], spare=[x])
+    _emit(lw, node, IrregularKernel("sort", prod(x.shape[:-1]), x.shape[-1], 1, flags), [x], spare=[(DType.I64, x.shape)])
 
 
 def emit_top(lw: Lowering, node: Node) -> None:
@@ -30,7 +30,7 @@ def emit_top(lw: Lowering, node: Node) -> None:
     (x,) = node.inputs
     flags = ("descending",) if node.op.descending else ()
     kernel = IrregularKernel("top", prod(x.shape[:-1]), x.shape[-1], node.op.k, flags)
-    _emit(lw, node, kernel, [x], spare=[x, x] if upper(node.op.k) > KEPT else [])
+    _emit(lw, node, kernel, [x], spare=[(DType.I64, x.shape)] * 2 if upper(node.op.k) > KEPT else [])
 
 
 def emit_suppress(lw: Lowering, node: Node) -> None:
@@ -38,17 +38,19 @@ def emit_suppress(lw: Lowering, node: Node) -> None:
     scores = node.inputs[1]
     batch, classes, boxes = scores.shape
     flags = ("center",) if node.op.center else ()
-    _emit(lw, node, IrregularKernel("suppress", batch * classes, boxes, classes, flags), node.inputs, spare=[scores])
+    spare = [(DType.I64, scores.shape), (DType.F32, (batch, classes, 4, boxes + BOX_LANES))]
+    _emit(lw, node, IrregularKernel("suppress", batch * classes, boxes, classes, flags), node.inputs, spare)
 
 
-def _emit(lw: Lowering, node: Node, shape: IrregularKernel, inputs: list[Value] | tuple[Value, ...], spare: Sequence[Value] = ()) -> None:
-    """The step; `spare`: values of whose shapes I64 buffers to work in are."""
+def _emit(lw: Lowering, node: Node, shape: IrregularKernel, inputs: list[Value] | tuple[Value, ...],
+          spare: Sequence[tuple[DType, Shape]] = ()) -> None:  # fmt: skip
+    """The step; `spare`: buffers to work in."""
     reads = [lw.contiguous(v).buffer for v in inputs]
     placed = [lw.place(v) for v in node.outputs]
     results: list[View] = [p if p.contiguous else lw.storage.add("arena", p.dtype, p.shape) for p in placed]
     written = [v.buffer for v in results]
     results_end = len(reads) + len(written)
-    written += [lw.storage.add("arena", DType.I64, v.shape).buffer for v in spare]
+    written += [lw.storage.add("arena", dtype, dims).buffer for dtype, dims in spare]
     operands = tuple(Operand(*lw.storage.extent(b), i >= len(reads), i >= results_end) for i, b in enumerate((*reads, *written)))
     kernel = IrregularKernel(shape.kind, shape.rows, shape.size, shape.inner, shape.flags, operands)
     lw.step(kernel, (*reads, *written), node.loc)

@@ -158,8 +158,9 @@ def test_suppression(center):
     scalars = [tensor(dtype=DType.I64), tensor(), tensor()]
     node = ap(Suppress(center), boxes, scores, *scalars).node
     g = graph([boxes, scores, *scalars], *node.outputs)
-    for n, most, least in ((60, 5, 0.3), (60, 100, -np.inf), (60, 100, 2.0), (0, 3, 0.0), (1, 0, 0.0)):
-        b = RNG.uniform(0, 4, (2, n, 4)).astype(np.float32)
+    for n, most, least in ((60, 5, 0.3), (60, 100, -np.inf), (60, 100, 2.0), (0, 3, 0.0), (1, 0, 0.0), (300, 300, 0.0)):
+        b = RNG.uniform(0, 4 if n < 100 else 40, (2, n, 4)).astype(np.float32)
+        b[:, ::7, 2:] = b[:, ::7, :2]  # without an area
         s = (RNG.integers(0, 20, (2, 3, n)) / 20).astype(np.float32)  # with ties
         args = [b, s, np.array(most), np.array(0.3, np.float32), np.array(least, np.float32)]
         taken, count = compiled(g, *args)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ....ir import Dim, DType
-from ...kernel import IrregularKernel
+from ...kernel import BOX_LANES, IrregularKernel
 from .. import llvm_ir as ir
-from ..build import I8, I64, storage
+from ..build import I1, I8, I64, storage, vec
 from ..emitted import Emitted, named
 from ..target import CpuTarget
 from .first_k import FirstK
 from .radix import RADIX_CELLS, SELECT_CELLS
 
 F32 = ir.FloatType()
+F32_LANES = vec(F32, BOX_LANES)
 
 
 def emit_irregular(kernel: IrregularKernel, target: CpuTarget) -> Emitted:
@@ -61,11 +62,14 @@ class _Emitter(FirstK):
 
     def _suppress(self, row: Any) -> None:
         b, i = self.b, self.b.ir
-        boxes, scores, most, overlap, least, taken, count, spare = self.buffers
+        boxes, scores, most, overlap, least, taken, count, spare, corners = self.buffers
         zero, one = b.i64(0), b.i64(1)
         first = i.mul(row, self.n)
         scores, taken, spare = b.at(scores, first, F32), b.at(taken, first, I64), b.at(spare, first, I64)
         boxes = b.at(boxes, i.mul(i.mul(i.udiv(row, self.inner), self.n), b.i64(4)), F32)
+        room = i.add(self.n, b.i64(BOX_LANES))
+        corners = b.at(corners, i.mul(i.mul(row, b.i64(4)), room), F32)
+        planes = [b.at(corners, i.mul(b.i64(j), room), F32) for j in range(4)]
         limit, threshold, floor = self.element(most, zero), self.element(overlap, zero, F32), self.element(least, zero, F32)
 
         def candidate(at: Any, carried: list[Any]) -> list[Any]:
@@ -85,41 +89,49 @@ class _Emitter(FirstK):
             index = self.element(taken, self.get("at"))
             mine = self._box(boxes, index)
             self.set("at", i.add(self.get("at"), one))
+            wide = [b.splat(x, BOX_LANES) for x in (*mine, threshold)]
 
-            def hit(other: Any) -> Any:
-                return self._overlaps(mine, self._box(boxes, self.element(taken, other)), threshold)
+            def hit(first: Any) -> Any:
+                others = [b.load(F32_LANES, b.at(plane, first, F32), 4) for plane in planes]
+                return self._overlap(wide[:4], others, wide[4], b.below(i.sub(self.get("taken"), first), BOX_LANES))
 
-            with self.unless_any(self.get("taken"), hit):
+            with self.unless_any(self.get("taken"), hit, BOX_LANES):
+                for plane, x in zip(planes, mine, strict=True):
+                    self.put(plane, self.get("taken"), x)
                 self.put(taken, self.get("taken"), index)  # never beyond the candidate being looked at
                 self.set("taken", i.add(self.get("taken"), one))
 
         self.during(more, consider)
         self.put(count, row, self.get("taken"))
 
-    def _box(self, boxes: Any, index: Any) -> tuple[list[Any], Any]:
-        """Low and high corners, and the area."""
+    def _box(self, boxes: Any, index: Any) -> list[Any]:
+        """Low and high corners."""
         b, i = self.b, self.b.ir
         at = i.mul(index, b.i64(4))
         v = [self.element(boxes, i.add(at, b.i64(j)), F32) for j in range(4)]
         if "center" in self.kernel.flags:
             half = [i.fmul(x, ir.Constant(F32, 0.5)) for x in v[2:]]
-            corners = [i.fsub(v[0], half[0]), i.fsub(v[1], half[1]), i.fadd(v[0], half[0]), i.fadd(v[1], half[1])]
-        else:
-            corners = [self._least(v[0], v[2]), self._least(v[1], v[3]), self._most(v[0], v[2]), self._most(v[1], v[3])]
-        area = i.fmul(i.fsub(corners[2], corners[0]), i.fsub(corners[3], corners[1]))
-        return corners, area
+            return [i.fsub(v[0], half[0]), i.fsub(v[1], half[1]), i.fadd(v[0], half[0]), i.fadd(v[1], half[1])]
+        return [self._least(v[0], v[2]), self._least(v[1], v[3]), self._most(v[0], v[2]), self._most(v[1], v[3])]
 
-    def _overlaps(self, a: tuple[list[Any], Any], c: tuple[list[Any], Any], threshold: Any) -> Any:
-        i, nil = self.b.ir, ir.Constant(F32, 0.0)
+    def _overlap(self, a: list[Any], c: list[Any], threshold: Any, mask: Any) -> Any:
+        """Whether boxes overlap by more than the threshold in some lane of the mask; most do not touch, and are not divided."""
+        b, i, nil = self.b, self.b.ir, ir.Constant(F32_LANES, 0.0)
         sides = []
         for axis in (0, 1):
-            low, high = self._most(a[0][axis], c[0][axis]), self._least(a[0][axis + 2], c[0][axis + 2])
+            low, high = self._most(a[axis], c[axis]), self._least(a[axis + 2], c[axis + 2])
             sides.append(self._most(i.fsub(high, low), nil))
         inter = i.fmul(sides[0], sides[1])
-        union = i.fsub(i.fadd(a[1], c[1]), inter)
-        real = [i.fcmp_ordered(">", x, nil) for x in (inter, a[1], c[1], union)]
-        valid = i.and_(i.and_(real[0], real[1]), i.and_(real[2], real[3]))
-        return i.and_(valid, i.fcmp_ordered(">", i.fdiv(inter, union), threshold))
+        areas = [i.fmul(i.fsub(x[2], x[0]), i.fsub(x[3], x[1])) for x in (a, c)]
+        union = i.fsub(i.fadd(*areas), inter)
+        touching = mask
+        for x in (inter, *areas, union):
+            touching = i.and_(touching, i.fcmp_ordered(">", x, nil))
+        before = i.block
+        with i.if_then(b.any(touching)):
+            found = b.any(i.and_(touching, i.fcmp_ordered(">", i.fdiv(inter, union), threshold)))
+            inside = i.block
+        return b.merge((ir.Constant(I1, 0), before), (found, inside))
 
     def _least(self, x: Any, y: Any) -> Any:
         return self.b.ir.select(self.b.ir.fcmp_ordered("<", x, y), x, y)

@@ -50,8 +50,8 @@ class Frame:
         self.b.loop(start, stop, self.b.i64(1) if step is None else step, [], inside)
 
     @contextmanager
-    def unless_any(self, stop: Any, condition: Callable[[Any], Any]) -> Iterator[None]:
-        """What is inside runs if no number below `stop` meets the condition; the first that does ends the search.
+    def unless_any(self, stop: Any, condition: Callable[[Any], Any], step: int = 1) -> Iterator[None]:
+        """What is inside runs if no multiple of `step` below `stop` meets the condition; the first that does ends the search.
 
         A branch, so that the next ones are looked at before a condition is known: most are not met.
         """
@@ -66,7 +66,7 @@ class Frame:
         i.position_at_end(look)
         i.cbranch(condition(at), after, following)
         i.position_at_end(following)
-        at.add_incoming(i.add(at, b.i64(1)), following)
+        at.add_incoming(i.add(at, b.i64(step)), following)
         i.branch(head)
         i.position_at_end(inside)
         yield
