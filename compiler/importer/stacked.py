@@ -47,10 +47,30 @@ def empty_stack(ctx: ImportContext, element: Element) -> Value | None:
     return b.expand(b.reshape(b.const(0, element.dtype), (1,) * (len(shape) + 1)), (0, *shape))
 
 
+def required_stack(ctx: ImportContext, element: Element) -> Value:
+    """`empty_stack` of a type that is known."""
+    found = empty_stack(ctx, element)
+    assert found is not None
+    return found
+
+
 def appended(ctx: ImportContext, stacked: Value | None, element: Value) -> Value | None:
     """The stack with one more element, if that is of the others' type."""
     if stacked is None or (element.dtype, element.shape) != (stacked.dtype, stacked.shape[1:]):
         return None
-    b, row = Build(ctx), (1, *element.shape)
-    parts = stacked.node.inputs if stacked.node.op == O.Concat(0) else (stacked,)
-    return b.concat(0, *parts, b.reshape(element, row))
+    return with_rows(ctx, stacked, Build(ctx).reshape(element, (1, *element.shape)))
+
+
+def with_rows(ctx: ImportContext, stacked: Value, rows: Value) -> Value:
+    """A stack behind another one."""
+    split = split_stack(stacked)
+    assert split is not None
+    return Build(ctx).concat(0, split[0], *split[1], rows)
+
+
+def split_stack(stacked: Value | None) -> tuple[Value, tuple[Value, ...]] | None:
+    """A stack, and those that were put behind it."""
+    if stacked is None:
+        return None
+    ins = stacked.node.inputs
+    return (ins[0], ins[1:]) if stacked.node.op == O.Concat(0) else (stacked, ())

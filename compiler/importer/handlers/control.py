@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from onnx import GraphProto, NodeProto
 
-from ....ir import Dim, DType, RunTimeSize, TensorType, Value, depth_of, dim_max, lower, sym, symbols_of
+from ....ir import Dim, DType, Graph, RunTimeSize, TensorType, Value, depth_of, dim_max, lower, sym, symbols_of
 from ....ir import ops as O
 from ..compose import Build, optional, required
 from ..context import HandlerTable, ImportContext, Region
 from ..dim_arithmetic import equality_of
-from ..held import Held, join
+from ..held import Element, Held, join
+from ..stacked import required_stack, sequence_of, split_stack, stack_of, with_rows
 from .loop_states import ChangedTypeError, LoopStates, alike, dims_array
 from .scan import scan, scan_8
 
@@ -34,6 +35,7 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     regions[1].captures = captures = regions[0].captures
     required_before = dict(ctx.equal)
     a, c = (ctx.trace(g, [], r) for g, r in zip((then, orelse), regions, strict=True))
+    sequences = _added_rows(ctx, a, c, captures)
     a, c = _of_one_rank(b := Build(ctx), a, c)
     misfit = next((f"{x.type} and {y.type}" for x, y in zip(a, c, strict=True) if not alike(x, y)), None)
     if misfit is not None:
@@ -45,13 +47,41 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
         for values in outs:
             values.append(ctx.dim_tensor(dims_array([values[i].shape[axis] for i, axis, _ in places]), DType.I64))
         results = (*results, TensorType(DType.I64, (len(places),)))
-    graphs = [r.graph(o, (), g.name) for r, o, g in zip(regions, outs, (then, orelse), strict=True)]
-    node_ = ctx.emit(O.If(graphs[0], graphs[1], results if places else ()), b.reshape(cond, ()), *captures)
+
+    def graphs() -> list[Graph]:
+        return [r.graph(o, (), g.name) for r, o, g in zip(regions, outs, (then, orelse), strict=True)]
+
+    regions[0].drop_unused(*graphs())
+    regions[1].captures = captures = regions[0].captures
+    node_ = ctx.emit(O.If(*graphs(), results if places else ()), b.reshape(cond, ()), *captures)
     ctx.sizes += [RunTimeSize(name, node_.outputs[-1], k) for k, (_, _, name) in enumerate(places)]
-    for v, x, y in zip(node_.outputs, a, c, strict=False):
-        if v.dtype is DType.OBJECT:
+    found = list(node_.outputs[: len(a)])
+    for i, (v, x, y) in enumerate(zip(node_.outputs, a, c, strict=False)):
+        if i in sequences:
+            found[i] = sequence_of(ctx, with_rows(ctx, sequences[i], v))
+        elif v.dtype is DType.OBJECT:
             ctx.held[v] = _held_by_either(ctx, (x, y), regions)
-    return node_.outputs[: len(a)]
+    return found
+
+
+def _added_rows(ctx: ImportContext, a: list[Value], c: list[Value], captures: Mapping[Value, Value]) -> dict[int, Value]:
+    """Sequences that both branches have from outside, but for what they append: stacks of those from outside, by result.
+
+    In their place, the branches give stacks of what they append.
+    """
+    outside = {inner: outer for outer, inner in captures.items()}
+    found = {}
+    for i, pair in enumerate(zip(a, c, strict=True)):
+        parts = [split_stack(stack_of(ctx, v)) for v in pair]
+        if parts[0] is None or parts[1] is None or parts[0][0] is not parts[1][0] or parts[0][0] not in outside:
+            continue
+        base = parts[0][0]
+        found[i] = outside[base]
+        for values, part in zip((a, c), parts, strict=True):
+            assert part is not None
+            rows = Element(base.dtype, base.shape[1:])
+            values[i] = Build(ctx).concat(0, *part[1]) if part[1] else required_stack(ctx, rows)
+    return found
 
 
 def _of_one_rank(b: Build, a: Sequence[Value], c: Sequence[Value]) -> tuple[list[Value], list[Value]]:

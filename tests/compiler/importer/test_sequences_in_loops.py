@@ -130,3 +130,42 @@ def test_results_of_no_iteration():
         y = Loop (, go) <body = b (int64 i, bool c) => (bool d, float[3] u) { no = Constant<value = int64 {0}>() d = Less(i, no) u = Neg(x) }>""",
     )
     agrees(model, {"go": np.array(False), "x": X[0]}, {"go": np.array(True), "x": X[0]})
+
+
+CONDITION = """
+        two = Constant<value = int64 {2}>() m = Mod(i, two) h = Cast<to = 9>(m)"""
+
+
+def test_appended_by_one_branch():
+    model = parsed("(int64 n, float[3] x) => (float[?, 3] y, int64 k)", """
+        e = SequenceEmpty()
+        s = Loop (n, , e) <body = b (int64 i, bool c, seq(float[3]) a) => (bool d, seq(float[3]) t) {
+            d = Identity(c) f = Cast<to = 1>(i) v = Mul(x, f)""" + CONDITION + """
+            t = If (h) <then_branch = p () => (seq(float[3]) q) { q = SequenceInsert(a, v) },
+                        else_branch = r () => (seq(float[3]) w) { w = Identity(a) }> }>
+        k = SequenceLength(s) y = ConcatFromSequence<axis = 0, new_axis = 1>(s)""")  # fmt: skip
+    agrees(model, *(trips(n, x=X[0]) for n in (2, 9, 150)))
+
+
+def test_appended_by_both_branches_unlike_often():
+    model = parsed("(int64 n, float[3] x) => (float[?, 3] y)", """
+        e = SequenceEmpty()
+        s = Loop (n, , e) <body = b (int64 i, bool c, seq(float[3]) a) => (bool d, seq(float[3]) t) {
+            d = Identity(c) f = Cast<to = 1>(i) v = Mul(x, f)""" + CONDITION + """
+            g = If (h) <then_branch = p () => (seq(float[3]) q) { u = SequenceInsert(a, v) z = Neg(v) q = SequenceInsert(u, z) },
+                        else_branch = r () => (seq(float[3]) w) { o = Exp(v) w = SequenceInsert(a, o) }>
+            t = SequenceInsert(g, x) }>
+        y = ConcatFromSequence<axis = 0, new_axis = 1>(s)""")  # fmt: skip
+    agrees(model, *(trips(n, x=X[0] / 9) for n in (1, 2, 9)))
+
+
+def test_a_branch_that_begins_anew():
+    """What the branches give has nothing in common: it stays a list."""
+    model = parsed("(int64 n, float[3] x) => (float[?, 3] y)", """
+        e = SequenceEmpty()
+        s = Loop (n, , e) <body = b (int64 i, bool c, seq(float[3]) a) => (bool d, seq(float[3]) t) {
+            d = Identity(c) f = Cast<to = 1>(i) v = Mul(x, f)""" + CONDITION + """
+            t = If (h) <then_branch = p () => (seq(float[3]) q) { q = SequenceInsert(a, v) },
+                        else_branch = r () => (seq(float[3]) w) { w = SequenceConstruct(v) }> }>
+        y = ConcatFromSequence<axis = 0, new_axis = 1>(s)""")  # fmt: skip
+    agrees(model, *(trips(n, x=X[0]) for n in (1, 2, 9)), host=["sequence_construct", "sequence_insert", "concat_from_sequence"])
