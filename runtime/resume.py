@@ -307,5 +307,5 @@ class Run(Yields):
 
 
 def _fits(size: int, room: int) -> bool:
-    """There is room enough, and not too much to keep."""
-    return size <= room <= max(SPARE * size, KEPT)
+    """There is memory, with room enough, and not too much to keep. Nothing fits into no memory: what is handed on has to be there."""
+    return max(size, 1) <= room <= max(SPARE * size, KEPT)

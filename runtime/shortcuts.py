@@ -123,6 +123,7 @@ class Shortcuts:
         """What the handler would find room enough, and not too much."""
         p = self.places
         self._emit(AT_MOST, 0, size, p.room + buffer)
+        self._emit(AT_MOST, 0, self._constant(1), p.room + buffer)
         self._emit(MUL, p.spare, size, self._constant(SPARE))
         self._emit(MAX, p.spare, p.spare, self._constant(KEPT))
         self._emit(AT_MOST, 0, p.room + buffer, p.spare)
@@ -151,7 +152,7 @@ class Shortcuts:
         size = p.sizes + source
         if root == target:
             return False
-        if handler.move and root == source:
+        if handler.move and root == source and root in self._stages.staged:  # others own no memory: they are copied
             for buffer in (root, target):
                 emit(EQUAL, 0, p.owned + buffer, self._constant(1))
             emit(EQUAL, 0, p.held + root, self._constant(-1))

@@ -6,7 +6,7 @@ import pytest
 from mlc.errors import InputError
 from mlc.runtime.resume import Run
 from mlc.runtime.shortcuts import KEPT, Shortcuts
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 F, I, B = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 node, info = helper.make_node, helper.make_tensor_value_info
@@ -55,6 +55,23 @@ def test_handlers_run_only_where_memory_is_wanted(monkeypatch):
     y = module.run({"x": x})["y"]
     assert y.shape == (401, 4) and (y[1:] == np.tanh(x)).all()
     assert len(calls) < 100  # of 800 yields
+
+
+def test_branches_whose_results_differ_in_size_hand_them_on(monkeypatch):
+    """Results that own no memory, since their sizes are known, are copied by native code too; so are those of no bytes."""
+    text = """<ir_version: 9, opset_import: ["" : 18]> g (float[2] x, int64 n) => (float[?] y) {
+        e = SequenceEmpty() s = Loop (n, , e) <body = b (int64 i, bool c, seq(float[2]) a) => (bool d, seq(float[2]) t) {
+            d = Identity(c) two = Constant<value = int64 {2}>() m = Mod(i, two) h = Cast<to = 9>(m)
+            t = If (h) <then_branch = p () => (seq(float[2]) q) { q = SequenceInsert(a, x) },
+                        else_branch = r () => (seq(float[2]) w) { w = Identity(a) }> }> y = ConcatFromSequence<axis = 0>(s) }"""
+    module = mlc.compile(parser.parse_model(text), threads=1)
+    calls, handle, x = [], Run.handle, np.ones(2, "f")
+    for n, most in ((3, 100), (201, 12), (2, 12), (0, 12)):  # the first run finds memory
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "handle", lambda self, k: (calls.append(k), handle(self, k)))
+            np.testing.assert_array_equal(module.run({"x": x, "n": np.array(n)})["y"], np.ones(2 * (n // 2)))
+        assert len(calls) <= most, (n, calls)
+        calls.clear()
 
 
 def compress():

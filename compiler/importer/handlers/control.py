@@ -48,12 +48,13 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
             values.append(ctx.dim_tensor(dims_array([values[i].shape[axis] for i, axis, _ in places]), DType.I64))
         results = (*results, TensorType(DType.I64, (len(places),)))
 
-    def graphs() -> list[Graph]:
-        return [r.graph(o, (), g.name) for r, o, g in zip(regions, outs, (then, orelse), strict=True)]
+    def graphs() -> tuple[Graph, Graph]:
+        first, second = (r.graph(o, (), g.name) for r, o, g in zip(regions, outs, (then, orelse), strict=True))
+        return first, second
 
     regions[0].drop_unused(*graphs())
     regions[1].captures = captures = regions[0].captures
-    node_ = ctx.emit(O.If(*graphs(), results if places else ()), b.reshape(cond, ()), *captures)
+    node_ = ctx.emit(O.If(*graphs(), results=results if places else ()), b.reshape(cond, ()), *captures)
     ctx.sizes += [RunTimeSize(name, node_.outputs[-1], k) for k, (_, _, name) in enumerate(places)]
     found = list(node_.outputs[: len(a)])
     for i, (v, x, y) in enumerate(zip(node_.outputs, a, c, strict=False)):
