@@ -212,6 +212,18 @@ def test_bands_of_an_image():
     compare(kern, [x.reshape(-1), packed, np.full(1, 9, np.uint8)], (2, 90, 33, 32), target, {"n": 2}, parts=3)
 
 
+@pytest.mark.parametrize("k,n", [(384, 384), (384, 1536), (1536, 384)])
+def test_products_of_few_rows_are_work_for_several_threads(k, n):
+    """Whether or not it is known that they are few; threads read strips of their own."""
+    rows, ops = sym("rows"), operands(np.zeros(1, np.uint8), np.zeros(1, np.int8))
+    cut = {}
+    for m in (64, rows):
+        kern = ContractKernel(1, m, n, k, ops, k, 0, 0, n, 0, Acc(dtype=DType.I32), panel=PANEL, group=4)
+        schedule = schedule_dot(kern, host())
+        cut[m] = evaluate(schedule.chunks, {"rows": 64})
+    assert cut[rows] >= 3 and cut[rows] >= cut[64] // 2
+
+
 @pytest.mark.parametrize("zero,low,high,found", [(3.0, 0.0, 255.0, True), (0.5, 0.0, 255.0, False), (3.0, 0.5, 255.0, False),
                                                  (float("nan"), 0.0, 255.0, False), (3.0, 0.0, 300.0, False)])  # fmt: skip
 def test_integers_alone_quantize(zero, low, high, found):

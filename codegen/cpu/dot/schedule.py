@@ -108,14 +108,16 @@ def _by_rules(kernel: ContractKernel, target: CpuTarget, on_vectors: bool) -> Do
     if isinstance(total_strips, int):
         even = max(1, -(-total_strips // strips))
         strips = max(1, -(-total_strips // even))
-        if isinstance(kernel.m, int):
-            rows = min(rows, -(-max(1, kernel.m) // step) * step)
-            work = 2 * kernel.m * (row_bytes // size) * kernel.panel * total_strips
-            wanted = min(16, work // _UNIT_OPS)
-            while plain and strips > _STRIPS and -(-kernel.m // rows) * -(-total_strips // strips) < wanted:
-                strips = -(-strips // 2)
-            while how != "tiles" and rows > _FEW_ROWS and -(-kernel.m // rows) * -(-total_strips // strips) < wanted // 2:
-                rows = -(-rows // (2 * step)) * step
+        known = isinstance(kernel.m, int)
+        m = kernel.m if isinstance(kernel.m, int) else rows  # sizes of every run: as if there were one block of rows
+        if known:
+            rows = min(rows, -(-max(1, m) // step) * step)
+        work = 2 * m * (row_bytes // size) * kernel.panel * total_strips
+        wanted = min(16, work // _UNIT_OPS)
+        while plain and strips > _STRIPS and -(-m // rows) * -(-total_strips // strips) < wanted:
+            strips = -(-strips // 2)
+        while known and how != "tiles" and rows > _FEW_ROWS and -(-m // rows) * -(-total_strips // strips) < wanted // 2:
+            rows = -(-rows // (2 * step)) * step
     gather = _gather(kernel, how, size) if plain else "conv"
     by_rows = (step * row_bytes if how == "tiles" else row_bytes * kernel.panel * strips) <= _TILE_BYTES
     share = _turns(how, by_rows, strips, rows // step)
