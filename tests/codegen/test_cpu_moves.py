@@ -220,6 +220,19 @@ def test_pieces_of_a_line(dtype):
         agree(kernel, x, want, targets=TARGETS[:1])
 
 
+@pytest.mark.parametrize(("size", "times"), [(8, 9), (10, 9), (17, 3), (33, 7), (20, 12)])
+def test_short_pieces_of_a_line(size, times):
+    """Pieces that do not fill a vector: masked ones, or one by one."""
+    for dtype in (DType.U8, DType.F32, DType.F64):
+        x = elements(dtype, 4, size)
+        want = np.tile(x, (1, times))
+        at = Call("add", (Call("mul", (Axis(0), Num(size))), Call("mod", (Axis(1), Num(size)))))
+        operands = (Operand(dtype, x.size), Operand(dtype, want.size, written=True))
+        kernel = LoopKernel(want.shape, (), operands, (), (Store(1, offset(*row_major(want.shape)), Load(0, at, dtype=dtype)),))
+        assert dtype is not DType.F32 or segments(kernel, parse("cpu:x86-64-v4")) is not None
+        agree(kernel, x, want, targets=TARGETS[:2])
+
+
 def test_choice():
     target = parse("cpu:x86-64-v4")
     for shape, dtype, kind in [

@@ -15,7 +15,7 @@ from .lines import Lines, LineUnits, lines
 from .points import Scope
 from .running import RunningStores
 from .schedule import NO_HINTS, LoopHints, LoopSchedule, merge_axes, schedule, work
-from .segments import Segments, segments
+from .segments import FILLED, Segments, segments
 from .spill import spill
 from .tiled import Tiled
 from .transpose import Turn, Weave, moving
@@ -226,7 +226,7 @@ class _Writer(Tiled, RunningStores, LineUnits):
         for part in self.parts:
             self.k = part.kernel
             first, end = b.smax(start, b.i64(part.start)), b.smin(stop, b.i64(part.stop))
-            if part.regular and part.stop - part.start >= self.plan.width:
+            if part.regular and part.stop - part.start >= (self.plan.width // FILLED if self.target.masked else self.plan.width):
                 self._span(axes, first, end, None if self.blocked else part.stop - part.start)
             else:
                 self._one_by_one(axes, first, end)

@@ -20,6 +20,8 @@ from .schedule import LoopSchedule, rebuilt, schedule, transform
 
 _LONGEST = 1 << 20  # elements of an axis that are looked at
 _MOST = 12  # pieces that get a loop of their own; where there are more, long ones do
+_SHORT = 8  # elements of a piece that may be long where they are few
+FILLED = 4  # one lane of so many pays for a vector with a mask
 _LEAST = 8  # a long piece has one in so many of the elements
 _LOGIC = frozenset({"and_", "or_", "not_"})
 
@@ -52,7 +54,9 @@ def segments(k: LoopKernel, target: CpuTarget) -> Segments | None:
         if kernel is not None and parts is not None:
             longest = max(parts, key=lambda p: p.regular * (p.stop - p.start))
             plan = schedule(longest.kernel, target)
-            if plan.axis == len(kernel.axes) - 1:
+            least = plan.width // FILLED if target.masked else plan.width
+            filled = sum(p.stop - p.start for p in parts if p.regular and p.stop - p.start >= least)
+            if plan.axis == len(kernel.axes) - 1 and (longest.stop - longest.start >= 16 or 2 * filled >= parts[-1].stop):
                 return Segments(kernel, parts, replace(plan, columns=1))
     return None
 
@@ -107,12 +111,13 @@ def _parts(k: LoopKernel) -> tuple[Segment, ...] | None:
         cuts.update(found)
     ends = sorted(cuts)
     pieces = list(itertools.pairwise(ends))
-    long = [p for p in pieces if p[1] - p[0] >= max(16, size // _LEAST)]
+    few = len(pieces) <= _MOST
+    long = [p for p in pieces if p[1] - p[0] >= (_SHORT if few else max(16, size // _LEAST))]
     if sum(stop - start for start, stop in long) * 2 < size:
         return None
     out: list[Segment] = []
     at = 0
-    for start, stop in pieces if len(pieces) <= _MOST else long:
+    for start, stop in pieces if few else long:
         if at < start:
             out.append(Segment(at, start, k, False))
         out.append(Segment(start, stop, _simpler(k, axis, start, lines, rest), True))
