@@ -10,10 +10,13 @@ from .contract_schedule import Instruction, MmaSchedule, tiles
 from .contract_text import PIECE, ContractParameters, a_pack, b_pack, contract_launch, partial_sums, shared_parameters
 from .emitted import Launch
 from .epilogue import EpilogueLines, epilogue
+from .ranges import divisible
 from .writer import Params
 
 _SIDE_BY_SIDE = 2  # accumulators of a lane that are neighbours along n
 _PACKED, _SINGLE = "sum[i / 2][j / 2][i % 2 * 2{lane}]", "sum[i / 2][j / 2][i % 2 * 2 + j % 2]"
+
+_PAIR = ("sum[i / 2][j / 2][i % 2 * 2]", "sum[i / 2][j / 2][i % 2 * 2 + 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ def fragment_epilogue(kernel: ContractKernel, splits: int, aligned: Sequence[int
     """The statements on the accumulators of matrix instructions, two of which are neighbours; pairs go to `place`, if given."""
     params = Params()
     if splits > 1:
-        return params, partial_sums(params, kernel, _SINGLE)
+        return params, partial_sums(params, kernel, _PAIR if divisible(kernel.n, _SIDE_BY_SIDE) else (_SINGLE,))
     lines = epilogue(kernel, params, aligned, _SIDE_BY_SIDE, _PACKED, place)
     if lines.pack == 1:
         params = Params()

@@ -112,11 +112,12 @@ def converted(x: str, dtype: DType, to: DType) -> str:
     return f"to_float({x})" if dtype in SMALL else x if dtype is to else f"({storage(to)}){x}"
 
 
-def partial_sums(params: Params, kernel: ContractKernel, source: str = "sum[i][j]") -> EpilogueLines:
-    """Instead of the epilogue: sums of this split."""
+def partial_sums(params: Params, kernel: ContractKernel, sources: tuple[str, ...] = ("sum[i][j]",)) -> EpilogueLines:
+    """Instead of the epilogue: sums of this split. `sources` lie side by side, as so many columns."""
     batch, m, n = (params.name(d) for d in (kernel.batch, kernel.m, kernel.n))
     place = f"((split * {batch} + batch) * {m} + m) * {n} + n"
-    return EpilogueLines([], [], [f"partial[{place}] = {source};"], 1)
+    pack = f"Pack<{storage(accumulator(kernel))}, {len(sources)}>{{{{{', '.join(sources)}}}}}"
+    return EpilogueLines([], [], [f"store_pack<{len(sources)}>(partial + {place}, {pack});"], len(sources))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from ..kernel import LoopKernel
 from .ranges import divisible, multiple
 
 PACK_BYTES = 16  # one load or store instruction of a thread
-POINT_THREADS = 256
+POINT_THREADS, FEW_THREADS = 256, 64  # of a block; where that many in each leave multiprocessors without one
+FEW_POINTS = 132 * POINT_THREADS
 SMALL_REDUCTION = 16  # elements that one thread reduces by itself
 COLUMN_POINTS = 4096  # points that keep the device busy with a thread each
 WARP_ROW = 1024  # longest row for one warp
@@ -114,7 +115,9 @@ def _points(kernel: LoopKernel, aligned: Sequence[int], limit: int = PACK_BYTES)
         votes[axis] += sum(1 for e in loads(kernel) if stride_along(e.offset, axis) == 1)
     axis = max(votes, key=lambda a: (votes[a], a))
     pack = min(_pack(kernel, axis, aligned), limit)
-    return PointSchedule(axis, pack)
+    points = prod(kernel.axes)
+    few = isinstance(points, int) and points <= FEW_POINTS * pack
+    return PointSchedule(axis, pack, FEW_THREADS if few else POINT_THREADS)
 
 
 def _ordered(kernel: LoopKernel, aligned: Sequence[int]) -> LoopSchedule | None:

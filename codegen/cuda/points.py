@@ -14,6 +14,8 @@ from .parts import Part
 from .render import render
 from .writer import STAGES, Scope
 
+IN_FLIGHT = 64  # elements that a thread may have asked memory for at once
+
 
 @dataclass(frozen=True)
 class PointsParameters:
@@ -68,9 +70,13 @@ class Points(LoopText):
     def _nest(self, inner: Scope, point: Scope) -> None:
         """Wrap a scope's statements into loops over the reduce axes."""
         n, depth = len(self.k.axes), len(self.k.reduce_axes)
+        length = prod(self.k.reduce_axes)
+        short = isinstance(length, int) and length * self.pack <= IN_FLIGHT and not self.read_back
         for j, size in enumerate(self.k.reduce_axes):
             t, i = self.index_type(size), self.axis_name(n + j)
-            if j == depth - 1 and not self.read_back:
+            if short:
+                point.add("#pragma unroll")
+            elif j == depth - 1 and not self.read_back:
                 point.add("#pragma unroll 4")
             point.add(f"for ({t} {i} = 0; {i} < {self.params.name(size)}; ++{i}) {{")
         point.add(*inner.lines, *["}"] * depth)

@@ -85,8 +85,12 @@ def test_results_by_the_engine(tile, bm: int, bn: int) -> None:
 
 
 def test_splits(tile) -> None:
+    """Partial sums are stored in pairs where results are even along n, and read in packs of four where that divides n."""
     tile(64, 64, 3, splits=3)
-    check_all([dot(70, 70, 1024, DType.BF16, DType.BF16), dot(64, 64, 160, DType.BF16, DType.BF16)], tol=1e-4)
+    jobs = [dot(70, n, k, DType.BF16, DType.BF16) for n, k in ((70, 1024), (71, 1024), (64, 160))]
+    assert [["store_pack<2>(partial" in "".join(sources(g)), "load_pack<4>(partial" in "".join(sources(g))] for g, _, _ in jobs] == [
+        [True, False], [False, False], [True, True]]  # fmt: skip
+    check_all(jobs, tol=1e-4)
 
 
 @pytest.mark.parametrize("blocks,bm,bn", [(2, 64, 64), (3, 128, 128), (5, 64, 128), (7, 64, 64)])
