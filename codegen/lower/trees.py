@@ -11,6 +11,7 @@ from ..simplify import Affine, as_affine
 from .builder import KernelBuilder, View, fn, index_expr, number
 from .state import Lowering
 
+_COMBINE = {"sum": "add", "min": "min", "max": "max"}
 _MANY = 16  # rows from which on vectors run over rows: the nodes of a tree stay in cache, and its first ones are shared
 
 
@@ -40,6 +41,10 @@ def _sum(lw: Lowering, node: Node, to: View, by_rows: bool) -> None:
     k = KernelBuilder(out.shape, (trees // halves, halves))
     row, target, tree, half = k.index
     value = _reached(lw, k, node, node.op.depth, row, (target, tree + half * (trees // halves)))
+    for start in node.inputs[6:]:
+        first = fn("eq", index_expr(tree + half), number(0, DType.I64))
+        before = k.load(lw.contiguous(start), (row, target))
+        value = fn("select", first, fn(_COMBINE[node.op.kind], before, value), value)
     lw.loop(k, [Reduction(node.op.kind, value)], [k.store(to, (row, target), Reduced(0, dtype=out.dtype))], node.loc)
 
 
@@ -54,7 +59,7 @@ def emit_tree_leaves(lw: Lowering, node: Node) -> None:
 
 def _reached(lw: Lowering, k: KernelBuilder, node: Node, depth: int, row: Affine, at: tuple[Affine, ...]) -> E:
     """The last table's entry of the node that a row reaches from the root at `at`."""
-    x, root, feature, threshold, child, last = node.inputs
+    x, root, feature, threshold, child, last = node.inputs[:6]
 
     def entry(table: Value, offset: E) -> E:
         return Load(lw.contiguous(table).buffer, offset, dtype=table.dtype)

@@ -35,9 +35,10 @@ def _check(op: Op, types: Sequence[TensorType], value: DType | None) -> None:
 
 @dataclass(frozen=True)
 class TreeSum(Op):
-    """(x[N, F], root i32[K, T], feature i32, threshold, child i32, value f32|f64: tables of nodes) -> [N, K].
+    """(x[N, F], root i32[K, T], feature i32, threshold, child i32, value f32|f64: tables of nodes, start [N, K]?) -> [N, K].
 
-    The sum ("sum"), least ("min") or greatest ("max") value of the leaves that T trees reach in `depth` steps.
+    The sum ("sum"), least ("min") or greatest ("max") of the values of the leaves that T trees reach in `depth` steps, and of
+    `start`, which comes first: a sum over several groups of trees rounds as one over all trees does.
     """
 
     depth: int
@@ -46,15 +47,20 @@ class TreeSum(Op):
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         if self.kind not in ("sum", "min", "max"):
             raise VerifyError(f"treesum: kind {self.kind!r}", expected="sum, min or max")
-        _check(self, types, types[-1].dtype if types[-1].dtype.is_float else DType.F32)
+        tables = types[:6]
+        _check(self, tables, tables[-1].dtype if tables[-1].dtype.is_float else DType.F32)
         if types[1].rank != 2:
             raise VerifyError(f"treesum: roots {types[1]}", expected="[targets, trees]")
-        return (TensorType(types[-1].dtype, (types[0].shape[0], types[1].shape[0])),)
+        out = TensorType(tables[-1].dtype, (types[0].shape[0], types[1].shape[0]))
+        if list(types[6:]) not in ([], [out]):
+            raise VerifyError(f"treesum: start {', '.join(map(str, types[6:]))}", expected=str(out))
+        return (out,)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
-        x, root, feature, threshold, child, value = args
+        x, root, feature, threshold, child, value, *first = args
         start = np.broadcast_to(root, (len(x), *root.shape))
         reached = value[_walk(self.depth, x, start, feature, threshold, child)]
+        reached = np.concatenate([*(f[..., None] for f in first), reached], axis=2)
         return (getattr(reached, self.kind)(axis=2).astype(value.dtype),)
 
 

@@ -128,6 +128,24 @@ def test_trees_of_many_depths_and_known_numbers_of_rows():
         np.testing.assert_allclose(mlc.compile(model).run({"x": x})["y"], want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("trees", [20, 30])
+def test_equal_votes_of_trees_of_different_depths(classes, trees):
+    """Leaves vote for one class; a sum of as many votes is to round as in onnxruntime, which goes from tree to tree."""
+    model = ensemble("TreeEnsembleClassifier", trees, 9, ids=range(classes) if classes > 2 else [0], targets=classes)
+    (weights,) = (a for a in model.graph.node[0].attribute if a.name == "class_weights")
+    votes = np.array(weights.floats).reshape(-1, classes if classes > 2 else 1)
+    won = votes > 0 if classes == 2 else votes == votes.max(1, keepdims=True)
+    weights.floats[:] = (won / trees).ravel().tolist()
+    x, one = rows(2000), ort.SessionOptions()
+    one.intra_op_num_threads = 1  # more would add up parts
+    want = ort.InferenceSession(model.SerializeToString(), one).run(None, {"x": x})
+    got = mlc.compile(model, threads=1).run({"x": x})
+    assert np.unique(np.sort(want[1], 1)[:, -2:], axis=0).shape[0] > 3 and (np.ptp(np.sort(want[1], 1)[:, -2:], axis=1) < 1e-6).any()
+    np.testing.assert_array_equal(got["label"], want[0])
+    np.testing.assert_allclose(got["y"], want[1], rtol=0 if classes == 2 else 1e-5)
+
+
 def test_ensemble_of_version_5():
     """Thresholds and weights as tensors, leaves apart from nodes, and a node that asks for membership of a set."""
     members = np.asarray([1.0, 3.0, np.nan, 2.0], np.float32)

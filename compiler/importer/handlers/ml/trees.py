@@ -150,15 +150,23 @@ class _Sums:
         ]
 
     def totals(self, kind: str) -> Value:
-        """[N, targets]: sums, least or greatest weights."""
+        """[N, targets]: sums, least or greatest weights.
+
+        One group of trees goes on from where the last one ended: votes of equal weights then round as they do in onnxruntime, which
+        matters where classes have as many.
+        """
         single = np.bincount(self.forest.leaf, minlength=1).max() <= 1
-        parts = []
+        total, rest = None, []
         for t in self.tables:
             owners = self._owners(t) if single else None
-            parts.append(self._by_target(t, owners, kind) if owners is not None else self._by_leaf(t, kind))
-        total = parts[0]
-        for p in parts[1:]:
-            total = {"sum": self.b.add, "min": self.b.min, "max": self.b.max}[kind](total, p)
+            if owners is None:
+                rest.append(t)
+            else:
+                total = self._by_target(t, owners, kind, total)
+        if rest:
+            leaves = self._by_leaf(rest, kind)
+            total = leaves if total is None else {"sum": self.b.add, "min": self.b.min, "max": self.b.max}[kind](total, leaves)
+        assert total is not None
         return total
 
     def _owners(self, t: Tables) -> np.ndarray | None:
@@ -175,7 +183,7 @@ class _Sums:
         one = (low == self.targets) | (low == high)
         return np.maximum(high, 0) if one.all() else None
 
-    def _by_target(self, t: Tables, owners: np.ndarray, kind: str) -> Value:
+    def _by_target(self, t: Tables, owners: np.ndarray, kind: str, start: Value | None) -> Value:
         """Trees sorted by target; missing ones are leaves of a neutral value."""
         neutral = {"sum": 0.0, "min": np.inf, "max": -np.inf}[kind]
         value = np.zeros(int(t.node.max()) + 1 + len(self.forest.nodes.mode))
@@ -187,9 +195,10 @@ class _Sums:
         root = np.full((self.targets, most), len(values) - 1, np.int32)
         for k in range(self.targets):
             root[k, : counts[k]] = t.root[owners == k]
-        return self.b.emit(O.TreeSum(t.depth, kind), self.x, self.ctx.const(root), *self._table(t, 1), self.ctx.const(values))
+        first = () if start is None else (start,)
+        return self.b.emit(O.TreeSum(t.depth, kind), self.x, self.ctx.const(root), *self._table(t, 1), self.ctx.const(values), *first)
 
-    def _by_leaf(self, t: Tables, kind: str) -> Value:
+    def _by_leaf(self, tables: list[Tables], kind: str) -> Value:
         """Numbers of leaves, and a row of weights for each."""
         neutral = {"sum": 0.0, "min": np.inf, "max": -np.inf}[kind]
         nodes, row = np.unique(self.forest.leaf, return_inverse=True)
@@ -199,13 +208,20 @@ class _Sums:
         np.add.at(rows, (row + 1, self.forest.target), self.forest.weight)
         given[row + 1, self.forest.target] = True
         rows, same = np.unique(np.where(given, rows, neutral), axis=0, return_inverse=True)
-        row_of = np.zeros(int(t.node.max()) + 1 + len(self.forest.nodes.mode), np.int64)  # by node; row 0: no weights
-        row_of[nodes] = np.arange(1, len(nodes) + 1)
-        leaf = same.reshape(-1)[np.where(t.inner, 0, row_of[t.node])].astype(np.int32)
-        root = self.ctx.const(t.root.astype(np.int32))
-        leaves = self.b.emit(O.TreeLeaves(t.depth), self.x, root, *self._table(t), self.ctx.const(leaf))
-        weights = self.ctx.const(rows.astype(self.dtype.np))
-        return self.b.reduce(kind, self.b.emit(O.Gather(0), weights, leaves), [1], False)
+        found = []
+        for t in tables:
+            row_of = np.zeros(int(t.node.max()) + 1 + len(self.forest.nodes.mode), np.int64)  # by node; row 0: no weights
+            row_of[nodes] = np.arange(1, len(nodes) + 1)
+            leaf = same.reshape(-1)[np.where(t.inner, 0, row_of[t.node])].astype(np.int32)
+            root = self.ctx.const(t.root.astype(np.int32))
+            found.append(self.b.emit(O.TreeLeaves(t.depth), self.x, root, *self._table(t), self.ctx.const(leaf)))
+        leaves = self.b.concat(1, *found) if len(found) > 1 else found[0]
+        if kind != "sum" or self.dtype is DType.F64:
+            weights = self.ctx.const(rows.astype(self.dtype.np))
+            return self.b.reduce(kind, self.b.emit(O.Gather(0), weights, leaves), [1], False)
+        # Sums of as many equal votes have to be equal in whatever order: in 53 bits those of float32 numbers do not round.
+        weights = self.ctx.const(rows.astype(self.dtype.np).astype(np.float64))
+        return self.b.cast(self.b.reduce(kind, self.b.emit(O.Gather(0), weights, leaves), [1], False), self.dtype)
 
 
 def _with_base(b: Build, total: Value, base: np.ndarray) -> Value:
