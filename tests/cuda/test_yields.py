@@ -27,6 +27,12 @@ GROWING = """growing (float[2] x, int64 n) => (float[M] y, float[n, 2] all) {
         on2 = Identity(on)  c = Add(a, one)  b = Concat<axis = 0>(a, c)  s = Slice(b, start, end) }> }"""
 
 
+APPENDED = """appended (float[2] x, int64 n) => (float[M] y, float[K, 2] all) {
+    e = SequenceEmpty()  y, s = Loop(n, go, x, e) <body = step (int64 i, bool on, float[M] a, seq(float[2]) q) => (bool on2, float[M2] b, seq(float[2]) r) {
+        on2 = Identity(on)  t = ReduceSum<keepdims = 1>(a)  b = Concat<axis = 0>(a, t)  f = Cast<to = 1>(i)  u = Mul(x, f)
+        r = SequenceInsert(q, u) }>  all = ConcatFromSequence<axis = 0, new_axis = 1>(s) }"""
+
+
 def chosen() -> bytes:
     return small_models.model(CHOSEN, half=np.array(0.5, np.float32), zero=np.array(0))
 
@@ -67,6 +73,14 @@ def test_tensors_that_grow_in_a_loop() -> None:
     module = emulate(blob)
     for n in (1, 4, 2):
         agree(module, blob, {"x": np.array([1, 2], np.float32), "n": np.array(n)})
+
+
+def test_tensors_and_sequences_that_are_appended_to() -> None:
+    blob = small_models.model(APPENDED, go=np.array(True))
+    module = emulate(blob)
+    for n in (1, 300, 2):
+        x = np.array([1, 2] if n < 9 else [0, 0], np.float32)  # sums of all double in every iteration
+        agree(module, blob, {"x": x, "n": np.array(n)})
 
 
 def test_outputs_of_such_sizes_stay_on_the_device(selecting: CudaModule) -> None:
