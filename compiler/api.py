@@ -141,11 +141,13 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
                 writer.graph("lower_precision", graph)
             clock.lap("precision")
         lowering = backend.options(options.opt_level, options.exact)
-        result = _back(graph, backend, lowering, tell, clock)
+        last = backend.passes(options.opt_level)
+        result = _back(run_passes(graph, last, context), backend, lowering, tell, clock)
         if general is not None:
             general = optimize(general, PassContext(opt_level=options.opt_level))
             if graph is not float32:
                 general = _with_attention(lower_alike(general, lowered), backend, options)
+            general = run_passes(general, last, PassContext(opt_level=options.opt_level))
             with suppress(CodegenError):  # as where no such graph can be built: those sizes stay refused, by a typed error
                 result.general = _back(general, backend, lowering, tell, _Clock(), result.objects)
             clock.lap("general")

@@ -24,6 +24,9 @@ from ..codegen.plan import Branch, Buffer, Expect, Plan, PlanStep, Repeat, Step
 from ..errors import TargetError
 from ..ir import Dim, DType, dim_max
 from ..ir.dims import floordiv
+from ..passes.base import Runnable
+from ..passes.merge_products import MergeProducts
+from ..passes.pipelines import CLEAN
 from ..runtime import objects
 from ..runtime.artifact import Parts
 from .assemble import assemble
@@ -62,6 +65,9 @@ class Backend(Protocol):
 
     def attention(self, precision: str) -> DType | None:
         """The type that attention of float32 is rounded to where layers are lowered to `precision`; None: it is not."""
+
+    def passes(self, opt_level: int) -> tuple[Runnable, ...]:
+        """What graphs go through for this target, behind all other passes."""
 
     def emit(self, plan: Plan) -> dict[int, Any]: ...
 
@@ -131,6 +137,9 @@ class CpuBackend:
     def attention(self, precision: str) -> DType | None:
         return None
 
+    def passes(self, opt_level: int) -> tuple[Runnable, ...]:
+        return ()
+
     def emit(self, plan: Plan) -> dict[int, Emitted]:
         return _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: self._emit(step.kernel)), self._written)
 
@@ -198,6 +207,9 @@ class CudaBackend:
 
     def attention(self, precision: str) -> DType | None:
         return {"bf16": DType.BF16, "fp16": DType.F16}.get(precision)
+
+    def passes(self, opt_level: int) -> tuple[Runnable, ...]:
+        return (MergeProducts(), CLEAN) if opt_level > 1 else ()
 
     def emit(self, plan: Plan) -> dict[int, tuple[Form, ...]]:
         from ..codegen.cuda.emit import emit_forms

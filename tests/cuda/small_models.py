@@ -38,6 +38,17 @@ def cnn() -> bytes:
         w1=(8, 3, 3, 3), b1=(8,), w2=(8, 1, 3, 3), w3=(8, 5), b3=(5,))  # fmt: skip
 
 
+def heads() -> bytes:
+    """Two heads of 8 of queries, keys and values that are three products of one input."""
+    return model("""heads (float[1, L, 16] x) => (float[1, L, 16] y) {
+        q0 = MatMul(x, wq)  k0 = MatMul(x, wk)  v0 = MatMul(x, wv)  q1 = Add(q0, bq)  k1 = Add(k0, bk)  v1 = Add(v0, bv)
+        q2 = Reshape(q1, parts)  k2 = Reshape(k1, parts)  v2 = Reshape(v1, parts)  q = Transpose<perm = [0, 2, 1, 3]>(q2)
+        k = Transpose<perm = [0, 2, 3, 1]>(k2)  v = Transpose<perm = [0, 2, 1, 3]>(v2)  s0 = MatMul(q, k)  s1 = Mul(s0, scale)
+        p = Softmax<axis = -1>(s1)  a0 = MatMul(p, v)  a1 = Transpose<perm = [0, 2, 1, 3]>(a0)  a2 = Reshape(a1, rows)  y = MatMul(a2, wo) }""",
+        wq=(16, 16), wk=(16, 16), wv=(16, 16), wo=(16, 16), bq=(16,), bk=(16,), bv=(16,), scale=np.array(8**-0.5, np.float32),
+        parts=np.array([1, -1, 2, 8]), rows=np.array([1, -1, 16]))  # fmt: skip
+
+
 def transformer() -> bytes:
     """One block of two heads of 8, with a residual, layer norms and a gated feed-forward network."""
     return model("""transformer (float[1, L, 16] x) => (float[1, L, 16] y) {

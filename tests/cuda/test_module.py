@@ -40,6 +40,7 @@ CASES = {
     "loop": [{"x": floats(4), "n": np.array(n)} for n in (0, 3)] + [{"x": -np.ones(4, np.float32), "n": np.array(1)}],
     "lstm": [{"x": floats(n, 2, 6)} for n in (1, 9)],
     "topk": [{"x": floats(3, 30)}],
+    "heads": [{"x": floats(1, n, 16)} for n in (1, 33)],
 }
 
 
@@ -90,6 +91,21 @@ def test_sizes_that_turn_out_to_be_one() -> None:
     module = emulate(blob)
     for a, c, kept in ((5, 5, 5), (1, 5, 1), (5, 1, 3), (1, 1, 0), (5, 5, 1)):
         agree(module, blob, {"x": floats(a, 16), "y": floats(c, 16), "k": np.arange(a) < kept})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_heads_are_one_product(precision: str) -> None:
+    """Three projections are one contraction, whose rows attention reads as they lie: no kernel besides."""
+    blob, feeds = small_models.heads(), {"x": floats(1, 70, 16)}
+    module = emulate(blob, precision=precision)
+    (want,) = ort.InferenceSession(blob, providers=["CPUExecutionProvider"]).run(None, feeds)
+    assert np.linalg.norm(module.run(feeds)["y"] - want) <= {"fp32": 1e-5, "bf16": 2e-2, "fp16": 3e-3}[precision] * np.linalg.norm(want)
+    steps = len(
+        compile_stages(
+            blob, Options("cuda:sm_90a", precision=Precision(precision)), backend=EmulatedBackend(parse("cuda:sm_90a"))
+        ).plan.steps
+    )
+    assert steps == 3 + (precision != "fp32")  # rounding the input, projections, attention, the last product
 
 
 @pytest.mark.parametrize("precision,limit", [("bf16", 2e-2), ("fp16", 3e-3), ("int8-dynamic", 5e-2)])
