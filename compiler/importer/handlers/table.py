@@ -26,6 +26,7 @@ from .microsoft.generation.beams import BEAM_HANDLERS
 from .microsoft.generation.greedy import GREEDY_HANDLERS
 from .microsoft.grouped import GROUPED_HANDLERS
 from .microsoft.masked_pool import MASKED_POOL_HANDLERS
+from .microsoft.packed import PACKED_MS_HANDLERS
 from .microsoft.quantized import QUANT_MS_HANDLERS
 from .microsoft.sampling import SAMPLING_MS_HANDLERS
 from .microsoft.small import SMALL_MS_HANDLERS
@@ -80,6 +81,7 @@ HANDLERS: dict[tuple[str, int], Handler] = {
     **GROUPED_HANDLERS,
     **BLOCKED_MS_HANDLERS,
     **STATEFUL_MS_HANDLERS,
+    **PACKED_MS_HANDLERS,
     **BEAM_HANDLERS,
     **GREEDY_HANDLERS,
     **ATTN_LSTM_HANDLERS,
