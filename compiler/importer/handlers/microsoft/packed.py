@@ -138,7 +138,8 @@ def irfft(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
     _check_spectrum(ctx, node)
     b, n = Build(ctx), (x.shape[-2] - 1) * 2
-    return [b.reshape(fourier(ctx, b, x, n, True, True), (*x.shape[:-2], n))]
+    ctx.require_equal(x.shape[-1], 2)
+    return [b.reshape(fourier(ctx, b, b.reshape(x, (*x.shape[:-1], 2)), n, True, True), (*x.shape[:-2], n))]
 
 
 def _check_spectrum(ctx: ImportContext, node: NodeProto) -> None:
