@@ -93,7 +93,7 @@ def opened(source: str | os.PathLike[str] | bytes, *, verify: bool = True) -> It
     loc = "" if isinstance(source, bytes) else str(source)
     try:
         if isinstance(source, bytes):
-            parts, finish = _parts(memoryview(source), verify, None)
+            parts, finish = _parts(source, verify, None)
         elif not isinstance(source, (str, os.PathLike)):
             raise ArtifactError(f"a {type(source).__name__}", expected="a path, or the bytes of a module")
         else:
@@ -101,7 +101,7 @@ def opened(source: str | os.PathLike[str] | bytes, *, verify: bool = True) -> It
                 if os.fstat(f.fileno()).st_size == 0:
                     raise ArtifactError("an empty file")
                 pages = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-                parts, finish = _parts(memoryview(pages), verify, f.fileno())
+                parts, finish = _parts(pages, verify, f.fileno())
         yield parts
         finish()
     except OSError as e:
@@ -127,12 +127,12 @@ def _checksum(data: bytes) -> int:
     return int(native().checksum(address(held), held.nbytes)) % 2**64
 
 
-def _parts(view: memoryview, verify: bool, file: int | None) -> tuple[Parts, Callable[[], None]]:
+def _parts(source: bytes | mmap.mmap, verify: bool, file: int | None) -> tuple[Parts, Callable[[], None]]:
     """What a file holds, and what raises ArtifactError unless its weights are what they were."""
-    spans, comment = archive.read(view)
+    spans, comment = archive.read(source)
     if comment.startswith(_FORMAT_1):
         raise ArtifactError("format 1", expected=f"format {FORMAT}", remedy="Compile the model again.")
-    manifest_bytes, code = (bytes(view[at : at + size]) for at, size in spans[:2])
+    manifest_bytes, code = (source[at : at + size] for at, size in spans[:2])
     if comment != _comment(manifest_bytes):
         raise ArtifactError("the manifest does not match its digest")
     try:
@@ -141,7 +141,7 @@ def _parts(view: memoryview, verify: bool, file: int | None) -> tuple[Parts, Cal
         raise ArtifactError("the manifest is no JSON") from None
     check_format(raw)
     at, size = spans[2]
-    weights: np.ndarray = np.frombuffer(view, np.uint8, size, at) if size else np.empty(0, np.uint8)
+    weights: np.ndarray = np.frombuffer(source, np.uint8, size, at) if size else np.empty(0, np.uint8)
     if size and address(weights) % 64:
         weights, mapped = aligned(size), weights
         weights[:] = mapped
