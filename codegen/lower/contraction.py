@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ...ir import Const, DType, Node, Op, Shape, prod
-from ...ir.ops import Conv, MatMul, Transpose
+from ...ir.ops import Conv, DotConv, MatMul, Transpose
 from ..simplify import Affine, axis, strides_of, unravel
 
 _VECTOR = 16  # output channels: of 512 bits, or of two vectors of 256
+_DOT_PANEL = 32  # output channels that dot products take together
+_LINE = 64  # bytes of K that they take together
 
 
 def is_contraction(node: Node) -> bool:
@@ -54,14 +56,22 @@ def contraction_linear(anchor: Node, index: tuple[Affine, ...]) -> Affine:
 def merged_groups(conv: Node) -> int:
     """Neighbouring groups of a convolution that one product takes together, with zeros for what does not belong together.
 
-    As long as their output channels fit one vector this wastes no more lanes than one group each, and sums are longer.
+    As long as their output channels fit one vector this wastes no more lanes than one group each, and sums are longer. Of dot products,
+    taps become whole lines by it, which need no gathering.
     """
     assert isinstance(conv.op, Conv)
     groups = conv.op.groups
     each = conv.out.shape[-1] // groups
-    if type(conv.op) is not Conv or not isinstance(each, int) or not isinstance(conv.inputs[1].node.op, Const):
+    if not isinstance(each, int) or not isinstance(conv.inputs[1].node.op, Const):
         return 1
-    return max(g for g in range(1, max(1, _VECTOR // max(1, each)) + 1) if groups % g == 0)
+    most = _VECTOR // max(1, each)
+    if isinstance(conv.op, DotConv):
+        w = conv.inputs[1]
+        line = _LINE // w.dtype.itemsize
+        most = min(_DOT_PANEL // max(1, each), line // w.shape[-2]) if isinstance(w.shape[-2], int) else 1
+    elif type(conv.op) is not Conv:
+        return 1
+    return max(g for g in range(1, max(1, most) + 1) if groups % g == 0)
 
 
 def contraction_shape(anchor: Node) -> Shape:

@@ -8,7 +8,7 @@ import pytest
 from mlc.codegen.kernel import ContractKernel
 from mlc.codegen.plan import Step
 from mlc.ir import DType, const, sym
-from mlc.ir.ops import Add, Cast, IntegerConv, IntegerMatMul, Max, Min, Mul, Quantize, Relu
+from mlc.ir.ops import Add, Cast, DotConv, IntegerConv, IntegerMatMul, Max, Min, Mul, Quantize, Relu
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lowering import ap, graph, run, tensor
@@ -68,6 +68,24 @@ def test_conv(x_type, w_type, groups, c, o, w_zero):
     z = {"none": np.zeros(1, w_type), "number": np.full(1, 5, w_type), "channels": full((o,), w_type)}[w_zero]
     op = IntegerConv((2, 1), (1, 0), (1, 1), (1, 2), groups)
     run(graph([x], ap(op, x, w, const(np.asarray(17, x_type)), const(z))), [full((2, 6, 7, c), x_type)])
+
+
+@pytest.mark.parametrize(
+    "groups,each,out,products",
+    [(10, 16, 16, 5), (4, 16, 16, 2), (25, 16, 16, 25), (8, 4, 4, 1), (6, 8, 24, 6), (2, 64, 64, 2), (3, 2, 1, 1)],
+)
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.U8])
+def test_groups_of_few_channels_share_a_product(groups, each, out, products, dtype):
+    """Zeros stand between them, where all fits lines of inputs and a panel of outputs."""
+    c, o, floats = groups * each, groups * out, dtype is DType.BF16
+    if floats:
+        given, weights = (R.standard_normal(s).astype(np.float32).astype(dtype.np) for s in ((1, 5, 6, c), (3, 3, each, o)))
+    else:
+        given, weights = full((1, 5, 6, c), np.uint8), full((3, 3, each, o), np.int8)
+    x, op = tensor(1, 5, 6, c, dtype=dtype), DotConv((1, 1), (1, 1), (1, 1), (1, 1), groups)
+    plan = run(graph([x], ap(op, x, const(weights))), [given], op.reference(given, weights))
+    batches = [s.kernel.batch for s in plan.steps if isinstance(s, Step) and isinstance(s.kernel, ContractKernel)]
+    assert batches == [products]
 
 
 def test_pointwise_conv_with_a_dynamic_batch():
