@@ -240,6 +240,7 @@ def _cases() -> list[KernelCase]:
         _product(4096, 4096, 4096, "fp32"), _product(8192, 8192, 8192, "bf16"), _product(4096, 4096, 4096, "bf16"),
         _product(8192, 8192, 8192, "fp16"), _product(8192, 8192, 8192, "fp32", "+tf32"),
         _product(128, 3072, 768, "bf16"), _product(4096, 3072, 768, "bf16"), _product(4096, 768, 3072, "bf16"),
+        _product(6304, 768, 3072, "bf16"), _product(512, 11008, 4096, "bf16"),
         _product(1, 4096, 14336, "bf16"), _product(4, 4096, 4096, "bf16"), _product(16, 4096, 4096, "bf16"),
         _product(1, 4096, 4096, "fp32"),
         _convolution(32, 56, 64, 64, 3, 1), _convolution(32, 14, 256, 256, 3, 1), _convolution(32, 224, 3, 64, 7, 2),

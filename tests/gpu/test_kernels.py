@@ -87,6 +87,12 @@ def test_results_by_the_engine(hopper, tile, bm: int, bn: int) -> None:
     test_contract_wgmma.test_results_by_the_engine(tile, bm, bn)
 
 
+@pytest.mark.parametrize("blocks,bm,bn", [(3, 128, 128), (7, 64, 64)])
+def test_streams_of_warp_groups(hopper, tile, blocks: int, bm: int, bn: int) -> None:
+    """Blocks that wait for each other."""
+    test_contract_wgmma.test_streams(tile, blocks, bm, bn)
+
+
 @pytest.mark.parametrize("name", ["test_element_types", "test_splits", "test_batches", "test_convolutions"])
 def test_warp_groups(hopper, tile, name: str) -> None:
     getattr(test_contract_wgmma, name)(tile)
@@ -120,9 +126,9 @@ def test_large_attention(device, real, heads: int, shared: int, rows: int, keys:
     assert np.linalg.norm(got - want) < 3e-3 * np.linalg.norm(want)
 
 
-@pytest.mark.parametrize("m,n,k", [(2048, 2048, 4096), (1000, 1536, 1000), (4096, 256, 8192)])
+@pytest.mark.parametrize("m,n,k", [(2048, 2048, 4096), (1000, 1536, 1000), (4096, 256, 8192), (6304, 768, 3072)])
 def test_large_products(device, real, m: int, n: int, k: int) -> None:
-    """As many tiles as the device has room for, and more: the pipeline runs many times around its stages."""
+    """As many tiles as the device has room for, and more: the pipeline runs many times around its stages. The last is a stream."""
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))
     text = f"product (float[{m}, {k}] x) => (float[{m}, {n}] y) {{ y = MatMul(x, w) }}"
