@@ -16,6 +16,12 @@ from ..ir.dtypes import DType
 
 SEED = 0
 _LARGEST = 2**48  # no dim is that long
+# Numbers that exporters give these names: a rate of samples, and how text is generated (onnxruntime's converters of searches).
+_USUAL = {
+    "sr": 16000, "max_length": 32, "min_length": 0, "num_beams": 2, "num_return_sequences": 1, "length_penalty": 1, "repetition_penalty": 1,
+    "temperature": 1,
+}  # fmt: skip
+_GENERATES = ("BeamSearch", "GreedySearch", "Sampling")
 _SCALES = (1, 4, 16, 64, 256)  # of default sizes
 
 
@@ -239,6 +245,8 @@ def _default_size(symbol: str, axis: int, rank: int, scale: int) -> int:
 def _values(spec: InputSpec, shape: tuple[int, ...], seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, *spec.name.encode()])
     name, dtype = spec.name.lower(), spec.dtype
+    if name in _USUAL and shape in ((), (1,)) and dtype.kind in "iuf":
+        return np.full(shape, _USUAL[name], dtype)
     if dtype.kind == "O":
         return rng.choice(np.array(["a", "bc", "def", "Ghij"], dtype=object), shape)
     if "mask" in name:
@@ -250,8 +258,6 @@ def _values(spec: InputSpec, shape: tuple[int, ...], seed: int) -> np.ndarray:
     kind = DType.from_numpy(dtype)
     if kind.is_float:
         return rng.standard_normal(shape).astype(np.float32).astype(dtype)
-    if name == "sr" and not shape:
-        return np.asarray(16000, dtype)
     if "type" in name or "segment" in name:
         below = 2
     elif "position" in name and not spec.below:
@@ -269,9 +275,12 @@ def _values(spec: InputSpec, shape: tuple[int, ...], seed: int) -> np.ndarray:
 _PASS_ON = {"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Transpose"}
 
 
-def _table_sizes(graph: onnx.GraphProto) -> dict[str, int]:
-    """Rows of the smallest constant table that each graph input indexes, followed through nodes that keep values."""
-    rows = {t.name: tuple(t.dims) for t in graph.initializer}
+def _table_sizes(graph: onnx.GraphProto, outside: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, int]:
+    """Rows of the smallest constant table that each graph input indexes, followed through nodes that keep values.
+
+    `outside`: shapes of constants that the graph sees. What generates text hands its prompts to a graph that it holds.
+    """
+    rows = {**(outside or {}), **{t.name: tuple(t.dims) for t in graph.initializer}}
     for node in graph.node:
         if node.op_type == "Constant":
             for a in node.attribute:
@@ -279,6 +288,11 @@ def _table_sizes(graph: onnx.GraphProto) -> dict[str, int]:
                     rows[node.output[0]] = tuple(a.t.dims)
     source = {v.name: v.name for v in graph.input}
     below: dict[str, int] = {}
+
+    def limit(name: str, size: int) -> None:
+        key = source[name]
+        below[key] = min(below.get(key, size), size)
+
     for node in graph.node:
         if node.op_type in _PASS_ON and node.input and node.input[0] in source:
             source[node.output[0]] = source[node.input[0]]
@@ -286,6 +300,11 @@ def _table_sizes(graph: onnx.GraphProto) -> dict[str, int]:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
             dims = rows[node.input[0]]
             if -len(dims) <= axis < len(dims):
-                key = source[node.input[1]]
-                below[key] = min(below.get(key, dims[axis]), dims[axis])
+                limit(node.input[1], dims[axis])
+        elif node.op_type in _GENERATES and node.input and node.input[0] in source:
+            held = {a.name: a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH}
+            first = held.get("encoder", held.get("decoder"))
+            size = _table_sizes(first, rows).get(first.input[0].name) if first is not None and first.input else None
+            if size is not None:
+                limit(node.input[0], size)
     return below

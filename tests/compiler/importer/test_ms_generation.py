@@ -5,6 +5,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from generation_models import WIDTH, gpt, holding, model_of, t5
+from mlc.compiler.inputs import generate, specs_of_onnx
 from mlc.errors import InputError, OnnxImportError
 from onnx import helper
 
@@ -194,3 +195,13 @@ def test_what_cannot_be_is_said():
                              eos_token_id=3, pad_token_id=0))  # fmt: skip
     with pytest.raises(OnnxImportError, match="cross_qk"):
         mlc.compile(whisper(["sequences", "", "", "cross_qk"])[0])
+
+
+def test_inputs_can_be_generated():
+    """For check and bench: tokens that the decoder knows, and numbers that make sense."""
+    graph, weights = gpt(layers=1)
+    feeds = beams(PROMPTS, 9, 2, 1)
+    model = model_of("BeamSearch", feeds, BEAMS, OUTS[:1], {"decoder": graph}, weights, eos_token_id=3, pad_token_id=0)
+    for value, name in zip(model.graph.input, BEAMS, strict=True):
+        value.name = name
+    agrees(model, generate(specs_of_onnx(model), {}))
