@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,15 @@ from ..elements import dtype_of
 
 
 def zip_map(x: np.ndarray, labels: list[Any]) -> list[dict[Any, float]]:
-    rows = np.atleast_2d(x)
+    rows = x if x.ndim == 2 else np.atleast_2d(x)
     if rows.shape[1] != len(labels):
         raise ValueError(f"{rows.shape[1]} scores for {len(labels)} labels")
-    return [dict(zip(labels, row, strict=True)) for row in rows.tolist()]
+    match labels:  # classifiers of two and three classes make most maps: displays take a third of the time of `zip`
+        case [a, b]:
+            return [{a: p, b: q} for p, q in rows.tolist()]
+        case [a, b, c]:
+            return [{a: p, b: q, c: r} for p, q, r in rows.tolist()]
+    return list(map(dict, map(zip, repeat(labels), rows.tolist())))
 
 
 def dict_vectorizer(x: dict[Any, Any], words: list[Any], dtype: str) -> np.ndarray:
