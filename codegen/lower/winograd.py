@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...ir import Const, Dim, DType, Node
+from ...ir import Const, Dim, DType, Node, evaluate, lower, symbols_of, upper
 from ...ir.ops import Conv
 from ..kernel import ConvGeometry
 from ..packing import LANES, Deferred, pack_b, packed_size, whole_vectors
@@ -25,9 +25,10 @@ class ConvCosts:
     """What the estimate assumes of a machine, in multiply-adds of one core (about 10 ps each with 512-bit vectors).
 
     step: of one transform step (a multiply-add of one value, with its share of loads and stores). weight: of reading one
-    transformed weight from the outer caches, up to `near` of them, `far`: of one more, from memory. unknown: size of a spatial axis
-    that is not known at compile time. gain: estimated speed-up below which direct summation stays. `cached`: elements of weights
-    that stay in a core's cache. `unit`: bytes of image tiles that share one pass over the weights, `tiles` of them at most.
+    transformed weight from the outer caches, up to `near` of them, `far`: of one more, from memory. unknown: what symbols of
+    spatial axes are taken as, so that maps are the smaller the more strides lie before them. gain: estimated speed-up below which
+    direct summation stays. `cached`: elements of weights that stay in a core's cache. `unit`: bytes of image tiles that share one
+    pass over the weights, `tiles` of them at most.
     """
 
     step: float = 4.8
@@ -36,7 +37,7 @@ class ConvCosts:
     near: int = 1 << 22
     unit: int = 3 << 20
     tiles: int = 48
-    unknown: int = 56
+    unknown: int = 256
     gain: float = 1.05
     gain_of_groups: float = 1.2
     cached: int = 1 << 18
@@ -55,7 +56,7 @@ def choose_tile(node: Node, costs: ConvCosts) -> Tile | None:
         return None
     missing = [1] * (_AXES - len(kernel))
     kernel, dilations = missing + kernel, (*missing, *op.dilations)
-    images_ = _size(node.out.shape[0], 1)
+    images_ = node.out.shape[0] if isinstance(node.out.shape[0], int) else 1
     out = missing + [_size(d, costs.unknown) for d in node.out.shape[1:-1]]
     if min(images_, *out, c, n) <= 0:
         return None
@@ -103,7 +104,8 @@ def packed_weights(w: np.ndarray, tile: Tile, panel: int, groups: int = 1) -> De
 
 
 def _size(d: Dim, unknown: int) -> int:
-    return d if isinstance(d, int) else unknown
+    """What a size is likely to be."""
+    return d if isinstance(d, int) else min(max(evaluate(d, dict.fromkeys(symbols_of([d]), unknown)), lower(d), 1), upper(d))
 
 
 def _direct(images: int, out: list[int], kernel: list[int], c: int, n: int, groups: int, costs: ConvCosts) -> float:

@@ -5,8 +5,8 @@ import pytest
 from lowering import ap, graph, run, tensor
 from mlc.codegen.kernel import ContractKernel, WinogradKernel
 from mlc.codegen.lower import LowerOptions
-from mlc.codegen.lower.winograd import ConvCosts
-from mlc.ir import DType, const, sym
+from mlc.codegen.lower.winograd import ConvCosts, choose_tile
+from mlc.ir import DType, const, floordiv, sym
 from mlc.ir.ops import Add, Conv, Relu
 
 OPTIONS = LowerOptions(winograd=ConvCosts(), diagonal=True)
@@ -48,6 +48,16 @@ def test_planes_are_images():
     x = tensor(2, 8, 10, 12, 64)
     plan = run(graph([x], conv(x, (1, 3, 3), 64, 64, (1, 1, 1), dilations=(1, 1, 1))), options=OPTIONS)
     assert [s.kernel.images for s in plan.steps] == [16]
+
+
+def test_unknown_sizes_are_the_smaller_the_more_strides_lie_before_them():
+    """Large tiles of 512 channels read 36 MB of weights, for maps that are a 32nd of an image."""
+    h, w = sym("H", 1), sym("W", 1)
+    tiles = {}
+    for stride in (1, 16, 32, 1024):
+        x = tensor(1, floordiv(h + stride - 1, stride), floordiv(w + stride - 1, stride), 512)
+        tiles[stride] = choose_tile(conv(x, (3, 3), 512, 512).node, ConvCosts())
+    assert tiles == {1: (1, 4, 4), 16: (1, 2, 4), 32: (1, 2, 2), 1024: None}
 
 
 def test_dilated():
