@@ -10,7 +10,7 @@ from mlc.errors import InputError, OnnxImportError
 from onnx import helper
 
 PROMPTS = np.int32([[0, 0, 5, 6, 7], [1, 2, 4, 8, 9], [0, 9, 9, 9, 9]])
-BEAMS = ["ids", "max_length", "min_length", "num_beams", "count", "length_penalty", "repetition_penalty"]
+BEAMS = ["ids", "max_length", "min_length", "num_beams", "num_return_sequences", "length_penalty", "repetition_penalty"]
 OUTS = ["sequences", "sequences_scores", "scores"]
 
 
@@ -20,7 +20,7 @@ def number(value, kind=np.int32):
 
 def beams(ids, longest, width, count, least=0, length_penalty=1.0, repetition_penalty=1.0):
     return {
-        "ids": ids, "max_length": number(longest), "min_length": number(least), "num_beams": number(width), "count": number(count),
+        "ids": ids, "max_length": number(longest), "min_length": number(least), "num_beams": number(width), "num_return_sequences": number(count),
         "length_penalty": number(length_penalty, np.float32), "repetition_penalty": number(repetition_penalty, np.float32),
     }  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_beam_search_with_masks_and_constant_beams():
     words[5], first[:, 6] = 1, 1
     feeds = beams(PROMPTS, 9, 4, 3) | {"allowed": words, "opening": first, "mask": (PROMPTS != 9).astype(np.int32)}
     order = [*BEAMS, "allowed", "opening", "mask"]
-    fixed = ("num_beams", "count", "max_length", "min_length", "length_penalty", "repetition_penalty")
+    fixed = ("num_beams", "num_return_sequences", "max_length", "min_length", "length_penalty", "repetition_penalty")
     model = model_of("BeamSearch", feeds, order, OUTS, {"decoder": graph}, weights, fixed, eos_token_id=3, pad_token_id=3)
     agrees(model, {n: feeds[n] for n in ("ids", "allowed", "opening", "mask")})
 
@@ -202,6 +202,4 @@ def test_inputs_can_be_generated():
     graph, weights = gpt(layers=1)
     feeds = beams(PROMPTS, 9, 2, 1)
     model = model_of("BeamSearch", feeds, BEAMS, OUTS[:1], {"decoder": graph}, weights, eos_token_id=3, pad_token_id=0)
-    for value, name in zip(model.graph.input, BEAMS, strict=True):
-        value.name = name
     agrees(model, generate(specs_of_onnx(model), {}))
