@@ -41,6 +41,8 @@ def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
         elements.append(b.emit(O.Gather(axis), captures[x], at))
     outs = ctx.trace(body, [*formals, *elements], region)
     outs[:n_state] = [_kept(ctx, region, f, o) for f, o in zip(formals, outs, strict=False)]
+    region.drop_unused(region.graph([running, *outs], (counter, running, *formals), body.name))
+    captures = region.captures
     graph = region.graph([running, *outs], (counter, running, *formals), body.name)
     results = ctx.emit(O.Loop(graph, n_state, n_out, steps), b.dim(steps, DType.I64), ctx.const(np.bool_(True)), *states, *captures).outputs
     stacked = []
