@@ -27,6 +27,7 @@ from ..ir.dims import floordiv
 from ..passes.base import Runnable
 from ..passes.merge_products import MergeProducts
 from ..passes.pipelines import CLEAN
+from ..passes.wide_products import WideProducts
 from ..runtime import objects
 from ..runtime.artifact import Parts
 from .assemble import assemble
@@ -138,7 +139,7 @@ class CpuBackend:
         return None
 
     def passes(self, opt_level: int) -> tuple[Runnable, ...]:
-        return ()
+        return (WideProducts(), CLEAN) if opt_level > 0 else ()
 
     def emit(self, plan: Plan) -> dict[int, Emitted]:
         return _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: self._emit(step.kernel)), self._written)
