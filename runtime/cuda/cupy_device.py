@@ -16,7 +16,7 @@ from .device import Memory
 
 _INSTALL = 'pip install "mlc[cuda]"'
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-_ORDINARY = 0  # cudaMemoryTypeUnregistered
+_LATE = (1, 3)  # cudaMemoryTypeHost (page-locked) and Managed, whose copies are made when the stream gets there
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
 _RESTART = "Start a new process; MLC_CUDA_CHECK=1 names the kernel and its nodes."
 _DEFAULT_SHARED = 48 << 10
@@ -173,8 +173,7 @@ class CupyDevice:
         runtime, address = self._cp.cuda.runtime, source.ctypes.data
         with self._calls("copying to the device"):
             runtime.memcpyAsync(ptr, address, source.nbytes, _TO_DEVICE, stream.ptr)
-            # Ordinary memory has been read when this call returns; page-locked memory is read when the stream gets there.
-            if runtime.pointerGetAttributes(address).type != _ORDINARY:
+            if runtime.pointerGetAttributes(address).type in _LATE:  # other memory has been read when the call returns
                 stream.synchronize()
 
     def download(self, target: np.ndarray, ptr: int, stream: Any) -> None:
