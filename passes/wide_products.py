@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..ir import DType, Graph, Node, Value, const, lower, prod
+from ..ir import DType, Graph, Node, Value, const, evaluate, prod, symbols_of
 from ..ir.ops import Cast, Conv, MatMul
 from .base import Pass, PassContext, apply, const_of
 
@@ -22,8 +22,9 @@ class WideProducts(Pass):
         def widened(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
             if type(node.op) not in (MatMul, Conv) or node.out.dtype is not DType.F16:
                 return None
-            weights, rows = const_of(inputs[1]), prod(node.out.shape[:-1])
-            if weights is None or (isinstance(node.op, MatMul) and lower(rows) <= _FEW_ROWS):
+            weights, rows = const_of(inputs[1]), node.out.shape[:-1]
+            fewest = evaluate(prod(rows), dict.fromkeys(symbols_of(rows), 1))
+            if weights is None or (isinstance(node.op, MatMul) and fewest <= _FEW_ROWS):
                 return None
             x = apply(Cast(DType.F32), inputs[0], loc=node.loc)
             w = const(weights.astype(DType.F32.np), loc=inputs[1].node.loc)
