@@ -12,11 +12,12 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from ...errors import MlcError, OnnxImportError, VerifyError
 from ...ir import Const, DType, Graph, Input, Node, TensorType, Value, substitute, sym
 from ...ir.ops import DimTensor
-from .context import ImportContext, Region, UnsupportedError
+from .context import ImportContext, Region
 from .functions import resolved, schema_function, without_absent
 from .handlers.table import find_handler
 from .held import Element, Held, declared, to_proto
 from .load import free_names, node_loc
+from .node_view import UnsupportedError
 from .shapes import evaluate_shapes
 from .signature import Signature
 from .stacked import stack_of

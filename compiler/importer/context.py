@@ -12,11 +12,9 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, NodeProto, TensorProto
 
 from ...errors import OnnxImportError
 from ...ir import (
@@ -41,11 +39,13 @@ from ...ir import (
     symbols_of,
     upper,
 )  # fmt: skip
-from ...ir.ops import Cast, DimTensor, Host, Reshape, Stretch, Within
+from ...ir.ops import Cast, Host, Reshape, Stretch, Within
 from ...ir.ops.host import OBJECT, is_open
 from .constraints import assumptions, constraints, contracted, stretched
+from .contents import Contents
 from .held import Element, Held
 from .index_ranges import ends
+from .node_view import NodeView, UnsupportedError
 
 Handler = Callable[["ImportContext", NodeProto, list[Value | None]], Sequence[Value]]
 HandlerTable = Mapping[tuple[str, int], Handler]
@@ -53,12 +53,6 @@ HandlerTable = Mapping[tuple[str, int], Handler]
 # Emitted nodes whose inputs are constants are evaluated at once up to this many elements, so that shapes and scales
 # computed from constants are known to later handlers. Larger ones are left to the folding pass.
 FOLD_LIMIT = 4096
-# Shape arithmetic is about tensors of a few elements; what is larger is data.
-CONTENT_LIMIT = 1024
-
-
-class UnsupportedError(OnnxImportError):
-    """A node uses something that mlc has no lowering for; collected over the whole model by the importer."""
 
 
 @dataclass
@@ -79,14 +73,13 @@ class Region:
         return Graph(inputs, tuple(outputs), *names, name, sizes=tuple(self.sizes))
 
 
-class ImportContext:
+class ImportContext(NodeView, Contents):
     """State of one import. `loc` is that of the node being imported; `opsets` those of the enclosing model or function."""
 
     def __init__(self, opsets: Mapping[str, int], tensor: Callable[[TensorProto], np.ndarray]) -> None:
         self.opsets = dict(opsets)
-        self.loc: tuple[str, ...] = ()
-        self._tensor = tensor
-        self._contents: dict[Value, np.ndarray] = {}
+        NodeView.__init__(self, tensor)
+        Contents.__init__(self)
         # pairs of dims that must agree at run time; False where one of them might be 1 instead
         self.equal: dict[tuple[Dim, Dim], bool] = {}
         self.limits: list[Limit] = []
@@ -101,39 +94,6 @@ class ImportContext:
     def opset(self, domain: str = "") -> int:
         """Version of the operator set in force (0 when the model does not import the domain)."""
         return self.opsets.get("" if domain == "ai.onnx" else domain, 0)
-
-    def attr(self, node: NodeProto, name: str, default: Any = None) -> Any:
-        """Attribute as int, float, str, tuple, np.ndarray or GraphProto; `default` when absent."""
-        for a in node.attribute:
-            if a.name == name:
-                return self._attr_value(a)
-        return default
-
-    def integers(self, node: NodeProto, name: str) -> np.ndarray:
-        """An attribute of integers as an int64 array, empty when absent."""
-        found = next((a.ints for a in node.attribute if a.name == name), ())
-        return np.fromiter(found, np.int64, len(found))
-
-    def flag(self, node: NodeProto, name: str, default: bool) -> bool:
-        """An attribute that is 0 or 1. Raises UnsupportedError for other numbers."""
-        value = self.attr(node, name, int(default))
-        if value not in (0, 1):
-            raise self.unsupported(f"{node.op_type}: {name}={value}, expected 0 or 1")
-        return bool(value)
-
-    def _attr_value(self, a: AttributeProto) -> Any:
-        if a.type == AttributeProto.TENSOR:
-            return self._tensor(a.t)
-        value = helper.get_attribute_value(a)
-        if a.type in (AttributeProto.INTS, AttributeProto.FLOATS):
-            return tuple(value)
-        if isinstance(value, bytes):
-            return value.decode("utf-8", "replace")
-        if isinstance(value, (str, int, float)) or not isinstance(value, Sequence):
-            return value
-        if a.type == AttributeProto.STRINGS:
-            return tuple(map(_Texts().__getitem__, value))
-        return tuple(value)
 
     def emit(self, op: Op, *inputs: Value) -> Node:
         """Append a node; small pure nodes of constants become constants."""
@@ -192,50 +152,6 @@ class ImportContext:
                 else:
                     self.equal.setdefault((side, d), False)
         return tuple(out)
-
-    def const(self, array: object, dtype: DType | None = None) -> Value:
-        """A constant value."""
-        return Node.make(Const(np.asarray(array, dtype.np if dtype else None)), (), self.loc).out
-
-    def known(self, value: Value | None) -> np.ndarray | None:
-        """The constant content, or None when it is not a constant."""
-        if value is not None and isinstance(value.node.op, Const):
-            return value.node.op.data
-        return None
-
-    def content(self, value: Value | None) -> np.ndarray | None:
-        """Small known content as an object array of Dim, bool or Fraction (see `dim_arithmetic.py`); None when unknown."""
-        if value is None:
-            return None
-        found = self._contents.get(value)
-        if found is not None:
-            return found
-        op = value.node.op
-        if isinstance(op, DimTensor):
-            return _objects(op.dims, op.shape)
-        if isinstance(op, Const) and op.data.size <= CONTENT_LIMIT and op.data.dtype.kind in "iubf":
-            if op.data.dtype.kind == "f":
-                if not np.isfinite(op.data).all():
-                    return None
-                return _objects([whole(Fraction(float(x))) for x in op.data.ravel()], op.data.shape)
-            return _objects([x.item() for x in op.data.ravel()], op.data.shape)
-        return None
-
-    def is_symbolic(self, value: Value) -> bool:
-        """True when the content is known and involves symbols (a constant is not symbolic)."""
-        return value in self._contents or isinstance(value.node.op, DimTensor)
-
-    def set_content(self, value: Value, content: np.ndarray) -> None:
-        """Remember what a computed value holds."""
-        self._contents[value] = content
-
-    def dims(self, value: Value | None) -> tuple[Dim, ...] | None:
-        """Known integer content of a tensor of rank 0 or 1; None when unknown."""
-        content = self.content(value)
-        if content is None or content.ndim > 1:
-            return None
-        flat = tuple(content.ravel())
-        return flat if all(isinstance(d, (int, Expr)) and not isinstance(d, bool) for d in flat) else None
 
     def require_dims(self, value: Value | None, what: str) -> tuple[Dim, ...]:
         """`dims`, or an OnnxImportError that says `what` has to be known at compile time."""
@@ -330,10 +246,6 @@ class ImportContext:
         if found is None:
             raise UnsupportedError(f"{what} is not a constant", expected="a constant", loc=", ".join(self.loc))
         return found
-
-    def unsupported(self, what: str) -> UnsupportedError:
-        """The error to raise when a handler meets a variant it cannot lower."""
-        return UnsupportedError(what, loc=", ".join(self.loc))
 
     def require_equal(self, a: Dim, b: Dim) -> None:
         """Two dims have to agree whenever the model runs."""
@@ -431,33 +343,6 @@ class ImportContext:
     def trace(self, graph: GraphProto, args: Sequence[Value], region: Region) -> list[Value]:
         """Import a subgraph as a region of its own; values from outside become `Input` values in its captures."""
         raise NotImplementedError
-
-    def dim_tensor(self, content: np.ndarray, dtype: DType) -> Value:
-        """A value holding known dims (a constant when all are numbers)."""
-        flat = list(content.ravel())
-        if all(not isinstance(d, Expr) for d in flat):
-            return self.const(np.array([float(d) if isinstance(d, Fraction) else d for d in flat]).reshape(content.shape), dtype)
-        return Node.make(DimTensor(tuple(flat), tuple(content.shape), dtype), (), self.loc).out
-
-
-class _Texts(dict[bytes, str]):
-    """Decoded texts, each once."""
-
-    def __missing__(self, key: bytes) -> str:
-        self[key] = text = key.decode("utf-8", "replace")
-        return text
-
-
-def whole(x: Fraction) -> int | Fraction:
-    """A fraction as an int where it is one."""
-    return int(x) if x.denominator == 1 else x
-
-
-def _objects(flat: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
-    out = np.empty(len(flat), dtype=object)
-    for i, x in enumerate(flat):
-        out[i] = x
-    return out.reshape(shape)
 
 
 def _symbolic(op: Op) -> bool:

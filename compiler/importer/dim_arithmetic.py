@@ -10,7 +10,7 @@ from typing import Any
 
 from ...ir import Dim, Expr, ceildiv, dim_max, dim_min, floordiv, lower, upper
 from ...ir.dims import Atom
-from .context import whole
+from .contents import whole
 
 
 class UnknownError(Exception):

@@ -15,7 +15,8 @@ from onnx import NodeProto
 
 from ...ir import DType, Value
 from .compose import required
-from .context import CONTENT_LIMIT, Handler, ImportContext
+from .contents import CONTENT_LIMIT
+from .context import Handler, ImportContext
 from .dim_arithmetic import (
     BINARY,
     COMPARISONS,

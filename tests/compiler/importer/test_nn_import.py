@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 import pytest
-from mlc.compiler.importer.context import ImportContext, UnsupportedError
+from mlc.compiler.importer.context import ImportContext
 from mlc.compiler.importer.handlers.table import HANDLERS
+from mlc.compiler.importer.node_view import UnsupportedError
 from mlc.ir import DType, Graph, Input, Node, TensorType, evaluate, sym
 from onnx import TensorProto, helper, numpy_helper
 
