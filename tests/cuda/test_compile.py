@@ -140,8 +140,9 @@ def test_machine_code_of_warp_groups(monkeypatch, plan: WgmmaSchedule | int) -> 
                 if "wgmma.mma_async" in launch.source:
                     told, found = nvrtc().messages(launch.source, "sm_90a"), found + 1
                     spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told)
-                    # A stream keeps more from tile to tile: two registers of it, outside of the loop along k.
-                    most = 8 if isinstance(plan, WgmmaSchedule) and plan.stream else 0
+                    # A stream keeps more from tile to tile: two registers of it by NVRTC 13.0, three by 13.5, which are stored
+                    # before the loop along k and loaded behind it (read in what nvdisasm shows).
+                    most = 12 if isinstance(plan, WgmmaSchedule) and plan.stream else 0
                     assert spilled and max(map(int, spilled.groups())) <= most and "(C75" not in told, told
     assert found == len(graphs)
 
