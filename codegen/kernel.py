@@ -30,6 +30,10 @@ class Reduction:
     value: E
 
 
+# The scalar function of each `Reduction.fn` but those of places.
+COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "and": "and_", "or": "or_"}
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """operand[offset] = value, for every point of the parallel axes (and of the reduce axes too if `per_element`).

@@ -64,12 +64,13 @@ def merged_groups(conv: Node) -> int:
     each = conv.out.shape[-1] // groups
     if not isinstance(each, int) or not isinstance(conv.inputs[1].node.op, Const):
         return 1
-    most = _VECTOR // max(1, each)
     if isinstance(conv.op, DotConv):
         w = conv.inputs[1]
         line = _LINE // w.dtype.itemsize
         most = min(_DOT_PANEL // max(1, each), line // w.shape[-2]) if isinstance(w.shape[-2], int) else 1
-    elif type(conv.op) is not Conv:
+    elif type(conv.op) is Conv:
+        most = _VECTOR // max(1, each)
+    else:
         return 1
     return max(g for g in range(1, max(1, most) + 1) if groups % g == 0)
 

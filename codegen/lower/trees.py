@@ -5,13 +5,12 @@ from __future__ import annotations
 from ...ir import DType, Node, Value
 from ...ir.ops import TreeLeaves, TreeSum
 from ..expr import Cast, E, Load, Reduced
-from ..kernel import Reduction
+from ..kernel import COMBINE, Reduction
 from ..plan import Branch
 from ..simplify import Affine, as_affine
 from .builder import KernelBuilder, View, fn, index_expr, number
 from .state import Lowering
 
-_COMBINE = {"sum": "add", "min": "min", "max": "max"}
 _MANY = 16  # rows from which on vectors run over rows: the nodes of a tree stay in cache, and its first ones are shared
 
 
@@ -44,7 +43,7 @@ def _sum(lw: Lowering, node: Node, to: View, by_rows: bool) -> None:
     for start in node.inputs[6:]:
         first = fn("eq", index_expr(tree + half), number(0, DType.I64))
         before = k.load(lw.contiguous(start), (row, target))
-        value = fn("select", first, fn(_COMBINE[node.op.kind], before, value), value)
+        value = fn("select", first, fn(COMBINE[node.op.kind], before, value), value)
     lw.loop(k, [Reduction(node.op.kind, value)], [k.store(to, (row, target), Reduced(0, dtype=out.dtype))], node.loc)
 
 

@@ -109,9 +109,9 @@ class Importer(ImportContext):
             proto.name or "main", tuple(self.equal), tuple(self.sizes), tuple(self.limits),
         )  # fmt: skip
         variables = self.variables
-        return (
-            graph.rewrite(lambda n, _: [self.const(variables[n.outputs[0]])] if n.outputs[0] in variables else None) if variables else graph
-        )
+        if not variables:
+            return graph
+        return graph.rewrite(lambda n, _: [self.const(variables[n.outputs[0]])] if n.outputs[0] in variables else None)
 
     def _constant(self, name: str, array: np.ndarray, scope: Scope) -> Value:
         """What a name of a graph in the file stands for whose content is known."""

@@ -67,6 +67,10 @@ class Contents:
         flat = tuple(content.ravel())
         return flat if all(isinstance(d, (int, Expr)) and not isinstance(d, bool) for d in flat) else None
 
+    def dim_vector(self, dims: Sequence[Dim]) -> Value:
+        """I64 [n], known dims."""
+        return self.dim_tensor(_objects(dims, (len(dims),)), DType.I64)
+
     def dim_tensor(self, content: np.ndarray, dtype: DType) -> Value:
         """A value holding known dims (a constant when all are numbers)."""
         flat = list(content.ravel())

@@ -6,9 +6,10 @@ value of the graph, taken apart from that tensor, which is computed only if some
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from ...ir import DType, Value
+from ...ir import Dim, DType, Value
 from ...ir import ops as O
 from ...ir.ops.host import OBJECT
 from .compose import Build
@@ -41,17 +42,13 @@ def empty_stack(ctx: ImportContext, element: Element) -> Value | None:
     if element.shape is None or element.dtype in _HANDLES:
         return None
     shape = tuple(d for d in element.shape if d is not None)
-    if len(shape) < len(element.shape):
-        return None
+    return no_rows(ctx, element.dtype, shape) if len(shape) == len(element.shape) else None
+
+
+def no_rows(ctx: ImportContext, dtype: DType, shape: Sequence[Dim]) -> Value:
+    """The stack of no elements of this type and shape."""
     b = Build(ctx)
-    return b.expand(b.reshape(b.const(0, element.dtype), (1,) * (len(shape) + 1)), (0, *shape))
-
-
-def required_stack(ctx: ImportContext, element: Element) -> Value:
-    """`empty_stack` of a type that is known."""
-    found = empty_stack(ctx, element)
-    assert found is not None
-    return found
+    return b.expand(b.reshape(b.const(0, dtype), (1,) * (len(shape) + 1)), (0, *shape))
 
 
 def appended(ctx: ImportContext, stacked: Value | None, element: Value) -> Value | None:
@@ -63,14 +60,11 @@ def appended(ctx: ImportContext, stacked: Value | None, element: Value) -> Value
 
 def with_rows(ctx: ImportContext, stacked: Value, rows: Value) -> Value:
     """A stack behind another one."""
-    split = split_stack(stacked)
-    assert split is not None
-    return Build(ctx).concat(0, split[0], *split[1], rows)
+    base, behind = split_stack(stacked)
+    return Build(ctx).concat(0, base, *behind, rows)
 
 
-def split_stack(stacked: Value | None) -> tuple[Value, tuple[Value, ...]] | None:
+def split_stack(stacked: Value) -> tuple[Value, tuple[Value, ...]]:
     """A stack, and those that were put behind it."""
-    if stacked is None:
-        return None
     ins = stacked.node.inputs
     return (ins[0], ins[1:]) if stacked.node.op == O.Concat(0) else (stacked, ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .types import FunctionType, PointerType, Type
+from .types import FunctionType, PointerType
 
 
 class Value:
@@ -139,8 +139,3 @@ class InlineAsm(Value):
 
 def arguments(args: Sequence[Value]) -> str:
     return ", ".join([f"{a.type.text} {a.text}" for a in args])
-
-
-def result_of(ftype: Any) -> Type:
-    result: Type = ftype.result
-    return result

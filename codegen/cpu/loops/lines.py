@@ -14,11 +14,11 @@ from typing import Any
 from ....ir import Dim, ceildiv, is_static, prod, upper
 from ...affine import affine
 from ...expr import Load, postorder
-from ...kernel import LoopKernel
+from ...kernel import COMBINE, LoopKernel
 from ..math.functions import Functions
 from ..target import CpuTarget
 from .points import Scope
-from .reductions import COMBINE, Reductions
+from .reductions import Reductions
 from .windows import Fact, windows
 
 _FNS = ("sum", "max", "min")

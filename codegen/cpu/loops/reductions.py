@@ -8,7 +8,7 @@ from typing import Any
 
 from ....ir import Dim, DType, prod, upper
 from ...affine import Affine
-from ...kernel import Reduction
+from ...kernel import COMBINE, Reduction
 from .. import llvm_ir as ir
 from ..build import I32, vec
 from ..math.functions import Functions
@@ -18,7 +18,6 @@ from .schedule import UNROLL_POINTS, UNROLL_WORK
 from .spill import Spill
 
 _NEUTRAL = {"sum": 0, "prod": 1, "and": 1, "or": 0}
-COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "and": "and_", "or": "or_"}
 _OWN_PART = 8  # terms of the inner loops that make a part of their own
 Body = Callable[[list[Scope], list[Any]], list[Any]]
 

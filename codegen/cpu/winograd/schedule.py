@@ -93,9 +93,8 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
         if blocks < _UNITS and isinstance(block, int):
             pieces = max(1, min(_UNITS // blocks, unit // _UNIT_OPS, block // _FEW))
             block, blocks = _blocks(tiles, -(-block // pieces))
-        if (
-            kernel.groups == 1 and isinstance(blocks, int) and blocks < _UNITS
-        ):  # neighbours of a block share its transform, where one thread has them
+        if kernel.groups == 1 and isinstance(blocks, int) and blocks < _UNITS:
+            # neighbours of a block share its transform, where one thread has them
             groups = max(1, min(strips, unit // _UNIT_OPS))
             groups = -(-strips // -(-strips // groups))  # none is empty
     elif kernel.groups == 1:  # else the channels that a unit transforms are mostly those of others

@@ -12,9 +12,9 @@ from ....ir import ops as O
 from ..compose import Build, optional, required
 from ..context import HandlerTable, ImportContext, Region
 from ..dim_arithmetic import equality_of
-from ..held import Element, Held, join
-from ..stacked import required_stack, sequence_of, split_stack, stack_of, with_rows
-from .loop_states import ChangedTypeError, LoopStates, alike, dims_array
+from ..held import Held, join
+from ..stacked import no_rows, sequence_of, split_stack, stack_of, with_rows
+from .loop_states import ChangedTypeError, LoopStates, alike
 from .scan import scan, scan_8
 
 # Loops of at most this many nodes in total are unrolled; those that have to be (states change type) up to the second.
@@ -45,7 +45,7 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     outs = [list(a), list(c)]
     if places:  # how large results are that may differ is a result too
         for values in outs:
-            values.append(ctx.dim_tensor(dims_array([values[i].shape[axis] for i, axis, _ in places]), DType.I64))
+            values.append(ctx.dim_vector([values[i].shape[axis] for i, axis, _ in places]))
         results = (*results, TensorType(DType.I64, (len(places),)))
 
     def graphs() -> tuple[Graph, Graph]:
@@ -73,15 +73,13 @@ def _added_rows(ctx: ImportContext, a: list[Value], c: list[Value], captures: Ma
     outside = {inner: outer for outer, inner in captures.items()}
     found = {}
     for i, pair in enumerate(zip(a, c, strict=True)):
-        parts = [split_stack(stack_of(ctx, v)) for v in pair]
-        if parts[0] is None or parts[1] is None or parts[0][0] is not parts[1][0] or parts[0][0] not in outside:
+        parts = [split_stack(stack) for v in pair if (stack := stack_of(ctx, v)) is not None]
+        if len(parts) < len(pair) or parts[0][0] is not parts[1][0] or parts[0][0] not in outside:
             continue
         base = parts[0][0]
         found[i] = outside[base]
-        for values, part in zip((a, c), parts, strict=True):
-            assert part is not None
-            rows = Element(base.dtype, base.shape[1:])
-            values[i] = Build(ctx).concat(0, *part[1]) if part[1] else required_stack(ctx, rows)
+        for values, (_, rows) in zip((a, c), parts, strict=True):
+            values[i] = Build(ctx).concat(0, *rows) if rows else no_rows(ctx, base.dtype, base.shape[1:])
     return found
 
 

@@ -23,13 +23,6 @@ def alike(x: Value, y: Value) -> bool:
     return x.dtype is y.dtype and x.type.rank == y.type.rank
 
 
-def dims_array(dims: Sequence[Dim]) -> np.ndarray:
-    """Dims as an array of objects."""
-    out = np.empty(len(dims), object)
-    out[:] = dims
-    return out
-
-
 class ChangedTypeError(Exception):
     """A state turns into one of another element type or rank."""
 
@@ -167,8 +160,8 @@ class LoopStates:
             types[i] = TensorType(types[i].dtype, tuple(sym(name) if k == axis else d for k, d in enumerate(types[i].shape)))
         if places:
             formals.append(self.extents)
-            initial.append(ctx.dim_tensor(dims_array([initial[i].shape[axis] for i, axis in places]), DType.I64))
-            following.append(ctx.dim_tensor(dims_array([following[i].shape[axis] for i, axis in places]), DType.I64))
+            initial.append(ctx.dim_vector([initial[i].shape[axis] for i, axis in places]))
+            following.append(ctx.dim_vector([following[i].shape[axis] for i, axis in places]))
         live, iterations = len(self.live), ctx.fresh()
         if self.collected:  # how many there are
             formals.append(formal(TensorType(DType.I64, (1,)), ctx.loc))

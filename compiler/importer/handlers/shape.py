@@ -40,9 +40,7 @@ def constant_of_shape(ctx: ImportContext, node: NodeProto, ins: list[Value | Non
 def shape(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     (x,) = required(ctx, node, ins, 1)
     dims = x.shape[ctx.attr(node, "start", 0) : ctx.attr(node, "end", None)]
-    content = np.empty(len(dims), object)
-    content[:] = dims
-    return [ctx.dim_tensor(content, DType.I64)]
+    return [ctx.dim_vector(dims)]
 
 
 def size(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

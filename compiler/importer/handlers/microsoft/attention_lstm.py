@@ -77,11 +77,11 @@ def attn_lstm(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
     results = []
     for side, backward in enumerate(sides):
 
-        def part(v: Value | None, at: int = side) -> Value | None:
-            return None if v is None else b.reshape(b.slice(v, 0, at, 1), v.shape[1:])
-
         def of(v: Value, at: int = side) -> Value:
             return b.reshape(b.slice(v, 0, at, 1), v.shape[1:])
+
+        def part(v: Value | None, of: Callable[[Value], Value] = of) -> Value | None:
+            return None if v is None else of(v)
 
         weights = b.transpose(of(w), (1, 0))
         seq = _reversed(b, x, lengths) if backward else x

@@ -14,7 +14,7 @@ from ....compose import Build, optional, required, wanted
 from ....context import HandlerTable, ImportContext
 from .decoders import Decoder, EncoderDecoder, Gpt, not_padding, repeated
 from .growing import Inside, growing_loop
-from .parameters import filled, processors, prompt_limits
+from .parameters import filled, going, processors, prompt_limits
 from .scores import Processors, Timestamps
 
 Ins = list[Value | None]
@@ -98,12 +98,12 @@ def beam_search(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value
         logits, after = decoder.step(inside, old.token, old.sequences, states[len(old.values()) :], length)
         new, rows = _extended(b, inside, fixed, logits, old, False)
         after = [b.emit(O.Gather(decoder.rows), v, _cached(b, fixed, rows)) for v in after] if beams != 1 else after
-        return _going(b, new), [*new.values(), *after]
+        return going(b, new.done), [*new.values(), *after]
 
     axes = [*state.axes(), *(decoder.length for _ in caches)]
     trips = b.dim(longest - prompt - 1, DType.I64)
     # onnxruntime looks whether all is done behind the first token of a decoder without encoder only
-    start = _going(b, state) if isinstance(decoder, Gpt) else ctx.const(np.bool_(True))
+    start = going(b, state.done) if isinstance(decoder, Gpt) else ctx.const(np.bool_(True))
     found, _ = growing_loop(
         ctx, [*state.values(), *caches], axes, caches[0].shape[decoder.length], trips, start, body, node.op_type
     )  # fmt: skip
@@ -165,10 +165,6 @@ def _cached(b: Build, fixed: _Beams, rows: Value) -> Value:
     """Whose cache each row gets: as in onnxruntime, a single beam keeps its own, also in batches that are done."""
     single = b.emit(O.Equal(), b.dim(fixed.beams, DType.I64), b.const(1, DType.I64))
     return b.where(single, b.iota(fixed.batch * fixed.beams), rows)
-
-
-def _going(b: Build, s: _State) -> Value:
-    return b.emit(O.Not(), b.reduce("min", s.done, [0], False))
 
 
 def _extended(b: Build, inside: Inside, fixed: _Beams, logits: Value, s: _State, first: bool) -> tuple[_State, Value]:

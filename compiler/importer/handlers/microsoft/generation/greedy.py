@@ -13,7 +13,7 @@ from ....context import HandlerTable, ImportContext
 from ...random import draw, stream_of
 from .decoders import Gpt
 from .growing import Inside, growing_loop
-from .parameters import filled, processors, prompt_limits
+from .parameters import filled, going, processors, prompt_limits
 from .scores import Processors
 
 Ins = list[Value | None]
@@ -102,9 +102,6 @@ def _search(ctx: ImportContext, node: NodeProto, ins: Ins, rules: Processors, ch
         ended = b.emit(O.Or(), ended, b.emit(O.Equal(), token, b.const(rules.eos, DType.I32)))
         token = b.where(ended, b.const(pad, DType.I32), token)
         return [b.concat(1, sequences, b.reshape(token, (rows, 1))), token, ended, scores]
-
-    def going(b: Build, ended: Value) -> Value:
-        return b.emit(O.Not(), b.reduce("min", ended, [0], False))
 
     batch = ids.shape[0]
     state = extend(b, lambda v: v, logits, ids, b.expand(b.const([False], DType.BOOL), (batch,)), True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from ......ir import Dim, DType, RunTimeSize, TensorType, Value, lower, sym
 from ......ir import ops as O
 from ....compose import Build
@@ -41,19 +39,13 @@ def growing_loop(
             if v.dtype is not wanted.dtype or v.type.rank != wanted.rank:
                 raise ctx.unsupported(f"a decoder that turns a state of {formals[i].type} into {v.type}, expected {wanted}")
             following[i] = b.reshape(v, wanted.shape)
-        after = _length(ctx, inner + 1)
+        after = ctx.dim_vector([inner + 1])
     graph = region.graph([go, *following, after], (counter, running, *formals, extent), name)
     op = O.Loop(graph, len(states) + 1, 0, None, (*types(outer), extent.type))
-    node = ctx.emit(op, trips, start, *states, _length(ctx, first), *region.captures)
+    node = ctx.emit(op, trips, start, *states, ctx.dim_vector([first]), *region.captures)
     ctx.sizes.append(RunTimeSize(names[1], node.outputs[len(states)]))
     return list(node.outputs[: len(states)]), outer
 
 
 def _grown(t: TensorType, axis: int | None, by: Dim) -> TensorType:
     return t if axis is None else TensorType(t.dtype, tuple(d + by if k == axis else d for k, d in enumerate(t.shape)))
-
-
-def _length(ctx: ImportContext, d: Dim) -> Value:
-    content = np.empty(1, object)
-    content[0] = d
-    return ctx.dim_tensor(content, DType.I64)

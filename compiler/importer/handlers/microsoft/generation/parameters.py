@@ -38,6 +38,11 @@ def prompt_limits(ctx: ImportContext, ids: Value, most: Value) -> tuple[Dim, Dim
     return prompt, longest
 
 
+def going(b: Build, ended: Value) -> Value:
+    """Whether some of ended[n] are not true."""
+    return b.emit(O.Not(), b.reduce("min", ended, [0], False))
+
+
 def filled(b: Build, x: Value, axis: int, size: Dim, value: float) -> Value:
     """x as long as `size` along an axis."""
     more = tuple(size - d if k == axis else 0 for k, d in enumerate(x.shape))

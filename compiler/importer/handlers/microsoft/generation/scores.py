@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -73,17 +74,14 @@ class Timestamps:
         vocabulary, length = scores.shape[1], sequences.shape[1]
         token, place = b.reshape(b.iota(vocabulary, DType.I32), (1, vocabulary)), b.iota(length)
 
-        def is_(*numbers: int) -> Value:
-            found = b.emit(O.Equal(), token, b.const(numbers[0], DType.I32))
-            for n in numbers[1:]:
-                found = b.emit(O.Or(), found, b.emit(O.Equal(), token, b.const(n, DType.I32)))
-            return found
+        def either(*conditions: Value) -> Value:
+            return reduce(lambda x, y: b.emit(O.Or(), x, y), conditions)
 
         def both(*conditions: Value) -> Value:
-            found = conditions[0]
-            for c in conditions[1:]:
-                found = b.emit(O.And(), found, c)
-            return found
+            return reduce(lambda x, y: b.emit(O.And(), x, y), conditions)
+
+        def is_(*numbers: int) -> Value:
+            return either(*(b.emit(O.Equal(), token, b.const(n, DType.I32)) for n in numbers))
 
         def not_(c: Value) -> Value:
             return b.emit(O.Not(), c)
@@ -107,11 +105,8 @@ class Timestamps:
             both(some, stamp, b.emit(O.Less(), b.cast(token, DType.I64), least)),
             both(not_(later), b.emit(O.Greater(), token, b.const(self.first + self.largest, DType.I32))),
         ]  # fmt: skip
-        hidden = lost[0]
-        for c in lost[1:]:
-            hidden = b.emit(O.Or(), hidden, c)
         lowest, asked = b.const(LOWEST, DType.F32), inside(self.asked)
-        scores = b.where(both(asked, hidden), lowest, scores)
+        scores = b.where(both(asked, either(*lost)), lowest, scores)
         # A timestamp, where one is more probable than any other token.
         stamps = b.where(stamp, scores, lowest)
         most = b.reduce("max", stamps, [1])
