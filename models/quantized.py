@@ -6,7 +6,6 @@ The decoder has the sizes of a Llama-style model of 135 M parameters (30 layers 
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import InputError
 from . import suite
-from .store import models_dir
+from .store import appearing_whole, models_dir
 
 SEED = 20260101
 _SAMPLES = 4
@@ -46,13 +45,8 @@ def export(name: str, *, force: bool = False) -> Path:
     path = path_of(name)
     if path.exists() and not force:
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with appearing_whole(path) as partial:
         QUANTIZED[name].make(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -23,7 +22,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from ..errors import InputError
-from .store import real_dir
+from .store import appearing_whole, real_dir
 
 Inputs = dict[str, tuple[str, tuple[int, ...]]]
 """Input name to (NumPy dtype name, shape)."""
@@ -163,10 +162,5 @@ def _store(model: RealModel, data: bytes) -> None:
             remedy="Nothing was kept; the package is not the one that was listed.",
         )
     path = path_of(model.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with appearing_whole(path) as partial:
         partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

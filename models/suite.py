@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .store import suite_dir
+from .store import appearing_whole, suite_dir
 
 if TYPE_CHECKING:
     import torch
@@ -63,33 +63,27 @@ def export(name: str, *, force: bool = False, batch: int = 1) -> Path:
     except ImportError as e:
         raise InputError("exporting the benchmark suite needs torch", remedy="Install it with: pip install 'mlc[bench]'") from e
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    path.parent.mkdir(parents=True, exist_ok=True)
     entry = SUITE[name]
     torch.manual_seed(SEED)
     module, example = entry.build()
     example = batched(example, batch)
     module.eval()
-    partial = path.with_name(path.name + f".{os.getpid()}.tmp")
-    try:
-        with torch.no_grad():
-            options: dict[str, Any] = {"external_data": False, "dynamo": True}
-            if _batch_norms(module):
-                # The newer exporter folds batch norms (or, told not to optimize, hides them behind Expand and CastLike);
-                # folding them is the compiler's work to show, so these models keep them.
-                options = {"dynamo": False, "training": torch.onnx.TrainingMode.PRESERVE}
-            torch.onnx.export(
-                module,
-                example,
-                str(partial),
-                input_names=list(entry.inputs),
-                output_names=list(entry.outputs),
-                opset_version=OPSET,
-                verbose=False,
-                **options,
-            )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with appearing_whole(path) as partial, torch.no_grad():
+        options: dict[str, Any] = {"external_data": False, "dynamo": True}
+        if _batch_norms(module):
+            # The newer exporter folds batch norms (or, told not to optimize, hides them behind Expand and CastLike);
+            # folding them is the compiler's work to show, so these models keep them.
+            options = {"dynamo": False, "training": torch.onnx.TrainingMode.PRESERVE}
+        torch.onnx.export(
+            module,
+            example,
+            str(partial),
+            input_names=list(entry.inputs),
+            output_names=list(entry.outputs),
+            opset_version=OPSET,
+            verbose=False,
+            **options,
+        )
     del module
     gc.collect()
     return path

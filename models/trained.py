@@ -8,7 +8,6 @@ formats divide. The seed is fixed; weights still depend on Python's text and tor
 from __future__ import annotations
 
 import ast
-import os
 import sysconfig
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
-from .store import models_dir
+from .store import appearing_whole, models_dir
 
 if TYPE_CHECKING:
     import torch
@@ -51,16 +50,10 @@ def export(name: str, *, force: bool = False, steps: int = STEPS, tell: Callable
     except ImportError as e:
         raise InputError("training needs torch", remedy="pip install 'mlc[bench]'") from e
     model = _trained(steps, tell)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with torch.no_grad():
-            example = (torch.zeros(1, CONTEXT, dtype=torch.long),)
-            names = {"input_names": ["ids"], "output_names": ["logits"]}
-            torch.onnx.export(model, example, str(partial), opset_version=18, external_data=False, dynamo=True, verbose=False, **names)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with appearing_whole(path) as partial, torch.no_grad():
+        example = (torch.zeros(1, CONTEXT, dtype=torch.long),)
+        names = {"input_names": ["ids"], "output_names": ["logits"]}
+        torch.onnx.export(model, example, str(partial), opset_version=18, external_data=False, dynamo=True, verbose=False, **names)
     return path
 
 
