@@ -169,4 +169,6 @@ def _distances(d: Difference) -> tuple[str, str]:
 
 
 def _verdict(d: Difference) -> str:
+    if d.within_noise:
+        return "[green]agrees[/green] (within onnxruntime's own noise)"
     return "[green]agrees[/green]" if d.agrees else f"[red]{escape(d.why)}[/red]"

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.message import EncodeError
 from mlc import MlcError
 from mlc.compiler import inputs, oracle
-from mlc.compiler.compare import Limits, compare, limits
+from mlc.compiler.compare import MOST_NOISE, Limits, compare, excuse, limits
 from onnx import TensorProto, helper
 
 
@@ -43,6 +43,46 @@ def test_differences_are_found() -> None:
     assert not d.agrees and d.arg_max == 0 and d.cosine < 1
     assert "shape" in against(want[:1], want).why
     assert "dtype" in against(want.astype(np.float64), want).why
+
+
+def test_noise_of_the_oracle_excuses_as_much() -> None:
+    want = np.arange(1, 9, dtype=np.float32)
+    d = against(want * np.float32(1 + 1e-3), want)
+    assert not d.agrees and excuse(d, 0.9e-3) == d
+    found = excuse(d, 2e-3)
+    assert found.agrees and found.within_noise and not found.why
+    much = against(want * np.float32(1 + 2 * MOST_NOISE), want)
+    assert not excuse(much, 1.0).agrees, "noise that large says nothing"
+    assert not excuse(against(want[:4], want), 1e-2).agrees
+    whole = np.arange(5)
+    assert not excuse(against(whole + 1, whole), 1e-2).agrees, "integers stay exact"
+    alike = against(want, want)
+    assert excuse(alike, 1e-2) == alike
+
+
+def test_a_check_asks_the_oracle_for_its_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", [value("x", 1, ["n"])], [value("y", 1, ["n"])])
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    feeds = {"x": np.arange(1, 5, dtype=np.float32)}
+
+    class Restless(oracle.Oracle):
+        """One whose optimizations change a thousandth or two."""
+
+        def __init__(self, source: oracle.Source, *, optimize: bool = False, threads: int | None = None) -> None:
+            super().__init__(source, optimize=optimize, threads=threads)
+            self.factor = np.float32(1.002 if optimize else 1.0)
+
+        def run(self, feeds: oracle.Feeds) -> dict[str, np.ndarray]:
+            return {n: a * self.factor for n, a in super().run(feeds).items()}
+
+    def mine(given: oracle.Feeds) -> oracle.Feeds:
+        return {"y": given["x"] * np.float32(-1.001)}
+
+    assert not oracle.check(mine, source, feeds, threads=1).agrees
+    monkeypatch.setattr(oracle, "Oracle", Restless)
+    assert oracle.check(mine, source, feeds, threads=1).outputs[0].within_noise
+    assert not oracle.check(mine, source, feeds, threads=1, rtol=1e-5).agrees, "what the user asked for is kept"
 
 
 def test_integers_are_exact() -> None:
