@@ -13,8 +13,7 @@ from ..codegen.packing import Deferred
 from ..codegen.plan import Buffer, Plan
 from ..errors import CodegenError
 from ..ir import prod
-from ..runtime import artifact
-from ..runtime.address import address
+from ..runtime.address import address, aligned
 from ..runtime.memory import align
 from ..runtime.native import native
 
@@ -42,7 +41,7 @@ def pack_constants(plan: Plan) -> Packed:
         size = int(prod(b.shape)) * b.dtype.itemsize
         spans[i] = end, size
         end += align(size)
-    block = artifact.aligned(end)
+    block = aligned(end)
 
     def fill(i: int) -> int:
         at, size = spans[i]
@@ -78,7 +77,7 @@ def behind(base: np.ndarray, spans: Iterable[tuple[int, int]], packed: Packed) -
             more.append((at, size))
             twin, end = end, end + align(size)
         found[at, size] = twin
-    joined = artifact.aligned(end)
+    joined = aligned(end)
     joined[: len(base)] = base
     for at, size in more:
         to = found[at, size]

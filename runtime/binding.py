@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ArtifactError, InputError
-from .address import address
-from .artifact import aligned
+from .address import address, aligned
 from .dimexpr import LIMIT, show
 from .manifest import Manifest
 from .memory import Layout, Planner

@@ -32,8 +32,11 @@ _ndarray, _empty = np.ndarray, np.empty
 def load(source: str | os.PathLike[str] | bytes, threads: int | None = None, *, verify: bool = True) -> Module:
     """Load a `.mlc` file (or its bytes). `verify=False` skips checking the digests of the weights.
 
+    Other threads check weights of more than 8 MB; the first run waits for them before it computes anything.
+
     Raises:
-        ArtifactError: the file cannot be read, is corrupt, truncated or of a newer format.
+        ArtifactError: the file cannot be read, is corrupt, truncated or of a newer format; every run raises it where weights turn
+            out to be corrupt that were being checked when `load` returned.
         TargetError: it was compiled for instructions that this machine lacks.
     """
     with artifact.opened(source, verify=verify) as parts:
@@ -91,7 +94,9 @@ class Module:
             self._run_native = native().run
             self._program = _program(self._parts, self.threads)
         if not self._symbols:
-            self._bind(())
+            first = self._new_binding({})
+            with self._lock:
+                self._bindings.setdefault((), first)
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -314,6 +319,7 @@ class Module:
         if self._program is None:
             self.prepare()
         assert self._program is not None
+        self._parts.ready()
         with self._lock:
             binding = self._bindings.get(key)
         if binding is None:

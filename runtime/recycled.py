@@ -11,8 +11,7 @@ from sys import getrefcount
 
 import numpy as np
 
-from .address import address
-from .artifact import aligned_array
+from .address import address, aligned_array
 
 LIMIT = 64 << 20  # bytes that may be kept by one module
 _LEAST = 1 << 16  # smaller memories stay with the allocator anyway
@@ -38,7 +37,7 @@ class Recycled:
         self._lock = threading.Lock()
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype, size: int) -> np.ndarray:
-        """As `artifact.aligned_array`."""
+        """As `address.aligned_array`."""
         if size < _LEAST or size > LIMIT:
             return aligned_array(shape, dtype, size)
         step = 1 << (size.bit_length() - 4)  # states that grow from run to run find memory, too

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .address import address
-from .artifact import aligned, aligned_array
+from .address import address, aligned, aligned_array
 
 _word = ctypes.c_int64.from_address
 _memory = ctypes.pythonapi.PyMemoryView_FromMemory  # a third of the time that an array type of ctypes takes

@@ -14,8 +14,7 @@ from ...codegen.cpu.recurrent import LENGTHS
 from ...codegen.cpu.target import CpuTarget
 from ...codegen.kernel import Kernel, RecurrentKernel
 from ...ir import evaluate
-from ...runtime.address import address
-from ...runtime.artifact import aligned
+from ...runtime.address import address, aligned
 from ...runtime.native import Code, native
 from ..program import cpu_code
 

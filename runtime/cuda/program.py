@@ -62,7 +62,8 @@ class Loaded:
 
     @staticmethod
     def of(parts: Parts, device: Device) -> Loaded:
-        """Raises TargetError."""
+        """Raises TargetError, or ArtifactError for corrupt weights."""
+        parts.ready()
         m = parts.manifest
         target = m.raw["target"]
         archs = [*target["archs"], target["ptx"]]

@@ -147,26 +147,6 @@ def test_checksum(size):
     assert checksum(data.tobytes()) not in seen
 
 
-def test_large_weights_in_chunks():
-    data = artifact.aligned(5 * artifact.CHUNK + 5)
-    data[:] = np.arange(len(data)) % 251
-    sums = artifact.Checksums(data).all()
-    assert len(sums) == 6 and sums[5] == checksum(data[-5:].tobytes())
-    data[2 * artifact.CHUNK] ^= 1
-    assert [a == b for a, b in zip(artifact.Checksums(data).all(), sums, strict=True)] == [True, True, False, True, True, True]
-    assert data.ctypes.data % 64 == 0
-
-
-@pytest.mark.parametrize("copied", [artifact.CHUNK, artifact.CHUNK + 7, 3 * artifact.CHUNK])
-def test_what_is_streamed_is_checked_in_its_copy(copied):
-    data = artifact.aligned(3 * artifact.CHUNK)
-    data[:] = np.arange(len(data)) % 253
-    sums, copy = artifact.Checksums(data).all(), data[:copied].copy()
-    assert artifact.Checksums(data, copy).all() == sums
-    copy[artifact.CHUNK - 1] ^= 4
-    assert [a == b for a, b in zip(artifact.Checksums(data, copy).all(), sums, strict=True)] == [False, True, True]
-
-
 def test_files_of_format_1_are_named(blob):
     end = blob.rindex(b"mlc checksum ")
     comment = b"mlc sha256 " + b"0" * 64
