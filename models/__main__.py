@@ -109,23 +109,40 @@ def bench(names: tuple[str, ...], threads: str, against: str, seconds: float, js
 
 @cli.command("bench-gpu")
 @click.argument("names", nargs=-1)
-@click.option("--seconds", default=440.0, show_default=True, help="Start nothing new after this time.")
+@click.option("--part", "parts", multiple=True, type=click.Choice(list(gpu.PARTS)), help="Only these rows; all by default.")
+@click.option("--seconds", default=420.0, show_default=True, help="Start nothing new after this time.")
 @click.option("--append", type=click.Path(dir_okay=False), help="Append the tables to this file, such as docs/performance-gpu.md.")
-def bench_gpu(names: tuple[str, ...], seconds: float, append: str | None) -> None:
+def bench_gpu(names: tuple[str, ...], parts: tuple[str, ...], seconds: float, append: str | None) -> None:
     """Time kernels and suite models (all, or those named like mlp) on the GPU, beside torch; print markdown tables.
 
-    Rows are printed when they are there; one that fails, hangs or faults says so, and the others run.
+    Rows are printed, and appended, when they are there; one that fails, hangs or faults says so, and the others run.
     """
+    models = [] if parts == ("kernels",) else gpu.wanted(names)
     about = gpu.environment()
-    kernels, models = gpu.rows(seconds, names, lambda title, row: click.echo(gpu.line(row), err=True))
-    text = gpu.markdown(about, kernels, models)
-    click.echo(text)
-    if append:
-        try:
-            with Path(append).open("a") as f:
-                f.write("\n" + text)
-        except OSError as e:
-            raise InputError(f"cannot be written: {e.strerror}", loc=append) from e
+    before = _text_of(append)
+    found: list[tuple[str, gpu.GpuRow]] = []
+    with gpu.exported_ahead(models):
+        for title, row in gpu.rows(seconds, names, parts or tuple(gpu.PARTS)):
+            found.append((title, row))
+            click.echo(gpu.line(row), err=True)
+            if append:
+                _write(append, before + gpu.markdown(about, found))
+    click.echo(gpu.markdown(about, found))
+
+
+def _text_of(path: str | None) -> str:
+    """What a file holds, and an empty line; nothing if it is not there."""
+    try:
+        return Path(path).read_text("utf-8").rstrip() + "\n\n" if path and Path(path).exists() else ""
+    except OSError as e:
+        raise InputError(f"cannot be read: {e.strerror}", loc=path) from e
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, "utf-8")
+    except OSError as e:
+        raise InputError(f"cannot be written: {e.strerror}", loc=path) from e
 
 
 @cli.command()

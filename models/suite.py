@@ -39,11 +39,11 @@ class SuiteModel:
     outputs: tuple[str, ...]
 
 
-def path_of(name: str) -> Path:
+def path_of(name: str, batch: int = 1) -> Path:
     """Where the exported file of a suite model lies (it may not exist yet)."""
     if name not in SUITE:
         raise InputError(f"no suite model is called {name!r}", expected="one of " + ", ".join(SUITE))
-    return suite_dir() / f"{name}.onnx"
+    return suite_dir() / (f"{name}.onnx" if batch == 1 else f"{name}_batch{batch}.onnx")
 
 
 def batched(example: tuple[torch.Tensor, ...], batch: int) -> tuple[torch.Tensor, ...]:
@@ -53,9 +53,7 @@ def batched(example: tuple[torch.Tensor, ...], batch: int) -> tuple[torch.Tensor
 
 def export(name: str, *, force: bool = False, batch: int = 1) -> Path:
     """Exports one suite model and returns its file; an existing file is kept unless `force`."""
-    path = path_of(name)
-    if batch != 1:
-        path = path.with_stem(f"{name}_batch{batch}")
+    path = path_of(name, batch)
     if path.exists() and not force:
         return path
     try:

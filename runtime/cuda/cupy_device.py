@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -96,6 +97,7 @@ class CupyDevice:
         self._cp = cp = _cupy()
         self._fault = ""  # what made the context unusable
         self._streams: list[Any] = []  # that nobody uses now
+        self._current = threading.local()  # whether the device's context is this thread's
         count = device_count()
         if number is not None and not 0 <= number < count:
             raise DeviceError(f"device {number}", expected=f"0 to {count - 1}")
@@ -113,6 +115,9 @@ class CupyDevice:
             raise DeviceError(f"{what}: {self._fault}", remedy=_RESTART)
         try:
             with self._device:
+                if not hasattr(self._current, "known"):
+                    cp.cuda.runtime.setDevice(self.number)  # functions of the driver need a context, which a new thread lacks
+                    self._current.known = True
                 yield
         except cp.cuda.memory.OutOfMemoryError as e:
             raise DeviceError(f"{what}: {e}", remedy="Free device memory, or run smaller batches.") from None

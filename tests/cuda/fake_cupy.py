@@ -6,6 +6,7 @@ It says nothing of what a device does. It shows that errors become typed ones, t
 from __future__ import annotations
 
 import ctypes
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,8 +39,9 @@ class FakeCupy:
         self.fail: dict[str, Exception] = {}
         self.owner = 0
         self.kind = 0  # of all memory: not registered
+        self.contexts: set[int] = set()  # threads that have the device's context
         runtime = SimpleNamespace(
-            CUDARuntimeError=RuntimeFault, getDeviceCount=self.call("getDeviceCount", lambda: devices), runtimeGetVersion=lambda: 12080,
+            setDevice=lambda n: self.contexts.add(threading.get_ident()), CUDARuntimeError=RuntimeFault, getDeviceCount=self.call("getDeviceCount", lambda: devices), runtimeGetVersion=lambda: 12080,
             getDeviceProperties=lambda n: {"name": b"a fake"}, memGetInfo=lambda: (self.memory - self.used, self.memory), memcpyAsync=self.call("memcpyAsync", self._copy),
             memsetAsync=self.call("memsetAsync", lambda *a: None),
             pointerGetAttributes=lambda p: SimpleNamespace(device=self.owner, devicePointer=p, type=self.kind), streamCaptureModeRelaxed=2)  # fmt: skip
@@ -90,7 +92,7 @@ class FakeCupy:
 
         class Event:
             def __init__(self, disable_timing: bool = True) -> None: ...
-            def record(self, stream: Any) -> None: ...
+            def record(self, stream: Any = None) -> None: ...
             def synchronize(self) -> None: ...
 
         self.cuda = SimpleNamespace(

@@ -11,6 +11,7 @@ import hashlib
 import re
 import subprocess
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,7 @@ class EmulatingCupy(FakeCupy):
         class Module:
             def load(self, image: bytes) -> None:
                 assert isinstance(image, bytes)
+                fake.contexts.add(threading.get_ident())
 
             def get_function(self, symbol: str) -> Any:
                 return SimpleNamespace(ptr=fake.symbols.index(symbol) + 1)
@@ -98,6 +100,8 @@ class EmulatingCupy(FakeCupy):
         self, function: int, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int, stream: int, params: int, extra: int
     ) -> None:
         symbol = self.symbols[function - 1]
+        if threading.get_ident() not in self.contexts:
+            raise DriverFault("CUDA_ERROR_INVALID_CONTEXT: invalid device context")
         if not 0 < gx < 1 << 31 or (gy, gz, by, bz, extra) != (1, 1, 1, 1, 0) or not 0 < bx <= 1024 or shared > self.limits[symbol]:
             raise DriverFault("CUDA_ERROR_INVALID_VALUE: invalid argument")
         values, kept = [], []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -50,6 +52,16 @@ def test_models_run_by_its_launches(monkeypatch, name: str, feeds: dict[str, np.
         assert got.shape == want.shape and np.linalg.norm(got - want) <= tol * np.linalg.norm(want)
     assert "graph" in fake.log and "launchKernel" in fake.log
     assert (name == "wide") == any(image.maps for _, image in module._program.functions)
+
+
+@needs_gxx
+def test_a_thread_that_has_called_nothing_yet(monkeypatch) -> None:
+    """Functions of the driver need a context, which functions of the runtime give a thread, but the driver's do not."""
+    _, module = opened(monkeypatch, small_models.mlp(), "cuda:sm_90a")
+    x = floats(9, 16)
+    want = module.run({"x": x})["y"]
+    with ThreadPoolExecutor(1) as pool:
+        np.testing.assert_array_equal(pool.submit(module.run, {"x": x}).result()["y"], want)
 
 
 @needs_gxx

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ class RehearsingCupy(EmulatingCupy):
         class Module:
             def load(self, image: bytes) -> None:
                 self.source = image.removeprefix(_ELF).decode()
+                fake.contexts.add(threading.get_ident())
 
             def get_function(self, symbol: str) -> Any:
                 if symbol not in fake.libraries:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import mlc
 import onnx
 import pytest
 from click.testing import CliRunner
 from mlc.errors import MlcError
-from mlc.models import gpu, suite
+from mlc.models import gpu, gpu_cases, gpu_rows, suite
 from mlc.models.__main__ import cli
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "cuda"))
+from fake_cupy import FakeCupy
 
 
 def test_cases_are_models_that_compile() -> None:
-    cases = gpu._cases()
+    cases = gpu_cases.cases()
     for case in cases[:10]:
         blob = case.onnx()
         onnx.checker.check_model(onnx.load_from_string(blob))
@@ -33,8 +39,34 @@ def test_batches() -> None:
 
 def test_markdown() -> None:
     rows = [gpu.GpuRow("softmax", {"mlc": 0.25, "torch": None}, "4000 GB/s", ["torch is not installed"])]
-    text = gpu.markdown({"GPU": "X", "driver (CUDA)": "13.0", "date": "2026-01-02"}, rows, [])
+    text = gpu.markdown({"GPU": "X", "driver (CUDA)": "13.0", "date": "2026-01-02"}, [("kernels", r) for r in rows])
     assert text.startswith("## 2026-01-02: X") and "| softmax | 0.250 |  | 4000 GB/s | torch is not installed |" in text
+
+
+def test_rows_are_appended_as_they_come(monkeypatch, tmp_path) -> None:
+    """What a command that is stopped in the middle has measured is not lost; an earlier section stays."""
+    path, seen = tmp_path / "gpu.md", []
+
+    def some(*_: object):
+        for name in ("first", "second"):
+            yield "kernels", gpu.GpuRow(name, {"mlc": 1.0})
+            seen.append(path.read_text())
+
+    path.write_text("## earlier\n")
+    monkeypatch.setattr(gpu, "environment", lambda: {"GPU": "X", "date": "today"})
+    monkeypatch.setattr(gpu, "rows", some)
+    done = CliRunner().invoke(cli, ["bench-gpu", "--part", "kernels", "--append", str(path)], catch_exceptions=False)
+    assert done.exit_code == 0 and "| second | 1.000 |" in done.output
+    assert "| first | 1.000 |" in seen[0] and "second" not in seen[0] and "| second | 1.000 |" in seen[1]
+    assert path.read_text().startswith("## earlier\n\n## today: X") and path.read_text().count("today") == 1
+
+
+def test_device_times_are_medians_behind_cold_caches() -> None:
+    cupy = FakeCupy()
+    cupy.cuda.get_elapsed_time = lambda start, end: float(next(times))
+    times, ran = iter([5.0, *[1.0] * (gpu_rows.RUNS // 2), *[2.0] * gpu_rows.RUNS]), []
+    assert gpu_rows._device_time(cupy, lambda: ran.append(1)) == 1.5 and len(ran) == gpu_rows.RUNS + gpu_rows.WARM
+    assert cupy.log.count("memsetAsync") == gpu_rows.RUNS
 
 
 def test_without_a_gpu() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 from mlc.errors import DeviceError, InputError
@@ -52,14 +53,16 @@ class _Here:
 
 
 def test_rows_that_fail_are_rows(monkeypatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(gpu, "_kernel_row", lambda i: _broken() if i == 1 else gpu.GpuRow(f"case {i}", {"mlc": 0.5}))
-    monkeypatch.setattr(gpu, "_model_row", _broken)
-    cases = gpu._cases()[:3]
-    monkeypatch.setattr(gpu, "_cases", lambda: cases)
-    kernels, models = gpu.rows(60, (), lambda title, row: told.append(gpu.line(row)), _Here())
-    assert [r.name for r in kernels] == ["case 0", cases[1].name, "case 2"] and kernels[1].notes == ["FAILED: nothing"]
-    assert len(models) == len(gpu.MODELS) + len(gpu.BATCHED) and all("FAILED" in r.notes[0] for r in models)
-    assert told[0] == "case 0; mlc 0.500 ms" and len(told) == 3 + len(models)
-    assert gpu.rows(60, ["mlp"], worker=_Here())[0] == []
-    assert "FAILED" in gpu.markdown({"GPU": "X", "date": "today"}, kernels, models)
+    parts = {k: replace(p, measure=_broken) for k, p in gpu.PARTS.items()}
+    parts["kernels"] = replace(parts["kernels"], measure=lambda i: _broken() if i == 1 else gpu.GpuRow(f"case {i}", {"mlc": 0.5}))
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    some = gpu.cases()[:3]
+    monkeypatch.setattr(gpu, "cases", lambda: some)
+    found = list(gpu.rows(60, worker=_Here()))
+    kernels, models = ([r for t, r in found if (t == "kernels") == yes] for yes in (True, False))
+    assert [r.name for r in kernels] == ["case 0", some[1].name, "case 2"] and kernels[1].notes == ["FAILED: nothing"]
+    assert len(models) == 2 * (len(gpu.MODELS) + len(gpu.BATCHED)) and all("FAILED" in r.notes[0] for r in models)
+    assert gpu.line(kernels[0]) == "case 0; mlc 0.500 ms"
+    assert [t for t, _ in gpu.rows(60, ["mlp"], worker=_Here())] == ["models", "models beside torch.compile"]
+    assert not list(gpu.rows(60, ["mlp"], ("kernels",), _Here())) and not list(gpu.rows(-1, worker=_Here()))
+    assert "FAILED" in gpu.markdown({"GPU": "X", "date": "today"}, found)

@@ -1,0 +1,221 @@
+"""A row of `bench-gpu`, measured: an operator by device time, a model by wall clock, each beside torch in the same process."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .. import compile as compile_model
+from ..errors import MlcError
+from . import suite
+from .gpu_cases import KernelCase, cases
+
+RUNS = 20  # of an operator
+BLOCKS, WARM, SECONDS = 5, 3, 0.15  # blocks of runs of models that take turns; runs before them; time of a block
+FLUSHED = 512 << 20  # bytes written before each run of an operator: more than caches hold, and longer than the host is behind
+
+
+@dataclass
+class GpuRow:
+    """A line of a table: what ran, milliseconds by engine (None where it failed), and the rate that the first one reached."""
+
+    name: str
+    milliseconds: dict[str, float | None]
+    rate: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def device_works() -> bool:
+    """Whether this process can still use its device."""
+    try:
+        import cupy
+
+        cupy.cuda.runtime.deviceSynchronize()
+    except Exception:  # without cupy, or after a fault, there is nothing to keep the process for
+        return False
+    return True
+
+
+def short(text: str) -> str:
+    """For a cell of a table."""
+    return " ".join(text.replace("|", "/").split())[:120]
+
+
+def kernel_row(number: int) -> GpuRow:
+    """Case `number` by mlc and torch, or by cuBLAS through cupy where there is no torch."""
+    import cupy
+
+    case = cases()[number]
+    row = GpuRow(case.name, {"mlc": None, "torch": None})
+    rng = np.random.default_rng(1)
+    kind = np.float16 if case.half else np.float32
+    feeds = {n: cupy.asarray(rng.standard_normal(s, dtype=np.float32).astype(kind)) for n, s in case.inputs.items()}
+    try:
+        module = compile_model(case.onnx(), target="cuda" + case.options, precision=case.precision)
+        steps = module.profile(feeds, runs=RUNS)
+        main = steps[_main_step(module)]  # conversions of inputs and results, which the case is not about, are steps of their own
+        row.milliseconds["mlc"] = main * 1e3
+        row.rate = f"{case.amount / main:.0f} {case.count}"
+    except MlcError as e:
+        row.notes.append(f"mlc: {short(e.found)}")
+        if not device_works():
+            raise  # nothing else can run here
+    try:
+        import torch
+
+        run = case.torch(torch, {n: torch.from_dlpack(a) for n, a in feeds.items()})
+        row.milliseconds["torch"] = _device_time(cupy, run)
+    except ImportError:
+        row.notes.append("torch is not installed")
+        if case.cublas:
+            row.milliseconds["cuBLAS by cupy"] = _device_time(cupy, _by_cublas(cupy, case))
+    except (RuntimeError, TypeError) as e:
+        row.notes.append(f"torch: {short(str(e))}")
+    return row
+
+
+def _main_step(module: Any) -> int:
+    """The word of the step that computes most, or of one that moves most where none computes."""
+    dims = module.manifest.raw["dims"]
+    return max(module.manifest.steps, key=lambda s: (dims[s.flops], dims[s.bytes])).word
+
+
+def _by_cublas(cupy: Any, case: KernelCase) -> Callable[[], Any]:
+    """A product as large as the case's."""
+    (m, k), kind = case.inputs["x"], np.float16 if case.precision == "fp16" else np.float32
+    n = round(case.amount / (2e-12 * m * k) if m > 16 else case.amount / (1e-9 * k * np.dtype(kind).itemsize))
+    a, w = (cupy.random.standard_normal(s, dtype=np.float32).astype(kind) for s in ((m, k), (k, n)))
+    return functools.partial(cupy.matmul, a, w, out=cupy.empty((m, n), kind))
+
+
+def _device_time(cupy: Any, run: Callable[[], Any]) -> float:
+    """Milliseconds of a run in the default stream, which is torch's too: the median by events, caches written over before each,
+    as `Module.profile` does."""
+    events, memory = [], cupy.cuda.alloc(FLUSHED)
+    for _ in range(WARM):
+        run()
+    for _ in range(RUNS):
+        cupy.cuda.runtime.memsetAsync(memory.ptr, 0, FLUSHED, 0)
+        start, end = cupy.cuda.Event(), cupy.cuda.Event()
+        start.record()
+        run()
+        end.record()
+        events.append((start, end))
+    end.synchronize()
+    return statistics.median(float(cupy.cuda.get_elapsed_time(a, b)) for a, b in events)
+
+
+class _Torch:
+    """A suite model in torch on the device, in bfloat16 and float32, and its inputs as cupy arrays."""
+
+    def __init__(self, name: str, batch: int) -> None:
+        import cupy
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        self.torch, self.name = torch, name
+        torch.manual_seed(suite.SEED)
+        model, example = suite.SUITE[name].build()
+        self.model = model.eval().cuda()
+        self.given = [x.cuda() for x in suite.batched(example, batch)]
+        self.half = [x.bfloat16() if x.is_floating_point() else x for x in self.given]
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.feeds = dict(zip(suite.SUITE[name].inputs, (cupy.from_dlpack(x.contiguous()) for x in self.given), strict=True))
+
+    def by_mlc(self, row: GpuRow, batch: int, precision: str) -> dict[str, Callable[[], Any]]:
+        """The model by mlc, if it compiles and runs; else a note. Raises MlcError when the device is lost."""
+        try:
+            path = suite.export(self.name, batch=batch)
+            start = time.perf_counter()
+            module: Any = compile_model(path, target="cuda", precision=precision)
+            row.notes.append(f"{precision} compiled in {time.perf_counter() - start:.1f} s")
+            module.run(self.feeds)
+        except MlcError as e:
+            row.notes.append(f"mlc {precision}: {short(e.found)}")
+            if not device_works():
+                raise
+            return {}
+        return {f"mlc {precision}": partial(module.run, self.feeds, stream=self.stream, wait=False)}
+
+
+def model_row(name: str, batch: int) -> GpuRow:
+    """A suite model in float32 and bfloat16 beside torch as it is."""
+    row = GpuRow(_title(name, batch), dict.fromkeys(("mlc fp32", "mlc bf16", "torch fp32", "torch bf16")))
+    try:
+        other = _Torch(name, batch)
+        engines = other.by_mlc(row, batch, "fp32") | other.by_mlc(row, batch, "bf16")
+    except (ImportError, RuntimeError) as e:
+        row.notes.append(short(str(e)))
+        return row
+    torch = other.torch
+    with torch.no_grad():
+        low = other.model.bfloat16()
+        row.milliseconds |= _turns(torch, {**engines, "torch bf16": lambda: low(*other.half)}, row.notes)
+        single = other.model.float()  # last: the layers are the same ones
+        row.milliseconds |= _turns(torch, {"torch fp32": lambda: single(*other.given)}, row.notes)
+    return row
+
+
+def compiled_row(name: str, batch: int) -> GpuRow:
+    """A suite model in bfloat16 beside torch.compile with CUDA graphs, which takes its time."""
+    row = GpuRow(_title(name, batch), dict.fromkeys(("mlc bf16", "torch.compile bf16")))
+    try:
+        other = _Torch(name, batch)
+        engines = other.by_mlc(row, batch, "bf16")
+    except (ImportError, RuntimeError) as e:
+        row.notes.append(short(str(e)))
+        return row
+    torch = other.torch
+    with torch.no_grad():
+        try:
+            start = time.perf_counter()
+            fast = torch.compile(other.model.bfloat16(), mode="max-autotune-no-cudagraphs" if name == "lstm" else "reduce-overhead")
+            fast(*other.half)
+            row.notes.append(f"torch.compile took {time.perf_counter() - start:.0f} s")
+            engines["torch.compile bf16"] = lambda: fast(*other.half)
+        except Exception as e:  # compilers of others fail in their own ways
+            row.notes.append(f"torch.compile: {type(e).__name__}")
+        row.milliseconds |= _turns(torch, engines, row.notes)
+    return row
+
+
+def _title(name: str, batch: int) -> str:
+    return suite.SUITE[name].title + f", batch {batch}" * (batch != 1)
+
+
+def _turns(torch: Any, engines: dict[str, Callable[[], Any]], notes: list[str]) -> dict[str, float | None]:
+    """Milliseconds of a run, the median over blocks in which the engines take turns."""
+    times: dict[str, list[float]] = {}
+    failed: set[str] = set()
+    for _ in range(BLOCKS):
+        for name, run in engines.items():
+            try:
+                if name not in failed:
+                    times.setdefault(name, []).append(_wall_time(torch, run))
+            except (MlcError, RuntimeError) as e:
+                failed.add(name)
+                notes.append(f"{name}: {short(str(e))}")
+    return {n: statistics.median(t) for n, t in times.items() if t}
+
+
+def _wall_time(torch: Any, run: Callable[[], Any]) -> float:
+    """Milliseconds of a run by the wall clock, over as many as fill a block, the device idle before and after."""
+    for _ in range(WARM):
+        run()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    count = 0
+    while time.perf_counter() - start < SECONDS or count < 3:
+        run()
+        count += 1
+        if count % 8 == 0:
+            torch.cuda.synchronize()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / count * 1e3
