@@ -119,7 +119,7 @@ def bench_gpu(names: tuple[str, ...], parts: tuple[str, ...], seconds: float, ap
     """
     models = [] if parts == ("kernels",) else gpu.wanted(names)
     about = gpu.environment()
-    before = _text_of(append)
+    before = _text_of(append) if append else ""
     found: list[tuple[str, gpu.GpuRow]] = []
     with gpu.exported_ahead(models):
         for title, row in gpu.rows(seconds, names, parts or tuple(gpu.PARTS)):
@@ -130,10 +130,10 @@ def bench_gpu(names: tuple[str, ...], parts: tuple[str, ...], seconds: float, ap
     click.echo(gpu.markdown(about, found))
 
 
-def _text_of(path: str | None) -> str:
+def _text_of(path: str) -> str:
     """What a file holds, and an empty line; nothing if it is not there."""
     try:
-        return Path(path).read_text("utf-8").rstrip() + "\n\n" if path and Path(path).exists() else ""
+        return Path(path).read_text("utf-8").rstrip() + "\n\n" if Path(path).exists() else ""
     except OSError as e:
         raise InputError(f"cannot be read: {e.strerror}", loc=path) from e
 
