@@ -103,10 +103,10 @@ class Radix(Frame):
 
     def _ordinal(self, x: Any, dtype: DType, descending: bool) -> Any:
         """An unsigned 64-bit number that orders as x does (32 bits for smaller types); one for all NaN, above the others."""
-        bits = self._ordered_bits(x, dtype, descending)
+        bits = self.ordered_bits(x, dtype, descending)
         return bits if bits.type.width == 64 else self.b.ir.zext(bits, I64)
 
-    def _ordered_bits(self, x: Any, dtype: DType, descending: bool) -> Any:
+    def ordered_bits(self, x: Any, dtype: DType, descending: bool) -> Any:
         """The same as wide as x, which may be a vector."""
         i = self.b.ir
         width = 8 * dtype.itemsize
