@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..ir import Dim, DType, Limit, Shape
@@ -136,5 +137,6 @@ class Plan:
     output_names: tuple[str, ...] = ()
     input_dtypes: tuple[DType, ...] = ()  # as users see them: STRING and OBJECT are I64 in buffers
     output_dtypes: tuple[DType, ...] = ()
+    output_labels: Mapping[int, tuple[str | int, ...]] = field(default_factory=dict)  # outputs shown as maps by row, by position
     limits: tuple[Limit, ...] = ()  # of sizes
     strings: tuple[str, ...] = ()  # what handles 0, 1, … stand for before anything has run

@@ -58,7 +58,7 @@ def assemble(
         "mlc": __version__,
         "target": dict(target),
         "inputs": _tensors(plan.buffers, "input", plan.input_names, plan.input_dtypes),
-        "outputs": _tensors(plan.buffers, "output", plan.output_names, plan.output_dtypes),
+        "outputs": _tensors(plan.buffers, "output", plan.output_names, plan.output_dtypes, plan.output_labels),
         "buffers": buffers,
         "program": code.words,
         "steps": code.steps,
@@ -123,13 +123,17 @@ def _root(buffers: Sequence[Buffer], i: int) -> tuple[int, Dim]:
     return i, shift
 
 
-def _tensors(buffers: Sequence[Buffer], kind: str, names: tuple[str, ...], dtypes: Sequence[DType] = ()) -> list[dict[str, Any]]:
+def _tensors(
+    buffers: Sequence[Buffer], kind: str, names: tuple[str, ...], dtypes: Sequence[DType],
+    labels: Mapping[int, Sequence[str | int]] | None = None
+) -> list[dict[str, Any]]:
     by_index = {b.index: b for b in buffers if b.kind == kind}
     if sorted(by_index) != list(range(len(names))):
         raise CodegenError(f"{kind} buffers {sorted(by_index)}", expected=f"one for each of {len(names)} names")
     shown = dtypes or [by_index[i].dtype for i in range(len(names))]
     return [
         {"name": n, "dtype": d.value, "shape": [dim_expr(x) for x in by_index[i].shape]}
+        | ({"labels": list(labels[i])} if labels and i in labels else {})
         for i, (n, d) in enumerate(zip(names, shown, strict=True))
     ]
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ArtifactError, InputError
 from .address import address, aligned
 from .dimexpr import LIMIT, show
+from .handles import words
 from .manifest import Manifest
 from .memory import Layout, Planner
 from .native import Code, Context
@@ -38,7 +39,8 @@ class Sizes:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.stages = Stages(manifest)
-        self.string_handles = {s: i for i, s in enumerate(manifest.strings)}
+        self.strings = np.array([*manifest.strings, None], object)[:-1]  # with None, it has one axis whatever there is
+        self.string_handles = dict(zip(manifest.strings, words(range(len(manifest.strings))), strict=True))
         # buffers whose sizes follow from those of the inputs; the others are allocated while the program runs
         self.arena = [i for i, b in enumerate(manifest.buffers) if b.kind == "arena" and not self.stages.of[i]]
         self.planner = Planner([(manifest.buffers[i].first, manifest.buffers[i].last) for i in self.arena])

@@ -30,18 +30,20 @@ def instruction_length(program: Sequence[int], pc: int) -> int:
 class TensorInfo(NamedTuple):
     """An input or output: NumPy dtype, and a shape of sizes and names (or formulas) of symbolic dims.
 
-    kind: "tensor", "str" (a tensor of strings, dtype object), or "object" (a list, a dict, an optional that may be None …).
+    kind: "tensor", "str" (a tensor of strings, dtype object), "maps" (a list of dicts from `labels` to what a row of a tensor of
+    this dtype and shape holds), or "object" (a list, a dict, an optional that may be None …).
     """
 
     name: str
     dtype: np.dtype
     shape: tuple[int | str, ...]
     kind: str = "tensor"
+    labels: tuple[str | int, ...] = ()
 
     @property
     def stored(self) -> np.dtype:
         """The element type in memory: strings and objects are handles."""
-        return self.dtype if self.kind == "tensor" else np.dtype(np.int64)
+        return np.dtype(np.int64) if self.kind in HANDLES else self.dtype
 
 
 class Symbol(NamedTuple):
@@ -175,7 +177,7 @@ class _Parser:
         if not isinstance(raw, dict) or "general" in raw:
             raise ArtifactError("the manifest of the second program is no program")
         found = _Parser(raw, self.n_functions, self.weights_size).parse()
-        results = [[(t.name, t.dtype, t.kind) for t in infos] for infos in (outputs, found.outputs)]
+        results = [[(t.name, t.dtype, t.kind, t.labels) for t in infos] for infos in (outputs, found.outputs)]
         names = [{s.name for s in of} for of in (symbols, found.symbols)]
         if found.inputs != inputs or results[0] != results[1] or names[0] != names[1]:
             raise ArtifactError("the two programs of the manifest have different inputs or outputs")
@@ -190,8 +192,11 @@ class _Parser:
             shapes.append(tuple(range(len(exprs), len(exprs) + len(shape))))
             exprs.extend(shape)
             dtype = t["dtype"]
-            kind = dtype if dtype in HANDLES else "tensor"
-            infos.append(TensorInfo(_text(t["name"]), dtype_of(dtype), tuple(show(d) for d in shape), kind))
+            labels = tuple(_list(t.get("labels", [])))
+            if any(type(label) not in (int, str) for label in labels) or (labels and (key == "inputs" or dtype in HANDLES)):
+                raise ArtifactError(f"labels of {key}", expected="texts or whole numbers, for an output that is a tensor")
+            kind = "maps" if labels else dtype if dtype in HANDLES else "tensor"
+            infos.append(TensorInfo(_text(t["name"]), dtype_of(dtype), tuple(show(d) for d in shape), kind, labels))
         if len({i.name for i in infos}) != len(infos) and key == "inputs":
             raise ArtifactError("two inputs have one name")
         return tuple(infos), tuple(shapes)

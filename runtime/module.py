@@ -73,9 +73,10 @@ class Module:
         self._names = [t.name for t in manifest.inputs]
         self._out_names = list(enumerate(t.name for t in manifest.outputs))
         self._symbols = [s.name for s in manifest.symbols]
-        self._held = any(t.kind != "tensor" for t in (*manifest.inputs, *manifest.outputs))
+        self._given_held = any(t.kind != "tensor" for t in manifest.inputs)
+        self._held = [(i, t) for i, t in enumerate(manifest.outputs) if t.kind != "tensor"]
         yields = manifest.handlers or (manifest.general and manifest.general.handlers)
-        self._plain = not yields and not self._held  # one native call is all of a run
+        self._plain = not yields and not self._given_held  # one native call is all of a run, but for what outputs are shown as
         self._lock = threading.Lock()
         self._outputs = Recycled()
         self._bindings: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
@@ -194,7 +195,8 @@ class Module:
         else:
             for i, dtype, shape in binding.checks:
                 a = arrays[i]
-                if type(a) is not _ndarray or a.dtype is not dtype or a.shape != shape or not a.flags.c_contiguous:
+                # equal dtypes are mostly one object, but for arrays that were pickled
+                if type(a) is not _ndarray or a.shape != shape or not a.flags.c_contiguous or (a.dtype is not dtype and a.dtype != dtype):
                     arrays, binding = self._fit(arrays)
                     break
         try:
@@ -252,7 +254,15 @@ class Module:
 
             word, execution.struct.resume = execution.struct.resume, 0
             raise stopped(binding.program.manifest, code, word, bufs, execution.dims)
+        if self._held:
+            program = binding.program
+            self._show(outputs, Handles(program.strings, program.string_handles))
         return outputs
+
+    def _show(self, outputs: list[Any], handles: Handles) -> None:
+        """Outputs that are no tensors, as users see them."""
+        for i, info in self._held:
+            outputs[i] = decode_output(handles, outputs[i], info)
 
     def _new_output(self, shape: tuple[int, ...] | None, dtype: np.dtype, size: int) -> np.ndarray | None:
         """As `Binding.results` says: None where the size is not known yet."""
@@ -264,8 +274,8 @@ class Module:
         """A program that asks for sizes or host functions, or whose inputs or outputs are not plain tensors."""
         program = binding.program
         assert isinstance(program, Program)
-        handles = Handles(program.manifest.strings, program.string_handles)
-        if self._held:
+        handles = Handles(program.strings, program.string_handles)
+        if self._given_held:
             arrays = [encode_input(handles, a, t) for a, t in zip(arrays, self._manifest.inputs, strict=True)]
         bufs, tables = execution.bufs, execution.tables
         if tables is not None:
@@ -278,9 +288,9 @@ class Module:
         for position, slots, dtype, room in execution.rooms:
             if outputs[position] is None:
                 outputs[position] = _ndarray([tables.slots[s] for s in slots], dtype, room).copy()
-        if not self._held:
-            return outputs
-        return [decode_output(handles, a, t) for a, t in zip(outputs, self._manifest.outputs, strict=True)]
+        if self._held:
+            self._show(outputs, handles)
+        return outputs
 
     def _step(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
         """Run a program that may stop between native calls."""

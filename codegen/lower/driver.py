@@ -31,7 +31,7 @@ from .builder import View
 from .composite import RecurrentCell, decompose, hoist, swap_few_rows
 from .control import emit_if, emit_loop
 from .fusion import ANCHORS, MOVES
-from .host import HostCall, emit_host, encode_handles
+from .host import HostCall, emit_host, encode_handles, unmapped
 from .in_place import share_memory
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
 from .moves import define_elementwise, define_move
@@ -59,6 +59,7 @@ _EMIT: dict[type[Op], Callable[[Lowering, Node], None]] = {
 
 def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
     """Kernels and buffers that compute the graph. Raises CodegenError for what no kernel can express."""
+    graph, labels = unmapped(graph)
     public = [[v.dtype for v in values] for values in (graph.inputs, graph.outputs)]
     graph, strings = encode_handles(graph)
     storage = Storage()
@@ -68,7 +69,7 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
     buffers = share_memory(storage.buffers, steps) if options is not None and options.overwrite else tuple(storage.buffers)
     return Plan(
         buffers, tuple(steps), storage.constants, graph.input_names, graph.output_names,
-        tuple(public[0]), tuple(public[1]), graph.limits, strings,
+        tuple(public[0]), tuple(public[1]), labels, graph.limits, strings,
     )  # fmt: skip
 
 

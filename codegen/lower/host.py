@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...ir import Const, DType, Graph, Input, Node, Op, TensorType, Value
-from ...ir.ops.host import Host, is_open
+from ...ir.ops.host import Host, ZipMap, is_open
 from ..plan import HostOperand, HostStep
 from .builder import View
 from .state import Lowering
@@ -26,6 +26,19 @@ class HostCall(Op):
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         return tuple(map(_encoded, self.op.infer(types)))
+
+
+def unmapped(graph: Graph) -> tuple[Graph, dict[int, tuple[Any, ...]]]:
+    """The graph with scores in place of outputs that are maps of them, and the labels of those by position.
+
+    Then the maps, which the caller makes of the scores in the end, stop no program.
+    """
+    ops = [v.node.op for v in graph.outputs]
+    labels = {i: op.labels for i, op in enumerate(ops) if isinstance(op, ZipMap)}
+    if not labels:
+        return graph, {}
+    outputs = tuple(v.node.inputs[0] if i in labels else v for i, v in enumerate(graph.outputs))
+    return replace(graph, outputs=outputs), labels
 
 
 def encode_handles(graph: Graph) -> tuple[Graph, tuple[str, ...]]:

@@ -177,7 +177,7 @@ class CudaModule(Module):
 
     def _handles(self) -> Handles:
         assert self._program is not None
-        return Handles(self._manifest.strings, self._program.string_handles)
+        return Handles(self._program.strings, self._program.string_handles)
 
     def _given(self, arrays: Sequence[Any]) -> Iterable[tuple[Any, TensorInfo]]:
         return zip(arrays, self._manifest.inputs, strict=True)

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 from ..elements import dtype_of
-
-
-def zip_map(x: np.ndarray, labels: list[Any]) -> list[dict[Any, float]]:
-    rows = x if x.ndim == 2 else np.atleast_2d(x)
-    if rows.shape[1] != len(labels):
-        raise ValueError(f"{rows.shape[1]} scores for {len(labels)} labels")
-    match labels:  # classifiers of two and three classes make most maps: displays take a third of the time of `zip`
-        case [a, b]:
-            return [{a: p, b: q} for p, q in rows.tolist()]
-        case [a, b, c]:
-            return [{a: p, b: q, c: r} for p, q, r in rows.tolist()]
-    return list(map(dict, map(zip, repeat(labels), rows.tolist())))
+from ..handles import maps
 
 
 def dict_vectorizer(x: dict[Any, Any], words: list[Any], dtype: str) -> np.ndarray:
@@ -46,4 +34,4 @@ def cast_map(x: dict[int, Any], dtype: str, size: int) -> np.ndarray:
     return wide.astype(dtype_of(dtype))[None]
 
 
-MAP_CALLS: dict[str, Callable[..., Any]] = {"cast_map": cast_map, "zip_map": zip_map, "dict_vectorizer": dict_vectorizer}
+MAP_CALLS: dict[str, Callable[..., Any]] = {"cast_map": cast_map, "zip_map": maps, "dict_vectorizer": dict_vectorizer}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,14 @@ def test_inputs_that_are_not_contiguous_arrays(static):
     wide = data(4, 16)
     np.testing.assert_array_equal(static(wide[:, ::2]), static(wide[:, ::2].copy()))
     np.testing.assert_array_equal(static(x.T.view(np.matrix)), expected)
+
+
+def test_dtypes_that_are_equal_take_the_short_way(static, monkeypatch):
+    x = pickle.loads(pickle.dumps(data(4, 8)))
+    assert x.dtype is not np.dtype(np.float32)
+    expected = static(data(4, 8))
+    monkeypatch.setattr(static, "_fit", None)
+    np.testing.assert_array_equal(static(x), expected)
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 5000])

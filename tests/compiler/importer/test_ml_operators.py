@@ -174,6 +174,45 @@ def test_zip_map(labels):
     np.testing.assert_allclose([[m[k] for k in labels] for m in got], [[m[k] for k in labels] for m in want], rtol=1e-6)
 
 
+def zipped(more, outs, labels=(7, 8)):
+    """A ZipMap of x[N, K], with more nodes behind it."""
+    node = helper.make_node("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=labels)
+    graph = helper.make_graph([node, *more], "maps", [helper.make_tensor_value_info("x", FLOAT, ["N", "K"])], outs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 17)], ir_version=8)
+
+
+ENTRY = helper.make_map_type_proto(LABEL, helper.make_tensor_type_proto(FLOAT, []))
+MAPS = helper.make_value_info("z", helper.make_sequence_type_proto(ENTRY))
+
+
+def test_maps_that_are_outputs_stop_no_program():
+    module = mlc.compile(zipped([helper.make_node("Abs", ["x"], ["y"])], [helper.make_tensor_value_info("y", FLOAT, None), MAPS, MAPS]))
+    assert not module.manifest.handlers and module.outputs[1].labels == (7, 8)
+    x = f(3, 2)
+    got = mlc.load(module.to_bytes()).run({"x": x})
+    assert got["z"] == [{7: a, 8: b} for a, b in x.tolist()] and got["y"].tolist() == np.abs(x).tolist()
+    assert module.run({"x": x[:0]})["z"] == []
+    with pytest.raises(mlc.errors.InputError, match="3 scores"):
+        module.run({"x": f(2, 3)})
+
+
+def test_maps_that_are_read_inside_of_the_model():
+    index = helper.make_node("Constant", [], ["i"], value_int=1)
+    more = [index, helper.make_node("SequenceAt", ["z", "i"], ["one"])]
+    module = mlc.compile(zipped(more, [MAPS, helper.make_value_info("one", ENTRY)]))
+    x = f(3, 2)
+    got = module.run({"x": x})
+    assert got["one"] == got["z"][1] == dict(zip((7, 8), x[1].tolist(), strict=True))
+
+
+def test_strings_are_checked_in_every_run():
+    module = mlc.compile(build("LabelEncoder", [strings("a", "b")], {"y": LABEL}, keys_strings=["b", "a"], values_int64s=[1, 2]))
+    assert module(strings("a", "b", "c")).tolist() == [2, 1, -1]
+    assert module(strings("a", b"b", "a")).tolist() == [2, 1, 2]
+    with pytest.raises(mlc.errors.InputError, match="int"):
+        module(strings("a", 3, "b"))
+
+
 def test_what_lacks_is_named():
     with pytest.raises(mlc.errors.OnnxImportError, match="LabelEncoder"):
         mlc.compile(build("LabelEncoder", [np.zeros(3, np.int64)], {"y": LABEL}, keys_int64s=[1, 2], values_int64s=[1]))
