@@ -124,8 +124,11 @@ def _root(buffers: Sequence[Buffer], i: int) -> tuple[int, Dim]:
 
 
 def _tensors(
-    buffers: Sequence[Buffer], kind: str, names: tuple[str, ...], dtypes: Sequence[DType],
-    labels: Mapping[int, Sequence[str | int]] | None = None
+    buffers: Sequence[Buffer],
+    kind: str,
+    names: tuple[str, ...],
+    dtypes: Sequence[DType],
+    labels: Mapping[int, Sequence[str | int]] | None = None,
 ) -> list[dict[str, Any]]:
     by_index = {b.index: b for b in buffers if b.kind == kind}
     if sorted(by_index) != list(range(len(names))):

@@ -18,7 +18,9 @@ def texts(*items, shape=None):
     return out.reshape(shape or out.shape)
 
 
-@pytest.mark.parametrize("items", [("yes",), ("no", "yes"), (), ("", "new"), ("a", "b", "a", "no"), (np.str_("yes"), "no"), (np.str_("x"),)])
+@pytest.mark.parametrize(
+    "items", [("yes",), ("no", "yes"), (), ("", "new"), ("a", "b", "a", "no"), (np.str_("yes"), "no"), (np.str_("x"),)]
+)
 def test_there_and_back(items):
     handles = table()
     numbers = handles.encode(texts(*items))
