@@ -77,7 +77,6 @@ class AttentionMmaParameters:
     group: int
     causal: bool
     scale: str
-    log2e: str
     rows: str
     keys: str
     heads: str
@@ -140,7 +139,7 @@ def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned
     values = AttentionMmaParameters(
         PLACEHOLDER, use.name, use.word, pack, use.group, storage(dtype), storage(out), converter(out), plan.warps, plan.keys, plan.splits,
         kernel.size, kernel.value_size, kernel.group, kernel.causal, literal(kernel.scale * LOG2_E, DType.F32),
-        literal(LOG2_E, DType.F32), name(kernel.rows), name(kernel.keys), name(kernel.heads), name(kernel.batch),
+        name(kernel.rows), name(kernel.keys), name(kernel.heads), name(kernel.batch),
         _strides(params, kernel.q_strides), _strides(params, kernel.k_strides), _strides(params, kernel.v_strides),
         out_strides, mask_strides, whole(0, kernel.q_strides, kernel.size),
         whole(1, kernel.k_strides, kernel.size), whole(2, kernel.v_strides, kernel.value_size), pair_stores, f"b{last}", [], [],

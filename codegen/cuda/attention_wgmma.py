@@ -91,7 +91,6 @@ class AttentionGroupParameters:
     causal: bool
     index: str
     scale: str
-    log2e: str
     rows: str
     keys: str
     heads: str
@@ -117,7 +116,7 @@ def attention_groups(kernel: AttentionKernel, plan: AttentionGroupSchedule, alig
         registers=plan.registers, keys_per_tile=plan.keys, stages=plan.stages, size=kernel.size, value_size=kernel.value_size,
         values=-(-kernel.value_size // 8) * 8, group=kernel.group, causal=kernel.causal,
         index="int" if small else "i64", scale=literal(kernel.scale * LOG2_E, DType.F32),
-        log2e=literal(LOG2_E, DType.F32), rows=name(kernel.rows), keys=name(kernel.keys), heads=name(kernel.heads),
+        rows=name(kernel.rows), keys=name(kernel.keys), heads=name(kernel.heads),
         mask_strides=mask_strides, out_strides=out_strides, out_element=storage(out), to_out=converter(out), pair_stores=pair_stores,
         result=f"b{last}", parameters=[], prologue=[],
     )  # fmt: skip

@@ -132,6 +132,12 @@ MLC_FN float exp2_weight(float x) {
 }
 #endif
 
+// What a mask adds to a score, in logarithms of base 2. The least numbers stay finite: keys that all have them are seen alike.
+MLC_FN float mask_in_base_2(float x) {
+    const float out = x * 1.44269504f;
+    return out == -INFINITY && x != -INFINITY ? -3.40282347e38f : out;
+}
+
 // --- integers ------------------------------------------------------------------------------------------------------
 // Division truncates; by zero it gives 0 (and must not trap), and the least number by -1 wraps.
 template <class T>
