@@ -175,11 +175,16 @@ def floordiv(a: Dim, b: Dim) -> Dim:
             q, r = q + whole * term, r + (c - whole * b) * term
         if q != 0:
             return q + floordiv(r, b)
-        # ⌊⌊x / c⌋ / b⌋ = ⌊x / (c·b)⌋ for positive constants
-        if len(a.terms) == 1 and a.terms[0][1] == 1 and len(a.terms[0][0]) == 1:
-            inner = a.terms[0][0][0]
+        # ⌊(⌊x / c⌋ + k) / b⌋ = ⌊(x + c·k) / (c·b)⌋ for positive constants c and b
+        shift = next((c for mono, c in a.terms if not mono), 0)
+        rest = a - shift
+        if isinstance(rest, Expr) and len(rest.terms) == 1 and rest.terms[0][1] == 1 and len(rest.terms[0][0]) == 1:
+            inner = rest.terms[0][0][0]
             if isinstance(inner, Atom) and inner.fn == "floordiv" and isinstance(inner.args[1], int) and inner.args[1] > 0:
-                return floordiv(inner.args[0], inner.args[1] * b)
+                return floordiv(inner.args[0] + inner.args[1] * shift, inner.args[1] * b)
+        lo, hi = a.bounds
+        if lo // b == hi // b:
+            return lo // b
     return _atom("floordiv", a, b)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...ir import Dim, Expr, Node, Op, Shape, Trait, Value, dim_stretch, prod
+from ...ir import Dim, Expr, Node, Op, Shape, Trait, Value, dim_stretch, prod, upper
 from ...ir import ops as O
 
 
@@ -71,6 +71,20 @@ def stretched(op: Op, inputs: Sequence[Value]) -> Iterator[tuple[int, Shape]]:
                     wide[-at] = dim_stretch(wide[-at], other[-at])
         if tuple(wide) != shape:
             yield i, (*wide, *inputs[i].shape[len(inputs[i].shape) - axes :])
+
+
+def narrowed(op: Op, inputs: Sequence[Value]) -> Iterator[tuple[int, Shape]]:
+    """Operands with sizes that are 1 if they are not 0, and their shapes with 1 there, where others may be longer."""
+    sides = [(v.shape[: len(v.shape) - axes], axes) for v, axes in _broadcasting(op, inputs)]
+    if isinstance(op, O.Expand):
+        sides.append((op.shape, 0))
+    for i, (shape, axes) in enumerate(sides[: len(inputs)]):
+        narrow = list(shape)
+        for at in range(1, 1 + len(narrow)):
+            if narrow[-at] != 1 and upper(narrow[-at]) == 1 and any(upper(s[-at]) > 1 for s, _ in sides if at <= len(s)):
+                narrow[-at] = 1
+        if tuple(narrow) != shape:
+            yield i, (*narrow, *inputs[i].shape[len(inputs[i].shape) - axes :])
 
 
 def _broadcasting(op: Op, inputs: Sequence[Value]) -> Sequence[tuple[Value, int]]:

@@ -41,7 +41,7 @@ from ...ir import (
 )  # fmt: skip
 from ...ir.ops import Cast, Host, Reshape, Stretch, Within
 from ...ir.ops.host import OBJECT, is_open
-from .constraints import assumptions, constraints, contracted, stretched
+from .constraints import assumptions, constraints, contracted, narrowed, stretched
 from .contents import Contents
 from .held import Element, Held
 from .index_ranges import ends
@@ -128,6 +128,10 @@ class ImportContext(NodeView, Contents):
         if self.stretch:
             for i, wide in list(stretched(op, settled)):
                 settled[i] = self.emit(Stretch(wide), settled[i]).out
+        else:
+            for i, narrow in list(narrowed(op, settled)):
+                self.equal.update({(d, 1): False for d, e in zip(settled[i].shape, narrow, strict=True) if d != e})
+                settled[i] = self.emit(Reshape(narrow), settled[i]).out
         return settled
 
     def stretched(self, x: Value, shape: Sequence[Dim]) -> Value:

@@ -74,7 +74,12 @@ def int_div(a: Element, b: Element) -> Element:
         raise UnknownError
     if lower(a) >= 0:
         return floordiv(a, b)
-    return _exact(a, b)
+    return _exact(a, b) if isinstance(b, Expr) else _towards_zero(a, b)
+
+
+def _towards_zero(a: Dim, b: int) -> Dim:
+    """a / b for b > 0: the floor where that is positive, the ceiling where that is negative."""
+    return dim_max(0, floordiv(a, b)) + dim_min(0, ceildiv(a, b))
 
 
 def _exact(a: Dim, b: Dim) -> Dim:
@@ -94,9 +99,17 @@ def true_div(a: Element, b: Element) -> Element:
 
 
 def _mod(a: Element, b: Element) -> Element:
-    if not isinstance(b, int) or b <= 0 or (not isinstance(a, int) and lower(a) < 0):
+    """What floors leave, with the divisor's sign."""
+    if not isinstance(b, int) or b <= 0:
         raise UnknownError
     return a - b * floordiv(a, b)
+
+
+def fmod(a: Element, b: Element) -> Element:
+    """What truncated division leaves, with the dividend's sign."""
+    if not isinstance(b, int) or b <= 0:
+        raise UnknownError
+    return a - b * int_div(a, b)
 
 
 def _floor(a: Element) -> Element:
@@ -113,11 +126,7 @@ def trunc(a: Element) -> Element:
     n, d = _split(a)
     if d == 1:
         return n
-    if isinstance(n, int):
-        return math.trunc(Fraction(n, d))
-    if lower(n) < 0:
-        raise UnknownError
-    return floordiv(n, d)
+    return math.trunc(Fraction(n, d)) if isinstance(n, int) else _towards_zero(n, d)
 
 
 def _gap(a: Element, b: Element) -> Dim:

@@ -26,6 +26,7 @@ from .dim_arithmetic import (
     Ratio,
     UnknownError,
     equal,
+    fmod,
     int_div,
     not_,
     power,
@@ -96,6 +97,8 @@ def _arithmetic(
         fn = BINARY[op] if op != "Div" else (int_div if dtype.is_int else true_div)
         if op == "Mod" and dtype.is_float:
             return None
+        if op == "Mod" and ctx.attr(node, "fmod", 0):
+            fn = fmod
         ufunc = np.frompyfunc(fn, 2, 1)
         out = contents[0]
         for c in contents[1:]:

@@ -167,3 +167,14 @@ def test_squeezed_axis_that_is_none_in_a_loop_is_an_error():
     np.testing.assert_allclose(module.run({"x": x, "trips": np.array(1)})["z"], x[0], rtol=1e-5)
     with pytest.raises(mlc.errors.InputError):
         module.run({"x": x, "trips": np.array(2)})
+
+
+def test_sizes_that_are_one_if_not_zero():
+    """bias[:, -n:] of one row, as ALiBi is cut: it goes to every row, and no other program is needed for that."""
+    text = f"""g (float[n,n] x) => (float[a,b] z) <float[1,16] bias = {{{", ".join(map(str, range(16)))}}},
+                int64[1] far = {{9223372036854775807}}, int64[1] zero = {{0}}, int64[1] one = {{1}}> {{
+               rows_of = Shape<start = 0, end = 1>(x) from = Neg(rows_of) rows = Slice(bias, from, far, zero)
+               part = Slice(rows, from, far, one) z = Add(x, part) }}"""
+    module = check(text, *({"x": f(n, n)} for n in (5, 1, 16)))
+    module.run({"x": f(7, 7)})
+    assert module._last.program.manifest is module.manifest  # not the general program

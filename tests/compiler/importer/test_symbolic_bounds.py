@@ -4,6 +4,7 @@ import mlc
 import numpy as np
 import onnxruntime as ort
 import pytest
+from mlc.ir import dim_min, evaluate, floordiv, sym
 from onnx import parser
 
 SIZES = """sx = Shape(x) sy = Shape(y) zero = Constant<value_ints = [0]>() s = Gather(sx, zero) n = Gather(sy, zero)
@@ -48,6 +49,40 @@ def test_gathered_rows():
 def test_last_row():
     body = "one = Constant<value_ints = [1]>() last = Sub(s, one) at = Squeeze(last) row = Gather(x, at) z = Unsqueeze(row, zero)"
     agree(body, [(5, 0), (1, 3)])
+
+
+@pytest.mark.parametrize(
+    ("size", "steps"),
+    [
+        ("gap = Sub(s, n) q = Div(gap, four)", 1),  # which truncates: −3 / 4 is 0
+        ("gap = Sub(s, n) minus4 = Neg(four) q = Div(gap, minus4)", 1),
+        ("under = Sub(s, two) f = Cast<to = 1>(under) by = Cast<to = 1>(four) r = Div(f, by) q = Cast<to = 7>(r)", 1),
+        ("gap = Sub(s, n) q = Mod(gap, four)", 1),
+        ("gap = Sub(s, n) q = Mod<fmod = 1>(gap, four)", 1),
+    ],
+)
+def test_quotients_of_sizes_that_may_be_negative(size, steps):
+    """They stay sizes: the module does not stop to read them."""
+    text = f"""<ir_version: 9, opset_import: ["": 18]> g (float[s,4] x, float[n] y) => (float[m] z) {{ {SIZES}
+               four = Constant<value_ints = [4]>() {size} many = Constant<value_ints = [9]>() rows = Add(q, many) one = Constant<value_float = 1.0>()
+               ones = Expand(one, rows) z = Add(ones, one) }}"""
+    proto = parser.parse_model(text)
+    module = mlc.compile(proto, threads=1)
+    assert len(module.manifest.steps) <= steps and not module.manifest.handlers
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for s, n in [(0, 1), (0, 0), (3, 0), (4, 0), (9, 2), (2, 9), (1, 5), (0, 4), (0, 5), (0, 8)]:
+        feed = {"x": np.zeros((s, 4), np.float32), "y": np.zeros(n, np.float32)}
+        np.testing.assert_array_equal(module.run(feed)["z"], session.run(None, feed)[0], err_msg=f"{s} rows, n = {n}")
+
+
+def test_quotients_of_shifted_quotients():
+    """A convolution's size, and the exporter's formula for it, are one."""
+    s = sym("s")
+    twice = floordiv(floordiv(s + 1, 2) + 1, 2)
+    assert twice == floordiv(s - 1, 4) + 1 == floordiv(s + 3, 4)
+    assert floordiv(dim_min(s, 3), 4) == 0
+    for n in range(9):
+        assert evaluate(twice, {"s": n}) == ((n + 1) // 2 + 1) // 2
 
 
 def test_starts_before_the_front_of_backward_slices():
