@@ -12,7 +12,7 @@ from ..errors import InputError
 from .handles import held, strings
 from .manifest import TensorInfo
 
-Bound = dict[str, tuple[int, str]]  # the size of a symbolic dim, and where it was met
+Bound = dict[str, tuple[int, TensorInfo, int]]  # the size of a symbolic dim, and where it was met: input, axis
 
 
 def as_array(value: Any, info: TensorInfo) -> np.ndarray:
@@ -37,16 +37,24 @@ def as_array(value: Any, info: TensorInfo) -> np.ndarray:
         raise InputError(found, expected="an array whose copy fits into memory", loc=loc) from None
 
 
-def bind_dim(bound: Bound, info: TensorInfo, axis: int, size: int, dim: Any) -> None:
-    """One axis of an input against the manifest: a number, or a symbol whose size it says. Raises InputError."""
-    where = f"input {info.name}, axis {axis}"
-    if isinstance(dim, int):
-        if size != dim:
-            raise InputError(f"size {size}", expected=f"{dim} (shape {shape_text(info.shape)})", loc=where)
-    elif dim[0] == "sym":
-        known = bound.setdefault(dim[1], (size, where))
-        if known[0] != size:
-            raise InputError(f"symbolic dim {dim[1]} is {size}", expected=f"{known[0]} as in {known[1]}", loc=where)
+def bind_dims(bound: Bound, info: TensorInfo, shape: Sequence[int], dims: Sequence[Any]) -> None:
+    """An input's shape against the manifest: numbers, and symbols whose sizes it says. Raises InputError."""
+    for axis, dim in enumerate(dims):
+        size = shape[axis]
+        if type(dim) is int:
+            if size != dim:
+                raise InputError(f"size {size}", expected=f"{dim} (shape {shape_text(info.shape)})", loc=axis_text(info, axis))
+        elif dim[0] == "sym":
+            known = bound.get(dim[1])
+            if known is None:
+                bound[dim[1]] = size, info, axis
+            elif known[0] != size:
+                expected = f"{known[0]} as in {axis_text(*known[1:])}"
+                raise InputError(f"symbolic dim {dim[1]} is {size}", expected=expected, loc=axis_text(info, axis))
+
+
+def axis_text(info: TensorInfo, axis: int) -> str:
+    return f"input {info.name}, axis {axis}"
 
 
 def complain(feeds: object, names: Sequence[str]) -> NoReturn:

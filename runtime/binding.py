@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ..errors import ArtifactError, InputError
 from .address import address, aligned
-from .dimexpr import LIMIT, show
 from .handles import words
 from .manifest import Manifest
 from .memory import Layout, Planner
 from .native import Code, Context
-from .stages import Stage, Stages
-
-if TYPE_CHECKING:
-    from .shortcuts import Shortcuts
-    from .tables import Block
+from .stages import Stages
+from .tables import Tables
+from .words import Words, show_sizes
 
 _ALIGNED = 1 << 14  # outputs from so many bytes on lie at cache lines, which takes half a microsecond
 _MAX_IDLE = 8  # contexts kept for later runs; more callers than this at once allocate afresh
-
-
-class UnequalError(InputError):
-    """Sizes differ that a program takes as equal."""
 
 
 class Sizes:
@@ -37,13 +30,38 @@ class Sizes:
     streamed_at = 0  # of the first `manifest.streamed` bytes of them
 
     def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
+        m = self.manifest = manifest
         self.stages = Stages(manifest)
+        self.size_words = Words(manifest, self.stages)
         self.strings = np.array([*manifest.strings, None], object)[:-1]  # with None, it has one axis whatever there is
         self.string_handles = dict(zip(manifest.strings, words(range(len(manifest.strings))), strict=True))
         # buffers whose sizes follow from those of the inputs; the others are allocated while the program runs
-        self.arena = [i for i, b in enumerate(manifest.buffers) if b.kind == "arena" and not self.stages.of[i]]
-        self.planner = Planner([(manifest.buffers[i].first, manifest.buffers[i].last) for i in self.arena])
+        known = [not k for k in self.stages.of]
+        arena = [i for i, b in enumerate(m.buffers) if b.kind == "arena" and known[i]]
+        self.arena = np.array(arena, np.int64)
+        self.planner = Planner([(m.buffers[i].first, m.buffers[i].last) for i in arena])
+        aliases = {i: b for i, b in enumerate(m.buffers) if b.kind == "alias" and known[i]}
+        self.aliases = np.array(list(aliases), np.int64)
+        self.shifts = np.array([b.shift for b in aliases.values()], np.int64)  # dim slots
+        roots = [aliases[i].place if i in aliases else i for i in range(len(m.buffers))]
+        self.roots = np.array(roots, np.int64)
+        self.in_arena = np.array([m.buffers[r].kind == "arena" and known[r] for r in roots], np.int64)
+        # what runs hand over: buffer, position, dim slot of the shift or −1
+        self.ins, self.outs = (
+            [(i, m.buffers[r].place, aliases[i].shift if i in aliases else -1) for i, r in enumerate(roots)
+             if m.buffers[r].kind == kind and known[i]]
+            for kind in ("input", "output")
+        )  # fmt: skip
+        own = {b.place: i for staged in (False, True) for i, b in enumerate(m.buffers) if b.kind == "output" and known[i] != staged}
+        self.results = [(t.stored, own.get(i, -1), i not in own or known[own[i]]) for i, t in enumerate(m.outputs)]
+
+    @cached_property
+    def fixed(self) -> np.ndarray:
+        """Addresses of constants by buffer, 0 for others."""
+        m = self.manifest
+        return np.array([
+            ((self.streamed_at if b.place < m.streamed else self.weights_at) + b.place) if b.kind == "const" else 0 for b in m.buffers
+        ], np.int64)  # fmt: skip
 
     def execution(self, binding: Binding, arena: Any) -> Any:
         """Called by the binding; `arena` is one to take over."""
@@ -62,12 +80,11 @@ class Program(Sizes):
         self.words = np.array(manifest.program, np.int64)
         self.functions = np.array(functions, np.uint64)
         self.weights, self.streamed = weights, streamed
-        self.shortcuts: Shortcuts | None = None
+        self.starts = np.empty(0, np.int64)  # of handlers, in the words
         if manifest.handlers:
             from .shortcuts import Shortcuts  # only where it is needed: loading is to be quick
 
-            self.shortcuts = Shortcuts(manifest, self.stages)
-        self.starts = np.array(self.shortcuts.starts if self.shortcuts else [], np.int64)
+            self.starts = np.array(Shortcuts(self.size_words, self.stages).starts, np.int64)
         self.weights_at = address(weights)
         self.streamed_at = self.weights_at if streamed is None else address(streamed)
 
@@ -86,26 +103,23 @@ class Execution:
 
     def __init__(self, program: Program, binding: Binding, arena: np.ndarray | None) -> None:
         self.arena = arena = aligned(binding.layout.total) if arena is None else arena
-        self.tables: Block | None = None
+        self.tables: Tables | None = None
         self.memory: dict[int, list[Any]] = {}
         self.rooms: list[tuple[int, tuple[int, ...], np.dtype, np.ndarray]] = []
         self.bufs: Any
         self.dims: Sequence[int] = binding.slots
-        if (shortcuts := program.shortcuts) is not None:
-            from .tables import Block
-
-            self.tables = Block(shortcuts.places, shortcuts.constants, binding)
+        addresses = binding.addresses(address(arena))
+        if program.manifest.handlers:
+            p = program.size_words.places
+            self.tables = Tables(p, binding.table)
+            self.tables.begin_at(addresses)
             at, self.bufs, self.dims = self.tables.at, self.tables.bufs, self.tables.slots
-            where = at + 8 * shortcuts.places.bufs, at + 8 * shortcuts.places.slots
-            more = at, address(shortcuts.words), address(program.starts)
+            where = at + 8 * p.bufs, at + 8 * p.slots
+            more = at, address(program.size_words.code), address(program.starts)
         else:
-            self.bufs = bufs = (ctypes.c_int64 * max(1, len(binding.template)))()
+            self.bufs = bufs = (ctypes.c_int64 * max(1, len(addresses)))()
             where, more = (ctypes.addressof(bufs), address(binding.dims)), (0, 0, 0)
-        base = address(arena)
-        for i, (fixed, offset) in enumerate(binding.template):
-            self.bufs[i] = fixed + offset if fixed >= 0 else base + offset
-            if self.tables is not None:
-                self.tables.begin_with(i, 0, 0, self.bufs[i])
+            ctypes.memmove(bufs, address(addresses), addresses.nbytes)
         self._staged = program.stages.staged
         self._make_rooms(program)
         scratch = np.empty(max(1, program.manifest.scratch), np.int64)
@@ -114,7 +128,7 @@ class Execution:
             where[1], program.threads, address(scratch), 0, 0, *more,
         )  # fmt: skip
         self.at = ctypes.addressof(self.struct)
-        self._keep = (scratch, program, binding.dims)
+        self._keep = (scratch, program, binding.table)
 
     def _make_rooms(self, program: Program) -> None:
         m = program.manifest
@@ -141,25 +155,38 @@ class Binding:
 
     def __init__(self, program: Sizes, symbols: Mapping[str, int]) -> None:
         m = self.manifest = program.manifest
-        self.program = program
+        self.program, self.symbols = program, dict(symbols)
+        rules, p = program.size_words, program.size_words.places
+        self.table = table = rules.begin.copy()
         try:
-            self.values = m.dims.start(symbols)
+            table[rules.symbols] = [symbols[s] for s in m.dims.symbols]
         except OverflowError:
-            raise InputError(f"sizes {_show(symbols)}", expected="tensors of less than 2**62 elements") from None
-        self.slots = values = [self.values[s] for s in m.dims.slots]
-        self.symbols = dict(symbols)
-        first = program.stages.all[0]
-        check_dims(m, first, values, symbols)
-        self.dims = np.array(values, np.int64)
-        self.in_shapes = [tuple(values[s] for s in shape) for shape in m.input_shapes]
-        staged = {b.place for i, b in enumerate(m.buffers) if b.kind == "output" and program.stages.of[i]}
-        self.out_shapes = [None if i in staged else tuple(values[s] for s in shape) for i, shape in enumerate(m.output_shapes)]
+            raise InputError(f"sizes {show_sizes(symbols)}", expected="tensors of less than 2**62 elements") from None
+        rules.evaluate(0, table, symbols)
+        self.dims = table[p.slots : p.sizes]
+        self.slots = slots = self.dims.tolist()
+        self.in_shapes = [tuple([slots[s] for s in shape]) for shape in m.input_shapes]
+        self.out_shapes = [
+            tuple([slots[s] for s in shape]) if known else None
+            for (_, _, known), shape in zip(program.results, m.output_shapes, strict=True)
+        ]
         self.checks = [(i, m.inputs[i].dtype, shape) for i, shape in enumerate(self.in_shapes)]
-        self.results = [(shape, t.stored, _padded(shape, t.stored)) for t, shape in zip(m.outputs, self.out_shapes, strict=True)]
-        self.sizes = sizes = [b.size if b.kind == "const" else values[b.size] for b in m.buffers]
-        check_buffers(m, first, sizes, values)
-        self.layout, offsets = self._plan(m, sizes, symbols)
-        self._table(m, offsets, values)
+        sizes = table[p.sizes : p.room]
+        nbytes = [*sizes.tolist(), 0]
+        # shape, dtype, and the bytes of an output that is to lie at a cache line, else 0
+        self.results = [
+            (shape, dtype, 0 if shape is None or nbytes[i] < _ALIGNED else nbytes[i])
+            for (dtype, i, _), shape in zip(program.results, self.out_shapes, strict=True)
+        ]
+        self.layout = self._plan(m, sizes[program.arena])
+        # By buffer, the offset in the arena or a constant's address; what runs hand over is patched in: (buffer, position, byte shift).
+        places = program.fixed.copy()
+        places[program.arena] = self.layout.offsets
+        self.places = places = places[program.roots]
+        places[program.aliases] += self.dims[program.shifts]
+        self.in_patches, self.out_patches = (
+            [(i, position, slots[shift] if shift >= 0 else 0) for i, position, shift in handed] for handed in (program.ins, program.outs)
+        )
         self.idle: list[Execution] = []
         self._inherited: list[np.ndarray] = []
 
@@ -176,7 +203,7 @@ class Binding:
         try:
             return self.program.execution(self, arena)
         except MemoryError:
-            raise InputError(f"sizes {_show(self.symbols)} need {self.layout.total} bytes of memory",
+            raise InputError(f"sizes {show_sizes(self.symbols)} need {self.layout.total} bytes of memory",
                              expected="what this machine has") from None  # fmt: skip
 
     def release(self, execution: Execution) -> None:
@@ -199,93 +226,18 @@ class Binding:
     def idle_bytes(self) -> int:
         return sum(e.arena.nbytes for e in self.idle)
 
-    def _plan(self, m: Manifest, sizes: list[int], symbols: Mapping[str, int]) -> tuple[Layout, list[int]]:
-        arena = self.program.arena
-        offsets = [0] * len(m.buffers)
-        if m.layout is not None and not symbols:
-            stored, total = m.layout
-            for i in arena:
-                if stored[i] % 64 or stored[i] + sizes[i] > total:
-                    raise ArtifactError(f"buffer {i} at {stored[i]} lies outside the arena of {total} bytes")
-                offsets[i] = stored[i]
-            return Layout(tuple(offsets), total), offsets
-        layout = self.program.planner.plan([sizes[i] for i in arena])
-        for i, at in zip(arena, layout.offsets, strict=True):
-            offsets[i] = at
-        return layout, offsets
+    def addresses(self, arena: int) -> np.ndarray:
+        """Of every buffer, 0 for what runs hand over or allocate, with an arena at this address."""
+        return self.places + self.program.in_arena * arena
 
-    def _table(self, m: Manifest, offsets: list[int], values: list[int]) -> None:
-        """`template`: per buffer (fixed base or −1 for the arena, offset).
-
-        Buffers of inputs and outputs are patched by every run: `*_patches` are (buffer, position, byte shift).
-        """
-        self.template: list[tuple[int, int]] = []
-        self.in_patches: list[tuple[int, int, int]] = []
-        self.out_patches: list[tuple[int, int, int]] = []
-        for i, b in enumerate(m.buffers):
-            if self.program.stages.of[i]:
-                self.template.append((0, 0))
-                continue
-            root, shift = (m.buffers[b.place], values[b.shift]) if b.kind == "alias" else (b, 0)
-            fixed, offset = 0, 0
-            if root.kind == "const":
-                fixed, offset = self.program.streamed_at if root.place < m.streamed else self.program.weights_at, root.place + shift
-            elif root.kind == "arena":
-                fixed, offset = -1, offsets[b.place if b.kind == "alias" else i] + shift
-            elif root.kind != "given":
-                (self.in_patches if root.kind == "input" else self.out_patches).append((i, root.place, shift))
-            self.template.append((fixed, offset))
-
-
-def _padded(shape: tuple[int, ...] | None, dtype: np.dtype) -> int:
-    """Bytes of an output that is to lie at a cache line, else 0."""
-    size = 0 if shape is None or dtype.hasobject else math.prod(shape) * dtype.itemsize
-    return size if size >= _ALIGNED else 0
-
-
-def check_dims(m: Manifest, stage: Stage, values: Sequence[int], symbols: Mapping[str, int]) -> None:
-    """Raise InputError for a size out of its limits or negative, or sizes that have to agree and do not. `values` by dim slot."""
-    for slot, lo, hi, loc in stage.limits:
-        if not values[lo] <= values[slot] <= values[hi]:
-            raise InputError(f"{show(m.raw['dims'][slot])} = {values[slot]} (sizes {_show(symbols)})",
-                             expected=f"{values[lo]} to {values[hi]}", loc=loc)  # fmt: skip
-    for slot in stage.sizes:
-        if values[slot] < 0:
-            raise InputError(f"sizes {_show(symbols)} make a dimension of {values[slot]} inside the model",
-                             remedy="Give larger inputs.")  # fmt: skip
-    for a, b in stage.equal:
-        if values[a] != values[b]:
-            left, right = (f"{s} = {values[slot]}" if (s := str(show(m.raw["dims"][slot]))) != str(values[slot]) else s for slot in (a, b))
-            raise UnequalError(
-                f"{left} differs from {right} (sizes {_show(symbols)})",
-                expected="equal sizes, for this model to make sense",
-            )
-
-
-def check_buffers(m: Manifest, stage: Stage, sizes: Sequence[int], values: Sequence[int]) -> None:
-    """Sizes agree with what the tensors really have; aliases and control words stay inside their buffers.
-
-    `sizes` in bytes by buffer, `values` by dim slot. Raises ArtifactError.
-    """
-    for i in stage.buffers:
-        b = m.buffers[i]
-        if not 0 <= sizes[i] <= LIMIT:
-            raise ArtifactError(f"buffer {i} of {sizes[i]} bytes")
-        if b.kind == "input" or b.kind == "output":
-            infos, shapes = (m.inputs, m.input_shapes) if b.kind == "input" else (m.outputs, m.output_shapes)
-            real = infos[b.place].dtype.itemsize
-            for s in shapes[b.place]:
-                real *= values[s]
-            if real != sizes[i]:
-                raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"{real} bytes as {b.kind} {infos[b.place].name}")
-        elif b.kind == "alias":
-            shift = values[b.shift]
-            if shift < 0 or (sizes[i] and shift + sizes[i] > sizes[b.place]):
-                raise ArtifactError(f"buffer {i} reaches outside buffer {b.place}")
-    for i, need in stage.control:
-        if sizes[i] < need:
-            raise ArtifactError(f"buffer {i} of {sizes[i]} bytes", expected=f"at least {need}")
-
-
-def _show(symbols: Mapping[str, int]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in symbols.items())
+    def _plan(self, m: Manifest, sizes: np.ndarray) -> Layout:
+        """Of the arena's buffers."""
+        if m.layout is None or self.symbols:
+            return self.program.planner.plan(sizes)
+        stored, total = m.layout
+        offsets = np.array(stored, np.int64)[self.program.arena]
+        wrong = (offsets % 64 != 0) | (offsets + sizes > total)
+        if wrong.any():
+            i = int(self.program.arena[wrong.argmax()])
+            raise ArtifactError(f"buffer {i} at {stored[i]} lies outside the arena of {total} bytes")
+        return Layout(offsets, total)

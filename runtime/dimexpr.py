@@ -1,12 +1,12 @@
 """Dim expressions of a manifest: `int | ["sym", name] | [fn, a, b]`, fn one of add, mul, floordiv, min, max.
 
 A `DimTable` holds many of them as one straight-line program without repeated work, because a module with symbolic dims
-evaluates the whole table whenever it meets new sizes.
+evaluates the whole table whenever it meets new sizes (`words.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableSequence, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ArtifactError
@@ -17,20 +17,9 @@ LIMIT = 2**62  # magnitudes beyond are no sizes; native code computes in 64 bits
 _MAX_DEPTH = 500
 
 
-def _floordiv(a: int, b: int) -> int:
-    return a // b if b else 0
+FNS = {"add": 1, "mul": 2, "floordiv": 3, "min": 4, "max": 5}  # as native code numbers them; a floordiv by 0 is 0
 
-
-FNS: dict[str, Callable[[int, int], int]] = {
-    "add": lambda a, b: a + b,
-    "mul": lambda a, b: a * b,
-    "floordiv": _floordiv,
-    "min": min,
-    "max": max,
-}
-
-
-Code = tuple[Callable[[int, int], int], int, int, int]
+Code = tuple[int, int, int, int]
 
 
 class DimTable(NamedTuple):
@@ -44,7 +33,7 @@ class DimTable(NamedTuple):
     symbols: tuple[str, ...]
     places: Mapping[str, int]  # of run-time symbols among the values
     n_values: int
-    code: tuple[tuple[Code, ...], ...]  # by stage: (function, operand, operand, result)
+    code: tuple[tuple[Code, ...], ...]  # by stage: (one of FNS, operand, operand, result)
     slots: tuple[int, ...]
     slot_stages: tuple[int, ...]
 
@@ -55,26 +44,6 @@ class DimTable(NamedTuple):
         Raises ArtifactError for anything that is not a dim expression over these symbols.
         """
         return _Builder(symbols, stages or {}).table(exprs)
-
-    def start(self, bindings: Mapping[str, int]) -> list[int]:
-        """All values, those of later stages 0. Raises OverflowError for one beyond 2⁶²."""
-        values = [*self.constants, *(bindings[s] for s in self.symbols)]
-        values += [0] * (self.n_values - len(values))
-        self.advance(values, 0)
-        return values
-
-    def advance(self, values: MutableSequence[int], stage: int) -> None:
-        """Compute what a stage adds. Raises OverflowError."""
-        for fn, a, b, out in self.code[stage]:
-            v = fn(values[a], values[b])
-            if not -LIMIT <= v <= LIMIT:
-                raise OverflowError
-            values[out] = v
-
-    def evaluate(self, bindings: Mapping[str, int]) -> list[int]:
-        """Value of every slot, 0 where that is not known yet. Raises OverflowError for one beyond 2⁶²."""
-        values = self.start(bindings)
-        return [values[s] for s in self.slots]
 
 
 class _Builder:

@@ -23,7 +23,7 @@ class Range(NamedTuple):
 class Layout(NamedTuple):
     """Byte offsets, one per range (multiples of 64), and the bytes of the whole arena."""
 
-    offsets: tuple[int, ...]
+    offsets: tuple[int, ...] | np.ndarray
     total: int
 
 
@@ -89,21 +89,25 @@ class Planner:
         self._known: list[tuple[np.ndarray, Layout]] = []  # what each buffer may hold, newest last
         self._misses = 0
 
-    def plan(self, sizes: Sequence[int]) -> Layout:
+    def plan(self, sizes: Sequence[int] | np.ndarray) -> Layout:
         """Offsets good for these sizes; at most about a quarter (and a megabyte) larger than a fresh plan."""
-        need = _aligned(np.array(sizes, np.int64))
-        live = self._live(need)
-        limit = live * 5 // 4 + _SPARE
+        need = _aligned(np.asarray(sizes, np.int64))
+        live = -1  # known where it matters
         for room, layout in reversed(self._known):
-            if layout.total <= limit and (need <= room).all():
-                return layout
+            if (need <= room).all():
+                if layout.total > _SPARE and live < 0:
+                    live = self._live(need)
+                if layout.total <= max(live, 0) * 5 // 4 + _SPARE:
+                    return layout
+        live = self._live(need) if live < 0 else live
         self._misses += 1
         if self._misses > 3:
             # Little is doubled: sizes may grow by one a run, and a plan takes longer than running a small model.
-            room, effort = (2 * need, 0) if 2 * live <= limit else (_aligned(need + (need >> 3)), _EFFORT)
+            room, effort = (2 * need, 0) if 2 * live <= live * 5 // 4 + _SPARE else (_aligned(need + (need >> 3)), _EFFORT)
         else:
             room, effort = need, _EFFORT
         layout = plan([Range(s, *span) for s, span in zip(room.tolist(), self.spans, strict=True)], effort)
+        layout = Layout(np.array(layout.offsets, np.int64), layout.total)
         self._known = [*self._known[-7:], (room, layout)]  # replaced as a whole: other threads may be reading it
         return layout
 
@@ -116,7 +120,7 @@ class Planner:
 
 
 def _aligned(sizes: np.ndarray) -> np.ndarray:
-    return -(-sizes // ALIGN) * ALIGN
+    return (sizes + (ALIGN - 1)) & -ALIGN
 
 
 def _place(ranges: Sequence[Range], order: Sequence[int]) -> Layout:

@@ -13,14 +13,15 @@ import numpy as np
 from ..errors import ArtifactError, InputError, TargetError
 from . import artifact, objects
 from .address import address
-from .arguments import Bound, as_array, bind_dim, complain, given_outputs, shape_text
+from .arguments import Bound, as_array, axis_text, bind_dims, complain, given_outputs, shape_text
 from .artifact import Parts
-from .binding import Binding, Execution, Program, Sizes, UnequalError
+from .binding import Binding, Execution, Program, Sizes
 from .handles import Handles, decode_output, encode_input
 from .manifest import Manifest, TensorInfo
 from .native import Code, host_features, native
 from .recycled import Recycled
 from .threads import default_threads
+from .words import UnequalError
 
 _MAX_BINDINGS = 32  # sizes whose plans are remembered
 _INHERIT_FROM = 4  # remembered sizes from which on new ones take over the arena of the oldest
@@ -306,14 +307,13 @@ class Module:
         bound: Bound = {}
         for a, info, spec in zip(arrays, self._manifest.inputs, self._manifest.raw["inputs"], strict=True):
             array = self._array(a, info)
-            for axis, (size, dim) in enumerate(zip(array.shape, spec["shape"], strict=True)):
-                bind_dim(bound, info, axis, size, dim)
+            bind_dims(bound, info, array.shape, spec["shape"])
             out.append(array)
         for s in self._manifest.symbols:
             size = bound[s.name][0]
             if not s.lo <= size <= s.hi:
                 raise InputError(f"{s.name}={size}", expected=f"{s.lo} to {s.hi}" if s.hi < 2**62 else f"{s.lo} or more",
-                                 loc=bound[s.name][1])  # fmt: skip
+                                 loc=axis_text(*bound[s.name][1:]))  # fmt: skip
         binding = self._bind([bound[s][0] for s in self._symbols])
         for array, shape, info in zip(out, binding.in_shapes, self._manifest.inputs, strict=True):
             if array.shape != shape:  # a formula of symbols bound elsewhere
@@ -336,7 +336,9 @@ class Module:
             binding = self._new_binding(dict(zip(self._symbols, key, strict=True)))
             if len(self._bindings) >= _INHERIT_FROM:
                 with self._lock:  # sizes that keep changing hand one arena on, whose pages are there already
-                    any(binding.inherit(b) for b in self._bindings.values())
+                    for b in self._bindings.values():
+                        if b.idle and binding.inherit(b):
+                            break
         with self._lock:
             binding = self._bindings.setdefault(key, binding)
             self._bindings.move_to_end(key)
@@ -364,9 +366,10 @@ class Module:
             self._bindings.popitem(last=False)
         budget = _SPARE_BYTES + 2 * current.layout.total
         for b in reversed(self._bindings.values()):
-            budget -= b.idle_bytes
-            if budget < 0 and b is not current:
-                b.idle.clear()
+            if b.idle:
+                budget -= b.idle_bytes
+                if budget < 0 and b is not current:
+                    b.idle.clear()
 
 
 def check_target(target: object) -> None:

@@ -521,12 +521,12 @@ define internal ptr @buffer(ptr %bufs, ptr %word) {
   ret ptr %b
 }
 
-; What the tables of a run hold decides whether a yield can be done without; see runtime/shortcuts.py. Words are an operation
-; and three places in the tables; true at the end, false where a check fails or a size leaves ±2^62.
+; Sizes, from what the tables of a run hold, and what can be done without a yield: see runtime/words.py and shortcuts.py. Words
+; are an operation and three places in the tables. -1 at the end; where a check fails or a size leaves ±2^62, the number of that word.
 ;   0 end   1 add  2 multiply  3 divide, down, 0 by 0  4 least  5 greatest of a and b, to d   6 d = a
 ;   7 a <= b?   8 a == b?   9 d = the b-th word (b is a number) at address a   10 d = address a + b
 ;   11 exchange a and b   12 copy b bytes from address a to address d
-define internal i1 @shortcut(ptr %t, ptr %code) noinline {
+define i64 @mlc_evaluate(ptr %t, ptr %code) noinline {
 entry:
   br label %fetch
 fetch:
@@ -551,9 +551,9 @@ fetch:
                                 i64 8, label %equal i64 9, label %read i64 10, label %point i64 11, label %exchange
                                 i64 12, label %copy ]
 end:
-  ret i1 true
+  ret i64 -1
 fail:
-  ret i1 false
+  ret i64 %pc
 add:
   %sum = call { i64, i1 } @llvm.sadd.with.overflow.i64(i64 %x, i64 %y)
   br label %checked
@@ -685,7 +685,8 @@ short:
   %p10 = getelementptr %Ctx, ptr %ctx, i32 0, i32 10
   %shorts = load ptr, ptr %p10
   %code = getelementptr i64, ptr %shorts, i64 %start
-  %done = call i1 @shortcut(ptr %tables, ptr %code)
+  %failed = call i64 @mlc_evaluate(ptr %tables, ptr %code)
+  %done = icmp slt i64 %failed, 0
   br i1 %done, label %fetch, label %stop
 stop:
   store i64 %pc.next, ptr %resume

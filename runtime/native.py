@@ -42,7 +42,8 @@ class Context(ctypes.Structure):
 
 class Native(NamedTuple):
     """Entry points of native.ll; `run(address of a Context)` and the pool's `forget`, `workers`, `parallel`, `team`;
-    `checksum(address, bytes)` as a signed integer, `checksums(address, bytes, bytes of a block, a counter, where to)`."""
+    `checksum(address, bytes)` as a signed integer, `checksums(address, bytes, bytes of a block, a counter, where to)`;
+    `evaluate(address of tables, address of words)`: −1, or the number of the word that failed."""
 
     run: Any
     forget: Any
@@ -51,6 +52,7 @@ class Native(NamedTuple):
     team: Any
     checksum: Any
     checksums: Any
+    evaluate: Any
 
 
 class Code:
@@ -117,6 +119,7 @@ def native() -> Native:
             team=ctypes.CFUNCTYPE(None, ptr, ptr, ptr, i64, i64, i64)(code.address("mlc_team")),
             checksum=ctypes.CFUNCTYPE(i64, ptr, i64)(code.address("mlc_checksum")),
             checksums=ctypes.CFUNCTYPE(None, ptr, i64, i64, ptr, ptr)(code.address("mlc_checksums")),
+            evaluate=ctypes.CFUNCTYPE(i64, ptr, ptr)(code.address("mlc_evaluate")),
         )
         code.keep()  # workers run in it until the process ends
         with _LOCK:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, InputError, MlcError
-from .binding import Binding, Execution, Program, Sizes, check_buffers, check_dims
+from .binding import Binding, Execution, Program, Sizes
 from .handlers import AppendHandler, BindHandler, CarryHandler, HostHandler, HostOperand
 from .handles import Handles
 from .host import CALLS
@@ -17,7 +17,7 @@ from .native import native
 from .shortcuts import KEPT, SPARE
 from .space import HOST, Space
 from .stages import Stage
-from .tables import Lists, Tables
+from .tables import Tables
 
 YIELDED = 2
 _UNMET = 3
@@ -54,8 +54,8 @@ class Yields:
 
     def __init__(self, program: Sizes, binding: Binding, tables: Tables, outputs: list[Any], handles: Handles, space: Space) -> None:
         self.binding, self.outputs, self.handles, self.space = binding, outputs, handles, space
-        self.manifest, self.stages = program.manifest, program.stages
-        t = tables
+        self.manifest, self.stages, self.words = program.manifest, program.stages, program.size_words
+        self.tables = t = tables
         self.values, self.slots, self.sizes, self.bufs = t.values, t.slots, t.sizes, t.bufs
         self.room, self.held, self.owned = t.room, t.held, t.owned
         # What buffers own, by address: memory changes hands in the tables alone. Two may own the same.
@@ -92,19 +92,8 @@ class Yields:
                 raise InputError(f"a size of {value} computed from data", expected=f"{size.lo} to {size.hi}",
                                  loc=f"size {size.symbol}")  # fmt: skip
             self.values[places[size.symbol]] = value
-        number = handler.stage
-        stage = self.stages.all[number]
-        try:
-            m.dims.advance(self.values, number)
-        except OverflowError:
-            raise InputError(f"sizes {self.symbols}", expected="tensors of less than 2**62 elements") from None
-        for slot in stage.slots:
-            self.slots[slot] = self.values[m.dims.slots[slot]]
-        check_dims(m, stage, self.slots, self.symbols)
-        for i in stage.buffers:
-            self.sizes[i] = self.slots[m.buffers[i].size]
-        check_buffers(m, stage, self.sizes, self.slots)
-        self._allocate(stage)
+        self.words.evaluate(handler.stage, self.tables.words, self.symbols)
+        self._allocate(self.stages.all[handler.stage])
 
     def _allocate(self, stage: Stage) -> None:
         m = self.manifest
@@ -276,7 +265,8 @@ class Run(Yields):
     """One run on this machine's CPU: native calls, and what happens between them. Small memories stay for the next one."""
 
     def __init__(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
-        super().__init__(program, binding, execution.tables or Lists(binding, execution.bufs), outputs, handles, HOST)
+        tables = execution.tables or Tables(program.size_words.places, binding.table)
+        super().__init__(program, binding, tables, outputs, handles, HOST)
         self.program, self.execution = program, execution
         self.memory = execution.memory
 

@@ -1,21 +1,19 @@
-"""What a run that yields knows: sizes, and which memory its buffers have. Tables of words, which native code reads too."""
+"""What a run knows: sizes, and which memory its buffers have. Tables of words, which native code reads too."""
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-from array import array
 from collections.abc import MutableSequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+
+from .address import address
 from .manifest import Manifest
-
-if TYPE_CHECKING:
-    from .binding import Binding
 
 
 class Places(NamedTuple):
-    """Where each table starts in one block of words; the last two hold `constants` and what is computed on the way."""
+    """Where each table starts in one block of words; behind them are two that anything may use, and `constants`."""
 
     values: int  # by number of a value of the dim table
     slots: int  # by dim slot
@@ -24,19 +22,17 @@ class Places(NamedTuple):
     held: int  # bytes that a buffer holds that was handed on; −1: none was
     owned: int  # whether the memory is this run's to drop
     bufs: int  # addresses
-    constants: int
     spare: int
-    total: int
+    constants: int
 
     @staticmethod
-    def of(m: Manifest, constants: int) -> Places:
-        buffers = len(m.buffers)
-        sizes = [m.dims.n_values, len(m.dims.slots), *[buffers] * 5, constants, 2]
-        return Places(*(sum(sizes[:i]) for i in range(len(sizes) + 1)))
+    def of(m: Manifest) -> Places:
+        sizes = [0, m.dims.n_values, len(m.dims.slots), *[len(m.buffers)] * 5, 2]
+        return Places(*itertools.accumulate(sizes))
 
 
 class Tables:
-    """One run's; each is indexed as `Places` says."""
+    """One run's, each indexed as `Places` says, in one piece of memory `at`; every run begins with what it `begins` with."""
 
     values: MutableSequence[int]
     slots: MutableSequence[int]
@@ -46,35 +42,22 @@ class Tables:
     owned: MutableSequence[int]
     bufs: MutableSequence[int]
 
-
-class Lists(Tables):
-    """Where only Python reads them; `bufs` is the caller's."""
-
-    def __init__(self, binding: Binding, bufs: MutableSequence[int]) -> None:
-        n = len(binding.sizes)
-        self.values, self.slots, self.sizes = [*binding.values], [*binding.slots], [*binding.sizes]
-        self.room, self.held, self.owned = [0] * n, [-1] * n, [0] * n
-        self.bufs = bufs
-
-
-class Block(Tables):
-    """In one piece of memory, `at`; every run begins with what it `begins` with."""
-
-    def __init__(self, places: Places, constants: list[int], binding: Binding) -> None:
-        n = len(binding.sizes)
-        self._memory = (ctypes.c_int64 * places.total)()
-        self.at = ctypes.addressof(self._memory)
-        words = memoryview(self._memory).cast("B").cast("q")
-        for name, (start, end) in zip(places._fields[:-1], itertools.pairwise(places), strict=True):
-            setattr(self, name, words[start:end])
-        words[places.constants : places.spare] = memoryview(array("q", constants))
-        self._words, self._places = words[: places.constants], places
-        unknown = [*[0] * n, *[-1] * n, *[0] * n, *[0] * n]
-        self._begin = memoryview(array("q", [*binding.values, *binding.slots, *binding.sizes, *unknown]))
+    def __init__(self, places: Places, table: np.ndarray) -> None:
+        """`table`: what is known of the binding."""
+        self.words, self._begin = table.copy(), table.copy()
+        self.at = address(self.words)
+        held = memoryview(self.words)
+        for name, (start, end) in zip(places._fields[:-2], itertools.pairwise(places), strict=False):
+            setattr(self, name, held[start:end])
+        self._places = places
 
     def start(self) -> None:
         """As they are before the first yield."""
-        self._words[:] = self._begin
+        self.words[:] = self._begin
+
+    def begin_at(self, addresses: np.ndarray) -> None:
+        """Runs begin with buffers at these addresses."""
+        self._begin[self._places.bufs : self._places.spare] = addresses
 
     def begin_with(self, buffer: int, owned: int, room: int, at: int) -> None:
         """Runs begin with memory for a buffer."""

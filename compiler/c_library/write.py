@@ -143,8 +143,10 @@ def _target(m: Manifest) -> CpuTarget:
 
 def _memory(m: Manifest) -> dict[str, Any]:
     """Where every buffer lies: (kind, position of an input or output, offset in bytes)."""
-    binding = Binding(Sizes(m), {})
-    places = [(_ARENA if fixed < 0 else _WEIGHTS, 0, offset) for fixed, offset in binding.template]
+    sizes = Sizes(m)
+    binding = Binding(sizes, {})
+    kinds = [_ARENA if inside else _WEIGHTS for inside in sizes.in_arena]
+    places = [(kind, 0, offset) for kind, offset in zip(kinds, binding.places.tolist(), strict=True)]
     for kind, patches in ((_INPUT, binding.in_patches), (_OUTPUT, binding.out_patches)):
         for i, position, shift in patches:
             places[i] = (kind, position, shift)

@@ -11,10 +11,11 @@ import numpy as np
 from ...errors import DeviceError, InputError
 from ..arguments import complain, given_outputs
 from ..artifact import Parts
-from ..binding import Binding, Sizes, UnequalError
+from ..binding import Binding, Sizes
 from ..handles import Handles, decode_output, encode_input
 from ..manifest import TensorInfo
 from ..module import Module
+from ..words import UnequalError
 from .arrays import DeviceArray, device_array, is_device_array
 from .device import Device
 from .program import CudaExecution, CudaProgram

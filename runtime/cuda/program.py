@@ -16,7 +16,7 @@ from ..binding import Binding, Sizes
 from ..handles import Handles
 from ..manifest import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, YIELD, Manifest, instruction_length
 from ..resume import Yields, out_of_range
-from ..tables import Lists
+from ..tables import Tables
 from . import images
 from .device import Device, Memory
 from .segments import Segment, segments
@@ -136,8 +136,7 @@ class CudaExecution:
         self.dims: Sequence[int] = binding.slots
         self.resumed: Yields | None = None
         self.event: Any = None  # the end of the last run, where the host did not wait for it
-        base = self.arena.ptr
-        self.bufs = [fixed + offset if fixed >= 0 else base + offset for fixed, offset in binding.template]
+        self.bufs = binding.addresses(self.arena.ptr).tolist()
         self.staging: dict[tuple[str, int], Memory] = {}
         self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._maps: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
@@ -204,8 +203,8 @@ class CudaExecution:
     def yields(self, outputs: list[Any], stream: Any, handles: Handles) -> Yields | None:
         """What this run's yields do; None for a program without. It is kept: memory of its tensors is in use until the end."""
         if self.binding.manifest.handlers:
-            tables = Lists(self.binding, self.bufs)
-            self.dims = tables.slots
+            tables = Tables(self.program.size_words.places, self.binding.table)
+            self.dims, tables.bufs = tables.slots, self.bufs
             space = DeviceSpace(self.program.device, stream, stream is self.stream)
             self.resumed = Yields(self.program, self.binding, tables, outputs, handles, space)
         return self.resumed
