@@ -46,7 +46,7 @@ class Tables:
         """`table`: what is known of the binding."""
         self.words, self._begin = table.copy(), table.copy()
         self.at = address(self.words)
-        held = memoryview(self.words)
+        held = self.words.data
         for name, (start, end) in zip(places._fields[:-2], itertools.pairwise(places), strict=False):
             setattr(self, name, held[start:end])
         self._places = places
