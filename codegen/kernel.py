@@ -54,7 +54,8 @@ class LoopKernel:
 
     Covers maps (no reduce axes), reductions, rows (softmax, norms: several stages, per-element stores) and windows
     (pooling: reduce axes are the window, out-of-range taps selected away). Stage i may read Reduced(j), j < i.
-    The last parallel axis is the one meant for vectors unless the scheduler sees better.
+    The last parallel axis is the one meant for vectors unless the scheduler sees better, or `inward` says that they run along
+    the last reduce axis: where the parallel ones turn out to be short.
     """
 
     axes: Shape
@@ -62,6 +63,7 @@ class LoopKernel:
     operands: tuple[Operand, ...]
     stages: tuple[Reduction, ...]
     stores: tuple[Store, ...]
+    inward: bool = False
 
     @property
     def roots(self) -> list[E]:

@@ -205,7 +205,7 @@ def collapse(extents: Shape, first: int, indices: Sequence[Affine], base: int) -
 
 
 def finish(k: KernelBuilder, stages: Sequence[Reduction], stores: Sequence[Store],
-           numel: Callable[[int], tuple[DType, Dim]]) -> tuple[LoopKernel, tuple[int, ...]]:  # fmt: skip
+           numel: Callable[[int], tuple[DType, Dim]], inward: bool = False) -> tuple[LoopKernel, tuple[int, ...]]:  # fmt: skip
     """The kernel and its buffers in operand order. `numel` gives dtype and number of elements of a buffer."""
     roots = [r.value for r in stages] + [e for s in stores for e in (s.offset, s.value, s.guard) if e is not None]
     indices = list(dict.fromkeys(x for e in reachable(roots) if isinstance(e, Index) for x in nested(e.value)))
@@ -220,7 +220,7 @@ def finish(k: KernelBuilder, stages: Sequence[Reduction], stores: Sequence[Store
     stores = tuple(Store(f.operand(s.operand), f(s.offset), f(s.value), s.per_element, None if s.guard is None else f(s.guard))
                    for s in stores)  # fmt: skip
     operands = tuple(Operand(*numel(b), written=b in written) for b in f.operands)
-    return LoopKernel(axes or (1,), reduce_axes, operands, stages, stores), tuple(f.operands)
+    return LoopKernel(axes or (1,), reduce_axes, operands, stages, stores, inward), tuple(f.operands)
 
 
 def empty(shape: Shape) -> bool:

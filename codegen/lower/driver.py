@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from ...errors import CodegenError, MlcError
 from ...ir import Const, Elementwise, Graph, Input, Node, Op
 from ...ir.ops import (
+    AskedTreeLeaves,
+    AskedTreeSum,
     Clock,
     Concat,
     CumProd,
@@ -42,7 +44,7 @@ from .select import emit_positions, emit_sort, emit_suppress, emit_top
 from .sequential import emit_clock, emit_running
 from .state import Lowering, LowerOptions, Storage, check
 from .top_k import TopOrder
-from .trees import emit_tree_leaves, emit_tree_sum
+from .trees import emit_asked_leaves, emit_asked_sum, emit_tree_leaves, emit_tree_sum
 from .within import emit_within
 
 __all__ = ["LowerOptions", "lower"]
@@ -53,6 +55,7 @@ _EMIT: dict[type[Op], Callable[[Lowering, Node], None]] = {
     Loop: lambda lw, n: emit_loop(lw, n, lower_graph), Positions: emit_positions, Sort: emit_sort, Suppress: emit_suppress,
     CumSum: emit_running, CumProd: emit_running, Clock: emit_clock, HostCall: emit_host,
     TopOrder: emit_top, Rotary: emit_rotary, TreeSum: emit_tree_sum, TreeLeaves: emit_tree_leaves,
+    AskedTreeSum: emit_asked_sum, AskedTreeLeaves: emit_asked_leaves,
     Within: emit_within,
 }  # fmt: skip
 

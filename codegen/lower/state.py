@@ -240,8 +240,10 @@ class Lowering:
     def step(self, kernel: Kernel, buffers: tuple[int, ...], loc: tuple[str, ...]) -> None:
         self.steps.append(Step(kernel, buffers, loc))
 
-    def loop(self, k: KernelBuilder, stages: Sequence[Reduction], stores: Sequence[Store], loc: tuple[str, ...]) -> None:
-        kernel, buffers = finish(k, stages, stores, self.storage.extent)
+    def loop(
+        self, k: KernelBuilder, stages: Sequence[Reduction], stores: Sequence[Store], loc: tuple[str, ...], *, inward: bool = False
+    ) -> None:
+        kernel, buffers = finish(k, stages, stores, self.storage.extent, inward)
         self.step(kernel, buffers, loc)
 
     def copy(self, v: Value, to: View, loc: tuple[str, ...] | None = None) -> View:

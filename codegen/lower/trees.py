@@ -1,38 +1,48 @@
-"""Decision trees: one loop over rows and trees, each step of the walk unrolled as gathers from the tables of nodes."""
+"""Decision trees: one loop over rows and trees, each step of the walk, or each node that is asked, unrolled."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 from ...ir import DType, Node, Value
-from ...ir.ops import TreeLeaves, TreeSum
-from ..expr import Cast, E, Load, Reduced
+from ...ir.ops import AskedTreeSum, TreeLeaves, TreeSum
+from ..expr import Bits, Cast, E, Load, Reduced
 from ..kernel import COMBINE, Reduction
 from ..plan import Branch
 from ..simplify import Affine, as_affine
 from .builder import KernelBuilder, View, fn, index_expr, number
 from .state import Lowering
 
-_MANY = 16  # rows from which on vectors run over rows: the nodes of a tree stay in cache, and its first ones are shared
+_MANY = 16  # rows from which on vectors run over rows: the nodes of a tree stay in cache, and its first ones are shared;
+_MANY_ASK = 4  # where all nodes are asked, rows read their features side by side, which leaves lanes empty for less
 
 
 def emit_tree_sum(lw: Lowering, node: Node) -> None:
-    """Parallel over rows and targets, reduced over trees; where the number of rows is not known, two kernels to choose from."""
-    rows = node.out.shape[0]
+    """Parallel over rows and targets, reduced over trees."""
+    assert isinstance(node.op, TreeSum)
     to = lw.place(node.out)
-    if isinstance(rows, int):
-        _sum(lw, node, to, rows >= _MANY)
-    else:
-        many = lw.storage.add("arena", DType.BOOL, ())
-        k = KernelBuilder(())
-        lw.loop(k, [], [k.store(many, (), fn("ge", index_expr(as_affine(rows)), number(_MANY, DType.I64)))], node.loc)
-        before, lw.steps = lw.steps, []
-        _sum(lw, node, to, True)
-        by_rows, lw.steps = lw.steps, []
-        _sum(lw, node, to, False)
-        lw.steps = [*before, Branch(many.buffer, tuple(by_rows), tuple(lw.steps), node.loc)]
+    _by_rows(lw, node, _MANY, lambda many: _walked_sum(lw, node, to, many))
     lw.views[node.out] = to
 
 
-def _sum(lw: Lowering, node: Node, to: View, by_rows: bool) -> None:
+def _by_rows(lw: Lowering, node: Node, least: int, emit: Callable[[bool], None]) -> None:
+    """Emit for `least` rows or more, over which vectors run, or for few; where their number is not known, kernels to choose from."""
+    rows = node.out.shape[0]
+    if isinstance(rows, int):
+        emit(rows >= least)
+        return
+    many = lw.storage.add("arena", DType.BOOL, ())
+    k = KernelBuilder(())
+    lw.loop(k, [], [k.store(many, (), fn("ge", index_expr(as_affine(rows)), number(least, DType.I64)))], node.loc)
+    before, lw.steps = lw.steps, []
+    emit(True)
+    by_rows, lw.steps = lw.steps, []
+    emit(False)
+    lw.steps = [*before, Branch(many.buffer, tuple(by_rows), tuple(lw.steps), node.loc)]
+
+
+def _walked_sum(lw: Lowering, node: Node, to: View, by_rows: bool) -> None:
     """Vectors run over rows or over trees: a last axis of two halves of the trees is none to run over."""
     assert isinstance(node.op, TreeSum)
     out, trees = node.out, node.inputs[1].shape[1]
@@ -40,11 +50,46 @@ def _sum(lw: Lowering, node: Node, to: View, by_rows: bool) -> None:
     k = KernelBuilder(out.shape, (trees // halves, halves))
     row, target, tree, half = k.index
     value = _reached(lw, k, node, node.op.depth, row, (target, tree + half * (trees // halves)))
+    first = fn("eq", index_expr(tree + half), number(0, DType.I64))
+    _reduced(lw, k, node, node.op.kind, to, value, first, inward=False)
+
+
+def _reduced(lw: Lowering, k: KernelBuilder, node: Node, kind: str, to: View, value: E, first: E, *, inward: bool) -> None:
+    """The reduction of a value over trees, which at the `first` one begins with the last operand, if there is one."""
+    row, target = k.parallel
     for start in node.inputs[6:]:
-        first = fn("eq", index_expr(tree + half), number(0, DType.I64))
         before = k.load(lw.contiguous(start), (row, target))
-        value = fn("select", first, fn(COMBINE[node.op.kind], before, value), value)
-    lw.loop(k, [Reduction(node.op.kind, value)], [k.store(to, (row, target), Reduced(0, dtype=out.dtype))], node.loc)
+        value = fn("select", first, fn(COMBINE[kind], before, value), value)
+    lw.loop(k, [Reduction(kind, value)], [k.store(to, (row, target), Reduced(0, dtype=node.out.dtype))], node.loc, inward=inward)
+
+
+def emit_asked_sum(lw: Lowering, node: Node) -> None:
+    """As `emit_tree_sum`."""
+    op = node.op
+    assert isinstance(op, AskedTreeSum)
+    to = lw.place(node.out)
+
+    def emit(many: bool) -> None:
+        k = KernelBuilder(node.out.shape, (node.inputs[2].shape[2],))
+        row, target, tree = k.index
+        first = fn("eq", index_expr(tree), number(0, DType.I64))
+        value = _asked(lw, k, node, many, row, (target, tree))
+        _reduced(lw, k, node, op.kind, to, value, first, inward=not many)
+
+    _by_rows(lw, node, _MANY_ASK, emit)
+    lw.views[node.out] = to
+
+
+def emit_asked_leaves(lw: Lowering, node: Node) -> None:
+    to = lw.place(node.out)
+
+    def emit(many: bool) -> None:
+        k = KernelBuilder(node.out.shape)
+        row, tree = k.index
+        lw.loop(k, [], [k.store(to, (row, tree), _asked(lw, k, node, many, row, (tree,)))], node.loc)
+
+    _by_rows(lw, node, _MANY_ASK, emit)
+    lw.views[node.out] = to
 
 
 def emit_tree_leaves(lw: Lowering, node: Node) -> None:
@@ -73,3 +118,31 @@ def _reached(lw: Lowering, k: KernelBuilder, node: Node, depth: int, row: Affine
         right = fn("gt", element, entry(threshold, here))
         here = fn("add", wide(entry(child, here)), wide(right))
     return entry(last, here)
+
+
+def _asked(lw: Lowering, k: KernelBuilder, node: Node, many: bool, row: Affine, at: tuple[Affine, ...]) -> E:
+    """The last table's entry of the leaf that a row lands on in the tree `at`: that of its lowest bit, which is a power of 2."""
+    x, turned, feature, threshold, mask, last = node.inputs[:6]
+    bits = mask.dtype
+
+    def keeps(j: Affine) -> E:
+        here = (j, *at)
+        f = Cast(k.load(lw.contiguous(feature), here), dtype=DType.I64)
+        rows = index_expr(as_affine(x.shape[0])) if many else None
+        offset = fn("add", fn("mul", f, rows), index_expr(row)) if rows else fn("add", index_expr(row * x.shape[1]), f)
+        element = Load(lw.contiguous(turned if many else x).buffer, offset, dtype=x.dtype)
+        right = fn("gt", element, k.load(lw.contiguous(threshold), here))
+        return fn("select", right, k.load(lw.contiguous(mask), here), number(-1, bits))
+
+    kept = [keeps(as_affine(j)) for j in range(int(feature.shape[0]))]
+    while len(kept) > 1:  # in pairs: no answer waits for all others
+        kept = [fn("and_", *kept[i : i + 2]) if i + 1 < len(kept) else kept[i] for i in range(0, len(kept), 2)]
+    lowest = fn("and_", kept[0], fn("sub", number(0, bits), kept[0]))
+    wide, fraction = (DType.F32, 23) if bits is DType.I32 else (DType.F64, 52)
+    exponent = fn("shr", Bits(Cast(lowest, dtype=wide), wide, dtype=bits), number(fraction, bits))
+    ones = (1 << (bits.itemsize * 8 - 1 - fraction)) - 1
+    leaf = fn("sub", fn("and_", exponent, number(ones, bits)), number(ones >> 1, bits))
+    entries = lw.contiguous(last)
+    offset = fn("add", fn("mul", Cast(leaf, dtype=DType.I64), number(math.prod(last.shape[1:]), DType.I64)),
+                index_expr(entries.offset((as_affine(0), *at))))  # fmt: skip
+    return Load(entries.buffer, offset, dtype=last.dtype)

@@ -135,10 +135,11 @@ from .recurrent import Recurrent
 from .reduce import ArgReduce, CumProd, CumSum, LayerNorm, Reduce, RMSNorm, Softmax, TopK
 from .rotary import Rotary
 from .select import SORTABLE, Positions, Sort, Suppress
-from .trees import TreeLeaves, TreeSum
+from .trees import AskedTreeLeaves, AskedTreeSum, TreeLeaves, TreeSum
 from .within import Within
 
 __all__ = [
+    "AskedTreeLeaves", "AskedTreeSum",
     "LRN", "SORTABLE", "Abs", "Acos", "Acosh", "Add", "And", "ArgReduce", "Asin", "Asinh", "Atan", "Atanh", "Attention", "BitAnd",
     "BitCast", "BitNot", "BitOr", "BitXor", "Cast", "CastMap", "CastString", "Ceil", "Celu", "Clock", "Concat", "ConcatFromSequence",
     "Conv", "ConvTranspose", "Cos", "Cosh", "CumProd", "CumSum", "Dequantize", "DictVectorizer", "DimTensor", "Div", "DotConv",

@@ -14,6 +14,8 @@ import numpy as np
 LEQ, LT, GTE, GT, EQ, NEQ, LEAF = range(7)
 _INVERSE = np.array([GT, GTE, LT, LEQ, NEQ, EQ, LEAF])
 _DEPTHS = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256)  # trees of a table are walked as deep as the deepest
+_LEAVES = (16, 32, 64)  # of trees all of whose nodes are asked, together with those of about as many,
+_NODES_A_STEP = 8  # which takes as long for so many leaves as a step of a walk, one row with another
 _DEEPEST = 4096  # steps; each is code
 
 
@@ -60,6 +62,16 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Of trees all of whose nodes are asked (see `ir/ops/trees.py`): their inner entries and masks [most, trees], and the entries
+    [leaves, trees] of their leaves from the left. Trees of fewer nodes have entries of −1."""
+
+    entry: np.ndarray
+    mask: np.ndarray
+    leaf: np.ndarray
+
+
+@dataclass(frozen=True)
 class Tables:
     """Nodes of the trees numbered `members`, walked in `depth` steps; feature f ≥ `features` stands for −x[f − features].
 
@@ -74,6 +86,8 @@ class Tables:
     child: np.ndarray
     node: np.ndarray
 
+    asked: Asked | None = None
+
     @property
     def inner(self) -> np.ndarray:
         """Which entries compare."""
@@ -83,13 +97,49 @@ class Tables:
 def flatten(nodes: Nodes, features: int, dtype: np.dtype) -> list[Tables]:
     """Tables, trees of about the same depth together. Raises MalformedTree for nodes that are missing, or reached from below."""
     nodes = _without_equality(nodes)
-    depths = _depths(nodes)
+    depths, leaves = _depths(nodes)
     steps = np.array(sorted({*_DEPTHS, *depths[depths > _DEPTHS[-1]].tolist()}))
     group = np.searchsorted(steps, depths)
+    bits = np.searchsorted(_LEAVES, leaves)
+    few = (bits < len(_LEAVES)) & (leaves <= _NODES_A_STEP * depths)
+    group = np.where(few, -1 - bits, group)
     compare = _comparisons(nodes, features, dtype)
-    return [
-        _lay_out(nodes, compare, members, int(depths[members].max())) for g in np.unique(group) for members in (np.nonzero(group == g)[0],)
-    ]
+    found = []
+    for g in np.unique(group):
+        members = np.nonzero(group == g)[0]
+        tables = _lay_out(nodes, compare, members, int(depths[members].max()))
+        found.append(replace(tables, asked=_asked(tables, int(leaves[members].max()))) if g < 0 else tables)
+    return found
+
+
+def _asked(t: Tables, leaves: int) -> Asked | None:
+    """None for nodes that are reached from several places."""
+    inner = np.nonzero(t.inner)[0]
+    trees, left = len(t.root), t.child[inner]
+    if len(np.unique(left)) < len(left) or len(t.child) != 2 * len(inner) + trees:
+        return None
+    below = np.ones(len(t.child), np.int64)  # leaves; children lie behind their parents, level by level
+    first = np.zeros(len(t.child), np.int64)  # the leftmost of them
+    levels, at = [], t.root[t.inner[t.root]]
+    while at.size:
+        levels.append(at)
+        at = np.stack([t.child[at], t.child[at] + 1]).ravel()
+        at = at[t.inner[at]]
+    for at in reversed(levels):
+        below[at] = below[t.child[at]] + below[t.child[at] + 1]
+    for at in levels:
+        first[t.child[at]] = first[at]
+        first[t.child[at] + 1] = first[at] + below[t.child[at]]
+    clear = ((np.uint64(1) << below[left].astype(np.uint64)) - np.uint64(1)) << first[inner].astype(np.uint64)  # at most 63 at the left
+    tree = np.searchsorted(t.root, np.arange(len(t.child)), side="right") - 1
+    count = np.bincount(tree[inner], minlength=trees)
+    place = np.arange(len(inner)) - (np.cumsum(count) - count)[tree[inner]]
+    entry = np.full((max(1, int(count.max())), trees), -1)
+    mask, leaf = np.full(entry.shape, -1), np.zeros((leaves, trees), np.int64)
+    entry[place, tree[inner]], mask[place, tree[inner]] = inner, (~clear).view(np.int64)
+    ends = np.nonzero(~t.inner)[0]
+    leaf[first[ends], tree[ends]] = ends
+    return Asked(entry, mask.astype(np.int32 if leaves <= 32 else np.int64), leaf)
 
 
 def _without_equality(nodes: Nodes) -> Nodes:
@@ -118,17 +168,18 @@ def member_of(b: Branch, values: Sequence[float], place: Callable[[Branch], int]
     return Branch(EQ, b.feature, values[0], b.yes, no, b.nan_yes)
 
 
-def _depths(nodes: Nodes) -> np.ndarray:
-    """Steps to the deepest leaf of each tree."""
-    depths = np.zeros(len(nodes.roots), np.int64)
+def _depths(nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
+    """Steps to the deepest leaf of each tree, and how many leaves it has."""
+    depths, leaves = np.zeros(len(nodes.roots), np.int64), np.zeros(len(nodes.roots), np.int64)
     tree, at, seen = np.arange(len(nodes.roots)), nodes.roots, 0
     for depth in range(_DEEPEST + 1):
         if (at < 0).any():
             raise MalformedTree("a node is missing")
         inner = nodes.mode[at] != LEAF
+        leaves += np.bincount(tree[~inner], minlength=len(leaves))
         tree, at = tree[inner], at[inner]
         if not at.size:
-            return depths
+            return depths, leaves
         depths[tree] = depth + 1
         seen += at.size
         tree, at = np.concatenate([tree, tree]), np.concatenate([nodes.yes[at], nodes.no[at]])

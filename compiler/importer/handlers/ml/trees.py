@@ -15,7 +15,7 @@ from .....ir import ops as O
 from ...compose import Build, required
 from ...context import HandlerTable, ImportContext
 from .scores import class_labels, one_score, post_transform, rows_of, two_labels
-from .tree_tables import EQ, GT, GTE, LEAF, LEQ, LT, NEQ, Branch, MalformedTree, Nodes, Tables, flatten, member_of
+from .tree_tables import EQ, GT, GTE, LEAF, LEQ, LT, NEQ, Asked, Branch, MalformedTree, Nodes, Tables, flatten, member_of
 
 _MODES = {"BRANCH_LEQ": LEQ, "BRANCH_LT": LT, "BRANCH_GTE": GTE, "BRANCH_GT": GT, "BRANCH_EQ": EQ, "BRANCH_NEQ": NEQ, "LEAF": LEAF}
 _NEW_MODES = (LEQ, LT, GTE, GT, EQ, NEQ)
@@ -149,6 +149,14 @@ class _Sums:
             const(np.append(t.child, np.arange(size, size + more)).astype(np.int32)),
         ]
 
+    def _asked(self, t: Tables, asked: Asked, tree: np.ndarray) -> list[Value]:
+        """Rows, the same turned, and the nodes of some trees; −1: one whose nodes all answer by "left"."""
+        const, none = self.ctx.const, np.full((len(asked.entry), 1), -1)
+        entry, mask = np.append(asked.entry, none, 1)[:, tree], np.append(asked.mask, none.astype(asked.mask.dtype), 1)[:, tree]
+        threshold = np.where(entry < 0, np.inf, t.threshold[entry]).astype(self.x.dtype.np)
+        turned = self.b.emit(O.Transpose((1, 0)), self.x)
+        return [self.x, turned, const(np.where(entry < 0, 0, t.feature[entry]).astype(np.int32)), const(threshold), const(mask)]
+
     def totals(self, kind: str) -> Value:
         """[N, targets]: sums, least or greatest weights.
 
@@ -192,10 +200,14 @@ class _Sums:
         counts = np.bincount(owners, minlength=self.targets)
         most = int(counts.max())
         most += most % 2  # an even number can be halved
-        root = np.full((self.targets, most), len(values) - 1, np.int32)
+        tree = np.full((self.targets, most), -1)
         for k in range(self.targets):
-            root[k, : counts[k]] = t.root[owners == k]
+            tree[k, : counts[k]] = np.nonzero(owners == k)[0]
         first = () if start is None else (start,)
+        if t.asked is not None:
+            leaf = np.append(t.asked.leaf, np.full((len(t.asked.leaf), 1), len(values) - 1), 1)[:, tree]
+            return self.b.emit(O.AskedTreeSum(kind), *self._asked(t, t.asked, tree), self.ctx.const(values[leaf]), *first)
+        root = np.append(t.root, len(values) - 1)[tree].astype(np.int32)
         return self.b.emit(O.TreeSum(t.depth, kind), self.x, self.ctx.const(root), *self._table(t, 1), self.ctx.const(values), *first)
 
     def _by_leaf(self, tables: list[Tables], kind: str) -> Value:
@@ -213,6 +225,10 @@ class _Sums:
             row_of = np.zeros(int(t.node.max()) + 1 + len(self.forest.nodes.mode), np.int64)  # by node; row 0: no weights
             row_of[nodes] = np.arange(1, len(nodes) + 1)
             leaf = same.reshape(-1)[np.where(t.inner, 0, row_of[t.node])].astype(np.int32)
+            if t.asked is not None:
+                asked = self._asked(t, t.asked, np.arange(len(t.root)))
+                found.append(self.b.emit(O.AskedTreeLeaves(), *asked, self.ctx.const(leaf[t.asked.leaf])))
+                continue
             root = self.ctx.const(t.root.astype(np.int32))
             found.append(self.b.emit(O.TreeLeaves(t.depth), self.x, root, *self._table(t), self.ctx.const(leaf)))
         leaves = self.b.concat(1, *found) if len(found) > 1 else found[0]
