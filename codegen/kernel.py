@@ -55,7 +55,7 @@ class LoopKernel:
     Covers maps (no reduce axes), reductions, rows (softmax, norms: several stages, per-element stores) and windows
     (pooling: reduce axes are the window, out-of-range taps selected away). Stage i may read Reduced(j), j < i.
     The last parallel axis is the one meant for vectors unless the scheduler sees better, or `inward` says that they run along
-    the last reduce axis: where the parallel ones turn out to be short.
+    the last axis, of the reduce axes if there are any: where the others turn out to be short.
     """
 
     axes: Shape

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ...ir import DType, Node, Value
+import numpy as np
+
+from ...ir import Const, DType, Node
 from ...ir.ops import AskedTreeSum, TreeLeaves, TreeSum
 from ..expr import Bits, Cast, E, Load, Reduced
 from ..kernel import COMBINE, Reduction
@@ -80,44 +82,80 @@ def emit_asked_sum(lw: Lowering, node: Node) -> None:
     lw.views[node.out] = to
 
 
+def emit_tree_leaves(lw: Lowering, node: Node) -> None:
+    assert isinstance(node.op, TreeLeaves)
+    depth = node.op.depth
+    _leaves(lw, node, _MANY, lambda k, many: _reached(lw, k, node, depth, k.index[0], k.index[1:]))
+
+
 def emit_asked_leaves(lw: Lowering, node: Node) -> None:
+    _leaves(lw, node, _MANY_ASK, lambda k, many: _asked(lw, k, node, many, k.index[0], k.index[1:]))
+
+
+def _leaves(lw: Lowering, node: Node, least: int, leaf: Callable[[KernelBuilder, bool], E]) -> None:
+    """Parallel over rows and trees."""
     to = lw.place(node.out)
 
     def emit(many: bool) -> None:
         k = KernelBuilder(node.out.shape)
-        row, tree = k.index
-        lw.loop(k, [], [k.store(to, (row, tree), _asked(lw, k, node, many, row, (tree,)))], node.loc)
+        lw.loop(k, [], [k.store(to, k.index, leaf(k, many))], node.loc, inward=not many)
 
-    _by_rows(lw, node, _MANY_ASK, emit)
-    lw.views[node.out] = to
-
-
-def emit_tree_leaves(lw: Lowering, node: Node) -> None:
-    assert isinstance(node.op, TreeLeaves)
-    k = KernelBuilder(node.out.shape)
-    row, tree = k.index
-    to = lw.place(node.out)
-    lw.loop(k, [], [k.store(to, (row, tree), _reached(lw, k, node, node.op.depth, row, (tree,)))], node.loc)
+    _by_rows(lw, node, least, emit)
     lw.views[node.out] = to
 
 
 def _reached(lw: Lowering, k: KernelBuilder, node: Node, depth: int, row: Affine, at: tuple[Affine, ...]) -> E:
     """The last table's entry of the node that a row reaches from the root at `at`."""
-    x, root, feature, threshold, child, last = node.inputs[:6]
-
-    def entry(table: Value, offset: E) -> E:
-        return Load(lw.contiguous(table).buffer, offset, dtype=table.dtype)
-
-    def wide(e: E) -> E:
-        return Cast(e, dtype=DType.I64)
-
+    x, root, last = node.inputs[0], node.inputs[1], node.inputs[5]
+    read = _packed(lw, node) or _apart(lw, node)
     start = index_expr(row * x.shape[1])
-    here = wide(k.load(lw.contiguous(root), at))
+    here = _wide(k.load(lw.contiguous(root), at))
     for _ in range(depth):
-        element = entry(x, fn("add", start, wide(entry(feature, here))))
-        right = fn("gt", element, entry(threshold, here))
-        here = fn("add", wide(entry(child, here)), wide(right))
-    return entry(last, here)
+        feature, threshold, child = read(here)
+        element = Load(lw.contiguous(x).buffer, fn("add", start, feature), dtype=x.dtype)
+        here = fn("add", child, _wide(fn("gt", element, threshold)))
+    return Load(lw.contiguous(last).buffer, here, dtype=last.dtype)
+
+
+def _wide(e: E) -> E:
+    return Cast(e, dtype=DType.I64)
+
+
+_Reader = Callable[[E], tuple[E, E, E]]  # feature, threshold and child of a node
+
+
+def _apart(lw: Lowering, node: Node) -> _Reader:
+    feature, threshold, child = ((lw.contiguous(v).buffer, v.dtype) for v in node.inputs[2:5])
+
+    def read(here: E) -> tuple[E, E, E]:
+        f, t, c = (Load(buffer, here, dtype=dtype) for buffer, dtype in (feature, threshold, child))
+        return _wide(f), t, _wide(c)
+
+    return read
+
+
+def _packed(lw: Lowering, node: Node) -> _Reader | None:
+    """All of a node in one word: the threshold below, the feature and the child above. None for tables that do not fit.
+
+    Nodes of large trees lie in the second-level cache, where each table costs a line.
+    """
+    tables = [v.node.op for v in node.inputs[2:5]]
+    if not all(isinstance(t, Const) for t in tables) or node.inputs[3].dtype is not DType.F32:
+        return None
+    feature, threshold, child = (t.data for t in tables if isinstance(t, Const))
+    bits = int(feature.max(initial=0)).bit_length()
+    if int(child.max(initial=0)) >> (31 - bits):
+        return None
+    upper = (child.astype(np.int64) << bits | feature) << 32
+    words = lw.storage.const(upper | threshold.view(np.uint32).astype(np.int64), ("nodes", *map(id, tables))).buffer
+
+    def read(here: E) -> tuple[E, E, E]:
+        word = Load(words, here, dtype=DType.I64)
+        above = fn("shr", word, number(32, DType.I64))
+        split = Bits(Cast(word, dtype=DType.I32), DType.I32, dtype=DType.F32)
+        return fn("and_", above, number((1 << bits) - 1, DType.I64)), split, fn("shr", above, number(bits, DType.I64))
+
+    return read
 
 
 def _asked(lw: Lowering, k: KernelBuilder, node: Node, many: bool, row: Affine, at: tuple[Affine, ...]) -> E:

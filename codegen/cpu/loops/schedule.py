@@ -145,7 +145,9 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
         return (sum(access(e.offset, axis, True) for e in loads) + sum(access(o, axis) for o in stores)) / fill
 
     candidates: list[tuple[float, int]] = []
-    for axis, size in enumerate(() if k.inward else k.axes):
+    for axis, size in enumerate(k.axes):
+        if k.inward and (k.reduce_axes or axis < n - 1):
+            continue
         if (isinstance(size, int) and size < 4) or any(stride(s.offset, axis) == 0 for s in k.stores):
             continue
         candidates.append((cost(axis, size, False), -axis))

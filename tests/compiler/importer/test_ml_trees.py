@@ -11,8 +11,14 @@ COMPARISONS = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE", "BRANCH_EQ"
 
 
 def grow(rng, depth, mode):
-    """Nodes (number, feature, value, mode, true, false) of a random tree, in depth-first order."""
+    """Nodes (number, feature, value, mode, true, false) of a random tree, in depth-first order; a `depth` of (leaves,): a chain."""
     nodes = []
+    if isinstance(depth, tuple):
+        for here in range(depth[0] - 1):  # the chain turns to either side
+            sides = (2 * here + 1, 2 * here + 2)[:: 1 if rng.random() < 0.5 else -1]
+            nodes.append((2 * here, int(rng.integers(FEATURES)), float(np.round(rng.standard_normal(), 1)), mode, *sides))
+            nodes.append((2 * here + 1, 0, 0.0, "LEAF", 0, 0))
+        return [*nodes, (len(nodes), 0, 0.0, "LEAF", 0, 0)]
 
     def node(depth):
         here = len(nodes)
@@ -38,7 +44,7 @@ def ensemble(op="TreeEnsembleRegressor", trees=7, depth=5, mode="BRANCH_LEQ", ta
     names = ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids", "missing_value_tracks_true")
     table, leaves = {n: [] for n in names}, {n: [] for n in ("treeids", "nodeids", "ids", "weights")}
     for t in range(trees):
-        for here, feature, value, kind, yes, no in grow(rng, depth, mode):
+        for here, feature, value, kind, yes, no in grow(rng, depth[t % len(depth)] if isinstance(depth, list) else depth, mode):
             entry = (t, here, feature, value, kind, yes, no, int(nan and rng.random() < 0.5))
             for n, v in zip(names, entry, strict=True):
                 table[n].append(v)
@@ -126,6 +132,25 @@ def test_trees_of_many_depths_and_known_numbers_of_rows():
         model, x = ensemble(trees=9, rows=count), rows(count)
         want = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
         np.testing.assert_allclose(mlc.compile(model).run({"x": x})["y"], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("leaves", [[1], [2], [3, 31, 32], [33, 2], [63, 64], [65, 64, 12]], ids=str)
+@pytest.mark.parametrize("ids", [None, [0, 2]], ids=["one target", "two"])
+def test_trees_by_their_leaves(leaves, ids):
+    """Trees of up to 64 leaves are not walked: their nodes are all asked."""
+    model = ensemble(trees=18, depth=[(n,) for n in leaves], targets=3, ids=ids, nan=True)
+    x = rows(nan=True)
+    x[5], x[6] = np.inf, -np.inf
+    agree(model, x)
+    for count in (3, 9):
+        fixed = mlc.compile(ensemble(trees=18, depth=[(n,) for n in leaves], targets=3, ids=ids, nan=True, rows=count), threads=1)
+        np.testing.assert_allclose(fixed(x[:count]), mlc.compile(model, threads=1)(x[:count]), rtol=1e-5, atol=1e-5)
+
+
+def test_few_trees_of_a_depth_are_walked_with_deeper_ones():
+    model = ensemble(trees=24, depth=[9, 9, 9, 9, 9, 12, 15, 4])
+    agree(model, rows())
+    agree(ensemble(trees=24, depth=[9, 10, 15, 4], targets=2, ids=[0, 1]), rows())
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 LEQ, LT, GTE, GT, EQ, NEQ, LEAF = range(7)
 _INVERSE = np.array([GT, GTE, LT, LEQ, NEQ, EQ, LEAF])
 _DEPTHS = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256)  # trees of a table are walked as deep as the deepest
-_LEAVES = (16, 32, 64)  # of trees all of whose nodes are asked, together with those of about as many,
-_NODES_A_STEP = 8  # which takes as long for so many leaves as a step of a walk, one row with another
+_LEAVES = (32, 64)  # of trees all of whose nodes are asked: bits of a word
+_NODES_A_STEP = 8  # asking so many takes as long as a step of a walk, one row with another
+_VECTOR = 16  # trees
 _DEEPEST = 4096  # steps; each is code
 
 
@@ -98,11 +100,9 @@ def flatten(nodes: Nodes, features: int, dtype: np.dtype) -> list[Tables]:
     """Tables, trees of about the same depth together. Raises MalformedTree for nodes that are missing, or reached from below."""
     nodes = _without_equality(nodes)
     depths, leaves = _depths(nodes)
-    steps = np.array(sorted({*_DEPTHS, *depths[depths > _DEPTHS[-1]].tolist()}))
-    group = np.searchsorted(steps, depths)
     bits = np.searchsorted(_LEAVES, leaves)
     few = (bits < len(_LEAVES)) & (leaves <= _NODES_A_STEP * depths)
-    group = np.where(few, -1 - bits, group)
+    group = np.where(few, -1 - bits, _by_depth(depths, ~few))
     compare = _comparisons(nodes, features, dtype)
     found = []
     for g in np.unique(group):
@@ -110,6 +110,18 @@ def flatten(nodes: Nodes, features: int, dtype: np.dtype) -> list[Tables]:
         tables = _lay_out(nodes, compare, members, int(depths[members].max()))
         found.append(replace(tables, asked=_asked(tables, int(leaves[members].max()))) if g < 0 else tables)
     return found
+
+
+def _by_depth(depths: np.ndarray, walked: np.ndarray) -> np.ndarray:
+    """A group for each tree: those of about the same depth. Vectors over few trees are mostly empty, so that such go together with others."""
+    steps = np.array(sorted({*_DEPTHS, *depths[depths > _DEPTHS[-1]].tolist()}))
+    group = np.searchsorted(steps, depths)
+    found = np.unique(group[walked])[::-1].tolist()
+    for deeper, g in pairwise(found):
+        trees, more = (walked & (group == i) for i in (g, deeper))
+        if min(trees.sum(), more.sum()) < _VECTOR and 4 * depths[more].max() <= 5 * depths[trees].max():
+            group[more] = g
+    return group
 
 
 def _asked(t: Tables, leaves: int) -> Asked | None:
