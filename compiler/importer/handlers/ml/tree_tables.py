@@ -113,7 +113,7 @@ def flatten(nodes: Nodes, features: int, dtype: np.dtype) -> list[Tables]:
 
 
 def _by_depth(depths: np.ndarray, walked: np.ndarray) -> np.ndarray:
-    """A group for each tree: those of about the same depth. Vectors over few trees are mostly empty, so that such go together with others."""
+    """A group for each tree: those of about the same depth. Few trees do not fill vectors, and go together with others."""
     steps = np.array(sorted({*_DEPTHS, *depths[depths > _DEPTHS[-1]].tolist()}))
     group = np.searchsorted(steps, depths)
     found = np.unique(group[walked])[::-1].tolist()
