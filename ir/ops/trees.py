@@ -96,7 +96,8 @@ def _check_masks(op: Op, types: Sequence[TensorType]) -> None:
     asked = {feature.shape, threshold.shape, mask.shape}
     fits = x.rank == 2 and x.dtype in (DType.F32, DType.F64) and turned == TensorType(x.dtype, x.shape[::-1]) and threshold.dtype is x.dtype
     tables = feature.dtype is DType.I32 and mask.dtype in (DType.I32, DType.I64) and len(asked) == 1 and last.shape[1:] == feature.shape[1:]
-    if not fits or not tables or last.shape[0] > 8 * mask.dtype.itemsize:
+    leaves = last.shape[0] if last.shape else None
+    if not fits or not tables or not isinstance(leaves, int) or leaves > 8 * mask.dtype.itemsize:
         found = ", ".join(map(str, types))
         raise VerifyError(f"{op.name}: operands {found}", expected="x[N, F], x[F, N], tables of nodes, and as many leaves as bits")
 
