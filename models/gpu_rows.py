@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import compile as compile_model
 from ..errors import MlcError
+from ..runtime.cuda.module import CudaModule
 from . import suite
 from .gpu_cases import KernelCase, cases
 
@@ -142,12 +143,15 @@ class _Torch:
             if not device_works():
                 raise
             return {}
-        return {f"mlc {precision}": partial(module.run, self.feeds, stream=self.stream, wait=False)}
+        modules = {f"mlc {precision}": module}
+        if precision == "bf16":
+            modules["mlc bf16, overlapping"] = CudaModule(module.parts, overlap=True)
+        return {n: partial(m.run, self.feeds, stream=self.stream, wait=False) for n, m in modules.items()}
 
 
 def model_row(name: str, batch: int) -> GpuRow:
-    """A suite model in float32 and bfloat16 beside torch as it is."""
-    row = GpuRow(_title(name, batch), dict.fromkeys(("mlc fp32", "mlc bf16", "torch fp32", "torch bf16")))
+    """A suite model in float32 and bfloat16, with launches that overlap too, beside torch as it is."""
+    row = GpuRow(_title(name, batch), dict.fromkeys(("mlc fp32", "mlc bf16", "mlc bf16, overlapping", "torch fp32", "torch bf16")))
     try:
         other = _Torch(name, batch)
         engines = other.by_mlc(row, batch, "fp32") | other.by_mlc(row, batch, "bf16")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ..errors import ArtifactError
 
 _MAGIC = b"mlccode1"
-_CUDA = b"mlccuda1"  # that of `cuda/images.py`
+_CUDA = b"mlccuda2"  # that of `cuda/images.py`
 
 
 def join(objects: Sequence[tuple[str, bytes]]) -> bytes:

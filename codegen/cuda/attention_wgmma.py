@@ -15,7 +15,7 @@ from ..kernel import AttentionKernel
 from .attention_mma import LOG2_E, SIXTEEN, converter, mask_and_out, operand_texts
 from .contract_schedule import WAVE, typical
 from .contract_wgmma import GROUP_INSTRUCTIONS
-from .emitted import PLACEHOLDER, Launch, TensorMap, named
+from .emitted import PLACEHOLDER, Launch, TensorMap, map_notes, named
 from .ranges import divisible, fits
 from .render import render
 from .scalars import literal, storage
@@ -126,12 +126,11 @@ def attention_groups(kernel: AttentionKernel, plan: AttentionGroupSchedule, alig
         _map(kernel, 1, kernel.size, kernel.keys, shared_heads, kernel.k_strides, plan.keys),
         _map(kernel, 2, kernel.value_size, kernel.keys, shared_heads, kernel.v_strides, plan.keys),
     )
-    for m in maps:
-        for d in (*m.sizes, *m.strides):
-            name(d)
-    texts = operand_texts(kernel) + params.signature() + [f"const __grid_constant__ TensorMap map_{n}" for n in "qkv"]
+    names = ("map_q", "map_k", "map_v")
+    notes = map_notes(maps, names, name)
+    texts = operand_texts(kernel) + params.signature() + [f"const __grid_constant__ TensorMap {n}" for n in names]
     values = replace(values, parameters=texts, prologue=params.prologue())
-    source, symbol = named(render("attention_wgmma.cu.j2", values))
+    source, symbol = named(render("attention_wgmma.cu.j2", values) + notes)
     blocks = prod((kernel.batch, kernel.heads, ceildiv(kernel.rows, plan.groups * 64)))
     return Launch(source, symbol, tuple(range(last + 1)), tuple(params.dims), blocks, plan.threads, plan.shared(kernel), maps)
 

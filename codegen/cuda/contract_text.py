@@ -11,7 +11,7 @@ from ...ir import Dim, DType, upper
 from ..kernel import ContractKernel
 from ..packing import padded_k
 from .contract_schedule import WAVE
-from .emitted import PLACEHOLDER, Launch, TensorMap, named
+from .emitted import PLACEHOLDER, Launch, TensorMap, map_notes, named
 from .epilogue import EpilogueLines
 from .ranges import divisible, fits
 from .render import render
@@ -184,10 +184,8 @@ def contract_launch(template: str, kernel: ContractKernel, values: ContractParam
     elif values.stream:
         operands = (*operands, len(operands), len(operands) + 1)
         pointers = [*pointers, f"{values.acc}* __restrict__ partial", "u64* __restrict__ flags"]
-    for m in maps:
-        for d in (*m.sizes, *m.strides):
-            params.name(d)
-    more = [f"const __grid_constant__ TensorMap {name}" for name, _ in zip(map_names, maps, strict=False)]
+    notes = map_notes(maps, map_names, params.name)
+    more = [f"const __grid_constant__ TensorMap {name}" for name in map_names]
     values = replace(values, parameters=pointers + params.signature() + more, prologue=params.prologue())
-    source, symbol = named(render(template, values))
+    source, symbol = named(render(template, values) + notes)
     return Launch(source, symbol, operands, tuple(params.dims), blocks, values.threads, shared, maps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ...ir import Dim
@@ -58,6 +59,16 @@ class Form:
 
     archs: tuple[str, ...]
     emitted: Emitted
+
+
+def map_notes(maps: Sequence[TensorMap], names: Sequence[str], dim: Callable[[Dim], str]) -> str:
+    """Comments that say what the tensor maps of a kernel are of. Code is known by its text, which alone would be the same for other
+    strides. `dim` gives a size as the kernel knows it."""
+    lines = []
+    for name, m in zip(names, maps, strict=True):
+        sizes, strides, box = (" × ".join(x) for x in (map(dim, m.sizes), map(dim, m.strides), map(str, m.box)))
+        lines.append(f"// {name}: b{m.operand} of {m.itemsize} bytes an element, {sizes}, {strides} bytes apart, in boxes of {box}\n")
+    return "".join(lines)
 
 
 def named(source: str) -> tuple[str, str]:

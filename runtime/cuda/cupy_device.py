@@ -25,11 +25,25 @@ _DEFAULT_SHARED = 48 << 10
 _MAP_TYPES, _SWIZZLE_128B, _PROMOTE_L2_256B = {1: 0, 2: 1, 4: 2}, 3, 3
 _MAP_BYTES, _MAP_ALIGN = 128, 64
 _DELAY_BYTES, _DELAY_RATE = 512 << 20, 5e12  # of a memset that takes time, more than caches hold; bytes a second at most
+_PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_…: begins when the launch before lets it
 # CUDA errors after which a context only returns errors.
 _FATAL = ("ILLEGAL_ADDRESS", "IllegalAddress", "LAUNCH_FAILED", "LaunchFailure", "MISALIGNED", "Misaligned", "ILLEGAL_INSTRUCTION",
           "IllegalInstruction", "ASSERT", "Assert", "HARDWARE_STACK", "HardwareStack", "INVALID_PC", "InvalidPc", "LAUNCH_TIMEOUT",
           "LaunchTimeout", "INVALID_ADDRESS_SPACE", "InvalidAddressSpace", "ECC_UNCORRECTABLE", "ECCUncorrectable", "CONTAINED",
           "Contained", "cudaErrorUnknown", "CUDA_ERROR_UNKNOWN")  # fmt: skip
+
+
+class _LaunchAttribute(ctypes.Structure):
+    """CUlaunchAttribute, of a value that is an int."""
+
+    _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int), ("rest", ctypes.c_char * 60))
+
+
+class _LaunchConfig(ctypes.Structure):
+    """CUlaunchConfig"""
+
+    _fields_ = (("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared", ctypes.c_uint), ("stream", ctypes.c_void_p),
+                ("attributes", ctypes.c_void_p), ("count", ctypes.c_uint))  # fmt: skip
 
 
 @functools.cache
@@ -191,10 +205,17 @@ class CupyDevice:
             self._cp.cuda.runtime.memcpyAsync(to, source, nbytes, _ON_DEVICE, stream.ptr)
 
     def launch(self, function: Any, blocks: int, threads: int, shared: int, args: np.ndarray, stream: Any,
-               maps: Sequence[Any] = ()) -> None:  # fmt: skip
+               maps: Sequence[Any] = (), overlap: bool = False) -> None:  # fmt: skip
         places = [*range(args.ctypes.data, args.ctypes.data + args.nbytes, 8), *(ctypes.addressof(m) for m in maps)]
         pointers = (ctypes.c_void_p * max(1, len(places)))(*places)
         with self._calls("a launch"):
+            if overlap:
+                attribute = _LaunchAttribute(_PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1)
+                config = _LaunchConfig((blocks, 1, 1), (threads, 1, 1), shared, stream.ptr, ctypes.addressof(attribute), 1)
+                status = _driver().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(function.ptr), pointers, None)
+                if status:
+                    raise DeviceError(f"a launch that overlaps: CUDA error {status}")
+                return
             self._cp.cuda.driver.launchKernel(function.ptr, blocks, 1, 1, threads, 1, 1, shared, stream.ptr, ctypes.addressof(pointers), 0)
 
     def tensor_map(self, ptr: int, itemsize: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> Any:

@@ -54,8 +54,9 @@ class Device(Protocol):
     def copy(self, to: int, source: int, nbytes: int, stream: Any) -> None: ...
 
     def launch(self, function: Any, blocks: int, threads: int, shared: int, args: np.ndarray, stream: Any,
-               maps: Sequence[Any] = ()) -> None:  # fmt: skip
-        """A one-dimensional grid; `args` are 64-bit words, pointers and sizes alike, and `maps` follow them."""
+               maps: Sequence[Any] = (), overlap: bool = False) -> None:  # fmt: skip
+        """A one-dimensional grid; `args` are 64-bit words, pointers and sizes alike, and `maps` follow them. `overlap`: it may begin
+        while the launch before has not ended, for which it waits by itself."""
 
     def tensor_map(self, ptr: int, itemsize: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> Any:
         """A tensor as the bulk copy engine sees it, see `images.MapSpec`; to be kept until the launches that use it are over."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ...errors import ArtifactError
 
-MAGIC = b"mlccuda1"
+MAGIC = b"mlccuda2"
 MAX_THREADS = 1024
 MAX_SHARED = 227 << 10
 MAX_ARGUMENTS = 256
@@ -117,13 +117,18 @@ def choose(image: Mapping[str, bytes], capability: int) -> str | None:
     """
     best: tuple[int, int, str] | None = None
     for arch in image:
-        number = int(re.sub(r"\D", "", arch))
+        n = number(arch)
         if arch.endswith("a"):
-            runs, rank = number == capability, 3
+            runs, rank = n == capability, 3
         elif arch.startswith("sm_"):
-            runs, rank = number // 10 == capability // 10 and number <= capability, 2
+            runs, rank = n // 10 == capability // 10 and n <= capability, 2
         else:
-            runs, rank = number <= capability, 1
-        if runs and (best is None or (rank, number, arch) > best):
-            best = rank, number, arch
+            runs, rank = n <= capability, 1
+        if runs and (best is None or (rank, n, arch) > best):
+            best = rank, n, arch
     return best[2] if best else None
+
+
+def number(arch: str) -> int:
+    """90 of "sm_90a"."""
+    return int(re.sub(r"\D", "", arch))

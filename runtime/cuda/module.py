@@ -36,11 +36,14 @@ class CudaModule(Module):
         device: a number, or a Device; by default cupy's current one. It is opened by the first run.
         graphs: replay stretches of launches as CUDA graphs when they come again with the addresses and sizes of a run before. A model
             without control flow and sizes that depend on data is one such stretch.
+        overlap: on devices from sm_90 on, launches begin while the ones before end ("programmatic dependent launch"). Off until a
+            device has shown that it is right and pays.
     """
 
-    def __init__(self, parts: Parts, *, threads: int | None = None, device: int | Device | None = None, graphs: bool = True) -> None:
+    def __init__(self, parts: Parts, *, threads: int | None = None, device: int | Device | None = None, graphs: bool = True,
+                 overlap: bool = False) -> None:  # fmt: skip
         super().__init__(parts, threads=threads)
-        self.graphs = graphs
+        self.graphs, self.overlap = graphs, overlap
         self._chosen = device
         self._device: Device | None = None
 
@@ -66,7 +69,7 @@ class CudaModule(Module):
             if self._program is not None:
                 return
             check = bool(os.environ.get("MLC_CUDA_CHECK"))
-            self._program = CudaProgram.load(self._parts, device, check)
+            self._program = CudaProgram.load(self._parts, device, check, self.overlap)
         if not self._symbols:
             self._bind(())
 

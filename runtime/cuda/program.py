@@ -23,6 +23,7 @@ from .segments import Segment, segments
 from .space import DeviceSpace, Placed
 
 Around = Callable[[int, Callable[[], None]], None]
+_WAITS = 90  # the first architecture with griddepcontrol
 _MAPS = 4096  # tensor maps that an execution keeps
 _GRAPHS = 4  # sets of addresses and sizes whose graphs an execution keeps, on average of its segments
 
@@ -30,9 +31,10 @@ _GRAPHS = 4  # sets of addresses and sizes whose graphs an execution keeps, on a
 class CudaProgram(Sizes):
     """What all bindings of a program share, and the module's other program. Use `CudaProgram.load`."""
 
-    def __init__(self, m: Manifest, device: Device, loaded: Loaded, check: bool) -> None:
+    def __init__(self, m: Manifest, device: Device, loaded: Loaded, check: bool, overlap: bool) -> None:
         super().__init__(m)
-        self.general = None if m.general is None else CudaProgram(m.general, device, loaded, check)
+        self.general = None if m.general is None else CudaProgram(m.general, device, loaded, check, overlap)
+        self.overlap = overlap and loaded.waits
         self.device, self.check = device, check
         self.words = m.program
         self.functions, self.weights = loaded.functions, loaded.weights
@@ -43,9 +45,9 @@ class CudaProgram(Sizes):
         self.checks = _checks(m.program)  # the word from which on there are only checks
 
     @staticmethod
-    def load(parts: Parts, device: Device, check: bool) -> CudaProgram:
+    def load(parts: Parts, device: Device, check: bool, overlap: bool = False) -> CudaProgram:
         """The module's first program on a device. Raises TargetError when the module has no code for the device."""
-        return CudaProgram(parts.manifest, device, Loaded.of(parts, device), check)
+        return CudaProgram(parts.manifest, device, Loaded.of(parts, device), check, overlap)
 
     def execution(self, binding: Binding, arena: Any) -> CudaExecution:
         """Called by the binding."""
@@ -54,11 +56,13 @@ class CudaProgram(Sizes):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the programs of a module share on a device: functions by their numbers, weights, and what `archs` calls are for."""
+    """What the programs of a module share on a device: functions by their numbers, weights, what `archs` calls are for, and
+    whether all code is for architectures on which kernels wait for those before them."""
 
     functions: Sequence[tuple[Any, images.Image]]
     weights: Memory
     archs: Sequence[str]
+    waits: bool
 
     @staticmethod
     def of(parts: Parts, device: Device) -> Loaded:
@@ -72,10 +76,12 @@ class Loaded:
             if program is not None:
                 used |= _skipped(program.program, archs, program.raw["dims"], device)[1]
         functions: list[tuple[Any, images.Image]] = []
+        waits = True
         for i, (symbol, image) in enumerate(images.split(parts.code)):
             arch = images.choose(image.code, device.capability)
             if arch is None and i in used:
                 raise _no_code(image.code, device)
+            waits = waits and (arch is None or images.number(arch) >= _WAITS)
             functions.append((device.load(symbol, image.code[arch], image.shared) if arch is not None and i in used else None, image))
         stream = device.stream()
         weights = device.allocate(parts.weights.nbytes, stream)
@@ -83,7 +89,7 @@ class Loaded:
             device.upload(weights.ptr, parts.weights, stream)
             device.synchronize(stream)
         device.recycle(stream)
-        return Loaded(functions, weights, archs)
+        return Loaded(functions, weights, archs, waits)
 
 
 def _no_code(have: Iterable[str], device: Device) -> TargetError:
@@ -259,7 +265,7 @@ class CudaExecution:
                 at = pc + 6
                 args = np.array([bufs[b] for b in words[at : at + n]] + [int(dims[s]) for s in words[at + n : at + n + m]], np.int64)
                 maps = [self._map(m, args) for m in image.maps]
-                launch = partial(device.launch, function, blocks, image.threads, image.shared, args, stream, maps)
+                launch = partial(device.launch, function, blocks, image.threads, image.shared, args, stream, maps, p.overlap)
                 if around is None:
                     launch()
                 else:

@@ -15,6 +15,7 @@ from mlc.codegen.cuda.emit import emit, emit_forms
 from mlc.codegen.cuda.emulate.compiler import translation_unit
 from mlc.codegen.cuda.nvrtc import nvrtc
 from mlc.codegen.cuda.target import LOWERING, capability, parse
+from mlc.codegen.kernel import AttentionKernel
 from mlc.codegen.lower import lower
 from mlc.codegen.lower.top_k import TopOrder
 from mlc.errors import CodegenError, TargetError
@@ -116,6 +117,15 @@ def test_every_template_compiles() -> None:
         assert hopper or (by_arch["sm_80"][:4] == b"\x7fELF" and by_arch["compute_80"].lstrip().startswith(b"//"))
 
 
+def test_kernels_wait_before_they_touch_memory() -> None:
+    """For the launch before, with which they may overlap: parameters that point to memory are named behind that only."""
+    for text, _ in sources().values():
+        head, _, body = text.partition('extern "C" __global__')[2].partition(") {\n")
+        pointers = {p.split()[-1] for p in head.split("(")[-1].split(", ") if "*" in p or "TensorMap" in p}
+        before, once, _ = body.partition("begin_work();")
+        assert once and pointers and not pointers & set(re.findall(r"\w+", before)), text
+
+
 def attention(size: int) -> Graph:
     x = [tensor(4, 32, 512, size, dtype=DType.BF16) for _ in range(3)]
     return graph(x, ap(O.Attention(0.3, True), *x))
@@ -164,6 +174,17 @@ def test_cache(tmp_path, monkeypatch) -> None:
     assert compile_source(text, "sm_80") == first and path.stat().st_mtime_ns == stamp
     path.write_bytes(b"garbage")
     assert compile_source(text, "sm_80") == first and path.stat().st_mtime_ns != stamp
+
+
+def test_code_is_known_by_its_tensor_maps_too() -> None:
+    """The engine's strides are not in the text of the kernel."""
+    wide, target = tensor(256, 64, dtype=DType.BF16), parse("cuda:sm_90a")
+    (step,) = lower(graph([wide], ap(DotMatMul(), wide, const(np.ones((64, 256), DType.BF16.np)))), LOWERING).steps
+    kernels = [step.kernel, replace(step.kernel, ldc=512), replace(step.kernel, lda=128)]
+    found = [emit(k, target, [16] * 3).launches[-1] for k in kernels]
+    (step,) = (s for s in lower(attention(64), LOWERING).steps if isinstance(s.kernel, AttentionKernel))
+    found += [emit(k, target, [16] * 4).launches[0] for k in (step.kernel, replace(step.kernel, k_strides=(1 << 24, 1 << 20, 64)))]
+    assert all("TensorMap" in f.source for f in found) and len({f.symbol for f in found}) == len(found)
 
 
 def test_emission_is_deterministic() -> None:

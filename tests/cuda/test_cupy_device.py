@@ -55,6 +55,21 @@ def test_models_run_by_its_launches(monkeypatch, name: str, feeds: dict[str, np.
 
 
 @needs_gxx
+@pytest.mark.parametrize("target,overlaps", [("cuda:sm_90a", True), ("cuda:sm_80", False)])
+def test_launches_that_overlap(monkeypatch, target: str, overlaps: bool) -> None:
+    """Only of code that waits for the launch before."""
+    fake, module = opened(monkeypatch, small_models.wide(), target, "bf16")
+    monkeypatch.setattr(cupy_device, "_driver", fake.driver)
+    x = floats(70, 64)
+    want = module.run({"x": x})["y"]
+    assert "overlap" not in fake.log
+    overlapping = CudaModule(module.parts, device=module.device, overlap=True)
+    for _ in range(3):  # plainly, captured, and as a graph
+        np.testing.assert_array_equal(overlapping.run({"x": x})["y"], want)
+    assert ("overlap" in fake.log) == overlaps
+
+
+@needs_gxx
 def test_a_thread_that_has_called_nothing_yet(monkeypatch) -> None:
     """Functions of the driver need a context, which functions of the runtime give a thread, but the driver's do not."""
     _, module = opened(monkeypatch, small_models.mlp(), "cuda:sm_90a")

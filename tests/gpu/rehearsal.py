@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fake_cupy import RuntimeFault
-from fake_driver import MAP_BYTES, EmulatingCupy, parameters, stub
+from fake_driver import MAP_BYTES, EmulatingCupy, parameters
 from mlc.codegen.cuda import nvrtc as nvrtc_module
 from mlc.codegen.cuda.emulate.compiler import build
 from mlc.runtime.cuda import cupy_device
@@ -69,7 +69,7 @@ def begin() -> None:
     """Put the stand-ins in place, for this process."""
     fake = RehearsingCupy()
     cupy_device._cupy = lambda: fake  # type: ignore[assignment]
-    cupy_device._driver = stub  # type: ignore[assignment]
+    cupy_device._driver = fake.driver  # type: ignore[assignment]
     os.environ["MLC_NO_CACHE"] = "1"
 
     def compile(self: Any, source: str, arch: str) -> bytes:

@@ -106,6 +106,10 @@ def test_attention_of_warp_groups(hopper, groups, dtype: DType, tol: float, plan
     test_attention.test_warp_groups(groups, dtype, tol, plan if plan != (2, 64, 3) else (2, 64))  # of 256 elements only two stages fit
 
 
+def test_keys_hidden_from_warp_groups(hopper, groups) -> None:
+    test_attention.test_keys_hidden_from_warp_groups(groups)
+
+
 @pytest.mark.parametrize(
     "heads,shared,rows,keys,size,causal", [(12, 12, 1500, 1500, 64, 0), (16, 4, 2048, 2048, 128, 1), (8, 8, 700, 3000, 256, 0)]
 )

@@ -10,6 +10,7 @@ import onnx_coverage
 import pytest
 import small_models
 from mlc.errors import DeviceError, InputError
+from mlc.runtime.cuda.module import CudaModule
 from test_coverage import RUN
 from test_module import CASES, agree, floats
 
@@ -31,6 +32,17 @@ def test_saved_and_loaded(tmp_path) -> None:
     module, blob = compiled("transformer")
     module.save(tmp_path / "m.mlc")
     agree(mlc.load(tmp_path / "m.mlc"), blob, CASES["transformer"][0])
+
+
+@pytest.mark.parametrize("name", ["transformer", "cnn"])
+def test_launches_that_overlap(name: str) -> None:
+    module, _ = compiled(name, precision="bf16")
+    overlapping = CudaModule(module.parts, overlap=True)
+    for feeds in CASES[name]:
+        want = module.run(feeds)
+        for _ in range(20):
+            got = overlapping.run(feeds)
+            assert all(np.array_equal(got[n], want[n]) for n in want)
 
 
 def test_cupy_arrays_stay_where_they_are(real) -> None:

@@ -93,7 +93,7 @@ class EmulatedDevice:
         _bytes(to, nbytes)[:] = _bytes(source, nbytes)
 
     def launch(self, function: str, blocks: int, threads: int, shared: int, args: np.ndarray, stream: Any,
-               maps: Sequence[np.ndarray] = ()) -> None:  # fmt: skip
+               maps: Sequence[np.ndarray] = (), overlap: bool = False) -> None:  # fmt: skip
         if self._recording is not None:
             self._recording.append((function, blocks, threads, shared, args, maps))
             return

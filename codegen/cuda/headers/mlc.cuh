@@ -27,6 +27,14 @@ struct bf16 {
     u16 bits;
 };
 
+// Before anything in memory is touched. A launch that overlaps with the one before (see CudaModule) waits here until that has ended,
+// and what it wrote can be seen; then the one behind may begin. To other launches it is nothing.
+#if !defined(MLC_EMULATE) && __CUDA_ARCH__ >= 900
+MLC_FN void begin_work() { asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory"); }
+#else
+MLC_FN void begin_work() {}
+#endif
+
 template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {
     T v[N];
