@@ -8,7 +8,7 @@ import llvmlite.binding as llvm
 import pytest
 from mlc.codegen.cpu import llvm_ir as ir
 from mlc.codegen.cpu.build import I1, I32, I64, PTR, Builder, mangle, vec
-from mlc.codegen.cpu.target import host
+from mlc.codegen.cpu.target import host, initialize
 
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 _KEPT = []
@@ -157,3 +157,21 @@ def test_calls_of_functions_of_the_module_and_through_pointers():
     x = b.ir.call(inner, [fn.args[0]])
     b.ir.ret(b.ir.call_through(inner_type, inner, [b.call("llvm.smax.i64", I64, x, b.ir.not_(x))]))
     assert call(fn, ctypes.c_int64, 9) == -max(-9, 8)
+
+
+def test_functions_keep_the_frame_pointer_out_of_address_arithmetic():
+    b, fn = begin(I64, *[PTR] * 6, *[I64] * 6)  # enough values at once for all registers that there are
+    total = b.ir.mul(fn.args[6], fn.args[7])
+
+    def step(i, sums):
+        return [b.ir.add(x, b.load(I64, b.at(p, i, I64), 8)) for x, p in zip(sums, fn.args[:6], strict=True)]
+
+    sums = b.loop(b.i64(0), total, b.i64(1), list(fn.args[6:]), step)
+    for s in sums:
+        total = b.ir.xor(total, s)
+    b.ir.ret(total)
+    initialize()
+    machine = llvm.Target.from_triple("x86_64-unknown-linux-gnu").create_target_machine(cpu="x86-64-v3")
+    text = machine.emit_assembly(llvm.parse_assembly(str(fn.module)))
+    written = [line.split() for line in text.splitlines() if line.rstrip().endswith("%rbp")]
+    assert [line for line in written if line[0] not in ("pushq", "popq")] == [["movq", "%rsp,", "%rbp"]]

@@ -83,6 +83,11 @@ class Module:
         return "\n".join((*parts, ""))
 
 
+# Keeps rbp out of the register allocator's hands: loads of vectors at [rbp + …] are slower than at any other register.
+# A product of 1008 × 1024 × 1000 ran at 90 % of the peak with rows of B there, at 95 otherwise (Granite Rapids).
+_DEFINED = ' "frame-pointer"="all"'
+
+
 class Function(Value):
     """A declaration, until a block is appended."""
 
@@ -110,7 +115,7 @@ class Function(Value):
         result, link = self.ftype.result.text, f"{self.linkage} " if self.linkage else ""
         if not self.blocks:
             return f"declare {link}{result} {self.text}({', '.join(t.text for t in self.ftype.args)}){more}"
-        head = f"define {link}{result} {self.text}({', '.join(a.typed for a in self.args)}){more} {{\n"
+        head = f"define {link}{result} {self.text}({', '.join(a.typed for a in self.args)}){more}{_DEFINED} {{\n"
         body = "\n".join(f"{b.label}:\n" + "\n".join(map(str, b.lines)) for b in self.blocks)
         return f"{head}{body}\n}}"
 
