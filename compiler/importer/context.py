@@ -142,19 +142,25 @@ class ImportContext(NodeView, Contents):
         return x if wide == x.shape else self.emit(Stretch(wide), x).out
 
     def broadcast(self, a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
-        """The shape that two shapes broadcast to. Sizes that might be 1 are assumed equal (then it is a's), or stretched."""
+        """The shape that two shapes broadcast to. Sizes that might be 1 are assumed equal (then it is a's), or stretched; those
+        that are never more are assumed to be 1."""
         shape = broadcast(tuple(a), tuple(b))
         ones = (1,) * len(shape)
         out: list[Dim] = []
         for d, *sides in zip(shape, (*ones[len(a) :], *a), (*ones[len(b) :], *b), strict=True):
-            out.append(d if isinstance(d, int) or not self.stretch else dim_stretch(*sides))
+            narrow = [] if self.stretch else [side for side in sides if upper(side) == 1 != side]
+            if isinstance(d, Expr) and self.stretch:
+                d = dim_stretch(*sides)
+            elif narrow:
+                d = next((side for side in sides if side not in narrow), d)
+            out.append(d)
             for side in sides:
-                if side in (1, out[-1]):
+                if side in (1, d):
                     continue
                 if self.stretch:
-                    self.require_equal((side - out[-1]) * (side - 1), 0)
+                    self.require_equal((side - d) * (side - 1), 0)
                 else:
-                    self.equal.setdefault((side, d), False)
+                    self.equal.setdefault((side, 1 if side in narrow else d), False)
         return tuple(out)
 
     def require_dims(self, value: Value | None, what: str) -> tuple[Dim, ...]:

@@ -178,3 +178,15 @@ def test_sizes_that_are_one_if_not_zero():
     module = check(text, *({"x": f(n, n)} for n in (5, 1, 16)))
     module.run({"x": f(7, 7)})
     assert module._last.program.manifest is module.manifest  # not the general program
+
+
+def test_first_rows_expanded():
+    """x[:1] goes to all rows of a shape, as torch exports index_add."""
+    text = """g (float[n,4] x, int64[r] at) => (float[n,4] z)
+              <int64[1] zero = {0}, int64[1] one = {1}, int64[1] four = {4}> {
+              first = Slice(x, zero, one, zero) rows = Shape(at) shape = Concat<axis = 0>(rows, four) y = Expand(first, shape)
+              index = Unsqueeze(at, one) every = Expand(index, shape) z = ScatterElements<axis = 0, reduction = "add">(x, every, y) }"""
+    feeds = [{"x": f(n, 4), "at": R.integers(0, n, r)} for n, r in ((5, 3), (1, 1), (2, 9), (6, 0))]
+    module = check(text, *feeds)
+    module.run(feeds[0])
+    assert module._last.program.manifest is module.manifest
