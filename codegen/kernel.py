@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..ir import Dim, DType, Shape, prod
 from .expr import E
+from .group_blocks import GroupBlocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +138,9 @@ class GroupedKernel:
     """C[m, n] = epilogue(Σ_k A[m, k] · (levels[k, n] − zero[k/group, n]) · scale[k/group, n]), float32. A level is a number, or
     the place of one among 16 `values`.
 
-    Operand 0 is A, row m at m·lda; 1 the levels, `bits` wide, and 2 the scales, both packed (`codegen/packing.py`: levels,
-    columns); operand 3 the zeros, packed like the scales, if `zero` is None, else every zero is `zero`. The last operand is
-    C, row m at m·ldc; between them are epilogue operands, as in ContractKernel (Axis(0) is 0).
+    Operand 0 is A, row m at m·lda; 1 the weights in `blocks`. Without those, 1 has the levels, `bits` wide, and 2 the scales, both
+    packed (`codegen/packing.py`: levels, columns); operand 3 the zeros, packed like the scales, if `zero` is None. Else every
+    zero is `zero`. The last operand is C, row m at m·ldc; between them are epilogue operands, as in ContractKernel (Axis(0) is 0).
     """
 
     m: Dim
@@ -154,6 +155,7 @@ class GroupedKernel:
     epilogue: E
     panel: int = 64
     values: tuple[float, ...] = ()
+    blocks: GroupBlocks | None = None
 
 
 @dataclass(frozen=True, slots=True)

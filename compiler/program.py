@@ -46,8 +46,7 @@ class Code:
 def cpu_code(e: Emitted) -> Code:
     """The call of a CPU kernel, cut so that threads are worth it."""
     op, grain = CALL, _units(CHUNK_COST, e.unit_cost)
-    if e.shared:
-        grain = -grain
+    grain = grain * (1 - 2 * e.shared)
     if e.rounds is not None:
         op = TEAM_CALL
         grain = dim_max(_units(ROUND_COST, e.unit_cost), _units(TEAM_COST, e.unit_cost * e.rounds))

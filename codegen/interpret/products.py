@@ -84,9 +84,14 @@ def run_grouped(kernel: GroupedKernel, arrays: Arrays, bound: Bindings) -> None:
     rows, at = grid([m, k])
     offset = rows * lda + at
     check_bounds(offset, arrays[0].size, "load of A")
-    levels = unpack_levels(arrays[1], k, n, kernel.panel, kernel.bits)
-    scales = unpack_b(arrays[2], groups, n, kernel.panel)
-    zeros = np.full_like(scales, kernel.zero) if kernel.zero is not None else unpack_b(arrays[3], groups, n, kernel.panel)
+    if kernel.blocks is not None:
+        levels, scales, zeros = kernel.blocks.unpack(arrays[1])
+    else:
+        levels = unpack_levels(arrays[1], k, n, kernel.panel, kernel.bits)
+        scales = unpack_b(arrays[2], groups, n, kernel.panel)
+        zeros = unpack_b(arrays[3], groups, n, kernel.panel) if kernel.zero is None else None
+    if zeros is None:
+        zeros = np.full_like(scales, kernel.zero)
     (sums,) = GroupedMatMul(kernel.bits, kernel.group, kernel.values).reference(arrays[0][offset], levels, scales, zeros)
     _finish(kernel, sums[None], 0, arrays, bound)
 

@@ -128,7 +128,7 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
     if levels is not None and isinstance(node.op, GroupedMatMul):
         assert isinstance(n, int) and isinstance(rows.k, int)
         kernel = GroupedKernel(m, n, rows.k, node.op.bits, node.op.group, levels.zero, operands, rows.lda if m != 1 else rows.k, ldc,
-                               value, panel, node.op.values)  # fmt: skip
+                               value, panel, node.op.values, levels.blocks)  # fmt: skip
     elif rows.tile is not None and rows.conv is not None:
         assert isinstance(n, int) and isinstance(rows.k, int) and isinstance(batch, int)
         kernel = WinogradKernel(images=images(node, rows.conv), n=n, channels=rows.k // math.prod(rows.conv.kernel), conv=rows.conv,

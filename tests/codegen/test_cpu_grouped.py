@@ -1,9 +1,13 @@
 """Products with weights of few bits: native code against the op's reference and the kernel interpreter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from mlc.codegen.cpu.grouped.emit import emit_grouped
 from mlc.codegen.cpu.grouped.schedule import schedule_grouped
 from mlc.codegen.cpu.target import parse
+from mlc.codegen.group_blocks import GroupBlocks, scale_type, zero_type
 from mlc.codegen.interpret import run_plan
 from mlc.codegen.kernel import GroupedKernel, Operand
 from mlc.codegen.lower import lower
@@ -53,6 +57,40 @@ def test_sums_are_float32_sums(m, target):
         assert np.array_equal(interpreted, want)
 
 
+ROWS = [*SHAPES, (32, 1, 4, 32, True), (576, 330, 4, 32, False), (40, 600, 8, 8, False), (1, 64, 4, 32, True), (300, 200, 4, 1000, True)]
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu:alderlake", "cpu:x86-64-v3", "cpu:x86-64-v2"])
+def test_a_row_is_exact_where_float32_is(target):
+    """Few bits by levels, scaled by powers of two: every way to add them up gives the same bits as the interpreter of kernels."""
+    for at, (k, n, bits, group, asymmetric) in enumerate(ROWS):
+        levels, scales, zeros = (v.node.op.data for v in layer(1, k, n, bits, group, asymmetric))
+        scales = np.copysign(np.exp2(RNG.integers(-1, 2, scales.shape) - 20 * (at % 2)), scales).astype(np.float32)
+        zeros = zeros if at % 4 == 0 else np.full_like(zeros, (0.0, 2.5, 7.0)[at % 3])
+        several = RNG.integers(-20, 21, (1, k)).astype(np.float32)
+        several[:, : k // 4] = 0  # groups of nothing
+        several[:, k // 2 :] /= 16
+        one = np.zeros((1, k), np.float32)  # all digits of a number
+        one[0, RNG.integers(k)] = RNG.integers(1 << 20) - (1 << 19)
+
+        def row(m, levels=levels, scales=scales, zeros=zeros, k=k, op=GroupedMatMul(bits, group)):  # noqa: B008
+            x = Node.make(Input(TensorType(DType.F32, (m, k))), ()).out
+            return Graph((x,), (apply(op, x, const(levels), const(scales), const(zeros)),), ("x",), ("y",))
+
+        plan, module = lower(row(1)), compile_graph(row(sym("rows") if at % 2 else 1), target=target)
+        for data in (several, one / (1 << bits)):
+            (want,) = run_plan(plan, [data])
+            assert np.array_equal(module.run({"x": data})["y"], want), (k, n, bits, group)
+
+
+def test_a_row_is_as_exact_as_sums_of_float32():
+    for spread in (0, 8):  # elements of a group as alike as others, and few large ones
+        g = graph(1, 1024, 200, 4, 32, True)
+        x = (RNG.standard_normal((1, 1024)) * np.exp(spread * RNG.standard_normal((1, 1024)) / 4)).astype(np.float32)
+        (want,) = g.evaluate(x)
+        assert np.linalg.norm(compile_graph(g).run({"x": x})["y"] - want) <= 1e-6 * np.linalg.norm(want)
+
+
 @pytest.mark.parametrize("target", ["cpu", "cpu:x86-64-v3", "cpu:x86-64-v2"])
 @pytest.mark.parametrize("m, k, n, zero", [(1, 64, 33, 0.0), (7, 100, 20, 0.0), (40, 64, 64, 0.0), (5, 32, 18, 2.0)])
 def test_levels_that_stand_for_uneven_values(m, k, n, zero, target):
@@ -89,13 +127,14 @@ def test_many_rows_in_blocks_and_chunks(k, n, bits):
         assert np.linalg.norm(compile_graph(g).run({"x": x})["y"] - want) <= 1e-5 * np.linalg.norm(want)
 
 
+@pytest.mark.parametrize("rows", [1, 64])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3.4e38, 1e-40])
-def test_rows_that_have_no_low_part(value):
+def test_rows_that_have_no_low_part(value, rows):
     """What does not split into two bfloat16 (AMX) is multiplied as float32: infinities stay, NaN does not spread to other rows."""
-    x = RNG.standard_normal((64, 96)).astype(np.float32)
-    x[3, 5] = value
+    x = RNG.standard_normal((rows, 96)).astype(np.float32)
+    x[rows // 2, 5] = value
     weights = [const(np.full((96, 8), 9), DType.U8), const(np.full((3, 8), 0.25), DType.F32), const(np.full((3, 8), 8), DType.F32)]
-    v = Node.make(Input(TensorType(DType.F32, (64, 96))), ()).out
+    v = Node.make(Input(TensorType(DType.F32, (rows, 96))), ()).out
     y = apply(GroupedMatMul(4, 32), v, *weights)
     g = Graph((v,), (y,), ("x",), ("y",))
     np.testing.assert_allclose(compile_graph(g).run({"x": x})["y"], g.evaluate(x)[0], rtol=1e-4, atol=1e-4)
@@ -117,6 +156,27 @@ def test_packing_goes_both_ways(bits):
     assert np.array_equal(unpack_levels(packed, 45, 70, 64, bits), levels)
 
 
+@pytest.mark.parametrize("k, n, bits, group", [(45, 70, 4, 16), (45, 70, 8, 64), (60, 5, 4, 12), (7, 130, 8, 7)])
+@pytest.mark.parametrize("scale, zero", [(DType.F32, None), (DType.F16, DType.U8), (DType.F16, DType.F32)])
+def test_blocks_go_both_ways(k, n, bits, group, scale, zero):
+    blocks = GroupBlocks(k, n, 64, bits, group, scale, zero)
+    levels, scales, zeros = (v.node.op.data for v in layer(1, k, n, bits, group, True))
+    scales = scales.astype(np.float16).astype(np.float32)
+    words = np.empty(blocks.size, np.uint32)
+    blocks.pack(levels, scales, zeros, words)
+    for want, got in zip((levels, scales, zeros), blocks.unpack(words), strict=True):
+        assert (got is None and zero is None) or np.array_equal(got, want)
+    with pytest.raises(VerifyError, match="weights of few bits end"):
+        blocks.unpack(words[:-1])
+
+
+def test_half_precision_holds_scales_where_it_is_exact():
+    exact = np.array([[0.5, 1024, 2.0**-24, 0, -3.25]], np.float32)
+    assert scale_type(exact) is DType.F16
+    assert [scale_type(np.append(exact, np.float32(v))) for v in (0.1, 1e5, 1e-9, np.nan)] == [DType.F32] * 4
+    assert [zero_type(np.array([0.0, 255.0, v], np.float32)) for v in (3, 2.5, -1, 256)] == [DType.U8, *[DType.F32] * 3]
+
+
 def test_weights_take_their_bits_and_no_more():
     g = graph(1, 256, 256, 4, 64)
     held = sum(c.nbytes for c in map(np.asarray, lower(g).constants.values()))
@@ -132,7 +192,7 @@ def test_a_file_s_levels_move_to_large_pages(tmp_path):
     module.save(tmp_path / "m.mlc")
     loaded = load(tmp_path / "m.mlc")
     assert np.array_equal(loaded.run({"x": a})["z"], module.run({"x": a})["z"])
-    levels_and_tables = 4096 * 2048 // 2 + 2 * 4 * 4096 * 32
+    levels_and_tables = 4096 * 2048 // 2 + (4 + 1) * 4096 * 32  # zeros are bytes
     assert loaded.manifest.streamed == levels_and_tables
     assert artifact.load(tmp_path / "m.mlc").streamed.nbytes == levels_and_tables
     assert artifact.load(module.to_bytes()).streamed is None  # in memory of our own already
@@ -149,6 +209,8 @@ def test_a_group_of_part_words_is_refused():
     kernel = GroupedKernel(1, 8, 24, 4, 12, 8.0, operands, 24, 8, None)
     with pytest.raises(CodegenError, match="groups of 12"):
         schedule_grouped(kernel, parse("cpu"))
+    with pytest.raises(CodegenError, match="scales lie apart"):
+        emit_grouped(replace(kernel, group=8), parse("cpu"))
 
 
 def test_types_are_checked():

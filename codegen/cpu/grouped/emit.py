@@ -11,19 +11,21 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ....ir import DType
+from ....errors import CodegenError
+from ....ir import DType, dim_max, dim_min
 from ...kernel import GroupedKernel
 from .. import llvm_ir as ir
-from ..build import I8, I32, I64, PTR, Builder, Params, storage, vec
+from ..build import I32, I64, PTR, Builder, Params, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
-from ..product import prefetch
 from ..row_tiles import cut_rows
 from ..target import CpuTarget
 from ..text_cache import TextEmitter, text_of
 from ..tiles import Tiles
 from .expanded import Expanded
+from .row import RowProduct
 from .schedule import NO_HINTS, GroupedHints, GroupedSchedule, schedule_grouped
+from .strip import Strip
 from .tiles import TileProduct
 
 F32 = ir.FloatType()
@@ -56,12 +58,15 @@ class _Emitter(TextEmitter):
         self.each = 32 // kernel.bits
         self.vector, self.words = vec(F32, schedule.lanes), vec(I32, schedule.lanes)
         self.params = Params()
-        words = -(-kernel.k // self.each)
-        group_words = words if kernel.group >= kernel.k else kernel.group // self.each
+        words, blocks = -(-kernel.k // self.each), kernel.blocks
+        if blocks is None:
+            raise CodegenError("weights of few bits whose scales lie apart", expected="blocks of levels and scales")
+        self.blocks = blocks
         sizes = {"m": kernel.m, "n": kernel.n, "lda": kernel.lda, "ldc": kernel.ldc, "rows": schedule.rows, "blocks": schedule.blocks,
                  "chunk": schedule.chunk, "strips": schedule.strips,
-                 "whole": kernel.k // self.each, "words": words, "group": group_words, "groups": -(-kernel.k // kernel.group),
-                 "k": kernel.k}  # fmt: skip
+                 "whole": kernel.k // self.each, "words": words, "group": blocks.words, "groups": blocks.groups,
+                 "k": kernel.k, "block": blocks.block, "scales": blocks.scales_at, "zeros": blocks.zeros_at,
+                 "span": min(kernel.group, kernel.k)}  # fmt: skip
         self.size = {name: self.params.add(dim) for name, dim in sizes.items()}
         # a zero that all columns share comes off each level, where it is a whole number; others at the end of a group
         level = not (schedule.table or kernel.values or kernel.zero is None or kernel.zero != int(kernel.zero))
@@ -73,7 +78,8 @@ class _Emitter(TextEmitter):
         """Everything that the text depends on: no sizes."""
         k = self.kernel
         fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunk=0, chunks=0)
-        return fixed, k.bits, k.values, k.zero, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
+        types = self.blocks.scale, self.blocks.zero, *(o.dtype for o in k.operands)
+        return fixed, k.bits, k.values, k.zero, k.panel, types, self.epilogue.fingerprint(), self.target
 
     def emit(self) -> Emitted:
         k, s = self.kernel, self.schedule
@@ -82,7 +88,8 @@ class _Emitter(TextEmitter):
         for o in k.operands:
             size = size + o.numel * o.dtype.itemsize
         cost = s.rows * s.lanes * s.vectors * s.chunk * k.k * 2
-        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.chunks, cost, 2 * k.m * k.n * k.k, size)
+        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.chunks, cost, 2 * k.m * k.n * k.k, size,
+                       shared=dim_max(0, dim_min(1, 2 - k.m)) if s.row else 0)  # fmt: skip
 
     def text(self) -> tuple[str, str]:
         self.module = ir.Module()
@@ -94,7 +101,7 @@ class _Emitter(TextEmitter):
     def _expanded(self, masks: tuple[bool, ...]) -> _Wide:
         k, s = self.kernel, self.schedule
         on_tiles = TileProduct(self.module, s, self.target, self.size) if s.tiles else None
-        wide = Expanded(self.module, s, self.target, self.size, k.bits, k.panel, k.zero, not self.needs_sums, on_tiles)
+        wide = Expanded(self.module, s, self.target, self.size, k, self.blocks, not self.needs_sums, on_tiles)
         out, count = k.operands[-1].dtype, len(k.operands)
         if on_tiles is not None:
             products = {masked: on_tiles.product(masked, self.epilogue, count, out) for masked in masks}
@@ -139,6 +146,8 @@ class _Emitter(TextEmitter):
         deep = i.and_(i.add(p["k"], b.i64(31)), b.i64(-32))  # whole words, and whole steps of AMX tiles
         scratch = b.alloca(F32, i.mul(deep, strip)) if wide else None
         split = b.alloca(F32, i.mul(deep, i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32)))) if wide and wide.split else None
+        if s.row:
+            RowProduct(self.module, self.kernel, self.blocks, s, self.target, self.size, self.epilogue).run_if_single(b, p, fn.args)
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             first = i.mul(i.urem(u, p["blocks"]), p["rows"])
@@ -225,13 +234,7 @@ class _Emitter(TextEmitter):
         bufs, dims, row, row_end, column = fn.args
         p = {n: b.param(dims, at) for n, at in self.size.items()}
         pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
-        panel, inside = i.udiv(column, b.i64(k.panel)), i.urem(column, b.i64(k.panel))
-
-        def strip_of(operand: int, rows: Any) -> Any:
-            return b.at(pointers[operand], i.add(i.mul(i.mul(panel, rows), b.i64(k.panel)), inside), I32)
-
-        levels, scales = strip_of(1, p["words"]), strip_of(2, p["groups"])
-        zeros = strip_of(3, p["groups"]) if k.zero is None else None
+        strip = Strip(b, self.blocks, s, self.target, p, pointers[1], column)
         element = storage(k.operands[-1].dtype)
         live = i.sub(p["n"], column)
         masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
@@ -243,20 +246,17 @@ class _Emitter(TextEmitter):
             starts = [b.at(pointers[0], i.mul(i.add(at, b.i64(r)), p["lda"]), F32) for r in range(height)]
             for slot in slots:
                 i.store(ir.Constant(self.vector, None), slot, align=64)
-            decode = _Decoder(b, self, levels, starts)
+            decode = _Decoder(b, self, strip, starts)
 
             def group(g: Any, _: list[Any]) -> Sequence[Any]:
                 first = i.mul(g, p["group"])
                 stop = b.smin(i.add(first, p["group"]), p["words"])
-                acc, sums = decode.sums(first, b.smin(stop, p["whole"]), i.icmp_signed(">", stop, p["whole"]), p["whole"])
-                line = i.mul(g, b.i64(k.panel))
+                block = strip.block(g)
+                acc, sums = decode.sums(block, first, b.smin(stop, p["whole"]), i.icmp_signed(">", stop, p["whole"]), p["whole"])
+                strip.prefetch_scales(block, _AHEAD)
                 for v in range(s.vectors):
-                    at_v = i.add(line, b.i64(v * s.lanes))
-                    scale = b.load(self.vector, b.at(scales, at_v, F32), 4)
-                    zero: Any = None
-                    if zeros is not None:
-                        zero = b.load(self.vector, b.at(zeros, at_v, F32), 4)
-                    elif self.needs_sums:
+                    scale, zero = strip.scale(block, v), strip.zero(block, v)
+                    if zero is None and self.needs_sums:
                         zero = ir.Constant(self.vector, float(k.zero or 0.0))
                     for r in range(height):
                         x = acc[r * s.vectors + v]
@@ -281,13 +281,14 @@ class _Emitter(TextEmitter):
 class _Decoder:
     """Levels of a strip as floats, multiplied by rows of A."""
 
-    def __init__(self, b: Builder, e: _Emitter, levels: Any, starts: Sequence[Any]) -> None:
-        self.b, self.e, self.levels, self.starts = b, e, levels, starts
+    def __init__(self, b: Builder, e: _Emitter, strip: Strip, starts: Sequence[Any]) -> None:
+        self.b, self.e, self.strip, self.starts = b, e, strip, starts
         self.s = e.schedule
         self.needs_sums = e.needs_sums
 
-    def sums(self, first: Any, whole: Any, tail: Any, last: Any) -> tuple[list[Any], list[Any]]:
-        """Σ x·q of words [first, whole), and of the elements behind word `last` where `tail`; and Σ x of the same, by row."""
+    def sums(self, block: Any, first: Any, whole: Any, tail: Any, last: Any) -> tuple[list[Any], list[Any]]:
+        """Σ x·q of words [first, whole), and of the elements behind word `last` where `tail`; and Σ x of the same, by row.
+        `block` begins with word `first`."""
         b, i, e, s = self.b, self.b.ir, self.e, self.s
         rows = len(self.starts)
         acc = [ir.Constant(e.vector, None)] * (rows * s.vectors)
@@ -296,7 +297,7 @@ class _Decoder:
         def step(word: Any, carried: list[Any]) -> Sequence[Any]:
             acc, totals = carried[: len(acc0)], carried[len(acc0) :]
             at = i.mul(word, b.i64(e.each))
-            packed = self._words(word)
+            packed = self._words(block, i.sub(word, first))
             for j in range(e.each):
                 acc = self._multiply(acc, packed, ir.Constant(I32, j * e.kernel.bits), i.add(at, b.i64(j)))
             if self.needs_sums:
@@ -314,20 +315,16 @@ class _Decoder:
             acc, found = carried[: len(acc0)], carried[len(acc0) :]
             shift = i.trunc(i.mul(j, b.i64(e.kernel.bits)), I32)
             at = i.add(i.mul(last, b.i64(e.each)), j)
-            acc = self._multiply(acc, self._words(last), shift, at)
+            acc = self._multiply(acc, self._words(block, i.sub(last, first)), shift, at)
             return [*acc, *(i.fadd(t, b.load(F32, b.at(x, at, F32), 4)) for t, x in zip(found, self.starts, strict=False))]
 
         count = i.select(tail, b.i64(s.tail), b.i64(0))
         out = b.loop(b.i64(0), count, b.i64(1), [*acc, *found], single)
         return out[: len(acc)], out[len(acc) :]
 
-    def _words(self, word: Any) -> list[Any]:
-        b, s = self.b, self.s
-        line = b.ir.mul(word, b.i64(self.e.kernel.panel))
-        ahead = b.at(self.levels, b.ir.add(line, b.i64(_AHEAD)), I32)
-        for at in range(0, s.lanes * s.vectors * 4, 64):
-            prefetch(b, b.at(ahead, b.i64(at), I8), 3)
-        return [b.load(self.e.words, b.at(self.levels, b.ir.add(line, b.i64(v * s.lanes)), I32), 4) for v in range(s.vectors)]
+    def _words(self, block: Any, word: Any) -> list[Any]:
+        self.strip.prefetch_levels(block, word, _AHEAD)
+        return [self.strip.levels(block, word, v) for v in range(self.s.vectors)]
 
     def _multiply(self, acc: list[Any], packed: list[Any], shift: Any, at: Any) -> list[Any]:
         """acc + x[at] · (the levels `shift` bits up in the words)."""

@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ....ir import DType
+from ...group_blocks import GroupBlocks
+from ...kernel import GroupedKernel
 from .. import llvm_ir as ir
-from ..build import I32, I64, PTR, Builder, storage, vec
+from ..build import I64, PTR, Builder, storage, vec
 from ..emitted import PLACEHOLDER
 from ..epilogue import Epilogue
 from ..product import Product
 from ..target import CpuTarget
 from ..tiles import ROWS
 from .schedule import GroupedSchedule
+from .strip import Strip
 from .tiles import TileProduct
 
 F32 = ir.FloatType()
@@ -23,11 +26,11 @@ Level = Callable[[Builder, Any], Any]  # a shifted word of levels to floats
 class Expanded:
     """Functions of one module: `expand` fills a scratch [K, strip] with (level − zero)·scale, `tiles` multiply by it."""
 
-    def __init__(self, module: ir.Module, schedule: GroupedSchedule, target: CpuTarget, size: dict[str, int], bits: int, panel: int,
-                 zero: float | None, taken_off: bool, on_tiles: TileProduct | None) -> None:  # fmt: skip
+    def __init__(self, module: ir.Module, schedule: GroupedSchedule, target: CpuTarget, size: dict[str, int], kernel: GroupedKernel,
+                 blocks: GroupBlocks, taken_off: bool, on_tiles: TileProduct | None) -> None:  # fmt: skip
         """`taken_off`: the level's float is without its zero already. `on_tiles` takes the weights, where there are AMX tiles."""
-        self.module, self.s, self.target, self.size, self.bits, self.panel = module, schedule, target, size, bits, panel
-        self.zero, self.taken_off, self.on_tiles = zero, taken_off, on_tiles
+        self.module, self.s, self.target, self.size, self.bits = module, schedule, target, size, kernel.bits
+        self.blocks, self.zero, self.taken_off, self.on_tiles = blocks, kernel.zero, taken_off, on_tiles
         self.vector = vec(F32, schedule.lanes)
 
     def expand(self, level: Level) -> ir.Function:
@@ -37,32 +40,19 @@ class Expanded:
         i = b.ir
         bufs, dims, column, scratch, half = fn.args
         p = {n: b.param(dims, at) for n, at in self.size.items()}
-        panel, inside = i.udiv(column, b.i64(self.panel)), i.urem(column, b.i64(self.panel))
-
-        def strip_of(operand: int, rows: Any) -> Any:
-            base = b.load(PTR, b.at(bufs, b.i64(operand), PTR), 8)
-            return b.at(base, i.add(i.mul(i.mul(panel, rows), b.i64(self.panel)), inside), I32)
-
-        levels, scales = strip_of(1, p["words"]), strip_of(2, p["groups"])
-        zeros = strip_of(3, p["groups"]) if self.zero is None else None
+        strip = Strip(b, self.blocks, s, self.target, p, b.load(PTR, b.at(bufs, b.i64(1), PTR), 8), column)
 
         def group(g: Any, _: list[Any]) -> Sequence[Any]:
             first = i.mul(g, p["group"])
             stop = b.smin(i.add(first, p["group"]), p["words"])
-            line = i.mul(g, b.i64(self.panel))
-
-            def row_of(table: Any) -> list[Any]:
-                return [b.load(self.vector, b.at(table, i.add(line, b.i64(v * s.lanes)), F32), 4) for v in range(s.vectors)]
-
-            factor = row_of(scales)
-            if zeros is not None:
-                off: list[Any] | None = row_of(zeros)
-            else:
-                off = None if self.taken_off else [ir.Constant(self.vector, float(self.zero or 0.0))] * s.vectors
+            block = strip.block(g)
+            factor = [strip.scale(block, v) for v in range(s.vectors)]
+            off: list[Any] | None = [strip.zero(block, v) for v in range(s.vectors)]
+            if self.zero is not None:
+                off = None if self.taken_off else [ir.Constant(self.vector, float(self.zero))] * s.vectors
 
             def word(w: Any, _: list[Any]) -> Sequence[Any]:
-                at = b.at(levels, i.mul(w, b.i64(self.panel)), I32)
-                packed = [b.load(vec(I32, s.lanes), b.at(at, b.i64(v * s.lanes), I32), 4) for v in range(s.vectors)]
+                packed = [strip.levels(block, i.sub(w, first), v) for v in range(s.vectors)]
 
                 def weights(v: int, j: int) -> Any:
                     x = level(b, i.lshr(packed[v], ir.Constant(packed[v].type, j * self.bits)))

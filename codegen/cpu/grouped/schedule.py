@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....errors import CodegenError, ScheduleError
-from ....ir import Dim, ceildiv, dim_min, floordiv
+from ....ir import Dim, DType, ceildiv, dim_min, floordiv, lower
 from ...kernel import GroupedKernel
+from ..dot.instructions import dot_kind, vector_instruction
 from ..target import CpuTarget
 
 _EXPAND = 20  # rows: then expanding them for every tile would take longer than storing them once
@@ -44,6 +45,7 @@ class GroupedSchedule:
     tiles: bool = False  # expanded weights are multiplied on AMX tiles
     chunk: Dim = 1  # strips of a unit
     chunks: Dim = 0
+    row: bool = False  # a single row is multiplied as integers (`row.py`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,15 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
         chunk, chunks = hints.chunk, -(-strips // hints.chunk)
     return GroupedSchedule(
         lanes, vectors, heights, kernel.bits == 4 and lanes == 16 and target.is_x86, kernel.k % each, rows, ceildiv(kernel.m, rows), strips,
-        kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks,
+        kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks, _as_integers(kernel, target),
     )  # fmt: skip
+
+
+def _as_integers(kernel: GroupedKernel, target: CpuTarget) -> bool:
+    """Whether single rows may come, levels are even steps, and their sums by bytes fit 32 bits, zeros taken off."""
+    if kernel.values or lower(kernel.m) > 1 or vector_instruction(dot_kind(DType.U8, DType.I8), target) != "dot":
+        return False
+    return min(kernel.group, kernel.k) * ((1 << kernel.bits) - 1) * 256 < 1 << 31
 
 
 def _chunks(m: Dim, strips: int) -> tuple[Dim, Dim]:

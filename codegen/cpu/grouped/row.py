@@ -1,0 +1,253 @@
+"""One row by weights of few bits, as decoders of text have it: dot products of bytes, in several streams from memory.
+
+The elements of a group of A become integers of 23 bits, x = q·2^(e−22) with |x| < 2^e for all of them, and those three signed
+bytes, q = d₀ + 2⁸·d₁ + 2¹⁶·d₂. Levels are bytes as they are, so that sums of d·level are exact: what is lost is the rounding of
+A to 2⁻²³ of the largest element of a group, about what float32 loses in the sum. That takes half the instructions of turning
+levels into floats, which would be as slow as reading them from memory.
+
+One stream leaves memory idle, as hardware looks ahead within a page only: several strips are read in turns, group by group.
+Rows that hold an infinity, NaN, or a group of nothing but tiny numbers are left to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ....ir import DType
+from ...group_blocks import GroupBlocks
+from ...kernel import GroupedKernel
+from .. import llvm_ir as ir
+from ..build import I1, I8, I32, I64, PTR, Builder, storage, vec
+from ..dot.instructions import VectorDot, dot_kind
+from ..emitted import PLACEHOLDER
+from ..epilogue import Epilogue
+from ..target import CpuTarget
+from .schedule import GroupedSchedule
+from .strip import Strip
+
+F32 = ir.FloatType()
+_DIGITS = 3
+_STREAMS = 4
+_AHEAD = 512  # words: a stream is short
+_KEPT = 22  # bits of the largest element, without its sign
+_ENTRY = 8  # 32-bit numbers of a group: what sums begin with, by digit; the weights of the digits; 2^(e−22)·Σ q
+_SLACK = 64  # bytes behind the digits, into which whole vectors may run
+_BIAS = 127
+
+
+class RowProduct:
+    """Functions of one module: `digits` of a row, `strips` by them, `finish` a strip."""
+
+    def __init__(self, module: ir.Module, kernel: GroupedKernel, blocks: GroupBlocks, schedule: GroupedSchedule, target: CpuTarget,
+                 size: dict[str, int], epilogue: Epilogue) -> None:  # fmt: skip
+        self.module, self.kernel, self.blocks, self.s, self.target = module, kernel, blocks, schedule, target
+        self.size, self.epilogue = size, epilogue
+        self.each = 32 // kernel.bits
+        self.words, self.floats = vec(I32, schedule.lanes), vec(F32, schedule.lanes)
+        zero = kernel.zero
+        self.whole_zero = int(zero) if zero is not None and zero == int(zero) and 0 <= zero < 1 << kernel.bits else None
+
+    def run_if_single(self, b: Builder, p: dict[str, Any], args: Sequence[Any]) -> None:
+        """Do all of the call, strips [begin, end), where there is one row and it has digits; else go on behind."""
+        i = b.ir
+        bufs, dims, begin, end = args
+        digits, strips = self._digits(), self._strips()
+        plane = i.add(i.mul(i.mul(p["groups"], p["group"]), b.i64(self.each)), b.i64(_SLACK))
+        planes = b.alloca(I8, i.mul(plane, b.i64(_DIGITS)))
+        table = b.alloca(I32, i.mul(p["groups"], b.i64(_ENTRY)))
+        with i.if_then(i.icmp_signed("==", p["m"], b.i64(1))):
+            fits = i.call(digits, [b.load(PTR, bufs, 8), dims, planes, plane, table])
+            with i.if_then(fits):
+                i.call(strips, [bufs, dims, begin, end, planes, plane, table])
+                i.ret_void()
+
+    def _digits(self) -> ir.Function:
+        """i1 digits(x, dims, planes, plane, table): planes of bytes, one for each digit, and an entry for each group; false where
+        the row has none."""
+        lanes = self.s.lanes
+        b, fn = self._function("digits", I1, [PTR, PTR, PTR, I64, PTR])
+        i = b.ir
+        x, dims, planes, plane, table = fn.args
+        p = {n: b.param(dims, at) for n, at in self.size.items()}
+        words, floats = self.words, self.floats
+        order = [*range(0, 8, 2), *range(1, 8, 2)]  # low halves of the bytes of a word, then high ones
+        turned = [lane // 8 * 8 + order[lane % 8] for lane in range(lanes)] if self.kernel.bits == 4 else None
+
+        def group(g: Any, carried: list[Any]) -> Sequence[Any]:
+            start = i.mul(g, p["span"])
+            stop = b.smin(i.add(start, p["span"]), p["k"])
+
+            def load(at: Any) -> Any:
+                return b.masked_load(floats, b.at(x, at, F32), b.below(i.sub(stop, at), lanes), 4)
+
+            def size(at: Any, seen: list[Any]) -> Sequence[Any]:
+                bits = i.and_(i.bitcast(load(at), words), ir.Constant(words, 0x7FFFFFFF))
+                return [b.call(f"llvm.umax.v{lanes}i32", words, seen[0], bits)]
+
+            (seen,) = b.loop(start, stop, b.i64(lanes), [ir.Constant(words, None)], size)
+            largest = b.call(f"llvm.vector.reduce.umax.v{lanes}i32", I32, seen)
+            nothing = i.icmp_signed("==", largest, ir.Constant(I32, 0))
+            exponent = i.lshr(largest, ir.Constant(I32, 23))
+            least = ir.Constant(I32, _KEPT)
+            fits = i.icmp_unsigned("<", i.sub(exponent, least), ir.Constant(I32, 255 - _KEPT))
+            exponent = i.select(nothing, least, exponent)
+
+            def power(biased: Any) -> Any:
+                return i.bitcast(i.shl(biased, ir.Constant(I32, 23)), F32)
+
+            # |x| < 2^e with e = exponent − 126, as float32 counts from −127
+            up = b.splat(power(i.sub(ir.Constant(I32, _BIAS + _KEPT + 126), exponent)), lanes)
+            to = b.at(planes, i.mul(g, i.mul(p["group"], b.i64(self.each))), I8)
+
+            def split(at: Any, sums: list[Any]) -> Sequence[Any]:
+                scaled = b.call(f"llvm.rint.v{lanes}f32", floats, i.fmul(load(at), up))
+                rest, out = i.fptosi(scaled, words), []
+                for d in range(_DIGITS):
+                    digit = i.trunc(rest, vec(I8, lanes))
+                    out.append(i.add(sums[d], i.sext(digit, words)))
+                    if turned is not None:
+                        digit = i.shuffle_vector(digit, digit, ir.Constant(vec(I32, lanes), turned))
+                    place = i.add(i.mul(plane, b.i64(d)), i.sub(at, start))
+                    i.store(digit, b.at(to, place, I8), align=1)
+                    rest = i.ashr(i.add(rest, ir.Constant(words, 128)), ir.Constant(words, 8))
+                return out
+
+            sums = b.loop(start, stop, b.i64(lanes), [ir.Constant(words, None)] * _DIGITS, split)
+            sums = [b.call(f"llvm.vector.reduce.add.v{lanes}i32", I32, v) for v in sums]
+            entry = b.at(table, i.mul(g, b.i64(_ENTRY)), I32)
+            total: Any = ir.Constant(F32, 0.0)
+            for d, n in enumerate(sums):
+                weight = power(i.add(exponent, ir.Constant(I32, _BIAS - _KEPT - 126 + 8 * d)))
+                i.store(i.mul(n, ir.Constant(I32, -(self.whole_zero or 0))), b.at(entry, b.i64(d), I32), align=4)
+                i.store(weight, b.at(entry, b.i64(_DIGITS + d), I32), align=4)
+                total = i.fadd(total, i.fmul(i.sitofp(n, F32), weight))
+            i.store(total, b.at(entry, b.i64(2 * _DIGITS), I32), align=4)
+            return [i.and_(carried[0], i.or_(fits, nothing))]
+
+        (fits,) = b.loop(b.i64(0), p["groups"], b.i64(1), [ir.Constant(I1, 1)], group)
+        i.ret(fits)
+        return fn
+
+    def _strips(self) -> ir.Function:
+        """void strips(bufs, dims, begin, end, planes, plane, table): the row by strips [begin, end), in streams."""
+        s = self.s
+        b, fn = self._function("strips", ir.VoidType(), [PTR, PTR, I64, I64, PTR, I64, PTR])
+        i = b.ir
+        bufs, dims, begin, end, planes, plane, table = fn.args
+        p = {n: b.param(dims, at) for n, at in self.size.items()}
+        weights = b.load(PTR, b.at(bufs, b.i64(1), PTR), 8)
+        finish = {masked: self._finish(masked) for masked in ((False, True) if s.masked else (False,))}
+        columns = b.i64(s.lanes * s.vectors)
+        totals = b.alloca(self.floats, b.i64(_STREAMS * s.vectors))
+        count = i.sub(end, begin)
+        rounds = i.udiv(i.add(count, b.i64(_STREAMS - 1)), b.i64(_STREAMS))
+
+        def one(r: Any, _: list[Any]) -> Sequence[Any]:
+            active = i.udiv(i.sub(i.add(count, i.sub(rounds, b.i64(1))), r), rounds)
+
+            def column_of(t: Any) -> Any:
+                return i.mul(i.add(i.add(begin, r), i.mul(t, rounds)), columns)
+
+            def clear(t: Any, _: list[Any]) -> Sequence[Any]:
+                i.store(ir.Constant(self.floats, None), b.at(totals, t, self.floats), align=64)
+                return ()
+
+            b.loop(b.i64(0), i.mul(active, b.i64(s.vectors)), b.i64(1), [], clear)
+
+            def group(g: Any, _: list[Any]) -> Sequence[Any]:
+                def stream(t: Any, _: list[Any]) -> Sequence[Any]:
+                    strip = Strip(b, self.blocks, s, self.target, p, weights, column_of(t))
+                    self._group(b, p, strip, g, planes, plane, table, b.at(totals, i.mul(t, b.i64(s.vectors)), self.floats))
+                    return ()
+
+                b.loop(b.i64(0), active, b.i64(1), [], stream)
+                return ()
+
+            b.loop(b.i64(0), p["groups"], b.i64(1), [], group)
+
+            def last(t: Any, _: list[Any]) -> Sequence[Any]:
+                column = column_of(t)
+                args = [bufs, dims, column, b.at(totals, i.mul(t, b.i64(s.vectors)), self.floats)]
+                if not s.masked:
+                    i.call(finish[False], args)
+                    return ()
+                with i.if_else(i.icmp_signed(">=", i.sub(p["n"], column), columns)) as (full, partial):
+                    with full:
+                        i.call(finish[False], args)
+                    with partial:
+                        i.call(finish[True], args)
+                return ()
+
+            b.loop(b.i64(0), active, b.i64(1), [], last)
+            return ()
+
+        b.loop(b.i64(0), rounds, b.i64(1), [], one)
+        i.ret_void()
+        return fn
+
+    def _group(self, b: Builder, p: dict[str, Any], strip: Strip, g: Any, planes: Any, plane: Any, table: Any, totals: Any) -> None:
+        """totals += group g of the row by the strip's block of it."""
+        i, s = b.ir, self.s
+        dot = VectorDot(dot_kind(DType.U8, DType.I8), "dot", s.lanes)
+        entry, block = b.at(table, i.mul(g, b.i64(_ENTRY)), I32), strip.block(g)
+        begins = [b.splat(b.load(I32, b.at(entry, b.i64(d), I32), 4), s.lanes) for d in range(_DIGITS)]
+        low, four = ir.Constant(self.words, 0x0F0F0F0F), ir.Constant(self.words, 4)
+        row = b.at(planes, i.mul(g, i.mul(p["group"], b.i64(self.each))), I8)
+
+        def word(w: Any, acc: list[Any]) -> Sequence[Any]:
+            acc = list(acc)
+            strip.prefetch_levels(block, w, _AHEAD)
+            at = b.at(row, i.mul(w, b.i64(self.each)), I8)
+            digits = []
+            for d in range(_DIGITS):
+                here = b.at(at, i.mul(plane, b.i64(d)), I8)
+                digits.append([b.splat(b.load(I32, b.at(here, b.i64(4 * h), I8), 4), s.lanes) for h in range(self.each // 4)])
+            for v in range(s.vectors):
+                x = strip.levels(block, w, v)
+                halves = [x] if self.kernel.bits == 8 else [i.and_(x, low), i.and_(i.lshr(x, four), low)]
+                for d in range(_DIGITS):
+                    for half, bytes_of in zip(halves, digits[d], strict=True):
+                        acc[v * _DIGITS + d] = dot(b, acc[v * _DIGITS + d], half, bytes_of)
+            return acc
+
+        acc = b.loop(b.i64(0), p["group"], b.i64(1), begins * s.vectors, word)
+        strip.prefetch_scales(block, _AHEAD)
+        factors = [b.splat(b.load(F32, b.at(entry, b.i64(_DIGITS + d), I32), 4), s.lanes) for d in range(_DIGITS)]
+        total = b.splat(b.load(F32, b.at(entry, b.i64(2 * _DIGITS), I32), 4), s.lanes)
+        for v in range(s.vectors):
+            x: Any = None
+            for d in range(_DIGITS):
+                part = i.sitofp(acc[v * _DIGITS + d], self.floats)
+                x = i.fmul(part, factors[d]) if x is None else self._fma(b, part, factors[d], x)
+            zero = strip.zero(block, v)
+            if zero is None and self.whole_zero is None:
+                zero = ir.Constant(self.floats, float(self.kernel.zero or 0.0))
+            if zero is not None:
+                x = i.fsub(x, i.fmul(zero, total))
+            slot = b.at(totals, b.i64(v), self.floats)
+            i.store(self._fma(b, x, strip.scale(block, v), b.load(self.floats, slot, 64)), slot, align=64)
+
+    def _fma(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
+        return b.call(f"llvm.fma.v{self.s.lanes}f32", self.floats, x, y, z)
+
+    def _finish(self, masked: bool) -> ir.Function:
+        """void finish(bufs, dims, column, totals)"""
+        s, k = self.s, self.kernel
+        b, fn = self._function(f"finish{'t' if masked else ''}", ir.VoidType(), [PTR, PTR, I64, PTR])
+        i = b.ir
+        bufs, dims, column, totals = fn.args
+        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
+        live = i.sub(b.param(dims, self.size["n"]), column)
+        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+        acc = [b.load(self.floats, b.at(totals, b.i64(v), self.floats), 64) for v in range(s.vectors)]
+        active = self.epilogue.begin(b, dims, pointers, b.i64(0), column, masks)
+        active.row(b.i64(0), acc, b.at(pointers[-1], column, storage(k.operands[-1].dtype)))
+        i.ret_void()
+        return fn
+
+    def _function(self, name: str, result: Any, types: list[Any]) -> tuple[Builder, ir.Function]:
+        fn = ir.Function(self.module, ir.FunctionType(result, types), f"{PLACEHOLDER}.{name}")
+        fn.linkage = "internal"
+        fn.attributes.add("noinline")
+        return Builder(fn), fn
