@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,7 @@ class Sizes:
         self.size_words = Words(manifest, self.stages)
         self.strings = np.array([*manifest.strings, None], object)[:-1]  # with None, it has one axis whatever there is
         self.string_handles = dict(zip(manifest.strings, words(range(len(manifest.strings))), strict=True))
+        self.host_functions: dict[int, Callable[..., Any]] = {}  # by number of the handler, once they have run
         # buffers whose sizes follow from those of the inputs; the others are allocated while the program runs
         known = [not k for k in self.stages.of]
         arena = [i for i, b in enumerate(m.buffers) if b.kind == "arena" and known[i]]

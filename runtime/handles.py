@@ -72,7 +72,8 @@ class Handles:
             except IndexError:
                 raise _nothing() from None
         out = np.empty(handles.size, object)
-        out[:] = [self.value(h) for h in handles.ravel().tolist()]
+        flat, new, more = handles.ravel().tolist(), len(self._strings), self._more
+        out[:] = [more[h - new] if new <= h < new + len(more) else self.value(h) for h in flat]
         return out.reshape(handles.shape)
 
 

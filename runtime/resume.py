@@ -11,7 +11,7 @@ from ..errors import ArtifactError, InputError, MlcError
 from .binding import Binding, Execution, Program, Sizes
 from .handlers import AppendHandler, BindHandler, CarryHandler, HostHandler, HostOperand
 from .handles import Handles
-from .host import CALLS
+from .host import prepared
 from .manifest import Manifest
 from .native import native
 from .shortcuts import KEPT, SPARE
@@ -55,6 +55,7 @@ class Yields:
     def __init__(self, program: Sizes, binding: Binding, tables: Tables, outputs: list[Any], handles: Handles, space: Space) -> None:
         self.binding, self.outputs, self.handles, self.space = binding, outputs, handles, space
         self.manifest, self.stages, self.words = program.manifest, program.stages, program.size_words
+        self.functions = program.host_functions
         self.tables = t = tables
         self.values, self.slots, self.sizes, self.bufs = t.values, t.slots, t.sizes, t.bufs
         self.room, self.held, self.owned = t.room, t.held, t.owned
@@ -79,7 +80,7 @@ class Yields:
             case AppendHandler():
                 self._append(handler)
             case HostHandler():
-                self._host(handler)
+                self._host(k, handler)
 
     # --- sizes ---------------------------------------------------------------------------------------------------------
 
@@ -218,13 +219,13 @@ class Yields:
 
     # --- host functions ------------------------------------------------------------------------------------------------
 
-    def _host(self, handler: HostHandler) -> None:
+    def _host(self, k: int, handler: HostHandler) -> None:
         operands = [self._read(o) for o in handler.reads]
-        function = CALLS.get(handler.call)
-        if function is None:
-            raise ArtifactError(f"host function {handler.call[:40]!r}", expected=f"one of {', '.join(sorted(CALLS))}")
         try:
-            got = function(*operands, **handler.attributes)
+            function = self.functions.get(k)
+            if function is None:
+                function = self.functions[k] = prepared(handler.call, handler.attributes)
+            got = function(*operands)
         except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError, AttributeError) as e:
             raise InputError(f"{handler.call}: {e}", expected="operands that it is defined for", loc=handler.loc) from e
         results = got if isinstance(got, tuple) else (got,)

@@ -33,7 +33,7 @@ from .builder import View
 from .composite import RecurrentCell, decompose, hoist, swap_few_rows
 from .control import emit_if, emit_loop
 from .fusion import ANCHORS, MOVES
-from .host import HostCall, emit_host, encode_handles, unmapped
+from .host import HostCall, chained, emit_host, encode_handles, unmapped
 from .in_place import share_memory
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
 from .moves import define_elementwise, define_move
@@ -64,7 +64,7 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
     """Kernels and buffers that compute the graph. Raises CodegenError for what no kernel can express."""
     graph, labels = unmapped(graph)
     public = [[v.dtype for v in values] for values in (graph.inputs, graph.outputs)]
-    graph, strings = encode_handles(graph)
+    graph, strings = encode_handles(chained(graph))
     storage = Storage()
     inputs = [storage.add("input", v.dtype, v.shape, i) for i, v in enumerate(graph.inputs)]
     outputs = [storage.add("output", v.dtype, v.shape, i) for i, v in enumerate(graph.outputs)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ...ir import Const, DType, Graph, Input, Node, Op, TensorType, Value
-from ...ir.ops.host import Host, ZipMap, is_open
+from ...ir import Const, DType, Graph, Input, Node, Op, TensorType, Value, symbols_of
+from ...ir.graph import symbols_in
+from ...ir.ops.host import Host, StringNormalizer, TfIdf, Tokenize, ZipMap, is_open
+from ...ir.ops.move import Reshape
 from ..plan import HostOperand, HostStep
 from .builder import View
 from .state import Lowering
@@ -26,6 +28,69 @@ class HostCall(Op):
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         return tuple(map(_encoded, self.op.infer(types)))
+
+
+@dataclass(frozen=True)
+class HostChain(Host):
+    """Ops on texts, one after the other: what is between them needs neither handles nor memory."""
+
+    ops: tuple[Host, ...]
+    call: ClassVar[str] = "chain"
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return {"steps": [(op.call, op.attributes) for op in self.ops]}
+
+
+def chained(graph: Graph) -> Graph:
+    """The graph with chains of ops on strings that nothing else reads as one op each."""
+
+    def join(node: Node, ins: tuple[Value, ...]) -> tuple[Value, ...] | None:
+        before = _joinable(graph, node)
+        if before is None:
+            return None
+        after: Op = node.op
+        assert isinstance(after, Host)
+        moved = node.inputs[0].node is not before
+        first = ins[0].node.inputs[0].node if moved else ins[0].node
+        assert isinstance(first.op, Host)
+        own = after.results[0]
+        own = TensorType(own.dtype, (*first.op.results[0].shape[:-1], own.shape[-1])) if moved else own
+        ops = [part for op in (first.op, after) for part in (op.ops if isinstance(op, HostChain) else (op,))]
+        made = Node.make(HostChain((own,), tuple(ops)), first.inputs, first.loc + node.loc)
+        if not moved:
+            return made.outputs
+        shaped = Node.make(Reshape(node.types[0].shape), made.outputs[:1], node.loc)
+        return (*shaped.outputs, *made.outputs[1:])
+
+    return graph.rewrite(join)
+
+
+def _joinable(graph: Graph, node: Node) -> Node | None:
+    """The node whose only reader is this one, maybe through a Reshape that keeps the rows which it reads; sizes between them go."""
+    if not isinstance(node.op, (StringNormalizer, Tokenize, TfIdf)) or node.inputs[0].dtype is not DType.STRING:
+        return None
+    between, passed = node.inputs[0], [node]
+    if isinstance(node.op, TfIdf) and isinstance(between.node.op, Reshape) and not any(v in graph.kept for v in node.outputs[1:]):
+        before = between.node.inputs[0]
+        if not between.shape or not before.shape or between.shape[-1] != before.shape[-1] or not _only(graph, between, node):
+            return None
+        passed.append(between.node)
+        between = before
+    made = between.node
+    if not isinstance(made.op, (StringNormalizer, Tokenize)) or not _only(graph, between, passed[-1]):
+        return None
+    fresh = symbols_of(between.shape) - symbols_of(made.inputs[0].shape)
+    others = (n for n in graph.nodes if n is not made and n not in passed[1:])
+    if any(symbols_in(n) & fresh for n in others) or fresh & symbols_of(d for pair in graph.equal for d in pair):
+        return None
+    if fresh & symbols_of(d for limit in graph.limits for d in limit.dims) or any(graph.uses.get(v) for v in made.outputs[1:]):
+        return None
+    return made
+
+
+def _only(graph: Graph, v: Value, reader: Node) -> bool:
+    return graph.uses.get(v) == (reader,) and v not in graph.kept
 
 
 def unmapped(graph: Graph) -> tuple[Graph, dict[int, tuple[Any, ...]]]:

@@ -11,7 +11,8 @@ import numpy as np
 from ..elements import dtype_of
 
 
-def _strings(items: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+def as_strings(items: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+    """An object array."""
     out = np.empty(len(items), object)
     out[:] = items
     return out.reshape(shape)
@@ -21,7 +22,7 @@ def cast_string(x: np.ndarray, to: str) -> np.ndarray:
     """Floats print as onnxruntime does: 8 significant digits (17 for float64), inf as INF, NaN as NaN."""
     flat = x.ravel()
     if to == "str":
-        return _strings([_text(v, x.dtype) for v in flat.tolist()], x.shape)
+        return as_strings([_text(v, x.dtype) for v in flat.tolist()], x.shape)
     dtype = dtype_of(to)
     if dtype.kind == "b":
         return np.array([s not in ("", "0", "false", "False") for s in flat], dtype).reshape(x.shape)
@@ -51,7 +52,7 @@ def string_split(x: np.ndarray, delimiter: str, maxsplit: int) -> tuple[np.ndarr
     counts = np.array([len(r) for r in rows], np.int64).reshape(x.shape)
     width = max(map(len, rows), default=0)
     padded = [part for r in rows for part in (*r, *[""] * (width - len(r)))]
-    return _strings(padded, (*x.shape, width)), counts
+    return as_strings(padded, (*x.shape, width)), counts
 
 
 def regex_full_match(x: np.ndarray, pattern: str) -> np.ndarray:
@@ -60,75 +61,6 @@ def regex_full_match(x: np.ndarray, pattern: str) -> np.ndarray:
     except re.error as e:
         raise ValueError(f"pattern {pattern[:80]!r}: {e}") from None
     return np.array([compiled.fullmatch(s) is not None for s in x.ravel()], bool).reshape(x.shape)
-
-
-_CASES: dict[str, Callable[[str], str]] = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}
-
-
-def string_normalizer(x: np.ndarray, case: str, sensitive: bool, stopwords: list[str]) -> np.ndarray:
-    """[C] or [1, C]; when nothing is left, one empty string."""
-    fold: Callable[[str], str] = str if sensitive else str.lower
-    stop = {fold(w) for w in stopwords}
-    change: Callable[[str], str] = _CASES[case]
-    words = [change(s) for s in x.ravel() if fold(s) not in stop] or [""]
-    return _strings(words, (1, len(words)) if x.ndim == 2 else (len(words),))
-
-
-def tf_idf(
-    x: np.ndarray, mode: str, min_gram: int, max_gram: int, max_skip: int, counts: list[int], indexes: list[int],
-    pool: list[Any], weights: list[float],
-) -> np.ndarray:  # fmt: skip
-    """Counts (TF), presence (IDF) or weighted counts (TFIDF) of the n-grams in `pool`, by row.
-
-    counts[n − 1] is where n-grams start in the pool; gram i (in order over all lengths) counts in column indexes[i].
-    """
-    columns: dict[tuple[Any, ...], int] = {}
-    gram = 0
-    for n, start in enumerate(counts, 1):
-        end = counts[n] if n < len(counts) else len(pool)
-        for at in range(start, end, n):
-            if min_gram <= n <= max_gram:
-                columns[tuple(pool[at : at + n])] = gram
-            gram += 1
-    rows = x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x.reshape(1, -1)
-    out = np.zeros((len(rows), max(indexes, default=-1) + 1), np.float32)
-    for row, total in zip(rows.tolist(), out, strict=True):
-        for n in range(min_gram, max_gram + 1):
-            for skip in range(1 if n == 1 else max_skip + 1):
-                step = skip + 1
-                for start in range(len(row) - step * (n - 1)):
-                    found = columns.get(tuple(row[start : start + step * n : step][:n]))
-                    if found is not None:
-                        total[indexes[found]] += 1
-    weight = np.ones(out.shape[1], np.float32)
-    if weights:
-        for gram, column in enumerate(indexes):
-            weight[column] = weights[gram]
-    if mode == "IDF":
-        out = (out > 0).astype(np.float32) * weight
-    elif mode == "TFIDF":
-        out = out * weight
-    return out.reshape(*x.shape[:-1], out.shape[1]) if x.ndim > 1 else out[0]
-
-
-def tokenize(x: np.ndarray, separators: list[str], expression: str, least: int, mark: bool, pad: str) -> np.ndarray:
-    try:
-        cuts, wanted = [re.compile(s) for s in separators if s], re.compile(expression) if expression else None
-    except re.error as e:
-        raise ValueError(f"a pattern of the tokenizer: {e}") from None
-    rows = []
-    for text in x.ravel().tolist():
-        if wanted is not None:
-            tokens = [m.group() for m in wanted.finditer(text)]
-        else:
-            tokens = [text] if cuts else list(text)
-            for cut in cuts:
-                tokens = [part for token in tokens for part in cut.split(token)]
-        rows.append([t for t in tokens if t and len(t) >= least])
-    width = max(map(len, rows), default=0)
-    if width and mark:
-        rows, width = [["\x02", *r, "\x03"] for r in rows], width + 2
-    return _strings([t for r in rows for t in (*r, *[pad] * (width - len(r)))], (*x.shape, width))
 
 
 _WORD = 0xFFFFFFFF
@@ -191,6 +123,5 @@ def unique(x: np.ndarray, axis: int, sorted: bool) -> tuple[np.ndarray, ...]:
 
 STRING_CALLS: dict[str, Callable[..., Any]] = {
     "cast_string": cast_string, "string_concat": string_concat, "string_split": string_split,
-    "regex_full_match": regex_full_match, "string_normalizer": string_normalizer, "tf_idf": tf_idf, "unique": unique,
-    "tokenize": tokenize, "murmur_hash": murmur_hash, "time_warp": time_warp,
+    "regex_full_match": regex_full_match, "unique": unique, "murmur_hash": murmur_hash, "time_warp": time_warp,
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from onnx import NodeProto
 
@@ -55,7 +56,9 @@ def normalizer(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> 
     if case not in ("NONE", "LOWER", "UPPER") or x.type.rank not in (1, 2):
         raise ctx.unsupported(f"StringNormalizer {case!r} of {x.type}")
     sensitive, stop = bool(ctx.attr(node, "is_case_sensitive", 0)), tuple(ctx.attr(node, "stopwords", ()))
-    shape = (None,) if x.type.rank == 1 else (1, None)
+    shape: tuple[Any, ...] = x.shape
+    if stop:
+        shape = (None,) if x.type.rank == 1 else (1, None)
     return ctx.run_host(lambda results: O.StringNormalizer(results, case, sensitive, stop), (x,), Element(DType.STRING, shape))
 
 
