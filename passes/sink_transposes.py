@@ -33,8 +33,10 @@ class SinkTransposes(Pass):
                 break
             # orders may be asked for from above (a producer's transposed result) or from below: whichever does better
             plain = graph.rewrite(keep_dims)
-            tried = [_Layout(plain, backward).apply() for backward in (False, True)]
-            new_cost, new = min(((moved_elements(g), g) for g in tried), key=lambda t: t[0])
+            new = _Layout(plain, backward=False).apply()
+            new_cost = moved_elements(new)
+            if new_cost and (other_cost := moved_elements(other := _Layout(plain, backward=True).apply())) < new_cost:
+                new, new_cost = other, other_cost
             if new_cost >= cost or [v.type for v in new.outputs] != [v.type for v in graph.outputs]:
                 break
             graph, cost = new, new_cost
@@ -71,19 +73,38 @@ class _Flow:
         self.edge(v, "other", own - low)
 
     def other_side(self) -> set[Hashable]:
-        # reversed, so that what is indifferent stays on the side "own"
-        graph = nx.DiGraph()
+        """Values on the side "other" of the cheapest cut; what is indifferent stays on the side "own"."""
+        merged, numbers = self._merged(), dict[Hashable, int]()
+        joined: dict[tuple[int, int], int | None] = {}
         for (a, b), capacity in self.capacity.items():
-            if capacity is None:
-                graph.add_edge(b, a)
-            elif capacity:
-                graph.add_edge(b, a, capacity=capacity)
-        if "other" not in graph:
+            if capacity != 0:
+                # reversed, for the side of what is indifferent
+                tail, head = (numbers.setdefault(merged.get(x, x), len(numbers)) for x in (b, a))
+                old = joined.get((tail, head), 0)
+                joined[tail, head] = None if capacity is None or old is None else old + capacity
+        graph = nx.DiGraph()
+        graph.add_nodes_from(numbers.values())
+        graph.add_edges_from((a, b, {} if c is None else {"capacity": c}) for (a, b), c in joined.items() if a != b)
+        own, other = numbers.get("own"), numbers.get("other")
+        if other not in graph:
             return set()
-        if "own" not in graph:
-            return set(nx.descendants(graph, "other"))
-        _, (other, _) = nx.minimum_cut(graph, "other", "own", flow_func=nx.algorithms.flow.boykov_kolmogorov)
-        return other
+        if own not in graph:
+            found = nx.descendants(graph, other)
+        else:
+            _, (found, _) = nx.minimum_cut(graph, other, own, flow_func=nx.algorithms.flow.boykov_kolmogorov)
+        return {x for x, number in numbers.items() if number in found}
+
+    def _merged(self) -> dict[Hashable, Hashable]:
+        """Orders of values that are asked for by one reader, or made for one: a cheapest cut has them on its side."""
+        before: dict[Hashable, list[Hashable]] = {}
+        behind: dict[Hashable, list[Hashable]] = {}
+        for (a, b), capacity in self.capacity.items():
+            if capacity != 0:
+                if isinstance(a, tuple):
+                    behind.setdefault(a, []).append(b if capacity is None else a)
+                if isinstance(b, tuple):
+                    before.setdefault(b, []).append(a if capacity is None else b)
+        return {x: only[0] for ends in (before, behind) for x, only in ends.items() if len(only) == 1 and only[0] is not x}
 
 
 class _Layout:
