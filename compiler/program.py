@@ -45,8 +45,9 @@ class Code:
 
 def cpu_code(e: Emitted) -> Code:
     """The call of a CPU kernel, cut so that threads are worth it."""
-    op, grain = CALL, _units(CHUNK_COST, e.unit_cost)
-    grain = grain * (1 - 2 * e.shared)
+    op, grain = CALL, dim_max(_units(CHUNK_COST, e.unit_cost), e.least)
+    if e.shared:
+        grain = -grain
     if e.rounds is not None:
         op = TEAM_CALL
         grain = dim_max(_units(ROUND_COST, e.unit_cost), _units(TEAM_COST, e.unit_cost * e.rounds))

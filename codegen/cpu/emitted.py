@@ -18,7 +18,8 @@ class Emitted:
     `unit_cost` is the approximate number of scalar operations of one unit; `flops` and `bytes` are of the whole kernel.
     With `rounds`, it is `void symbol(ptr* bufs, i64* dims, i64 part, i64 parts, void (*barrier)(i64 parts))`, run by a team of
     threads at once: in each of that many rounds, between barriers, a part does its share of `units`.
-    `shared` is 1 where neighbouring units share work, which every call does again: few calls are better than even ones.
+    `shared`: neighbouring units share work, which every call does again: few calls are better than even ones. `least`: units of
+    a call, where fewer would be slow.
     """
 
     ir_text: str
@@ -29,7 +30,8 @@ class Emitted:
     flops: Dim
     bytes: Dim
     rounds: Dim | None = None
-    shared: Dim = 0
+    shared: bool = False
+    least: Dim = 1
 
 
 def named(ir_text: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ....errors import CodegenError
-from ....ir import DType, dim_max, dim_min
+from ....ir import DType, dim_max
 from ...kernel import GroupedKernel
 from .. import llvm_ir as ir
 from ..build import I32, I64, PTR, Builder, Params, storage, vec
@@ -23,7 +23,7 @@ from ..target import CpuTarget
 from ..text_cache import TextEmitter, text_of
 from ..tiles import Tiles
 from .expanded import Expanded
-from .row import RowProduct
+from .row import STREAMS, RowProduct
 from .schedule import NO_HINTS, GroupedHints, GroupedSchedule, schedule_grouped
 from .strip import Strip
 from .tiles import TileProduct
@@ -89,7 +89,7 @@ class _Emitter(TextEmitter):
             size = size + o.numel * o.dtype.itemsize
         cost = s.rows * s.lanes * s.vectors * s.chunk * k.k * 2
         return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.chunks, cost, 2 * k.m * k.n * k.k, size,
-                       shared=dim_max(0, dim_min(1, 2 - k.m)) if s.row else 0)  # fmt: skip
+                       least=dim_max(1, STREAMS + 1 - k.m) if s.row else 1)  # fmt: skip
 
     def text(self) -> tuple[str, str]:
         self.module = ir.Module()

@@ -28,7 +28,7 @@ from .strip import Strip
 
 F32 = ir.FloatType()
 _DIGITS = 3
-_STREAMS = 4
+STREAMS = 4
 _AHEAD = 512  # words: a stream is short
 _KEPT = 22  # bits of the largest element, without its sign
 _ENTRY = 8  # 32-bit numbers of a group: what sums begin with, by digit; the weights of the digits; 2^(e−22)·Σ q
@@ -139,9 +139,9 @@ class RowProduct:
         weights = b.load(PTR, b.at(bufs, b.i64(1), PTR), 8)
         finish = {masked: self._finish(masked) for masked in ((False, True) if s.masked else (False,))}
         columns = b.i64(s.lanes * s.vectors)
-        totals = b.alloca(self.floats, b.i64(_STREAMS * s.vectors))
+        totals = b.alloca(self.floats, b.i64(STREAMS * s.vectors))
         count = i.sub(end, begin)
-        rounds = i.udiv(i.add(count, b.i64(_STREAMS - 1)), b.i64(_STREAMS))
+        rounds = i.udiv(i.add(count, b.i64(STREAMS - 1)), b.i64(STREAMS))
 
         def one(r: Any, _: list[Any]) -> Sequence[Any]:
             active = i.udiv(i.sub(i.add(count, i.sub(rounds, b.i64(1))), r), rounds)

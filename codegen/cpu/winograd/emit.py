@@ -57,7 +57,7 @@ class _Emitter(TileTransforms, TextEmitter):
         for o in k.operands:
             size = size + o.numel * o.dtype.itemsize
         unit = 2 * s.block * self.points * k.channels * s.group * self.strip
-        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.groups, unit, flops, size, shared=int(s.groups > 1))
+        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.groups, unit, flops, size, shared=s.groups > 1)
 
     def text(self) -> tuple[str, str]:
         s = self.schedule
