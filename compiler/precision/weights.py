@@ -15,6 +15,7 @@ from ...passes.precision import WeightOnly
 
 _DAMPING = 0.01  # of the mean diagonal of the Hessian, as GPTQ's authors use
 _BLOCK = 128  # rows of GPTQ whose updates are gathered before they reach the rest
+_HALF = np.finfo(np.float16)
 
 
 def check_group(k: int, group: int, bits: int) -> None:
@@ -117,10 +118,17 @@ def _range(blocks: np.ndarray, bits: int, symmetric: bool, axis: int = 1) -> tup
         middle = 1 << (bits - 1)
         # The end with the larger magnitude takes the side of the levels that has one more.
         far = np.where(-lo > hi, lo, hi)
-        scales = np.where(far != 0, far / -middle, 1.0)
-        return scales.astype(np.float32), np.full(scales.shape, middle, np.uint8)
-    scales = np.where(hi > lo, (hi - lo) / top, 1.0).astype(np.float32)
+        scales = _halves(np.where(far != 0, far / -middle, 1.0))
+        return scales, np.full(scales.shape, middle, np.uint8)
+    scales = _halves(np.where(hi > lo, (hi - lo) / top, 1.0))
     return scales, np.clip(np.rint(-lo / scales), 0, top).astype(np.uint8)
+
+
+def _halves(scales: np.ndarray) -> np.ndarray:
+    """Scales as float32 that are numbers of float16, before anything is rounded by them: storing them takes half as much then, and
+    loses nothing. Those that are too large or small for it stay."""
+    usual = (np.abs(scales) >= _HALF.smallest_normal) & (np.abs(scales) <= _HALF.max)
+    return np.where(usual, np.where(usual, scales, 1.0).astype(np.float16), scales).astype(np.float32)
 
 
 def _levels(w: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int) -> np.ndarray:

@@ -97,6 +97,33 @@ def test_rounding_to_nearest_is_within_half_a_step(bits, symmetric):
     assert (np.abs(q.dequantize() - w) <= step * 0.501).mean() > 0.9
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scales_are_numbers_of_float16_and_cost_nothing(bits, symmetric, monkeypatch):
+    rng = np.random.default_rng(5)
+    w = rng.standard_normal((256, 40)).astype(np.float32)
+    x = rng.standard_normal((300, 256))
+    made = [
+        weights.nearest(w, bits=bits, symmetric=symmetric),
+        weights.gptq(w, x.T @ x, bits=bits, symmetric=symmetric),
+        weights.awq(w, x.T @ x, bits=bits, symmetric=symmetric),
+    ]
+    assert all(np.array_equal(q.scales, q.scales.astype(np.float16)) for q in made)
+    monkeypatch.setattr(weights, "_halves", lambda scales: scales.astype(np.float32))
+    exact = weights.nearest(w, bits=bits, symmetric=symmetric)
+    assert not np.array_equal(exact.scales, exact.scales.astype(np.float16))
+    lost, least = (np.linalg.norm(q.dequantize() - w) for q in (made[0], exact))
+    assert lost <= 1.01 * least
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e7])
+def test_scales_out_of_float16_s_range_stay_float32(size):
+    w = (np.random.default_rng(6).standard_normal((64, 3)) * size).astype(np.float32)
+    for symmetric in (True, False):
+        q = weights.nearest(w, group=32, symmetric=symmetric)
+        assert np.linalg.norm(q.dequantize() - w) <= 0.1 * np.linalg.norm(w)
+
+
 def test_gptq_and_awq_lose_less_than_rounding_on_correlated_data():
     rng = np.random.default_rng(3)
     mix = rng.standard_normal((160, 160)) * np.exp(rng.standard_normal(160))
