@@ -34,9 +34,17 @@ def text(graph: str, **weights: np.ndarray) -> bytes:
     return model.SerializeToString()
 
 
+def _weights(shape: tuple[int, ...], depth: int) -> np.ndarray:
+    """Evenly spread numbers, of which sums of `depth` products are about as large as the factors; quickly, since there are many."""
+    w = np.random.default_rng(0).random(shape, np.float32)
+    w -= 0.5
+    w *= (12 / depth) ** 0.5
+    return w
+
+
 def _product(m: int, n: int, k: int, precision: str, options: str = "") -> KernelCase:
     def onnx() -> bytes:
-        w = (np.random.default_rng(0).standard_normal((k, n)) / np.sqrt(k)).astype(np.float32)
+        w = _weights((k, n), k)
         return text(f"product (float[{m}, {k}] x) => (float[{m}, {n}] y) {{ y = MatMul(x, w) }}", w=w)
 
     def torch(lib: Any, x: dict[str, Any]) -> Callable[[], Any]:
@@ -60,7 +68,7 @@ def _convolution(batch: int, size: int, channels: int, out: int, kernel: int, st
     shape = (batch, channels, size, size)
 
     def onnx() -> bytes:
-        w = (np.random.default_rng(0).standard_normal((out, channels, kernel, kernel)) / kernel / np.sqrt(channels)).astype(np.float32)
+        w = _weights((out, channels, kernel, kernel), channels * kernel * kernel)
         return text(f"""convolution (float[{batch}, {channels}, {size}, {size}] x) => (float[{batch}, {out}, {result}, {result}] y) {{
             y = Conv<pads = [{pad}, {pad}, {pad}, {pad}], strides = [{stride}, {stride}]>(x, w) }}""", w=w)  # fmt: skip
 
