@@ -13,6 +13,8 @@ from ..target import CpuTarget
 _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.F16: DType.F32, DType.BF16: DType.F32,
         DType.I64: DType.I64, DType.U32: DType.U32, DType.U64: DType.U64}  # fmt: skip
 _UNIT_OPS = 2_000_000  # 10 to 20 µs of one core: far above the cost of handing out a unit
+_BLOCK_ROWS = 126  # of a B that does not stay in the cache: with more, rows of A are gone before the next strip wants them
+_MOST_ROWS = 1024
 _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
 _RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it
 _READ_AGAIN = 4  # B's size over that of A and C up to which each half of the threads reads all of B, and half of the rows
@@ -22,7 +24,7 @@ _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
 _SEGMENT = 24  # elements of the taps of a line that are unrolled
-_SPLIT_BYTES = 1 << 18  # of a strip of B: this much in use and this much on its way, beside the rows of A
+_SPLIT_BYTES = 1 << 17  # of a strip of B: this much in use and this much on its way, beside the rows of A
 _APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
 _SHARE = 4  # log2 of the row tiles that prefetch a strip at most: a cache line of each per four rows of B
 
@@ -151,7 +153,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
         and kernel.diagonal == 1
         and (tiles[0] > 4 or row_tiles > 1)
     ):
-        pieces = steps * step_bytes // (_SPLIT_BYTES if not kernel.b_row else _APART_BYTES)
+        pieces = -(-steps * step_bytes // _SPLIT_BYTES) if not kernel.b_row else steps * step_bytes // _APART_BYTES
         k_block = -(-steps // max(1, pieces))
         if mode == "matmul":
             k_block = -(-k_block // 64) * 64
@@ -209,25 +211,33 @@ def _tiles(m: Dim, tall: int) -> tuple[int, ...]:
     return (tall, tall - 1) if isinstance(m, int) else (tall, tall - 1, 1)
 
 
+def _whole_tiles(rows: int, tall: int) -> int:
+    """Shorter register tiles are slower, so only the last unit has any."""
+    return -(-rows // tall) * tall
+
+
 def _blocks(kernel: ContractKernel, strip: int, strips: Dim, tall: int, taps: int) -> tuple[Dim, Dim]:
-    """(rows per unit, units along m). Symbolic sizes get a fixed number of rows."""
+    """(rows per unit, units along m)."""
     k = kernel.k if isinstance(kernel.k, int) else 512
     # taps read overlapping pixels, so a row of A takes only its channels of the cache
     grouped = kernel.conv is not None and kernel.batch != 1
     row = kernel.lda if grouped and isinstance(kernel.lda, int) else k // taps  # groups share whole pixels
-    rows = max(8 * tall, min(1024, _BLOCK_BYTES // (4 * max(1, row))))
-    if isinstance(kernel.n, int) and kernel.n > strip and 4 * k * kernel.n <= _BLOCK_BYTES // 2:
-        rows = min(rows, max(8 * tall, _RESULT_BYTES // (4 * (kernel.n + k // taps))))
+    rows = min(_MOST_ROWS, _BLOCK_BYTES // (4 * max(1, row)))
+    if not isinstance(kernel.n, int) or 4 * k * kernel.n > _BLOCK_BYTES // 2:
+        rows = min(rows, max(_BLOCK_ROWS, _UNIT_OPS // (2 * max(1, k) * strip)))
+    elif kernel.n > strip:
+        rows = min(rows, _RESULT_BYTES // (4 * (kernel.n + k // taps)))
+    rows = max(8 * tall, rows)
     if isinstance(kernel.m, int):
-        pieces = max(1, -(-kernel.m // rows))
+        pieces = max(1, kernel.m // rows)
         if isinstance(strips, int) and isinstance(kernel.batch, int):
             total = 2 * kernel.m * k * strip * strips * kernel.batch
             wanted = min(8, total // _UNIT_OPS)
             pieces = max(pieces, min(wanted // max(1, strips * kernel.batch), kernel.m // (4 * tall)))
-        block = -(-kernel.m // pieces)
+        block = min(kernel.m, _whole_tiles(-(-kernel.m // pieces), tall))
         return block, -(-kernel.m // block) if kernel.m else 0
-    rows = max(tall, min(rows, 32 * tall))
-    return rows, ceildiv(kernel.m, rows)
+    height = dim_max(1, ceildiv(kernel.m, dim_max(1, floordiv(kernel.m, rows))))
+    return height, ceildiv(kernel.m, height)
 
 
 def _shared(kernel: ContractKernel, strips: Dim, block: Dim, blocks: Dim, tiles: tuple[int, ...], taps: int) -> tuple[Dim, Dim]:
@@ -251,9 +261,8 @@ def _shared(kernel: ContractKernel, strips: Dim, block: Dim, blocks: Dim, tiles:
         uneven = units < _UNEVEN * 2 * -(-units // 2)
         if m < 2 * least or 2 * m * k * n < _UNIT_OPS or (m < enough and not uneven) or blocks % 2 == 0:
             return block, blocks
-        block = -(-m // (blocks + 1))
+        block = _whole_tiles(-(-m // (blocks + 1)), tiles[0])
         return block, -(-m // block)
     halves = 1 + dim_min(1, floordiv(m, enough))
-    pieces = dim_max(1, halves * ceildiv(m, halves * block))
-    rows = dim_max(1, ceildiv(m, pieces))
+    rows = dim_max(1, ceildiv(m, dim_max(1, halves * ceildiv(blocks, halves))))
     return rows, ceildiv(m, rows)
