@@ -57,8 +57,8 @@ def assemble(
         "format": FORMAT,
         "mlc": __version__,
         "target": dict(target),
-        "inputs": _tensors(plan.buffers, "input", plan.input_names, plan.input_dtypes),
-        "outputs": _tensors(plan.buffers, "output", plan.output_names, plan.output_dtypes, plan.output_labels),
+        "inputs": _tensors(plan.buffers, "input", plan.input_names, plan.input_dtypes, dim_expr),
+        "outputs": _tensors(plan.buffers, "output", plan.output_names, plan.output_dtypes, dims.expr, plan.output_labels),
         "buffers": buffers,
         "program": code.words,
         "steps": code.steps,
@@ -128,6 +128,7 @@ def _tensors(
     kind: str,
     names: tuple[str, ...],
     dtypes: Sequence[DType],
+    expr: Callable[[Dim], DimExpr],
     labels: Mapping[int, Sequence[str | int]] | None = None,
 ) -> list[dict[str, Any]]:
     by_index = {b.index: b for b in buffers if b.kind == kind}
@@ -135,7 +136,7 @@ def _tensors(
         raise CodegenError(f"{kind} buffers {sorted(by_index)}", expected=f"one for each of {len(names)} names")
     shown = dtypes or [by_index[i].dtype for i in range(len(names))]
     return [
-        {"name": n, "dtype": d.value, "shape": [dim_expr(x) for x in by_index[i].shape]}
+        {"name": n, "dtype": d.value, "shape": [expr(x) for x in by_index[i].shape]}
         | ({"labels": list(labels[i])} if labels and i in labels else {})
         for i, (n, d) in enumerate(zip(names, shown, strict=True))
     ]

@@ -1,4 +1,6 @@
-"""Dim expressions of a manifest: `int | ["sym", name] | [fn, a, b]`, fn one of add, mul, floordiv, min, max.
+"""Dim expressions of a manifest: `int | ["sym", name] | ["slot", i] | [fn, a, b]`, fn one of add, mul, floordiv, min, max.
+
+A slot is the i-th expression of the same list, which comes before the one that names it.
 
 A `DimTable` holds many of them as one straight-line program without repeated work, because a module with symbolic dims
 evaluates the whole table whenever it meets new sizes (`words.py`).
@@ -15,6 +17,7 @@ DimExpr = int | list[Any]
 
 LIMIT = 2**62  # magnitudes beyond are no sizes; native code computes in 64 bits
 _MAX_DEPTH = 500
+_MOST_SHOWN = 100  # parts of an expression
 
 
 FNS = {"add": 1, "mul": 2, "floordiv": 3, "min": 4, "max": 5}  # as native code numbers them; a floordiv by 0 is 0
@@ -51,10 +54,13 @@ class _Builder:
         self.symbols = tuple(symbols)
         self.stages = stages
         self.known = frozenset(symbols) | frozenset(stages)
+        self.roots: list[int] = []
         self.ids: dict[Any, int] = {}  # key of a node: int constant, symbol name, or (fn, id, id)
 
     def table(self, exprs: Sequence[DimExpr]) -> DimTable:
-        roots = [self._visit(e) for e in exprs]
+        roots = self.roots
+        for e in exprs:
+            roots.append(self._visit(e))
         # Constants and symbols first, then operations in the order met, which is operands before users.
         keys = list(self.ids)
         constants = [k for k in keys if isinstance(k, int)]
@@ -88,6 +94,8 @@ class _Builder:
                 raise ArtifactError(f"bad dim expression {brief(e)}")
             elif len(e) == 2 and e[0] == "sym" and isinstance(e[1], str) and e[1] in self.known:
                 done.append(self._id(e[1]))
+            elif len(e) == 2 and e[0] == "slot" and type(e[1]) is int and 0 <= e[1] < len(self.roots):
+                done.append(self.roots[e[1]])
             elif len(e) == 3 and isinstance(e[0], str) and e[0] in FNS:
                 stack += [(e, depth, True), (e[2], depth + 1, False), (e[1], depth + 1, False)]
             else:
@@ -106,19 +114,22 @@ def brief(value: object) -> str:
         return f"a deeply nested {type(value).__name__}"
 
 
-def show(expr: DimExpr) -> int | str:
-    """An expression as users read it: 3, "B", "2*B + 1"."""
-    return expr if isinstance(expr, int) else _show(expr)
+def show(expr: DimExpr, exprs: Sequence[DimExpr] = ()) -> int | str:
+    """An expression as users read it: 3, "B", "2*B + 1". `exprs`: what slots name."""
+    return expr if isinstance(expr, int) else _show(expr, exprs, [_MOST_SHOWN])
 
 
-def _show(expr: Any, depth: int = 0) -> str:
+def _show(expr: Any, exprs: Sequence[DimExpr], left: list[int]) -> str:
     if not isinstance(expr, list):
         return str(expr)
-    if depth > 20:
+    left[0] -= 1
+    if left[0] < 0:
         return "…"
     if expr[0] == "sym":
         return str(expr[1])
-    a, b = (_show(x, depth + 1) for x in expr[1:])
+    if expr[0] == "slot":
+        return _show(exprs[expr[1]], exprs, left)
+    a, b = (_show(x, exprs, left) for x in expr[1:])
     match expr[0]:
         case "add":
             return f"{a} + {b}"

@@ -15,7 +15,7 @@ from .dimexpr import LIMIT, DimTable, brief, show
 from .elements import HANDLES, dtype_of
 from .handlers import BindHandler, Handler, HostHandler, parse_handlers, stages_of
 
-FORMAT = 2  # 1 had other digests
+FORMAT = 3  # 1 had other digests, 2 no slots in expressions of dims
 
 CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD, EXPECT = range(1, 10)
 KINDS = ("input", "output", "const", "arena", "given", "alias")
@@ -196,7 +196,7 @@ class _Parser:
             if any(type(label) not in (int, str) for label in labels) or (labels and (key == "inputs" or dtype in HANDLES)):
                 raise ArtifactError(f"labels of {key}", expected="texts or whole numbers, for an output that is a tensor")
             kind = "maps" if labels else dtype if dtype in HANDLES else "tensor"
-            infos.append(TensorInfo(_text(t["name"]), dtype_of(dtype), tuple(show(d) for d in shape), kind, labels))
+            infos.append(TensorInfo(_text(t["name"]), dtype_of(dtype), tuple(show(d, exprs) for d in shape), kind, labels))
         if len({i.name for i in infos}) != len(infos) and key == "inputs":
             raise ArtifactError("two inputs have one name")
         return tuple(infos), tuple(shapes)

@@ -123,15 +123,15 @@ class Words:
     def _refusal(self, reason: tuple[Any, ...] | None, table: np.ndarray, symbols: Mapping[str, int]) -> MlcError:
         m, p = self.manifest, self.places
         slots, sizes = table[p.slots : p.sizes].tolist(), table[p.sizes : p.room].tolist()
-        given = show_sizes(symbols)
+        given, exprs = show_sizes(symbols), m.raw["dims"]
         match reason:
             case ("limit", slot, lo, hi, loc):
-                found = f"{show(m.raw['dims'][slot])} = {slots[slot]} (sizes {given})"
+                found = f"{show(exprs[slot], exprs)} = {slots[slot]} (sizes {given})"
                 return InputError(found, expected=f"{slots[lo]} to {slots[hi]}", loc=loc)
             case ("negative", slot):
                 return InputError(f"sizes {given} make a dimension of {slots[slot]} inside the model", remedy="Give larger inputs.")
             case ("unequal", a, b):
-                texts = [str(show(m.raw["dims"][s])) for s in (a, b)]
+                texts = [str(show(exprs[s], exprs)) for s in (a, b)]
                 left, right = (t if t == str(slots[s]) else f"{t} = {slots[s]}" for t, s in zip(texts, (a, b), strict=True))
                 return UnequalError(f"{left} differs from {right} (sizes {given})", expected="equal sizes, for this model to make sense")
             case ("bytes", i):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlc.compiler.slots import dim_expr
+from mlc.compiler.slots import Slots, dim_expr
 from mlc.errors import ArtifactError
 from mlc.ir import ceildiv, dim_max, dim_min, evaluate, floordiv, sym
 from mlc.runtime.dimexpr import DimTable, show
@@ -53,6 +53,20 @@ def test_division_by_zero_is_no_crash():
     assert values([["floordiv", 7, ["sym", "A"]]], {"A": 0}) == [0]
 
 
+def test_dims_made_of_dims_do_not_double():
+    dim = sym("A")
+    for i in range(6):
+        dim = dim_max(floordiv(dim + 1, 2), dim_min(dim, 50 + i)) + dim % 7
+    table = Slots()
+    slot = table.slot(dim)
+    exprs = json.loads(json.dumps(table.exprs))
+    assert len(json.dumps(exprs)) < 4_000
+    assert values(exprs, {"A": 37})[slot] == evaluate(dim, {"A": 37})
+    assert len(show(exprs[slot], exprs)) < 2_000
+    with pytest.raises(ArtifactError):
+        DimTable.build([7, ["slot", 1]], ["A"])
+
+
 def test_text():
     assert show(dim_expr(2 * sym("N") + 1)) == "2*N + 1"
     assert show(3) == 3
@@ -77,6 +91,9 @@ for _ in range(5000):
         ["pow", 2, 2],
         ["add", 1],
         ["add", 1, None],
+        ["slot", 0],
+        ["slot", -1],
+        ["slot", "A"],
         2**63,
         NESTED,
         {},
