@@ -14,7 +14,6 @@ import numpy as np
 
 from .. import compile as compile_model
 from ..errors import MlcError
-from ..runtime.cuda.module import CudaModule
 from . import suite
 from .gpu_cases import KernelCase, cases
 
@@ -145,7 +144,7 @@ class _Torch:
             return {}
         modules = {f"mlc {precision}": module}
         if precision == "bf16":
-            modules["mlc bf16, overlapping"] = CudaModule(module.parts, overlap=True)
+            modules["mlc bf16, overlapping"] = type(module)(module.parts, overlap=True)
         return {n: partial(m.run, self.feeds, stream=self.stream, wait=False) for n, m in modules.items()}
 
 
