@@ -71,9 +71,18 @@ class Handles:
                 return self._strings[handles]
             except IndexError:
                 raise _nothing() from None
-        out = np.empty(handles.size, object)
-        flat, new, more = handles.ravel().tolist(), len(self._strings), self._more
-        out[:] = [more[h - new] if new <= h < new + len(more) else self.value(h) for h in flat]
+        flat = handles.ravel().tolist()
+        if not flat:
+            return np.empty(handles.shape, object)
+        new = len(self._strings)
+        if min(flat) >= new:  # what this run met, mostly
+            first, known = new, self._more
+        else:
+            first, known = 0, [*self._strings.tolist(), *self._more]
+        if min(flat) < 0 or max(flat) >= first + len(known):
+            raise _nothing()
+        out = np.empty(len(flat), object)
+        out[:] = [known[h - first] for h in flat]
         return out.reshape(handles.shape)
 
 

@@ -13,7 +13,7 @@ from .stages import Stages
 from .words import ADD, AT_MOST, COPY, END, EQUAL, LOAD, MAX, MOVE, MUL, POINT, SWAP, Words
 
 SPARE = 4  # memory of so many times the size is not kept for it
-KEPT = 1 << 14  # bytes: smaller memories are neither dropped when a program is done with them, nor after its run
+KEPT = 1 << 16  # bytes: smaller memories are neither dropped when a program is done with them, nor after its run
 
 
 class Shortcuts:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ...ir import Dim, DType, Shape, Value, is_static, prod
+from ...ir import Dim, DType, Shape, Value, floordiv, is_static, prod, upper
 from ..expr import Bits, Call, Cast, E, Load, Num
 from ..kernel import LoopKernel, Operand, Reduction, Store
 from ..simplify import Affine, Atom, axis, axis_expr, strides_of, substitute_axes, to_expr
 
+_MOST_COPIES = 15  # neighbours that vectors are interleaved for,
+_LINE = 64  # bytes of operands that are worth it
 _HELD = {DType.I4: DType.I8, DType.I2: DType.I8, DType.U4: DType.U8, DType.U2: DType.U8}
 
 
@@ -221,6 +223,19 @@ def finish(k: KernelBuilder, stages: Sequence[Reduction], stores: Sequence[Store
                    for s in stores)  # fmt: skip
     operands = tuple(Operand(*numel(b), written=b in written) for b in f.operands)
     return LoopKernel(axes or (1,), reduce_axes, operands, stages, stores, inward), tuple(f.operands)
+
+
+def repeats(value: E, shape: Shape) -> int:
+    """How many neighbours along the last axis share an element of some operand, as in images that are made larger; 1 on short lines."""
+    last = axis(len(shape) - 1, shape[-1]) if shape else None
+    for e in reachable([value]):
+        for x in nested(e.value) if isinstance(e, Index) else ():
+            for a in x.terms:
+                if a.kind == "div" and a.args[0] == last and isinstance(times := a.args[1], int) and times <= _MOST_COPIES:
+                    elements = floordiv(shape[-1], times)
+                    if elements * times == shape[-1] and upper(elements) * value.dtype.itemsize >= _LINE:
+                        return times
+    return 1
 
 
 def empty(shape: Shape) -> bool:

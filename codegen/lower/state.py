@@ -9,14 +9,14 @@ from itertools import accumulate
 import numpy as np
 
 from ...errors import CodegenError
-from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, dim_min, lower, prod, symbols_of
+from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, dim_min, floordiv, lower, prod, symbols_of
 from ...ir.ops import Concat, Conv, MatMul, Pool, Reduce, Reshape, Transpose
 from ..expr import E
 from ..kernel import Kernel, Reduction, Store
 from ..packing import Deferred
 from ..plan import Buffer, PlanStep, Step
 from ..simplify import Affine, ravel, strides_of, unravel
-from .builder import KernelBuilder, View, computed, convert, finish, nested, number
+from .builder import KernelBuilder, View, computed, convert, finish, nested, number, repeats
 from .fusion import ANCHORS, Fusion
 from .scattered_taps import ScatterCosts
 from .winograd import ConvCosts
@@ -264,8 +264,14 @@ class Lowering:
     def materialise_plain(self, v: Value) -> None:
         check(v)
         k = KernelBuilder(v.shape)
-        to, index, placed = self.destination(v, k.index)
-        self.loop(k, (), [k.store(to, index, self.read(k, v, k.index))], self.fusion.locations(v))
+        value = self.read(k, v, k.index)
+        here = k.index
+        if (times := repeats(value, v.shape)) > 1:  # an axis for the elements and one for their copies, which are woven
+            k = KernelBuilder((*v.shape[:-1], floordiv(v.shape[-1], times), times))
+            here = (*k.index[:-2], k.index[-2] * times + k.index[-1])
+            value = self.read(k, v, here)
+        to, index, placed = self.destination(v, here)
+        self.loop(k, (), [k.store(to, index, value)], self.fusion.locations(v))
         self.views[placed] = to
 
     def destination(self, v: Value, index: tuple[Affine, ...]) -> tuple[View, tuple[Affine, ...], Value]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from lowering import ap, graph, run, tensor
-from mlc.ir import DType, const, sym
+from mlc.ir import DType, Node, const, sym
 from mlc.ir.ops import (
     Add,
     Cast,
@@ -184,3 +184,23 @@ def test_rows_picked_by_indices_are_computed_as_rows(channels: int, kernels: int
     rows = ap(Mul(), ap(Gather(0), x, at), w)
     plan = run(graph([x, at, w], ap(Transpose((1, 0)), ap(Add(), rows, ap(Gather(0), x, ap(Add(), at, const(np.array(1))))))))
     assert len(plan.steps) == kernels
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize("dtype", [DType.F32, DType.U8, DType.F16])
+@pytest.mark.parametrize("width", [64, 33, "W"])
+def test_copies_of_neighbours_have_an_axis(factor, dtype, width):
+    """Images that are made larger by whole factors: the last axis is that of the elements and one of their copies."""
+    size = sym("W") if width == "W" else width
+    x, y = tensor(2, 3, size, dtype=dtype), tensor(2, 3 * factor, size * factor, dtype=dtype)
+    larger = Node.make(
+        Resize((2, 3 * factor, size * factor), (1.0, float(factor), float(factor)), "nearest", "asymmetric", "floor"),
+        (x,),
+    ).out
+    g = graph([x, y], ap(Add(), larger, y), ap(Cast(DType.F32), larger))
+    rng = np.random.default_rng(0)
+    arrays = [(8 * rng.random((2, 3 * f, 70 * f if width == "W" else width * f))).astype(dtype.np) for f in (1, factor)]
+    wide = arrays[0].repeat(factor, 1).repeat(factor, 2)
+    plan = run(g, arrays, [wide + arrays[1], wide.astype(np.float32)], W=70)
+    short = width == 33 and dtype is not DType.F32  # not worth it
+    assert short or any(step.kernel.axes[-1] == factor for step in plan.steps)
