@@ -87,11 +87,11 @@ def test_small_results_need_no_handlers_once_there_is_memory(monkeypatch):
     calls, earlier = [], []
     handle = Run.handle
     monkeypatch.setattr(Run, "handle", lambda self, k: (calls.append(k), handle(self, k)))
-    for rows in (9, 9, 0, 5, 9, 3000, 9, 1):
+    for rows in (9, 9, 0, 5, 9, KEPT // 8, 9, 1):
         for share in (0.5, 0.0, 1.0, 0.2):
             x, m = rng.standard_normal((rows, 4)).astype("f"), rng.random(rows) < share
             earlier.append((module.run({"x": x, "m": m})["y"], 2 * x[m]))
-        if rows == 3000:
+        if rows == KEPT // 8:
             assert calls  # larger than what is kept
             calls.clear()
     for got, want in earlier:  # no run wrote to results of another
@@ -105,7 +105,7 @@ def test_small_results_need_no_handlers_once_there_is_memory(monkeypatch):
 
 def test_memory_of_large_results_is_given_back():
     module = mlc.compile(compress(), threads=1)
-    x, m = np.ones((5000, 4), "f"), np.ones(5000, bool)
+    x, m = np.ones((KEPT // 8, 4), "f"), np.ones(KEPT // 8, bool)
     module.run({"x": x, "m": m})
     (execution,) = module._last.idle
     assert all(a.nbytes <= KEPT for owners in execution.memory.values() for a in owners)
@@ -114,7 +114,7 @@ def test_memory_of_large_results_is_given_back():
 
 def test_a_run_that_is_broken_off_leaves_no_memory(monkeypatch):
     module = mlc.compile(compress(), threads=1)
-    x, m = np.ones((5000, 4), "f"), np.ones(5000, bool)
+    x, m = np.ones((KEPT // 8, 4), "f"), np.ones(KEPT // 8, bool)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_settle", lambda self: 1 // 0)
         with pytest.raises(ZeroDivisionError):
