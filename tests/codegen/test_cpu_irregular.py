@@ -115,6 +115,7 @@ def test_running_sums(dtype, axis):
 
 @pytest.mark.parametrize(("dtype", "shape"), [
     (DType.F32, (200, 3)), (DType.I64, (9, 7)), (DType.F64, (100,)), (DType.F32, (300,)), (DType.I32, (2, 65)), (DType.F32, (40, 1)),
+    (DType.F32, (9, 28)), (DType.F64, (7, 100)), (DType.F32, (5, 2, 130)), (DType.F32, (3, 300)),
 ])  # fmt: skip
 def test_running_sums_of_sizes_known_at_once(dtype, shape):
     """Rows shorter than a vector, rows that are no whole vectors, columns side by side; in the order of vectors and of elements."""

@@ -307,6 +307,12 @@ class _Writer(Tiled, RunningStores, LineUnits):
         at = start
         if known is None or known >= g * w:
             at = run(g * w, at)
+        if self.running is not None and g > 1:  # a vector alone would wait for itself as long as several
+            if known is None or known % (g * w):
+                left = b.ir.sub(stop, at)
+                with b.ir.if_then(b.ir.icmp_signed("<", at, stop)):
+                    self._point(axes, at, w, g, [b.below(b.ir.sub(left, b.i64(j * w)), w) for j in range(g)])
+            return
         if g > 1 and (known is None or known % (g * w) >= w):
             at = run(w, at)
         if not whole and (known is None or known % w):
@@ -315,6 +321,7 @@ class _Writer(Tiled, RunningStores, LineUnits):
 
     # one point (or group of vectors) of the parallel axes -----------------------------------------------------------
     def _point(self, outer: dict[int, Any], start: Any, lanes: int, group: int, mask: Any) -> None:
+        """`mask`: one for all vectors, or a list of one for each."""
         axis, w = self.plan.axis, self.plan.width
         scopes = []
         for ahead in range(self.together):
@@ -322,7 +329,8 @@ class _Writer(Tiled, RunningStores, LineUnits):
                 axes = dict(outer)
                 if start is not None:
                     axes[axis] = start
-                scopes.append(Scope(axes, lanes, mask, [], {}, g * w, ahead))
+                own = mask[g] if isinstance(mask, list) else mask
+                scopes.append(Scope(axes, lanes, own, [], {}, g * w, ahead))
         for number, stage in enumerate(self.k.stages):
             results = self._stage(number, stage, scopes)
             for s, r in zip(scopes, results, strict=True):

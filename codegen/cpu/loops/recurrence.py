@@ -17,7 +17,8 @@ def vectors(k: LoopKernel, r: Running, width: int) -> tuple[int, int]:
     assert form is not None
     side = [a for a in range(n) if form[1].get(a) == 1 and k.axes[a] != 1]
     if side:
-        return side[0], max(1, min(_CHAINS, upper(k.axes[side[0]]) // width))
+        needed = -(-upper(k.axes[side[0]]) // width)
+        return side[0], -(-needed // -(-needed // _CHAINS))  # about equally many at a time
     if form[1].get(n) != 1:
         return -1, 1
     size = k.reduce_axes[0]
