@@ -2,9 +2,9 @@
 
     y = conv(…);  dotconv(cast<bf16>(y), …);  add(y, …)   →   z = cast<bf16>(y);  dotconv(z, …);  add(cast<f32>(z), …)
 
-A layer's result is then stored in 16 bits alone: residual sums and pools read half the bytes, and no kernel only converts. Of two
-products that are summed and rounded then, the first is stored too, and so is rounded as any other residual is.
-Sums, norms and softmax still compute in float32.
+A layer's result is then stored in 16 bits alone: residual sums, pools and depthwise convolutions between layers read half the bytes,
+and no kernel only converts. Of two products that are summed and rounded then, the first is stored too, and so is rounded as any
+other residual is. Sums, norms and softmax still compute in float32.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir import Const, DType, Elementwise, Graph, Input, Node, Value
-from ..ir.ops import Cast, Concat, DotConv, DotMatMul, Pool, Reduce, Reshape, Slice, Transpose
+from ..ir.ops import Cast, Concat, Conv, DotConv, DotMatMul, Pool, Reduce, Reshape, Slice, Transpose
 from .base import Pass, PassContext, apply
 
 _MOVES = (Concat, Transpose, Reshape, Slice)
@@ -45,9 +45,24 @@ class SharedRounding(Pass):
         return (
             v not in graph.kept
             and v.dtype is DType.F32
-            and any(self._rounds(n) for n in users)
-            and all(self._rounds(n) or isinstance(n.op, _READERS) for n in users)
+            and any(self._rounds(n) or self._between(graph, n, v) for n in users)
+            and all(self._rounds(n) or isinstance(n.op, _READERS) or self._between(graph, n, v) for n in users)
         )
+
+    def _between(self, graph: Graph, node: Node, v: Value) -> bool:
+        """Whether the node is a depthwise convolution of v whose result is rounded, maybe behind elementwise operations: bytes
+        are what takes its time."""
+        if type(node.op) is not Conv or node.op.groups == 1 or node.inputs[1].shape[-2] != 1 or node.inputs[0] != v:
+            return False
+        out = node.out
+        for _ in range(_ROUNDS):
+            users = graph.uses.get(out, ())
+            if out not in graph.kept and any(self._rounds(n) for n in users):
+                return True
+            if not self._alone(graph, out) or not isinstance(users[0].op, Elementwise):
+                return False
+            out = users[0].out
+        return False
 
     def _hoisted(self, graph: Graph) -> Graph:
         """Moves and maxima of what is rounded next: of the rounded operands. Rounding keeps order."""

@@ -215,6 +215,8 @@ class Fusion:
                 return ("in", c), False
             case Softmax() | LayerNorm() | RMSNorm() if position == 0:
                 return ("in", c), True
+            case Conv() if position == 0 and _widens(v.node) and not is_contraction(c):
+                return ("in", c), True
             case MatMul() if is_dot(c):
                 return (("in", c), True) if move else (None, False)
             case MatMul() if position == 1 and not isinstance(v.node.op, Const):

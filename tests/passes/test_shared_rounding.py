@@ -2,6 +2,7 @@
 
 import numpy as np
 from mlc.codegen.lower.fusion import Fusion
+from mlc.compiler.api import compile_graph
 from mlc.ir import DType, Graph, Input, Node, TensorType, const
 from mlc.ir.ops import Add, Cast, Concat, Conv, DotMatMul, LayerNorm, Pool, Relu
 from mlc.passes.base import PassContext, apply
@@ -62,6 +63,36 @@ def test_maxima_and_moves_are_of_rounded_numbers():
     assert pool.out.dtype is DType.BF16 and all(v.dtype is DType.BF16 for v in pool.inputs[0].node.inputs)
     data = RNG.standard_normal((1, 6, 6, 4)).astype(np.float32)
     assert np.array_equal(graph.evaluate(data)[0], new.evaluate(data)[0])  # rounding keeps order
+
+
+def depthwise_between(kept):
+    x = placeholder(1, 9, 9, 8)
+    y = apply(Relu(), convolution(x, weights(1, 1, 8, 20), "a"))
+    deep = apply(Conv((2, 2), (1, 1), (1, 1), (1, 1), 20), y, weights(3, 3, 1, 20), loc=("deep",))
+    z = convolution(apply(Relu(), deep), weights(1, 1, 20, 6), "b")
+    graph = lowered(x, z, "a", "b")
+    if not kept:
+        return graph
+    (deep,) = (n for n in graph.nodes if type(n.op) is Conv)
+    return Graph(graph.inputs, (*graph.outputs, deep.out), ("x",), ("y", "deep"))
+
+
+def test_depthwise_convolutions_between_layers_read_rounded_numbers():
+    graph = depthwise_between(kept=False)
+    new = shared(graph)
+    (deep,) = (n for n in new.nodes if type(n.op) is Conv)
+    wide = deep.inputs[0]
+    (narrow,) = wide.node.inputs
+    assert wide.node.op == Cast(DType.F32) and narrow.dtype is DType.BF16
+    fusion = Fusion(new, True)
+    assert fusion.stored(narrow) and not fusion.stored(wide)  # two bytes each are written, and read
+    data = RNG.standard_normal((1, 9, 9, 8)).astype(np.float32)
+    near(graph, new, data, 1e-2)
+    got = compile_graph(new).run({"x": data})["y"]
+    (want,) = new.evaluate(data)
+    assert np.linalg.norm(got - want) <= 5e-3 * np.linalg.norm(want)  # a sum beside the middle of two numbers may round either way
+    graph = depthwise_between(kept=True)
+    assert shared(graph) is graph
 
 
 def test_norms_and_outputs_keep_their_operands():

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from ....errors import CodegenError, ScheduleError
-from ....ir import Dim, ceildiv, floordiv
+from ....ir import Dim, DType, ceildiv, floordiv
 from ...kernel import ContractKernel
 from ...packing import padded_k
 from ..target import CpuTarget
@@ -24,7 +24,7 @@ _CONFLICT = 2048  # bytes between rows of A: 16 of them meet in so few sets of t
 _COPIED = 128  # columns of B from which copying such rows is worth it
 _STRIPS = 2  # of B, that a unit has for the sake of more units
 _SCRATCH = 1 << 20  # bytes of copied rows of A at most: they lie on the stack
-_SHORT_ROW = 32  # bytes of K that half fill a tile register: vectors take no longer
+_SHORT_ROW = 32  # bytes of K that half fill a tile register: vectors take no longer, of integers
 _UNIT_OPS = 8_000_000  # 4 to 20 µs of one core
 _HEIGHTS = {"tiles": (32, 16), 16: (12, 4, 1), 8: (2, 1), 4: (1,)}  # rows of a register tile, by lanes of a vector
 
@@ -85,7 +85,8 @@ def schedule_dot(kernel: ContractKernel, target: CpuTarget, hints: DotHints = NO
 def _by_rules(kernel: ContractKernel, target: CpuTarget, on_vectors: bool) -> DotSchedule:
     kind = dot_kind(kernel.operands[0].dtype, kernel.operands[1].dtype)
     how = instruction(kind, target)
-    if on_vectors or (how == "tiles" and isinstance(kernel.k, int) and kernel.k * kind.a.itemsize <= _SHORT_ROW):
+    short = kind.a is DType.U8 and isinstance(kernel.k, int) and kernel.k <= _SHORT_ROW
+    if on_vectors or (how == "tiles" and short):
         how = vector_instruction(kind, target)
     lanes = target.vector_bits // 32
     if kernel.panel % lanes or (how == "tiles" and kernel.panel != 32):
