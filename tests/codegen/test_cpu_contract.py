@@ -346,3 +346,24 @@ def test_block_diagonal(inputs, outputs, blocks, batch, target):
     assert (y[-PAD:] == 7).all(), "wrote past the end"
     close(slow[:-PAD].reshape(want.shape), want)
     close(y[:-PAD].reshape(want.shape), want)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(2, 330, 500), (3, 512, 300), (4, 200, 700), (9, 100, 520), (33, 70, 260), (130, 64, 1030), (259, 80, 600)]
+)
+def test_blocks_of_k(m, n, k, target):
+    """Partial sums rest between blocks; few rows have short ones, and B prefetched where it is large."""
+    want, got, _ = matmul(m, n, k, target=target, parts=2)
+    close(got, want)
+
+
+def test_what_few_rows_get():
+    def schedule(m, n, k):
+        kernel = ContractKernel(1, m, n, k, (Operand(F, 1),) * 3, k, 0, 0, n, 0, ACC)
+        return schedule_contract(kernel, parse("cpu:x86-64-v4"))
+
+    assert [schedule(m, 1024, 1024).prefetch for m in (1, 2, 4, 9)] == [False, True, True, True]
+    assert not schedule(3, 256, 256).prefetch  # B stays in the cache
+    assert schedule(33, 1024, 1024).k_block == 128 and not schedule(33, 1024, 200).split
+    assert schedule(130, 1024, 1024).k_block == 512 and not schedule(1, 1024, 1024).split

@@ -25,6 +25,9 @@ _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
 _SEGMENT = 24  # elements of the taps of a line that are unrolled
 _SPLIT_BYTES = 1 << 17  # of a strip of B: this much in use and this much on its way, beside the rows of A
+_FEW_ROWS = 64  # up to which memory sets the pace: lines of the second-level cache would be in the way of those that come from it
+_FIRST_BYTES = 1 << 15  # of a strip of B then: it stays in the first-level cache
+_STREAM_BYTES = 1 << 19  # of a B that does not wait in the second-level cache, so that up to four rows have it prefetched too
 _APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
 _SHARE = 4  # log2 of the row tiles that prefetch a strip at most: a cache line of each per four rows of B
 
@@ -145,15 +148,20 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     steps = kernel.k if mode == "matmul" else taps
     step_bytes = (1 if mode == "matmul" else kernel.k // taps) * kernel.panel * dtype.itemsize
     row_tiles = -(-whole_block // tiles[0]) if isinstance(whole_block, int) else 8
+    # A single row reads as fast as memory gives by itself.
+    size = kernel.batch * kernel.k * kernel.n * dtype.itemsize
+    streams = mode == "matmul" and tiles[0] > 1 and isinstance(size, int) and size >= _STREAM_BYTES
     k_block = 0
     if (
         isinstance(steps, int)
         and isinstance(step_bytes, int)
         and mode != "segments"
         and kernel.diagonal == 1
-        and (tiles[0] > 4 or row_tiles > 1)
+        and (tiles[0] > 4 or row_tiles > 1 or streams)
     ):
-        pieces = -(-steps * step_bytes // _SPLIT_BYTES) if not kernel.b_row else steps * step_bytes // _APART_BYTES
+        few = mode == "matmul" and isinstance(kernel.m, int) and kernel.m <= _FEW_ROWS and steps * step_bytes >= 2 * _FIRST_BYTES
+        piece = _APART_BYTES if kernel.b_row else _FIRST_BYTES if few else _SPLIT_BYTES
+        pieces = -(-steps * step_bytes // piece) if not kernel.b_row else steps * step_bytes // piece
         k_block = -(-steps // max(1, pieces))
         if mode == "matmul":
             k_block = -(-k_block // 64) * 64
@@ -161,7 +169,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
             k_block = max(0, hints.k_block)
         if k_block >= steps:
             k_block = 0
-    prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1)) and kernel.panel == strip and not kernel.b_row
+    prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1) or streams) and kernel.panel == strip and not kernel.b_row
     prefetch = prefetch and kernel.diagonal == 1
     return ContractSchedule(
         acc, lanes, vectors, tiles, tail_tiles, tail, mode, unroll, k_multiple,
