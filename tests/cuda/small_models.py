@@ -38,6 +38,17 @@ def cnn() -> bytes:
         w1=(8, 3, 3, 3), b1=(8,), w2=(8, 1, 3, 3), w3=(8, 5), b3=(5,))  # fmt: skip
 
 
+def unet() -> bytes:
+    """Two levels. Convolutions of equal sizes, large enough for tensor cores, write whole tensors and parts of wider ones."""
+    return model("""unet (float[N, 8, 16, 16] x) => (float[N, 2, 16, 16] y) {
+        a0 = Conv<pads = [1, 1, 1, 1]>(x, w1, b1)  a = Relu(a0)  p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(a)
+        q0 = Conv<pads = [1, 1, 1, 1]>(p, w2, b2)  q = Relu(q0)
+        c0 = Conv<pads = [1, 1, 1, 1]>(q, w3, b2)  c = Relu(c0)  d0 = Conv<pads = [1, 1, 1, 1]>(c, w3, b2)  d = Relu(d0)
+        e = Concat<axis = 1>(c, d)  u = ConvTranspose<strides = [2, 2]>(e, w4, b1)  j = Concat<axis = 1>(u, a)
+        f0 = Conv<pads = [1, 1, 1, 1]>(j, w5, b1)  f = Relu(f0)  y = Conv(f, w6) }""",
+        w1=(32, 8, 3, 3), b1=(32,), w2=(32, 32, 3, 3), b2=(32,), w3=(32, 32, 3, 3), w4=(64, 32, 2, 2), w5=(32, 64, 3, 3), w6=(2, 32, 1, 1))  # fmt: skip
+
+
 def heads() -> bytes:
     """Two heads of 8 of queries, keys and values that are three products of one input."""
     return model("""heads (float[1, L, 16] x) => (float[1, L, 16] y) {

@@ -12,7 +12,7 @@ import small_models
 from mlc.errors import DeviceError, InputError
 from mlc.runtime.cuda.module import CudaModule
 from test_coverage import RUN
-from test_module import CASES, agree, floats
+from test_module import CASES, SIXTEEN_BITS, agree, floats
 
 
 def compiled(name: str, **options):
@@ -99,6 +99,13 @@ def test_lower_precision(precision: str, limit: float) -> None:
     feeds = {"x": floats(40, 16)}
     exact, got = (compiled("mlp", precision=p)[0].run(feeds)["y"] for p in ("fp32", precision))
     assert 0 < np.linalg.norm(got - exact) / np.linalg.norm(exact) < limit
+
+
+@pytest.mark.parametrize("name,shape,precision,limit", SIXTEEN_BITS)
+def test_models_in_16_bits(name: str, shape: tuple[int, ...], precision: str, limit: float) -> None:
+    feeds = {"x": floats(*shape)}
+    (exact,), (got,) = (compiled(name, precision=p)[0].run(feeds).values() for p in ("fp32", precision))
+    assert 0 < np.linalg.norm(got - exact) < limit * np.linalg.norm(exact)
 
 
 def test_tf32() -> None:
