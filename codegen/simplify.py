@@ -240,8 +240,18 @@ def axis_expr(index: int) -> E:
     return Axis(index, dtype=DType.I64)
 
 
-def substitute_axes(x: Affine, new: Mapping[int, Affine], leaf: Callable[[Atom], Atom], memo: dict[Affine, Affine]) -> Affine:
-    """Replace loop variables by affine expressions, in nested atoms too."""
+def nested(x: Affine) -> list[Affine]:
+    """x and the affine expressions inside its atoms."""
+    out = [x]
+    for y in out:
+        out.extend(a.args[0] for a in y.terms if a.kind in ("div", "min", "max"))
+    return out
+
+
+def substitute_axes(
+    x: Affine, new: Mapping[int, Affine], leaf: Callable[[Atom], Atom], memo: dict[Affine, Affine], *, apart: bool = False
+) -> Affine:
+    """Replace loop variables by affine expressions, in nested atoms too. `apart`: they became sums, whose quotients may be simpler."""
     if x in memo:
         return memo[x]
     out = Affine({}, x.const)
@@ -250,8 +260,11 @@ def substitute_axes(x: Affine, new: Mapping[int, Affine], leaf: Callable[[Atom],
             case "axis":
                 out = out + new[a.args[0]] * c
             case "div" | "min" | "max":
-                inner = substitute_axes(a.args[0], new, leaf, memo)
-                out = out + Affine({Atom(a.kind, (inner, a.args[1]), a.lo, a.hi): c})
+                inner = substitute_axes(a.args[0], new, leaf, memo, apart=apart)
+                if apart and a.kind == "div":
+                    out = out + div(inner, a.args[1]) * c
+                else:
+                    out = out + Affine({Atom(a.kind, (inner, a.args[1]), a.lo, a.hi): c})
             case _:
                 out = out + Affine({leaf(a): c})
     memo[x] = out

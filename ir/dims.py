@@ -160,7 +160,7 @@ def floordiv(a: Dim, b: Dim) -> Dim:
         raise VerifyError(f"dimension {a} divided by zero")
     if isinstance(a, int) and isinstance(b, int):
         return a // b
-    if b == 1:
+    if b == 1 or a == 0:
         return a
     exact = _divide_exact(a, b)
     if exact is not None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ...ir import Dim, DType, Shape, Value, floordiv, is_static, prod, upper
 from ..expr import Bits, Call, Cast, E, Load, Num
 from ..kernel import LoopKernel, Operand, Reduction, Store
-from ..simplify import Affine, Atom, axis, axis_expr, strides_of, substitute_axes, to_expr
+from ..simplify import Affine, Atom, axis, axis_expr, nested, strides_of, substitute_axes, to_expr
+from .split_axes import split_axes
 
 _MOST_COPIES = 15  # neighbours that vectors are interleaved for,
 _LINE = 64  # bytes of operands that are worth it
@@ -124,14 +125,6 @@ def children(e: E) -> tuple[E, ...]:
     return ()
 
 
-def nested(x: Affine) -> list[Affine]:
-    """x and the affine expressions inside its atoms."""
-    out = [x]
-    for y in out:
-        out.extend(a.args[0] for a in y.terms if a.kind in ("div", "min", "max"))
-    return out
-
-
 def reachable(roots: Iterable[E]) -> list[E]:
     seen: dict[int, E] = {}
     stack = list(roots)
@@ -146,12 +139,13 @@ def reachable(roots: Iterable[E]) -> list[E]:
 class Finisher:
     """Rewrites expressions: operands by number, collapsed axes, `Index` to arithmetic."""
 
-    def __init__(self, operands: Sequence[int] = (), new_axes: dict[int, Affine] | None = None) -> None:
+    def __init__(self, operands: Sequence[int] = (), new_axes: dict[int, Affine] | None = None, apart: bool = False) -> None:
         self.operands: dict[int, int] = {b: i for i, b in enumerate(operands)}
         self.new_axes = new_axes
         self._done: dict[int, tuple[E, E]] = {}
         self._affine: dict[Affine, E] = {}
         self._moved: dict[Affine, Affine] = {}
+        self._apart = apart
 
     def operand(self, buffer: int) -> int:
         return self.operands.setdefault(buffer, len(self.operands))
@@ -169,7 +163,11 @@ class Finisher:
             case Bits():
                 out = Bits(self(e.arg), e.source, dtype=e.dtype)
             case Index():
-                x = e.value if self.new_axes is None else substitute_axes(e.value, self.new_axes, lambda a: a, self._moved)
+                x = (
+                    e.value
+                    if self.new_axes is None
+                    else substitute_axes(e.value, self.new_axes, lambda a: a, self._moved, apart=self._apart)
+                )
                 out = to_expr(x, self._leaf, self._affine)
             case _:
                 out = e
@@ -211,12 +209,21 @@ def finish(k: KernelBuilder, stages: Sequence[Reduction], stores: Sequence[Store
     """The kernel and its buffers in operand order. `numel` gives dtype and number of elements of a buffer."""
     roots = [r.value for r in stages] + [e for s in stores for e in (s.offset, s.value, s.guard) if e is not None]
     indices = list(dict.fromkeys(x for e in reachable(roots) if isinstance(e, Index) for x in nested(e.value)))
+    reduce_axes, apart = split_axes(k.parallel, k.reduce_axes, indices)
+    split = len(reduce_axes) > len(k.reduce_axes)
+    if split:
+        moved: dict[Affine, Affine] = {}
+        indices = list(dict.fromkeys(y for x in indices for y in nested(substitute_axes(x, apart, lambda a: a, moved, apart=True))))
     axes, new = collapse(k.axes, 0, indices, 0)
     base = max(len(axes), 1)
-    reduce_axes, new_reduce = collapse(k.reduce_axes, len(k.axes), indices, base)
+    reduce_axes, new_reduce = collapse(reduce_axes, len(k.axes), indices, base)
     if k.reduce_axes and not reduce_axes:
         reduce_axes = (1,)
-    f = Finisher(new_axes=new | new_reduce)
+    new |= new_reduce
+    if split:
+        moved = {}
+        new = {i: substitute_axes(x, new, lambda a: a, moved) for i, x in apart.items()}
+    f = Finisher(new_axes=new, apart=split)
     written = {s.operand for s in stores}
     stages = tuple(Reduction(r.fn, f(r.value)) for r in stages)
     stores = tuple(Store(f.operand(s.operand), f(s.offset), f(s.value), s.per_element, None if s.guard is None else f(s.guard))

@@ -15,8 +15,8 @@ from ..expr import E
 from ..kernel import Kernel, Reduction, Store
 from ..packing import Deferred
 from ..plan import Buffer, PlanStep, Step
-from ..simplify import Affine, ravel, strides_of, unravel
-from .builder import KernelBuilder, View, computed, convert, finish, nested, number, repeats
+from ..simplify import Affine, nested, ravel, strides_of, unravel
+from .builder import KernelBuilder, View, computed, convert, finish, number, repeats
 from .fusion import ANCHORS, Fusion
 from .scattered_taps import ScatterCosts
 from .winograd import ConvCosts

@@ -81,6 +81,7 @@ def test_quotients_of_shifted_quotients():
     twice = floordiv(floordiv(s + 1, 2) + 1, 2)
     assert twice == floordiv(s - 1, 4) + 1 == floordiv(s + 3, 4)
     assert floordiv(dim_min(s, 3), 4) == 0
+    assert floordiv(0, s) == 0
     for n in range(9):
         assert evaluate(twice, {"s": n}) == ((n + 1) // 2 + 1) // 2
 
