@@ -25,6 +25,7 @@ from ..errors import TargetError
 from ..ir import Dim, DType, dim_max
 from ..ir.dims import floordiv
 from ..passes.base import Runnable
+from ..passes.long_reductions import LongReductions
 from ..passes.merge_products import MergeProducts
 from ..passes.pipelines import CLEAN
 from ..passes.wide_products import WideProducts
@@ -139,7 +140,7 @@ class CpuBackend:
         return None
 
     def passes(self, opt_level: int) -> tuple[Runnable, ...]:
-        return (WideProducts(), CLEAN) if opt_level > 0 else ()
+        return (WideProducts(), CLEAN, LongReductions()) if opt_level > 0 else ()
 
     def emit(self, plan: Plan) -> dict[int, Emitted]:
         return _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: self._emit(step.kernel)), self._written)
