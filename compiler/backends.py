@@ -130,6 +130,7 @@ class CpuBackend:
             diagonal=True,
             overwrite=opt_level > 0,
             planes=opt_level > 0,
+            passes=opt_level > 0,
             attention_units=_ATTENTION_UNITS if opt_level > 0 else 0,
             checks=True,
             winograd=None if exact or opt_level == 0 else ConvCosts(),

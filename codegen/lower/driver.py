@@ -37,6 +37,7 @@ from .host import HostCall, chained, emit_host, encode_handles, unmapped
 from .in_place import share_memory
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
 from .moves import define_elementwise, define_move
+from .pools import separate_pools
 from .recurrent import emit_recurrent
 from .rotary import emit_rotary
 from .scattered_taps import scatter_taps
@@ -80,6 +81,8 @@ def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: S
     """Steps that read `inputs` and write `outputs`. Nested graphs come back here, one level per nesting."""
     if options.scatter is not None:
         graph = scatter_taps(graph, options.scatter)  # makes transposed convolutions, which are decomposed
+    if options.passes:
+        graph = separate_pools(graph)
     graph = decompose(graph, options.attention, options.ranked)
     if options.opt_level > 0:
         graph = hoist(graph if options.panel == 1 else swap_few_rows(graph))  # B that lies by columns is read as it is

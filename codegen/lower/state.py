@@ -39,6 +39,7 @@ class LowerOptions:
     `attention`: element types of heads that there is a kernel for.
     `attention_units`: heads and groups of queries below which the keys of attention are cut into parts; 0: never.
     `ranked`: longest rows whose first k are found by counting ranks, which is n² comparisons in vectors.
+    `passes`: pooling over large windows goes along one axis after the other.
     `checks`: indices that data give are compared with their limits; otherwise they are clamped without a word.
     """
 
@@ -53,6 +54,7 @@ class LowerOptions:
     attention: frozenset[DType] = frozenset({DType.F32})
     attention_units: int = 0
     ranked: int = 0
+    passes: bool = False
     checks: bool = False
 
 
