@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
-from ...ir import Dim, DType, Graph, Node, Value, prod
+from ...ir import Dim, DType, Graph, Node, Value
 from ...ir.ops import Pool
 
 _WORTH_PASSES = 1.6  # elements of a window for each that is read in passes; they also write what is between them
