@@ -38,8 +38,10 @@ emulated.aligned_array = exact
 print("clean")
 """
 KERNELS = """
-for test in (test_loops.test_maps, test_loops.test_irregular, test_contract.test_b_in_place, test_attention.test_hidden_keys):
+for test in (test_loops.test_maps, test_loops.test_irregular, test_contract.test_b_in_place):
     test()
+for hiding in test_attention.HIDING:
+    test_attention.test_hidden_keys(*hiding)
 x = emulated_graphs.tensor(1, 7, 6, 4)
 half, image = emulated_graphs.DType.BF16, emulated_graphs.tensor(1, 9, 9, 16, dtype=emulated_graphs.DType.BF16)
 emulated.check_all([test_contract.conv(x, 3, 3, 4, 6, strides=(2, 2), pads=(1, 1)),
