@@ -36,6 +36,12 @@ class View:
     def contiguous(self) -> bool:
         return all(d == 1 or s == t for d, s, t in zip(self.shape, self.strides, strides_of(self.shape), strict=True))
 
+    def same_elements(self, other: View) -> bool:
+        """Whether both have the same elements at the same index."""
+        if (self.buffer, self.shape) != (other.buffer, other.shape):
+            return False
+        return all(d == 1 or s == t for d, s, t in zip(self.shape, self.strides, other.strides, strict=True))
+
     def offset(self, index: Sequence[Affine]) -> Affine:
         out = Affine({})
         for i, d, s in zip(index, self.shape, self.strides, strict=True):

@@ -17,7 +17,8 @@ def emit_concat(lw: Lowering, node: Node) -> None:
     to = lw.place(node.out)
     for position, v in enumerate(node.inputs):
         part = lw.slice_of(to, node, position)
-        if lw.views.get(v) != part and 0 not in v.shape:
+        there = lw.views.get(v)
+        if (there is None or not there.same_elements(part)) and 0 not in v.shape:
             lw.copy(v, part, node.loc)
     lw.views[node.out] = to
 

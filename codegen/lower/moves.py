@@ -28,7 +28,7 @@ from ..expr import DimParam, E, ExprScalars
 from ..simplify import Affine, Atom, as_affine, below, clamp, mod, opaque, ravel, strides_of, unravel
 from .builder import KernelBuilder, View, all_of, computed, convert, empty, fn, index_expr, number
 from .resize import resized
-from .state import Lowering, Virtual
+from .state import Lowering, Virtual, axes_merged
 
 Index = tuple[Affine, ...]
 
@@ -104,12 +104,18 @@ def _moves(d: Dim, e: Dim) -> Dim:
 
 
 def _reshaped_strides(x: View, shape: Shape) -> Shape | None:
-    """Strides under another shape, where only axes of size 1 come or go."""
+    """Strides under another shape, where neighbouring axes that follow each other in memory merge, or axes of size 1 come or go."""
     have = [(d, s) for d, s in zip(x.shape, x.strides, strict=True) if d != 1]
-    if [d for d, _ in have] != [d for d in shape if d != 1]:
+    axes = axes_merged(tuple(d for d, _ in have), shape)
+    if axes is None:
         return None
-    rest = iter(have)
-    return tuple(0 if d == 1 else next(rest)[1] for d in shape)
+    strides: list[Dim] = [0] * len(shape)
+    for (_, outer), (d, inner), a, b in zip(have, have[1:], axes, axes[1:], strict=False):
+        if a == b and outer != d * inner:
+            return None
+    for (_, s), a in zip(have, axes, strict=True):
+        strides[a] = s
+    return tuple(strides)
 
 
 def integer(e: E) -> E:

@@ -146,7 +146,7 @@ class Lowering:
             target, node = got
             view = self._placed[target]
             if isinstance(node.op, Reshape):
-                self._placed[w] = View(view.buffer, w.dtype, w.shape, strides_of(w.shape))
+                self._placed[w] = View(view.buffer, w.dtype, w.shape, _split_strides(view, w.shape))
             else:
                 self._placed[w] = self.slice_of(view, node, node.inputs.index(w))
         return self._placed[v]
@@ -160,15 +160,19 @@ class Lowering:
                     if placed is None:
                         self._placed[c.out] = self.storage.add("arena", c.out.dtype, c.out.shape)
                     return c.out, c
+                alone = len(uses) == 1 and v not in self.outputs
+                if alone and self._joined(c.out) and axes_merged(v.shape, c.out.shape) is not None:
+                    return c.out, c
+        join = self._joined(v)
+        return None if join is None else (join.out, join)
+
+    def _joined(self, v: Value) -> Node | None:
+        """The one concatenation that v may be written into."""
+        uses = self.graph.uses.get(v, ())
         joined = [c for c in uses if isinstance(c.op, Concat)]
-        if (
-            len(joined) == 1
-            and v not in self.outputs
-            and self.exists(joined[0].out)
-            and all(c is joined[0] or _reads_strided(c.op) for c in uses)
-        ):
-            return joined[0].out, joined[0]
-        return None
+        if len(joined) != 1 or v in self.outputs or not self.exists(joined[0].out):
+            return None
+        return joined[0] if all(c is joined[0] or _reads_strided(c.op) for c in uses) else None
 
     def exists(self, v: Value) -> bool:
         """Whether the sizes of a value are known by now."""
@@ -306,6 +310,33 @@ class Lowering:
         from .anchors import emit_anchor
 
         emit_anchor(self, anchor, root)
+
+
+def axes_merged(parts: Shape, shape: Shape) -> tuple[int, ...] | None:
+    """If axes of `shape` are products of neighbouring ones of `parts`: for each of these, the axis it is in."""
+    axes: list[int] = []
+    for a, size in enumerate(shape):
+        found: Dim = 1
+        while found != size:
+            if len(axes) == len(parts) or (isinstance(found, int) and isinstance(size, int) and found > size):
+                return None
+            found = found * parts[len(axes)]
+            axes.append(a)
+    ones = parts[len(axes) :]
+    return (*axes, *(len(shape) - 1 for _ in ones)) if all(d == 1 for d in ones) and (shape or not ones) else None
+
+
+def _split_strides(view: View, shape: Shape) -> Shape:
+    """Strides under a shape whose neighbouring axes the view's axes are products of; of any shape, where the view is contiguous."""
+    if view.contiguous:
+        return strides_of(shape)
+    axes = axes_merged(shape, view.shape)
+    assert axes is not None
+    strides: list[Dim] = []
+    for x, a in enumerate(axes):
+        inner = [shape[y] for y in range(x + 1, len(shape)) if axes[y] == a]
+        strides.append(prod(inner) * view.strides[a])
+    return tuple(strides)
 
 
 def _reads_strided(op: Op) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from lowering import ap, graph, run, tensor
-from mlc.ir import DType, Node, const, sym
+from mlc.codegen.lower.state import axes_merged
+from mlc.ir import Dim, DType, Node, Value, const, sym
 from mlc.ir.ops import (
     Add,
     Cast,
@@ -132,6 +133,40 @@ def test_concat_writes_in_place() -> None:
     plan = run(graph([x, y], c))
     assert len(plan.steps) == 3
     run(graph([x, y], ap(Concat(0), c, c, ap(Tanh(), c))))
+
+
+def upsampled(x: Value, h: Dim, w: Dim, c: int) -> Value:
+    """Pixels [b, h, w, 4·c] as [b, 2·h, 2·w, c]."""
+    b = x.shape[0]
+    turned = ap(Transpose((0, 1, 3, 2, 4, 5)), ap(Reshape((b, h, w, 2, 2, c)), x))
+    return ap(Reshape((b, 2 * h, 2 * w, c)), turned)
+
+
+@pytest.mark.parametrize("b, h, w", [(1, 4, 5), (3, 1, 2), (B, 4, 5), (2, 3, sym("W")), (sym("Z"), 3, 1)])
+def test_pixels_that_are_rearranged_go_right_into_a_concatenation(b: Dim, h: Dim, w: Dim) -> None:
+    x, skip = tensor(b, h, w, 24), tensor(b, 2 * h, 2 * w, 3)
+    up = upsampled(ap(Exp(), x), h, w, 6)
+    sizes = {"B": 2, "W": 4, "Z": 0}
+    alone = len(run(graph([x], up), **sizes).steps)
+    for parts in ((up, skip), (skip, up)):
+        plan = run(graph([x, skip], ap(Concat(3), *parts)), **sizes)
+        assert len(plan.steps) == alone + 1  # a copy of the other part
+    out = ap(Concat(3), up, skip)
+    run(graph([x, skip], out, ap(Transpose((3, 0, 1, 2)), up)), **sizes)  # somebody else reads it, or it is an output
+    run(graph([x, skip], out, up), **sizes)
+    run(graph([x], ap(Concat(3), up, up)), **sizes)
+    run(graph([x, skip], ap(Relu(), ap(Reshape((4 * b * h * w, 9)), out))), **sizes)
+
+
+def test_axes_that_merge() -> None:
+    n = sym("N")
+    assert axes_merged((2, 3, 4), (6, 4)) == (0, 0, 1)
+    assert axes_merged((n, 2, 1, 5, 1), (2 * n, 5)) == (0, 0, 1, 1, 1)
+    assert axes_merged((6, 4), (1, 6, 1, 4)) == (1, 3)
+    assert axes_merged((), ()) == () and axes_merged((1,), ()) is None
+    for parts, shape in [((6, 4), (2, 3, 4)), ((4, 6), (6, 4)), ((n, 3), (n, 4)), ((2, 3), (2,)), ((0, 2), (0, 3))]:
+        found = axes_merged(parts, shape)
+        assert found is None or 0 in parts
 
 
 def test_numbers() -> None:
