@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from .manifest import Manifest
 from .memory import Layout, Planner
 from .native import Code, Context
 from .stages import Stages
-from .tables import Tables
 from .words import Words, show_sizes
+
+if TYPE_CHECKING:
+    from .tables import Tables
 
 _ALIGNED = 1 << 14  # outputs from so many bytes on lie at cache lines, which takes half a microsecond
 _MAX_IDLE = 8  # contexts kept for later runs; more callers than this at once allocate afresh
@@ -111,6 +113,8 @@ class Execution:
         self.dims: Sequence[int] = binding.slots
         addresses = binding.addresses(address(arena))
         if program.manifest.handlers:
+            from .tables import Tables
+
             p = program.size_words.places
             self.tables = Tables(p, binding.table)
             self.tables.begin_at(addresses)

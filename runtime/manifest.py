@@ -6,14 +6,16 @@ Object code is trusted (it is covered by a digest, and runs natively by its natu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..errors import ArtifactError
 from .dimexpr import LIMIT, DimTable, brief, show
 from .elements import HANDLES, dtype_of
-from .handlers import BindHandler, Handler, HostHandler, parse_handlers, stages_of
+
+if TYPE_CHECKING:
+    from .handlers import Handler, HostHandler
 
 FORMAT = 3  # 1 had other digests, 2 no slots in expressions of dims
 
@@ -142,8 +144,13 @@ class _Parser:
         self.n_dims = len(exprs)
         inputs, input_shapes = self._tensors("inputs", exprs)
         outputs, output_shapes = self._tensors("outputs", exprs)
-        handlers = parse_handlers(_list(raw.get("handlers", [])), len(_list(raw["buffers"])))
-        stages = stages_of(handlers)
+        handlers: tuple[Handler, ...] = ()
+        stages: dict[str, int] = {}
+        if given := _list(raw.get("handlers", [])):
+            from .handlers import parse_handlers, stages_of  # only where they are needed: loading is to be quick
+
+            handlers = parse_handlers(given, len(_list(raw["buffers"])))
+            stages = stages_of(handlers)
         if stages.keys() & {s.name for s in symbols}:
             raise ArtifactError("a symbol of the inputs is bound again")
         dims = DimTable.build(exprs, [s.name for s in symbols], stages)
@@ -301,6 +308,8 @@ class _Parser:
         return tuple(control.items()), scratch, tuple(yields)
 
     def _handler(self, handler: Handler, touch: Callable[[int, int, bool], None]) -> None:
+        from .handlers import BindHandler, HostHandler
+
         if isinstance(handler, BindHandler):
             for size in handler.sizes:
                 touch(size.buffer, 8 * (size.element + 1), False)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .handlers import BindHandler, SizeRead
 from .manifest import Manifest
+
+if TYPE_CHECKING:
+    from .handlers import SizeRead
 
 
 class Stage:
@@ -25,8 +28,12 @@ class Stages:
     """The stages of a program; `of` is that of each buffer, `aliases` those of each owner of memory."""
 
     def __init__(self, m: Manifest) -> None:
-        self.of = _buffer_stages(m)
-        reads = [h.sizes for h in m.handlers if isinstance(h, BindHandler)]
+        self.of = _buffer_stages(m) if m.handlers else [0] * len(m.buffers)
+        reads: list[tuple[SizeRead, ...]] = []
+        if m.handlers:
+            from .handlers import BindHandler  # only where they are needed: loading is to be quick
+
+            reads = [h.sizes for h in m.handlers if isinstance(h, BindHandler)]
         self.all = [Stage(), *(Stage(r) for r in reads)]
         slot_stage = m.dims.slot_stages
         for slot, k in enumerate(slot_stage):

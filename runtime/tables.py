@@ -4,31 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import MutableSequence
-from typing import NamedTuple
 
 import numpy as np
 
 from .address import address
-from .manifest import Manifest
-
-
-class Places(NamedTuple):
-    """Where each table starts in one block of words; behind them are two that anything may use, and `constants`."""
-
-    values: int  # by number of a value of the dim table
-    slots: int  # by dim slot
-    sizes: int  # bytes, by buffer, as the following ones
-    room: int  # bytes allocated by a handler, which may be written again; 0: none
-    held: int  # bytes that a buffer holds that was handed on; −1: none was
-    owned: int  # whether the memory is this run's to drop
-    bufs: int  # addresses
-    spare: int
-    constants: int
-
-    @staticmethod
-    def of(m: Manifest) -> Places:
-        sizes = [0, m.dims.n_values, len(m.dims.slots), *[len(m.buffers)] * 5, 2]
-        return Places(*itertools.accumulate(sizes))
+from .words import Places
 
 
 class Tables:

@@ -7,7 +7,8 @@ where one fails, or a size leaves ±2⁶², native code says which, and `refusal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from .dimexpr import LIMIT, show
 from .manifest import Manifest
 from .native import native
 from .stages import Stage, Stages
-from .tables import Places
 
 # to = a + b and so on; a ≤ b?; a = b?; to = the b-th word (b is a number) at address a; to = address a + b; exchange a and b;
 # copy b bytes from address a to address to
@@ -26,6 +26,25 @@ END, ADD, MUL, FLOORDIV, MIN, MAX, MOVE, AT_MOST, EQUAL, LOAD, POINT, SWAP, COPY
 
 class UnequalError(InputError):
     """Sizes differ that a program takes as equal."""
+
+
+class Places(NamedTuple):
+    """Where each table starts in one block of words; behind them are two that anything may use, and `constants`."""
+
+    values: int  # by number of a value of the dim table
+    slots: int  # by dim slot
+    sizes: int  # bytes, by buffer, as the following ones
+    room: int  # bytes allocated by a handler, which may be written again; 0: none
+    held: int  # bytes that a buffer holds that was handed on; −1: none was
+    owned: int  # whether the memory is this run's to drop
+    bufs: int  # addresses
+    spare: int
+    constants: int
+
+    @staticmethod
+    def of(m: Manifest) -> Places:
+        sizes = [0, m.dims.n_values, len(m.dims.slots), *[len(m.buffers)] * 5, 2]
+        return Places(*accumulate(sizes))
 
 
 class Words:
