@@ -141,7 +141,16 @@ class TestEveryInstruction:
 
     @pytest.mark.parametrize(
         "c,o,kernel,stride,pad,dilation,groups",
-        [(3, 20, (3, 3), 2, 1, 1, 1), (64, 32, (1, 1), 2, 0, 1, 1), (16, 40, (3, 1), 1, 1, 2, 1), (24, 8, (5, 3), 1, 2, 1, 2)],
+        [
+            (3, 20, (3, 3), 2, 1, 1, 1),
+            (64, 32, (1, 1), 2, 0, 1, 1),
+            (16, 40, (3, 1), 1, 1, 2, 1),
+            (24, 8, (5, 3), 1, 2, 1, 2),
+            (4, 16, (4, 4), 1, 2, 1, 1),
+            (5, 33, (3, 4), 1, 1, 1, 1),
+            (8, 9, (1, 8), 1, 1, 1, 1),
+            (1, 20, (5, 5), 3, 1, 1, 1),
+        ],  # a row is a line
     )
     def test_convolution(self, c, o, kernel, stride, pad, dilation, groups, target):
         x = bytes_of((2, 9, 8, c), np.uint8)

@@ -54,7 +54,7 @@ class _Emitter(TextEmitter):
         }  # fmt: skip
         self.conv = None
         if k.conv is not None and schedule.gather == "conv":
-            self.conv = ConvGather(k.conv, self.params, schedule.segments)
+            self.conv = ConvGather(k.conv, self.params, schedule.segments, schedule.line)
         self.window = None
         if schedule.window is not None:
             assert isinstance(schedule.rows, int)

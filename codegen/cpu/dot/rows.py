@@ -53,6 +53,12 @@ class Copier:
         with i.if_then(i.icmp_signed(">", size, b.i64(_LINE))):
             self.copy(b.at(to, b.i64(_LINE), I8), b.at(source, b.i64(_LINE), I8), i.sub(size, b.i64(_LINE)))
 
+    def part(self, source: Any, size: Any, at: Any) -> Any:
+        """A line with `size` bytes from its byte `at` on, and zeros elsewhere; where loads can be masked."""
+        b, i = self.b, self.b.ir
+        mask = i.bitcast(i.shl(self._first(size), at), vec(I1, _LINE))
+        return b.masked_load(vec(I8, _LINE), b.at(source, i.neg(at), I8), mask, 1)
+
     def copy_padded(self, to: Any, source: Any, size: Any) -> None:
         """Less than a line, and zeros up to its end; where stores can be masked."""
         b, i = self.b, self.b.ir
@@ -126,10 +132,10 @@ def gather_tiles(b: Builder, copier: Copier, source: Any, stride: Any, size: Any
 
 
 class ConvGather:
-    """im2col of some output pixels of one group."""
+    """im2col of some output pixels of one group. `line`: a row is no longer than a line, and put together in a register."""
 
-    def __init__(self, conv: ConvGeometry, params: Params, segments: bool) -> None:
-        self.rank, self.segments = len(conv.kernel), segments
+    def __init__(self, conv: ConvGeometry, params: Params, segments: bool, line: bool) -> None:
+        self.rank, self.segments, self.line = len(conv.kernel), segments, line
         fields = (conv.spatial, conv.out_spatial, conv.kernel, conv.strides, conv.pads_lo, conv.dilations)
         self.slots = [[params.add(d) for d in field] for field in fields]
 
@@ -148,6 +154,9 @@ class ConvGather:
         zero = ir.Constant(vec(I8, copier.wide), None)
         segment = i.mul(self.kernel[rank - 1], channel_bytes)
 
+        def pad(start: Any) -> None:
+            copier.fill(b.at(start, row_bytes, I8), zero, i.sub(pitch, row_bytes))
+
         def row(r: Any, carried: list[Any]) -> Sequence[Any]:
             image, place = carried[0], carried[1:]
             corner = [i.sub(i.mul(o, s), p) for o, s, p in zip(place, self.strides, self.pads, strict=True)]
@@ -155,12 +164,17 @@ class ConvGather:
             if self.segments and copier.masked:
                 with i.if_else(self._is_inside(b, corner)) as (inside, border):
                     with inside:
-                        self._inner(b, copier, source, pixel_bytes, segment, image, corner, start)
+                        if self.line:
+                            i.store(self._line(b, copier, source, pixel_bytes, segment, image, corner), start, align=1)
+                        else:
+                            self._inner(b, copier, source, pixel_bytes, segment, image, corner, start)
+                            pad(start)
                     with border:
                         self._taps(b, copier, source, pixel_bytes, channel_bytes, outside, image, corner, start)
+                        pad(start)
             else:
                 self._taps(b, copier, source, pixel_bytes, channel_bytes, outside, image, corner, start)
-            copier.fill(b.at(start, row_bytes, I8), zero, i.sub(pitch, row_bytes))
+                pad(start)
             carry, following = b.i64(1), []
             for d in reversed(range(rank)):
                 up = i.add(place[d], carry)
@@ -198,6 +212,24 @@ class ConvGather:
             return b.loop(b.i64(0), self.kernel[d], b.i64(1), [out], along)[0]
 
         nest(0, image, out)
+
+    def _line(self, b: Builder, copier: Copier, source: Any, pixel_bytes: Any, segment: Any, image: Any, corner: list[Any]) -> Any:
+        """The same as the bytes of a line, with zeros behind."""
+        i, last = b.ir, self.rank - 1
+
+        def nest(d: int, position: Any, line: Any, at: Any) -> list[Any]:
+            if d == last:
+                pixel = i.add(i.mul(position, self.spatial[last]), corner[last])
+                part = copier.part(b.at(source, i.mul(pixel, pixel_bytes), I8), segment, at)
+                return [i.or_(line, part), i.add(at, segment)]
+
+            def along(t: Any, carried: list[Any]) -> Sequence[Any]:
+                x = i.add(corner[d], i.mul(t, self.dilations[d]))
+                return nest(d + 1, i.add(i.mul(position, self.spatial[d]), x), *carried)
+
+            return b.loop(b.i64(0), self.kernel[d], b.i64(1), [line, at], along)
+
+        return nest(0, image, ir.Constant(vec(I8, _LINE), None), b.i64(0))[0]
 
     def _taps(self, b: Builder, copier: Copier, source: Any, pixel_bytes: Any, channel_bytes: Any, outside: Any, image: Any,
               corner: list[Any], out: Any) -> Any:  # fmt: skip

@@ -53,6 +53,7 @@ class DotSchedule:
     fetch: str = "b"  # what tile registers' loops ask memory for ahead of its use: the next strip, or rows "a" of the next tile
     share: int = 32  # of 32 lines of a strip, or rows of a tile, those that a turn fetches; on vectors: tiles that fetch a strip
     by_rows: bool = False  # the inner loop is over strips, else over tiles of rows
+    line: bool = False  # a copied row of a convolution is no longer than 64 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ def _by_rules(kernel: ContractKernel, target: CpuTarget, on_vectors: bool) -> Do
         how, lanes, kernel.panel // lanes, heights, gather, not plain and _segments(kernel), rows, ceildiv(kernel.m, rows),
         strips, ceildiv(total_strips, strips), masked, share=share, by_rows=by_rows,
         fetch="a" if gather in ("never", "tail") and _tall(kernel) else "b",
+        line=gather == "conv" and isinstance(kernel.k, int) and kernel.k * size <= 64,
     )  # fmt: skip
 
 
