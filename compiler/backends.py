@@ -28,6 +28,7 @@ from ..passes.base import Runnable
 from ..passes.long_reductions import LongReductions
 from ..passes.merge_products import MergeProducts
 from ..passes.pipelines import CLEAN
+from ..passes.separate_resizes import SeparateResizes
 from ..passes.wide_products import WideProducts
 from ..runtime import objects
 from ..runtime.artifact import Parts
@@ -141,7 +142,7 @@ class CpuBackend:
         return None
 
     def passes(self, opt_level: int) -> tuple[Runnable, ...]:
-        return (WideProducts(), CLEAN, LongReductions()) if opt_level > 0 else ()
+        return (SeparateResizes(), WideProducts(), CLEAN, LongReductions()) if opt_level > 0 else ()
 
     def emit(self, plan: Plan) -> dict[int, Emitted]:
         return _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: self._emit(step.kernel)), self._written)
