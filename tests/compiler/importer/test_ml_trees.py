@@ -147,6 +147,12 @@ def test_trees_by_their_leaves(leaves, ids):
         np.testing.assert_allclose(fixed(x[:count]), mlc.compile(model, threads=1)(x[:count]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["MIN", "MAX", "SUM", "AVERAGE"])
+@pytest.mark.parametrize("depth", [3, 8])
+def test_targets_without_weights_are_zero(kind, depth):
+    agree(ensemble(targets=3, ids=[1], depth=depth, aggregate_function=kind), rows())
+
+
 def test_few_trees_of_a_depth_are_walked_with_deeper_ones():
     model = ensemble(trees=24, depth=[9, 9, 9, 9, 9, 12, 15, 4])
     agree(model, rows())

@@ -21,6 +21,7 @@ _MODES = {"BRANCH_LEQ": LEQ, "BRANCH_LT": LT, "BRANCH_GTE": GTE, "BRANCH_GT": GT
 _NEW_MODES = (LEQ, LT, GTE, GT, EQ, NEQ)
 _MEMBER = len(_NEW_MODES)
 _AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
+_NEUTRAL = {"sum": 0.0, "min": np.inf, "max": -np.inf}
 _MOST_WEIGHTS = 1 << 27  # numbers in a table of the weights of leaves
 
 
@@ -175,7 +176,10 @@ class _Sums:
             leaves = self._by_leaf(rest, kind)
             total = leaves if total is None else {"sum": self.b.add, "min": self.b.min, "max": self.b.max}[kind](total, leaves)
         assert total is not None
-        return total
+        if kind == "sum":
+            return total
+        missing = self.b.emit(O.Equal(), total, self.b.const(_NEUTRAL[kind], total.dtype))  # no leaf has weights of the target
+        return self.b.where(missing, self.b.const(0, total.dtype), total)
 
     def _owners(self, t: Tables) -> np.ndarray | None:
         """The target of each tree, if its leaves have only one."""
@@ -193,7 +197,7 @@ class _Sums:
 
     def _by_target(self, t: Tables, owners: np.ndarray, kind: str, start: Value | None) -> Value:
         """Trees sorted by target; missing ones are leaves of a neutral value."""
-        neutral = {"sum": 0.0, "min": np.inf, "max": -np.inf}[kind]
+        neutral = _NEUTRAL[kind]
         value = np.zeros(int(t.node.max()) + 1 + len(self.forest.nodes.mode))
         value[self.forest.leaf] = self.forest.weight
         values = np.append(np.where(t.inner, 0, value[t.node]), neutral).astype(self.dtype.np)
@@ -212,7 +216,7 @@ class _Sums:
 
     def _by_leaf(self, tables: list[Tables], kind: str) -> Value:
         """Numbers of leaves, and a row of weights for each."""
-        neutral = {"sum": 0.0, "min": np.inf, "max": -np.inf}[kind]
+        neutral = _NEUTRAL[kind]
         nodes, row = np.unique(self.forest.leaf, return_inverse=True)
         if (len(nodes) + 1) * self.targets > _MOST_WEIGHTS:
             raise self.ctx.unsupported(f"{self.node.op_type} with {len(nodes)} leaves of {self.targets} targets")
