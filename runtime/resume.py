@@ -266,7 +266,10 @@ class Run(Yields):
     """One run on this machine's CPU: native calls, and what happens between them. Small memories stay for the next one."""
 
     def __init__(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
-        tables = execution.tables or Tables(program.size_words.places, binding.table)
+        tables = execution.tables
+        if tables is None:
+            tables = Tables(program.size_words.places, binding.table)
+            tables.bufs = execution.bufs
         super().__init__(program, binding, tables, outputs, handles, HOST)
         self.program, self.execution = program, execution
         self.memory = execution.memory
