@@ -16,7 +16,7 @@ from ..simplify import Affine, as_affine
 from .builder import KernelBuilder, View, fn, index_expr, number
 from .state import Lowering
 
-_MANY = 16  # rows from which on vectors run over rows: the nodes of a tree stay in cache, and its first ones are shared;
+_MANY = 8  # rows from which on vectors run over rows: the nodes of a tree stay in cache, and its first ones are shared;
 _MANY_ASK = 4  # where all nodes are asked, rows read their features side by side, which leaves lanes empty for less
 
 
