@@ -14,7 +14,7 @@ from mlc.codegen.lower import lower
 from mlc.codegen.packing import pack_levels, unpack_levels
 from mlc.compiler.api import compile_graph
 from mlc.errors import ArtifactError, CodegenError, VerifyError
-from mlc.ir import DType, Graph, Input, Node, TensorType, const, sym
+from mlc.ir import DType, Graph, Input, Node, TensorType, const, evaluate, sym
 from mlc.ir.ops import Add, GroupedMatMul, Relu, Transpose
 from mlc.passes.base import apply
 from mlc.runtime import artifact
@@ -211,6 +211,16 @@ def test_a_group_of_part_words_is_refused():
         schedule_grouped(kernel, parse("cpu"))
     with pytest.raises(CodegenError, match="scales lie apart"):
         emit_grouped(replace(kernel, group=8), parse("cpu"))
+
+
+def test_calls_with_one_row_read_enough_for_several_streams():
+    def least(m, k, rows):
+        (step,) = lower(graph(m, k, 256)).steps
+        return evaluate(emit_grouped(step.kernel, parse("cpu:sapphirerapids")).least, {"rows": rows})
+
+    assert [least(1, k, 1) for k in (576, 1536, 4096)] == [4, 2, 1]  # a deep strip is worth a call of its own
+    assert [least(sym("rows"), 576, rows) for rows in (1, 2, 9)] == [4, 3, 1]
+    assert least(5, 576, 5) == 1
 
 
 def test_types_are_checked():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ....errors import CodegenError
-from ....ir import DType, dim_max
+from ....ir import Dim, DType, dim_max
 from ...kernel import GroupedKernel
 from .. import llvm_ir as ir
 from ..build import I32, I64, PTR, Builder, Params, storage, vec
@@ -29,6 +29,7 @@ from .strip import Strip
 from .tiles import TileProduct
 
 F32 = ir.FloatType()
+_CALL_BYTES = 160 << 10  # of weights that a call with one row reads at least: some 8 µs
 _AHEAD = 2048  # 32-bit words of levels: hardware does not look beyond a page of 4 KiB
 
 
@@ -89,7 +90,14 @@ class _Emitter(TextEmitter):
             size = size + o.numel * o.dtype.itemsize
         cost = s.rows * s.lanes * s.vectors * s.chunk * k.k * 2
         return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.chunks, cost, 2 * k.m * k.n * k.k, size,
-                       least=dim_max(1, STREAMS + 1 - k.m) if s.row else 1)  # fmt: skip
+                       least=self._least())  # fmt: skip
+
+    def _least(self) -> Dim:
+        """Strips of a call with one row: enough for all streams, unless a strip alone is worth a call."""
+        if not self.schedule.row:
+            return 1
+        strip = 4 * self.blocks.block * self.blocks.groups * self.schedule.lanes * self.schedule.vectors // self.blocks.panel
+        return dim_max(1, max(1, min(STREAMS, _CALL_BYTES // strip)) + 1 - self.kernel.m)
 
     def text(self) -> tuple[str, str]:
         self.module = ir.Module()
