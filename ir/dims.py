@@ -389,7 +389,7 @@ def _atom(fn: str, a: Dim, b: Dim) -> Expr:
 
 
 def _divide_exact(a: Dim, b: Dim) -> Dim | None:
-    """a / b where b is a single term dividing every term of a, or a is a multiple of b."""
+    """a / b where b is a single term dividing every term of a, or long division leaves nothing."""
     bt = _terms(b)
     at = _terms(a)
     if len(bt) == 1:
@@ -405,9 +405,22 @@ def _divide_exact(a: Dim, b: Dim) -> Dim | None:
                 return None
             out[tuple(rest)] = c // bc
         return _make(out)
-    lead_a, lead_b = at[0], bt[0]
-    q = _divide_exact(_make({lead_a[0]: lead_a[1]}), _make({lead_b[0]: lead_b[1]}))
-    return q if q is not None and b * q == a else None
+    lead = _leading(bt)
+    quotient: Dim = 0
+    for _ in range(len(at) * len(bt)):  # what is divisible takes no more steps than the product has terms
+        q = _divide_exact(_leading(_terms(a)), lead)
+        if q is None:
+            return None
+        quotient, a = quotient + q, a - q * b
+        if a == 0:
+            return quotient
+    return None
+
+
+def _leading(terms: tuple[tuple[Monomial, int], ...]) -> Dim:
+    """A term of most factors."""
+    mono, c = max(terms, key=lambda term: len(term[0]))
+    return _make({mono: c})
 
 
 _FNS: dict[str, Callable[[int, int], int]] = {

@@ -84,6 +84,7 @@ class ImportContext(NodeView, Contents):
         self.equal: dict[tuple[Dim, Dim], bool] = {}
         self.limits: list[Limit] = []
         self._checked: dict[Op, dict[Value, Value]] = {}
+        self.extents: set[Dim] = set()  # sizes of tensors that may seem negative, and are not: a run with such sizes is refused
         self.stretch = False  # broadcast sizes that may turn out to be 1, instead of assuming that they do not
         self.in_region = False  # inside a graph that may not run at all
         self.sizes: list[RunTimeSize] = []  # symbols of the region being imported that data decide
@@ -98,6 +99,8 @@ class ImportContext(NodeView, Contents):
     def emit(self, op: Op, *inputs: Value) -> Node:
         """Append a node; small pure nodes of constants become constants."""
         node = Node.make(op, self._settled(op, inputs), self.loc)
+        if not self.in_region:
+            self.extents.update(d for t in node.types for d in t.shape if isinstance(d, Expr) and lower(d) < 0)
         self.equal.update(dict.fromkeys(constraints(node), True))
         for pair in assumptions(node):
             self.equal.setdefault(pair, False)
@@ -162,6 +165,10 @@ class ImportContext(NodeView, Contents):
                 else:
                     self.equal.setdefault((side, 1 if side in narrow else d), False)
         return tuple(out)
+
+    def natural(self, d: Dim) -> bool:
+        """Whether d is not negative in any run."""
+        return lower(d) >= 0 or d in self.extents
 
     def require_dims(self, value: Value | None, what: str) -> tuple[Dim, ...]:
         """`dims`, or an OnnxImportError that says `what` has to be known at compile time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from onnx import NodeProto
 
@@ -21,30 +21,30 @@ def transpose(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
     return [Build(ctx).transpose(x, ctx.attr(node, "perm", tuple(reversed(range(x.type.rank)))))]
 
 
-def slice_range(d: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim]:
-    """First index and count of x[start:end:step] of an axis of size d, clamped as ONNX does."""
+def slice_range(d: Dim, start: Dim, end: Dim, step: int, natural: Callable[[Dim], bool] = lambda at: lower(at) >= 0) -> tuple[Dim, Dim]:
+    """First index and count of x[start:end:step] of an axis of size d, clamped as ONNX does. `natural`: what cannot be negative."""
     if step > 0:
         if isinstance(start, int) and start < 0 and (end == d or (isinstance(end, int) and end >= _HUGE)):
             return dim_max(d + start, 0), ceildiv(dim_min(d, -start), step)  # the last −start elements
-        first = _clamp(_from_front(d, start), d)
-        last = d if isinstance(end, int) and end >= _HUGE else _clamp(_from_front(d, end), d)
+        first = _clamp(_from_front(d, start, natural), d, natural)
+        last = d if isinstance(end, int) and end >= _HUGE else _clamp(_from_front(d, end, natural), d, natural)
         count = ceildiv(last - first, step)
     else:
-        first = d - 1 if isinstance(start, int) and start >= _HUGE else dim_min(dim_max(_from_front(d, start), 0), d - 1)
-        last = -1 if isinstance(end, int) and end <= -_HUGE else dim_max(_from_front(d, end), -1)
+        first = d - 1 if isinstance(start, int) and start >= _HUGE else dim_min(dim_max(_from_front(d, start, natural), 0), d - 1)
+        last = -1 if isinstance(end, int) and end <= -_HUGE else dim_max(_from_front(d, end, natural), -1)
         count = ceildiv(first - last, -step)
-    return first, count if lower(count) >= 0 else dim_max(count, 0)
+    return first, count if natural(count) else dim_max(count, 0)
 
 
-def _from_front(d: Dim, at: Dim) -> Dim:
+def _from_front(d: Dim, at: Dim, natural: Callable[[Dim], bool]) -> Dim:
     """An index that counts from the end where it is negative, which only a run may know; not yet clamped."""
-    if lower(at) >= 0 or at == d - 1:  # d − 1 is negative only where there is nothing to select
+    if natural(at) or at == d - 1:  # d − 1 is negative only where there is nothing to select
         return at
     return at + d * dim_min(dim_max(-at, 0), 1)
 
 
-def _clamp(at: Dim, d: Dim) -> Dim:
-    return dim_min(at if lower(at) >= 0 else dim_max(at, 0), d)
+def _clamp(at: Dim, d: Dim, natural: Callable[[Dim], bool]) -> Dim:
+    return dim_min(at if natural(at) else dim_max(at, 0), d)
 
 
 def slice_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -84,7 +84,7 @@ def _slice(
             raise ctx.unsupported(f"Slice of axis {axis} twice")
         seen.add(axis)
         strides[axis] = step
-        first[axis], sizes[axis] = slice_range(x.shape[axis], start, end, step)
+        first[axis], sizes[axis] = slice_range(x.shape[axis], start, end, step, ctx.natural)
     if all(f == 0 for f in first) and tuple(sizes) == x.shape and all(s == 1 for s in strides):
         return [x]
     return list(ctx.emit(O.Slice(tuple(first), tuple(sizes), tuple(strides)), x).outputs)

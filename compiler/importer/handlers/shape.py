@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto, SparseTensorProto
 
-from ....ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, lower, prod
+from ....ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, prod
 from ....ir import ops as O
 from ..compose import Build, axis_in, optional, required
 from ..context import FOLD_LIMIT, HandlerTable, ImportContext
@@ -193,7 +193,7 @@ def range_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
             raise ctx.unsupported(f"Range with a step of {step}")
         gap = dims[1] - dims[0] if step > 0 else dims[0] - dims[1]
         count = ceildiv(gap, abs(step))
-        count = count if lower(count) >= 0 else dim_max(count, 0)
+        count = count if ctx.natural(count) else dim_max(count, 0)
     counting = dtype if dtype.is_int or dtype in (DType.F32, DType.F64) else DType.F32
     x = b.iota(count, counting)
     step_known = ctx.known(delta)

@@ -75,6 +75,31 @@ def test_quotients_of_sizes_that_may_be_negative(size, steps):
         np.testing.assert_array_equal(module.run(feed)["z"], session.run(None, feed)[0], err_msg=f"{s} rows, n = {n}")
 
 
+def test_products_of_sums_divide():
+    s, n = sym("s"), sym("n")
+    for a, b in ((s - 1, s - 1), (s + n, s - n), (2 * s + 3, n - 1), (s * n - 1, s + 4), (floordiv(s, 2) - 1, n + 7)):
+        assert floordiv(a * b, b) == a and floordiv(a * b, a) == b
+        assert floordiv(a * b * a, a * b) == a
+    assert floordiv((s - 1) * n + 1, s - 1) != n
+
+
+def test_ranges_over_sizes_of_convolutions():
+    """Of too few samples a convolution makes none, which is an error: no size is cut at 0 once more."""
+    text = """<ir_version: 9, opset_import: ["": 18]> g (float[b,1,s] x) => (float[b,n,n] z) <float[1,1,4] w = {1, 2, 3, 4}, int64 none = {0},
+               int64 one = {1}, int64[1] at = {2}, int64[1] mid = {1}> {
+               y = Conv(x, w) sy = Shape(y) t = Gather(sy, at) size = Squeeze(t) i = Range(none, size, one) r = Unsqueeze(i, mid)
+               gap = Sub(i, r) away = Abs(gap) bias = Cast<to = 1>(away) turned = Transpose<perm = [0, 2, 1]>(y) p = Mul(y, turned) z = Add(p, bias) }"""
+    proto = parser.parse_model(text)
+    module = mlc.compile(proto, threads=1)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert all("max" not in str(d) for d in module.manifest.dims)
+    for b, s in ((1, 9), (2, 4), (3, 20)):
+        feed = {"x": np.random.default_rng(0).standard_normal((b, 1, s)).astype(np.float32)}
+        np.testing.assert_allclose(module.run(feed)["z"], session.run(None, feed)[0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(mlc.errors.InputError):
+        module.run({"x": np.zeros((1, 1, 2), np.float32)})
+
+
 def test_quotients_of_shifted_quotients():
     """A convolution's size, and the exporter's formula for it, are one."""
     s = sym("s")
