@@ -80,7 +80,7 @@ def run(body: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "LD_PRELOAD": ":".join(found), "PYTHONPATH": os.pathsep.join(paths), "PYTHONMALLOC": "malloc",
            "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0", "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
     script = SCRIPT.replace("{body}", body)
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=280)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=900)
 
 
 @pytest.mark.parametrize("body", [KERNELS, IRREGULAR], ids=["regular", "irregular"])
