@@ -1,4 +1,4 @@
-"""Handlers that read images between pixels: RoiAlign and DeformConv, four gathers and a weighted sum."""
+"""RoiAlign and DeformConv, which read images between pixels (four gathers and a weighted sum), and AffineGrid, which says where."""
 
 from __future__ import annotations
 
@@ -137,7 +137,42 @@ def deform_conv(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) ->
     return [b.channels_first(y if bias is None else b.add(y, bias))]
 
 
+def affine_grid(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """theta[N, d, d + 1] times (x, y[, z], 1) at every pixel. The operator's own function in ONNX squeezes a batch of 1 away.
+
+    Aligned corners count from the end: a single pixel lies at 1, as onnxruntime has it.
+    """
+    theta, size_value = required(ctx, node, ins, 2)
+    b = Build(ctx)
+    batch, _, *spatial = ctx.require_sizes(size_value, "the size of AffineGrid")
+    d = len(spatial)
+    if d not in (2, 3) or theta.type.rank != 3:
+        raise ctx.unsupported(f"AffineGrid of {d} spatial axes with a theta of rank {theta.type.rank}")
+    for found, wanted in zip(theta.shape, (batch, d, d + 1), strict=True):
+        ctx.require_equal(found, wanted)
+    dtype = theta.dtype
+
+    def coordinates(axis: int) -> Value:
+        n = spatial[axis]
+        pixel = b.cast(b.iota(n), dtype)
+        if ctx.flag(node, "align_corners", False):
+            step = b.div(b.const(2, dtype), b.max(b.dim(n - 1, dtype), 1.0))
+            at = b.sub(b.const(1, dtype), b.mul(b.sub(b.dim(n - 1, dtype), pixel), step))
+        else:
+            at = b.div(b.sub(b.add(b.mul(pixel, 2.0), 1.0), b.dim(n, dtype)), b.dim(n, dtype))
+        return b.along(at, axis + 1, d + 2)
+
+    def column(j: int) -> Value:
+        return b.reshape(b.slice(theta, 2, j, 1), (batch, *(1,) * d, d))
+
+    total = column(d)
+    for j in reversed(range(d)):
+        total = b.add(b.mul(coordinates(d - 1 - j), column(j)), total)
+    return [total]
+
+
 SAMPLING_HANDLERS: HandlerTable = {
+    ("AffineGrid", 20): affine_grid,
     ("RoiAlign", 10): roi_align,
     ("DeformConv", 19): deform_conv,
 }

@@ -27,6 +27,24 @@ def test_roi_align(ratio: int, mode: str, transform: str) -> None:
     np.testing.assert_allclose(run_mlc(model, given)[0], run_ort(model, given)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("align", [0, 1])
+@pytest.mark.parametrize("constants", [(), (1,)])
+@pytest.mark.parametrize("size", [(1, 3, 5, 6), (2, 3, 5, 6), (1, 1, 1, 4), (2, 3, 4, 5, 6), (1, 2, 1, 3, 1)])
+def test_affine_grid(size: tuple[int, ...], constants: tuple[int, ...], align: int) -> None:
+    d = len(size) - 2
+    inputs = [RNG.standard_normal((size[0], d, d + 1)).astype(np.float32), np.array(size)]
+    model = node_model("AffineGrid", inputs, opset=20, constants=constants, align_corners=align)
+    given = feeds(model, inputs)
+    np.testing.assert_allclose(run_mlc(model, given)[0], run_ort(model, given)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_affine_grid_of_another_batch() -> None:
+    inputs = [np.zeros((2, 2, 3), np.float32), np.array([3, 1, 4, 4])]
+    model = node_model("AffineGrid", inputs, opset=20)
+    with pytest.raises(InputError, match="differs from"):
+        run_mlc(model, feeds(model, inputs))
+
+
 def test_max_roi_pool() -> None:
     rois = np.concatenate([np.float32([[0], [1], [0], [1]]), np.float32([[0, 0, 12, 16], [3, 4, 8, 15], [1, 1, 1, 1], [5, 2, 12, 9]])], 1)
     model = node_model("MaxRoiPool", [X, rois], opset=16, pooled_shape=[3, 2], spatial_scale=0.9)
