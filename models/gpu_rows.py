@@ -151,12 +151,10 @@ class _Torch:
 def model_row(name: str, batch: int) -> GpuRow:
     """A suite model in float32 and bfloat16, with launches that overlap too, beside torch as it is."""
     row = GpuRow(_title(name, batch), dict.fromkeys(("mlc fp32", "mlc bf16", "mlc bf16, overlapping", "torch fp32", "torch bf16")))
-    try:
-        other = _Torch(name, batch)
-        engines = other.by_mlc(row, batch, "fp32") | other.by_mlc(row, batch, "bf16")
-    except (ImportError, RuntimeError) as e:
-        row.notes.append(short(str(e)))
+    found = _beside_torch(row, name, batch, "fp32", "bf16")
+    if found is None:
         return row
+    other, engines = found
     torch = other.torch
     with torch.no_grad():
         low = other.model.bfloat16()
@@ -169,12 +167,10 @@ def model_row(name: str, batch: int) -> GpuRow:
 def compiled_row(name: str, batch: int) -> GpuRow:
     """A suite model in bfloat16 beside torch.compile with CUDA graphs, which takes its time."""
     row = GpuRow(_title(name, batch), dict.fromkeys(("mlc bf16", "torch.compile bf16")))
-    try:
-        other = _Torch(name, batch)
-        engines = other.by_mlc(row, batch, "bf16")
-    except (ImportError, RuntimeError) as e:
-        row.notes.append(short(str(e)))
+    found = _beside_torch(row, name, batch, "bf16")
+    if found is None:
         return row
+    other, engines = found
     torch = other.torch
     with torch.no_grad():
         try:
@@ -187,6 +183,19 @@ def compiled_row(name: str, batch: int) -> GpuRow:
             row.notes.append(f"torch.compile: {type(e).__name__}")
         row.milliseconds |= _turns(torch, engines, row.notes)
     return row
+
+
+def _beside_torch(row: GpuRow, name: str, batch: int, *precisions: str) -> tuple[_Torch, dict[str, Callable[[], Any]]] | None:
+    """A model in torch, and by mlc in some precisions; where torch cannot have it, None and a note."""
+    try:
+        other = _Torch(name, batch)
+        engines: dict[str, Callable[[], Any]] = {}
+        for precision in precisions:
+            engines |= other.by_mlc(row, batch, precision)
+    except (ImportError, RuntimeError) as e:
+        row.notes.append(short(str(e)))
+        return None
+    return other, engines
 
 
 def _title(name: str, batch: int) -> str:

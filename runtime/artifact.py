@@ -35,14 +35,18 @@ _FORMAT_1 = b"mlc sha256 "
 
 
 class Parts(NamedTuple):
-    """What a module is made of. `code` is as `objects.join` makes it; `weights` is a flat uint8 array, 64-byte aligned;
-    `streamed` a copy of its first bytes to read them from, if there is one; `arrival` what is still done about them."""
+    """What a module is made of. `code` is as `objects.join` makes it; `weights` is a flat uint8 array, 64-byte aligned; `arrival`
+    what is still done about them."""
 
     manifest: Manifest
     code: bytes
     weights: np.ndarray
-    streamed: np.ndarray | None = None
     arrival: Arrival | None = None
+
+    @property
+    def streamed(self) -> np.ndarray | None:
+        """A copy of the first bytes of the weights to read them from, if there is one."""
+        return None if self.arrival is None else self.arrival.copy
 
     def ready(self) -> None:
         """Wait until the weights are all there, and checked. Raises ArtifactError, each time, if they are not what was saved."""
@@ -132,7 +136,7 @@ def _parts(source: bytes | mmap.mmap, verify: bool, loc: str, file: int | None) 
     count = raw.get("streamed", 0)
     copied = count if file is not None and type(count) is int and CHUNK <= count <= size else 0
     arrival = Arrival(weights, expected if verify else None, loc, copied, None if file is None else (file, at))
-    parts = Parts(parse(raw, objects.count(code), size), code, weights, arrival.copy, arrival)
+    parts = Parts(parse(raw, objects.count(code), size), code, weights, arrival)
     if size <= _FEW:
         parts.ready()
     return parts

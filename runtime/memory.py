@@ -92,18 +92,15 @@ class Planner:
     def plan(self, sizes: Sequence[int] | np.ndarray) -> Layout:
         """Offsets good for these sizes; at most about a quarter (and a megabyte) larger than a fresh plan."""
         need = _aligned(np.asarray(sizes, np.int64))
-        live = -1  # known where it matters
         for room, layout in reversed(self._known):
-            if (need <= room).all():
-                if layout.total > _SPARE and live < 0:
-                    live = self._live(need)
-                if layout.total <= max(live, 0) * 5 // 4 + _SPARE:
-                    return layout
-        live = self._live(need) if live < 0 else live
+            # what is live at once takes a while to find, and allows for more than what is spare anyway
+            if (need <= room).all() and (layout.total <= _SPARE or layout.total <= _limit(self._live(need))):
+                return layout
+        live = self._live(need)
         self._misses += 1
         if self._misses > 3:
             # Little is doubled: sizes may grow by one a run, and a plan takes longer than running a small model.
-            room, effort = (2 * need, 0) if 2 * live <= live * 5 // 4 + _SPARE else (_aligned(need + (need >> 3)), _EFFORT)
+            room, effort = (2 * need, 0) if 2 * live <= _limit(live) else (_aligned(need + (need >> 3)), _EFFORT)
         else:
             room, effort = need, _EFFORT
         layout = plan([Range(s, *span) for s, span in zip(room.tolist(), self.spans, strict=True)], effort)
@@ -117,6 +114,11 @@ class Planner:
         np.add.at(delta, self._begin, sizes)
         np.subtract.at(delta, self._end, sizes)
         return int(delta.cumsum().max())
+
+
+def _limit(live: int) -> int:
+    """Bytes that an arena may have of which so many are live at once."""
+    return live * 5 // 4 + _SPARE
 
 
 def _aligned(sizes: np.ndarray) -> np.ndarray:

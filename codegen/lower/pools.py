@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
+from typing import TypeVar
 
 from ...ir import Dim, DType, Graph, Node, Value
 from ...ir.ops import Pool
+
+D = TypeVar("D", int, Dim)
 
 _WORTH_PASSES = 1.6  # elements of a window for each that is read in passes; they also write what is between them
 
@@ -31,18 +34,15 @@ def _worth_passes(op: Pool, dtype: DType) -> bool:
 
 
 def _separated(op: Pool, x: Value, loc: tuple[str, ...]) -> Value:
-    rank = len(op.kernel)
-    for a in range(rank):
-
-        def only(values: tuple[int, ...], other: int, a: int = a) -> tuple[int, ...]:
-            return tuple(v if i == a else other for i, v in enumerate(values))
-
-        def pads(values: tuple[Dim, ...], a: int = a) -> tuple[Dim, ...]:
-            return tuple(v if i == a else 0 for i, v in enumerate(values))
-
+    for a in range(len(op.kernel)):
         part = replace(
-            op, kernel=only(op.kernel, 1), strides=only(op.strides, 1), dilations=only(op.dilations, 1), pads_lo=pads(op.pads_lo),
-            pads_hi=pads(op.pads_hi),
+            op, kernel=_only(op.kernel, a, 1), strides=_only(op.strides, a, 1), dilations=_only(op.dilations, a, 1),
+            pads_lo=_only(op.pads_lo, a, 0), pads_hi=_only(op.pads_hi, a, 0),
         )  # fmt: skip
         x = Node.make(part, (x,), loc).out
     return x
+
+
+def _only(values: tuple[D, ...], axis: int, other: D) -> tuple[D, ...]:
+    """The value of one axis, and `other` for the rest."""
+    return tuple(v if i == axis else other for i, v in enumerate(values))
