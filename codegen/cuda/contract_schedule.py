@@ -148,7 +148,7 @@ def cost(kernel: ContractKernel, s: MmaSchedule | WgmmaSchedule) -> tuple[float,
     """
     shared = splits(kernel, tiles(kernel, s))
     count = typical(kernel.batch) * ceil(typical(kernel.m), s.bm) * ceil(typical(kernel.n), s.bn) * shared
-    blocks = ceil(count, WAVE)
+    blocks = max(1, ceil(count, WAVE))
     busy = blocks * s.bm * s.bn / s.efficiency * math.sqrt(s.resident / min(blocks, s.resident))
     step = max(busy, STEP * (1.5 - 0.5 * min(1.0, count / WAVE)))
     steps = ceil(ceil(typical(kernel.k), DEEP), shared) + (FINISH if shared > 1 else 0)

@@ -49,6 +49,12 @@ def test_dot_products(a: DType, b: DType) -> None:
     assert schedule_mma(found[0]).splits > 1
 
 
+@pytest.mark.parametrize("target", [AMPERE, "cuda:sm_90a"])
+def test_no_columns(target: str) -> None:
+    """A size of zero that is known beside one that is not: there are no tiles to choose by."""
+    check_all([dot(M, 0, 40, DType.BF16, DType.BF16, M=5), dot(5, 0, 40, DType.BF16, DType.BF16)], target)
+
+
 def test_tiles(monkeypatch) -> None:
     """Every tile, with sizes that fill none."""
     tiles = [t for t in contract_schedule._TILES for _ in range(2)]
