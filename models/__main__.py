@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..errors import InputError, MlcError
 from . import fidelity as fidelity_of
-from . import gpu, performance, quantized, real, samples, suite, tables, trained
+from . import gpu, performance, quantized, real, samples, suite, tables, torch_rows, trained
 from .resolve import resolve
 from .store import models_dir
 
@@ -105,6 +105,21 @@ def bench(names: tuple[str, ...], threads: str, against: str, seconds: float, js
         except OSError as e:
             raise InputError(f"cannot be written: {e.strerror}", loc=json_path) from e
     sys.exit(max((r.code for r in rows), default=0))
+
+
+@cli.command("bench-torch")
+@click.argument("names", nargs=-1)
+@click.option("--threads", default="1,2", show_default=True, metavar="LIST", help="Numbers of threads, by comma.")
+def bench_torch(names: tuple[str, ...], threads: str) -> None:
+    """Time suite models (all, or those named like mlp) beside torch and torch.compile on this CPU; print a markdown table."""
+    parts = [p.strip() for p in threads.split(",")]
+    if not all(p.isdigit() and int(p) for p in parts):
+        raise InputError(f"--threads {threads!r}", expected="positive numbers by comma, such as 1,2")
+    found = []
+    for row in torch_rows.rows(names, [int(p) for p in parts]):
+        found.append(row)
+        err.print(f"{row.name} {row.threads}: {row.milliseconds} {row.notes}", highlight=False, markup=False, soft_wrap=True)
+    click.echo(torch_rows.markdown(found))
 
 
 @cli.command("bench-gpu")

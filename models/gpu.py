@@ -16,8 +16,9 @@ from .. import compile as compile_model
 from ..errors import DeviceError
 from . import suite
 from .gpu_cases import cases, text
-from .gpu_rows import GpuRow, compiled_row, device_works, kernel_row, model_row, short
+from .gpu_rows import GpuRow, compiled_row, device_works, kernel_row, model_row
 from .isolated import Isolated
+from .turns import short
 
 MODELS = ("resnet50", "bert_base", "vit_b16", "gpt2", "whisper_tiny_encoder", "minilm_l6", "mlp", "lstm")
 BATCHED = ("resnet50", "bert_base", "vit_b16", "gpt2", "whisper_tiny_encoder")  # those measured with a batch too

@@ -16,9 +16,9 @@ from .. import compile as compile_model
 from ..errors import MlcError
 from . import suite
 from .gpu_cases import KernelCase, cases
+from .turns import WARM, by_turns, short
 
 RUNS = 20  # of an operator
-BLOCKS, WARM, SECONDS = 5, 3, 0.15  # blocks of runs of models that take turns; runs before them; time of a block
 FLUSHED = 512 << 20  # bytes written before each run of an operator: more than caches hold, and longer than the host is behind
 
 
@@ -41,11 +41,6 @@ def device_works() -> bool:
     except Exception:  # without cupy, or after a fault, there is nothing to keep the process for
         return False
     return True
-
-
-def short(text: str) -> str:
-    """For a cell of a table."""
-    return " ".join(text.replace("|", "/").split())[:120]
 
 
 def kernel_row(number: int) -> GpuRow:
@@ -158,9 +153,9 @@ def model_row(name: str, batch: int) -> GpuRow:
     torch = other.torch
     with torch.no_grad():
         low = other.model.bfloat16()
-        row.milliseconds |= _turns(torch, {**engines, "torch bf16": lambda: low(*other.half)}, row.notes)
+        row.milliseconds |= by_turns({**engines, "torch bf16": lambda: low(*other.half)}, row.notes, torch.cuda.synchronize)
         single = other.model.float()  # last: the layers are the same ones
-        row.milliseconds |= _turns(torch, {"torch fp32": lambda: single(*other.given)}, row.notes)
+        row.milliseconds |= by_turns({"torch fp32": lambda: single(*other.given)}, row.notes, torch.cuda.synchronize)
     return row
 
 
@@ -181,7 +176,7 @@ def compiled_row(name: str, batch: int) -> GpuRow:
             engines["torch.compile bf16"] = lambda: fast(*other.half)
         except Exception as e:  # compilers of others fail in their own ways
             row.notes.append(f"torch.compile: {type(e).__name__}")
-        row.milliseconds |= _turns(torch, engines, row.notes)
+        row.milliseconds |= by_turns(engines, row.notes, torch.cuda.synchronize)
     return row
 
 
@@ -200,34 +195,3 @@ def _beside_torch(row: GpuRow, name: str, batch: int, *precisions: str) -> tuple
 
 def _title(name: str, batch: int) -> str:
     return suite.SUITE[name].title + f", batch {batch}" * (batch != 1)
-
-
-def _turns(torch: Any, engines: dict[str, Callable[[], Any]], notes: list[str]) -> dict[str, float | None]:
-    """Milliseconds of a run, the median over blocks in which the engines take turns."""
-    times: dict[str, list[float]] = {}
-    failed: set[str] = set()
-    for _ in range(BLOCKS):
-        for name, run in engines.items():
-            try:
-                if name not in failed:
-                    times.setdefault(name, []).append(_wall_time(torch, run))
-            except (MlcError, RuntimeError) as e:
-                failed.add(name)
-                notes.append(f"{name}: {short(str(e))}")
-    return {n: statistics.median(t) for n, t in times.items() if t}
-
-
-def _wall_time(torch: Any, run: Callable[[], Any]) -> float:
-    """Milliseconds of a run by the wall clock, over as many as fill a block, the device idle before and after."""
-    for _ in range(WARM):
-        run()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    count = 0
-    while time.perf_counter() - start < SECONDS or count < 3:
-        run()
-        count += 1
-        if count % 8 == 0:
-            torch.cuda.synchronize()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - start) / count * 1e3

@@ -1,7 +1,8 @@
-"""`mlc bench`: times against onnxruntime and OpenVINO."""
+"""`mlc bench`: times against other engines."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...errors import InputError, OnnxImportError
-from .. import bench, inputs, roofline
+from .. import bench, engines, inputs, roofline
 from ..held_arrays import flatten
 from ..options import Options
 from ..precision.options import FLOAT32
@@ -38,7 +39,7 @@ from .common import (
     default="onnxruntime",
     show_default=True,
     metavar="LIST",
-    help="onnxruntime, openvino (at bf16 with --precision bf16), mlc-fp32; by comma.",
+    help="onnxruntime, openvino (at bf16 with --precision bf16), iree (sizes as in the file), mlc-fp32; by comma.",
 )
 @click.option("--threads", "threads_text", default="1,2", show_default=True, metavar="LIST", help="Numbers of threads, by comma.")
 @click.option("--json", "json_path", metavar="FILE", help="Write the figures as JSON (- for standard output).")
@@ -62,7 +63,7 @@ def command(
     knobs: Options,
 ) -> None:
     """Time MODEL, in blocks of runs that take turns with other engines in this process."""
-    engines = parse_engines(against)
+    peers = parse_engines(against)
     counts = parse_threads(threads_text)
     found = find(model, shapes)
     found.require_onnx()
@@ -73,7 +74,7 @@ def command(
     with progress() as tell:
         blob, feeds, sizes = _prepare(found, given, static, knobs, tell)
         for threads in counts:
-            ready = _engines(found, blob, feeds, sizes, engines, threads, static, knobs, refusals)
+            ready = _engines(found, blob, feeds, sizes, peers, threads, static, knobs, refusals)
             timings += bench.measure(ready, threads, options, tell)
         if kernels:
             profiles = _profiles(blob, feeds, counts, seconds, timings, tell)
@@ -81,7 +82,7 @@ def command(
     if json_path:
         listed = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in flatten(feeds).items()]
         about = {"model": model, **knobs_json(knobs), "static": static, "inputs": listed}
-        figures = {"versions": bench.versions(engines), "timings": rows, "refused": refusals}
+        figures = {"versions": engines.versions(peers), "timings": rows, "refused": refusals}
         listed_kernels = {"kernels": [p.as_json() for p in profiles]} if kernels else {}
         write_json(json_path, {**about, **figures, **listed_kernels})
     if json_path != "-":
@@ -94,8 +95,8 @@ def parse_engines(text: str) -> list[str]:
     """Names by comma, each known."""
     names = [n.strip() for n in text.split(",") if n.strip() and n.strip() != "none"]
     for n in names:
-        if n not in bench.ENGINES:
-            raise InputError(f"--against {n!r}", expected=" or ".join(bench.ENGINES))
+        if n not in engines.ENGINES:
+            raise InputError(f"--against {n!r}", expected=" or ".join(engines.ENGINES))
     return list(dict.fromkeys(names))
 
 
@@ -141,19 +142,20 @@ def _engines(
     from ... import load
 
     module = load(blob, threads=threads)
-    engines: dict[str, bench.Run] = {"mlc": lambda: module.run(feeds)}
+    ready: dict[str, bench.Run] = {"mlc": lambda: module.run(feeds)}
+    precision = "bf16" if knobs.precision.default == "bf16" else "f32"
+    makers: dict[str, Callable[[], bench.Run]] = {
+        "onnxruntime": lambda: engines.onnxruntime_engine(found.path, feeds, threads, sizes),
+        "openvino": lambda: engines.openvino_engine(found.path, feeds, threads, static, precision),
+        "iree": lambda: engines.iree_engine(found.path, feeds, threads),
+        engines.FLOAT32: lambda: _float32(found, feeds, static, replace(knobs, precision=FLOAT32, threads=threads, dump=None)),
+    }
     for name in names:
         try:
-            if name == "onnxruntime":
-                engines[name] = bench.onnxruntime_engine(found.path, feeds, threads, sizes)
-            elif name == bench.FLOAT32:
-                engines[name] = _float32(found, feeds, static, replace(knobs, precision=FLOAT32, threads=threads, dump=None))
-            else:
-                precision = "bf16" if knobs.precision.default == "bf16" else "f32"
-                engines[name] = bench.openvino_engine(found.path, feeds, threads, static, precision)
-        except (bench.Refusal, OnnxImportError) as e:
+            ready[name] = makers[name]()
+        except (engines.Refusal, OnnxImportError) as e:
             refusals[name] = str(e)
-    return engines
+    return ready
 
 
 def _float32(found: Model, feeds: dict[str, Any], static: bool, knobs: Options) -> bench.Run:

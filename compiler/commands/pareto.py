@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from .. import bench
+from .. import engines
 from ..precision.options import Precision
 from .common import bytes_text, find, out, progress, shape_option, threads_option, write_whole
 from .precision_options import tuning_options
@@ -56,7 +56,7 @@ def command(
             "samples": str(len(work.samples)),
             "data": Path(calibration).name,
             "threads": str(work.float32.threads),
-            **bench.versions([]),
+            **engines.versions([]),
         }
         text = page(found.name, points, options.bound, about)
         write_whole(Path(html), lambda f: f.write(text.encode()))
