@@ -2,60 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from ..codegen.lower import LowerOptions, lower
-from ..codegen.plan import Plan
-from ..errors import CodegenError, TargetError
+from ..errors import CodegenError
 from ..ir import Graph
 from ..passes.attention_precision import LowerAttention
 from ..passes.base import PassContext
 from ..passes.pipelines import CLEAN, optimize, run_passes
 from ..passes.shared_rounding import SharedRounding
-from ..runtime.artifact import Parts
-from ..runtime.module import Module, open_parts
-from .backends import Backend, backend_of, steps_of
-from .constants import Packed, pack_constants
+from ..runtime.module import Module
+from .backends import Backend, backend_of
 from .dump import Dump
 from .importer import import_variants
 from .options import Options
 from .precision.options import FLOAT32, Precision
-from .validate import ValidatingModule
+from .stages import Clock, Compilation, Progress, build_code, compile_graph, module_of
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
-Progress = Callable[[str, int, int], None]
-_LOG = logging.getLogger("mlc")
-__all__ = ["Compilation", "Options", "compile", "compile_graph", "compile_stages", "compile_with", "module_of", "steps_of"]
-
-
-@dataclass
-class Compilation:
-    """What one compilation produced, stage by stage, with the seconds each took."""
-
-    backend: Backend
-    graph: Graph
-    plan: Plan
-    emitted: dict[int, Any]  # by id() of a step of the plan
-    texts: dict[str, str]  # source by symbol
-    objects: dict[str, Any]  # machine code by symbol
-    packed: Future[Packed]
-    seconds: dict[str, float] = field(default_factory=dict)
-    float32: Graph | None = None  # what the graph was before its precision was lowered,
-    base: Module | None = None  # and its module, if choosing precisions needed one
-    general: Compilation | None = None  # for sizes that this one takes as equal, where one of them is 1 instead
 
 
 def compile(
@@ -116,7 +89,7 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
     tell = progress or (lambda stage, done, total: None)
     backend = backend or backend_of(options.target)
     writer = Dump(Path(options.dump)) if options.dump is not None else None
-    clock = _Clock()
+    clock = Clock()
     with backend:
         tell("import", 0, 1)
         graph, general = import_variants(model, options.shapes, options.constants)
@@ -142,14 +115,14 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
             clock.lap("precision")
         lowering = backend.options(options.opt_level, options.exact)
         last = backend.passes(options.opt_level)
-        result = _back(run_passes(graph, last, context), backend, lowering, tell, clock)
+        result = build_code(run_passes(graph, last, context), backend, lowering, tell, clock)
         if general is not None:
             general = optimize(general, PassContext(opt_level=options.opt_level))
             if graph is not float32:
                 general = _with_attention(lower_alike(general, lowered), backend, options)
             general = run_passes(general, last, PassContext(opt_level=options.opt_level))
             with suppress(CodegenError):  # as where no such graph can be built: those sizes stay refused, by a typed error
-                result.general = _back(general, backend, lowering, tell, _Clock(), result.objects)
+                result.general = build_code(general, backend, lowering, tell, Clock(), result.objects)
             clock.lap("general")
     if graph is not float32:
         result.float32, result.base = float32, base
@@ -164,72 +137,3 @@ def _with_attention(graph: Graph, backend: Backend, options: Options) -> Graph:
     if heads is None:
         return graph
     return run_passes(graph, (LowerAttention(heads), CLEAN, SharedRounding(heads), CLEAN), PassContext(opt_level=options.opt_level))
-
-
-def compile_graph(
-    graph: Graph, *, target: str = "cpu", threads: int | None = None, opt_level: int = 3, exact: bool = False, validate: bool = False
-) -> Module:
-    """A graph that passes are done with, to a module: the later half of `compile`."""
-    with backend_of(target) as backend:
-        backend.prepare(len(graph.nodes))
-        result = _back(graph, backend, backend.options(opt_level, exact), lambda stage, done, total: None, _Clock())
-    return module_of(result, threads, validate)
-
-
-def module_of(result: Compilation, threads: int | None = None, validate: bool = False) -> Module:
-    """The runnable module of a compilation."""
-    r, parts = result, parts_of(result)
-    if not validate:
-        return open_parts(parts, threads=threads)
-    if not r.backend.runs_here:
-        raise TargetError(f"validation on {r.backend.target}", expected="kernels for this machine's CPU", remedy="Use --target=cpu.")
-    return ValidatingModule(parts, steps_of(r.plan.steps), threads=threads)
-
-
-def parts_of(result: Compilation) -> Parts:
-    """What the module of a compilation is made of: both programs, where there are two."""
-    r, g = result, result.general
-    objects = r.objects if g is None else {**r.objects, **g.objects}  # what both need is for the architectures of both in the second
-    parts = r.backend.parts(r.plan, r.emitted, objects, r.graph.equal, r.packed.result())
-    if g is None:
-        return parts
-    return r.backend.parts(g.plan, g.emitted, objects, g.graph.equal, g.packed.result(), before=parts)
-
-
-def _back(
-    graph: Graph, backend: Backend, options: LowerOptions, tell: Progress, clock: _Clock, known: Mapping[str, Any] | None = None
-) -> Compilation:
-    """Lower, emit, compile what is not `known` already."""
-    tell("lower", 0, 1)
-    plan = lower(graph, options)
-    clock.lap("lower")
-    packer = ThreadPoolExecutor(1)
-    packed = packer.submit(pack_constants, plan)  # NumPy copies without the GIL, while this thread writes code
-    packer.shutdown(wait=False)
-    emitted = backend.emit(plan)
-    clock.lap("emit")
-    texts = backend.texts(emitted, known or {})
-    count = 0
-
-    def done(symbol: str) -> None:
-        nonlocal count
-        count += 1
-        tell("compile", count, len(texts))
-
-    objects = backend.compile(texts, done)
-    clock.lap("compile")
-    return Compilation(backend, graph, plan, emitted, texts, objects, packed, clock.seconds)
-
-
-class _Clock:
-    """Seconds by stage, which the log `mlc` tells, too."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = now - self._last
-        _LOG.info("%s: %.3f s", stage, now - self._last)
-        self._last = now

@@ -17,11 +17,11 @@ from ..ir.verify import verify
 from ..passes.base import PassContext
 from ..passes.fold_constants import FoldConstants
 from ..passes.pipelines import optimize
-from .api import Progress, compile_graph
 from .held_arrays import flatten
 from .importer import import_model
 from .options import Options
 from .oracle import Oracle, Source, compare_outputs
+from .stages import Progress, compile_graph
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..ir.printer import print_graph
 from .backends import steps_of
 
 if TYPE_CHECKING:
-    from .api import Compilation
+    from .stages import Compilation
 
 
 class Dump:

@@ -10,10 +10,11 @@ from ..codegen.cuda.emulate.compiler import EmulateOptions, build
 from ..codegen.cuda.emulate.device import EmulatedDevice
 from ..codegen.cuda.target import capability, parse
 from ..runtime.cuda.module import CudaModule
-from .api import Compilation, compile_stages, parts_of
+from .api import compile_stages
 from .backends import CudaBackend, Done
 from .options import Options
 from .precision.options import Precision
+from .stages import Compilation, parts_of
 
 if TYPE_CHECKING:
     import onnx

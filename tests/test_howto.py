@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from mlc.codegen.cpu.target import parse
-from mlc.compiler.api import Options, compile_stages, module_of
+from mlc.compiler.api import Options, compile_stages
 from mlc.compiler.backends import CpuBackend
 from mlc.compiler.importer.handlers import table as handlers
 from mlc.compiler.importer.handlers.elementwise import plain
+from mlc.compiler.stages import module_of
 from mlc.ir import Graph, S, Value
 from mlc.ir.ops import Neg
 from mlc.ir.ops.elementwise import Same

@@ -65,7 +65,7 @@ def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
         graph = replace(graph, outputs=tuple(grown.get(i - 1, v) for i, v in enumerate(graph.outputs)))
     nexts = [new("arena", v.dtype, v.shape) for v in graph.outputs]
     body = lower_graph(graph, lw.options, lw.storage, [counter, cond, *state, *captured], nexts)
-    inner = Lowering(lw.graph, lw.options, lw.storage)
+    inner = Lowering(lw.graph, lw.options, lw.storage, lw.emit_anchor)
     always = _always(op.body.outputs[0]) and _always(go)
     targets = [cond, *state]
     for i, (source, to) in enumerate(zip(nexts[: 1 + op.n_state], targets, strict=True)):

@@ -27,6 +27,7 @@ from ...ir.ops import (
     Within,
 )
 from ..plan import Bind, Plan
+from .anchors import emit_anchor
 from .attention import emit_attention
 from .attention_op import BlockedAttention
 from .builder import View
@@ -86,7 +87,7 @@ def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: S
     graph = decompose(graph, options.attention, options.ranked)
     if options.opt_level > 0:
         graph = hoist(graph if options.panel == 1 else swap_few_rows(graph))  # B that lies by columns is read as it is
-    lw = Lowering(graph, options, storage)
+    lw = Lowering(graph, options, storage, emit_anchor)
     lw.views.update(zip(graph.inputs, inputs, strict=True))
     for v, view in zip(graph.outputs, outputs, strict=True):
         check(v)

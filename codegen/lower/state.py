@@ -22,6 +22,7 @@ from .scattered_taps import ScatterCosts
 from .winograd import ConvCosts
 
 Virtual = Callable[[KernelBuilder, tuple[Affine, ...]], E]
+EmitAnchor = Callable[["Lowering", Node, Value], None]
 
 _DEPTH = 24  # virtual values on top of each other, before one is stored
 
@@ -114,10 +115,13 @@ class Storage:
 
 
 class Lowering:
-    """Lowers one graph; nested graphs get their own, sharing `storage`."""
+    """Lowers one graph; nested graphs get their own, sharing `storage`.
 
-    def __init__(self, graph: Graph, options: LowerOptions, storage: Storage) -> None:
-        self.graph, self.options, self.storage = graph, options, storage
+    `emit_anchor(lowering, node, root)` stores `root`, which is the result of a contraction, window or row kernel, or pointwise behind it.
+    """
+
+    def __init__(self, graph: Graph, options: LowerOptions, storage: Storage, emit_anchor: EmitAnchor) -> None:
+        self.graph, self.options, self.storage, self.emit_anchor = graph, options, storage, emit_anchor
         self.steps: list[PlanStep] = []
         self.views: dict[Value, View] = {}
         self.virtuals: dict[Value, Virtual] = {}
@@ -265,7 +269,7 @@ class Lowering:
         if anchor is None or anchor.out in self.views:
             self.materialise_plain(v)
         else:
-            self.emit_anchor(anchor, v)
+            self.emit_anchor(self, anchor, v)
 
     def materialise_plain(self, v: Value) -> None:
         check(v)
@@ -305,11 +309,6 @@ class Lowering:
                     return self.place(reader.out), moved, reader.out
             break
         return self.place(v), index, v
-
-    def emit_anchor(self, anchor: Node, root: Value) -> None:
-        from .anchors import emit_anchor
-
-        emit_anchor(self, anchor, root)
 
 
 def axes_merged(parts: Shape, shape: Shape) -> tuple[int, ...] | None:

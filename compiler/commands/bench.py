@@ -25,11 +25,11 @@ from .common import (
     find,
     input_options,
     knobs_json,
-    out,
     progress,
     static_shapes,
     write_json,
 )
+from .console import out
 
 
 @click.command("bench")

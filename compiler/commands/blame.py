@@ -8,7 +8,8 @@ import click
 from rich.markup import escape
 
 from ..options import Options
-from .common import Given, compile_options, find, input_options, out, progress, threads_option, write_json
+from .common import Given, compile_options, find, input_options, progress, threads_option, write_json
+from .console import out
 
 _SHOWN = 40  # lines of the diff on the terminal
 

@@ -14,19 +14,8 @@ from ..compare import LOWERED_L2, Difference
 from ..held_arrays import flatten
 from ..options import Options
 from ..precision.options import Precision
-from .common import (
-    Given,
-    compile_options,
-    find,
-    input_options,
-    knobs_json,
-    out,
-    progress,
-    shape_text,
-    static_shapes,
-    threads_option,
-    write_json,
-)
+from .common import Given, compile_options, find, input_options, knobs_json, progress, shape_text, static_shapes, threads_option, write_json
+from .console import out
 
 
 @click.command("check")

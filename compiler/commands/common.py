@@ -13,7 +13,6 @@ from typing import IO, Any, TypeVar
 import click
 import numpy as np
 import onnx
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ...errors import InputError, OnnxImportError
@@ -23,19 +22,11 @@ from ..held_arrays import gather
 from ..inputs import InputSpec, complete, parse_shapes, read_arrays, specs_of_both, specs_of_onnx, workable_shapes
 from ..options import Options
 from ..precision.options import Precision
+from .console import err
 from .precision_options import precision_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 Tell = Callable[[str, int, int], None]
-
-err = Console(stderr=True)
-
-
-def out() -> Console:
-    """Where results go. Wide when it is no terminal, so that tables are not cut."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
-
 
 shape_option = click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=SIZES", help="Sizes of an input, such as x=1,3,224,224. Repeatable."

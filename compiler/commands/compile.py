@@ -10,7 +10,8 @@ import click
 from rich.markup import escape
 
 from ..options import Options
-from .common import bytes_text, compile_options, err, find, progress, threads_option
+from .common import bytes_text, compile_options, find, progress, threads_option
+from .console import err
 
 
 @click.command("compile")

@@ -11,7 +11,8 @@ from rich.markup import escape
 
 from ...runtime import artifact
 from ..options import Options
-from .common import bytes_text, compile_options, err, find, progress
+from .common import bytes_text, compile_options, find, progress
+from .console import err
 
 
 @click.command("export")

@@ -17,17 +17,8 @@ from ...runtime.manifest import Manifest
 from ...runtime.memory import Range, live_bytes
 from ..inputs import specs_of_module, symbols_of_module, workable_shapes
 from ..options import Options
-from .common import (
-    bytes_text,
-    compile_options,
-    count_text,
-    find,
-    opened,
-    out,
-    progress,
-    shape_text,
-    write_json,
-)
+from .common import bytes_text, compile_options, count_text, find, opened, progress, shape_text, write_json
+from .console import out
 
 
 @click.command("inspect")

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from .. import engines
 from ..precision.options import Precision
-from .common import bytes_text, find, out, progress, shape_option, threads_option, write_whole
+from .common import bytes_text, find, progress, shape_option, threads_option, write_whole
+from .console import out
 from .precision_options import tuning_options
 
 

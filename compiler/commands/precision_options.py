@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from ..precision.observers import OBSERVERS
 from ..precision.options import METHODS, PRECISIONS, Precision, parse_override
+from .console import err
 
 _SHOWN = 20  # layers
 
@@ -65,8 +66,6 @@ def precision_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def show_choice(lowered: Any) -> None:
     """Which layers got which precision; under a bound, what is lost, and which layers stayed higher and why. On stderr."""
-    from .common import err  # which imports these options
-
     counts = Counter(lowered.assignment.values())
     text = ", ".join(f"{n} layers {p}" for p, n in counts.most_common()) or "no layer lowered"
     if lowered.outcome is None:

@@ -17,17 +17,8 @@ from ...runtime.files import write_whole
 from ..held_arrays import flatten
 from ..inputs import specs_of_module
 from ..options import Options
-from .common import (
-    Given,
-    compile_options,
-    err,
-    find,
-    input_options,
-    out,
-    progress,
-    shape_text,
-    threads_option,
-)
+from .common import Given, compile_options, find, input_options, progress, shape_text, threads_option
+from .console import err, out
 
 
 @click.command("run")

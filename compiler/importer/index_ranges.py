@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...ir import Const, Dim, DType, Value, dim_max, dim_min
 from ...ir import ops as O
-
-if TYPE_CHECKING:
-    from .context import ImportContext
+from .contents import Contents
 
 _DEPTH = 16
 Ends = tuple[Dim, Dim]
 _NARROW: dict[DType, Ends] = {DType.BOOL: (0, 1), DType.U8: (0, 255), DType.I8: (-128, 127), DType.U16: (0, 65535)}
 
 
-def ends(ctx: ImportContext, v: Value, depth: int = _DEPTH) -> Ends | None:
+def ends(ctx: Contents, v: Value, depth: int = _DEPTH) -> Ends | None:
     """(least, greatest) at most, or None. An empty tensor may have any."""
     content = ctx.dims(v)
     if content:

@@ -8,9 +8,9 @@ from ...errors import SlowerWarning, TargetError
 from ...ir import Graph
 from ...runtime.module import Module
 from .. import bench
-from ..api import compile_graph
 from ..inputs import generate, specs_of_module
 from ..options import Options
+from ..stages import compile_graph
 from .data import load_calibration
 
 _TIMING = bench.Options(seconds=0.4, rounds=5, pause=0.02)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...ir import Graph, Value
-from ..api import compile_graph
+from ..stages import compile_graph
 from .data import Feeds
 from .observers import Histogram
 

@@ -15,8 +15,8 @@ from ...passes.rounded_attention import RoundedAttention
 from ...passes.shared_rounding import SharedRounding
 from ...runtime.module import Module
 from .. import bench
-from ..api import compile_graph
 from ..inputs import specs_of_module
+from ..stages import compile_graph
 from .choose import Chooser, smoothing_of, supported
 from .data import Feeds, load_calibration
 from .layer_times import layer_times

@@ -21,10 +21,10 @@ from ...errors import CodegenError, ScheduleError
 from ...ir import symbols_of
 from ...runtime.threads import default_threads
 from .. import bench
-from ..api import Compilation, Progress, module_of, steps_of
-from ..backends import CpuBackend
+from ..backends import CpuBackend, steps_of
 from ..inputs import generate, specs_of_module, symbols_of_module, workable_shapes
 from ..options import Options
+from ..stages import Compilation, Progress, module_of
 from .measure import Bench, Runner, calls_for_a_sample
 from .records import Records
 

@@ -12,7 +12,7 @@ from mlc.codegen.interpret import run_plan
 from mlc.codegen.kernel import GroupedKernel, Operand
 from mlc.codegen.lower import lower
 from mlc.codegen.packing import pack_levels, unpack_levels
-from mlc.compiler.api import compile_graph
+from mlc.compiler.stages import compile_graph
 from mlc.errors import ArtifactError, CodegenError, VerifyError
 from mlc.ir import DType, Graph, Input, Node, TensorType, const, evaluate, sym
 from mlc.ir.ops import Add, GroupedMatMul, Relu, Transpose

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from lowering import ap, graph, run, tensor
-from mlc.compiler.api import compile_graph
+from mlc.compiler.stages import compile_graph
 from mlc.ir import DType, sym
 from mlc.ir.ops import CumSum, Positions, Sort, Suppress, TopK
 

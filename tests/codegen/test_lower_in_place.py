@@ -1,11 +1,11 @@
 """Results of contractions in the memory of an operand: only of one that nobody reads elsewhere or later."""
 
-import mlc.compiler.api as api
 import numpy as np
 import pytest
 from mlc.codegen.kernel import ContractKernel
 from mlc.codegen.lower import LowerOptions, lower
 from mlc.codegen.plan import Step
+from mlc.compiler.stages import compile_graph
 from mlc.ir import DType, Graph, Input, Node, TensorType, const
 from mlc.ir.ops import Add, MatMul, Relu, Slice
 from mlc.passes.base import apply
@@ -52,7 +52,7 @@ def test_numbers_are_the_same(layers):
     x, y = residual(layers)
     graph = graph_of(x, product(y, 24, 8))
     data = RNG.standard_normal((40, 24)).astype(np.float32)
-    module = api.compile_graph(graph, threads=2)
+    module = compile_graph(graph, threads=2)
     (want,) = graph.evaluate(data)
     for _ in range(2):
         np.testing.assert_allclose(module.run({"x": data})["y0"], want, rtol=1e-4, atol=1e-4)

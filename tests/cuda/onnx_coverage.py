@@ -23,9 +23,10 @@ from excluded import EXCLUDED
 from mlc.codegen.cuda.emulate.compiler import Library, build
 from mlc.codegen.cuda.emulate.device import EmulatedDevice
 from mlc.codegen.cuda.target import parse
-from mlc.compiler.api import Compilation, compile_stages
+from mlc.compiler.api import compile_stages
 from mlc.compiler.emulated import EmulatedBackend
 from mlc.compiler.options import Options
+from mlc.compiler.stages import Compilation
 from mlc.errors import MlcError, OnnxImportError
 from mlc.runtime.cuda.module import CudaModule
 

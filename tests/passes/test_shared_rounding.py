@@ -2,7 +2,7 @@
 
 import numpy as np
 from mlc.codegen.lower.fusion import Fusion
-from mlc.compiler.api import compile_graph
+from mlc.compiler.stages import compile_graph
 from mlc.ir import DType, Graph, Input, Node, TensorType, const
 from mlc.ir.ops import Add, Cast, Concat, Conv, DotMatMul, LayerNorm, Pool, Relu
 from mlc.passes.base import PassContext, apply

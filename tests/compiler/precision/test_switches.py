@@ -3,11 +3,11 @@
 import mlc
 import numpy as np
 import pytest
-from mlc.compiler.api import compile_graph
 from mlc.compiler.importer import import_model
 from mlc.compiler.precision.options import Precision
 from mlc.compiler.precision.switches import Switches
 from mlc.compiler.precision.workbench import Workbench
+from mlc.compiler.stages import compile_graph
 from mlc.passes.base import PassContext
 from mlc.passes.pipelines import optimize
 from onnx import TensorProto, helper, numpy_helper
