@@ -10,11 +10,13 @@ import math
 
 import numpy as np
 
-from ....ir import Dim, DType, Value
+from ....ir import Dim, DType, Value, dim_min
 from ....ir import ops as O
 from ..compose import Build
 
-DENSE = 1024  # longest transform by one matrix
+_LONGEST = 1024  # of transforms by one matrix, which would hold too much beyond
+_SHORT = 64  # up to here a factor is one matrix
+_PASSES = 300  # products per element that moving, turning and twisting them costs (measured from 128 to 1024 elements)
 
 
 def _angles(rows: int, cols: int, n: int) -> np.ndarray:
@@ -38,15 +40,18 @@ def factor(n: int) -> int:
     return next(d for d in range(math.isqrt(n), 0, -1) if n % d == 0)
 
 
-def is_long(n: Dim) -> bool:
-    """Whether `transform` does better than one matrix."""
-    return isinstance(n, int) and n > DENSE and factor(n) > 1
+def is_long(n: Dim, use: Dim, bins: Dim, products: int) -> bool:
+    """Whether `transform` does better than `products` products of [rows, use] and [use, bins]."""
+    if not isinstance(n, int) or factor(n) == 1:
+        return False
+    first, one = factor(n), dim_min(use, n) * bins * products
+    return n > _LONGEST or (isinstance(one, int) and n * (4 * (first + n // first) + _PASSES) < one)
 
 
 def transform(b: Build, re: Value, im: Value | None, n: int, inverse: bool) -> tuple[Value, Value]:
     """Σ x[j]·exp(∓2πi·j·k / n) of [rows, n] (unscaled; + for the inverse), as real and imaginary parts."""
     first = factor(n)
-    if n <= DENSE // 16 or first == 1:
+    if n <= _SHORT or first == 1:
         cos, sin = wave(b, n, n, n, re.dtype)
         return _times(b, re, im, cos, sin, inverse)
     second, rows = n // first, re.shape[0]

@@ -31,9 +31,9 @@ def fourier(ctx: ImportContext, b: Build, x: Value, n: Dim, inverse: bool, onesi
         x = b.div(x, b.dim(n, x.dtype))
     real = b.reshape(b.slice(x, axis + 1, 0, 1), rows)
     imag = b.reshape(b.slice(x, axis + 1, 1, 1), rows) if parts == 2 else None
-    if is_long(n):
-        return _long(b, real, imag, int(n), inverse, onesided, lead)
     bins = half if onesided and not inverse else n
+    if is_long(n, use, bins, parts if inverse and onesided else 2 * parts):
+        return _long(b, real, imag, int(n), inverse, onesided, lead)
     cos, sin = wave(b, use, bins, n, x.dtype)
     if inverse and onesided:
         # Bins k and n − k are conjugate: each counts twice, but for 0 and the middle one.

@@ -13,7 +13,7 @@ def spectrum(x: np.ndarray) -> np.ndarray:
     return np.stack([x.real, x.imag], -1)
 
 
-@pytest.mark.parametrize("n", [1, 7, 60, 1025, 1536, 2050, 1031], ids=lambda n: f"n={n}")
+@pytest.mark.parametrize("n", [1, 7, 60, 192, 500, 509, 1006, 1025, 1536, 2050, 1031], ids=lambda n: f"n={n}")
 def test_transforms(n: int) -> None:
     x = RNG.standard_normal((2, n)).astype(np.float32)
     z = (x + 1j * RNG.standard_normal((2, n))).astype(np.complex64)
