@@ -69,13 +69,13 @@ def unwoven(b: Builder, vectors: Sequence[Any]) -> list[Any]:
 
 
 def every(b: Builder, pieces: Sequence[Any], starts: Sequence[int], step: int) -> Any:
-    """Elements 0, step, 2·step … of a line of which `pieces` are vectors, from the elements `starts` on; one vector."""
+    """Elements 0, step, 2·step … of a line of which `pieces` are vectors, from the elements `starts` on, maybe before 0; one vector."""
     n = pieces[0].type.count
     acc, done = pieces[0], [False] * n
     for number, (piece, start) in enumerate(zip(pieces, starts, strict=True)):
         inside = [not done[lane] and start <= lane * step < start + n for lane in range(n)]
         if number == 0:
-            acc = shuffle(b, piece, piece, [lane * step if inside[lane] else lane for lane in range(n)])
+            acc = shuffle(b, piece, piece, [lane * step - start if inside[lane] else lane for lane in range(n)])
         else:
             acc = shuffle(b, acc, piece, [n + lane * step - start if inside[lane] else lane for lane in range(n)])
         done = [d or i for d, i in zip(done, inside, strict=True)]

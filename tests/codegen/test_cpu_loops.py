@@ -357,6 +357,9 @@ def test_arg_of_ties_nan_and_infinity():
     for fn in ("argmax", "argmin"):
         k = kernel([4], [40], [x], [(DType.I64, 4)], [Reduction(fn, load(0, (0, 40), (1, 1)))], [Store(1, Axis(0), Reduced(0))])
         check(k, [x])
+        columns = np.ascontiguousarray(x.reshape(4, 40).T).ravel()
+        k = kernel([4], [40], [columns], [(DType.I64, 4)], [Reduction(fn, load(0, (0, 1), (1, 4)))], [Store(1, Axis(0), Reduced(0))])
+        check(k, [columns])
 
 
 def test_arg_over_two_axes_counts_through():

@@ -16,6 +16,7 @@ from .points import Scope
 from .running import RunningStores
 from .schedule import NO_HINTS, LoopHints, LoopSchedule, merge_axes, schedule, work
 from .segments import FILLED, Segments, segments
+from .short_rows import short_rows
 from .spill import spill
 from .tiled import Tiled
 from .transpose import Turn, Weave, moving
@@ -30,12 +31,16 @@ def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS
     """Emit a loop kernel. Raises CodegenError for an element type or function the CPU backend lacks."""
     kernel = wider(as_bytes(merge_axes(kernel)))
     tile = moving(kernel, target)
-    parts = segments(kernel, target) if tile is None and hints == NO_HINTS else None
-    if parts is not None:
+    short = short_rows(kernel, target) if hints == NO_HINTS else None
+    parts = segments(kernel, target) if tile is None and short is None and hints == NO_HINTS else None
+    if short is not None:
+        plan = short.schedule
+    elif parts is not None:
         kernel, plan = parts.kernel, parts.schedule
     else:
         plan = schedule(kernel, target, hints) if tile is None else tile.schedule
     writer = _Writer(kernel, plan, target, tile, parts)
+    writer.short = short
     writer.write()
     text, symbol = named(str(writer.module))
     nodes = len(postorder(kernel.roots))
@@ -316,13 +321,26 @@ class _Writer(Tiled, RunningStores, LineUnits):
         if g > 1 and (known is None or known % (g * w) >= w):
             at = run(w, at)
         if not whole and (known is None or known % w):
+            left = b.ir.sub(stop, at)
             with b.ir.if_then(b.ir.icmp_signed("<", at, stop)):
-                self._point(axes, at, w, 1, b.below(b.ir.sub(stop, at), w))
+                if self.short is not None:
+                    self._rows(self.short, axes, at, left, self._all_stages)
+                else:
+                    self._point(axes, at, w, 1, b.below(left, w))
+
+    def _all_stages(self, scopes: list[Scope]) -> None:
+        for number, stage in enumerate(self.k.stages):
+            results = self._stage(number, stage, scopes)
+            for s, r in zip(scopes, results, strict=True):
+                s.reduced.append(r)
 
     # one point (or group of vectors) of the parallel axes -----------------------------------------------------------
     def _point(self, outer: dict[int, Any], start: Any, lanes: int, group: int, mask: Any) -> None:
         """`mask`: one for all vectors, or a list of one for each."""
         axis, w = self.plan.axis, self.plan.width
+        if self.short is not None:
+            self._rows(self.short, outer, start, None, self._all_stages)
+            return
         scopes = []
         for ahead in range(self.together):
             for g in range(group):
@@ -331,10 +349,7 @@ class _Writer(Tiled, RunningStores, LineUnits):
                     axes[axis] = start
                 own = mask[g] if isinstance(mask, list) else mask
                 scopes.append(Scope(axes, lanes, own, [], {}, g * w, ahead))
-        for number, stage in enumerate(self.k.stages):
-            results = self._stage(number, stage, scopes)
-            for s, r in zip(scopes, results, strict=True):
-                s.reduced.append(r)
+        self._all_stages(scopes)
         per_point = [s for s in self.k.stores if not s.per_element]
         for scope in scopes:
             for store in per_point:

@@ -56,6 +56,7 @@ class Points:
         self.uniform_results: set[int] = set()
         if not self.parallel:
             self.uniform_results = {i for i, axes in marked.items() if mark in axes and plan.axis not in axes}
+        self.columns_of: list[Scope] | None = None  # while short rows are written: a scope for each place of the row
         self.column_axis = -1  # the axis along which several points are computed together
         self.pointers: list[Any] = []
         self.forms: dict[int, Affine | None] = {}
@@ -158,12 +159,21 @@ class Points:
                 one = Functions(b, 1, self.target)
                 inverse = one.call("div", [one.const(1.0, y.dtype), s.memo[id(y), False]], [y.dtype, y.dtype])
                 return math.call("mul", [self._widen(s.memo[id(x), False], lanes), self._widen(inverse, lanes)], [e.dtype] * 2)
+            case Call(fn="div", args=(x, y)) if e.dtype.is_float and self.columns_of is not None and self._same_along_row(y):
+                over = s.memo[id(y), False]  # one division for all columns, as above
+                one = Functions(b, over.type.count, self.target)
+                inverse = one.call("div", [one.const(1.0, y.dtype), over], [y.dtype, y.dtype])
+                return math.call("mul", [self._widen(s.memo[id(x), False], lanes), self._widen(inverse, lanes)], [e.dtype] * 2)
             case Call(fn="div", args=(x, y)) if lanes > 1 and e.dtype is DType.F32 and self.target.fma and not self.varies(y, s):
                 return math.divide(self._widen(s.memo[id(x), False], lanes), self._narrow(s.memo[id(y), False]))
             case Call(fn=fn, args=args):
                 got = [self._widen(s.memo[id(a), False], lanes) for a in args]
                 return math.call(fn, got, [a.dtype for a in args])
         raise CodegenError(f"{type(e).__name__} in a loop kernel")
+
+    def _same_along_row(self, e: E) -> bool:
+        """A result of the reduction of a short row, or what follows from it."""
+        return self.plan.axis in self.depends[id(e)] and len(self.k.axes) not in self.depends[id(e)]
 
     def _guarded(self, e: Guarded, s: Scope) -> Any:
         """The body evaluated with a mask of the lanes that are inside."""

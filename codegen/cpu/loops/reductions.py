@@ -10,11 +10,12 @@ from ....ir import Dim, DType, prod, upper
 from ...affine import Affine
 from ...kernel import COMBINE, Reduction
 from .. import llvm_ir as ir
-from ..build import I32, vec
+from ..build import I32, I64, vec
 from ..math.functions import Functions
 from ..math.lanes import compute
-from .points import Points, Scope
+from .points import Scope
 from .schedule import UNROLL_POINTS, UNROLL_WORK
+from .short_rows import ShortRowUnits
 from .spill import Spill
 
 _NEUTRAL = {"sum": 0, "prod": 1, "and": 1, "or": 0}
@@ -33,7 +34,7 @@ class Parts:
     combine: Callable[[list[Any], list[Any]], list[Any]]
 
 
-class Reductions(Points):
+class Reductions(ShortRowUnits):
     """Points, and what walks the reduce axes from one."""
 
     spill: Spill | None = None
@@ -48,6 +49,10 @@ class Reductions(Points):
 
     def _reduce_space(self, scopes: list[Scope], carried: list[Any], body: Body, parts: Parts | None = None) -> list[Any]:
         """Run body over the reduce axes; `parts`, if given, keeps the chains of additions short."""
+        if self.columns_of is not None:
+            for column in self.columns_of:
+                carried = body([column], carried)
+            return carried
         k, b, n = self.k, self.b, len(self.k.axes)
         axes = [n + j for j in range(len(k.reduce_axes)) if n + j != self.plan.axis]
         cut = self.bounds or {}
@@ -181,14 +186,19 @@ class Reductions(Points):
         return x
 
     def _arg_stage(self, stage: Reduction, scopes: list[Scope]) -> list[Any]:
-        """Best value and its linear index, carried together; the first of equals wins, a NaN wins over all."""
+        """Best value and its linear index, carried together; the first of equals wins, a NaN wins over all.
+
+        Where no element is better than the worst value there is, all are equal, and the first index, 0, is theirs.
+        """
         k, n, b = self.k, len(self.k.axes), self.b
         dtype = stage.value.dtype
         along = self.plan.axis >= n  # lanes are neighbours of the row, else of different rows
         lanes, count = (self.plan.width, self.plan.group) if along else (scopes[0].lanes, len(scopes))
         math = Functions(b, lanes, self.target)
+        index_type = DType.I32 if upper(prod(k.reduce_axes)) < 1 << 31 else DType.I64  # half as many registers
+        element = math.type(index_type).element
         worst = math.const(self._neutral("max" if stage.fn == "argmax" else "min", dtype), dtype)
-        carried = [worst] * count + [math.const(-1, DType.I64)] * count
+        carried = [worst] * count + [math.const(0, index_type)] * count
 
         def body(inner: list[Scope], acc: list[Any]) -> list[Any]:
             best, where = list(acc[:count]), list(acc[count:])
@@ -197,10 +207,11 @@ class Reductions(Points):
                 linear: Any = b.i64(0)
                 for r, size in enumerate(k.reduce_axes):
                     linear = b.ir.add(b.ir.mul(linear, self.dim(size)), s.axes[n + r])
-                index = b.splat(linear, lanes)
+                index = b.splat(linear if index_type is DType.I64 else b.ir.trunc(linear, element), lanes)
                 if along:
-                    index = b.ir.add(index, b.iota(lanes, s.shift))
-                better = b.ir.or_(self._wins(stage.fn, math, dtype, x, best[j]), self._unset(math, where[j]))
+                    steps = ir.Constant(vec(element, lanes), [s.shift + lane for lane in range(lanes)])
+                    index = b.ir.add(index, steps)
+                better = self._wins(stage.fn, math, dtype, x, best[j])
                 if along and s.mask is not None:
                     better = b.ir.and_(better, s.mask)
                 best[j] = b.ir.select(better, x, best[j])
@@ -208,18 +219,16 @@ class Reductions(Points):
             return best + where
 
         out = self._reduce_space(scopes, carried, body)
-        return [self._first_best(stage.fn, dtype, list(zip(out[:count], out[count:], strict=True)))] if along else out[count:]
+        found = [self._first_best(stage.fn, dtype, list(zip(out[:count], out[count:], strict=True)))] if along else out[count:]
+        return found if index_type is DType.I64 else [b.ir.sext(x, vec(I64, x.type.count)) for x in found]
 
     def _wins(self, fn: str, math: Functions, dtype: DType, x: Any, best: Any) -> Any:
         """Lanes in which x is strictly better than the best so far."""
-        better = math.call("gt" if fn == "argmax" else "lt", [x, best], [dtype, dtype])
         if not dtype.is_float:
-            return better
-        nan = self.b.ir.and_(math.call("isnan", [x], [dtype]), self.b.ir.not_(math.call("isnan", [best], [dtype])))
-        return self.b.ir.or_(better, nan)
-
-    def _unset(self, math: Functions, index: Any) -> Any:
-        return self.b.ir.icmp_signed("<", index, math.const(0, DType.I64))
+            return math.call("gt" if fn == "argmax" else "lt", [x, best], [dtype, dtype])
+        i = self.b.ir
+        better = i.fcmp_unordered(">" if fn == "argmax" else "<", x, best)  # or a NaN is among them
+        return i.and_(better, i.not_(i.fcmp_unordered("uno", best, best)))
 
     def _first_best(self, fn: str, dtype: DType, parts: list[tuple[Any, Any]]) -> Any:
         """The index of the best of all lanes of (value, index) vectors, as one lane."""
@@ -228,8 +237,7 @@ class Reductions(Points):
         def better_of(x: tuple[Any, Any], y: tuple[Any, Any]) -> tuple[Any, Any]:
             math = Functions(b, x[0].type.count, self.target)
             tie = b.ir.and_(b.ir.icmp_signed("<", y[1], x[1]), b.ir.not_(self._wins(fn, math, dtype, x[0], y[0])))
-            take = b.ir.and_(b.ir.or_(self._wins(fn, math, dtype, y[0], x[0]), tie), b.ir.not_(self._unset(math, y[1])))
-            take = b.ir.or_(take, self._unset(math, x[1]))
+            take = b.ir.or_(self._wins(fn, math, dtype, y[0], x[0]), tie)
             return b.ir.select(take, y[0], x[0]), b.ir.select(take, y[1], x[1])
 
         best = parts[0]

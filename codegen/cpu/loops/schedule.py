@@ -113,7 +113,7 @@ def merge_axes(k: LoopKernel) -> LoopKernel:
 def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> LoopSchedule:
     """Rules in order; the last always applies. Raises ScheduleError for hints that the kernel cannot have."""
     n = len(k.axes)
-    width = target.vector_bits // (8 * _lane_bytes(k))
+    width = target.vector_bits // (8 * lane_bytes(k))
     if (found := running(k)) is not None:
         axis, group = vectors(k, found, width)
         return LoopSchedule(axis, width, group, width * group)
@@ -195,7 +195,7 @@ def _columns(k: LoopKernel, axis: int) -> tuple[int, bool]:
     return _COLUMNS, overlap and not any(f.get(axis) == 1 and last not in f for f in moving)
 
 
-def _lane_bytes(k: LoopKernel) -> int:
+def lane_bytes(k: LoopKernel) -> int:
     """Bytes of a lane: 1 for kernels on bytes only, 8 where all is 64-bit, else 4."""
     sizes = {o.dtype.itemsize for o in k.operands}
     if sizes == {8}:
