@@ -63,10 +63,10 @@ class GroupBlocks:
         return self.panels * self.groups * self.block
 
     def pack(self, levels: np.ndarray, scales: np.ndarray, zeros: np.ndarray, out: np.ndarray) -> None:
-        """Levels u8 [K, N], scales and zeros f32 [groups, N] into u32 [size]."""
+        """Levels u8 (or f16) [K, N], scales and zeros f32 [groups, N] into u32 [size]."""
         blocks = out.reshape(self.panels, self.groups, self.block)
         if (deep := self._deep) > self.k:
-            levels, given = np.zeros((deep, self.n), np.uint8), levels
+            levels, given = np.zeros((deep, self.n), levels.dtype), levels
             levels[self._places()] = given
         packed = pack_levels(levels, self.panel, self.bits)
         blocks[..., : self.scales_at] = packed.reshape(self.panels, self.groups, -1)

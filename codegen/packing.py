@@ -93,7 +93,7 @@ def levels_size(k: int, n: int, panel: int, bits: int) -> int:
 
 
 def pack_levels(levels: np.ndarray, panel: int, bits: int, out: np.ndarray | None = None) -> np.ndarray:
-    """Levels of few bits u8 [K, N] -> flat u32 [⌈N/panel⌉, ⌈K·bits/32⌉, panel], zero padded.
+    """Levels of few bits u8 [K, N], or of 16 bits f16, -> flat u32 [⌈N/panel⌉, ⌈K·bits/32⌉, panel], zero padded.
 
     A word holds neighbouring elements of a column, the first in its lowest bits.
     """
@@ -101,7 +101,7 @@ def pack_levels(levels: np.ndarray, panel: int, bits: int, out: np.ndarray | Non
     each = 32 // bits
     words, panels = -(-k // each), -(-n // panel)
     full = np.zeros((words * each, panels * panel), np.uint32)
-    full[:k, :n] = levels
+    full[:k, :n] = levels.view(np.uint16) if bits == 16 else levels
     parts = full.reshape(words, each, panels, panel) << (np.arange(each, dtype=np.uint32) * bits)[:, None, None]
     packed = np.bitwise_or.reduce(parts, axis=1).transpose(1, 0, 2).reshape(-1)
     if out is None:
@@ -111,11 +111,12 @@ def pack_levels(levels: np.ndarray, panel: int, bits: int, out: np.ndarray | Non
 
 
 def unpack_levels(packed: np.ndarray, k: int, n: int, panel: int, bits: int) -> np.ndarray:
-    """Inverse of `pack_levels`: u8 [K, N]."""
+    """Inverse of `pack_levels`: u8 [K, N], or f16."""
     each = 32 // bits
     words = packed.reshape(-(-n // panel), 1, -(-k // each), panel)
     parts = (words >> (np.arange(each, dtype=np.uint32) * bits)[:, None, None]) & ((1 << bits) - 1)
-    return parts.transpose(2, 1, 0, 3).reshape(-1, words.shape[0] * panel)[:k, :n].astype(np.uint8)
+    levels = parts.transpose(2, 1, 0, 3).reshape(-1, words.shape[0] * panel)[:k, :n]
+    return levels.astype(np.uint16).view(np.float16) if bits == 16 else levels.astype(np.uint8)
 
 
 def unpack_gates(packed: np.ndarray, hidden: int, groups: tuple[tuple[int, ...], ...], block: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..codegen.cpu import emit as cpu_emit
+from ..codegen.cpu.dot.instructions import dot_kind, instruction
 from ..codegen.cpu.emitted import Emitted
 from ..codegen.cpu.parallel import CompilePool
 from ..codegen.cpu.target import CpuTarget
@@ -25,11 +26,11 @@ from ..errors import TargetError
 from ..ir import Dim, DType, dim_max
 from ..ir.dims import floordiv
 from ..passes.base import Runnable
+from ..passes.half_products import HalfProducts
 from ..passes.long_reductions import LongReductions
 from ..passes.merge_products import MergeProducts
 from ..passes.pipelines import CLEAN
 from ..passes.separate_resizes import SeparateResizes
-from ..passes.wide_products import WideProducts
 from ..runtime import objects
 from ..runtime.artifact import Parts
 from .assemble import assemble
@@ -142,7 +143,9 @@ class CpuBackend:
         return None
 
     def passes(self, opt_level: int) -> tuple[Runnable, ...]:
-        return (SeparateResizes(), WideProducts(), CLEAN, LongReductions()) if opt_level > 0 else ()
+        how = instruction(dot_kind(DType.BF16, DType.BF16), self.target)
+        halves = HalfProducts(dots=how != "lanes", split=how == "tiles")
+        return (SeparateResizes(), halves, CLEAN, LongReductions()) if opt_level > 0 else ()
 
     def emit(self, plan: Plan) -> dict[int, Emitted]:
         return _emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: self._emit(step.kernel)), self._written)

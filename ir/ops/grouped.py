@@ -15,9 +15,10 @@ from .contract import MatMul
 
 @dataclass(frozen=True)
 class GroupedMatMul(MatMul):
-    """(x f32[…, M, K], levels u8[K, N], scales f32[⌈K/group⌉, N], zeros f32[⌈K/group⌉, N]) -> f32 […, M, N].
+    """(x f32[…, M, K], levels u8|f16[K, N], scales f32[⌈K/group⌉, N], zeros f32[⌈K/group⌉, N]) -> f32 […, M, N].
 
-    Σ_k x[m, k] · (levels[k, n] − zeros[k/group, n]) · scales[k/group, n]; levels have `bits` bits, 4 or 8. With `values`, 16 of
+    Σ_k x[m, k] · (levels[k, n] − zeros[k/group, n]) · scales[k/group, n]; levels have `bits` bits, 4 or 8; those of 16 bits
+    are numbers of float16. With `values`, 16 of
     them for 4 bits, a level stands for values[level], as in the uneven steps of NF4.
     """
 
@@ -26,11 +27,13 @@ class GroupedMatMul(MatMul):
     values: tuple[float, ...] = ()
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        if len(types) != 4 or [t.dtype for t in types] != [DType.F32, DType.U8, DType.F32, DType.F32]:
-            raise VerifyError(f"groupedmatmul: operands {', '.join(map(str, types))}", expected="f32, u8 levels, f32 scales and zeros")
+        stored = DType.F16 if self.bits == 16 else DType.U8
+        if len(types) != 4 or [t.dtype for t in types] != [DType.F32, stored, DType.F32, DType.F32]:
+            given = ", ".join(map(str, types))
+            raise VerifyError(f"groupedmatmul: operands {given}", expected=f"f32, {stored.value} levels, f32 scales and zeros")
         x, levels, scales, zeros = types
-        if self.bits not in (4, 8) or self.group < 1:
-            raise VerifyError(f"groupedmatmul: {self.bits} bits in groups of {self.group}", expected="4 or 8 bits, a group of 1 or more")
+        if self.bits not in (4, 8, 16) or self.group < 1:
+            raise VerifyError(f"groupedmatmul: {self.bits} bits in groups of {self.group}", expected="4, 8 or 16, a group of 1 or more")
         if self.values and (self.bits, len(self.values)) != (4, 16):
             raise VerifyError(f"groupedmatmul: {len(self.values)} values for {self.bits} bits", expected="16 for 4 bits")
         if levels.rank != 2 or not isinstance(levels.shape[0], int) or not isinstance(levels.shape[1], int):

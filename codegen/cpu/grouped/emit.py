@@ -18,6 +18,7 @@ from .. import llvm_ir as ir
 from ..build import I32, I64, PTR, Builder, Params, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
+from ..math.minifloat import decode
 from ..row_tiles import cut_rows
 from ..target import CpuTarget
 from ..text_cache import TextEmitter, text_of
@@ -36,6 +37,24 @@ _AHEAD = 2048  # 32-bit words of levels: hardware does not look beyond a page of
 def emit_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHints = NO_HINTS) -> Emitted:
     """Raises CodegenError for groups or epilogues that cannot be emitted, ScheduleError for hints that do not suit."""
     return _Emitter(kernel, schedule_grouped(kernel, target, hints), target).emit()
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Memory of a unit on AMX tiles. split: rows of A by a block of K, low parts `low` bytes on. sums: [strips, rows, columns]."""
+
+    split: Any
+    low: Any
+    sums: Any
+    rows: Any
+
+    @classmethod
+    def allocate(cls, b: Builder, p: dict[str, Any], s: GroupedSchedule) -> _Blocks:
+        i = b.ir
+        rows = i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32))
+        size = i.mul(p["depth"], rows)
+        sums = b.alloca(F32, i.mul(i.mul(rows, p["chunk"]), b.i64(s.lanes * s.vectors)))
+        return cls(b.alloca(F32, size), i.mul(size, b.i64(2)), sums, rows)
 
 
 _TileFunctions = dict[tuple[int, bool], ir.Function]  # by rows, and whether columns are masked
@@ -67,7 +86,7 @@ class _Emitter(TextEmitter):
                  "chunk": schedule.chunk, "strips": schedule.strips,
                  "whole": kernel.k // self.each, "words": words, "group": blocks.words, "groups": blocks.groups,
                  "k": kernel.k, "block": blocks.block, "scales": blocks.scales_at, "zeros": blocks.zeros_at,
-                 "span": min(kernel.group, kernel.k)}  # fmt: skip
+                 "span": min(kernel.group, kernel.k), "depth": schedule.depth}  # fmt: skip
         self.size = {name: self.params.add(dim) for name, dim in sizes.items()}
         # a zero that all columns share comes off each level, where it is a whole number; others at the end of a group
         level = not (schedule.table or kernel.values or kernel.zero is None or kernel.zero != int(kernel.zero))
@@ -78,7 +97,7 @@ class _Emitter(TextEmitter):
     def fingerprint(self) -> Hashable:
         """Everything that the text depends on: no sizes."""
         k = self.kernel
-        fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunk=0, chunks=0)
+        fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunk=0, chunks=0, depth=0)
         types = self.blocks.scale, self.blocks.zero, *(o.dtype for o in k.operands)
         return fixed, k.bits, k.values, k.zero, k.panel, types, self.epilogue.fingerprint(), self.target
 
@@ -120,6 +139,10 @@ class _Emitter(TextEmitter):
     def level(self, b: Builder, shifted: Any) -> Any:
         """The lowest level of words as floats, without the zero that all share where that costs nothing."""
         known = self.kernel.values
+        if self.kernel.bits == 16:
+            half = b.ir.trunc(shifted, vec(storage(DType.U16), self.schedule.lanes))
+            half = b.ir.bitcast(half, vec(storage(DType.F16), self.schedule.lanes))
+            return b.ir.fpext(half, self.vector) if self.target.half else decode(b, half, DType.F16)
         if self.schedule.table:
             zero = self.kernel.zero or 0.0
             values = ir.Constant(self.vector, [float(v - zero) for v in known or range(16)])
@@ -151,9 +174,8 @@ class _Emitter(TextEmitter):
         bufs, dims, begin, end = fn.args
         p = {name: b.param(dims, at) for name, at in self.size.items()}
         strip = b.i64(s.lanes * s.vectors)
-        deep = i.and_(i.add(p["k"], b.i64(31)), b.i64(-32))  # whole words, and whole steps of AMX tiles
-        scratch = b.alloca(F32, i.mul(deep, strip)) if wide else None
-        split = b.alloca(F32, i.mul(deep, i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32)))) if wide and wide.split else None
+        scratch = b.alloca(F32, i.mul(p["depth"], strip)) if wide else None
+        blocks = _Blocks.allocate(b, p, s) if wide and wide.split else None
         if s.row:
             RowProduct(self.module, self.kernel, self.blocks, s, self.target, self.size, self.epilogue).run_if_single(b, p, fn.args)
 
@@ -190,11 +212,11 @@ class _Emitter(TextEmitter):
                 strips(few)
                 return ()
             many = i.icmp_signed(">=", count, b.i64(s.expand))
-            half = i.mul(i.mul(deep, strip), b.i64(2))
-            if wide.split is None:
+            half = i.mul(i.mul(p["depth"], strip), b.i64(2))
+            if wide.split is None or blocks is None:
 
                 def expanded(column: Any, masked: bool) -> None:
-                    i.call(wide.expand, [bufs, dims, column, scratch, half])
+                    i.call(wide.expand, [bufs, dims, column, scratch, half, b.i64(0), p["words"]])
                     cut_rows(b, s.wide, count, lambda h, lo, hi: i.call(
                         wide.tiles[h, masked], [bufs, dims, i.add(first, lo), i.add(first, hi), column, scratch]))  # fmt: skip
 
@@ -204,27 +226,31 @@ class _Emitter(TextEmitter):
                     with other:
                         strips(few)
                 return ()
-            a_half = i.mul(i.mul(deep, i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32))), b.i64(2))
-            before = i.block
-            with i.if_then(many):
-                a = b.at(b.load(PTR, bufs, 8), i.mul(first, p["lda"]), F32)
-                fits = i.call(wide.split, [a, p["lda"], p["k"], count, split, a_half])
-                inside = i.block
-            can = i.phi(ir.IntType(1))
-            can.add_incoming(ir.Constant(ir.IntType(1), 0), before)
-            can.add_incoming(fits, inside)
 
-            def on_tiles(column: Any, masked: bool) -> None:
-                i.call(wide.expand, [bufs, dims, column, scratch, half])
-                i.call(wide.products[masked], [bufs, dims, first, count, column, split, a_half, scratch, half])
+            def deep(at: Any, seen: list[Any]) -> Sequence[Any]:
+                """A block of K: rows are split, and every strip of the unit is multiplied."""
+                size = b.smin(i.sub(p["k"], at), p["depth"])
+                goes_on, last = i.icmp_signed(">", at, b.i64(0)), i.icmp_signed("==", i.add(at, size), p["k"])
+                a = b.at(b.at(b.load(PTR, bufs, 8), i.mul(first, p["lda"]), F32), at, F32)
+                fits = i.and_(seen[0], i.call(wide.split, [a, p["lda"], size, count, blocks.split, blocks.low]))
 
-            with i.if_else(can) as (then, other):
-                with then:
+                def on_tiles(column: Any, masked: bool) -> None:
+                    word = i.udiv(at, b.i64(self.each))
+                    stop = i.add(word, i.udiv(i.add(size, b.i64(self.each - 1)), b.i64(self.each)))
+                    i.call(wide.expand, [bufs, dims, column, scratch, half, word, stop])
+                    sums = b.at(blocks.sums, i.mul(i.sub(column, i.mul(begins, strip)), blocks.rows), F32)
+                    i.call(wide.products[masked], [bufs, dims, first, count, column, blocks.split, blocks.low, scratch, half, size,
+                                                   goes_on, last, sums])  # fmt: skip
+
+                with i.if_then(fits):
                     Tiles(b, DType.BF16).configure()
                     strips(on_tiles)
                     Tiles(b, DType.BF16).release()
-                with other:
-                    strips(few)
+                return [fits]
+
+            (can,) = b.loop(b.i64(0), i.select(many, p["k"], b.i64(0)), p["depth"], [many], deep)
+            with i.if_then(i.not_(can)):
+                strips(few)
             return ()
 
         b.loop(begin, end, b.i64(1), [], unit)

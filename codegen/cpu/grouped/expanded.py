@@ -34,17 +34,18 @@ class Expanded:
         self.vector = vec(F32, schedule.lanes)
 
     def expand(self, level: Level) -> ir.Function:
-        """void expand(bufs, dims, column, scratch, half): `half` is where low parts begin, on AMX tiles."""
+        """void expand(bufs, dims, column, scratch, half, begin, end): words [begin, end) of the strip; `half` is where low parts begin,
+        on AMX tiles."""
         s, each = self.s, 32 // self.bits
-        b, fn = self._function("expand", [PTR, PTR, I64, PTR, I64])
+        b, fn = self._function("expand", [PTR, PTR, I64, PTR, I64, I64, I64])
         i = b.ir
-        bufs, dims, column, scratch, half = fn.args
+        bufs, dims, column, scratch, half, begin, end = fn.args
         p = {n: b.param(dims, at) for n, at in self.size.items()}
         strip = Strip(b, self.blocks, s, self.target, p, b.load(PTR, b.at(bufs, b.i64(1), PTR), 8), column)
 
         def group(g: Any, _: list[Any]) -> Sequence[Any]:
             first = i.mul(g, p["group"])
-            stop = b.smin(i.add(first, p["group"]), p["words"])
+            stop = b.smin(i.add(first, p["group"]), end)
             block = strip.block(g)
             factor = [strip.scale(block, v) for v in range(s.vectors)]
             off: list[Any] | None = [strip.zero(block, v) for v in range(s.vectors)]
@@ -52,6 +53,7 @@ class Expanded:
                 off = None if self.taken_off else [ir.Constant(self.vector, float(self.zero))] * s.vectors
 
             def word(w: Any, _: list[Any]) -> Sequence[Any]:
+                place = i.sub(w, begin)
                 packed = [strip.levels(block, i.sub(w, first), v) for v in range(s.vectors)]
 
                 def weights(v: int, j: int) -> Any:
@@ -61,22 +63,23 @@ class Expanded:
                 if self.on_tiles is not None:
                     for j in range(0, each, 2):
                         pairs = [(weights(v, j), weights(v, j + 1)) for v in range(s.vectors)]
-                        row = i.add(i.mul(w, b.i64(each // 2)), b.i64(j // 2))
+                        row = i.add(i.mul(place, b.i64(each // 2)), b.i64(j // 2))
                         self.on_tiles.store_weights(b, scratch, half, row, pairs)
                     return ()
-                out = b.at(scratch, i.mul(w, b.i64(each * s.lanes * s.vectors)), F32)
+                out = b.at(scratch, i.mul(place, b.i64(each * s.lanes * s.vectors)), F32)
                 for v in range(s.vectors):
                     for j in range(each):
                         i.store(weights(v, j), b.at(out, b.i64((j * s.vectors + v) * s.lanes), F32), align=4)
                 return ()
 
-            b.loop(first, stop, b.i64(1), [], word)
+            b.loop(b.smax(first, begin), stop, b.i64(1), [], word)
             return ()
 
-        b.loop(b.i64(0), p["groups"], b.i64(1), [], group)
+        after = i.udiv(i.add(end, i.sub(p["group"], b.i64(1))), p["group"])
+        b.loop(i.udiv(begin, p["group"]), after, b.i64(1), [], group)
         if self.on_tiles is not None:
-            last = i.mul(self.on_tiles.steps(b, p["k"]), b.i64(ROWS))
-            self.on_tiles.clear(b, scratch, half, i.mul(p["words"], b.i64(each // 2)), last)
+            pairs = i.mul(i.sub(end, begin), b.i64(each // 2))
+            self.on_tiles.clear(b, scratch, half, pairs, i.and_(i.add(pairs, b.i64(ROWS - 1)), b.i64(-ROWS)))
         i.ret_void()
         return fn
 

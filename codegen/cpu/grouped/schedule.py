@@ -16,8 +16,9 @@ _ROWS = 48  # of a unit: its levels come from the first-level cache after the fi
 _EXPAND_TILES = 12  # the same where they are multiplied on AMX tiles
 _WIDE_ROWS = 240  # of a unit that expands its weights: they are worth so many
 _SPLIT_ROWS = 256  # the same on AMX tiles, where rows of A are kept beside the weights,
-_SPLIT_BYTES = 1 << 19  # in so many bytes
+_DEPTH = 1024  # at most so many elements of K of both, so that the second-level cache has room for them and for the sums
 _MOST_ROWS = 512  # of a unit that is asked for
+_STEP = 32  # elements of K that a tile instruction takes; whole words of levels
 _CHUNK = 8  # strips of a unit on AMX tiles, which its rows of A are split for
 _TILES = frozenset({"amx-tile", "amx-bf16"})
 
@@ -45,6 +46,7 @@ class GroupedSchedule:
     tiles: bool = False  # expanded weights are multiplied on AMX tiles
     chunk: Dim = 1  # strips of a unit
     chunks: Dim = 0
+    depth: int = 0  # elements of K that a unit multiplies at a time where its weights become floats: whole steps of AMX tiles
     row: bool = False  # a single row is multiplied as integers (`row.py`)
 
 
@@ -90,11 +92,14 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
     strip = lanes * vectors
     tiles = lanes == 16 and target.masked and target.features >= _TILES and hints.tiles >= 0 and not hints.vectors
     expand = _EXPAND_TILES if tiles else _EXPAND
-    if hints.expand < 0 or (isinstance(kernel.m, int) and kernel.m < expand) or 4 * kernel.k * strip > _EXPANDED_BYTES:
+    deep = not tiles and 4 * kernel.k * strip > _EXPANDED_BYTES
+    if hints.expand < 0 or (isinstance(kernel.m, int) and kernel.m < expand) or deep:
         expand, tiles = 0, False
+    depth = -(-kernel.k // max(1, -(-kernel.k // _DEPTH) if tiles else 1))  # blocks of about one size
+    depth = -(-depth // _STEP) * _STEP
     most = _ROWS
     if tiles:
-        most = max(32, min(_SPLIT_ROWS, _SPLIT_BYTES // (4 * kernel.k) // 32 * 32))
+        most = _SPLIT_ROWS
     elif expand:
         most = _WIDE_ROWS
     rows = most
@@ -102,25 +107,25 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
         rows = max(1, -(-kernel.m // max(1, -(-kernel.m // most))))  # blocks of about one size
         rows = min(most, -(-rows // 32) * 32) if tiles else rows
     if hints.rows:
-        limit = min(_MOST_ROWS, _EXPANDED_BYTES // (4 * kernel.k)) if tiles else _MOST_ROWS
-        if not isinstance(kernel.m, int) or not 1 <= hints.rows <= limit or (tiles and hints.rows % 32):
-            raise ScheduleError(f"units of {hints.rows} rows", expected=f"1 to {limit}, whole AMX tiles, of a known number")
+        if not isinstance(kernel.m, int) or not 1 <= hints.rows <= _MOST_ROWS or (tiles and hints.rows % 32):
+            raise ScheduleError(f"units of {hints.rows} rows", expected=f"1 to {_MOST_ROWS}, whole AMX tiles, of a known number")
         rows = hints.rows
     strips = -(-kernel.n // strip)
     chunk, chunks = _chunks(kernel.m, strips) if tiles else (1, strips)
     if hints.chunk:
-        if not tiles or not 1 <= hints.chunk <= strips:
-            raise ScheduleError(f"units of {hints.chunk} strips", expected=f"1 to {strips}, on AMX tiles")
+        most = min(strips, _EXPANDED_BYTES // (4 * strip * _MOST_ROWS))
+        if not tiles or not 1 <= hints.chunk <= most:
+            raise ScheduleError(f"units of {hints.chunk} strips", expected=f"1 to {most}, on AMX tiles")
         chunk, chunks = hints.chunk, -(-strips // hints.chunk)
     return GroupedSchedule(
         lanes, vectors, heights, kernel.bits == 4 and lanes == 16 and target.is_x86, kernel.k % each, rows, ceildiv(kernel.m, rows), strips,
-        kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks, _as_integers(kernel, target),
+        kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks, depth, _as_integers(kernel, target),
     )  # fmt: skip
 
 
 def _as_integers(kernel: GroupedKernel, target: CpuTarget) -> bool:
     """Whether single rows may come, levels are even steps, and their sums by bytes fit 32 bits, zeros taken off."""
-    if kernel.values or lower(kernel.m) > 1 or vector_instruction(dot_kind(DType.U8, DType.I8), target) != "dot":
+    if kernel.values or kernel.bits > 8 or lower(kernel.m) > 1 or vector_instruction(dot_kind(DType.U8, DType.I8), target) != "dot":
         return False
     return min(kernel.group, kernel.k) * ((1 << kernel.bits) - 1) * 256 < 1 << 31
 

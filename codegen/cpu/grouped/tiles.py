@@ -5,9 +5,10 @@ of bfloat16 then make one of floats: h·h' + h·l' + l·h', where l·l' is as sm
 is symmetric, so that what is lost averages out: 4·10⁻⁶ of the norm, what float32 loses in a sum of some thousands. That takes
 three passes of an instruction with sixteen times the rate of a vector multiply-add.
 
-A unit splits its rows of A once, and each strip of weights once. Both lie in the order in which tiles read them: blocks of 16
-rows (of A, or pairs of rows of B) by 64 bytes. Rows that hold an infinity, or what rounds to one, cannot be split: the caller
-then multiplies as for few rows.
+A unit splits its rows of A once, and each strip of weights once, by blocks of K that the second-level cache holds; sums of a
+block wait in memory for those of the next. Both lie in the order in which tiles read them: blocks of 16 rows (of A, or pairs of
+rows of B) by 64 bytes. Rows that hold an infinity, or what rounds to one, cannot be split: the caller then multiplies as for few
+rows. Results are written behind the last block of K, so that it still can.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from ....ir import DType
 from .. import llvm_ir as ir
-from ..build import I8, I16, I32, I64, PTR, Builder, storage, vec
+from ..build import I1, I8, I16, I32, I64, PTR, Builder, storage, vec
 from ..emitted import PLACEHOLDER
 from ..epilogue import Epilogue
 from ..target import CpuTarget
@@ -42,7 +43,7 @@ class TileProduct:
 
     def split(self) -> ir.Function:
         """i1 split(rows of A, lda, k, count, out): high parts, then low parts `half` bytes on; false where rows cannot be split."""
-        b, fn = self._function("split", ir.IntType(1), [PTR, I64, I64, I64, PTR, I64])
+        b, fn = self._function("split", I1, [PTR, I64, I64, I64, PTR, I64])
         i = b.ir
         a, lda, k, count, out, half = fn.args
         steps = self.steps(b, k)
@@ -104,37 +105,40 @@ class TileProduct:
         b.loop(first, last, b.i64(1), [], pair)
 
     def product(self, masked: bool, epilogue: Epilogue, operands: int, out: DType) -> ir.Function:
-        """void product(bufs, dims, first, count, column, a, a_half, strip, half): `count` rows from `first` on by the strip."""
+        """void product(bufs, dims, first, count, column, a, a_half, strip, half, k, from, last, sums): `count` rows from `first` on by
+        the strip, for a block of `k` elements; `sums` of the strip [count, columns] go on where `from`, and are finished where `last`."""
         s = self.s
-        b, fn = self._function(f"amx{'t' if masked else ''}", ir.VoidType(), [PTR, PTR, I64, I64, I64, PTR, I64, PTR, I64])
+        types = [PTR, PTR, I64, I64, I64, PTR, I64, PTR, I64, I64, I1, I1, PTR]
+        b, fn = self._function(f"amx{'t' if masked else ''}", ir.VoidType(), types)
         i = b.ir
-        bufs, dims, first, count, column, a, a_half, strip, half = fn.args
+        bufs, dims, first, count, column, a, a_half, strip, half, k, goes_on, last, sums = fn.args
         p = {n: b.param(dims, at) for n, at in self.size.items()}
         pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(operands)]
         live = i.sub(p["n"], column)
         masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
         active = epilogue.begin(b, dims, pointers, b.i64(0), column, masks, hold=True)
-        steps = self.steps(b, p["k"])
-        sums = b.alloca(self.floats, b.i64(2 * ROWS * s.vectors))
+        steps = self.steps(b, k)
         element = storage(out)
 
         def rows(at: Any, _: list[Any]) -> Sequence[Any]:
             left = i.sub(count, at)
             block = b.at(a, i.mul(i.mul(i.udiv(at, b.i64(ROWS)), steps), b.i64(_BLOCK)), I8)
+            found = b.at(sums, i.mul(at, b.i64(s.vectors)), self.floats)
             with i.if_else(i.icmp_signed(">", left, b.i64(ROWS))) as (two, one):
                 for high, branch in ((2, two), (1, one)):
                     with branch:
                         for c in range(0, s.vectors, 2):
-                            self._tiles(b, high, c, min(2, s.vectors - c), steps, block, a_half, strip, half, sums)
+                            self._tiles(b, high, c, min(2, s.vectors - c), steps, block, a_half, strip, half, goes_on, found)
 
             def finish(r: Any, _: list[Any]) -> Sequence[Any]:
-                line = b.at(sums, i.mul(r, b.i64(s.vectors)), self.floats)
+                line = b.at(found, i.mul(r, b.i64(s.vectors)), self.floats)
                 acc = [b.load(self.floats, b.at(line, b.i64(v), self.floats), 64) for v in range(s.vectors)]
                 m = i.add(first, i.add(at, r))
                 active.row(m, acc, b.at(pointers[-1], i.add(i.mul(m, p["ldc"]), column), element))
                 return ()
 
-            b.loop(b.i64(0), b.smin(left, b.i64(2 * ROWS)), b.i64(1), [], finish)
+            with i.if_then(last):
+                b.loop(b.i64(0), b.smin(left, b.i64(2 * ROWS)), b.i64(1), [], finish)
             return ()
 
         b.loop(b.i64(0), count, b.i64(2 * ROWS), [], rows)
@@ -146,13 +150,23 @@ class TileProduct:
         return b.ir.udiv(b.ir.add(k, b.i64(_STEP - 1)), b.i64(_STEP))
 
     def _tiles(
-        self, b: Builder, high: int, first: int, wide: int, steps: Any, a: Any, a_half: Any, strip: Any, half: Any, sums: Any
+        self, b: Builder, high: int, first: int, wide: int, steps: Any, a: Any, a_half: Any, strip: Any, half: Any, goes_on: Any, sums: Any
     ) -> None:
         """16·high rows by 16·wide columns from vector `first` on: sums in tiles 0 … 3, A in 4 and 5, B in 6 and 7."""
         i, t, line = b.ir, Tiles(b, DType.BF16), b.i64(BYTES)
-        for x in range(high):
-            for y in range(wide):
-                t.zero(2 * x + y)
+        row = b.i64(self.s.vectors * BYTES)
+
+        def each(run: Callable[[int, Any], None]) -> None:
+            """run(tile, where its sums are)"""
+            for x in range(high):
+                for y in range(wide):
+                    run(2 * x + y, b.at(sums, b.i64(x * ROWS * self.s.vectors + first + y), self.floats))
+
+        with i.if_else(goes_on) as (then, other):
+            with then:
+                each(lambda tile, at: t.load(tile, at, row))
+            with other:
+                each(lambda tile, at: t.zero(tile))
 
         def load_a(at: Any, offset: Any) -> None:
             for x in range(high):
@@ -180,10 +194,7 @@ class TileProduct:
             return ()
 
         b.loop(b.i64(0), steps, b.i64(1), [], step)
-        for x in range(high):
-            for y in range(wide):
-                to = b.at(sums, b.i64(x * ROWS * self.s.vectors + first + y), self.floats)
-                t.store(2 * x + y, to, b.i64(self.s.vectors * BYTES))
+        each(lambda tile, at: t.store(tile, at, row))
 
     def _parts(self, b: Builder, x: Any) -> tuple[Any, Any]:
         """Bits of h and l; only their upper 16 count, and of h the others are zero."""

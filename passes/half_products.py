@@ -1,0 +1,98 @@
+"""Products of 16-bit floats as models have them, on machines without instructions that multiply such numbers and round as they say.
+
+Sums are float32 in any case, and results are rounded to 16 bits as they were. What is multiplied is the same numbers:
+
+    bfloat16, where there are dot products of it    →  dotmatmul, dotconv: a product of two is exact in float32
+    float16, weights known, rows many or not known  →  groupedmatmul of 16 bits: half the bytes for few rows, three products of
+                                                       bfloat16 on AMX tiles for many
+    either, weights known, rows not few             →  float32: weights converted at compile time, activations where they are made
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..ir import DType, Graph, Node, Value, const, evaluate, prod, symbols_of
+from ..ir.ops import Attention, Cast, Conv, DotConv, DotMatMul, GroupedMatMul, MatMul
+from .base import Pass, PassContext, apply, const_of
+
+_FEW_ROWS = 4  # or that may be so few: they read weights for so little work that half of the bytes are worth converting them each time
+_MANY_ROWS = 12  # from which on AMX tiles pay
+_LEAST = 4096  # weights; fewer are as well off in float32
+_HALVES = (DType.F16, DType.BF16)
+
+
+@dataclass(frozen=True)
+class HalfProducts(Pass):
+    """dots: there are dot products of bfloat16. split: three of them, on tiles, take less time than one of float32."""
+
+    dots: bool = False
+    split: bool = False
+
+    def run(self, graph: Graph, ctx: PassContext) -> Graph:
+        def visit(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
+            if node.out.dtype not in _HALVES:
+                return None
+            match node.op:
+                case Attention():
+                    return self._attention(node, node.op, inputs)
+                case MatMul() | Conv() as op if type(op) in (MatMul, Conv):
+                    y = self._product(node, op, inputs)
+                    return None if y is None else (apply(Cast(node.out.dtype), y, loc=node.loc),)
+            return None
+
+        return graph.rewrite(visit)
+
+    def _product(self, node: Node, op: MatMul | Conv, inputs: tuple[Value, ...]) -> Value | None:
+        """The float32 result of a product, or None where it stays as it is."""
+        x, w = inputs
+        if self.dots and node.out.dtype is DType.BF16 and not _is_depthwise(node):
+            return apply(_dot(op), x, w, loc=node.loc)
+        weights, rows = const_of(w), node.out.shape[:-1]
+        if weights is None:
+            return None
+        fewest = evaluate(prod(rows), dict.fromkeys(symbols_of(rows), 1))
+        if isinstance(op, MatMul):
+            static = not symbols_of(rows)
+            grouped = (self.split and fewest >= _MANY_ROWS) or (fewest <= _FEW_ROWS and not static)
+            if grouped and node.out.dtype is DType.F16 and _readable(weights):
+                return _levels(node, x, weights.reshape(weights.shape[-2:]))
+            if fewest <= _FEW_ROWS:
+                return None
+        wide = const(weights.astype(DType.F32.np), loc=w.node.loc)
+        return apply(op, apply(Cast(DType.F32), x, loc=node.loc), wide, loc=node.loc)
+
+    def _attention(self, node: Node, op: Attention, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
+        """The float32 kernel, whose scores stay in cache; few queries read keys and values as they are."""
+        rows = node.out.shape[2]
+        if isinstance(rows, int) and rows <= _FEW_ROWS:
+            return None
+        heads = (apply(Cast(DType.F32), v, loc=node.loc) for v in inputs)  # and the mask, if there is one
+        exact = replace(op, rounded=op.rounded or (self.dots and node.out.dtype is DType.BF16))
+        return (apply(Cast(node.out.dtype), apply(exact, *heads, loc=node.loc), loc=node.loc),)
+
+
+def _dot(op: MatMul | Conv) -> DotMatMul | DotConv:
+    if isinstance(op, Conv):
+        return DotConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups)
+    return DotMatMul()
+
+
+def _is_depthwise(node: Node) -> bool:
+    """Dot products would add up one number only."""
+    return isinstance(node.op, Conv) and node.op.groups > 1 and node.inputs[1].shape[-2] == 1
+
+
+def _readable(weights: np.ndarray) -> bool:
+    """Whether they are one matrix, worth its own packing, of numbers that two bfloat16 can make."""
+    return weights.size >= _LEAST and prod(weights.shape[:-2]) == 1 and bool(np.isfinite(weights).all())
+
+
+def _levels(node: Node, x: Value, weights: np.ndarray) -> Value:
+    """x·w, the weights read as they are: one group, scaled by 1."""
+    k, n = weights.shape
+    sides = (const(np.full((1, n), v, np.float32)) for v in (1, 0))
+    halves = const(np.ascontiguousarray(weights), loc=node.inputs[1].node.loc)
+    return apply(GroupedMatMul(16, k), apply(Cast(DType.F32), x, loc=node.loc), halves, *sides, loc=node.loc)
