@@ -135,8 +135,8 @@ class ContractKernel:
 
 @dataclass(frozen=True, slots=True)
 class GroupedKernel:
-    """C[m, n] = epilogue(Σ_k A[m, k] · (levels[k, n] − zero[k/group, n]) · scale[k/group, n]), float32. A level is a number, or
-    the place of one among 16 `values`.
+    """C[m, n] = epilogue(Σ_k A[m, k] · (levels[k, n] − zero[k/group, n]) · scale[k/group, n]), summed in float32. A level is a
+    number, or the place of one among 16 `values`. A is float32, or of 16 bits on devices that multiply those.
 
     Operand 0 is A, row m at m·lda; 1 the weights in `blocks`. Without those, 1 has the levels, `bits` wide, and 2 the scales, both
     packed (`codegen/packing.py`: levels, columns); operand 3 the zeros, packed like the scales, if `zero` is None. Else every

@@ -14,6 +14,7 @@ from ..errors import CodegenError
 from ..ir import Graph
 from ..passes.attention_precision import LowerAttention
 from ..passes.base import PassContext
+from ..passes.grouped_activations import GroupedActivations
 from ..passes.pipelines import CLEAN, optimize, run_passes
 from ..passes.shared_rounding import SharedRounding
 from ..runtime.module import Module
@@ -132,8 +133,9 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
 
 
 def _with_attention(graph: Graph, backend: Backend, options: Options) -> Graph:
-    """A lowered graph, its attention rounded too where the backend does that."""
+    """A lowered graph, its attention, and what weights of few bits are multiplied by, rounded too where the backend does that."""
     heads = backend.attention(options.precision.default)
     if heads is None:
         return graph
-    return run_passes(graph, (LowerAttention(heads), CLEAN, SharedRounding(heads), CLEAN), PassContext(opt_level=options.opt_level))
+    passes = (LowerAttention(heads), GroupedActivations(heads), CLEAN, SharedRounding(heads), CLEAN)
+    return run_passes(graph, passes, PassContext(opt_level=options.opt_level))

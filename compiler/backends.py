@@ -26,6 +26,7 @@ from ..errors import TargetError
 from ..ir import Dim, DType, dim_max
 from ..ir.dims import floordiv
 from ..passes.base import Runnable
+from ..passes.grouped_activations import GroupedActivations
 from ..passes.half_products import HalfProducts
 from ..passes.long_reductions import LongReductions
 from ..passes.merge_products import MergeProducts
@@ -68,7 +69,8 @@ class Backend(Protocol):
     def options(self, opt_level: int, exact: bool) -> LowerOptions: ...
 
     def attention(self, precision: str) -> DType | None:
-        """The type that attention of float32 is rounded to where layers are lowered to `precision`; None: it is not."""
+        """The type that attention of float32, and what weights of few bits are multiplied by, are rounded to where layers are lowered
+        to `precision`; None: they are not."""
 
     def passes(self, opt_level: int) -> tuple[Runnable, ...]:
         """What graphs go through for this target, behind all other passes."""
@@ -216,7 +218,7 @@ class CudaBackend:
         return {"bf16": DType.BF16, "fp16": DType.F16}.get(precision)
 
     def passes(self, opt_level: int) -> tuple[Runnable, ...]:
-        return (MergeProducts(), CLEAN) if opt_level > 1 else ()
+        return (GroupedActivations(), *((MergeProducts(), CLEAN) if opt_level > 1 else ())) if opt_level > 0 else ()
 
     def emit(self, plan: Plan) -> dict[int, tuple[Form, ...]]:
         from ..codegen.cuda.emit import emit_forms

@@ -21,7 +21,8 @@ _PAIR = ("sum[i / 2][j / 2][i % 2 * 2]", "sum[i / 2][j / 2][i % 2 * 2 + 1]")
 
 @dataclass(frozen=True, kw_only=True)
 class MmaParameters(ContractParameters):
-    """contract_mma.cu.j2. `copy_b`: "columns" or "rows" of B go to shared memory as they lie, "gather": element by element."""
+    """contract_mma.cu.j2. `copy_b`: "columns" or "rows" of B go to shared memory as they lie, "gather": element by element, "levels":
+    weights of few bits become 16-bit floats on their way (see `grouped_mma.py`), which the last fields describe."""
 
     mma: str
     operand_word: str
@@ -35,6 +36,12 @@ class MmaParameters(ContractParameters):
     async_a: bool
     copy_b: str
     border: bool
+    bits: int = 0
+    scale_group: int = 0
+    scale_zero: str = ""
+    whole: str = ""
+    codes: Sequence[str] = ()
+    pack_weights: str = ""
 
 
 def mma_tiles(kernel: ContractKernel, plan: MmaSchedule, use: Instruction, aligned: Sequence[int]) -> Launch:

@@ -1,4 +1,5 @@
-"""GroupedKernel to CUDA: few rows read the weights as they are; for many, the weights are made float32 once, and multiplied."""
+"""GroupedKernel to CUDA: few rows read the weights as they are, some more expand them on the way to tensor cores (`grouped_mma.py`);
+for many, the weights are made floats of A's type once, and multiplied."""
 
 from __future__ import annotations
 
@@ -10,11 +11,14 @@ from ...errors import CodegenError
 from ...ir import Dim, ceildiv, dim_max, dim_min, lower, upper
 from ..kernel import ContractKernel, GroupedKernel, Operand
 from .contract import emit_contract
-from .contract_text import index_type
+from .contract_text import PIECE, index_type
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .epilogue import epilogue
+from .grouped_mma import MOST_ROWS as ROWS_OF_TILES
+from .grouped_mma import Weights, levels_tiles, takes_levels
 from .ranges import divisible
 from .render import render
+from .scalars import storage
 from .target import CudaTarget
 from .writer import Params, pointer_parameters
 
@@ -44,6 +48,7 @@ class GroupedParameters:
     lda: str
     index: str
     zero: str
+    whole: str
     values: list[str]
     parameters: list[str]
     prologue: list[str]
@@ -56,6 +61,7 @@ class ExpandParameters:
 
     name: str
     threads: int
+    element: str
     bits: int
     group: int
     each: int
@@ -64,6 +70,7 @@ class ExpandParameters:
     k: int
     n: int
     zero: str
+    whole: str
     values: list[str]
     parameters: list[str]
     prologue: list[str]
@@ -72,8 +79,10 @@ class ExpandParameters:
 def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], target: CudaTarget) -> Emitted:
     """Emit a product with weights of few bits. Which of its launches have blocks follows from the number of rows.
 
-    Raises CodegenError for weights that are packed for vectors.
+    Raises CodegenError for weights that are packed for vectors, or of 16 bits, which tensor cores take as they are.
     """
+    if kernel.bits not in (4, 8):
+        raise CodegenError(f"weights of {kernel.bits} bits in groups on CUDA", expected="4 or 8 bits")
     if kernel.panel != 1:
         raise CodegenError(f"weights in panels of {kernel.panel} columns", expected="columns one by one, on CUDA")
     product = _product(kernel)
@@ -82,16 +91,22 @@ def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], target: CudaTarg
     for rows, least, most in ((1, 0, 1), (FEW_ROWS, 2, MOST_ROWS)):
         if lower(kernel.m) <= most and upper(kernel.m) >= least:
             launches.append(_few_rows(kernel, product, rows, least, most, aligned))
-    if upper(kernel.m) > MOST_ROWS:
+    expanded_from = MOST_ROWS + 1
+    if takes_levels(kernel):
+        expanded_from = ROWS_OF_TILES + 1
+        if lower(kernel.m) <= ROWS_OF_TILES and upper(kernel.m) > MOST_ROWS:
+            gate = _between(kernel.m, MOST_ROWS + 1, ROWS_OF_TILES)
+            launches.append(levels_tiles(kernel, product, aligned, Weights(_zero(kernel), _whole(kernel), _values(kernel)), gate))
+    if upper(kernel.m) >= expanded_from:
         count = len(kernel.operands)
         many = emit_contract(product, [*aligned[:1], 16, *aligned[2:]], target)
-        gate = _between(kernel.m, MOST_ROWS + 1, None)
+        gate = _between(kernel.m, expanded_from, None)
         launches.append(_expand(kernel, gate))
         at = {1: count}  # the product reads the expanded weights, and its own workspaces lie behind them
         for k in many.launches:
             operands = tuple(at.get(o, o + (o >= count)) for o in k.operands)
             launches.append(replace(k, operands=operands, blocks=k.blocks * gate))
-        spaces = (kernel.k * kernel.n * 4, *many.workspaces)
+        spaces = (kernel.k * kernel.n * kernel.operands[0].dtype.itemsize, *many.workspaces)
     moved: Dim = sum((o.numel * o.dtype.itemsize for o in kernel.operands), 0)
     return Emitted(tuple(launches), 2 * kernel.m * kernel.n * kernel.k, moved, spaces)
 
@@ -111,6 +126,11 @@ def _between(m: Dim, least: int, most: int | None) -> Dim:
 
 def _zero(k: GroupedKernel) -> str:
     return "b3[at]" if k.zero is None else f"{float(k.zero)!r}f"
+
+
+def _whole(k: GroupedKernel) -> str:
+    """Whether the zero of all levels is a whole number, small enough to be exact beside 2^23."""
+    return "true" if k.zero is not None and k.zero.is_integer() and abs(k.zero) < 2**22 else "false"
 
 
 def _values(k: GroupedKernel) -> list[str]:
@@ -133,12 +153,12 @@ def _few_rows(k: GroupedKernel, product: ContractKernel, rows: int, least: int, 
     lines = epilogue(product, params, [1] * len(aligned), source="mine")
     each = 32 // k.bits
     run = math.gcd(k.group, each)
-    a_pack = _widest(4, run, k.lda, k.k) if aligned[0] >= 16 else 1
+    a_pack = _widest(PIECE // k.operands[0].dtype.itemsize, run, k.lda, k.k) if aligned[0] >= PIECE else 1
     if k.k % run:
         a_pack = 1
     pack = _widest(4, -(-k.k // each)) if aligned[1] >= 16 else 1
     values = GroupedParameters(PLACEHOLDER, THREADS, rows, COLUMNS, k.bits, k.group, each, run, pack, a_pack, k.k, k.n, params.name(k.m),
-                               params.name(k.lda), index_type(product), _zero(k), _values(k),
+                               params.name(k.lda), index_type(product), _zero(k), _whole(k), _values(k),
                                _pointers(k) + params.signature(), params.prologue(),
                                [*lines.batch, *lines.row, *lines.column])  # fmt: skip
     source, symbol = named(render("grouped_rows.cu.j2", values))
@@ -150,10 +170,11 @@ def _few_rows(k: GroupedKernel, product: ContractKernel, rows: int, least: int, 
 def _expand(k: GroupedKernel, gate: Dim) -> Launch:
     each = 32 // k.bits
     run = math.gcd(k.group, each)
-    pack = 1 if k.k % run else _widest(4, run, k.k)
+    to = k.operands[0].dtype
+    pack = 1 if k.k % run else _widest(PIECE // to.itemsize, run, k.k)
     params = Params()
-    values = ExpandParameters(PLACEHOLDER, THREADS, k.bits, k.group, each, run, pack, k.k, k.n, _zero(k), _values(k),
-                              [*_pointers(k), "float* __restrict__ expanded"], params.prologue())  # fmt: skip
+    values = ExpandParameters(PLACEHOLDER, THREADS, storage(to), k.bits, k.group, each, run, pack, k.k, k.n, _zero(k), _whole(k),
+                              _values(k), [*_pointers(k), f"{storage(to)}* __restrict__ expanded"], params.prologue())  # fmt: skip
     source, symbol = named(render("grouped_expand.cu.j2", values))
     blocks = ceildiv(-(-k.k // each) * k.n, THREADS) * gate
     return Launch(source, symbol, (*range(len(k.operands)), len(k.operands)), (), blocks, THREADS, 4 * len(k.values))

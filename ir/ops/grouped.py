@@ -12,10 +12,12 @@ from ..dtypes import DType
 from ..types import TensorType
 from .contract import MatMul
 
+_ROWS = (DType.F32, DType.F16, DType.BF16)
+
 
 @dataclass(frozen=True)
 class GroupedMatMul(MatMul):
-    """(x f32[…, M, K], levels u8|f16[K, N], scales f32[⌈K/group⌉, N], zeros f32[⌈K/group⌉, N]) -> f32 […, M, N].
+    """(x[…, M, K], levels u8|f16[K, N], scales f32[⌈K/group⌉, N], zeros f32[⌈K/group⌉, N]) -> f32 […, M, N]; x of f32, f16 or bf16.
 
     Σ_k x[m, k] · (levels[k, n] − zeros[k/group, n]) · scales[k/group, n]; levels have `bits` bits, 4 or 8; those of 16 bits
     are numbers of float16. With `values`, 16 of
@@ -28,9 +30,9 @@ class GroupedMatMul(MatMul):
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         stored = DType.F16 if self.bits == 16 else DType.U8
-        if len(types) != 4 or [t.dtype for t in types] != [DType.F32, stored, DType.F32, DType.F32]:
+        if len(types) != 4 or types[0].dtype not in _ROWS or [t.dtype for t in types[1:]] != [stored, DType.F32, DType.F32]:
             given = ", ".join(map(str, types))
-            raise VerifyError(f"groupedmatmul: operands {given}", expected=f"f32, {stored.value} levels, f32 scales and zeros")
+            raise VerifyError(f"groupedmatmul: operands {given}", expected=f"f32, f16 or bf16, {stored.value} levels, f32 scales and zeros")
         x, levels, scales, zeros = types
         if self.bits not in (4, 8, 16) or self.group < 1:
             raise VerifyError(f"groupedmatmul: {self.bits} bits in groups of {self.group}", expected="4, 8 or 16, a group of 1 or more")
@@ -41,7 +43,7 @@ class GroupedMatMul(MatMul):
         wanted = (-(-levels.shape[0] // self.group), levels.shape[1])
         if scales.shape != wanted or zeros.shape != wanted:
             raise VerifyError(f"groupedmatmul: scales {scales} and zeros {zeros}", expected=f"both [{wanted[0]}, {wanted[1]}]")
-        return super().infer([x, TensorType(DType.F32, levels.shape)])
+        return super().infer([TensorType(DType.F32, t.shape) for t in (x, levels)])
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
         x, levels, scales, zeros = args

@@ -261,3 +261,10 @@ def test_types_are_checked():
         Node.make(GroupedMatMul(16, 16), [x, levels, scales, zeros])
     with pytest.raises(VerifyError, match="3 bits"):
         Node.make(GroupedMatMul(3, 16), [x, levels, scales, zeros])
+
+
+def test_rows_of_16_bits_are_another_devices() -> None:
+    x = Node.make(Input(TensorType(DType.BF16, (4, 64))), ()).out
+    y = apply(GroupedMatMul(4, 32), x, *layer(4, 64, 32, 4, 32, False))
+    with pytest.raises(CodegenError, match="bf16"):
+        compile_graph(Graph((x,), (y,), ("x",), ("y",)))

@@ -82,7 +82,7 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
     wide = tensor(256, 64, dtype=DType.BF16)
     pixels, taps = tensor(2, 16, 16, 16, dtype=DType.BF16), const(np.ones((3, 3, 16, 64), DType.BF16.np))
     levels = [const(rng.integers(0, 16, (64, 24)), DType.U8), *(const(rng.standard_normal((2, 24)), DType.F32) for _ in range(2))]
-    rows_of_any = tensor(sym("R", 1), 64)
+    rows_of_any, half_rows = tensor(sym("R", 1), 64), tensor(sym("R", 1), 64, dtype=DType.BF16)
     graphs += [
         graph([mask], *Node.make(O.Positions(), (mask,)).outputs), graph([deep_rows], ap(O.Sort(True), deep_rows)),
         graph([small_rows], ap(O.Sort(), small_rows)), graph([deep_rows], ap(TopOrder(9, True), deep_rows)),
@@ -90,6 +90,7 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
         graph([wide], ap(DotMatMul(), wide, const(np.ones((64, 256), DType.BF16.np)))),
         graph([pixels], ap(DotConv((1, 1), (1, 1), (1, 1), (1, 1), 1), pixels, taps)),
         graph([rows_of_any], ap(O.GroupedMatMul(4, 32), rows_of_any, *levels)), graph([deep_rows], ap(O.Transpose((1, 0)), deep_rows)),
+        graph([half_rows], ap(O.GroupedMatMul(4, 32), half_rows, *levels)),
         graph([deep_rows], ap(O.Reduce("sum", (0, 1), False), deep_rows)),
     ]  # fmt: skip
     found: dict[str, tuple[str, tuple[str, ...]]] = {}

@@ -60,6 +60,7 @@ test_irregular.check_all([
     test_loops.one(test_irregular.O.Sort(), wide), test_loops.one(test_irregular.O.Sort(True), x),
     test_loops.one(test_irregular.TopOrder(100, True), wide), test_loops.one(test_loops.O.Transpose((1, 0)), x),
     (levels(1, 77, 5, 8, 64, False), None, {}), (levels(3, 100, 33, 4, 32, False), None, {}), (levels(20, 20, 40, 4, 20, True), None, {}),
+    (levels(40, 72, 33, 4, 8, True, emulated_graphs.DType.BF16), None, {}),
 ], tol=1e-3)
 test_loops.test_scatters_of_many_updates("none")
 """

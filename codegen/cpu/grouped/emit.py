@@ -35,7 +35,9 @@ _AHEAD = 2048  # 32-bit words of levels: hardware does not look beyond a page of
 
 
 def emit_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHints = NO_HINTS) -> Emitted:
-    """Raises CodegenError for groups or epilogues that cannot be emitted, ScheduleError for hints that do not suit."""
+    """Raises CodegenError for groups, epilogues or types of A that cannot be emitted, ScheduleError for hints that do not suit."""
+    if kernel.operands[0].dtype is not DType.F32:
+        raise CodegenError(f"{kernel.operands[0].dtype.value} by weights of few bits on the CPU", expected="float32")
     return _Emitter(kernel, schedule_grouped(kernel, target, hints), target).emit()
 
 
