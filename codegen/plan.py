@@ -92,13 +92,15 @@ class Append:
 class HostOperand:
     """A buffer as a host function sees it: `dtype` may be STRING or OBJECT, whose buffers hold I64 handles.
 
-    Of a result, `shape_buffer` (−1: none) gets the shape, as I64.
+    Of a result, `shape_buffer` (−1: none) gets the shape, as I64. strings: what handles of strings are for ("str": they are
+    compared, "text": never, "key": with constants only).
     """
 
     buffer: int
     dtype: DType
     shape: Shape
     shape_buffer: int = -1
+    strings: str = "str"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,4 +141,5 @@ class Plan:
     output_dtypes: tuple[DType, ...] = ()
     output_labels: Mapping[int, tuple[str | int, ...]] = field(default_factory=dict)  # outputs shown as maps by row, by position
     limits: tuple[Limit, ...] = ()  # of sizes
+    input_strings: tuple[str, ...] = ()  # as `HostOperand.strings`, of each input
     strings: tuple[str, ...] = ()  # what handles 0, 1, … stand for before anything has run

@@ -57,8 +57,8 @@ def assemble(
         "format": FORMAT,
         "mlc": __version__,
         "target": dict(target),
-        "inputs": _tensors(plan.buffers, "input", plan.input_names, plan.input_dtypes, dim_expr),
-        "outputs": _tensors(plan.buffers, "output", plan.output_names, plan.output_dtypes, dims.expr, plan.output_labels),
+        "inputs": _tensors(plan.buffers, "input", plan.input_names, _kinds(plan.input_dtypes, plan.input_strings), dim_expr),
+        "outputs": _tensors(plan.buffers, "output", plan.output_names, _kinds(plan.output_dtypes), dims.expr, plan.output_labels),
         "buffers": buffers,
         "program": code.words,
         "steps": code.steps,
@@ -83,7 +83,11 @@ def assemble(
     if not manifest["symbols"]:
         manifest["layout"] = _layout(buffers, dims)
     if before is not None:
-        manifest = {**before.manifest.raw, "general": manifest}
+        first = before.manifest.raw
+        for a, b in zip(first["inputs"], manifest["inputs"], strict=True):
+            if a["dtype"] != b["dtype"]:  # strings that one of them does less with
+                a["dtype"] = b["dtype"] = DType.STRING.value
+        manifest = {**first, "general": manifest}
     return artifact.make(manifest, join(list(code.functions)), weights)
 
 
@@ -127,19 +131,24 @@ def _tensors(
     buffers: Sequence[Buffer],
     kind: str,
     names: tuple[str, ...],
-    dtypes: Sequence[DType],
+    kinds: Sequence[str],
     expr: Callable[[Dim], DimExpr],
     labels: Mapping[int, Sequence[str | int]] | None = None,
 ) -> list[dict[str, Any]]:
     by_index = {b.index: b for b in buffers if b.kind == kind}
     if sorted(by_index) != list(range(len(names))):
         raise CodegenError(f"{kind} buffers {sorted(by_index)}", expected=f"one for each of {len(names)} names")
-    shown = dtypes or [by_index[i].dtype for i in range(len(names))]
+    shown = kinds or [by_index[i].dtype.value for i in range(len(names))]
     return [
-        {"name": n, "dtype": d.value, "shape": [expr(x) for x in by_index[i].shape]}
+        {"name": n, "dtype": d, "shape": [expr(x) for x in by_index[i].shape]}
         | ({"labels": list(labels[i])} if labels and i in labels else {})
         for i, (n, d) in enumerate(zip(names, shown, strict=True))
     ]
+
+
+def _kinds(dtypes: Sequence[DType], strings: Sequence[str] = ()) -> list[str]:
+    """Names of element types, and for what strings are made handles."""
+    return [uses or d.value for d, uses in zip(dtypes, strings or [""] * len(dtypes), strict=True)]
 
 
 def _layout(buffers: list[dict[str, Any]], dims: Slots) -> dict[str, Any]:

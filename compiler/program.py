@@ -9,7 +9,7 @@ from typing import Any
 from ..codegen.cpu.emitted import Emitted
 from ..codegen.plan import Append, Bind, Branch, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
 from ..errors import CodegenError
-from ..ir import Dim, dim_max, floordiv
+from ..ir import Dim, DType, dim_max, floordiv
 from ..runtime.manifest import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
 from .slots import Slots
 
@@ -203,7 +203,8 @@ class Linker:
         return {"kind": "bind", "sizes": [[s, buffer, index, *bounds.get(s, (0, 2**62))] for s, buffer, index in item.sizes]}
 
     def _operand(self, o: HostOperand) -> list[Any]:
-        return [o.buffer, o.dtype.value, [self.dims.slot(d) for d in o.shape], o.shape_buffer]
+        kind = o.strings if o.dtype is DType.STRING else o.dtype.value
+        return [o.buffer, kind, [self.dims.slot(d) for d in o.shape], o.shape_buffer]
 
     def _ranges(self, touched: list[tuple[int, int]]) -> None:
         """First and last touch; what a loop touches lives through all of it, since iterations hand values on."""

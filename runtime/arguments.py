@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..errors import InputError
+from .elements import STRINGS
 from .handles import held, strings
 from .manifest import TensorInfo
 
@@ -24,7 +25,7 @@ def as_array(value: Any, info: TensorInfo) -> np.ndarray:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as e:  # RuntimeError: a tensor of torch that needs gradients
         raise InputError(f"a {type(value).__name__} that is no array: {str(e)[:80]}", expected=str(info.dtype), loc=loc) from None
-    if info.kind == "str":
+    if info.kind in STRINGS:
         array = strings(array, loc)
     if array.dtype != info.dtype:
         raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)

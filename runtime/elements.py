@@ -16,7 +16,8 @@ _EXTENDED = {
     "f8e5m2fnuz": "float8_e5m2fnuz", "u4": "uint4", "i4": "int4", "f4e2m1": "float4_e2m1fn", "f8e8m0": "float8_e8m0fnu",
     "u2": "uint2", "i2": "int2",
 }  # fmt: skip
-HANDLES = ("str", "object")  # held as I64 handles in buffers, see handles.py
+STRINGS = ("str", "text", "key")  # what is done with handles of strings, see handles.py
+HANDLES = (*STRINGS, "object")  # held as I64 handles in buffers
 
 
 def dtype_of(name: object) -> np.dtype:

@@ -49,7 +49,7 @@ class AppendHandler(NamedTuple):
 
 
 class HostOperand(NamedTuple):
-    """A tensor, a tensor of strings ("str") or an "object" in a buffer; `shape` are dim slots.
+    """A tensor, a tensor of strings ("str", "text" or "key": what its handles are for) or an "object" in a buffer; `shape` are dim slots.
 
     Of a result, `shape_buffer` (−1: none) gets the shape.
     """

@@ -13,82 +13,118 @@ import numpy as np
 from ..errors import InputError, MlcError
 from .manifest import TensorInfo
 
+_OBJECTS = 1 << 48  # handles from here on are of values that are no strings
+_UNKNOWN = -1  # of a string that is compared with constants only, and equals none
+
 
 class Handles:
-    """The table of one run. Handle i < len(strings) is the i-th constant string; equal strings have equal handles.
+    """The table of one run. Handle i < len(strings) is the i-th constant string.
+
+    What handles are for decides what they cost. "str": they are compared, so that equal strings have equal handles; "text": they
+    are never, so that every element has its own; "key": they are compared with those of constants only, and no string is read again.
 
     Args:
         strings: the constant ones, an object array of one axis.
         constant: their handles, as bytes: joining those takes half of the time of making an array of numbers.
     """
 
-    __slots__ = ("_constant", "_found", "_more", "_strings")
+    __slots__ = ("_constant", "_found", "_more", "_objects", "_strings", "_whole")
 
     def __init__(self, strings: np.ndarray, constant: Mapping[str, bytes]) -> None:
         self._strings, self._constant = strings, constant
-        self._found: dict[str, bytes] = {}  # strings met in this run
-        self._more: list[Any] = []
+        self._found: dict[str, int] = {}  # strings met in this run, by text where they are compared
+        self._more: list[str] = []
+        self._objects: list[Any] = []
+        self._whole: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # tensors of texts by their first handle: all handles, all texts
 
     def of(self, value: Any) -> int:
         """A new handle of any value that is no string."""
-        self._more.append(value)
-        return len(self._strings) + len(self._more) - 1
+        self._objects.append(value)
+        return _OBJECTS + len(self._objects) - 1
 
     def value(self, handle: int) -> Any:
         """What a handle stands for. Raises MlcError for a number that is none."""
-        if 0 <= handle < len(self._strings):
-            return self._strings[handle]
         try:
-            return self._more[handle - len(self._strings)] if handle >= 0 else self._more[len(self._more)]
+            if handle >= _OBJECTS:
+                return self._objects[handle - _OBJECTS]
+            known = len(self._strings)
+            if handle >= 0:
+                return self._strings[handle] if handle < known else self._more[handle - known]
         except IndexError:
-            raise _nothing() from None
+            pass
+        raise _nothing()
 
-    def encode(self, texts: np.ndarray, loc: str = "") -> np.ndarray:
-        """I64 handles of an object array of str. Raises InputError for elements that are no text."""
+    def encode(self, texts: np.ndarray, use: str = "str", loc: str = "") -> np.ndarray:
+        """I64 handles of an object array of str, for one of the uses. Raises InputError for elements that are no text."""
         flat = texts.ravel().tolist()
+        if use == "text":
+            start = len(self._strings) + len(self._more)
+            items = _texts(flat, texts, loc)
+            self._more += items
+            handles = np.arange(start, start + len(flat), dtype=np.int64)
+            if items is flat:
+                self._whole[start] = handles, texts.ravel()
+            return handles.reshape(texts.shape)
         constant = self._constant
         try:  # categories that the model knows, mostly: elements that equal one are text
             known = itemgetter(*flat)(constant) if len(flat) > 1 else [constant[s] for s in flat]
         except (KeyError, TypeError):
-            if {*map(type, flat)} != {str}:
-                flat = strings(texts, loc).ravel().tolist()
-            known = self._met(flat)
+            flat = _texts(flat, texts, loc)
+            if use != "key":
+                return self._met(flat).reshape(texts.shape)
+            known = [*map(constant.get, flat, repeat(_NO_WORD))]
         return np.frombuffer(b"".join(known), np.int64).reshape(texts.shape)
 
-    def _met(self, texts: list[str]) -> list[bytes]:
+    def _met(self, texts: list[str]) -> np.ndarray:
         """Handles of strings of which some may be new."""
         constant, found = self._constant, self._found
-        new = [s for s in dict.fromkeys(texts) if s not in constant and s not in found]
-        start = len(self._strings) + len(self._more)
-        found.update(zip(new, words(range(start, start + len(new))), strict=True))
+        new = {*texts}.difference(constant, found)
+        found.update(zip(new, range(start := len(self._strings) + len(self._more), start + len(new)), strict=True))
         self._more += new
-        return [constant[s] if s in constant else found[s] for s in texts]
+        handles = np.fromiter(map(found.get, texts, repeat(-1)), np.int64, len(texts))
+        for i in np.flatnonzero(handles < 0).tolist() if constant else ():
+            handles[i] = int.from_bytes(constant[texts[i]], sys.byteorder)
+        return handles
 
     def decode(self, handles: np.ndarray) -> np.ndarray:
         """The strings again, as an object array."""
-        if not self._more and handles.ndim:
-            try:
-                return self._strings[handles]
-            except IndexError:
-                raise _nothing() from None
-        flat = handles.ravel().tolist()
-        if not flat:
+        if not handles.size:
             return np.empty(handles.shape, object)
-        new = len(self._strings)
-        if min(flat) >= new:  # what this run met, mostly
-            first, known = new, self._more
-        else:
-            first, known = 0, [*self._strings.tolist(), *self._more]
-        if min(flat) < 0 or max(flat) >= first + len(known):
+        whole = self._whole.get(int(handles.flat[0]))
+        if whole is not None and whole[0].size == handles.size and (whole[0] == handles.ravel()).all():  # as it was
+            return whole[1].copy().reshape(handles.shape)
+        known, first = len(self._strings), int(handles.min())
+        if first < 0:
             raise _nothing()
-        out = np.empty(len(flat), object)
-        out[:] = [known[h - first] for h in flat]
-        return out.reshape(handles.shape)
+        try:
+            if not self._more:
+                table, first = self._strings, 0
+            elif first >= known:  # what this run met, mostly, and from one place on
+                end = int(handles.max()) + 1 - known
+                table = np.array([*self._more[first - known : end], None], object)[:-1]
+            else:
+                table, first = np.array([*self._strings.tolist(), *self._more, None], object)[:-1], 0
+            got = table[handles - first if first else handles]
+        except IndexError:
+            raise _nothing() from None
+        if handles.ndim:
+            return got
+        out = np.empty((), object)
+        out[()] = got
+        return out
 
 
 def words(handles: Iterable[int]) -> list[bytes]:
     """Handles as they lie in memory."""
-    return [h.to_bytes(8, sys.byteorder) for h in handles]
+    return [h.to_bytes(8, sys.byteorder, signed=True) for h in handles]
+
+
+_NO_WORD = words([_UNKNOWN])[0]
+
+
+def _texts(flat: list[Any], texts: np.ndarray, loc: str) -> list[str]:
+    """The elements of an array, each a str. Raises InputError."""
+    return flat if {*map(type, flat)} <= {str} else strings(texts, loc).ravel().tolist()
 
 
 def _nothing() -> MlcError:
@@ -101,7 +137,7 @@ def encode_input(handles: Handles, array: np.ndarray, info: TensorInfo) -> np.nd
         return array
     if info.kind == "object":
         return np.array(handles.of(array[()]), np.int64)
-    return handles.encode(array, f"input {info.name}")
+    return handles.encode(array, info.kind, f"input {info.name}")
 
 
 def decode_output(handles: Handles, array: np.ndarray, info: TensorInfo) -> Any:

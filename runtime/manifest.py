@@ -32,8 +32,9 @@ def instruction_length(program: Sequence[int], pc: int) -> int:
 class TensorInfo(NamedTuple):
     """An input or output: NumPy dtype, and a shape of sizes and names (or formulas) of symbolic dims.
 
-    kind: "tensor", "str" (a tensor of strings, dtype object), "maps" (a list of dicts from `labels` to what a row of a tensor of
-    this dtype and shape holds), or "object" (a list, a dict, an optional that may be None …).
+    kind: "tensor", "str" (a tensor of strings, dtype object; of inputs also "text" and "key", see `handles.py`), "maps" (a list of
+    dicts from `labels` to what a row of a tensor of this dtype and shape holds), or "object" (a list, a dict, an optional that
+    may be None …).
     """
 
     name: str

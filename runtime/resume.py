@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import ArtifactError, InputError, MlcError
 from .binding import Binding, Execution, Program, Sizes
+from .elements import STRINGS
 from .handlers import AppendHandler, BindHandler, CarryHandler, HostHandler, HostOperand
 from .handles import Handles
 from .host import prepared
@@ -238,12 +239,13 @@ class Yields:
         if o.kind == "object":
             return self.handles.value(self.space.word(self.bufs[o.buffer]))
         shape = tuple(self.slots[s] for s in o.shape)
-        dtype = np.dtype(np.int64) if o.kind == "str" else o.dtype
+        strings = o.kind in STRINGS
+        dtype = np.dtype(np.int64) if strings else o.dtype
         size = math.prod(shape) * dtype.itemsize
         if size > self.sizes[o.buffer]:
             raise ArtifactError(f"a host function reads {size} bytes of buffer {o.buffer}", expected=f"at most {self.sizes[o.buffer]}")
         array = self.space.read(self.bufs[o.buffer], shape, dtype)
-        return self.handles.decode(array) if o.kind == "str" else array
+        return self.handles.decode(array) if strings else array
 
     def _write(self, o: HostOperand, value: Any, handler: HostHandler) -> None:
         if o.kind == "object":
@@ -256,7 +258,7 @@ class Yields:
         if array.dtype != o.dtype or array.ndim != len(fixed) or any(f not in (-1, d) for f, d in zip(fixed, array.shape, strict=True)):
             raise InputError(f"{handler.call} gives {array.dtype}{list(array.shape)}", loc=handler.loc,
                              expected=f"{o.dtype}[{', '.join('?' if f < 0 else str(f) for f in fixed)}]")  # fmt: skip
-        array = self.handles.encode(array) if o.kind == "str" else array
+        array = self.handles.encode(array, o.kind) if o.kind in STRINGS else array
         self._give(o.buffer, self.space.hold(array))
         for axis, d in enumerate(array.shape if o.shape_buffer >= 0 else ()):
             self.space.set_word(self.bufs[o.shape_buffer] + 8 * axis, d)

@@ -34,7 +34,7 @@ from .builder import View
 from .composite import RecurrentCell, decompose, hoist, swap_few_rows
 from .control import emit_if, emit_loop
 from .fusion import ANCHORS, MOVES
-from .host import HostCall, chained, emit_host, encode_handles, unmapped
+from .host import HostCall, chained, emit_host, encode_handles, unmapped, uses_handles
 from .in_place import share_memory
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
 from .moves import define_elementwise, define_move
@@ -45,6 +45,7 @@ from .scattered_taps import scatter_taps
 from .select import emit_positions, emit_sort, emit_suppress, emit_top
 from .sequential import emit_clock, emit_running
 from .state import Lowering, LowerOptions, Storage, check
+from .string_uses import string_uses
 from .top_k import TopOrder
 from .trees import emit_asked_leaves, emit_asked_sum, emit_tree_leaves, emit_tree_sum
 from .within import emit_within
@@ -66,7 +67,10 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
     """Kernels and buffers that compute the graph. Raises CodegenError for what no kernel can express."""
     graph, labels = unmapped(graph)
     public = [[v.dtype for v in values] for values in (graph.inputs, graph.outputs)]
-    graph, strings = encode_handles(chained(graph))
+    graph = chained(graph)
+    uses = string_uses(graph) if uses_handles(graph) else {}
+    input_strings = tuple(uses.get(v, "") for v in graph.inputs)
+    graph, strings = encode_handles(graph, uses)
     storage = Storage()
     inputs = [storage.add("input", v.dtype, v.shape, i) for i, v in enumerate(graph.inputs)]
     outputs = [storage.add("output", v.dtype, v.shape, i) for i, v in enumerate(graph.outputs)]
@@ -74,7 +78,7 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
     buffers = share_memory(storage.buffers, steps) if options is not None and options.overwrite else tuple(storage.buffers)
     return Plan(
         buffers, tuple(steps), storage.constants, graph.input_names, graph.output_names,
-        tuple(public[0]), tuple(public[1]), labels, graph.limits, strings,
+        tuple(public[0]), tuple(public[1]), labels, graph.limits, input_strings, strings,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ class HostCall(Op):
 
     op: Host
     operands: tuple[DType, ...]
+    strings: tuple[str, ...] = ()  # of each result, as `HostOperand.strings`
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         return tuple(map(_encoded, self.op.infer(types)))
@@ -106,12 +107,15 @@ def unmapped(graph: Graph) -> tuple[Graph, dict[int, tuple[Any, ...]]]:
     return replace(graph, outputs=outputs), labels
 
 
-def encode_handles(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
-    """The graph without STRING and OBJECT types, and the strings that its constants refer to (handle i is the i-th)."""
-    if not _uses_handles(graph):
+def encode_handles(graph: Graph, uses: Mapping[Value, str]) -> tuple[Graph, tuple[str, ...]]:
+    """The graph without STRING and OBJECT types, and the strings that its constants refer to (handle i is the i-th).
+
+    uses: what handles of tensors of strings are for (`string_uses`).
+    """
+    if not uses_handles(graph):
         return graph, ()
     strings: dict[str, int] = {}
-    return _encode(graph, strings), tuple(strings)
+    return _encode(graph, strings, uses), tuple(strings)
 
 
 def _encoded(t: TensorType) -> TensorType:
@@ -122,14 +126,14 @@ def _subgraphs(op: Op) -> dict[str, Graph]:
     return {f.name: g for f in fields(op) if isinstance(g := getattr(op, f.name), Graph)}
 
 
-def _uses_handles(graph: Graph) -> bool:
+def uses_handles(graph: Graph) -> bool:
     return any(
-        isinstance(n.op, Host) or any(t.dtype in _HANDLES for t in n.types) or any(map(_uses_handles, _subgraphs(n.op).values()))
+        isinstance(n.op, Host) or any(t.dtype in _HANDLES for t in n.types) or any(map(uses_handles, _subgraphs(n.op).values()))
         for n in graph.nodes
     )
 
 
-def _encode(graph: Graph, strings: dict[str, int]) -> Graph:
+def _encode(graph: Graph, strings: dict[str, int], uses: Mapping[Value, str]) -> Graph:
     new: dict[Value, Value] = {}
     for node in graph.nodes:
         op: Op = node.op
@@ -140,9 +144,9 @@ def _encode(graph: Graph, strings: dict[str, int]) -> Graph:
         elif isinstance(op, Input):
             op = Input(_encoded(op.type))
         elif isinstance(op, Host):
-            op = HostCall(op, tuple(v.dtype for v in node.inputs))
+            op = HostCall(op, tuple(v.dtype for v in node.inputs), tuple(uses.get(v, "str") for v in node.outputs))
         else:
-            changed: dict[str, Any] = {name: _encode(g, strings) for name, g in _subgraphs(op).items()}
+            changed: dict[str, Any] = {name: _encode(g, strings, {}) for name, g in _subgraphs(op).items()}
             for f in fields(op):
                 value = getattr(op, f.name)
                 if isinstance(value, tuple) and any(isinstance(x, TensorType) for x in value):
@@ -167,7 +171,7 @@ def emit_host(lw: Lowering, node: Node) -> None:
     shapes = iter(node.outputs[len(op.results) :])
     writes = []
     views: list[View] = []
-    for v, t in zip(node.outputs, op.results, strict=False):
+    for v, t, strings in zip(node.outputs, op.results, call.strings, strict=False):
         view = lw.storage.add("arena" if t.dtype is DType.OBJECT else "given", v.dtype, v.shape)
         lw.views[v] = view
         views.append(view)
@@ -176,5 +180,5 @@ def emit_host(lw: Lowering, node: Node) -> None:
             shape = next(shapes)
             lw.views[shape] = lw.storage.add("arena", DType.I64, shape.shape)
             shape_buffer = lw.views[shape].buffer
-        writes.append(HostOperand(view.buffer, t.dtype, t.shape, shape_buffer))
+        writes.append(HostOperand(view.buffer, t.dtype, t.shape, shape_buffer, strings))
     lw.steps.append(HostStep(op.call, tuple(op.attributes.items()), tuple(reads), tuple(writes), node.loc))

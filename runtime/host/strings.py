@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,11 @@ def string_concat(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def string_split(x: np.ndarray, delimiter: str, maxsplit: int) -> tuple[np.ndarray, np.ndarray]:
-    rows = [s.split(delimiter or None, maxsplit) if s else [] for s in x.ravel()]  # nothing in "", as onnxruntime
-    counts = np.array([len(r) for r in rows], np.int64).reshape(x.shape)
-    width = max(map(len, rows), default=0)
-    padded = [part for r in rows for part in (*r, *[""] * (width - len(r)))]
-    return as_strings(padded, (*x.shape, width)), counts
+    rows = [s.split(delimiter or None, maxsplit) if s else [] for s in x.ravel().tolist()]  # nothing in "", as onnxruntime
+    counts = np.array([*map(len, rows)], np.int64).reshape(x.shape)
+    columns = [*zip_longest(*rows, fillvalue="")]
+    parts = as_strings([*chain.from_iterable(columns)], (len(columns), len(rows))).T
+    return parts.reshape(*x.shape, len(columns)), counts
 
 
 def regex_full_match(x: np.ndarray, pattern: str) -> np.ndarray:
@@ -60,7 +61,7 @@ def regex_full_match(x: np.ndarray, pattern: str) -> np.ndarray:
         compiled = re.compile(pattern)
     except re.error as e:
         raise ValueError(f"pattern {pattern[:80]!r}: {e}") from None
-    return np.array([compiled.fullmatch(s) is not None for s in x.ravel()], bool).reshape(x.shape)
+    return np.array([m is not None for m in map(compiled.fullmatch, x.ravel().tolist())], bool).reshape(x.shape)
 
 
 _WORD = 0xFFFFFFFF

@@ -51,7 +51,7 @@ def test_bytes_are_decoded_and_other_elements_refused():
     assert table().encode(texts(b"yes", "no")).tolist() == [1, 0]
     for odd in (texts(3, 4), texts("no", None), texts("no", []), texts(b"\xff")):
         with pytest.raises(InputError, match="input x"):
-            table().encode(odd, "input x")
+            table().encode(odd, loc="input x")
 
 
 def test_numbers_that_are_no_handles():
@@ -67,3 +67,41 @@ def test_maps(labels):
     assert maps(x[0], labels) == maps(x[:1], labels) and maps(x[:0], labels) == []
     with pytest.raises(InputError, match="labels"):
         maps(x, [*labels, -1])
+
+
+def test_texts_have_handles_of_their_own():
+    handles = table()
+    first = handles.encode(texts("a", "no", "a", np.str_("b")), "text")
+    second = handles.encode(texts("c", "d", shape=(2, 1)), "text")
+    assert len({*first.ravel(), *second.ravel(), 0, 1, 2}) == 9
+    for numbers, want in ((first, ["a", "no", "a", "b"]), (first[::-1], ["b", "a", "no", "a"]), (second, [["c"], ["d"]])):
+        back = handles.decode(np.ascontiguousarray(numbers))
+        assert back.tolist() == want and {*map(type, back.ravel().tolist())} == {str}
+    assert handles.decode(np.array([first[3], 1, second[0, 0]])).tolist() == ["b", "yes", "c"]
+    assert handles.decode(first[2]).shape == () and handles.decode(first[2])[()] == "a"
+    with pytest.raises(InputError, match="input x"):
+        handles.encode(texts("no", 3), "text", "input x")
+
+
+def test_what_is_decoded_is_not_what_was_given():
+    handles, given = table(), texts("a", "b")
+    back = handles.decode(handles.encode(given, "text"))
+    back[0] = "changed"
+    assert given.tolist() == ["a", "b"]
+
+
+def test_keys_that_the_model_does_not_know_are_alike():
+    handles = table()
+    assert handles.encode(texts("no", "new", "yes", "newer", b"no"), "key").tolist() == [0, -1, 1, -1, 0]
+    with pytest.raises(InputError, match="element"):
+        handles.encode(texts("no", 3), "key")
+
+
+def test_objects_among_strings():
+    handles = table()
+    box = handles.of([1, 2])
+    numbers = handles.encode(texts("a", "b"), "text")
+    assert handles.value(box) == [1, 2] and handles.decode(numbers).tolist() == ["a", "b"] and handles.value(int(numbers[1])) == "b"
+    for wrong in (box + 1, -1, 50):
+        with pytest.raises(MlcError, match="refers to nothing"):
+            handles.value(wrong)
