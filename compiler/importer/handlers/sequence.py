@@ -128,7 +128,7 @@ def split_to(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
     if parts is None or len(parts) > _SPELLED_OUT:
         one = ctx.const(1, DType.I64) if sizes is None else b.cast(sizes, DType.I64)
         dims = tuple(None if i == axis else s for i, s in enumerate(x.shape) if keep or i != axis)
-        if sizes is None or (sizes.type.rank == 0 and ctx.dims(sizes) == (1,)):
+        if sizes is None or _all_ones(ctx, sizes):
             stacked = b.transpose(x, (axis, *(i for i in range(x.type.rank) if i != axis)))
             return [sequence_of(ctx, b.reshape(stacked, (d, *x.shape[:axis], *((1,) if keep else ()), *x.shape[axis + 1 :])))]
         return [ctx.object(O.SplitToSequence((OBJECT,), axis, keep), (x, one), Held("sequence", Element(x.dtype, dims)))]
@@ -144,6 +144,12 @@ def split_to(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
 
 
 _SPELLED_OUT = 256  # parts of a split
+
+
+def _all_ones(ctx: ImportContext, sizes: Value) -> bool:
+    """Whether every part is one row: a 1, or a vector of ones of any length (torch.repeat_interleave is exported so)."""
+    filled = sizes.node.inputs[0] if isinstance(sizes.node.op, O.Expand) else sizes
+    return filled.type.rank == 0 and ctx.dims(filled) == (1,)
 
 
 def _parts(d: Dim, given: tuple[Dim, ...] | None, sizes: Value | None) -> list[int] | None:

@@ -95,6 +95,22 @@ def test_elements_of_other_sizes_stay_a_list():
     agrees(model, trips(6, x=X), host=["sequence_construct", "sequence_insert", "concat_from_sequence"])
 
 
+def test_rows_repeated_by_counts_of_the_data():
+    """torch.repeat_interleave(x, counts, dim=0), as the TorchScript exporter writes it: parts of one row, by a vector of ones."""
+    model = parsed("(float[N, 3] x, int64[N] counts) => (float[?, 3] y)", """
+        size = Shape(counts) n = Squeeze(size) ones = ConstantOfShape<value = int64[1] {1}>(size)
+        p = SplitToSequence<axis = 0>(counts, ones) q = SplitToSequence<axis = 0>(x, ones) e = SequenceEmpty()
+        s = Loop (n, , e) <body = b (int64 i, bool c, seq(float[?, 3]) a) => (bool d, seq(float[?, 3]) t) {
+            d = Identity(c) count = SequenceAt(p, i) row = SequenceAt(q, i)
+            one = Constant<value = int64[1] {1}>() three = Constant<value = int64[1] {3}>()
+            wide = Unsqueeze(row, one) shape = Concat<axis = 0>(one, count, three)
+            rows = Expand(wide, shape) flat = Constant<value = int64[2] {-1, 3}>() r = Reshape(rows, flat)
+            t = SequenceInsert(a, r) }>
+        y = ConcatFromSequence<axis = 0>(s)""")  # fmt: skip
+    feeds = ({"x": X[: len(c)], "counts": np.array(c)} for c in ([2, 1, 5], [1], [3, 4, 1, 1, 2, 9, 1]))
+    agrees(model, *feeds, host=["sequence_construct", "sequence_insert", "concat_from_sequence"])
+
+
 def test_elements_inserted_in_front_stay_a_list():
     model = parsed("(int64 n, float[3] x) => (float[?, 3] y)", """
         e = SequenceEmpty()
