@@ -104,7 +104,8 @@ class ContractKernel:
     operand 0 is A, operand 1 is B **packed** (see `codegen/packing.py`), the last operand is C, between them epilogue operands.
     Matmul (`conv is None`): A row-major, row m of batch b at a_batch(b) + m·lda, where lda, batch strides are in elements.
     B batch stride in packed elements (0: shared). With `b_row` B is not packed: its row k
-    of batch b is at b·b_batch + k·b_row. C row m of batch b at b·c_batch + m·ldc.
+    of batch b is at b·b_batch + k·b_row; with `b_column` neither, and column n, whose elements are neighbours, is at
+    b·b_batch + n·b_column. C row m of batch b at b·c_batch + m·ldc.
     Conv: m runs over N·out_spatial, k over kernel taps × channels_per_group; b runs over groups: A channel offset
     b·channels_per_group, C column offset b·n; lda is the pixel stride (C of the input) and ldc that of the output.
     With `planes` these say where column b·n + n of C row m is, instead of ldc and c_batch.
@@ -129,6 +130,7 @@ class ContractKernel:
     group: int = 1  # elements of K in one lane of packed B: more than 1 for dot instructions (u8 by i8 -> i32, bf16 -> f32)
     border: int = -1  # operand whose first element a convolution reads outside of the image; -1: zero
     b_row: Dim = 0  # of a row-major B
+    b_column: Dim = 0  # of a column-major B
     diagonal: int = 1  # B of a convolution is block diagonal with so many blocks, stored side by side: [k/diagonal, n], n ≤ panel
     planes: Planes | None = None
 

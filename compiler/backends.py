@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..runtime.cuda.images import Image as CudaImage
 
 _ATTENTION_UNITS = 8  # a few threads then have something to share out
+_INNER_ROWS = 32  # beyond, turning B once is little beside the products
 _SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
 _ALIGNED = (16, 8, 4, 2)  # alignments in bytes that kernels make use of
 Done = Callable[[str], None]
@@ -131,6 +132,7 @@ class CpuBackend:
         return LowerOptions(
             opt_level=opt_level,
             panel=max(16, panel),
+            inner=_INNER_ROWS if opt_level > 0 else 0,
             diagonal=True,
             overwrite=opt_level > 0,
             planes=opt_level > 0,

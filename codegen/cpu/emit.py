@@ -8,6 +8,7 @@ from ...errors import ScheduleError
 from ..kernel import AttentionKernel, ContractKernel, GroupedKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
 from .attention.schedule import AttentionHints
 from .contract.emit import emit_contract
+from .contract.inner import emit_inner
 from .contract.schedule import ContractHints
 from .dot.emit import emit_dot_contract
 from .dot.schedule import DotHints
@@ -37,6 +38,8 @@ def _emitter(kernel: Kernel) -> tuple[Callable[..., Emitted], type[Hints] | None
     match kernel:
         case LoopKernel():
             return emit_loop, LoopHints
+        case ContractKernel(b_column=column) if column != 0:
+            return emit_inner, None
         case ContractKernel(group=1):
             return emit_contract, ContractHints
         case ContractKernel():

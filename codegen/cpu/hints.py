@@ -33,6 +33,8 @@ _TALLEST = 14  # rows of a register tile: more of them is mostly compile time
 def candidates(kernel: Kernel, target: CpuTarget) -> list[Hints]:
     """Other schedules worth measuring, the most promising first; none for kinds of kernels that have no choice."""
     match kernel:
+        case ContractKernel(b_column=column) if column != 0:
+            return []
         case ContractKernel(group=1):
             return list(_contract(kernel, target))
         case ContractKernel():

@@ -31,9 +31,9 @@ def run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> Non
     for g in range(batch):
         left = _conv_rows(kernel, a, g, m, k, bound, outside) if kernel.conv else _plain_rows(kernel, a, g, m, k, bound)
         start = g * dim(kernel.b_batch)
-        if kernel.b_row:
+        if kernel.b_row or kernel.b_column:
             gk, gn = grid([k, n])
-            at = start + gk * dim(kernel.b_row) + gn
+            at = start + (gk * dim(kernel.b_row) + gn if kernel.b_row else gn * dim(kernel.b_column) + gk)
             check_bounds(at, b.size, "load of B")
             sums.append(_product(left, b[at]))
             continue

@@ -27,6 +27,7 @@ from ...ir.ops import (
 from ..kernel import gate_groups
 from .apply import apply
 from .attention_op import decompose_attention
+from .contraction import sums_along_k
 from .quantized import integer_conv, integer_matmul
 from .top_k import decompose_top_k
 
@@ -127,7 +128,7 @@ def hoist(graph: Graph) -> Graph:
     return graph.rewrite(visit)
 
 
-def swap_few_rows(graph: Graph) -> Graph:
+def swap_few_rows(graph: Graph, inner: int) -> Graph:
     """a·bᵀ -> (b·aᵀ)ᵀ for a few rows of a and a computed b: b is read as it lies, and the small a is transposed instead."""
     uses = graph.uses
 
@@ -140,6 +141,8 @@ def swap_few_rows(graph: Graph) -> Graph:
         if not isinstance(bt.node.op, Transpose) or bt.node.op.perm != swap or len(uses[node.inputs[1]]) != 1:
             return None
         if not isinstance(rows, int) or not 2 <= rows <= _FEW or (isinstance(columns, int) and columns < 4 * rows):
+            return None
+        if sums_along_k(rows, a.shape[-1], a.dtype, inner):
             return None
         if a.shape[:-2] != bt.shape[:-2] or isinstance(bt.node.inputs[0].node.op, Const):
             return None

@@ -15,7 +15,7 @@ from ..kernel import ConvGeometry
 from ..packing import Deferred, pack_b, packed_size, padded_k
 from ..simplify import Affine, axis, clamp, unravel
 from .builder import Index, KernelBuilder, View, fn, index_expr, number
-from .contraction import merged_groups
+from .contraction import merged_groups, sums_along_k
 from .state import Lowering
 from .winograd import Tile, choose_tile, packed_weights, three_axes
 
@@ -40,11 +40,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Columns:
-    """Operand B: packed, or with `row` where it is, its rows that far apart; `batch` from one matrix to the next."""
+    """Operand B: packed, or with `row` or `column` where it is, its rows or columns that far apart; `batch` from one matrix to the
+    next."""
 
     buffer: int
     batch: Dim
     row: Dim = 0
+    column: Dim = 0
 
 
 def lane_group(node: Node) -> int:
@@ -174,10 +176,13 @@ def in_place(lw: Lowering, node: Node, extents: Shape, k: Dim) -> Columns | None
     if at is None:
         return None
     as_packed = by_columns and (at[1] == 1 or k == 1) and (at[2] == k or n == 1) and padded_k(k, lane_group(node)) == k
-    if not as_packed and ((at[2] != 1 and n != 1) or at[1] == 0):
+    along = not as_packed and at[1] == 1 and at[2] not in (0, 1) and sums_along_k(m, k, b.dtype, lw.options.inner)
+    if not as_packed and not along and ((at[2] != 1 and n != 1) or at[1] == 0):
         return None
     view = View(e.operand, b.dtype, (batch, k, n), at)
     buffer = e.operand if start == 0 else lw.storage.shifted(view, start).buffer
+    if along:
+        return Columns(buffer, at[0], column=at[2])
     return Columns(buffer, at[0], 0 if as_packed else at[1])
 
 
@@ -202,9 +207,8 @@ def pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int, diagonal:
     deep = padded_k(k, group)
     to = lw.storage.add("arena", b.dtype, (batch, ceildiv(n, panel), deep // group, panel, group))
     pieces: list[tuple[int, Dim, int]] = [(0, ceildiv(n, panel), panel)]  # first panel, panels, columns of each
-    if isinstance(n, int) and group == 1:  # what is behind the last vector of columns is not read
-        rest = n % panel
-        pieces = [(p, c, w) for p, c, w in ((0, n // panel, panel), (n // panel, 1, max(rest, _LANES))) if c and (p == 0 or rest)]
+    if isinstance(n, int) and group == 1:  # what is behind the last column counts for nothing
+        pieces = [piece for piece in ((0, n // panel, panel), (n // panel, 1, n % panel)) if piece[1] and piece[2]]
     for first, panels, width in pieces:
         kb = KernelBuilder((batch, panels, deep // group, width, group))
         g, p, line, j, part = kb.index

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ...ir import Const, DType, Node, Op, Shape, prod
+from ...ir import Const, Dim, DType, Node, Op, Shape, lower, prod, upper
 from ...ir.ops import Conv, DotConv, MatMul, Transpose
 from ..simplify import Affine, axis, strides_of, unravel
 
 _VECTOR = 16  # output channels: of 512 bits, or of two vectors of 256
 _DOT_PANEL = 32  # output channels that dot products take together
+_FOLD = 3  # elements of k whose products take as long as folding a vector to a sum does, beyond turning as many elements of B
 _LINE = 64  # bytes of K that they take together
 
 
@@ -37,6 +38,12 @@ def is_dot(node: Node) -> bool:
     if b.shape[-1] == 1:
         return True
     return a.shape[-2] == 1 and prod(b.shape[:-2]) == prod(node.out.shape[:-2]) and _swaps_last(b.node.op)
+
+
+def sums_along_k(m: Dim, k: Dim, dtype: DType, most: int) -> bool:
+    """Whether vectors along k pay for up to `most` rows of A and a computed B that lies by columns: they are folded for every row,
+    where turning B takes as long for any number of them."""
+    return dtype in (DType.F32, DType.F64) and _FOLD * upper(m) <= lower(k) and upper(m) <= most
 
 
 def _swaps_last(op: Op) -> bool:

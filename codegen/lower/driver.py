@@ -90,7 +90,7 @@ def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: S
         graph = separate_pools(graph)
     graph = decompose(graph, options.attention, options.ranked)
     if options.opt_level > 0:
-        graph = hoist(graph if options.panel == 1 else swap_few_rows(graph))  # B that lies by columns is read as it is
+        graph = hoist(graph if options.panel == 1 else swap_few_rows(graph, options.inner))  # B that lies by columns is read as it is
     lw = Lowering(graph, options, storage, emit_anchor)
     lw.views.update(zip(graph.inputs, inputs, strict=True))
     for v, view in zip(graph.outputs, outputs, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from lowering import F, ap, graph, run, tensor
@@ -188,6 +190,16 @@ def test_few_rows_by_a_transposed_matrix_swap(lead: tuple[int, ...]) -> None:
     swap = (*range(len(lead)), len(lead) + 1, len(lead))
     plan = run(graph([a, b, c], ap(Add(), ap(MatMul(), a, ap(Transpose(swap), b)), c)))
     assert next(s.kernel for s in plan.steps if isinstance(s.kernel, ContractKernel)).m == 20
+
+
+@pytest.mark.parametrize("rows, depth, along", [(3, 9, True), (4, 11, False), (8, 64, True), (33, 300, False), (B, 400, False)])
+def test_few_rows_by_a_matrix_that_lies_by_columns(rows: Any, depth: int, along: bool) -> None:
+    """Read as it lies, also where columns belong to heads side by side."""
+    a, b = tensor(1, 3, rows, depth), tensor(1, 20, 3, depth)
+    y = ap(Relu(), ap(MatMul(), a, ap(Transpose((0, 2, 3, 1)), b)))
+    plan = run(graph([a, b], y), options=LowerOptions(inner=32), **({"B": 5} if rows is B else {}))
+    kernels = [s.kernel for s in plan.steps]
+    assert (len(kernels) == 1 and kernels[0].b_column == 3 * depth) == along, kernels
 
 
 @pytest.mark.parametrize("n", [64, 65, 130, 20])
