@@ -8,6 +8,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,7 @@ class CupyDevice:
             number = _stream_number(given)
             if number is None:
                 raise DeviceError(f"a {type(given).__name__} as stream", expected="a stream of cupy or torch, or its number")
-            return self._cp.cuda.ExternalStream(number)
+            return self._cp.cuda.Stream.from_external(_Foreign(number, given))
 
     def recycle(self, stream: Any) -> None:
         self._streams.append(stream)
@@ -288,6 +289,17 @@ class CupyDevice:
                 return self._cp.ndarray(shape, dtype=dtype, memptr=memory.pointer)
             except (TypeError, ValueError) as e:
                 raise DeviceError(f"cupy has no arrays of {dtype}: {e}", remedy="Ask for outputs on the host (on_device=False).") from None
+
+
+@dataclass(frozen=True)
+class _Foreign:
+    """A stream of the caller's, by the CUDA stream protocol; `owner` keeps it alive."""
+
+    number: int
+    owner: object
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.number
 
 
 class _Block:

@@ -61,6 +61,10 @@ class FakeCupy:
                 self.device_id = -1
                 self.ptr = len(fake.streams) * 100 + id(self) % 97 + 1 if number is None else number
 
+            @classmethod
+            def from_external(cls, given: Any) -> Any:
+                return cls(given.__cuda_stream__()[1])
+
             def __enter__(self) -> None:
                 fake.streams.append(self.ptr)
 
@@ -96,7 +100,7 @@ class FakeCupy:
             def synchronize(self) -> None: ...
 
         self.cuda = SimpleNamespace(
-            runtime=runtime, driver=driver, Device=Device, Stream=Stream, ExternalStream=Stream, Event=Event, alloc=self._alloc,
+            runtime=runtime, driver=driver, Device=Device, Stream=Stream, Event=Event, alloc=self._alloc,
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemory), function=SimpleNamespace(Module=Module),
             get_current_stream=lambda: Stream(self.streams[-1]))  # fmt: skip
         self.ndarray = lambda shape, dtype, memptr: SimpleNamespace(shape=shape, dtype=dtype, memptr=memptr)

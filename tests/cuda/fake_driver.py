@@ -87,7 +87,7 @@ class EmulatingCupy(FakeCupy):
                 recorded, fake.recording = fake.recording, None
                 return SimpleNamespace(launch=fake.call("graph", lambda stream: [fake.library.run(*a) for a in recorded]))
 
-        self.cuda.Stream = self.cuda.ExternalStream = Stream
+        self.cuda.Stream = Stream
         self.cuda.function = SimpleNamespace(Module=Module)
         self.cuda.driver.launchKernel = self.call("launchKernel", self._launch)
         self.cuda.driver.funcSetAttribute = self.call("funcSetAttribute", self._allow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -164,3 +165,11 @@ def test_streams_of_other_devices(monkeypatch) -> None:
     foreign.device_id = 1
     with pytest.raises(DeviceError, match="a stream of device 1"):
         cupy_device.CupyDevice().stream(foreign)
+
+
+def test_streams_of_others_are_taken_without_a_warning() -> None:
+    """By the protocol: cupy's ExternalStream says at every use that it is deprecated."""
+    cupy = pytest.importorskip("cupy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cupy.cuda.Stream.from_external(cupy_device._Foreign(7, None)).ptr == 7
