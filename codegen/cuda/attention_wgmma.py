@@ -63,12 +63,17 @@ def schedule_attention_groups(kernel: AttentionKernel) -> AttentionGroupSchedule
 
 
 def takes_attention_groups(kernel: AttentionKernel, aligned: Sequence[int]) -> bool:
-    """Whether the engine can bring q, k and v: 16-bit floats whose rows, heads and batches begin at multiples of 16 bytes."""
+    """Whether the engine can bring q, k and v: 16-bit floats whose rows, heads and batches begin at multiples of 16 bytes, and none
+    is all the same (the driver's documentation does not say what a stride of 0 is, but of an axis of one element)."""
     types = {o.dtype for o in kernel.operands[:3]}
     if len(types) != 1 or not types <= set(SIXTEEN) or max(kernel.size, kernel.value_size) > WIDEST:
         return False
-    operands = zip(aligned, (kernel.q_strides, kernel.k_strides, kernel.v_strides), strict=False)
-    return kernel.scale > 0 and all(a % 16 == 0 and all(divisible(d * 2, 16) for d in s) for a, s in operands)
+    shared_heads = ceildiv(kernel.heads, kernel.group)
+    queries, keys = (kernel.batch, kernel.heads, kernel.rows), (kernel.batch, shared_heads, kernel.keys)
+    every = ((kernel.q_strides, queries), (kernel.k_strides, keys), (kernel.v_strides, keys))
+    if any(stride == 0 and size != 1 for strides, sizes in every for stride, size in zip(strides, sizes, strict=True)):
+        return False
+    return kernel.scale > 0 and all(a % 16 == 0 and all(divisible(d * 2, 16) for d in s) for a, (s, _) in zip(aligned, every, strict=False))
 
 
 @dataclass(frozen=True)

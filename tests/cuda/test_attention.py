@@ -137,3 +137,15 @@ def test_which_attention_is_by_warp_groups() -> None:
             if isinstance(s.kernel, AttentionKernel)
         )
         assert plan.shared(step.kernel) <= 227 << 10
+
+
+def test_keys_that_batches_share_are_not_for_the_engine() -> None:
+    """A stride of 0 along an axis of several; along one of a single element it is what every attention of batch 1 has."""
+    q = tensor(4, 8, 512, 64, dtype=DType.BF16)
+    k, v = (tensor(1, 8, 512, 64, dtype=DType.BF16) for _ in range(2))
+    wide = [ap(O.Expand((4, 8, 512, 64)), x) for x in (k, v)]
+    for inputs, by_groups in (((q, *wide), False), ((q, q, q), True), ((k, k, v), True)):
+        g = graph(dict.fromkeys(x for x in (q, k, v)), ap(O.Attention(0.3), *inputs))
+        (step,) = (s for s in lower(g, LOWERING).steps if isinstance(s.kernel, AttentionKernel))
+        source = emit(step.kernel, parse("cuda:sm_90a"), [16] * len(step.buffers)).launches[0].source
+        assert ("wgmma" in source) == by_groups
