@@ -251,6 +251,21 @@ def test_calls_with_one_row_read_enough_for_several_streams():
     assert least(5, 576, 5) == 1
 
 
+def test_few_rows_are_dealt_out_evenly():
+    def heights(m, target):
+        return schedule_grouped(lower(graph(m, 64, 64)).steps[0].kernel, parse(target)).heights
+
+    wide = {m: heights(m, "cpu:sapphirerapids") for m in range(1, 14)}
+    assert [wide[m] for m in (1, 6, 7, 8, 9, 11, 12, 13)] == [(1,), (6,), (4, 3), (4,), (5, 4), (6, 5), (6,), (5, 3)]
+    for target, tall in (("cpu:sapphirerapids", 6), ("cpu:x86-64-v3", 4)):
+        for m in range(1, 60):
+            left, tiles = m, 0
+            for h in heights(m, target):
+                left, tiles = left % h, tiles + left // h
+            assert left == 0 and (tiles == -(-m // tall) or m > 4 * tall), (target, m)
+    assert heights(sym("rows"), "cpu:sapphirerapids") == (6, 3, 2, 1)
+
+
 def test_types_are_checked():
     x = Node.make(Input(TensorType(DType.F32, (2, 32))), ()).out
     levels, scales, zeros = layer(2, 32, 8, 4, 16, False)

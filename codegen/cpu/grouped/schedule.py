@@ -18,6 +18,7 @@ _WIDE_ROWS = 240  # of a unit that expands its weights: they are worth so many
 _SPLIT_ROWS = 256  # the same on AMX tiles, where rows of A are kept beside the weights,
 _DEPTH = 1024  # at most so many elements of K of both, so that the second-level cache has room for them and for the sums
 _MOST_ROWS = 512  # of a unit that is asked for
+_TILES_OF_FEW = 4  # of up to so many, all have about one height
 _STEP = 32  # elements of K that a tile instruction takes; whole words of levels
 _CHUNK = 8  # strips of a unit on AMX tiles, which its rows of A are split for
 _TILES = frozenset({"amx-tile", "amx-bf16"})
@@ -86,9 +87,7 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
             raise ScheduleError(f"strips of {hints.vectors} vectors", expected=f"a divisor of {vectors}")
         vectors = hints.vectors
     tall = 6 if many else 4
-    heights = (tall, 1) if not isinstance(kernel.m, int) else tuple(dict.fromkeys((max(1, min(tall, kernel.m)), 1)))
-    if isinstance(kernel.m, int) and kernel.m % heights[0] == 0:
-        heights = heights[:1]
+    heights = _heights(kernel.m, tall)
     strip = lanes * vectors
     tiles = lanes == 16 and target.masked and target.features >= _TILES and hints.tiles >= 0 and not hints.vectors
     expand = _EXPAND_TILES if tiles else _EXPAND
@@ -121,6 +120,20 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
         lanes, vectors, heights, kernel.bits == 4 and lanes == 16 and target.is_x86, kernel.k % each, rows, ceildiv(kernel.m, rows), strips,
         kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks, depth, _as_integers(kernel, target),
     )  # fmt: skip
+
+
+def _heights(m: Dim, tall: int) -> tuple[int, ...]:
+    """Rows of register tiles, tallest first: every tile reads all levels of its columns, so that few shall do. Rows of a known
+    number are dealt out evenly."""
+    if not isinstance(m, int):
+        return (tall, 3, 2, 1)
+    if m <= 0:
+        return (1,)
+    tiles = -(-m // tall)
+    if tiles > _TILES_OF_FEW:
+        return (tall,) if m % tall == 0 else (tall, 1)
+    height = -(-m // tiles)
+    return tuple(dict.fromkeys((height, m - height * (tiles - 1))))
 
 
 def _as_integers(kernel: GroupedKernel, target: CpuTarget) -> bool:
