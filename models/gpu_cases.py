@@ -29,7 +29,7 @@ def text(graph: str, **weights: np.ndarray) -> bytes:
     """A model of an ONNX graph as text, with initializers by name."""
     from onnx import numpy_helper, parser
 
-    model = parser.parse_model('<ir_version: 10, opset_import: ["" : 23]>\n' + graph)
+    model = parser.parse_model('<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]>\n' + graph)
     model.graph.initializer.extend(numpy_helper.from_array(w, n) for n, w in weights.items())
     return model.SerializeToString()
 
@@ -56,6 +56,24 @@ def _product(m: int, n: int, k: int, precision: str, options: str = "") -> Kerne
     name = f"{precision}{options.replace('+', ' by ')} product {m}×{n}×{k}"
     return KernelCase(name, onnx, {"x": (m, k)}, torch, "TFLOP/s" if m > 16 else "GB/s", _amount(m, n, k, precision), precision,
                       cublas=precision in ("fp32", "fp16"), options=options)  # fmt: skip
+
+
+def _few_bits(m: int, n: int, k: int, group: int = 32) -> KernelCase:
+    """float16 by weights of 4 bits; torch has the same in float16."""
+
+    def onnx() -> bytes:
+        rng, blocks = np.random.default_rng(0), k // group
+        levels, scales = rng.integers(0, 256, (n, blocks, group // 2), np.uint8), _weights((n * blocks,), k).astype(np.float16)
+        return text(f"""few_bits (float16[{m}, {k}] x) => (float16[{m}, {n}] y) {{
+            y = com.microsoft.MatMulNBits<K = {k}, N = {n}, bits = 4, block_size = {group}>(x, levels, scales) }}""",
+            levels=levels, scales=scales)  # fmt: skip
+
+    def torch(lib: Any, x: dict[str, Any]) -> Callable[[], Any]:
+        w = lib.randn(k, n, device="cuda", dtype=lib.float16)
+        return lambda: x["x"] @ w
+
+    return KernelCase(f"fp16 by int4 product {m}×{n}×{k}", onnx, {"x": (m, k)}, torch, "TFLOP/s" if m > 16 else "GB/s",
+                      _amount(m, n, k, "int4"), half=True)  # fmt: skip
 
 
 def _amount(m: int, n: int, k: int, precision: str) -> float:
@@ -129,7 +147,7 @@ def cases() -> list[KernelCase]:
                4e-9 * few * (1 << 17), k=np.array([50])),
         memory("sort of a million", "y, i = TopK(x, k)", lambda t, v: t.sort(v), (1, 1 << 20), f"float[1, {1 << 20}]", 16e-9 * (1 << 20),
                k=np.array([1 << 20])),
-        _product(1, 11008, 4096, "int4"),
+        _product(1, 11008, 4096, "int4"), _few_bits(1, 11008, 4096), _few_bits(64, 11008, 4096), _few_bits(1024, 11008, 4096),
         _product(4096, 4096, 4096, "fp32"), _product(8192, 8192, 8192, "bf16"), _product(4096, 4096, 4096, "bf16"),
         _product(8192, 8192, 8192, "fp16"), _product(8192, 8192, 8192, "fp32", "+tf32"),
         _product(128, 3072, 768, "bf16"), _product(4096, 3072, 768, "bf16"), _product(4096, 768, 3072, "bf16"),
