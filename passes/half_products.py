@@ -61,8 +61,7 @@ class HalfProducts(Pass):
                 return _levels(node, x, weights.reshape(weights.shape[-2:]))
             if fewest <= _FEW_ROWS:
                 return None
-        wide = const(weights.astype(DType.F32.np), loc=w.node.loc)
-        return apply(op, apply(Cast(DType.F32), x, loc=node.loc), wide, loc=node.loc)
+        return _wide(node, inputs)
 
     def _attention(self, node: Node, op: Attention, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         """The float32 kernel, whose scores stay in cache; few queries read keys and values as they are."""
@@ -72,6 +71,29 @@ class HalfProducts(Pass):
         heads = (apply(Cast(DType.F32), v, loc=node.loc) for v in inputs)  # and the mask, if there is one
         exact = replace(op, rounded=op.rounded or (self.dots and node.out.dtype is DType.BF16))
         return (apply(Cast(node.out.dtype), apply(exact, *heads, loc=node.loc), loc=node.loc),)
+
+
+@dataclass(frozen=True)
+class WideLayers(Pass):
+    """Products of 16-bit floats are of float32, between casts: layers whose precision can be chosen."""
+
+    def run(self, graph: Graph, ctx: PassContext) -> Graph:
+        def visit(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
+            if type(node.op) not in (MatMul, Conv) or node.out.dtype not in _HALVES:
+                return None
+            return (apply(Cast(node.out.dtype), _wide(node, inputs), loc=node.loc),)
+
+        return graph.rewrite(visit)
+
+
+def _wide(node: Node, inputs: tuple[Value, ...]) -> Value:
+    """The product of the same numbers in float32, what is constant converted now."""
+
+    def wide(v: Value) -> Value:
+        data = const_of(v)
+        return apply(Cast(DType.F32), v, loc=node.loc) if data is None else const(data.astype(np.float32), loc=v.node.loc)
+
+    return apply(node.op, *map(wide, inputs), loc=node.loc)
 
 
 def _dot(op: MatMul | Conv) -> DotMatMul | DotConv:

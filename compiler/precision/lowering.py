@@ -9,6 +9,8 @@ import numpy as np
 
 from ...ir import Graph, Node
 from ...passes.base import PassContext
+from ...passes.half_products import WideLayers
+from ...passes.pipelines import run_passes
 from ...passes.precision import Choice, layers, weights_of
 from ...passes.upsampling_products import UpsamplingProducts
 from ...runtime.module import Module
@@ -53,12 +55,17 @@ def lower_precision(
     """
     if options.is_float32:
         return Lowered(graph, {})
-    made = _lowered(UpsamplingProducts().run(graph, PassContext()), options, threads, tell, build)
+    made = _lowered(_with_layers(graph), options, threads, tell, build)
     if not made.assignment:
         made = replace(made, graph=graph)
     if options.report is not None:
         options.report(made)
     return made
+
+
+def _with_layers(graph: Graph) -> Graph:
+    """All that can be lowered as float32 products and convolutions."""
+    return run_passes(graph, (UpsamplingProducts(), WideLayers()), PassContext())
 
 
 def _lowered(
@@ -80,7 +87,7 @@ def lower_alike(graph: Graph, made: Lowered) -> Graph:
     The others stay float32."""
     if made.source is None or not made.assignment:
         return graph
-    graph = UpsamplingProducts().run(graph, PassContext())
+    graph = _with_layers(graph)
     first, known = layers(made.source), layers(graph)
     choices = {
         name: choice

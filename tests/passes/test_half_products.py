@@ -7,7 +7,8 @@ import pytest
 from mlc.ir import DType, Graph, Input, Node, TensorType, const, sym
 from mlc.ir.ops import Attention, Cast, Conv, DotConv, DotMatMul, Gelu, GroupedMatMul, MatMul
 from mlc.passes.base import PassContext, apply
-from mlc.passes.half_products import HalfProducts
+from mlc.passes.half_products import HalfProducts, WideLayers
+from mlc.passes.precision import layers
 
 R = np.random.default_rng(0)
 PADDED = Conv((1, 1), (1, 1), (1, 1), (1, 1))
@@ -114,3 +115,16 @@ def test_attention_of_few_queries_stays():
     ins = [Node.make(Input(TensorType(DType.F16, (1, 2, s, 8))), ()).out for s in (1, 11, 11)]
     g = Graph(tuple(ins), (apply(Attention(0.3), *ins),), tuple("qkv"), ("y",))
     assert TILES.run(g, PassContext()) is g
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+def test_layers_of_16_bits_can_be_layers_of_float32(dtype):
+    for g in (
+        made(MatMul(), (3, 40), R.standard_normal((40, 24)), dtype),
+        made(PADDED, (2, 5, 6, 8), R.standard_normal((3, 3, 8, 12)), dtype),
+    ):
+        new = WideLayers().run(g, PassContext())
+        assert [n.out.dtype for n in products(new)] == [DType.F32] and list(layers(new).values()) == products(new)
+        compared(g, new, R.standard_normal(g.inputs[0].shape).astype(dtype.np))
+    g = made(MatMul(), (3, 40), R.standard_normal((40, 24)), DType.F32)
+    assert WideLayers().run(g, PassContext()) is g
