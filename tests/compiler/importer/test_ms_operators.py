@@ -169,6 +169,14 @@ def test_attention(kind, causal, past):
     compare("Attention", operands, outs, constants=(1, 2), num_heads=heads, unidirectional=causal, tolerance=1e-4)
 
 
+@pytest.mark.parametrize("op", ["Attention", "MultiHeadAttention"])
+def test_lengths_of_keys_whose_count_has_a_name_of_its_own(op):
+    """The exporter names the batch of every input apart, and onnxruntime's optimizer takes lengths from the mask, tokens from the ids."""
+    lengths = number([5, 3], np.int32)
+    operands = [f(2, 5, 12), f(12, 48), f(48), lengths] if op == "Attention" else [f(2, 5, 16)] * 3 + [None, lengths]
+    compare(op, operands, constants=(1, 2) if op == "Attention" else (), symbolic=True, num_heads=4, tolerance=1e-4)
+
+
 def test_attention_of_other_value_widths_with_a_bias_of_scores():
     operands = [f(2, 5, 12), f(12, 16 + 16 + 24), f(56), None, None, f(2, 4, 5, 5)]
     compare("Attention", operands, constants=(1, 2), num_heads=4, qkv_hidden_sizes=[16, 16, 24], scale=0.3, tolerance=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
-from .....ir import Dim, DType, Value
+from .....ir import Dim, DType, Expr, Value
 from .....ir import ops as O
 from ...compose import Build
 from ...context import ImportContext
@@ -21,19 +21,24 @@ def hidden(ctx: ImportContext, node: NodeProto, b: Build, keep: Value, dtype: DT
 def key_mask(ctx: ImportContext, node: NodeProto, b: Build, mask: Value, q: Value, keys: Dim) -> Value:
     """A mask over keys, additive and broadcasting to [B, H, S, L]: lengths [B], lengths and starts [2·B], or 0/1 of rank 2 to 4.
 
-    Of 3·B + 2 numbers the first B are the lengths, as MultiHeadAttention's kernels for GPUs have it.
+    Of 3·B + 2 numbers the first B are the lengths, as MultiHeadAttention's kernels for GPUs have it. A length that may be any of
+    these, as where the file names the batch of every input differently, has to be B.
     """
     batch, rows = q.shape[0], q.shape[2]
     at = b.reshape(b.iota(keys), (1, 1, 1, keys))
     match mask.type.rank:
         case 1:
+            numbers = mask.shape[0]
+            if numbers not in (batch, 2 * batch, 3 * batch + 2) and (isinstance(numbers, Expr) or isinstance(batch, Expr)):
+                ctx.require_equal(numbers, batch)
+                mask = b.reshape(mask, (numbers := batch,))
             known = b.cast(mask, DType.I64)
             ends = b.reshape(b.slice(known, 0, 0, batch), (batch, 1, 1, 1))
             keep = b.emit(O.Less(), at, ends)
-            if mask.shape[0] == batch * 2 and mask.shape != (batch,):
+            if numbers == batch * 2 and numbers != batch:
                 starts = b.reshape(b.slice(known, 0, batch, batch), (batch, 1, 1, 1))
                 keep = b.emit(O.And(), keep, b.emit(O.GreaterEqual(), at, starts))
-            elif mask.shape[0] not in (batch, 3 * batch + 2):
+            elif numbers not in (batch, 3 * batch + 2):
                 raise ctx.unsupported(f"{node.op_type} with a mask of shape {list(map(str, mask.shape))}")
         case 2:
             keep = b.reshape(b.cast(mask, DType.BOOL), (mask.shape[0], 1, 1, mask.shape[1]))
