@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from ...ir import DType, Value
+from ...ir import DType, Expr, Value
 from .compose import required
 from .contents import CONTENT_LIMIT
 from .context import Handler, ImportContext
@@ -37,6 +37,7 @@ from .dim_arithmetic import (
 
 # Truth values that are not decided at compile time are dims that are 0 or 1.
 
+_WRITTEN = 64  # sizes in a tensor that kernels get as parameters, and tell apart by comparisons; others are computed by the model's nodes
 
 # Operators that only move elements, and which of their inputs hold the elements (-1: all).
 _STRUCTURAL: dict[str, tuple[int, ...]] = {
@@ -70,11 +71,18 @@ def evaluate_shapes(ctx: ImportContext, node: NodeProto, ins: list[Value | None]
 def _materialise(
     ctx: ImportContext, node: NodeProto, ins: list[Value | None], handler: Handler, content: np.ndarray, dtype: DType
 ) -> Value:
-    if any(isinstance(x, Ratio) for x in content.ravel()):
+    if _computed(content):
         (value, *_) = handler(ctx, node, ins)
-        ctx.set_content(value, content)
+        if content.size <= CONTENT_LIMIT:
+            ctx.set_content(value, content)
         return value
     return ctx.dim_tensor(content, dtype)
+
+
+def _computed(content: np.ndarray) -> bool:
+    """Whether a run computes what is known here too."""
+    many = content.size > _WRITTEN and any(isinstance(x, Expr) for x in content.ravel())
+    return many or any(isinstance(x, Ratio) for x in content.ravel())
 
 
 def _objects(result: Any) -> np.ndarray:
@@ -164,6 +172,7 @@ def _structural(ctx: ImportContext, node: NodeProto, ins: list[Value | None], ha
     if dtype is None or ctx.attr(node, "reduction", "none") != "none":
         return None
     outs = []
+    real: list[Value] = []
     for k, value in enumerate(handler(ctx, node, numbered)):
         got = ctx.known(value)
         if got is None or got.dtype != np.int64:
@@ -172,10 +181,11 @@ def _structural(ctx: ImportContext, node: NodeProto, ins: list[Value | None], ha
         for j, number in enumerate(got.ravel()):
             content[j] = table[int(number)]
         content = content.reshape(got.shape)
-        if any(isinstance(x, Ratio) for x in content.ravel()):
-            real = list(handler(ctx, node, ins))[k]
-            ctx.set_content(real, content)
-            outs.append(real)
+        if _computed(content):
+            real = real or list(handler(ctx, node, ins))
+            if content.size <= CONTENT_LIMIT:
+                ctx.set_content(real[k], content)
+            outs.append(real[k])
         else:
             outs.append(ctx.dim_tensor(content, dtype))
     return outs
