@@ -88,6 +88,10 @@ class Builder:
         with self.ir.goto_block(self.entry):
             return self.alloca(t, self.i64(count), align)
 
+    def clear(self, ptr: Any, size: Any) -> None:
+        """`size` bytes of zeros."""
+        self.call("llvm.memset.p0.i64", ir.VoidType(), ptr, ir.Constant(I8, 0), size, ir.Constant(I1, 0))
+
     def param(self, dims: Any, index: int) -> Any:
         return self.load(I64, self.at(dims, self.i64(index), I64), 8)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...ir import Dim
 
 PLACEHOLDER = "mlc_kernel"  # name of the function before it is known by the hash of its text
+TIDY, REPEATS = "; tidy\n", "; repeats\n"  # first lines: whether loops repeat what is worth moving out of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class Emitted:
     least: Dim = 1
 
 
-def named(ir_text: str) -> tuple[str, str]:
-    """(text, symbol) with the placeholder name replaced by one derived from the content."""
+def named(ir_text: str, repeats: bool = False) -> tuple[str, str]:
+    """(text, symbol) with the placeholder name replaced by one derived from the content. `repeats`: see `REPEATS`."""
+    ir_text = (REPEATS if repeats else TIDY) + ir_text
     symbol = "mlc_" + hashlib.sha256(ir_text.encode()).hexdigest()[:24]
     return ir_text.replace(PLACEHOLDER, symbol), symbol

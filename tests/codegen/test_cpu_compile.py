@@ -2,8 +2,13 @@
 
 import pytest
 from mlc.codegen.cpu import compile as compiling
+from mlc.codegen.cpu.emitted import REPEATS, TIDY
+from mlc.codegen.cpu.loops.repeated import repeated
 from mlc.codegen.cpu.target import CpuTarget, host, missing_features, parse
+from mlc.codegen.expr import Axis, Call, Load, Num
+from mlc.codegen.kernel import LoopKernel, Operand, Store
 from mlc.errors import CodegenError, TargetError
+from mlc.ir import DType
 
 TEXT = "define void @f(ptr %p) {\n  store float 1.0, ptr %p\n  ret void\n}\n"
 
@@ -54,3 +59,30 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
 def test_rejected_text_is_a_typed_error():
     with pytest.raises(CodegenError, match="LLVM"):
         compiling.compile_ir("define nonsense", host())
+
+
+@pytest.mark.parametrize("first", [TIDY, REPEATS, ""])
+def test_every_list_of_passes_compiles(first):
+    text = first + TEXT.replace("  ret", "  call void @g(ptr %p, i64 0)\n  ret")
+    text += "define internal void @g(ptr %p, i64 %n) {\n  store i64 %n, ptr %p\n  ret void\n}\n"
+    assert compiling.compile_ir(text, host()).startswith(b"\x7fELF" if host().is_x86 else b"")
+
+
+def test_what_a_row_has_in_common_is_told_from_what_every_vector_computes():
+    x, row = Load(0, Axis(1, dtype=DType.I64), dtype=DType.F32), Load(1, Axis(0, dtype=DType.I64), dtype=DType.F32)
+
+    def repeats(value):
+        at = Call(
+            "add",
+            (Call("mul", (Axis(0, dtype=DType.I64), Num(64, dtype=DType.I64)), dtype=DType.I64), Axis(1, dtype=DType.I64)),
+            dtype=DType.I64,
+        )
+        operands = (Operand(DType.F32, 64), Operand(DType.F32, 8), Operand(DType.F32, 512, written=True))
+        return repeated([LoopKernel((8, 64), (), operands, (), (Store(2, at, value),))], 1)
+
+    def f(fn, *args):
+        return Call(fn, args, dtype=DType.F32)
+
+    assert not repeats(f("add", f("exp", x), row))
+    assert repeats(f("add", x, f("exp", row)))
+    assert repeats(f("div", x, row)) and not repeats(f("div", row, x))

@@ -99,13 +99,7 @@ class _ConvTile:
             row = b.splat(i.mul(p["k"], b.i64(itemsize)), self.width)
             self.copies = i.add(b.splat(i.ptrtoint(self.scratch, I64), self.width), i.mul(b.iota(self.width), row))
         zeros = b.alloca(element, self.length)
-        zero = ir.Constant(element, None)
-
-        def clear(at: Any, _: list[Any]) -> Sequence[Any]:
-            i.store(zero, b.at(zeros, at, element))
-            return ()
-
-        b.loop(b.i64(0), self.length, b.i64(1), [], clear)
+        b.clear(zeros, i.mul(self.length, b.i64(itemsize)))
         self.zeros = i.ptrtoint(zeros, I64)
         self.start = i.ptrtoint(a, I64)
         self.pixel_bytes = i.mul(p["lda"], b.i64(itemsize))

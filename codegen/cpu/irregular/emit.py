@@ -33,7 +33,7 @@ class _Emitter(FirstK):
 
         b.loop(self.begin, self.end, b.i64(1), [], body)
         b.ir.ret_void()
-        text, symbol = named(str(self.module))
+        text, symbol = named(str(self.module), repeats=True)
         size: Dim = sum((o.numel * o.dtype.itemsize for o in k.operands), 0)
         cost = k.size * {"positions": 2, "sort": 20, "suppress": 40, "top": 4}[k.kind]
         return Emitted(text, symbol, tuple(self.params.dims), k.rows, cost, k.rows * cost, size)

@@ -13,6 +13,7 @@ from ..emitted import Emitted, named
 from ..target import CpuTarget
 from .lines import Lines, LineUnits, lines
 from .points import Scope
+from .repeated import repeated
 from .running import RunningStores
 from .schedule import NO_HINTS, LoopHints, LoopSchedule, merge_axes, schedule, work
 from .segments import FILLED, Segments, segments
@@ -42,7 +43,7 @@ def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS
     writer = _Writer(kernel, plan, target, tile, parts)
     writer.short = short
     writer.write()
-    text, symbol = named(str(writer.module))
+    text, symbol = named(str(writer.module), repeats=repeated(writer.kernels, plan.axis))
     nodes = len(postorder(kernel.roots))
     points = max_dim(prod(kernel.reduce_axes) * max(1, len(kernel.stages)))
     per_unit = writer.elements_per_unit * points
@@ -103,6 +104,7 @@ class _Writer(Tiled, RunningStores, LineUnits):
             k = self.windows.inside
         values = [x.value for x in k.stages] + [x.value for x in k.stores if x.per_element]
         self.work = max([1, *(work(e) for e in values)])
+        self.kernels = [self.k, k, *(part.kernel for part in self.parts)] + ([] if self.windows is None else [self.windows.bounded])
         self.work = max(self.work, 64 * any(x.fn.startswith("arg") for x in k.stages))
 
     def write(self) -> None:

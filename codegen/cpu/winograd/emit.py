@@ -79,12 +79,7 @@ class _Emitter(TileTransforms, TextEmitter):
         v = b.alloca(_F32, i.mul(p["most"], p["tile"]))
         products = b.alloca(_F32, i.mul(p["most"], b.i64(self.points * self.strip)))
         zeros = b.alloca(_F32, i.add(p["total"], b.i64(self.schedule.lanes)))
-
-        def clear(at: Any, _: list[Any]) -> Sequence[Any]:
-            i.store(ir.Constant(_F32, 0.0), b.at(zeros, at, _F32))
-            return ()
-
-        b.loop(b.i64(0), p["total"], b.i64(1), [], clear)
+        b.clear(zeros, i.mul(p["total"], b.i64(4)))
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             group, block = i.urem(u, p["groups"]), i.udiv(u, p["groups"])
