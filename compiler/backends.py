@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ..codegen.cuda.target import CudaTarget
     from ..runtime.cuda.images import Image as CudaImage
 
+_WALK = 12  # steps down a tree before asking whether any row still moves costs less than going on
 _ATTENTION_UNITS = 8  # a few threads then have something to share out
 _INNER_ROWS = 32  # beyond, turning B once is little beside the products
 _SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
@@ -139,6 +140,7 @@ class CpuBackend:
             passes=opt_level > 0,
             attention_units=_ATTENTION_UNITS if opt_level > 0 else 0,
             checks=True,
+            walk=_WALK,
             winograd=None if exact or opt_level == 0 else ConvCosts(),
             scatter=ScatterCosts() if opt_level > 0 else None,
         )

@@ -156,29 +156,38 @@ class Finisher:
     def operand(self, buffer: int) -> int:
         return self.operands.setdefault(buffer, len(self.operands))
 
-    def __call__(self, e: E) -> E:
-        if id(e) in self._done:
-            return self._done[id(e)][1]
+    def __call__(self, root: E) -> E:
+        """Without recursion: chains get long. Buffers are numbered from the root on."""
+        stack: list[tuple[E, bool]] = [(root, False)]
+        while stack:
+            e, ready = stack.pop()
+            if id(e) in self._done:
+                continue
+            if ready:
+                self._done[id(e)] = (e, self._rewritten(e))  # keeps e alive: ids must not be reused
+                continue
+            if isinstance(e, Load):
+                self.operand(e.operand)
+            stack.append((e, True))
+            stack.extend((c, False) for c in reversed(children(e)))
+        return self._done[id(root)][1]
+
+    def _rewritten(self, e: E) -> E:
         match e:
             case Load():
-                out: E = Load(self.operand(e.operand), self(e.offset), dtype=e.dtype)
+                return Load(self.operand(e.operand), self(e.offset), dtype=e.dtype)
             case Call():
-                out = Call(e.fn, tuple(self(a) for a in e.args), dtype=e.dtype)
+                return Call(e.fn, tuple(self(a) for a in e.args), dtype=e.dtype)
             case Cast():
-                out = Cast(self(e.arg), dtype=e.dtype)
+                return Cast(self(e.arg), dtype=e.dtype)
             case Bits():
-                out = Bits(self(e.arg), e.source, dtype=e.dtype)
+                return Bits(self(e.arg), e.source, dtype=e.dtype)
             case Index():
-                x = (
-                    e.value
-                    if self.new_axes is None
-                    else substitute_axes(e.value, self.new_axes, lambda a: a, self._moved, apart=self._apart)
-                )
-                out = to_expr(x, self._leaf, self._affine)
-            case _:
-                out = e
-        self._done[id(e)] = (e, out)  # keeps e alive: ids must not be reused
-        return out
+                x = e.value
+                if self.new_axes is not None:
+                    x = substitute_axes(x, self.new_axes, lambda a: a, self._moved, apart=self._apart)
+                return to_expr(x, self._leaf, self._affine)
+        return e
 
     def _leaf(self, a: Atom) -> E:
         return axis_expr(a.args[0]) if a.kind == "axis" else self(a.args[0])

@@ -27,6 +27,9 @@ EmitAnchor = Callable[["Lowering", Node, Value], None]
 _DEPTH = 24  # virtual values on top of each other, before one is stored
 
 
+DEEPEST_WALK = 48  # steps in one kernel; each is code
+
+
 @dataclass(frozen=True)
 class LowerOptions:
     """opt_level 0 stores every computed value. `panel`: columns of 4 bytes in a packed panel of B; 1 stores B by
@@ -41,6 +44,8 @@ class LowerOptions:
     `attention`: element types of heads that there is a kernel for.
     `attention_units`: heads and groups of queries below which the keys of attention are cut into parts; 0: never.
     `ranked`: longest rows whose first k are found by counting ranks, which is n² comparisons in vectors.
+    `walk`: steps that few rows go down trees in one kernel; deeper ones are walked in turns, after each of which the program asks
+    whether any row still moves.
     `passes`: pooling over large windows goes along one axis after the other.
     `checks`: indices that data give are compared with their limits; otherwise they are clamped without a word.
     """
@@ -57,6 +62,7 @@ class LowerOptions:
     attention: frozenset[DType] = frozenset({DType.F32})
     attention_units: int = 0
     ranked: int = 0
+    walk: int = DEEPEST_WALK
     passes: bool = False
     checks: bool = False
 

@@ -1,4 +1,7 @@
-"""Decision trees: one loop over rows and trees, each step of the walk, or each node that is asked, unrolled."""
+"""Decision trees: one loop over rows and trees, each step of the walk, or each node that is asked, unrolled.
+
+Deep trees are walked some steps at a time, until no row moves any more: most leaves lie far above the deepest.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...ir import Const, DType, Node
+from ...ir import Const, DType, Node, Shape
 from ...ir.ops import AskedTreeSum, TreeLeaves, TreeSum
 from ..expr import Bits, Cast, E, Load, Reduced
 from ..kernel import COMBINE, Reduction
-from ..plan import Branch
+from ..plan import Branch, Repeat
 from ..simplify import Affine, as_affine
 from .builder import KernelBuilder, View, fn, index_expr, number
-from .state import Lowering
+from .state import DEEPEST_WALK, Lowering
 
 _MANY = 8  # rows from which on vectors run over rows: the nodes of a tree stay in cache, and its first ones are shared;
+_STEPS = 4  # of a walk in turns
 _MANY_ASK = 4  # where all nodes are asked, rows read their features side by side, which leaves lanes empty for less
 
 
@@ -51,7 +55,11 @@ def _walked_sum(lw: Lowering, node: Node, to: View, by_rows: bool) -> None:
     halves = 2 if by_rows and trees % 2 == 0 else 1
     k = KernelBuilder(out.shape, (trees // halves, halves))
     row, target, tree, half = k.index
-    value = _reached(lw, k, node, node.op.depth, row, (target, tree + half * (trees // halves)))
+    at = (target, tree + half * (trees // halves))
+    if (nodes := _walked(lw, node, node.op.depth, (*out.shape, trees), by_rows)) is None:
+        value = _entry(lw, node, _reached(lw, k, node, node.op.depth, row, _root(lw, k, node, at)))
+    else:
+        value = _entry(lw, node, _wide(k.load(nodes, (row, *at))))
     first = fn("eq", index_expr(tree + half), number(0, DType.I64))
     _reduced(lw, k, node, node.op.kind, to, value, first, inward=False)
 
@@ -85,7 +93,13 @@ def emit_asked_sum(lw: Lowering, node: Node) -> None:
 def emit_tree_leaves(lw: Lowering, node: Node) -> None:
     assert isinstance(node.op, TreeLeaves)
     depth = node.op.depth
-    _leaves(lw, node, _MANY, lambda k, many: _reached(lw, k, node, depth, k.index[0], k.index[1:]))
+
+    def leaf(k: KernelBuilder, many: bool) -> E:
+        if (nodes := _walked(lw, node, depth, node.out.shape, many)) is None:
+            return _entry(lw, node, _reached(lw, k, node, depth, k.index[0], _root(lw, k, node, k.index[1:])))
+        return _entry(lw, node, _wide(k.load(nodes, k.index)))
+
+    _leaves(lw, node, _MANY, leaf)
 
 
 def emit_asked_leaves(lw: Lowering, node: Node) -> None:
@@ -104,17 +118,52 @@ def _leaves(lw: Lowering, node: Node, least: int, leaf: Callable[[KernelBuilder,
     lw.views[node.out] = to
 
 
-def _reached(lw: Lowering, k: KernelBuilder, node: Node, depth: int, row: Affine, at: tuple[Affine, ...]) -> E:
-    """The last table's entry of the node that a row reaches from the root at `at`."""
-    x, root, last = node.inputs[0], node.inputs[1], node.inputs[5]
+def _root(lw: Lowering, k: KernelBuilder, node: Node, at: tuple[Affine, ...]) -> E:
+    return _wide(k.load(lw.contiguous(node.inputs[1]), at))
+
+
+def _entry(lw: Lowering, node: Node, here: E) -> E:
+    """Of the last table."""
+    last = node.inputs[5]
+    return Load(lw.contiguous(last).buffer, here, dtype=last.dtype)
+
+
+def _walked(lw: Lowering, node: Node, depth: int, shape: Shape, many: bool) -> View | None:
+    """I32 nodes [rows, …, trees] that are reached, in turns of a few steps while some row still moves; None where one kernel does."""
+    if depth <= (DEEPEST_WALK if many else lw.options.walk):  # of many rows, some go all the way
+        return None
+    nodes, moving = lw.storage.add("arena", DType.I32, shape), lw.storage.add("arena", DType.BOOL, ())
+    child = node.inputs[4]
+
+    def walk(steps: int, start: Callable[[KernelBuilder], E]) -> None:
+        k = KernelBuilder(shape)
+        here = _reached(lw, k, node, steps, k.index[0], start(k))
+        lw.loop(k, [], [k.store(nodes, k.index, Cast(here, dtype=DType.I32))], node.loc, inward=not many)
+        k = KernelBuilder((), shape)
+        here = k.load(nodes, k.index)
+        moves = fn("ne", Load(lw.contiguous(child).buffer, _wide(here), dtype=child.dtype), here)
+        lw.loop(k, [Reduction("or", moves)], [k.store(moving, (), Reduced(0, dtype=DType.BOOL))], node.loc)
+
+    first = _STEPS + (depth - _STEPS) % _STEPS  # one turn of the rest, all others alike
+    walk(first, lambda k: _root(lw, k, node, k.index[1:]))
+    trips = lw.storage.const(np.array((depth - first) // _STEPS, np.int64), ("turns", depth))
+    before, lw.steps = lw.steps, []
+    walk(_STEPS, lambda k: _wide(k.load(nodes, k.index)))
+    turn, lw.steps = tuple(lw.steps), before
+    lw.steps.append(Repeat(trips.buffer, moving.buffer, lw.storage.add("arena", DType.I64, ()).buffer, turn, node.loc))
+    return nodes
+
+
+def _reached(lw: Lowering, k: KernelBuilder, node: Node, steps: int, row: Affine, here: E) -> E:
+    """The node, I64, that a row comes to from the one it is at."""
+    x = node.inputs[0]
     read = _packed(lw, node) or _apart(lw, node)
     start = index_expr(row * x.shape[1])
-    here = _wide(k.load(lw.contiguous(root), at))
-    for _ in range(depth):
+    for _ in range(steps):
         feature, threshold, child = read(here)
         element = Load(lw.contiguous(x).buffer, fn("add", start, feature), dtype=x.dtype)
         here = fn("add", child, _wide(fn("gt", element, threshold)))
-    return Load(lw.contiguous(last).buffer, here, dtype=last.dtype)
+    return here
 
 
 def _wide(e: E) -> E:

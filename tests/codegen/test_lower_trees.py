@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from lowering import ap, graph, run, tensor
+from mlc.codegen.lower import LowerOptions
 from mlc.errors import VerifyError
 from mlc.ir import Const, DType, Node, sym
 from mlc.ir import ops as O
@@ -48,6 +49,28 @@ def test_all_nodes_are_asked(rows, count, bits, dtype, kind):
         want = getattr(want, kind)(-1).astype(np.float32)
     np.testing.assert_allclose(op.reference(given, given.T, *tables, last)[0], want, rtol=1e-5, atol=1e-5)
     run(graph([x], y), [given], [want], N=rows)
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("kind", ["sum", None])
+@pytest.mark.parametrize("depth", [3, 17, 50])
+def test_trees_are_walked_in_turns(rows, kind, depth):
+    """Combs: node 2·i goes on to 2·i + 2 at its right, and ends in 2·i + 1 at its left."""
+    count, x = 2 * depth + 1, tensor(sym("N"), FEATURES)
+    inner = np.arange(count) % 2 == 0
+    inner[-1] = False
+    child = np.where(inner, np.arange(count) + 1, np.arange(count)).astype(np.int32)
+    threshold = np.where(inner, np.linspace(-2, 2, count), np.inf).astype(np.float32)
+    feature = (np.arange(count) % FEATURES).astype(np.int32)
+    last = np.arange(count).astype(np.float32 if kind else np.int32)
+    root = np.zeros((2, 3) if kind else 3, np.int32)
+    op = O.TreeSum(depth, kind) if kind else O.TreeLeaves(depth)
+    given = np.random.default_rng(depth).standard_normal((rows, FEATURES)).astype(np.float32)
+    given[0] = 9
+    tables = root, feature, threshold, child, last
+    want = op.reference(given, *tables)[0]
+    assert (want[0] == (count - 1) * (3 if kind else 1)).all()
+    run(graph([x], ap(op, x, *map(const, tables))), [given], [want], options=LowerOptions(walk=12), N=rows)
 
 
 def test_tables_that_do_not_fit_are_refused():

@@ -159,6 +159,21 @@ def test_few_trees_of_a_depth_are_walked_with_deeper_ones():
     agree(ensemble(trees=24, depth=[9, 10, 15, 4], targets=2, ids=[0, 1]), rows())
 
 
+@pytest.mark.parametrize("depth", [(13,), (49,), (70,), (333,)])
+@pytest.mark.parametrize("count", [1, 5, 40, "N"])
+def test_deep_trees(depth, count):
+    """Rows end far above the deepest leaf, or not at all: both ways of walking, and chains longer than Python's stack."""
+    x = rows(40, nan=True)
+    x[1], x[2] = np.inf, -np.inf
+    for targets, ids in ((1, None), (2, [0, 1])):
+        model = ensemble(trees=3, depth=[depth, 14], mode="BRANCH_LT", targets=targets, ids=ids, rows=count, seed=5)
+        module, session = mlc.compile(model, threads=1), ort.InferenceSession(model.SerializeToString())
+        for n in (count,) if count != "N" else (1, 7, 8, 40):
+            np.testing.assert_allclose(module(x[:n]), session.run(None, {"x": x[:n]})[0], rtol=1e-5, atol=1e-5)
+        if count == "N":
+            assert module(x[:0]).shape == (0, targets)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("trees", [20, 30])
 def test_equal_votes_of_trees_of_different_depths(classes, trees):
