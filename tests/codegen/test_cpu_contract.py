@@ -96,6 +96,21 @@ def test_a_single_strip_of_few_rows_is_halved(m, n, k, blocks):
     close(got, want)
 
 
+@pytest.mark.parametrize(
+    "m, n, k, rows", [(1500, 1500, 64, 48), (2000, 512, 128, 96), (1500, 1500, 300, 120), (300, 1500, 64, 126), (2000, 64, 64, 252)]
+)
+def test_units_store_to_few_pages(m, n, k, rows):
+    """Where C is large and sums are short; else units have the rows that suit A and B."""
+    kernel = ContractKernel(1, m, n, k, (Operand(F, m * k), Operand(F, n * k), Operand(F, m * n, True)), k, 0, 0, n, 0, ACC)
+    s = schedule_contract(kernel, parse("cpu:x86-64-v4"))
+    assert s.whole_block <= rows if rows in (48, 96) else s.whole_block >= rows, s
+    symbolic = schedule_contract(replace(kernel, m=sym("M", 1)), parse("cpu:x86-64-v4"))
+    blocks = [evaluate(symbolic.whole_block, {"M": size}) for size in (1, 47, 95, 1000, m)]
+    assert rows not in (48, 96) or max(blocks) <= rows, blocks
+    want, got, _ = matmul(m // 4, n, k, target="cpu:x86-64-v4", parts=3, dims=(sym("M", 1), n, k, 1), bindings={"M": m // 4})
+    close(got, want)
+
+
 @pytest.mark.parametrize("m, n, k", [(1, 48, 7), (9, 33, 20), (50, 40, 100), (77, 48, 31)])
 def test_strips_of_three_vectors(m, n, k):
     want, got, _ = matmul(m, n, k, target="cpu:x86-64-v4", panel=48, parts=2)

@@ -17,6 +17,10 @@ _BLOCK_ROWS = 126  # of a B that does not stay in the cache: with more, rows of 
 _MOST_ROWS = 1024
 _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
 _RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it
+_PAGES = 48  # in which lines are asked for ahead: what rows of a unit are stored to, when C does not wait in a cache
+_PAGE = 4096  # bytes
+_STORED_BYTES = 1 << 21  # of a C that does not
+_SHORT = 256  # k below which multiply-adds do not hide that stores wait for their lines
 _READ_AGAIN = 4  # B's size over that of A and C up to which each half of the threads reads all of B, and half of the rows
 _SMALL_BYTES = 1 << 20  # of B that several threads may each read for a part of the rows of a single unit
 _UNEVEN = 0.9  # share of the time of two threads that has to be work, else rows are halved for the sake of it
@@ -236,16 +240,33 @@ def _blocks(kernel: ContractKernel, strip: int, strips: Dim, tall: int, taps: in
     elif kernel.n > strip:
         rows = min(rows, _RESULT_BYTES // (4 * (kernel.n + k // taps)))
     rows = max(8 * tall, rows)
+    most = _most_stored(kernel, strips, tall)
     if isinstance(kernel.m, int):
-        pieces = max(1, kernel.m // rows)
+        pieces = max(1, kernel.m // rows, -(-kernel.m // most))
         if isinstance(strips, int) and isinstance(kernel.batch, int):
             total = 2 * kernel.m * k * strip * strips * kernel.batch
             wanted = min(8, total // _UNIT_OPS)
             pieces = max(pieces, min(wanted // max(1, strips * kernel.batch), kernel.m // (4 * tall)))
         block = min(kernel.m, _whole_tiles(-(-kernel.m // pieces), tall))
         return block, -(-kernel.m // block) if kernel.m else 0
-    height = dim_max(1, ceildiv(kernel.m, dim_max(1, floordiv(kernel.m, rows))))
+    if most <= rows:
+        height = dim_max(1, ceildiv(kernel.m, dim_max(1, ceildiv(kernel.m, most))))
+    else:
+        height = dim_max(1, ceildiv(kernel.m, dim_max(1, floordiv(kernel.m, rows))))
     return height, ceildiv(kernel.m, height)
+
+
+def _most_stored(kernel: ContractKernel, strips: Dim, tall: int) -> int:
+    """Rows of a unit so that the next strip finds their lines on the way: stores to more pages in turns than the second-level cache
+    keeps track of wait for memory, which sums of few terms do not hide (1500 × 1500 × 64: a third of the speed)."""
+    ldc, k, one = kernel.ldc, kernel.k, (kernel.batch, kernel.m, kernel.n)
+    itemsize = kernel.operands[-1].dtype.itemsize
+    if strips == 1 or kernel.planes is not None or not isinstance(ldc, int) or not isinstance(k, int) or k >= _SHORT:
+        return _MOST_ROWS
+    if all(isinstance(d, int) for d in one) and math.prod(map(int, one)) * itemsize <= _STORED_BYTES:
+        return _MOST_ROWS
+    rows = max(_PAGES, _PAGES * _PAGE // max(1, ldc * itemsize))
+    return min(_MOST_ROWS, max(tall, rows // tall * tall))
 
 
 def _shared(kernel: ContractKernel, strips: Dim, block: Dim, blocks: Dim, tiles: tuple[int, ...], taps: int) -> tuple[Dim, Dim]:
