@@ -54,13 +54,12 @@ class HalfProducts(Pass):
         if weights is None:
             return None
         fewest = evaluate(prod(rows), dict.fromkeys(symbols_of(rows), 1))
-        if isinstance(op, MatMul):
-            static = not symbols_of(rows)
-            grouped = (self.split and fewest >= _MANY_ROWS) or (fewest <= _FEW_ROWS and not static)
-            if grouped and node.out.dtype is DType.F16 and _readable(weights):
-                return _levels(node, x, weights.reshape(weights.shape[-2:]))
-            if fewest <= _FEW_ROWS:
-                return None
+        few = isinstance(op, MatMul) and fewest <= _FEW_ROWS
+        grouped = (self.split and fewest >= _MANY_ROWS) or (few and symbols_of(rows))
+        if grouped and node.out.dtype is DType.F16 and _is_matrix(op, weights) and _readable(weights):
+            return _levels(node, x, weights.reshape(weights.shape[-2:]))
+        if few:
+            return None
         return _wide(node, inputs)
 
     def _attention(self, node: Node, op: Attention, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
@@ -107,9 +106,16 @@ def _is_depthwise(node: Node) -> bool:
     return isinstance(node.op, Conv) and node.op.groups > 1 and node.inputs[1].shape[-2] == 1
 
 
+def _is_matrix(op: MatMul | Conv, weights: np.ndarray) -> bool:
+    """Whether rows of x, pixels of an image too, are multiplied by one matrix."""
+    if isinstance(op, Conv) and (op.groups > 1 or any((*op.pads_lo, *op.pads_hi)) or any(s > 1 for s in op.strides)):
+        return False
+    return prod(weights.shape[:-2]) == 1
+
+
 def _readable(weights: np.ndarray) -> bool:
-    """Whether they are one matrix, worth its own packing, of numbers that two bfloat16 can make."""
-    return weights.size >= _LEAST and prod(weights.shape[:-2]) == 1 and bool(np.isfinite(weights).all())
+    """Whether they are worth their own packing, of numbers that two bfloat16 can make."""
+    return weights.size >= _LEAST and bool(np.isfinite(weights).all())
 
 
 def _levels(node: Node, x: Value, weights: np.ndarray) -> Value:

@@ -92,6 +92,19 @@ def test_float16_weights_are_read_as_they_are(by, shape):
         compared(g, new, R.standard_normal(shape).astype(np.float16))
 
 
+POINTS = Conv((1, 1), (0, 0), (0, 0), (1, 1))
+
+
+@pytest.mark.parametrize(
+    "op,found", [(POINTS, GroupedMatMul(16, 80)), (replace(POINTS, strides=(2, 1)), Conv), (replace(POINTS, pads_hi=(1, 0)), Conv)]
+)
+def test_convolutions_of_single_pixels_are_products(op, found):
+    g = made(op, (2, 5, 6, 80), R.standard_normal((1, 1, 80, 60)))
+    new = TILES.run(g, PassContext())
+    assert [n.op for n in products(new)] == ([found] if found is not Conv else [op])
+    compared(g, new, R.standard_normal((2, 5, 6, 80)).astype(np.float16))
+
+
 def test_weights_that_are_infinite_stay_float32():
     weights = R.standard_normal((80, 60))
     weights[3, 4] = np.inf
