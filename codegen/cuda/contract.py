@@ -62,7 +62,7 @@ def emit_contract(kernel: ContractKernel, aligned: Sequence[int], target: CudaTa
     splits, launches, spaces = _engine(kernel, use, aligned, target)
     if splits > 1:
         spaces = (prod((splits, batch, m, n)) * accumulator(kernel).itemsize,)
-        launches.append(_finish(kernel, splits, aligned))
+        launches.append(finish(kernel, splits, aligned))
     return Emitted(tuple(launches), 2 * prod((batch, m, n, k)), size, spaces)
 
 
@@ -86,7 +86,8 @@ def _engine(
     return wide.splits, [mma_tiles(kernel, wide, use, aligned)], ()
 
 
-def _finish(kernel: ContractKernel, splits: int, aligned: Sequence[int]) -> Launch:
+def finish(kernel: ContractKernel, splits: int, aligned: Sequence[int]) -> Launch:
+    """The launch that adds the partial sums of splits, and applies the epilogue."""
     params = Params()
     lines = epilogue(kernel, params, aligned)
     t = storage(accumulator(kernel))

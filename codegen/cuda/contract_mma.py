@@ -36,6 +36,7 @@ class MmaParameters(ContractParameters):
     async_a: bool
     copy_b: str
     border: bool
+    ahead: int = 0
     bits: int = 0
     scale_group: int = 0
     scale_zero: str = ""

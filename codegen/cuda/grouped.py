@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from ...errors import CodegenError
 from ...ir import Dim, ceildiv, dim_max, dim_min, lower, upper
 from ..kernel import ContractKernel, GroupedKernel, Operand
-from .contract import emit_contract
+from .contract import emit_contract, finish
 from .contract_text import PIECE, index_type
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .epilogue import epilogue
 from .grouped_mma import MOST_ROWS as ROWS_OF_TILES
-from .grouped_mma import Weights, levels_tiles, takes_levels
+from .grouped_mma import RANGES, Weights, levels_tiles, schedule_levels, takes_levels
 from .ranges import divisible
 from .render import render
 from .scalars import storage
@@ -25,7 +25,8 @@ from .writer import Params, pointer_parameters
 THREADS = 256
 COLUMNS = 4  # of a warp, which share what is loaded of A
 FEW_ROWS = 8  # of a warp; kernels for one row and for so many
-MOST_ROWS = 16  # that still read the weights as they are
+MOST_ROWS = 16  # that still read the weights as they are, in float32
+PARTIAL = 4  # bytes of a sum
 
 
 @dataclass(frozen=True)
@@ -87,28 +88,32 @@ def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], target: CudaTarg
         raise CodegenError(f"weights in panels of {kernel.panel} columns", expected="columns one by one, on CUDA")
     product = _product(kernel)
     launches: list[Launch] = []
-    spaces: tuple[Dim, ...] = ()
-    for rows, least, most in ((1, 0, 1), (FEW_ROWS, 2, MOST_ROWS)):
-        if lower(kernel.m) <= most and upper(kernel.m) >= least:
+    spaces: list[Dim] = []
+    count, by_tiles = len(kernel.operands), takes_levels(kernel)
+    for rows, least, most in ((1, 0, 1), *(() if by_tiles else ((FEW_ROWS, 2, MOST_ROWS),))):
+        if _may_be(kernel.m, least, most):
             launches.append(_few_rows(kernel, product, rows, least, most, aligned))
-    expanded_from = MOST_ROWS + 1
-    if takes_levels(kernel):
-        expanded_from = ROWS_OF_TILES + 1
-        if lower(kernel.m) <= ROWS_OF_TILES and upper(kernel.m) > MOST_ROWS:
-            gate = _between(kernel.m, MOST_ROWS + 1, ROWS_OF_TILES)
-            launches.append(levels_tiles(kernel, product, aligned, Weights(_zero(kernel), _whole(kernel), _values(kernel)), gate))
+    for least, most in RANGES if by_tiles else ():
+        if _may_be(kernel.m, least, most):
+            gate, plan = _between(kernel.m, least, most), schedule_levels(kernel, most)
+            weights = Weights(_zero(kernel), _whole(kernel), _values(kernel))
+            launches.append(levels_tiles(kernel, product, plan, aligned, weights, gate))
+            if plan.splits > 1:
+                last = finish(product, plan.splits, aligned)
+                launches.append(replace(last, blocks=last.blocks * gate))
+                spaces = [dim_max(spaces[0] if spaces else 0, plan.splits * dim_min(kernel.m, most) * kernel.n * PARTIAL)]
+    expanded_from = (ROWS_OF_TILES if by_tiles else MOST_ROWS) + 1
     if upper(kernel.m) >= expanded_from:
-        count = len(kernel.operands)
+        at = count + len(spaces)  # of the expanded weights; workspaces of the product itself lie behind them
         many = emit_contract(product, [*aligned[:1], 16, *aligned[2:]], target)
         gate = _between(kernel.m, expanded_from, None)
-        launches.append(_expand(kernel, gate))
-        at = {1: count}  # the product reads the expanded weights, and its own workspaces lie behind them
+        launches.append(_expand(kernel, at, gate))
         for k in many.launches:
-            operands = tuple(at.get(o, o + (o >= count)) for o in k.operands)
+            operands = tuple(at if o == 1 else o if o < count else o - count + at + 1 for o in k.operands)
             launches.append(replace(k, operands=operands, blocks=k.blocks * gate))
-        spaces = (kernel.k * kernel.n * kernel.operands[0].dtype.itemsize, *many.workspaces)
+        spaces += [kernel.k * kernel.n * kernel.operands[0].dtype.itemsize, *many.workspaces]
     moved: Dim = sum((o.numel * o.dtype.itemsize for o in kernel.operands), 0)
-    return Emitted(tuple(launches), 2 * kernel.m * kernel.n * kernel.k, moved, spaces)
+    return Emitted(tuple(launches), 2 * kernel.m * kernel.n * kernel.k, moved, tuple(spaces))
 
 
 def _product(k: GroupedKernel) -> ContractKernel:
@@ -116,6 +121,10 @@ def _product(k: GroupedKernel) -> ContractKernel:
     weights = Operand(k.operands[0].dtype, k.k * k.n)
     operands = (k.operands[0], weights, *k.operands[2:])
     return ContractKernel(1, k.m, k.n, k.k, operands, k.lda, 0, 0, k.ldc, 0, k.epilogue, panel=1)
+
+
+def _may_be(m: Dim, least: int, most: int) -> bool:
+    return lower(m) <= most and upper(m) >= least
 
 
 def _between(m: Dim, least: int, most: int | None) -> Dim:
@@ -167,7 +176,7 @@ def _few_rows(k: GroupedKernel, product: ContractKernel, rows: int, least: int, 
     return Launch(source, symbol, tuple(range(len(k.operands))), tuple(params.dims), blocks, THREADS, 4 * len(k.values))
 
 
-def _expand(k: GroupedKernel, gate: Dim) -> Launch:
+def _expand(k: GroupedKernel, at: int, gate: Dim) -> Launch:
     each = 32 // k.bits
     run = math.gcd(k.group, each)
     to = k.operands[0].dtype
@@ -177,4 +186,4 @@ def _expand(k: GroupedKernel, gate: Dim) -> Launch:
                               _values(k), [*_pointers(k), f"{storage(to)}* __restrict__ expanded"], params.prologue())  # fmt: skip
     source, symbol = named(render("grouped_expand.cu.j2", values))
     blocks = ceildiv(-(-k.k // each) * k.n, THREADS) * gate
-    return Launch(source, symbol, (*range(len(k.operands)), len(k.operands)), (), blocks, THREADS, 4 * len(k.values))
+    return Launch(source, symbol, (*range(len(k.operands)), at), (), blocks, THREADS, 4 * len(k.values))

@@ -8,6 +8,7 @@ import small_models
 from emulated import check_all, needs_gxx
 from lowering import ap, tensor
 from mlc.codegen.cuda.emit import emit
+from mlc.codegen.cuda.grouped_mma import schedule_levels, takes_levels
 from mlc.codegen.cuda.target import parse
 from mlc.codegen.kernel import GroupedKernel
 from mlc.codegen.lower import LowerOptions, lower
@@ -62,10 +63,16 @@ def test_rows_of_16_bits(dtype: DType, target: str) -> None:
     jobs += [(layer(m, 128, 72, 4, 32, True, dtype), None, {}) for m in (1, 17, 33, 64, 65, 128, 129)]
     jobs += [(layer(sym("rows", 0), 192, 66, bits, 16, True, dtype), None, {"rows": r}) for bits in (4, 8) for r in (0, 1, 40, 70, 200)]
     jobs += [(coded(m, dtype), None, {}) for m in (1, 20, 130)]
-    check_all(jobs, target, tol=1e-4)
+    jobs += [
+        (layer(m, 1544, 70, 4, 8, True, dtype), None, {}) for m in (5, 40)
+    ]  # blocks share k, which is no multiple of what they share by
+    jobs += [(layer(sym("rows", 0), 1024, 34, 8, 32, False, dtype), None, {"rows": r}) for r in (3, 30, 140)]
+    plans = check_all(jobs, target, tol=1e-4)
+    shares = {schedule_levels(s.kernel, 128).splits for p in plans for s in p.steps if takes_levels(s.kernel)}
+    assert len(shares) == 3
 
 
-@pytest.mark.parametrize("dtype,launched", [(DType.F32, {1: 1, 17: 2, 200: 2}), (DType.BF16, {1: 1, 17: 1, 128: 1, 129: 2})])
+@pytest.mark.parametrize("dtype,launched", [(DType.F32, {1: 1, 17: 2, 200: 2}), (DType.BF16, {1: 1, 2: 1, 16: 1, 17: 1, 128: 1, 129: 2})])
 def test_what_is_launched_for_rows(dtype: DType, launched: dict[int, int]) -> None:
     (step,) = lower(layer(sym("rows", 0), 256, 64, 4, 32, False, dtype), LowerOptions(panel=1)).steps
     assert isinstance(step, Step)
