@@ -204,7 +204,10 @@ def concat_few(root: Value) -> Value | None:
     kept = [v for v in root.node.inputs if v.shape[op.axis] != 0]
     if len(kept) == 1 and kept[0].type == root.type:
         return kept[0]
-    return apply(op, *kept) if 1 < len(kept) < len(root.node.inputs) else None
+    if not 1 < len(kept) < len(root.node.inputs):
+        return None
+    fewer = apply(op, *kept)
+    return fewer if fewer.type == root.type else None  # the empty operand may be the one whose other sizes are known
 
 
 def transpose_in_place(x: Value, root: Value) -> Value | None:

@@ -65,6 +65,7 @@ def _computed_store(k: KernelBuilder, to: View, index: tuple[Affine, ...], axis:
 
 
 _COMBINE = {"add": "add", "mul": "mul", "max": "max", "min": "min"}
+_COMBINE_TRUTH = {"add": "or_", "mul": "and_", "max": "or_", "min": "and_"}
 
 
 def emit_scatter_elements(lw: Lowering, node: Node) -> None:
@@ -111,5 +112,6 @@ def _copied(lw: Lowering, node: Node) -> View:
 def _scatter(lw: Lowering, k: KernelBuilder, node: Node, to: View, target: tuple[Affine, ...], value: E, reduction: str) -> None:
     """Per-element stores run in the order of the reduce axes, so the last duplicate wins and sums see each other."""
     if reduction != "none":
-        value = fn(_COMBINE[reduction], k.load(to, target), value)
+        combine = _COMBINE_TRUTH if to.dtype is DType.BOOL else _COMBINE
+        value = fn(combine[reduction], k.load(to, target), value)
     lw.loop(k, [], [k.store(to, target, convert(value, computed(to.dtype)), per_element=True)], node.loc)

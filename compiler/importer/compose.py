@@ -139,3 +139,20 @@ def optional(ins: Sequence[Value | None], index: int) -> Value | None:
 def wanted(node: NodeProto, index: int) -> bool:
     """Whether output `index` has a name, that is, may be used."""
     return index < len(node.output) and bool(node.output[index])
+
+
+def one_size(ctx: ImportContext, *dims: Dim) -> Dim:
+    """What sizes are that have to be equal: a number if one is."""
+    found = next((d for d in dims if isinstance(d, int)), dims[0])
+    for d in dims:
+        ctx.require_equal(found, d)
+    return found
+
+
+def sized(ctx: ImportContext, v: Value, shape: Sequence[Dim]) -> Value:
+    """v, whose sizes have to be these."""
+    if v.type.rank != len(shape):
+        raise OnnxImportError(f"{v.type}", expected=f"[{', '.join(map(str, shape))}]", loc=", ".join(ctx.loc))
+    for d, wanted in zip(v.shape, shape, strict=True):
+        ctx.require_equal(d, wanted)
+    return Build(ctx).reshape(v, shape)

@@ -249,9 +249,9 @@ def _empty(t: TensorProto) -> None:
         t.dims.append(0)
 
 
-def has_schema(op_type: str, opset: int, domain: str = "") -> bool:
+def has_schema(op_type: str, opset: int) -> bool:
+    """Whether the checker knows it; it refuses what was deprecated (GroupNormalization of opset 18), which handlers may still know."""
     try:
-        onnx.defs.get_schema(op_type, opset, domain)
+        return not onnx.defs.get_schema(op_type, opset, "").deprecated
     except onnx.defs.SchemaError:
         return False
-    return True

@@ -196,7 +196,15 @@ def pad(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
         for more, d in zip((*lo, *hi), (*x.shape, *x.shape), strict=True):
             if more != 0:
                 ctx.require_within(more, -_HUGE, d - 1)
+    if mode == "wrap":  # around what cropping leaves, as onnxruntime does it
+        x = ctx.emit(O.Pad(tuple(_cropped(d) for d in lo), tuple(_cropped(d) for d in hi)), x, value).out
+        lo, hi = [d - _cropped(d) for d in lo], [d - _cropped(d) for d in hi]
     return ctx.emit(O.Pad(tuple(lo), tuple(hi), mode), x, value).outputs
+
+
+def _cropped(d: Dim) -> Dim:
+    """The part of a pad below zero."""
+    return dim_min(d, 0)
 
 
 def one_hot(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
-from ....ir import DType, Shape, Value, is_static
+from ....ir import DType, Shape, Value, floordiv, is_static
 from ....ir import ops as O
 from ....ir.ops.recurrent import ACTIVATION_COUNT, GATES, Activation
-from ..compose import Build, optional, required
+from ..compose import Build, one_size, optional, required, sized
 from ..context import HandlerTable, ImportContext
 
 _DEFAULTS = {"lstm": ("Sigmoid", "Tanh", "Tanh"), "gru": ("Sigmoid", "Tanh"), "rnn": ("Tanh",)}
@@ -61,35 +61,37 @@ def recurrent(ctx: ImportContext, node: NodeProto, ins: list[Value | None], cell
     batch_first = bool(ctx.attr(node, "layout", 0))
     if batch_first:
         x = b.transpose(x, (1, 0, 2))
-    steps, batch, _ = x.shape
+    ranks = [v.type.rank for v in (x, w, r)]
+    if ranks != [3, 3, 3]:
+        raise ctx.unsupported(f"{node.op_type} of operands of ranks {ranks}, expected 3 each")
     direction = ctx.attr(node, "direction", "forward")
     sides = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}.get(direction)
     if sides is None:
         raise ctx.unsupported(f"{node.op_type}: direction {direction!r}")
-    hidden, dn = r.shape[-1], len(sides)
-    if not isinstance(hidden, int):
-        raise ctx.unsupported(f"{node.op_type}: hidden size {hidden} is not known at compile time")
-    gates = GATES[cell] * hidden
+    dn, declared = len(sides), ctx.attr(node, "hidden_size", None)
+    found = (r.shape[2], floordiv(r.shape[1], GATES[cell]), floordiv(w.shape[1], GATES[cell]), declared)
+    hidden = next((h for h in found if isinstance(h, int)), None)
+    if hidden is None:
+        raise ctx.unsupported(f"{node.op_type}: hidden size {r.shape[2]} is not known at compile time")
+    gates, size = GATES[cell] * hidden, one_size(ctx, w.shape[2], x.shape[2])
+    initial = [optional(ins, 5), optional(ins, 6) if cell == "lstm" else None]
+    initial = [b.transpose(v, (1, 0, 2)) if batch_first and v is not None else v for v in initial]
+    steps, batch = x.shape[0], one_size(ctx, x.shape[1], *(v.shape[1] for v in initial if v is not None))
+    x, w, r = sized(ctx, x, (steps, batch, size)), sized(ctx, w, (dn, gates, size)), sized(ctx, r, (dn, gates, hidden))
 
-    def state(index: int) -> Value:
-        v = optional(ins, index)
-        if v is None:
-            return _filled(b, 0, (dn, batch, hidden), x.dtype)
-        return b.transpose(v, (1, 0, 2)) if batch_first else v
+    def given(v: Value | None, shape: Shape) -> Value:
+        return _filled(b, 0, shape, x.dtype) if v is None else sized(ctx, v, shape)
 
-    bias = optional(ins, 3)
-    bias = _filled(b, 0, (dn, 2 * gates), x.dtype) if bias is None else bias
+    bias = given(optional(ins, 3), (dn, 2 * gates))
     lens = optional(ins, 4)
-    if lens is None:
-        lens = b.expand(b.reshape(b.dim(steps, DType.I32), (1,)), (batch,))
-    peephole = optional(ins, 7) if cell == "lstm" else None
-    peephole = _filled(b, 0, (dn, 3 * hidden), x.dtype) if peephole is None else peephole
-    cell_state = state(6) if cell == "lstm" else _filled(b, 0, (dn, batch, hidden), x.dtype)
+    lens = b.expand(b.reshape(b.dim(steps, DType.I32), (1,)), (batch,)) if lens is None else sized(ctx, lens, (batch,))
+    peephole = given(optional(ins, 7) if cell == "lstm" else None, (dn, 3 * hidden))
+    h0, c0 = (given(v, (dn, batch, hidden)) for v in initial)
     op = O.Recurrent(
         cell, hidden, sides, activations_of(ctx, node, cell, dn), float(ctx.attr(node, "clip", 0.0) or 0.0),
         bool(ctx.attr(node, "linear_before_reset", 0)), bool(ctx.attr(node, "input_forget", 0)),
     )  # fmt: skip
-    got = ctx.emit(op, x, w, r, bias, b.cast(lens, DType.I32), state(5), cell_state, peephole).outputs
+    got = ctx.emit(op, x, w, r, bias, b.cast(lens, DType.I32), h0, c0, peephole).outputs
     if not batch_first:
         return list(got)
     return [b.transpose(got[0], (2, 0, 1, 3)), *(b.transpose(v, (1, 0, 2)) for v in got[1:])]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from .....ir import Dim, DType, TensorType, Value
+from .....ir import DType, TensorType, Value
 from .....ir import ops as O
 from .....ir.ops.recurrent import Activation
-from ...compose import Build, optional, required
+from ...compose import Build, optional, required, sized
 from ...context import HandlerTable, ImportContext, Region
 from ..recurrent import activations_of
 from ..scan import formal
@@ -63,9 +63,9 @@ def attn_lstm(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
     steps, batch, _ = x.shape
     spans, depth, dn = memory.shape[1], memory_weights.shape[1], len(sides)
     width = w.shape[2] - (depth if layer is None else layer.shape[2])
-    x, memory = _as(ctx, b, x, (steps, batch, width)), _as(ctx, b, memory, (batch, spans, depth))
-    h0, c0 = (None if v is None else _as(ctx, b, v, (dn, batch, hidden)) for v in (h0, c0))
-    lengths = None if lengths is None else _as(ctx, b, lengths, (batch,))
+    x, memory = sized(ctx, x, (steps, batch, width)), sized(ctx, memory, (batch, spans, depth))
+    h0, c0 = (None if v is None else sized(ctx, v, (dn, batch, hidden)) for v in (h0, c0))
+    lengths = None if lengths is None else sized(ctx, lengths, (batch,))
     if memory_lengths is not None:
         memory_lengths = b.cast(ctx.checked(memory_lengths, [1], [spans]), DType.I64)
         seen = b.emit(O.Less(), b.reshape(b.iota(spans), (1, spans)), b.reshape(memory_lengths, (batch, 1)))
@@ -106,13 +106,6 @@ def attn_lstm(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
         b.concat(0, *(b.reshape(h, (1, batch, hidden)) for h in hs)),
         b.concat(0, *(b.reshape(c, (1, batch, hidden)) for c in cs)),
     ]
-
-
-def _as(ctx: ImportContext, b: Build, v: Value, shape: Sequence[Dim]) -> Value:
-    """v, whose sizes have to be these."""
-    for d, wanted in zip(v.shape, shape, strict=True):
-        ctx.require_equal(d, wanted)
-    return b.reshape(v, shape)
 
 
 def _reversed(b: Build, x: Value, lengths: Value | None) -> Value:

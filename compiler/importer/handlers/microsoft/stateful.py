@@ -9,7 +9,7 @@ from onnx import NodeProto, helper
 
 from .....ir import Dim, DType, Value, floordiv
 from .....ir import ops as O
-from ...compose import Build, optional, required
+from ...compose import Build, one_size, optional, required
 from ...context import HandlerTable, ImportContext
 from ..attention import rotate
 
@@ -24,23 +24,15 @@ def linear_attention(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[
     if window or kv < 1 or q % kv or query.type.rank != 3:
         raise ctx.unsupported(f"LinearAttention of {q} heads by {kv} with state_window={window}, expected heads by groups and no window")
     b, past, decay, beta = Build(ctx), *(optional(ins, i) for i in (3, 4, 5))
-    (batch, steps), width = (_one(ctx, *(v.shape[i] for v in (query, key, value))) for i in range(2)), query.shape[2]
-    keys = _one(ctx, floordiv(width, q), floordiv(key.shape[2], kv), *(() if past is None else (past.shape[2],)))
-    values = _one(ctx, floordiv(value.shape[2], kv), *(() if past is None else (past.shape[3],)))
+    (batch, steps), width = (one_size(ctx, *(v.shape[i] for v in (query, key, value))) for i in range(2)), query.shape[2]
+    keys = one_size(ctx, floordiv(width, q), floordiv(key.shape[2], kv), *(() if past is None else (past.shape[2],)))
+    values = one_size(ctx, floordiv(value.shape[2], kv), *(() if past is None else (past.shape[3],)))
     given: Ins = [b.reshape(v, (batch, steps, n)) for v, n in ((query, q * keys), (key, kv * keys), (value, kv * values))]
     given.append(None if past is None else b.reshape(past, (batch, kv, keys, values)))
     given += [None if v is None else b.reshape(v, (batch, steps, v.shape[2])) for v in (decay, beta)]
     same = helper.make_node("LinearAttention", node.input, node.output, name=node.name)
     same.attribute.extend(a for a in node.attribute if a.name != "state_window")
     return ctx.expanded(same, _ONNX, given[: len(ins)])
-
-
-def _one(ctx: ImportContext, *dims: Dim) -> Dim:
-    """What sizes are that have to be equal: a number if one is."""
-    found = next((d for d in dims if isinstance(d, int)), dims[0])
-    for d in dims:
-        ctx.require_equal(found, d)
-    return found
 
 
 def causal_conv(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:

@@ -1,0 +1,99 @@
+"""Models that random search found wrong or refused, as small as they could be made: they give what onnxruntime gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlc
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import NodeProto, helper, numpy_helper
+
+Arrays = dict[str, np.ndarray]
+node = helper.make_node
+
+
+def model(nodes: list[NodeProto], feeds: Arrays, consts: Arrays, opset: int, dims: dict[str, list[Any]]) -> onnx.ModelProto:
+    """`dims`: shapes to declare for inputs, where not those of the feeds."""
+    ins = [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(a.dtype), dims.get(k, list(a.shape))) for k, a in feeds.items()]
+    outs = [onnx.ValueInfoProto(name=o) for o in nodes[-1].output if o]
+    bare = helper.make_graph(nodes, "g", ins, outs, [numpy_helper.from_array(a, k) for k, a in consts.items()])
+    return helper.make_model(bare, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def onnxruntime_runs(m: onnx.ModelProto, feeds: Arrays) -> Arrays:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(m.SerializeToString(), options, ["CPUExecutionProvider"])
+    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+
+
+def agree(nodes: list[NodeProto], feeds: Arrays, consts: Arrays | None = None, opset: int = 18, **dims: list[Any]) -> None:
+    """Optimized and not; with dims as declared."""
+    wanted = onnxruntime_runs(model(nodes, feeds, consts or {}, opset, {}), feeds)
+    m = model(nodes, feeds, consts or {}, opset, dims)
+    for o in m.graph.output:  # the type is part of what has to be declared
+        array = np.asarray(wanted[o.name])
+        o.CopyFrom(helper.make_tensor_value_info(o.name, helper.np_dtype_to_tensor_dtype(array.dtype), None))
+    for level in (0, 3):
+        found = mlc.compile(m, threads=1, opt_level=level).run(feeds)
+        for name, array in wanted.items():
+            assert found[name].shape == array.shape and found[name].dtype == array.dtype
+            if array.dtype.kind == "f":
+                np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5, err_msg=f"-O{level}")
+            else:
+                np.testing.assert_array_equal(found[name], array, err_msg=f"-O{level}")
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("rows", [(5,), (3, 5), (2, 3, 5)])
+def test_product_without_columns(rows: tuple[int, ...]) -> None:
+    """B, computed at run time, is packed: no panel of no columns."""
+    x, w = noise(*rows), noise(5, 0)
+    m = model([node("MatMul", ["x", "w"], ["y"])], {"x": x, "w": w}, {}, 18, {})
+    m.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, None))
+    module = mlc.compile(m, threads=1)
+    assert module.run({"x": x, "w": w})["y"].shape == (*rows[:-1], 0)
+
+
+def test_empty_operand_of_a_concat_names_the_size() -> None:
+    """A size of another operand may not replace that of the empty one, which is known."""
+    agree([node("Concat", ["e", "x", "x"], ["y"], axis=1)], {"x": noise(1, 1)}, {"e": noise(1, 0)}, x=["s", "s"])
+
+
+@pytest.mark.parametrize("given", ["x", "w", "r", "xwr"])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_recurrent_sizes_from_any_operand(op: str, given: str) -> None:
+    gates, hidden = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 5
+    arrays = {"x": noise(4, 2, 3), "w": noise(1, gates * hidden, 3) / 2, "r": noise(1, gates * hidden, hidden) / 2}
+    dims = {k: [f"{k}{i}" for i in range(3)] for k in given}
+    feeds = {k: a for k, a in arrays.items() if k in given}
+    consts = {k: a for k, a in arrays.items() if k not in given}
+    agree([node(op, ["x", "w", "r"], ["y", "h"], hidden_size=hidden)], feeds, consts, **dims)
+
+
+@pytest.mark.parametrize("reduction", ["add", "mul"])
+@pytest.mark.parametrize("op", ["ScatterElements", "ScatterND"])
+def test_scattered_truth(op: str, reduction: str) -> None:
+    x, at = np.array([True, False, True, False]), np.array([0, 1, 1, 2, 3])
+    updates = np.array([True, True, True, False, False])
+    agree([node(op, ["x", "i", "u"], ["y"], reduction=reduction)], {"x": x, "u": updates}, {"i": at[:, None] if op == "ScatterND" else at})
+
+
+@pytest.mark.parametrize("pads", [[2, -1], [-1, 2], [-2, 0], [-3, -1]])
+@pytest.mark.parametrize("mode", ["wrap", "edge", "reflect", "constant"])
+def test_pads_that_crop(mode: str, pads: list[int]) -> None:
+    """What is cropped is gone before the rest is repeated."""
+    agree([node("Pad", ["x", "p"], ["y"], mode=mode)], {"x": noise(7)}, {"p": np.array(pads)}, opset=20)
+
+
+def test_deprecated_but_known() -> None:
+    """The checker has no GroupNormalization of opset 18 to 20 any more, onnxruntime has."""
+    consts = {"s": noise(2), "b": noise(2)}
+    agree([node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2)], {"x": noise(2, 6, 3)}, consts, opset=18)
