@@ -42,5 +42,6 @@ def write_checked(path: Path, data: bytes) -> None:
             with os.fdopen(handle, "wb") as f:
                 f.write(_MAGIC + hashlib.sha256(data).digest() + data)
             os.replace(temporary, path)
-        except OSError:
+        except BaseException:  # Ctrl-C, too
             os.unlink(temporary)
+            raise

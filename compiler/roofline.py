@@ -146,16 +146,20 @@ def profile(
         whole.append(time.perf_counter() - start)
     if pace:
         peaks = replace(peaks, gflops=statistics.median(pace))
-    manifest = module.manifest
-    dims = module.binding(**_sizes(module, feeds)).dims
-    seconds = {s.word: statistics.median(c[s.word] for c in calls) for s in manifest.steps}
+    binding = module.binding(**_sizes(module, feeds))
+    dims, manifest = binding.dims, binding.program.manifest
+    start_word = 0 if manifest is module.manifest else len(module.manifest.program)
+    costs = {start_word + s.word: (int(dims[s.flops]), int(dims[s.bytes])) for s in manifest.steps}
+    seconds = {word: statistics.median(c[word] for c in calls) for word in calls[0]}
     total = sum(seconds.values()) or 1.0
-    looped = words_in_loops(manifest.program)
+    looped = {start_word + word for word in words_in_loops(manifest.program)}
     rows = []
-    for s in manifest.steps:
-        t, flops, moved = seconds[s.word], int(dims[s.flops]), int(dims[s.bytes])
+    for s in module.steps:
+        if s.word not in seconds:
+            continue
+        t, (flops, moved) = seconds[s.word], costs.get(s.word, (0, 0))  # data may have chosen the other program
         rates: tuple[float | None, ...] = (None, None, None)
-        if t > 0 and s.word not in looped:
+        if t > 0 and s.word in costs and s.word not in looped:
             least = max(flops / (peaks.gflops * 1e9), moved / (peaks.bandwidth(moved) * 1e9))
             rates = flops / t * 1e-9, moved / t * 1e-9, least / t
         rows.append(KernelTime(s.symbol, tuple(dict.fromkeys(s.loc)), t * 1e3, t / total, flops, moved, *rates))

@@ -17,7 +17,7 @@ from .arguments import Bound, as_array, axis_text, bind_dims, complain, given_ou
 from .artifact import Parts
 from .binding import Binding, Execution, Program, Sizes
 from .handles import Handles, decode_output, encode_input
-from .manifest import Manifest, TensorInfo
+from .manifest import Manifest, StepInfo, TensorInfo
 from .native import Code, host_features, native
 from .recycled import Recycled
 from .threads import default_threads
@@ -174,11 +174,31 @@ class Module:
         return self._bind([symbols.get(s, 1) for s in self._symbols])
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 1) -> dict[int, float]:
-        """Seconds per call of the program, by its word (see `manifest.steps`), mean over runs after one to warm up."""
+        """Seconds per call of the program that serves these inputs, by word (see `steps`), mean over runs after one to warm up."""
         self.run(feeds)
         arrays, binding = self._fit([feeds[name] for name in self._names])
+        try:
+            times = self._timed(binding, arrays, runs)
+        except UnequalError:
+            general = self._general_of(binding)
+            if general is None:
+                raise
+            binding, times = general, self._timed(general, arrays, runs)
         manifest = binding.program.manifest
-        times = np.zeros(len(manifest.program) + 1, np.int64)
+        first = 0 if manifest is self._manifest else len(self._manifest.program)
+        return {first + s.word: int(times[s.word]) * 1e-9 / runs for s in manifest.steps}
+
+    @property
+    def steps(self) -> tuple[StepInfo, ...]:
+        """What the calls of the program are, by word. Behind them those of the second program, for sizes that the first takes as
+        equal; its words go on where those of the first end."""
+        first, second = self._manifest, self._manifest.general
+        more = () if second is None else second.steps
+        return (*first.steps, *(s._replace(word=len(first.program) + s.word) for s in more))
+
+    def _timed(self, binding: Binding, arrays: Sequence[np.ndarray], runs: int) -> np.ndarray:
+        """Nanoseconds by word, of all runs together."""
+        times = np.zeros(len(binding.program.manifest.program) + 1, np.int64)
         execution = binding.acquire()
         execution.struct.times = address(times)
         try:
@@ -187,7 +207,7 @@ class Module:
         finally:
             execution.struct.times = 0
             binding.release(execution)
-        return {s.word: int(times[s.word]) * 1e-9 / runs for s in manifest.steps}
+        return times
 
     def _execute(self, arrays: Sequence[Any], out: Mapping[str, np.ndarray] | None = None) -> list[Any]:
         binding = self._last

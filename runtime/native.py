@@ -218,8 +218,12 @@ def _write_cache(path: Path, key: bytes, blob: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as f:
-            f.write(zlib.crc32(data).to_bytes(4, "little") + data)
-        os.replace(temporary, path)
+        try:
+            with os.fdopen(handle, "wb") as f:
+                f.write(zlib.crc32(data).to_bytes(4, "little") + data)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
     except OSError:
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +51,19 @@ def compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(knobs=knobs, **rest)
 
     return wrapped
+
+
+@contextmanager
+def native_work() -> Iterator[None]:
+    """While native code computes, Ctrl-C ends the process, as it does with a program in C: Python would see it when all is over."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 threads_option = click.option("--threads", type=click.IntRange(1, 256), help="Threads of a run (default: the usable CPUs).")

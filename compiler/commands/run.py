@@ -17,7 +17,7 @@ from ...runtime.files import write_whole
 from ..held_arrays import flatten
 from ..inputs import specs_of_module
 from ..options import Options
-from .common import Given, compile_options, find, input_options, progress, shape_text, threads_option
+from .common import Given, compile_options, find, input_options, native_work, progress, shape_text, threads_option
 from .console import err, out
 
 
@@ -49,7 +49,8 @@ def command(
             module = compile_with(found.path, replace(knobs, threads=threads), tell)
         specs = found.onnx_specs()
     feeds = found.feeds(specs, given, module)
-    results = flatten(module.run(feeds))
+    with native_work():
+        results = flatten(module.run(feeds))
     if output:
         write_whole(Path(output), lambda f: write_npz(f, results))
         err.print(f"{escape(output)}: {len(results)} outputs", highlight=False)

@@ -18,7 +18,7 @@ def layer_times(module: Module, locs: Mapping[str, tuple[str, ...]], feeds: Feed
     for layer, loc in locs.items():
         of_node.setdefault(loc[0] if loc else layer, []).append(layer)
     out = dict.fromkeys(locs, 0.0)
-    for step in module.manifest.steps:
+    for step in module.steps:
         owners = [layer for node in step.loc for layer in of_node.get(node, ())]
         for layer in owners:
             out[layer] += 1e3 * seconds.get(step.word, 0.0) / len(owners)

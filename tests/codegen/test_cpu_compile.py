@@ -1,6 +1,10 @@
 """Targets and the object cache."""
 
+import os
+from contextlib import nullcontext
+
 import pytest
+from mlc.codegen import disk_cache
 from mlc.codegen.cpu import compile as compiling
 from mlc.codegen.cpu.emitted import REPEATS, TIDY
 from mlc.codegen.cpu.loops.repeated import repeated
@@ -9,6 +13,7 @@ from mlc.codegen.expr import Axis, Call, Load, Num
 from mlc.codegen.kernel import LoopKernel, Operand, Store
 from mlc.errors import CodegenError, TargetError
 from mlc.ir import DType
+from mlc.runtime import native
 
 TEXT = "define void @f(ptr %p) {\n  store float 1.0, ptr %p\n  ret void\n}\n"
 
@@ -54,6 +59,21 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     assert compiling.compile_ir(TEXT, host())
+
+
+@pytest.mark.parametrize("stop", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_ends_a_write_to_a_cache_leaves_no_file(tmp_path, monkeypatch, stop):
+    def fail(*paths):
+        raise stop
+
+    monkeypatch.setattr(os, "replace", fail)
+    for write in (
+        lambda: disk_cache.write_checked(tmp_path / "a" / "x", b"y"),
+        lambda: native._write_cache(tmp_path / "b" / "x", b"k", b"y"),
+    ):
+        with pytest.raises(KeyboardInterrupt) if isinstance(stop, KeyboardInterrupt) else nullcontext():
+            write()
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 def test_rejected_text_is_a_typed_error():

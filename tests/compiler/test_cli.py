@@ -1,8 +1,10 @@
 """The command line: what it prints, its exit codes, and that failures leave nothing behind."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -263,6 +265,27 @@ def test_an_interrupt_is_quiet_and_leaves_nothing(run, model: Path, tmp_path: Pa
     code, out, err = run("compile", model, "-o", tmp_path / "m.mlc")
     assert code == 130 and err.strip() == "interrupted" and not out
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_an_interrupt_ends_a_long_run(tmp_path: Path) -> None:
+    trips = "m = Constant<value_int = 1099511627776>() t = Constant<value_int = 1>() go = Cast<to = 9>(t)"
+    body = "b (int64 i, bool c, float[8] s) => (bool d, float[8] r) { d = Identity(c) r = Cos(s) }"
+    text = f'<ir_version: 9, opset_import: ["": 18]> g (float[8] x) => (float[8] y) {{ {trips} y = Loop(m, go, x)<body = {body}> }}'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    command = [sys.executable, "-m", "mlc", "run", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "o.npz")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    status, caught = Path(f"/proc/{process.pid}/status"), False
+    while process.poll() is None:  # Python catches the signal until native code takes over
+        masks = dict(line.split(":", 1) for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+        catches = bool(int(masks["SigCgt"], 16) >> (signal.SIGINT - 1) & 1)
+        if caught and not catches:
+            break
+        caught = catches
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == -signal.SIGINT
+    assert process.stderr is not None and process.stderr.read() == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_no_progress_when_not_a_terminal(model: Path, tmp_path: Path) -> None:

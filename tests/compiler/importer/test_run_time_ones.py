@@ -190,3 +190,25 @@ def test_first_rows_expanded():
     module = check(text, *feeds)
     module.run(feeds[0])
     assert module._last.program.manifest is module.manifest
+
+
+def test_a_profile_names_the_steps_of_either_program():
+    module = mlc.compile(model("g (float[a,4] x, float[b,4] y) => (float[m,4] z) { s = Add(x, y) z = Softmax(s) }"), threads=1)
+    loc = {s.word: s.loc for s in module.steps}
+    first, second = ({loc[word] for word in module.profile({"x": f(3, 4), "y": f(n, 4)})} for n in (3, 1))
+    assert (
+        first
+        and second
+        and any("Softmax" in node for locs in second for node in locs) == any("Softmax" in n for locs in first for n in locs)
+    )
+    assert {s.word for s in module.manifest.steps} == module.profile({"x": f(3, 4), "y": f(3, 4)}).keys()
+    assert not {s.word for s in module.manifest.steps} & module.profile({"x": f(3, 4), "y": f(1, 4)}).keys()
+
+
+def test_a_profile_of_sizes_that_data_decide():
+    text = "g (float[n] x, float[m] y) => (float[k] z) { a = NonZero(x) r = Squeeze(a) g = Gather(y, r) z = Add(g, x) }"
+    module = mlc.compile(model(text), threads=1)
+    words = {s.word for s in module.steps}
+    for x in (np.ones(5, np.float32), np.eye(5, dtype=np.float32)[0]):
+        seconds = module.profile({"x": x, "y": f(5)})
+        assert seconds and seconds.keys() <= words
