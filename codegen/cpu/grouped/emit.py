@@ -43,12 +43,14 @@ def emit_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHints =
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Memory of a unit on AMX tiles. split: rows of A by a block of K, low parts `low` bytes on. sums: [strips, rows, columns]."""
+    """Memory of a unit on AMX tiles. split: rows of A by a block of K, low parts `low` bytes on. sums: [strips, rows, columns].
+    kept: the first of the rows that are split now, or −1."""
 
     split: Any
     low: Any
     sums: Any
     rows: Any
+    kept: Any
 
     @classmethod
     def allocate(cls, b: Builder, p: dict[str, Any], s: GroupedSchedule) -> _Blocks:
@@ -56,7 +58,9 @@ class _Blocks:
         rows = i.and_(i.add(p["rows"], b.i64(31)), b.i64(-32))
         size = i.mul(p["depth"], rows)
         sums = b.alloca(F32, i.mul(i.mul(rows, p["chunk"]), b.i64(s.lanes * s.vectors)))
-        return cls(b.alloca(F32, size), i.mul(size, b.i64(2)), sums, rows)
+        kept = b.alloca(I64, b.i64(1))
+        i.store(b.i64(-1), kept, align=8)
+        return cls(b.alloca(F32, size), i.mul(size, b.i64(2)), sums, rows, kept)
 
 
 _TileFunctions = dict[tuple[int, bool], ir.Function]  # by rows, and whether columns are masked
@@ -178,14 +182,16 @@ class _Emitter(TextEmitter):
         strip = b.i64(s.lanes * s.vectors)
         scratch = b.alloca(F32, i.mul(p["depth"], strip)) if wide else None
         blocks = _Blocks.allocate(b, p, s) if wide and wide.split else None
+        chunks = i.udiv(i.add(p["strips"], i.sub(p["chunk"], b.i64(1))), p["chunk"])
         if s.row:
             RowProduct(self.module, self.kernel, self.blocks, s, self.target, self.size, self.epilogue).run_if_single(b, p, fn.args)
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
-            first = i.mul(i.urem(u, p["blocks"]), p["rows"])
+            tiled = blocks is not None  # then chunks are fastest: their rows are split already
+            first = i.mul(i.udiv(u, chunks) if tiled else i.urem(u, p["blocks"]), p["rows"])
             stop = b.smin(i.add(first, p["rows"]), p["m"])
             count = i.sub(stop, first)
-            begins = i.mul(i.udiv(u, p["blocks"]), p["chunk"])
+            begins = i.mul(i.urem(u, chunks) if tiled else i.udiv(u, p["blocks"]), p["chunk"])
             ends = b.smin(i.add(begins, p["chunk"]), p["strips"])
 
             def strips(run: Callable[[Any, bool], None]) -> None:
@@ -234,7 +240,10 @@ class _Emitter(TextEmitter):
                 size = b.smin(i.sub(p["k"], at), p["depth"])
                 goes_on, last = i.icmp_signed(">", at, b.i64(0)), i.icmp_signed("==", i.add(at, size), p["k"])
                 a = b.at(b.at(b.load(PTR, bufs, 8), i.mul(first, p["lda"]), F32), at, F32)
-                fits = i.and_(seen[0], i.call(wide.split, [a, p["lda"], size, count, blocks.split, blocks.low]))
+                known = i.and_(i.icmp_signed("==", first, b.load(I64, blocks.kept, 8)), i.icmp_signed(">=", p["depth"], p["k"]))
+                rows = i.select(known, b.i64(0), count)
+                fits = i.and_(seen[0], i.call(wide.split, [a, p["lda"], size, rows, blocks.split, blocks.low]))
+                i.store(i.select(fits, first, b.i64(-1)), blocks.kept, align=8)
 
                 def on_tiles(column: Any, masked: bool) -> None:
                     word = i.udiv(at, b.i64(self.each))

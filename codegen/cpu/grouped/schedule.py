@@ -20,7 +20,9 @@ _DEPTH = 1024  # at most so many elements of K of both, so that the second-level
 _MOST_ROWS = 512  # of a unit that is asked for
 _TILES_OF_FEW = 4  # of up to so many, all have about one height
 _STEP = 32  # elements of K that a tile instruction takes; whole words of levels
-_CHUNK = 8  # strips of a unit on AMX tiles, which its rows of A are split for
+_CHUNK = 8  # strips of a unit on AMX tiles, at most
+_UNITS = 8  # that a few threads share evenly
+_MANY_STRIPS = 12
 _TILES = frozenset({"amx-tile", "amx-bf16"})
 
 
@@ -110,7 +112,7 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
             raise ScheduleError(f"units of {hints.rows} rows", expected=f"1 to {_MOST_ROWS}, whole AMX tiles, of a known number")
         rows = hints.rows
     strips = -(-kernel.n // strip)
-    chunk, chunks = _chunks(kernel.m, strips) if tiles else (1, strips)
+    chunk, chunks = _chunks(kernel.m, strips, depth < kernel.k) if tiles else (1, strips)
     if hints.chunk:
         most = min(strips, _EXPANDED_BYTES // (4 * strip * _MOST_ROWS))
         if not tiles or not 1 <= hints.chunk <= most:
@@ -143,8 +145,13 @@ def _as_integers(kernel: GroupedKernel, target: CpuTarget) -> bool:
     return min(kernel.group, kernel.k) * ((1 << kernel.bits) - 1) * 256 < 1 << 31
 
 
-def _chunks(m: Dim, strips: int) -> tuple[Dim, Dim]:
-    """(strips of a unit, units along n): one strip each for few rows, so that all threads find work."""
-    most = max(1, min(_CHUNK, strips // 3))
+def _chunks(m: Dim, strips: int, deep: bool) -> tuple[Dim, Dim]:
+    """(strips of a unit, units along n): one strip each for few rows, so that all threads find work. Splitting rows takes as long
+    as multiplying them by a strip, and is done once for units behind one another, unless `deep`: for every unit then."""
+    if deep:
+        most = -(-strips // (4 if strips >= _MANY_STRIPS else 2))
+    else:
+        most = strips // _UNITS
+    most = max(1, min(_CHUNK, most))
     many = dim_min(1, floordiv(m, _EXPAND_TILES))
     return 1 + (most - 1) * many, strips + (-(-strips // most) - strips) * many
