@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from mlc.codegen.cpu.loops.emit import emit_loop
 from mlc.codegen.cpu.loops.schedule import merge_axes
 from mlc.codegen.cpu.loops.segments import segments
 from mlc.codegen.cpu.loops.transpose import Turn, Weave, moving
 from mlc.codegen.cpu.loops.truths import as_bytes
 from mlc.codegen.cpu.loops.wider import wider
-from mlc.codegen.cpu.target import parse
+from mlc.codegen.cpu.target import host, parse
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, Load, Num
 from mlc.codegen.kernel import LoopKernel, Operand, Store
 from mlc.ir import DType, prod, sym
@@ -71,6 +72,15 @@ def transposed(x, perm, to=None):
 def test_matrices(dtype, shape):
     x = elements(dtype, *shape)
     agree(*_args(transposed(x, (1, 0)), x), targets=TARGETS if shape[0] in (70, 3) else TARGETS[:1])
+
+
+def test_large_matrices_ask_for_lines_ahead():
+    """Also behind the last row, where a request for memory that is not there does nothing."""
+    for shape, ahead in (((1100, 1001), True), ((200, 301), False)):
+        x = elements(DType.F32, *shape)
+        kernel, want = transposed(x, (1, 0))
+        assert ("llvm.prefetch" in emit_loop(kernel, host()).ir_text) == ahead
+        agree(kernel, x, want, targets=TARGETS[:1])
 
 
 @pytest.mark.parametrize("perm", list(itertools.permutations(range(3))))

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ....ir import Dim, ceildiv
+from ....ir import Dim, ceildiv, lower
 from ...expr import Load
 from ..build import storage, vec
 from ..math.functions import Functions
+from ..product import prefetch
 from ..shuffles import turned, unwoven, woven
 from .points import Scope
 from .reductions import Reductions
 from .transpose import Turn, Weave
+
+_AHEAD = 2  # tiles along the read axis, whose lines are asked for early: rows far apart are no stream that hardware would see
+_WIDE = 4  # bytes of elements from which on tiles read whole lines,
+_FAR_AWAY = 4 << 20  # and bytes of an operand that second-level caches do not hold
 
 
 class Tiled(Reductions):
@@ -97,6 +102,9 @@ class Tiled(Reductions):
             at = self.address(e.operand, e.offset, scope)
             return unwoven(b, [b.load(vec(t, n), b.at(at, b.i64(j * n), t), align) for j in range(tile.depth)])
         starts = [self.address(e.operand, e.offset, replace(scope, shift=j)) for j in range(n)]
+        if align >= _WIDE and lower(self.k.operands[e.operand].numel) * align >= _FAR_AWAY:
+            for at in starts:
+                prefetch(b, b.at(at, b.i64(_AHEAD * tile.depth), t), 3)
         return turned(b, [b.load(vec(t, tile.depth), at, align) for at in starts])
 
     def _woven(self, weave: Weave, part: Any, outer: dict[int, Any]) -> None:
