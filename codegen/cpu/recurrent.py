@@ -17,13 +17,15 @@ from ...ir import Dim, ceildiv, floordiv
 from ..gates import Gates
 from ..kernel import RecurrentKernel
 from . import llvm_ir as ir
-from .build import I32, I64, PTR, Builder, Params, storage, vec
+from .build import I8, I32, I64, PTR, Builder, Params, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
 from .math.functions import Functions
+from .product import prefetch
 from .recurrent_schedule import NO_HINTS, RecurrentHints, RecurrentSchedule, schedule_recurrent
 from .target import CpuTarget
 
 _UNROLL = 4
+_LINE = 64  # bytes
 X, R, BIAS, H0, C0, PEEPHOLE, LENGTHS, Y, H_N, C_N, STATE = range(11)
 _BARRIER = ir.FunctionType(ir.VoidType(), [I64])
 
@@ -35,11 +37,15 @@ def emit_recurrent(kernel: RecurrentKernel, target: CpuTarget, hints: RecurrentH
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """Direction, first hidden column, and batch rows (each clamped to the last one); all but their number at run time."""
+    """Direction, first hidden column, and batch rows (each clamped to the last one); all but their number at run time.
+
+    `follows`: whether other columns come next (i1), how far from these (I64), and this unit's number among those of these columns.
+    """
 
     direction: Any
     column: Any
     rows: list[Any]
+    follows: tuple[Any, Any, Any]
 
 
 class _Emitter:
@@ -79,6 +85,7 @@ class _Emitter:
         at_once = len(k.directions) if s.together else 1
         # One thread gains nothing from both directions at once, and keeps R of one of them nearer.
         several = i.select(i.icmp_signed("==", parts, b.i64(1)), b.i64(1), b.i64(at_once))
+        self.few = i.icmp_unsigned("<", parts, b.i64(s.enough)) if s.share else None
         units = i.mul(i.mul(self.groups, self.strips), several)
         self.begin, self.end = (i.udiv(i.mul(units, q), parts) for q in (part, i.add(part, b.i64(1))))
 
@@ -123,9 +130,12 @@ class _Emitter:
             column = b.smin(i.mul(strip, b.i64(self.span)), i.sub(p["width"], b.i64(self.span)))
             last = i.sub(p["batch"], b.i64(1))
             first = i.mul(group, b.i64(s.rows))
+            onward = i.select(odd, b.i64(-1), b.i64(1))
+            turn = i.select(odd, i.sub(i.sub(self.groups, b.i64(1)), group), group)
+            follows = i.icmp_unsigned("<", i.add(strip, onward), self.strips), onward, turn
 
             def rows(first: Any, count: int) -> _Unit:
-                return _Unit(direction, column, [b.smin(i.add(first, b.i64(r)), last) for r in range(count)])
+                return _Unit(direction, column, [b.smin(i.add(first, b.i64(r)), last) for r in range(count)], follows)
 
             if not s.single:
                 body(rows(first, s.rows))
@@ -275,8 +285,16 @@ class _Emitter:
             at = i.add(i.add(i.mul(block, size), inside), i.urem(column, b.i64(k.block)))
             starts.append(b.at(self.buffers[R], at, self.element))
 
+        ahead = (
+            self._ahead(unit, starts, i.mul(size, b.i64(s.vectors)), i.mul(p["hidden"], b.i64(pitch * self.dtype.itemsize)))
+            if s.share
+            else None
+        )
+
         def rows(at: Any, acc: list[Any], count: int) -> list[Any]:
             acc = list(acc)
+            if ahead is not None and count > 1:
+                ahead(at, pitch * self.dtype.itemsize, count)
             here = [b.at(start, i.mul(at, b.i64(pitch)), self.element) for start in starts]
             for u in range(count):
                 xs = [b.splat(self._scalar(source, i.add(at, b.i64(u))), s.lanes) for source in sources]
@@ -294,6 +312,24 @@ class _Emitter:
         if k.hidden % _UNROLL:
             acc = b.loop(main, p["hidden"], b.i64(1), acc, lambda at, acc: rows(at, acc, 1))
         return acc
+
+    def _ahead(self, unit: _Unit, starts: Sequence[Any], apart: Any, size: Any) -> Callable[[Any, int, int], None]:
+        """Of R for the columns that come next, `apart` elements from `starts`, each unit of these columns asks for its part of `size`
+        bytes: else the first of them would wait for memory, and the others leave it idle."""
+        b, i, share = self.b, self.b.ir, self.schedule.share
+        more, onward, turn = unit.follows
+        early = i.and_(i.and_(self.few, more), i.icmp_unsigned("<", turn, b.i64(1 << share)))
+        part = i.mul(turn, i.lshr(size, b.i64(share)))
+        bases = [b.at(b.at(start, i.mul(onward, apart), self.element), part, I8) for start in starts]
+
+        def ask(at: Any, pitch: int, count: int) -> None:
+            with i.if_then(early):
+                here = i.lshr(i.mul(at, b.i64(pitch)), b.i64(share))
+                for base in bases:
+                    for line in range(0, max(_LINE, count * pitch >> share), _LINE):
+                        prefetch(b, b.at(base, i.add(here, b.i64(line)), I8), 2)
+
+        return ask
 
     # memory ------------------------------------------------------------------------------------------------------------
     def _fma(self, x: Any, y: Any, z: Any) -> Any:

@@ -10,6 +10,7 @@ from ..kernel import RecurrentKernel
 from .target import CpuTarget
 
 _CACHE = 2 << 20  # bytes of R that a core keeps from step to step
+_SHARE = 4  # a cache line of each for four steps of k
 _BUSY = 8  # accumulators that keep the multipliers busy
 
 
@@ -17,7 +18,9 @@ _BUSY = 8  # accumulators that keep the multipliers busy
 class RecurrentSchedule:
     """A unit is `vectors` × `lanes` hidden columns of `rows` batch rows; `single`: rows left over are units of their own, else
     the last unit repeats rows. `together`: a step of several threads is one of each direction, else they run one after the other.
-    `by_rows`: threads share out the batch before the columns, which saves them handing on h, but makes each read all of R."""
+    `by_rows`: threads share out the batch before the columns, which saves them handing on h, but makes each read all of R.
+    `share`: log2 of the units of the same columns that together prefetch R of the next ones; 0: none does, nor with `enough`
+    threads, whose parts of R stay in their caches."""
 
     lanes: int
     vectors: int
@@ -25,6 +28,8 @@ class RecurrentSchedule:
     single: bool
     together: bool
     by_rows: bool
+    share: int
+    enough: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,14 @@ def schedule_recurrent(kernel: RecurrentKernel, target: CpuTarget, hints: Recurr
     while gates * rows * vectors < _BUSY and 2 * gates * rows * vectors <= registers and 2 * vectors * lanes <= kernel.width:
         vectors *= 2
     weights = kernel.gate_count * kernel.hidden * kernel.width * dtype.itemsize
-    s = RecurrentSchedule(lanes, vectors, rows, single=rows > 1 and not isinstance(kernel.batch, int),
-                          together=len(kernel.directions) * weights <= _CACHE, by_rows=2 * weights <= _CACHE)  # fmt: skip
-    return s if hints == NO_HINTS else _departed(s, kernel, hints, registers // gates)
+    s = RecurrentSchedule(
+        lanes, vectors, rows, single=rows > 1 and not isinstance(kernel.batch, int), together=len(kernel.directions) * weights <= _CACHE,
+        by_rows=2 * weights <= _CACHE, share=0, enough=-(-weights // _CACHE),
+    )  # fmt: skip
+    s = s if hints == NO_HINTS else _departed(s, kernel, hints, registers // gates)
+    units = -(-kernel.batch // s.rows) if isinstance(kernel.batch, int) else 1
+    streams = s.enough > 1 and not s.by_rows and lanes == kernel.block
+    return replace(s, share=min(_SHARE, units.bit_length() - 1) if streams else 0)
 
 
 def _rows(batch: int, limit: int) -> int:

@@ -4,6 +4,7 @@ import ctypes
 
 import numpy as np
 import pytest
+from mlc.codegen.cpu import recurrent_schedule
 from mlc.codegen.cpu.compile import compile_ir
 from mlc.codegen.cpu.recurrent import emit_recurrent
 from mlc.codegen.cpu.target import missing_features, parse
@@ -87,6 +88,17 @@ def test_results_do_not_depend_on_the_team(cell, before):
         for team in teams:
             for a, b in zip(alone, team, strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_weights_larger_than_the_cache_are_asked_for_ahead(cell, monkeypatch):
+    """By one thread; two have all of them in their caches."""
+    monkeypatch.setattr(recurrent_schedule, "_CACHE", (GATES[cell] * 70 * 80 * 4 + 1) // 2 + 1)
+    e, _ = run(cell, 5, 9, 70, directions=(False, True), lens=[5, 0, 3, 1, 2, 5, 5, 4, 1])
+    assert "llvm.prefetch" in e.ir_text
+    run(cell, 4, 9, 70, threads=2)
+    e, _ = run(cell, 5, 1, 70)
+    assert "llvm.prefetch" not in e.ir_text  # each is read once
 
 
 @pytest.mark.parametrize("target", TARGETS)
