@@ -51,7 +51,7 @@ def dealt(y: Value, columns: Shape, shape: Shape) -> Value:
 
 def biased(v: Value, bias: np.ndarray, loc: tuple[str, ...]) -> Value | None:
     """`dealt(y, …) + bias[O]` as `dealt(y + bias for every tap, …)`; None where v is nothing of the kind."""
-    if bias.size != v.shape[-1] or bias.shape[-1:] != v.shape[-1:] or not isinstance(v.node.op, Reshape):
+    if not v.shape or bias.size != v.shape[-1] or bias.shape[-1:] != v.shape[-1:] or not isinstance(v.node.op, Reshape):
         return None
     turned = v.node.inputs[0]
     rank = (turned.type.rank - 2) // 2

@@ -220,6 +220,8 @@ def _pad(lw: Lowering, op: Pad, node: Node, k: KernelBuilder, index: Index) -> E
     if op.mode == "constant":
         other = lw.read(k, value, (Affine({}),) * len(value.shape))
         return guarded(lw, k, x, at, range(len(at)), other)
+    if empty(node.out.shape):
+        return guarded(lw, k, x, at, range(len(at)), number(0, x.dtype))  # never evaluated
     if empty(x.shape):
         raise CodegenError(f"pad of an empty tensor in mode {op.mode}", loc=" + ".join(node.loc))
     moved = []

@@ -112,9 +112,8 @@ class ListAppend(Host):
 
 @dataclass(frozen=True)
 class ListStack(Host):
-    """The elements of a list along a new first axis; `shape` and `dtype` name are of elements, for an empty list (−1: unknown)."""
+    """The elements of a list along a new first axis; operands (list, shape of an element, for an empty list). `dtype`: its name."""
 
-    shape: tuple[int, ...]
     dtype: str
     call: ClassVar[str] = "list_stack"
 

@@ -68,10 +68,10 @@ def list_append(items: list[Any], element: Any) -> list[Any]:
     return items
 
 
-def list_stack(items: list[np.ndarray], shape: list[int], dtype: str) -> np.ndarray:
+def list_stack(items: list[np.ndarray], shape: np.ndarray, dtype: str) -> np.ndarray:
     if items:
         return np.stack(items)
-    return np.zeros((0, *(max(d, 0) for d in shape)), dtype_of(dtype))
+    return np.zeros((0, *shape.tolist()), dtype_of(dtype))
 
 
 def optional(value: Any = None) -> Any:

@@ -97,3 +97,51 @@ def test_deprecated_but_known() -> None:
     """The checker has no GroupNormalization of opset 18 to 20 any more, onnxruntime has."""
     consts = {"s": noise(2), "b": noise(2)}
     agree([node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2)], {"x": noise(2, 6, 3)}, consts, opset=18)
+
+
+def test_scalar_bias_of_a_dealt_product() -> None:
+    """A scalar sum has no last axis to compare with that of a bias."""
+    agree([node("ReduceSum", ["x"], ["s"], keepdims=0), node("Add", ["s", "c"], ["y"])], {"x": noise(3)}, {"c": np.float32(2) + noise()})
+
+
+def test_window_of_no_rows() -> None:
+    """A pool as deep as what it reads leaves rows of no size."""
+    pool = node("LpPool", ["x"], ["y"], dilations=[2, 1], kernel_shape=[2, 1], strides=[1, 3])
+    agree([pool], {"x": noise(2, 4, 2, 17)}, opset=18)
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "wrap", "constant"])
+def test_pad_beside_an_axis_of_none(mode: str) -> None:
+    if mode == "constant":
+        agree([node("Pad", ["x", "p"], ["y"], mode=mode)], {"x": noise(3, 0, 4)}, {"p": np.array([1, 0, 2, 0, 0, 0])}, opset=20)
+        return
+    m = model([node("Pad", ["x", "p"], ["y"], mode=mode)], {"x": noise(3, 0, 4)}, {"p": np.array([1, 0, 2, 0, 0, 0])}, 20, {})
+    m.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, None))
+    assert mlc.compile(m, threads=1).run({"x": noise(3, 0, 4)})["y"].shape == (4, 0, 6)
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_no_regions(mode: str) -> None:
+    """Nothing says how many points a cell has."""
+    op = node("RoiAlign", ["x", "r", "i"], ["y"], mode=mode, output_height=2, output_width=3)
+    agree([op], {"x": noise(1, 2, 5, 5), "r": noise(0, 4)}, {"i": np.zeros(0, np.int64)})
+
+
+def test_rows_of_no_iterations() -> None:
+    """Sizes that inputs give are those of rows that were never made; what only an iteration would say is 0."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        node("Identity", ["go"], ["on"]), node("Add", ["s", "w"], ["t"]), node("Tanh", ["t"], ["next"]),
+        node("Cast", ["i"], ["f"], to=1), node("Add", ["f", "next"], ["row"]),
+    ]  # fmt: skip
+    results = [value("on", 9, []), value("next", 1, None), value("row", 1, None)]
+    body = helper.make_graph(nodes, "body", [value("i", 7, []), value("go", 9, []), value("s", 1, None)], results)
+    loop = node("Loop", ["m", "", "x"], ["y", "rows"], body=body)
+    feeds = {"x": noise(5, 1, 2), "w": noise(5, 1, 1), "m": np.array(2)}
+    dims = {"x": ["a", "b", "c"], "w": ["a", "d", "e"]}
+    agree([loop], feeds, **dims)
+    m = model([loop], feeds, {}, 18, dims)
+    for o in m.graph.output:
+        o.CopyFrom(value(o.name, 1, None))
+    found = mlc.compile(m, threads=1).run({**feeds, "m": np.array(0)})
+    assert found["y"].shape == (5, 1, 2) and found["rows"].shape == (0, 5, 0, 0)

@@ -104,6 +104,8 @@ def lines(k: LoopKernel, axis: int, width: int, target: CpuTarget) -> Lines | No
     )
     height = k.axes[others[-2]]
     rows = _BAND
+    if height == 0:
+        return None
     if isinstance(height, int):
         rows = max(1, -(-height // (max(2, round(height / _BAND)) if height >= _BAND // 2 else 1)))
     bands = ceildiv(height, rows)

@@ -192,6 +192,6 @@ class LoopStates:
 
     def _stacked(self, items: Value, element: Value) -> Value:
         dims = tuple(None if symbols_of((d,)) & self.bound else d for d in element.shape)
-        known = tuple(d if isinstance(d, int) else -1 for d in dims)
+        shape = self.ctx.dim_vector([0 if d is None else d for d in dims])  # of no iterations
         name = element.dtype.value
-        return self.ctx.run_host(lambda r: O.ListStack(r, known, name), (items,), Element(element.dtype, (None, *dims)))[0]
+        return self.ctx.run_host(lambda r: O.ListStack(r, name), (items, shape), Element(element.dtype, (None, *dims)))[0]

@@ -62,7 +62,7 @@ def roi_align(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
         most: Dim = samples
         if samples <= 0:
             number = b.max(b.emit(O.Ceil(), cell), 0.0)
-            most = ctx.size(b.cast(b.reduce("max", b.max(number, 1.0), [0, 1, 2]), DType.I64), lo=1)
+            most = ctx.size(b.cast(b.max(b.reduce("max", number, [0, 1, 2]), 1.0), DType.I64), lo=1)  # also of no boxes
         step = b.reshape(b.cast(b.iota(most), dtype), (1, 1, most))
         beyond = b.emit(O.GreaterEqual(), step, number)
         if mode == "max":  # again the last one
