@@ -6,9 +6,10 @@ import ctypes
 import functools
 import math
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -116,31 +117,41 @@ class CupyDevice:
         count = device_count()
         if number is not None and not 0 <= number < count:
             raise DeviceError(f"device {number}", expected=f"0 to {count - 1}")
-        self._device = cp.cuda.Device(number)
-        self.number = int(self._device.id)
-        self.capability = int(self._device.compute_capability)
+        device = cp.cuda.Device(number)
+        self.number = int(device.id)
+        self.capability = int(device.compute_capability)
         name = cp.cuda.runtime.getDeviceProperties(self.number)["name"]
         self.name = name.decode() if isinstance(name, bytes) else str(name)
 
-    @contextmanager
-    def _calls(self, what: str) -> Iterator[None]:
-        """The device made current, and CUDA's errors made ours."""
-        cp = self._cp
+    def _calls(self, what: str) -> _Calls:
+        return _Calls(self, what)
+
+    def _entered(self, what: str) -> int:
+        """Make the device current; returns which was before, if that is another, else -1."""
         if self._fault:
             raise DeviceError(f"{what}: {self._fault}", remedy=_RESTART)
+        runtime = self._cp.cuda.runtime
         try:
-            with self._device:
-                if not hasattr(self._current, "known"):
-                    cp.cuda.runtime.setDevice(self.number)  # functions of the driver need a context, which a new thread lacks
-                    self._current.known = True
-                yield
-        except cp.cuda.memory.OutOfMemoryError as e:
-            raise DeviceError(f"{what}: {e}", remedy="Free device memory, or run smaller batches.") from None
-        except (cp.cuda.runtime.CUDARuntimeError, cp.cuda.driver.CUDADriverError) as e:
-            if any(word in str(e) for word in _FATAL):
-                self._fault = f"a kernel faulted ({e}); this process can use the device no more"
-                raise DeviceError(f"{what}: {self._fault}", remedy=_RESTART) from None
-            raise DeviceError(f"{what}: {e}") from None
+            before = int(runtime.getDevice())
+            other = before != self.number
+            if other or not hasattr(self._current, "known"):
+                runtime.setDevice(self.number)  # functions of the driver need a context, which a new thread lacks
+                self._current.known = True
+        except runtime.CUDARuntimeError as e:
+            raise self._error(what, e) from None
+        return before if other else -1
+
+    def _error(self, what: str, e: BaseException) -> BaseException:
+        """CUDA's errors as ours, others as they are."""
+        cuda = self._cp.cuda
+        if isinstance(e, cuda.memory.OutOfMemoryError):
+            return DeviceError(f"{what}: {e}", remedy="Free device memory, or run smaller batches.")
+        if not isinstance(e, (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError)):
+            return e
+        if any(word in str(e) for word in _FATAL):
+            self._fault = f"a kernel faulted ({e}); this process can use the device no more"
+            return DeviceError(f"{what}: {self._fault}", remedy=_RESTART)
+        return DeviceError(f"{what}: {e}")
 
     def load(self, symbol: str, image: bytes, shared: int) -> Any:
         with self._calls(f"loading kernel {symbol}"):
@@ -289,6 +300,27 @@ class CupyDevice:
                 return self._cp.ndarray(shape, dtype=dtype, memptr=memory.pointer)
             except (TypeError, ValueError) as e:
                 raise DeviceError(f"cupy has no arrays of {dtype}: {e}", remedy="Ask for outputs on the host (on_device=False).") from None
+
+
+class _Calls:
+    """The device made current, and CUDA's errors made ours. A run makes ten calls, so that this is written to take little."""
+
+    __slots__ = ("_before", "_device", "_what")
+
+    def __init__(self, device: CupyDevice, what: str) -> None:
+        self._device, self._what = device, what
+
+    def __enter__(self) -> None:
+        self._before = self._device._entered(self._what)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._before >= 0:
+            try:
+                self._device._cp.cuda.runtime.setDevice(self._before)
+            except self._device._cp.cuda.runtime.CUDARuntimeError as e:
+                error = error or e
+        if error is not None and (ours := self._device._error(self._what, error)) is not error:
+            raise ours from None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -196,7 +197,7 @@ class CudaModule(Module):
             if shape is None:  # its size is found while the program runs
                 outputs.append(None)
                 continue
-            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            size = math.prod(shape) * dtype.itemsize
             own = resident and self.outputs[i].kind == "tensor"
             memory = output_memory(d, size, s, s is execution.stream) if own else execution.stage("output", i, size)
             outputs.append(Placed(memory, shape, dtype))
@@ -221,7 +222,7 @@ class CudaModule(Module):
                 d.wait(s, d.record(d.stream(array.stream)))
             if array.ptr % _ALIGN == 0:
                 return array.ptr
-            size = int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize
+            size = math.prod(array.shape) * array.dtype.itemsize
             memory = execution.stage("input", position, size)
             d.copy(memory.ptr, array.ptr, size, s)
             return memory.ptr

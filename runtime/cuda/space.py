@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ class Placed:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class DeviceSpace:
@@ -57,7 +58,7 @@ class DeviceSpace:
         self.retired.append(memory)
 
     def output(self, shape: tuple[int, ...], dtype: np.dtype) -> tuple[Placed, int]:
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         memory = output_memory(self.device, size, self.stream, self.owned)
         return Placed(memory, shape, dtype), memory.ptr
 

@@ -39,9 +39,10 @@ class FakeCupy:
         self.fail: dict[str, Exception] = {}
         self.owner = 0
         self.kind = 0  # of all memory: not registered
+        self.current = 0
         self.contexts: set[int] = set()  # threads that have the device's context
         runtime = SimpleNamespace(
-            setDevice=lambda n: self.contexts.add(threading.get_ident()), CUDARuntimeError=RuntimeFault, getDeviceCount=self.call("getDeviceCount", lambda: devices), runtimeGetVersion=lambda: 12080,
+            getDevice=lambda: self.current, setDevice=self._set_device, CUDARuntimeError=RuntimeFault, getDeviceCount=self.call("getDeviceCount", lambda: devices), runtimeGetVersion=lambda: 12080,
             getDeviceProperties=lambda n: {"name": b"a fake"}, memGetInfo=lambda: (self.memory - self.used, self.memory), memcpyAsync=self.call("memcpyAsync", self._copy),
             memsetAsync=self.call("memsetAsync", lambda *a: None),
             pointerGetAttributes=lambda p: SimpleNamespace(device=self.owner, devicePointer=p, type=self.kind), streamCaptureModeRelaxed=2)  # fmt: skip
@@ -52,9 +53,6 @@ class FakeCupy:
         class Device:
             def __init__(self, number: int | None = None) -> None:
                 self.id, self.compute_capability = number or 0, capability
-
-            def __enter__(self) -> None: ...
-            def __exit__(self, *_: object) -> None: ...
 
         class Stream:
             def __init__(self, number: int | None = None, non_blocking: bool = False) -> None:
@@ -107,6 +105,10 @@ class FakeCupy:
 
     def get_default_memory_pool(self) -> Any:
         return SimpleNamespace(free_all_blocks=lambda: self.log.append("free_all_blocks"))
+
+    def _set_device(self, number: int) -> None:
+        self.current = number
+        self.contexts.add(threading.get_ident())
 
     def call(self, name: str, real: Any) -> Any:
         def made(*args: Any, **more: Any) -> Any:

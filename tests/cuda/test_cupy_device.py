@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 import small_models
 from emulated import needs_gxx
-from fake_cupy import FakeCupy
+from fake_cupy import FakeCupy, RuntimeFault
 from fake_driver import EmulatingCupy, stub
 from mlc.codegen.cuda.target import parse
 from mlc.compiler.api import compile_stages
@@ -173,3 +173,20 @@ def test_streams_of_others_are_taken_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert cupy.cuda.Stream.from_external(cupy_device._Foreign(7, None)).ptr == 7
+
+
+def test_the_device_that_was_current_is_so_again(monkeypatch) -> None:
+    """After errors, too; and a device that is current already is not made so at each call."""
+    fake = FakeCupy(devices=2)
+    monkeypatch.setattr(cupy_device, "_cupy", lambda: fake)
+    device = cupy_device.CupyDevice(1)
+    device.allocate(10)
+    assert fake.current == 0
+    fake.fail["memcpyAsync"] = RuntimeFault("cudaErrorInvalidValue")
+    with pytest.raises(DeviceError, match="cudaErrorInvalidValue"):
+        device.copy(0, 0, 4, device.stream())
+    assert fake.current == 0
+    fake.current, made = 1, []
+    monkeypatch.setattr(fake.cuda.runtime, "setDevice", made.append)
+    device.allocate(10)
+    assert not made and fake.current == 1
