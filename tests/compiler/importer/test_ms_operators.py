@@ -2,6 +2,7 @@
 
 from math import erf
 
+import ml_dtypes
 import mlc
 import numpy as np
 import onnxruntime as ort
@@ -151,6 +152,19 @@ def test_gather_block_quantized(bits, zeros):
     if zeros:
         operands.append(u8(rows, width // block * bits // 8))
     compare("GatherBlockQuantized", operands, constants=(0, 2, 3), gather_axis=0, quantize_axis=1, block_size=block, bits=bits)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("axis,along", [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 1), (-1, -1)])
+def test_gather_block_quantized_along_any_axis(axis, along, zeros):
+    shape = [6, 20, 35]
+    blocks = list(shape)
+    blocks[along] = -(-shape[along] // 16)
+    index = R.integers(-shape[axis], shape[axis], (2, 3)).astype(np.int64)
+    operands = [R.integers(-8, 8, shape).astype(ml_dtypes.int4), index, np.abs(f(*blocks)) + 0.1]
+    if zeros:
+        operands.append(R.integers(-8, 8, blocks).astype(ml_dtypes.int4))
+    compare("GatherBlockQuantized", operands, constants=(0, 2, 3), gather_axis=axis, quantize_axis=along, block_size=16)
 
 
 # --- attention ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import NodeProto
 
 from .....ir import Const, Dim, DType, Value
-from .....ir.ops import BitAnd, Gather, GroupedMatMul, ShiftRight
+from .....ir.ops import BitAnd, Gather, GroupedMatMul, Less, ShiftRight
 from ...compose import Build, optional, required
 from ...context import HandlerTable, ImportContext
 
@@ -87,38 +87,46 @@ def _constant(ctx: ImportContext, v: Value, what: str) -> np.ndarray:
 
 
 def gather_block_quantized(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """Rows of a table of few bits, dequantized by blocks along the last axis. u8 tables hold two 4-bit levels a byte, or 8-bit ones."""
+    """Elements along one axis of a table of few bits, dequantized by blocks along an axis, maybe the same. u8 tables of 2 and 4 bits hold
+    several levels a byte, along the last axis; blocks lie along that one then."""
     table, index, scales = required(ctx, node, ins, 3)
     b, zeros, rank = Build(ctx), optional(ins, 3), len(table.shape)
-    axis, along = (int(ctx.attr(node, name, default)) for name, default in (("gather_axis", 0), ("quantize_axis", 1)))
+    axis, along = (int(ctx.attr(node, name, default)) % rank for name, default in (("gather_axis", 0), ("quantize_axis", 1)))
     bits, block = int(ctx.attr(node, "bits", 4)), int(ctx.attr(node, "block_size", 128))
-    if axis % rank != 0 or along % rank != rank - 1 or rank < 2 or bits not in (4, 8):
-        raise ctx.unsupported(f"GatherBlockQuantized of axis {axis}, quantized along {along}, with {bits} bits")
-    packed = table.dtype is DType.U8 and bits == 4
-    index = ctx.index_of(index, table.shape[0])
-
-    def rows(v: Value, size: Dim) -> Value:
-        """The rows asked for, unpacked and cut to `size` elements."""
-        y = b.emit(Gather(0), v, index)
-        if not packed:
-            return y
-        low, high = b.emit(BitAnd(), y, b.const(15, DType.U8)), b.emit(ShiftRight(), y, b.const(4, DType.U8))
-        both = b.concat(y.type.rank, *(b.reshape(part, (*y.shape, 1)) for part in (low, high)))
-        last = y.type.rank - 1
-        return b.slice(b.reshape(both, (*y.shape[:-1], y.shape[-1] * 2)), last, 0, size)
-
-    width = table.shape[-1] * (2 if packed else 1)
+    each = 8 // bits if table.dtype is DType.U8 and bits in (2, 4, 8) else 1
+    if bits not in (2, 4, 8) or block < 1 or (each > 1 and (along != rank - 1 or axis == along)):
+        raise ctx.unsupported(f"GatherBlockQuantized of {table.type} along axis {axis}, in blocks along {along}, with {bits} bits")
+    width = table.shape[along] * each
     if not isinstance(width, int):
         raise ctx.unsupported(f"GatherBlockQuantized of {table.type}")
-    taken = b.cast(rows(table, width), DType.F32)
-    blocks, last = scales.shape[-1], taken.type.rank - 1
-    of_block = b.ctx.const(np.arange(width, dtype=np.int64) // block)
+    index = ctx.index_of(index, table.shape[axis])
+    place = along + (index.type.rank - 1 if along > axis else 0)  # of blocks, in the result
+
+    def elements(v: Value, size: Dim) -> Value:
+        """Those asked for, unpacked and cut to `size` along the last axis."""
+        y = b.emit(Gather(axis), v, index)
+        if each == 1:
+            return y
+        last = y.type.rank - 1
+        parts = (
+            b.emit(BitAnd(), b.emit(ShiftRight(), y, b.const(bits * j, DType.U8)), b.const((1 << bits) - 1, DType.U8)) for j in range(each)
+        )
+        both = b.concat(last + 1, *(b.reshape(part, (*y.shape, 1)) for part in parts))
+        return b.slice(b.reshape(both, (*y.shape[:-1], y.shape[-1] * each)), last, 0, size)
+
+    def of_blocks(v: Value) -> Value:
+        """What blocks have, for each of the elements."""
+        if axis == along:
+            at = b.where(b.emit(Less(), index, b.const(0, index.dtype)), b.add(index, width), index)
+            return b.emit(Gather(axis), v, b.div(at, block))
+        found = elements(v, scales.shape[along]) if v is zeros else b.emit(Gather(axis), v, index)
+        return b.emit(Gather(place), found, b.ctx.const(np.arange(width, dtype=np.int64) // block))
+
+    taken = b.cast(elements(table, width), DType.F32)
+    offset: Value | float = float(1 << (bits - 1)) if table.dtype is DType.U8 else 0.0
     if zeros is not None:
-        offset: Value | float = b.emit(Gather(last), b.cast(rows(zeros, blocks), DType.F32), of_block)
-    else:
-        offset = float(1 << (bits - 1)) if table.dtype is DType.U8 else 0.0
-    factor = b.emit(Gather(last), b.cast(b.emit(Gather(0), scales, index), DType.F32), of_block)
-    return [b.cast(b.mul(b.sub(taken, offset), factor), scales.dtype)]
+        offset = b.cast(of_blocks(zeros), DType.F32)
+    return [b.cast(b.mul(b.sub(taken, offset), b.cast(of_blocks(scales), DType.F32)), scales.dtype)]
 
 
 def matmul_fp_q4(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
