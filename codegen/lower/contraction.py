@@ -9,6 +9,7 @@ from ..simplify import Affine, axis, strides_of, unravel
 _VECTOR = 16  # output channels: of 512 bits, or of two vectors of 256
 _DOT_PANEL = 32  # output channels that dot products take together
 _FOLD = 3  # elements of k whose products take as long as folding a vector to a sum does, beyond turning as many elements of B
+_TURN = 5  # measured: with many rows, register tiles on turned B gain more than turning costs, unless sums are long
 _LINE = 64  # bytes of K that they take together
 
 
@@ -43,7 +44,8 @@ def is_dot(node: Node) -> bool:
 def sums_along_k(m: Dim, k: Dim, dtype: DType, most: int) -> bool:
     """Whether vectors along k pay for up to `most` rows of A and a computed B that lies by columns: they are folded for every row,
     where turning B takes as long for any number of them."""
-    return dtype in (DType.F32, DType.F64) and _FOLD * upper(m) <= lower(k) and upper(m) <= most
+    rows = upper(m)
+    return dtype in (DType.F32, DType.F64) and rows <= most and max(_FOLD * rows, rows * rows // _TURN) <= lower(k)
 
 
 def _swaps_last(op: Op) -> bool:
