@@ -28,6 +28,7 @@ _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
 _SEGMENT = 24  # elements of the taps of a line that are unrolled
+_NARROW_SEGMENT = 12  # the same where columns fill one vector: more are no faster, and much code
 _SPLIT_BYTES = 1 << 17  # of a strip of B: this much in use and this much on its way, beside the rows of A
 _FEW_ROWS = 64  # up to which memory sets the pace: lines of the second-level cache would be in the way of those that come from it
 _FIRST_BYTES = 1 << 15  # of a strip of B then: it stays in the first-level cache
@@ -137,7 +138,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     taps = 1
     if kernel.conv is not None and mode != "matmul":
         taps = math.prod(kernel.conv.kernel[:-1] if mode == "segments" else kernel.conv.kernel)
-    unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps)
+    unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps, _SEGMENT if vectors > 1 else _NARROW_SEGMENT)
     k_multiple = isinstance(kernel.k, int) and kernel.k // taps % unroll == 0
     strips = ceildiv(kernel.n, strip)
     whole_block, whole_blocks = _blocks(kernel, strip, strips, tiles[0], taps)
@@ -207,10 +208,10 @@ def _mode(kernel: ContractKernel) -> str:
     return "taps"
 
 
-def _whole_steps(length: Dim) -> int:
+def _whole_steps(length: Dim, short: int) -> int:
     """Steps at a time, so that there is no remainder; short segments at once."""
     assert isinstance(length, int)
-    if length <= _SEGMENT:
+    if length <= short:
         return length
     return next((u for u in range(12, 3, -1) if length % u == 0), 4)
 
