@@ -85,6 +85,31 @@ class WideLayers(Pass):
         return graph.rewrite(visit)
 
 
+@dataclass(frozen=True)
+class HalfLayers(Pass):
+    """What `WideLayers` made and nobody lowered is of 16 bits again, as the model has it."""
+
+    def run(self, graph: Graph, ctx: PassContext) -> Graph:
+        def visit(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
+            product = inputs[0].node if isinstance(node.op, Cast) and node.out.dtype in _HALVES else None
+            if product is None or type(product.op) not in (MatMul, Conv):
+                return None
+            halves = [_half(v, node.out.dtype) for v in product.inputs]
+            return None if None in halves else (apply(product.op, *(v for v in halves if v is not None), loc=product.loc),)
+
+        return graph.rewrite(visit)
+
+
+def _half(v: Value, dtype: DType) -> Value | None:
+    """The 16-bit numbers that a float32 value is made of, if it is."""
+    data = const_of(v)
+    if data is None:
+        return v.node.inputs[0] if isinstance(v.node.op, Cast) and v.node.inputs[0].dtype is dtype else None
+    with np.errstate(over="ignore"):
+        half = data.astype(dtype.np)
+    return const(half, loc=v.node.loc) if np.array_equal(half.astype(np.float32), data) else None
+
+
 def _wide(node: Node, inputs: tuple[Value, ...]) -> Value:
     """The product of the same numbers in float32, what is constant converted now."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...ir import Graph, Node
 from ...passes.base import PassContext
-from ...passes.half_products import WideLayers
+from ...passes.half_products import HalfLayers, WideLayers
 from ...passes.pipelines import run_passes
 from ...passes.precision import Choice, layers, weights_of
 from ...passes.upsampling_products import UpsamplingProducts
@@ -56,8 +56,7 @@ def lower_precision(
     if options.is_float32:
         return Lowered(graph, {})
     made = _lowered(_with_layers(graph), options, threads, tell, build)
-    if not made.assignment:
-        made = replace(made, graph=graph)
+    made = replace(made, graph=HalfLayers().run(made.graph, PassContext()) if made.assignment else graph)
     if options.report is not None:
         options.report(made)
     return made
@@ -94,7 +93,7 @@ def lower_alike(graph: Graph, made: Lowered) -> Graph:
         for name, choice in made.choices.items()
         if name in known and made.assignment[name] in (*supported(known[name]), GGUF) and _same_weights(first[name], known[name])
     }
-    return with_choices(graph, choices)
+    return HalfLayers().run(with_choices(graph, choices), PassContext())
 
 
 def _same_weights(a: Node, b: Node) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from mlc.ir import DType, Graph, Input, Node, TensorType, const, sym
 from mlc.ir.ops import Attention, Cast, Conv, DotConv, DotMatMul, Gelu, GroupedMatMul, MatMul
 from mlc.passes.base import PassContext, apply
-from mlc.passes.half_products import HalfProducts, WideLayers
+from mlc.passes.half_products import HalfLayers, HalfProducts, WideLayers
 from mlc.passes.precision import layers
 
 R = np.random.default_rng(0)
@@ -139,5 +139,11 @@ def test_layers_of_16_bits_can_be_layers_of_float32(dtype):
         new = WideLayers().run(g, PassContext())
         assert [n.out.dtype for n in products(new)] == [DType.F32] and list(layers(new).values()) == products(new)
         compared(g, new, R.standard_normal(g.inputs[0].shape).astype(dtype.np))
+        again = HalfLayers().run(new, PassContext())
+        assert [n.op for n in again.nodes] == [n.op for n in g.nodes] and [n.out.type for n in again.nodes] == [n.out.type for n in g.nodes]
+        (held,) = (n.inputs[1] for n in products(new))
+        held.data.flat[0] = 1 + 2.0**-20  # no number of 16 bits
+        assert HalfLayers().run(new, PassContext()) is new
     g = made(MatMul(), (3, 40), R.standard_normal((40, 24)), DType.F32)
+    assert HalfLayers().run(g, PassContext()) is g
     assert WideLayers().run(g, PassContext()) is g

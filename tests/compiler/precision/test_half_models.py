@@ -71,3 +71,13 @@ def test_layers_of_16_bits_can_be_lowered(kind, precision, layers, limit):
     got = mlc.compile(m, precision=options).run({"x": x})["y"]
     assert len(seen[0].assignment) == layers and set(seen[0].assignment.values()) == {precision}
     assert got.dtype == want.dtype and distance(got, want) < limit
+
+
+def test_layers_that_are_not_lowered_stay_as_the_model_has_them():
+    seen = []
+    options = mlc.Precision("int4", overrides=(("first", "fp32"),), keep_slower=True, report=seen.append)
+    mlc.compile(model("float16"), precision=options)
+    ops = [
+        (type(n.op).__name__, n.out.dtype.value) for n in seen[0].graph.nodes if type(n.op).__name__ in ("Conv", "MatMul", "GroupedMatMul")
+    ]
+    assert ops == [("Conv", "f16"), ("MatMul", "f16"), ("GroupedMatMul", "f32")]
