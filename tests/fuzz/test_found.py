@@ -145,3 +145,11 @@ def test_rows_of_no_iterations() -> None:
         o.CopyFrom(value(o.name, 1, None))
     found = mlc.compile(m, threads=1).run({**feeds, "m": np.array(0)})
     assert found["y"].shape == (5, 1, 2) and found["rows"].shape == (0, 5, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+def test_reflections_of_one_element(mode: str) -> None:
+    """Its middle is both borders: nothing lies between them to divide by."""
+    grid = np.linspace(-1.4, 1.4, 18, dtype=np.float32).reshape(1, 3, 3, 2)
+    op = node("GridSample", ["x", "g"], ["y"], mode=mode, padding_mode="reflection", align_corners=1)
+    agree([op], {"x": noise(1, 2, 1, 6), "g": grid})

@@ -25,7 +25,7 @@ class _Neighbour:
 
 def _reflect(b: Build, x: Value, low: Value, high: Value) -> Value:
     """Coordinates mirrored back and forth between two borders."""
-    span = b.sub(high, low)
+    span = b.max(b.sub(high, low), 1.0)  # both are 0 where there is one element, to which the caller clamps
     away = b.emit(O.Abs(), b.sub(x, low))
     folds = b.emit(O.Floor(), b.div(away, span))
     extra = b.sub(away, b.mul(folds, span))
