@@ -53,7 +53,7 @@ class IntegerProducts(Pass):
 
 def _visit(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
     match node.op:
-        case MatMul():
+        case MatMul() if type(node.op) is MatMul:  # not of weights of few bits, whose scales and zeros are operands
             got = _matmul(*ins)
         case Conv():
             got = _conv(node.op, *ins)

@@ -153,3 +153,23 @@ def test_reflections_of_one_element(mode: str) -> None:
     grid = np.linspace(-1.4, 1.4, 18, dtype=np.float32).reshape(1, 3, 3, 2)
     op = node("GridSample", ["x", "g"], ["y"], mode=mode, padding_mode="reflection", align_corners=1)
     agree([op], {"x": noise(1, 2, 1, 6), "g": grid})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8-dynamic", "int4"])
+def test_weights_of_few_bits_beside_quantized_values(precision: str) -> None:
+    """A product of weights of few bits has four operands, and is none of dequantized values."""
+    rng = np.random.default_rng(0)
+    x, consts = noise(3, 32), {"w": rng.integers(0, 256, (8, 2, 8)).astype(np.uint8), "s": np.full((8, 2), 0.02, np.float32)}
+    consts |= {"step": np.float32(0.05) + noise() * 0, "v": noise(8, 4), "from": np.array(3, np.uint8)}
+    nodes = [
+        node("MatMulNBits", ["x", "w", "s"], ["p"], domain="com.microsoft", K=32, N=8, bits=4, block_size=16),
+        node("QuantizeLinear", ["p", "step", "from"], ["q"]), node("DequantizeLinear", ["q", "step", "from"], ["d"]),
+        node("MatMul", ["d", "v"], ["y"]),
+    ]  # fmt: skip
+    m = model(nodes, {"x": x}, consts, 21, {})
+    m.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    m.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, None))
+    wanted = onnxruntime_runs(m, {"x": x})["y"]
+    found = mlc.compile(m, threads=1, precision=mlc.Precision(precision, keep_slower=True)).run({"x": x})["y"]
+    limit = 0.2 if precision == "int4" else 0.05
+    assert np.linalg.norm(found - wanted) < limit * np.linalg.norm(wanted)
