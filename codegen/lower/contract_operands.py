@@ -199,7 +199,7 @@ def pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int, diagonal:
             data = data.reshape(k, n)
         else:
             lead = node.out.shape[:-2]
-            data = np.broadcast_to(data, (*lead, int(k), int(n))).reshape((-1, int(k), int(n)))
+            data = np.broadcast_to(data, (*lead, int(k), int(n))).reshape((math.prod(map(int, lead)), int(k), int(n)))
         key = ("packed", id(b.node.op.data), batch, panel, grouped, group, diagonal)
         size = math.prod(data.shape[:-2]) * packed_size(data.shape[-2], data.shape[-1], panel, group)
         packed = Deferred(data.dtype, size, lambda out: pack_b(data, panel, group, out))

@@ -173,3 +173,13 @@ def test_weights_of_few_bits_beside_quantized_values(precision: str) -> None:
     found = mlc.compile(m, threads=1, precision=mlc.Precision(precision, keep_slower=True)).run({"x": x})["y"]
     limit = 0.2 if precision == "int4" else 0.05
     assert np.linalg.norm(found - wanted) < limit * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize(("k", "n"), [(5, 0), (0, 4), (0, 0)])
+def test_empty_constants_of_several_products(k: int, n: int) -> None:
+    """How many matrices there are does not follow from elements where there are none."""
+    m = model([node("MatMul", ["x", "w"], ["y"])], {"x": noise(3, 2, k)}, {"w": noise(3, k, n)}, 18, {})
+    m.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, None))
+    for level in (0, 3):
+        found = mlc.compile(m, threads=1, opt_level=level).run({"x": noise(3, 2, k)})["y"]
+        np.testing.assert_array_equal(found, np.zeros((3, 2, n), np.float32))
