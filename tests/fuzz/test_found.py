@@ -183,3 +183,10 @@ def test_empty_constants_of_several_products(k: int, n: int) -> None:
     for level in (0, 3):
         found = mlc.compile(m, threads=1, opt_level=level).run({"x": noise(3, 2, k)})["y"]
         np.testing.assert_array_equal(found, np.zeros((3, 2, n), np.float32))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_running_sums_of_nothing(axis: int, kind: type) -> None:
+    op = node("CumSum", ["x", "a"], ["y"], exclusive=1, reverse=1)
+    agree([op], {"x": np.zeros((3, 5, 0), kind)}, {"a": np.array(axis)}, opset=20)

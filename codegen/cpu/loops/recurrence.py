@@ -17,7 +17,7 @@ def vectors(k: LoopKernel, r: Running, width: int) -> tuple[int, int]:
     assert form is not None
     side = [a for a in range(n) if form[1].get(a) == 1 and k.axes[a] != 1]
     if side:
-        needed = -(-upper(k.axes[side[0]]) // width)
+        needed = max(1, -(-upper(k.axes[side[0]]) // width))
         return side[0], -(-needed // -(-needed // _CHAINS))  # about equally many at a time
     if form[1].get(n) != 1:
         return -1, 1
