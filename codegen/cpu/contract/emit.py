@@ -23,6 +23,8 @@ from ..product import Product
 from ..row_tiles import cut_rows
 from ..target import CpuTarget
 from ..text_cache import TextEmitter, text_of
+from ..triple.emit import emit_triple
+from ..triple.schedule import schedule_triple
 from .diagonal import DiagonalProduct
 from .planes import PlaneStore
 from .rows import ConvRows, RowSource, StridedRows
@@ -31,6 +33,8 @@ from .schedule import NO_HINTS, ContractHints, ContractSchedule, schedule_contra
 
 def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> Emitted:
     """Raises CodegenError for element types or epilogues that cannot be emitted."""
+    if hints == NO_HINTS and (triple := schedule_triple(kernel, target)) is not None:
+        return emit_triple(kernel, triple, target)
     schedule = schedule_contract(kernel, target, hints)
     return _Emitter(kernel, schedule, target).emit()
 

@@ -1,0 +1,1 @@
+"""Products of float32 on tile registers, each number as the sum of three bfloat16."""

@@ -1,0 +1,161 @@
+"""float32 products on tile registers: tails, batches, epilogues, units; as exact as float32; infinities and NaN; when they are chosen."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mlc.codegen.cpu.emit import emit
+from mlc.codegen.cpu.target import host, parse
+from mlc.codegen.cpu.triple.schedule import schedule_triple
+from mlc.codegen.expr import Acc, Axis, Call, Load, Num
+from mlc.codegen.kernel import ContractKernel, ConvGeometry, Operand
+from mlc.codegen.packing import pack_b
+from mlc.ir import DType, sym
+from running import execute
+
+F = DType.F32
+ACC = Acc(dtype=F)
+PAD = 64
+TILES = parse("cpu:sapphirerapids")
+needs_tiles = pytest.mark.skipif("amx-bf16" not in host().features, reason="no tile registers here")
+
+
+def kernel_of(m, n, k, *, batch=1, lda=None, ldc=None, epilogue=ACC, extra=0, out=F, shared=False) -> ContractKernel:
+    """A product with rows of A and C apart by lda and ldc."""
+    lda, ldc, panels = lda or k, ldc or n, -(-n // 64) * k * 64
+    sizes = [batch * m * lda, panels * (1 if shared else batch), *[extra] * (extra > 0), batch * m * ldc + PAD]
+    kinds = [F] * (len(sizes) - 1) + [out]
+    operands = tuple(Operand(d, s, x == len(sizes) - 1) for x, (d, s) in enumerate(zip(kinds, sizes, strict=True)))
+    return ContractKernel(batch, m, n, k, operands, lda, m * lda, 0 if shared else panels, ldc, m * ldc, epilogue)
+
+
+def run(kernel, a, w, *extra, parts=1):
+    """(result [batch, m, n], Emitted); what lies between rows and behind the last stays as it was."""
+    batch, m, n = kernel.batch, kernel.m, kernel.n
+    rows = np.full((batch, m, kernel.lda), np.nan, np.float32)
+    rows[..., : kernel.k] = a
+    out = np.full(batch * m * kernel.ldc + PAD, 7, kernel.operands[-1].dtype.np)
+    e = execute(kernel, [rows, pack_b(w, 64), *extra, out], parts=parts)
+    found = out[:-PAD].reshape(batch, m, kernel.ldc)
+    assert (out[-PAD:] == 7).all() and (found[..., n:] == 7).all()
+    return found[..., :n], e
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def error(got, want) -> float:
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
+
+
+@needs_tiles
+@pytest.mark.parametrize(
+    ("m", "n", "k", "parts"),
+    [(112, 192, 192, 1), (128, 768, 256, 2), (113, 193, 193, 1), (143, 200, 224, 3), (257, 321, 416, 5), (300, 1100, 200, 4),
+     (785, 230, 300, 7)],
+)  # fmt: skip
+def test_sizes(m, n, k, parts) -> None:
+    """Tails of tiles, strips, steps and blocks of k; units in one call and in several. Errors as small as those of float32."""
+    a, w = random(1, m, k), random(1, k, n, seed=1)
+    got, e = run(kernel_of(m, n, k), a, w, parts=parts)
+    want = a.astype(np.float64) @ w.astype(np.float64)
+    assert "tdpbf16ps" in e.ir_text
+    assert error(got, want) <= max(3e-7, 1.5 * error(a @ w, want))
+
+
+@needs_tiles
+def test_rows_apart_and_batches() -> None:
+    a, w = random(3, 120, 200), random(3, 200, 210, seed=1)
+    got, _ = run(kernel_of(120, 210, 200, batch=3, lda=207, ldc=230), a, w, parts=4)
+    assert error(got, a.astype(np.float64) @ w) < 3e-7
+    got, _ = run(kernel_of(120, 210, 200, batch=3, shared=True), a, w[:1], parts=2)
+    assert error(got, a.astype(np.float64) @ w[:1]) < 3e-7
+
+
+@needs_tiles
+@pytest.mark.parametrize("images", [1, 3])
+def test_symbolic_rows(images) -> None:
+    """Of at least 130: one text, any number of blocks."""
+    a, w = random(130 * images, 200), random(1, 200, 192, seed=1)
+    m = 130 * sym("N", 1, 99)
+    kernel = replace(kernel_of(130 * images, 192, 200), m=m)
+    out = np.full(130 * images * 192 + PAD, 7, np.float32)
+    execute(kernel, [a, pack_b(w, 64), out], bindings={"N": images}, parts=2)
+    assert (out[-PAD:] == 7).all()
+    assert error(out[:-PAD].reshape(-1, 192), a.astype(np.float64) @ w[0]) < 3e-7
+
+
+@needs_tiles
+def test_epilogue() -> None:
+    """A bias by columns and a residual in place of the result's memory: it is read before anything is stored."""
+    m, n, k = 130, 200, 260
+    bias = Load(2, Axis(2), dtype=F)
+    both = Call("max", (Call("add", (ACC, bias), dtype=F), Num(0.0, dtype=F)), dtype=F)
+    a, w, b = random(1, m, k), random(1, k, n, seed=1), random(n, seed=2)
+    got, _ = run(kernel_of(m, n, k, epilogue=both, extra=n), a, w, b)
+    assert error(got, np.maximum(a.astype(np.float64) @ w + b, 0)) < 3e-7
+    kernel = kernel_of(m, n, k)
+    at = Call("add", (Call("mul", (Axis(1), Num(n, dtype=DType.I64)), dtype=DType.I64), Axis(2)), dtype=DType.I64)
+    kernel = replace(kernel, epilogue=Call("add", (ACC, Load(2, at, dtype=F)), dtype=F))
+    out = random(m * n + PAD, seed=3)
+    before = out[:-PAD].reshape(m, n).astype(np.float64)
+    execute(kernel, [a, pack_b(w, 64), out])
+    assert error(out[:-PAD].reshape(m, n), a[0].astype(np.float64) @ w[0] + before) < 3e-7
+
+
+@needs_tiles
+def test_numbers_of_all_sizes() -> None:
+    """Wide exponents, and sums that cancel: each within what float32 itself may lose."""
+    r = np.random.default_rng(5)
+    m, n, k = 112, 192, 320
+    a = (random(1, m, k) * np.exp2(r.integers(-20, 20, (1, m, k)))).astype(np.float32)
+    w = (random(1, k, n, seed=1) * np.exp2(r.integers(-20, 20, (1, k, n)))).astype(np.float32)
+    got, _ = run(kernel_of(m, n, k), a, w)
+    want, bound = a.astype(np.float64) @ w, np.abs(a).astype(np.float64) @ np.abs(w)
+    assert (np.abs(got - want) <= 2**-20 * bound).all()
+    whole = r.integers(-2048, 2048, (1, m, k)).astype(np.float32)
+    ones = r.integers(-1, 2, (1, k, n)).astype(np.float32)
+    got, _ = run(kernel_of(m, n, k), whole, ones)
+    np.testing.assert_array_equal(got, whole @ ones)  # integers that float32 holds are exact
+    zero, _ = run(kernel_of(m, n, k), np.zeros_like(a), w)
+    assert not zero.any() and not np.signbit(zero).any()
+
+
+@needs_tiles
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, np.float32(3.4e38)])
+def test_special_values(value) -> None:
+    """What multiply-adds give: an infinity times numbers of either sign, infinities that meet, sums that overflow."""
+    m, n, k = 150, 256, 200
+    a, w = random(1, m, k), random(1, k, n, seed=1)
+    a[0, 3, 10], a[0, 149, 199], w[0, 20, 30], w[0, 199, 255] = value, value, value, -value
+    a[0, 7], w[0, :, 60] = 0, 1
+    got, _ = run(kernel_of(m, n, k), a, w, parts=2)
+    with np.errstate(all="ignore"):
+        want = a[0].astype(np.float64) @ w[0].astype(np.float64)
+        finite = np.isfinite(want) & (np.abs(want) < 3e38)
+        np.testing.assert_array_equal(np.isnan(got[0]), np.isnan(want))
+        big = np.isinf(want) | (np.abs(want) > 3.5e38)
+        np.testing.assert_array_equal(got[0][big], np.sign(want[big]) * np.inf)
+    np.testing.assert_allclose(got[0][finite], want[finite], rtol=1e-3, atol=1e-4)
+
+
+def test_when() -> None:
+    good = kernel_of(128, 768, 768)
+    s = schedule_triple(good, TILES)
+    assert s is not None and s.rows % 32 == 0 and s.blocks * s.chunks % 2 == 0
+    assert schedule_triple(good, parse("cpu:x86-64-v4")) is None and schedule_triple(good, parse("cpu:x86-64-v3")) is None
+    for change in (
+        {"m": 64}, {"n": 100}, {"k": 64}, {"m": sym("M", 1, 999)}, {"panel": 32}, {"b_row": 768}, {"diagonal": 2},
+        {"operands": tuple(Operand(DType.F64, o.numel, o.written) for o in good.operands)},
+    ):  # fmt: skip
+        assert schedule_triple(replace(good, **change), TILES) is None, change
+    assert schedule_triple(replace(good, m=197 * sym("N", 1, 99)), TILES) is not None
+    conv = ConvGeometry((8, 16), (8, 16), (1, 1), (1, 1), (0, 0), (1, 1))
+    assert schedule_triple(replace(good, conv=conv), TILES) is not None
+    assert schedule_triple(replace(good, conv=replace(conv, strides=(2, 2))), TILES) is None
+
+
+def test_one_text_for_all_sizes() -> None:
+    a, b = (emit(kernel_of(*size), TILES) for size in ((128, 768, 768), (112, 256, 320)))
+    assert a.ir_text == b.ir_text and emit(kernel_of(128, 768, 770), TILES).ir_text != a.ir_text
