@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import Graph, Node, Trait, Value
-from ..ir.ops import Expand, Gather, Pad, Resize, Slice
-from .base import apply, const_of, reshape
+from ..ir.ops import Concat, Expand, Gather, Pad, Resize, Slice, Transpose
+from .base import apply, const_of, reshape, transpose
 from .rewrite import C, P, Rule, X
 
 
@@ -41,6 +41,34 @@ def slice_in_place(x: Value, root: Value) -> Value | None:
     starts = tuple(a + b * step for a, b, step in zip(inner.starts, op.starts, inner.steps, strict=True))
     steps = tuple(a * b for a, b in zip(inner.steps, op.steps, strict=True))
     return apply(Slice(starts, op.sizes, steps), x.node.inputs[0])
+
+
+def slice_of_concat(x: Value, root: Value) -> Value | None:
+    """A Slice that lies within one operand of a Concat, which may be transposed in between, is a Slice of that operand."""
+    op, turn = root.node.op, x.node.op
+    assert isinstance(op, Slice)
+    perm = turn.perm if isinstance(turn, Transpose) else tuple(range(x.type.rank))
+    whole = x.node.inputs[0] if isinstance(turn, Transpose) else x
+    joined = whole.node.op
+    if not isinstance(joined, Concat):
+        return None
+    at = perm.index(joined.axis)
+    start, size, step = op.starts[at], op.sizes[at], op.steps[at]
+    if not (isinstance(start, int) and isinstance(size, int) and isinstance(step, int) and size > 0):
+        return None
+    first, last = sorted((start, start + (size - 1) * step))
+    begin = 0
+    for operand in whole.node.inputs:
+        length = operand.shape[joined.axis]
+        if not isinstance(length, int) or begin > first:
+            return None
+        if last < begin + length and first >= begin:
+            starts = (*op.starts[:at], start - begin, *op.starts[at + 1 :])
+            back = [perm.index(i) for i in range(len(perm))]
+            of_operand = Slice(tuple(starts[i] for i in back), tuple(op.sizes[i] for i in back), tuple(op.steps[i] for i in back))
+            return transpose(apply(of_operand, operand), perm)
+        begin += length
+    return None
 
 
 def expand_in_place(x: Value, root: Value) -> Value | None:
@@ -91,6 +119,7 @@ def gather_is_slice(x: Value, c: Value, root: Value) -> Value | None:
 _x = X("x")
 MOVE_RULES: tuple[Rule, ...] = (
     Rule(P(Slice, _x, name="root"), slice_in_place),
+    Rule(P(Slice, _x, name="root"), slice_of_concat),
     Rule(P(Expand, _x, name="root"), expand_in_place),
     Rule(P(Pad, _x, X(""), name="root"), pad_nothing),
     Rule(P(Resize, _x, name="root"), resize_nothing),

@@ -39,6 +39,11 @@ ONE_STEP = {
     "transpose of ones": ("%a = reduce %x {kind=\"sum\", axes=[2, 3], keepdims=true}\n%r = transpose %a {perm=[0, 2, 3, 1]}", "%r",
                           "%a = reduce %x {kind=\"sum\", axes=[2, 3], keepdims=true}\n%r = reshape %a {shape=[2, 1, 1, 3]}"),
     "slice all": ("%r = slice %x {starts=[0, 0, 0, 0], sizes=[2, 3, 4, 5], steps=[1, 1, 1, 1]}", "%x", ""),
+    "slice of one operand": ("%c = concat %i, %i {axis=0}\n%r = slice %c {starts=[6], sizes=[3], steps=[-1]}", "%r",
+                             "%r = slice %i {starts=[2], sizes=[3], steps=[-1]}"),
+    "slice of one, transposed": ("%c = concat %x, %x {axis=1}\n%t = transpose %c {perm=[0, 2, 1, 3]}\n"
+                                 "%r = slice %t {starts=[0, 1, 3, 0], sizes=[2, 2, 2, 5], steps=[1, 1, 1, 1]}", "%r",
+                                 "%a = slice %x {starts=[0, 0, 1, 0], sizes=[2, 2, 2, 5], steps=[1, 1, 1, 1]}\n%r = transpose %a {perm=[0, 2, 1, 3]}"),
     "slice slice": ("%a = slice %i {starts=[3], sizes=[4], steps=[-1]}\n%r = slice %a {starts=[1], sizes=[2], steps=[2]}", "%r",
                     "%r = slice %i {starts=[2], sizes=[2], steps=[-2]}"),
     "expand none": ("%r = expand %x {shape=[2, 3, 4, 5]}", "%x", ""),
@@ -60,6 +65,7 @@ def test_fires(check, name):
 
 
 DECLINES = {
+    "slice of two operands": "%c = concat %i, %i {axis=0}\n%r = slice %c {starts=[2], sizes=[4], steps=[1]}",
     "zero that broadcasts": "%c = const : f32[2, 1, 1, 1, 1] = [0.0]\n%r = add %x, %c",
     "divide by 3": "%c = const : f32[] = [3.0]\n%r = div %x, %c",
     "almost one": "%c = const : f32[] = [1.0000001]\n%r = mul %x, %c",
