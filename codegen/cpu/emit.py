@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ...errors import ScheduleError
 from ..kernel import AttentionKernel, ContractKernel, GroupedKernel, IrregularKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
 from .attention.schedule import AttentionHints
-from .contract.emit import emit_contract
+from .contract.choose import emit_contract
 from .contract.inner import emit_inner
 from .contract.schedule import ContractHints
 from .dot.emit import emit_dot_contract

@@ -74,16 +74,19 @@ def test_rows_apart_and_batches() -> None:
 
 
 @needs_tiles
-@pytest.mark.parametrize("images", [1, 3])
-def test_symbolic_rows(images) -> None:
-    """Of at least 130: one text, any number of blocks."""
-    a, w = random(130 * images, 200), random(1, 200, 192, seed=1)
-    m = 130 * sym("N", 1, 99)
-    kernel = replace(kernel_of(130 * images, 192, 200), m=m)
-    out = np.full(130 * images * 192 + PAD, 7, np.float32)
-    execute(kernel, [a, pack_b(w, 64), out], bindings={"N": images}, parts=2)
-    assert (out[-PAD:] == 7).all()
-    assert error(out[:-PAD].reshape(-1, 192), a.astype(np.float64) @ w[0]) < 3e-7
+@pytest.mark.parametrize(
+    ("symbol", "step", "times"), [("N", 130, 1), ("N", 130, 3), ("M", 1, 5), ("M", 1, 111), ("M", 1, 112), ("M", 1, 333)]
+)
+def test_symbolic_rows(symbol, step, times) -> None:
+    """One text for any number of blocks; where rows may be few, it holds vectors' code, too, for these."""
+    rows = step * times
+    a, w, bias = random(rows, 200), random(1, 200, 192, seed=1), random(192, seed=2)
+    epilogue = Call("add", (ACC, Load(2, Axis(2), dtype=F)), dtype=F)
+    kernel = replace(kernel_of(rows, 192, 200, epilogue=epilogue, extra=192), m=step * sym(symbol, 1, 9999))
+    out = np.full(rows * 192 + PAD, 7, np.float32)
+    e = execute(kernel, [a, pack_b(w, 64), bias, out], bindings={symbol: times}, parts=2)
+    assert (out[-PAD:] == 7).all() and ("vectors" in e.ir_text) == (step == 1)
+    assert error(out[:-PAD].reshape(-1, 192), a.astype(np.float64) @ w[0] + bias) < 4e-7
 
 
 @needs_tiles
@@ -146,7 +149,7 @@ def test_when() -> None:
     assert s is not None and s.rows % 32 == 0 and s.blocks * s.chunks % 2 == 0
     assert schedule_triple(good, parse("cpu:x86-64-v4")) is None and schedule_triple(good, parse("cpu:x86-64-v3")) is None
     for change in (
-        {"m": 64}, {"n": 100}, {"k": 64}, {"m": sym("M", 1, 999)}, {"panel": 32}, {"b_row": 768}, {"diagonal": 2},
+        {"m": 64}, {"n": 100}, {"k": 64}, {"m": sym("M", 1, 99)}, {"panel": 32}, {"b_row": 768}, {"diagonal": 2},
         {"operands": tuple(Operand(DType.F64, o.numel, o.written) for o in good.operands)},
     ):  # fmt: skip
         assert schedule_triple(replace(good, **change), TILES) is None, change

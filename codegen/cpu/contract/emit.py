@@ -23,23 +23,15 @@ from ..product import Product
 from ..row_tiles import cut_rows
 from ..target import CpuTarget
 from ..text_cache import TextEmitter, text_of
-from ..triple.emit import emit_triple
-from ..triple.schedule import schedule_triple
 from .diagonal import DiagonalProduct
 from .planes import PlaneStore
 from .rows import ConvRows, RowSource, StridedRows
-from .schedule import NO_HINTS, ContractHints, ContractSchedule, schedule_contract
+from .schedule import ContractSchedule
 
 
-def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> Emitted:
+class VectorProduct(TextEmitter):
     """Raises CodegenError for element types or epilogues that cannot be emitted."""
-    if hints == NO_HINTS and (triple := schedule_triple(kernel, target)) is not None:
-        return emit_triple(kernel, triple, target)
-    schedule = schedule_contract(kernel, target, hints)
-    return _Emitter(kernel, schedule, target).emit()
 
-
-class _Emitter(TextEmitter):
     family = "contract"
 
     def __init__(self, kernel: ContractKernel, schedule: ContractSchedule, target: CpuTarget) -> None:
@@ -125,8 +117,14 @@ class _Emitter(TextEmitter):
         return Emitted(text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.strips, 2 * s.block * strip * k.k, flops, size)
 
     def text(self) -> tuple[str, str]:
+        module = ir.Module()
+        self.write(module, PLACEHOLDER)
+        return named(str(module))
+
+    def write(self, module: ir.Module, name: str) -> ir.Function:
+        """The kernel's function, called `name`, and those that it calls."""
         k, s = self.kernel, self.schedule
-        self.module = ir.Module()
+        self.module = module
         tile_fns = {}
         if not (isinstance(k.n, int) and k.n < s.lanes * s.vectors):
             for mr in s.tiles:
@@ -134,16 +132,15 @@ class _Emitter(TextEmitter):
         if s.tail:
             for mr in s.tail_tiles:
                 tile_fns[mr, True] = self._tile_function(mr, s.vectors if s.tail < 0 else s.tail, masked=True)
-        self._entry(tile_fns)
-        return named(str(self.module))
+        return self._entry(tile_fns, name)
 
-    def _entry(self, tiles: dict[tuple[int, bool], ir.Function]) -> None:
+    def _entry(self, tiles: dict[tuple[int, bool], ir.Function], name: str) -> ir.Function:
         """void kernel(bufs, dims, begin, end): units, strips fastest so that a row block stays in the second-level cache.
 
         A call for all units cuts them its own way: no other thread wants half of the rows then.
         """
         s = self.schedule
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), name)
         b = Builder(fn)
         bufs, dims, begin, end = fn.args
         p = {name: b.param(dims, i) for name, i in self.size.items()}
@@ -202,6 +199,7 @@ class _Emitter(TextEmitter):
         if restore is not None:
             restore()
         i.ret_void()
+        return fn
 
     def _tile_function(self, mr: int, vectors: int, masked: bool) -> ir.Function:
         """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, together): row tiles of one strip.

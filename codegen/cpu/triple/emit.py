@@ -34,12 +34,9 @@ _ORDER = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0))
 Sizes = Mapping[str, Any]
 
 
-def emit_triple(kernel: ContractKernel, schedule: TripleSchedule, target: CpuTarget) -> Emitted:
+class TripleProduct(TextEmitter):
     """Raises CodegenError for epilogues that cannot be emitted."""
-    return _Emitter(kernel, schedule, target).emit()
 
-
-class _Emitter(TextEmitter):
     family = "triple"
 
     def __init__(self, kernel: ContractKernel, schedule: TripleSchedule, target: CpuTarget) -> None:
@@ -70,9 +67,15 @@ class _Emitter(TextEmitter):
         return Emitted(text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.chunks, cost, 2 * k.batch * k.m * k.n * k.k, size)
 
     def text(self) -> tuple[str, str]:
-        self.module = ir.Module()
+        module = ir.Module()
+        self.write(module, PLACEHOLDER)
+        return named(str(module))
+
+    def write(self, module: ir.Module, name: str) -> ir.Function:
+        """The kernel's function, called `name`, and that of a unit."""
+        self.module = module
         unit = self._unit()
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
+        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), name)
         b = Builder(fn)
         bufs, dims, begin, end = fn.args
         i, p = b.ir, self._sizes(b, dims)
@@ -105,7 +108,7 @@ class _Emitter(TextEmitter):
         restore()
         tiles.release()
         i.ret_void()
-        return named(str(self.module))
+        return fn
 
     def _sizes(self, b: Builder, dims: Any) -> Sizes:
         return {name: b.param(dims, at) for name, at in self.size.items()}

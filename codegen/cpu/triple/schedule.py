@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....ir import Dim, DType, ceildiv, lower
+from ....ir import Dim, DType, ceildiv, upper
 from ...kernel import ContractKernel
 from ..target import CpuTarget
 
 TALL = STRIP = 32  # rows, and columns, of two tiles
 DEPTH = 128  # of k: so much of a strip, in three parts, is half of the first-level cache
-_LEAST_ROWS, _LEAST_COLUMNS, _LEAST_K = 112, 192, 192  # with fewer, splitting operands takes longer than tiles save
+LEAST_ROWS, _LEAST_COLUMNS, _LEAST_K = 112, 192, 192  # with fewer, splitting operands takes longer than tiles save
 _ROWS = 256  # of a unit at most: each strip is split once for them
 _FEW_ROWS = 128  # of a unit, beside which there is no time to ask memory for more while tiles multiply
 _COLUMNS = 512  # of a unit at most: each row is split once for them; their sums lie on the stack
@@ -36,7 +36,7 @@ class TripleSchedule:
 
 
 def schedule_triple(kernel: ContractKernel, target: CpuTarget) -> TripleSchedule | None:
-    """None where vectors are faster, or there are no tile registers."""
+    """None where vectors are faster, or there are no tile registers. Of symbolic rows it serves where they are `LEAST_ROWS` or more."""
     m, n, k = kernel.m, kernel.n, kernel.k
     if not ({"amx-tile", "amx-bf16"} <= target.features and target.masked and target.vector_bits == 512):
         return None
@@ -44,7 +44,7 @@ def schedule_triple(kernel: ContractKernel, target: CpuTarget) -> TripleSchedule
         return None
     if kernel.diagonal != 1 or kernel.planes is not None or not _at_a_stride(kernel):
         return None
-    if not (isinstance(n, int) and isinstance(k, int)) or lower(m) < _LEAST_ROWS or n < _LEAST_COLUMNS or k < _LEAST_K:
+    if not (isinstance(n, int) and isinstance(k, int)) or upper(m) < LEAST_ROWS or n < _LEAST_COLUMNS or k < _LEAST_K:
         return None
     strips = -(-n // STRIP)
     blocks = ceildiv(m, _ROWS)

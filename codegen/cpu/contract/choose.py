@@ -1,0 +1,67 @@
+"""Which emitter a contraction of float32 and other numbers goes to: vectors, tile registers, or either by the rows of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from ....ir import dim_min, floordiv, lower
+from ...kernel import ContractKernel
+from .. import llvm_ir as ir
+from ..build import I64, PTR, Builder
+from ..emitted import PLACEHOLDER, Emitted, named
+from ..target import CpuTarget
+from ..text_cache import TextEmitter, text_of
+from ..triple.emit import TripleProduct
+from ..triple.schedule import LEAST_ROWS, schedule_triple
+from .emit import VectorProduct
+from .schedule import NO_HINTS, ContractHints, schedule_contract
+
+
+def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> Emitted:
+    """Raises CodegenError for element types or epilogues that cannot be emitted, ScheduleError for hints that do not suit."""
+    triple = schedule_triple(kernel, target) if hints == NO_HINTS else None
+    if triple is not None and lower(kernel.m) >= LEAST_ROWS:
+        return TripleProduct(kernel, triple, target).emit()
+    vectors = VectorProduct(kernel, schedule_contract(kernel, target, hints), target)
+    if triple is None:
+        return vectors.emit()
+    return _Either(vectors, TripleProduct(kernel, triple, target)).emit()
+
+
+class _Either(TextEmitter):
+    """Tile registers from `LEAST_ROWS` rows on, vectors for fewer. Both read their own part of the table of sizes."""
+
+    family = "either"
+
+    def __init__(self, few: VectorProduct, many: TripleProduct) -> None:
+        self.few, self.many = few, many
+
+    def fingerprint(self) -> Hashable:
+        return self.few.fingerprint(), self.many.fingerprint()
+
+    def emit(self) -> Emitted:
+        few, many = self.few.emit(), self.many.emit()
+        text, symbol = text_of(self)
+        m = self.few.kernel.m
+        tall = dim_min(1, floordiv(m, LEAST_ROWS))
+        units = few.units + tall * (many.units - few.units)
+        dims = (m, len(few.dims), *few.dims, *many.dims)
+        return Emitted(text, symbol, dims, units, few.unit_cost, few.flops, few.bytes)
+
+    def text(self) -> tuple[str, str]:
+        module = ir.Module()
+        few, many = self.few.write(module, f"{PLACEHOLDER}.vectors"), self.many.write(module, f"{PLACEHOLDER}.tiles")
+        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
+        b = Builder(fn)
+        i = b.ir
+        bufs, dims, begin, end = fn.args
+        own = b.at(dims, b.i64(2), I64)
+        with i.if_else(i.icmp_signed(">=", b.param(dims, 0), b.i64(LEAST_ROWS))) as (tall, short):
+            with tall:
+                i.call(many, [bufs, b.at(own, b.param(dims, 1), I64), begin, end])
+            with short:
+                i.call(few, [bufs, own, begin, end])
+        i.ret_void()
+        for part in (few, many):
+            part.linkage = "internal"
+        return named(str(module))
