@@ -66,8 +66,8 @@ class Code:
         return self._image.address(symbol)
 
     def keep(self) -> None:
-        """Never unload."""
-        _KEPT.append(self)
+        """Never unload, not even when the interpreter ends and forgets its modules: threads may still be in it then."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
 
 class _Jit:
@@ -91,7 +91,6 @@ class _Jit:
 
 
 _LOCK = threading.Lock()
-_KEPT: list[Code] = []
 _native: Native | None = None
 
 

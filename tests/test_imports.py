@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,9 @@ def test_public_api_is_lazy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_wheel_has_every_package() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {".".join(("mlc", *p.relative_to(ROOT).parts[:-1])) for p in ROOT.rglob("__init__.py")}
+    assert listed == {n for n in found if not n.startswith(("mlc.tests", "mlc.build"))}

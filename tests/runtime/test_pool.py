@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -203,3 +204,24 @@ def test_default_thread_count(monkeypatch, tmp_path):
     for text, count in (("max 100000", None), ("150000 100000", 2), ("20000 100000", 1), ("junk", None)):
         (tmp_path / "cpu.max").write_text(text)
         assert _cgroup_quota(tmp_path) == count
+
+
+def test_code_stays_when_the_interpreter_forgets_it() -> None:
+    """Workers wait in native code until the process ends: a stop and a start then send them back into it."""
+    code = (
+        "import ctypes, gc, mlc.runtime.native as n, time\n"
+        "kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(lambda *_: time.sleep(0.01))\n"
+        "n.native().parallel(ctypes.cast(kernel, ctypes.c_void_p).value, 0, 0, 8, 1, 4)\n"
+        "assert n.native().workers() > 0\n"
+        "n.__dict__.clear()\n"
+        "gc.collect()\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(0.5)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+        time.sleep(0.05)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            child.send_signal(number)
+            time.sleep(0.05)
+        assert child.wait(60) == 0
