@@ -1,5 +1,6 @@
 """The command line: what it prints, its exit codes, and that failures leave nothing behind."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -273,18 +274,23 @@ def test_an_interrupt_ends_a_long_run(tmp_path: Path) -> None:
     text = f'<ir_version: 9, opset_import: ["": 18]> g (float[8] x) => (float[8] y) {{ {trips} y = Loop(m, go, x)<body = {body}> }}'
     onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
     command = [sys.executable, "-m", "mlc", "run", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "o.npz")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    status, caught = Path(f"/proc/{process.pid}/status"), False
-    while process.poll() is None:  # Python catches the signal until native code takes over
-        masks = dict(line.split(":", 1) for line in status.read_text().splitlines() if line.startswith("SigCgt"))
-        catches = bool(int(masks["SigCgt"], 16) >> (signal.SIGINT - 1) & 1)
-        if caught and not catches:
-            break
-        caught = catches
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == -signal.SIGINT
-    assert process.stderr is not None and process.stderr.read() == ""
+    # Who runs the tests in the background of a shell ignores the signal, and so would this process.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
+        try:
+            status, caught, end = Path(f"/proc/{process.pid}/status"), False, time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < end:  # Python catches the signal until native code takes over
+                masks = dict(line.split(":", 1) for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+                catches = bool(int(masks["SigCgt"], 16) >> (signal.SIGINT - 1) & 1)
+                if caught and not catches:
+                    break
+                caught = catches
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == -signal.SIGINT
+        finally:
+            process.kill()
+        assert process.stderr is not None and process.stderr.read() == ""
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
