@@ -1,7 +1,8 @@
-"""Handlers of Fourier transforms and Col2Im: products with constant matrices."""
+"""Handlers of Fourier transforms, which are products with constant matrices, and Col2Im."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from ..compose import Build, optional, required
 from ..context import HandlerTable, ImportContext
 from .fourier import is_long, transform, wave
 from .runtime_axes import around_axis, dims_value, named_axes, sizes_in
+
+_MOST_SHIFTED = 8  # taps along an axis that one kernel adds as terms
 
 
 def fourier(ctx: ImportContext, b: Build, x: Value, n: Dim, inverse: bool, onesided: bool) -> Value:
@@ -125,7 +128,7 @@ def stft(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
 
 
 def col2im(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """Overlapping blocks summed: a transposed convolution whose weights are one-hot in the taps."""
+    """Overlapping blocks summed, along one axis of the image after the other."""
     x, size_value, block_value = required(ctx, node, ins, 3)
     b = Build(ctx)
     size, block = ctx.require_sizes(size_value, "the size of Col2Im"), ctx.require_sizes(block_value, "the block of Col2Im")
@@ -135,54 +138,56 @@ def col2im(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
         return tuple(int(v) for v in ctx.attr(node, name, None) or default)
 
     dilations, strides, pads = ints("dilations", (1,) * rank), ints("strides", (1,) * rank), ints("pads", (0,) * 2 * rank)
-    if not all(isinstance(k, int) for k in block):
-        return [_col2im_scattered(b, x, size, block, dilations, strides, pads)]
-    kernel = tuple(int(k) for k in block)
-    taps = int(np.prod(kernel))
-    lo, hi = pads[:rank], pads[rank:]
-    fields = list(zip(size, kernel, strides, dilations, lo, hi, strict=True))
-    blocks = [floordiv(n + p + q - d * (k - 1) - 1, s) + 1 for n, k, s, d, p, q in fields]
-    reached = [(m - 1) * s + d * (k - 1) + 1 - p - q for m, (_, k, s, d, p, q) in zip(blocks, fields, strict=True)]
-    # pixels beyond the last block: padding taken back
-    after = tuple(q - (n - r) for q, n, r in zip(hi, size, reached, strict=True))
+    reached = [d * (k - 1) + 1 for d, k in zip(dilations, block, strict=True)]
+    blocks = [floordiv(n + pads[i] + pads[rank + i] - reached[i], strides[i]) + 1 for i, n in enumerate(size)]
     n, wide, length = x.shape
-    channels = floordiv(wide, taps)
-    if isinstance(length, int) and isinstance(p := prod(blocks), int) and p != length:
-        raise ctx.unsupported(f"Col2Im of {length} blocks where the image has {p}")
-    y = b.transpose(b.reshape(x, (n * channels, taps, *blocks)), (0, *range(2, rank + 2), 1))
-    one_hot = b.const(np.eye(taps).reshape(*kernel, 1, taps), x.dtype)
-    op = O.ConvTranspose(strides, lo, after, (0,) * rank, dilations)
-    return [b.reshape(b.emit(op, y, one_hot), (n, channels, *size))]
+    channels, count = floordiv(wide, prod(block)), prod(blocks)
+    if isinstance(length, int) and isinstance(count, int) and count != length:
+        raise ctx.unsupported(f"Col2Im of {length} blocks where the image has {count}")
+    y = b.reshape(x, (n, channels, *block, *blocks))
+    for i in reversed(range(rank)):  # [n, channels, *block[: i + 1], *blocks[: i + 1], *size[i + 1 :]]
+        y = _overlapped(b, y, 2 + i, 3 + 2 * i, size[i], strides[i], dilations[i], pads[i], reached[i])
+    return [y]
 
 
-def _col2im_scattered(
-    b: Build, x: Value, size: Sequence[Dim], block: Sequence[Dim], dilations: Sequence[int], strides: Sequence[int], pads: Sequence[int],
-) -> Value:  # fmt: skip
-    """A block whose size is data: every element is added to its pixel, those beyond the border to one that is dropped."""
-    rank = len(size)
-    n, wide, length = x.shape
-    taps = prod(block)
-    channels = floordiv(wide, taps)
-    tap, place = b.reshape(b.iota(taps), (taps, 1)), b.reshape(b.iota(length), (1, length))
-    pixel, inside = b.const(0, DType.I64), b.const(True, DType.BOOL)
-    tap_rest, place_rest, pixel_step = tap, place, b.const(1, DType.I64)
-    for i in reversed(range(rank)):
-        count = floordiv(size[i] + pads[i] + pads[rank + i] - dilations[i] * (block[i] - 1) - 1, strides[i]) + 1
-        across, along = b.dim(block[i], DType.I64), b.dim(count, DType.I64)
-        at = b.add(b.mul(b.emit(O.Mod(), tap_rest, across), dilations[i]), b.mul(b.emit(O.Mod(), place_rest, along), strides[i]))
-        at = b.sub(at, pads[i])
-        tap_rest, place_rest = b.div(tap_rest, across), b.div(place_rest, along)
-        end = b.dim(size[i], DType.I64)
-        fits = b.emit(O.And(), b.emit(O.GreaterEqual(), at, b.const(0, DType.I64)), b.emit(O.Less(), at, end))
-        inside, pixel = b.emit(O.And(), inside, fits), b.add(pixel, b.mul(at, pixel_step))
-        pixel_step = b.mul(pixel_step, end)
-    total = prod(size)
-    target = b.where(inside, pixel, b.dim(total, DType.I64))  # [taps, length]
-    images = n * channels
-    index = b.expand(b.reshape(target, (1, taps * length)), (images, taps * length))
-    empty = b.expand(b.const(0, x.dtype), (images, total + 1))
-    y = b.emit(O.ScatterElements(1, "add"), empty, index, b.reshape(x, (images, taps * length)))
-    return b.reshape(b.slice(y, 1, 0, total), (n, channels, *size))
+def _overlapped(b: Build, x: Value, taps: int, places: int, size: Dim, stride: int, dilation: int, pad: int, reached: Dim) -> Value:
+    """The axis of taps and that of places become one of pixels, in the latter's place.
+
+    A pixel is summed over the blocks that reach it. What is not there is chosen not to be added, as 0 · NaN would be NaN.
+    """
+    k, blocks = x.shape[taps], x.shape[places]
+    if stride == 1 and isinstance(k, int) and k <= _MOST_SHIFTED:
+        lines = [_shifted(b, b.slice(x, taps, i, 1), places, i * dilation - pad, size) for i in range(k)]
+        return b.reshape(functools.reduce(b.add, lines), [size if a == places else d for a, d in enumerate(x.shape) if a != taps])
+    most = floordiv(reached - 1, stride) + 1
+    at = b.add(b.reshape(b.iota(size), (1, size)), pad)
+    place = b.sub(b.div(at, stride), b.reshape(b.iota(most), (most, 1)))  # [most, size]
+    tap = b.sub(at, b.mul(place, stride))
+    zero = b.const(0, DType.I64)
+    there = [b.emit(O.GreaterEqual(), place, zero), b.emit(O.Less(), place, b.dim(blocks, DType.I64))]
+    if dilation > 1:
+        there.append(b.emit(O.Equal(), b.emit(O.Mod(), tap, b.const(dilation, DType.I64)), zero))
+        tap = b.div(tap, dilation)
+    there.append(b.emit(O.Less(), tap, b.dim(k, DType.I64)))
+    inside = there[0]
+    for t in there[1:]:
+        inside = b.emit(O.And(), inside, t)
+    index = b.where(inside, b.add(b.mul(tap, b.dim(blocks, DType.I64)), place), zero)
+    rank = x.type.rank
+    others = [a for a in range(rank) if a not in (taps, places)]
+    before, after = [a for a in others if a < places], [a for a in others if a > places]
+    flat = b.transpose(x, (*before, taps, places, *after))
+    sizes = [x.shape[a] for a in before], [x.shape[a] for a in after]
+    y = b.emit(O.Gather(len(before)), b.reshape(flat, (*sizes[0], k * blocks, *sizes[1])), index)  # [..., most, size, ...]
+    y = b.where(b.reshape(inside, (most, size, *(1 for _ in after))), y, b.const(0, x.dtype))
+    return b.reduce("sum", y, (len(before),), keepdims=False)
+
+
+def _shifted(b: Build, x: Value, axis: int, by: Dim, size: Dim) -> Value:
+    """Moved along an axis, and cut or filled up with zeros to a size."""
+    lo = tuple(by if a == axis else 0 for a in range(x.type.rank))
+    hi = tuple(size - x.shape[axis] - by if a == axis else 0 for a in range(x.type.rank))
+    return b.emit(O.Pad(lo, hi), x, b.const(0, x.dtype))
 
 
 def mel_weight_matrix(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
