@@ -190,3 +190,28 @@ def test_empty_constants_of_several_products(k: int, n: int) -> None:
 def test_running_sums_of_nothing(axis: int, kind: type) -> None:
     op = node("CumSum", ["x", "a"], ["y"], exclusive=1, reverse=1)
     agree([op], {"x": np.zeros((3, 5, 0), kind)}, {"a": np.array(axis)}, opset=20)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1), (2, 3)])
+@pytest.mark.parametrize("dilations", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("known", [True, False])
+def test_blocks_keep_nan_to_themselves(strides: tuple[int, int], dilations: tuple[int, int], known: bool) -> None:
+    pads, block, image = [1, 0, 2, 1], (3, 2), (7, 8)
+    counts = [(n + pads[i] + pads[2 + i] - dilations[i] * (block[i] - 1) - 1) // strides[i] + 1 for i, n in enumerate(image)]
+    x = noise(2, 6 * 2, int(np.prod(counts)))
+    x[1, 7, 5], x[0, 0, 3] = np.nan, np.inf
+    op = node("Col2Im", ["x", "size", "block"], ["y"], strides=strides, dilations=dilations, pads=pads)
+    sizes = {"size": np.array(image), "block": np.array(block)}
+    agree([op], {"x": x} if known else {"x": x, **sizes}, sizes if known else {}, x=["n", "c", "l"])
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_last_state_of_no_steps(op: str, direction: str) -> None:
+    """It is 0 in onnxruntime, and not the initial state; ONNX does not say."""
+    gates, sides = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 1 + (direction == "bidirectional")
+    x, w, r = noise(4, 3, 2), noise(sides, gates * 5, 2), noise(sides, gates * 5, 5)
+    feeds = {"x": x, "h": noise(sides, 3, 5), "lens": np.array([4, 0, 2], np.int32)} | ({"c": noise(sides, 3, 5)} if op == "LSTM" else {})
+    last = ["y", "yh"] + ["yc"] * (op == "LSTM")
+    ins = ["x", "w", "r", "", "lens", "h"] + ["c"] * (op == "LSTM")
+    agree([node(op, ins, last, hidden_size=5, direction=direction)], feeds, {"w": w, "r": r})

@@ -87,6 +87,9 @@ def recurrent(ctx: ImportContext, node: NodeProto, ins: list[Value | None], cell
     lens = b.expand(b.reshape(b.dim(steps, DType.I32), (1,)), (batch,)) if lens is None else sized(ctx, lens, (batch,))
     peephole = given(optional(ins, 7) if cell == "lstm" else None, (dn, 3 * hidden))
     h0, c0 = (given(v, (dn, batch, hidden)) for v in initial)
+    if optional(ins, 4) is not None:  # ONNX is silent on the last state of no steps; it is 0 in onnxruntime
+        some = b.reshape(b.emit(O.Greater(), lens, b.const(0, lens.dtype)), (batch, 1))
+        h0, c0 = (v if given_ is None else b.where(some, v, b.const(0, v.dtype)) for v, given_ in zip((h0, c0), initial, strict=True))
     op = O.Recurrent(
         cell, hidden, sides, activations_of(ctx, node, cell, dn), float(ctx.attr(node, "clip", 0.0) or 0.0),
         bool(ctx.attr(node, "linear_before_reset", 0)), bool(ctx.attr(node, "input_forget", 0)),
