@@ -86,6 +86,12 @@ class ConvGeometry:
     pads_lo: tuple[Dim, ...]
     dilations: tuple[int, ...]
 
+    @property
+    def in_place(self) -> bool:
+        """Whether every output pixel is a sum over the channels of the input pixel at its place, and nothing else."""
+        one_tap = all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides)
+        return one_tap and all(p == 0 for p in self.pads_lo) and self.spatial == self.out_spatial
+
 
 @dataclass(frozen=True, slots=True)
 class Planes:
@@ -133,6 +139,11 @@ class ContractKernel:
     b_column: Dim = 0  # of a column-major B
     diagonal: int = 1  # B of a convolution is block diagonal with so many blocks, stored side by side: [k/diagonal, n], n ≤ panel
     planes: Planes | None = None
+
+    @property
+    def at_a_stride(self) -> bool:
+        """Whether row m of A is at m·lda (of its batch, or group), also where that is a convolution's."""
+        return self.conv is None or self.conv.in_place
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, e
             a_batch=0 if one else rows.batch,
             b_batch=0 if one else columns.batch, ldc=ldc, c_batch=0 if one else c_batch,
             epilogue=value, conv=rows.conv, panel=panel, group=lane_group(node), border=border, b_row=columns.row,
-            b_column=columns.column,            diagonal=rows.diagonal, planes=planes,
+            b_column=columns.column, diagonal=rows.diagonal, planes=planes,
         )  # fmt: skip
     lw.step(kernel, buffers, lw.fusion.locations(end) or node.loc)
     if direct is not None:

@@ -195,10 +195,7 @@ def _mode(kernel: ContractKernel) -> str:
     conv = kernel.conv
     if kernel.diagonal > 1:
         return "taps"
-    if conv is None:
-        return "matmul"
-    pointwise = all(k == 1 for k in conv.kernel) and all(s == 1 for s in conv.strides)
-    if pointwise and all(p == 0 for p in conv.pads_lo) and conv.spatial == conv.out_spatial:
+    if conv is None or conv.in_place:
         return "matmul"
     taps = math.prod(conv.kernel)
     if isinstance(kernel.k, int) and kernel.batch == 1 and conv.dilations[-1] == 1:

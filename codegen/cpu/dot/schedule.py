@@ -96,7 +96,7 @@ def _by_rules(kernel: ContractKernel, target: CpuTarget, on_vectors: bool) -> Do
     size = kind.a.itemsize
     deep = padded_k(kernel.k, kind.group)
     row_bytes = deep * size if isinstance(deep, int) else 1024
-    plain = _plain(kernel)
+    plain = kernel.at_a_stride
     step = heights[0]
     row_limit = _ROW_BYTES if how == "tiles" else _STREAMED_BYTES
     rows = max(step, min(256, row_limit // max(1, row_bytes)) // step * step)
@@ -208,15 +208,6 @@ def _windowed(kernel: ContractKernel, window: WindowShape, lanes: int, row_bytes
 def _share(tiles: int) -> int:
     """Of 32 lines, for each of so many tiles of rows: a power of two."""
     return 32 >> min(4, tiles.bit_length() - 1)
-
-
-def _plain(kernel: ContractKernel) -> bool:
-    """Whether the rows of A are at a stride."""
-    conv = kernel.conv
-    if conv is None:
-        return True
-    pointwise = all(k == 1 for k in conv.kernel) and all(s == 1 for s in conv.strides)
-    return pointwise and all(p == 0 for p in conv.pads_lo) and conv.spatial == conv.out_spatial
 
 
 def _segments(kernel: ContractKernel) -> bool:

@@ -42,7 +42,7 @@ def schedule_triple(kernel: ContractKernel, target: CpuTarget) -> TripleSchedule
         return None
     if any(kernel.operands[x].dtype is not DType.F32 for x in (0, 1)) or kernel.panel != 64 or kernel.b_row or kernel.b_column:
         return None
-    if kernel.diagonal != 1 or kernel.planes is not None or not _at_a_stride(kernel):
+    if kernel.diagonal != 1 or kernel.planes is not None or not kernel.at_a_stride or (kernel.conv is not None and kernel.batch != 1):
         return None
     if not (isinstance(n, int) and isinstance(k, int)) or upper(m) < LEAST_ROWS or n < _LEAST_COLUMNS or k < _LEAST_K:
         return None
@@ -57,11 +57,3 @@ def schedule_triple(kernel: ContractKernel, target: CpuTarget) -> TripleSchedule
         chunks += 1  # else one of two threads has a unit more
     columns = -(-strips // whole_chunks) * STRIP
     return TripleSchedule(rows, columns, blocks, chunks, whole_chunks, n % STRIP != 0, k % STRIP != 0, rows <= _FEW_ROWS)
-
-
-def _at_a_stride(kernel: ContractKernel) -> bool:
-    conv = kernel.conv
-    if conv is None:
-        return True
-    pointwise = all(k == 1 for k in conv.kernel) and all(s == 1 for s in conv.strides)
-    return pointwise and all(p == 0 for p in conv.pads_lo) and conv.spatial == conv.out_spatial and kernel.batch == 1
