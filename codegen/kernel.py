@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..ir import Dim, DType, Shape, prod
@@ -17,6 +18,14 @@ class Operand:
     numel: Dim
     written: bool = False
     scratch: bool = False
+
+
+def bytes_of(operands: Iterable[Operand]) -> Dim:
+    """Of all operands together, each counted once."""
+    size: Dim = 0
+    for o in operands:
+        size = size + o.numel * o.dtype.itemsize
+    return size
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import CodegenError
 from ...ir import Dim, ceildiv, floordiv
 from ..gates import Gates
-from ..kernel import RecurrentKernel
+from ..kernel import RecurrentKernel, bytes_of
 from . import llvm_ir as ir
 from .build import I8, I32, I64, PTR, Builder, Params, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
@@ -109,10 +109,9 @@ class _Emitter:
         text, symbol = named(str(module))
         strips, rows = ceildiv(k.width, self.span), s.rows
         groups = floordiv(k.batch, rows) + k.batch % rows if s.single else ceildiv(k.batch, rows)
-        size: Dim = sum((o.numel * o.dtype.itemsize for o in k.operands), 0)
         one = 2 * k.hidden * self.gate_count
         return Emitted(text, symbol, tuple(self.params.dims), groups * strips * at_once, one * rows * self.span,
-                       k.steps * k.batch * one * k.hidden * len(k.directions), size,
+                       k.steps * k.batch * one * k.hidden * len(k.directions), bytes_of(k.operands),
                        k.steps * len(k.gate_groups) * floordiv(len(k.directions), at_once))  # fmt: skip
 
     # units -----------------------------------------------------------------------------------------------------------

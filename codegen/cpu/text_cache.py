@@ -18,6 +18,7 @@ from typing import ClassVar
 import llvmlite
 
 from ..disk_cache import cache_dir, read_checked, write_checked
+from .emitted import Emitted
 
 
 def cached_text(fingerprint: Hashable, make: Callable[[], tuple[str, str]]) -> tuple[str, str]:
@@ -48,6 +49,13 @@ class TextEmitter(ABC):
     @abstractmethod
     def text(self) -> tuple[str, str]:
         """(text, symbol). Layers of other sizes have the same text, and building it takes milliseconds."""
+
+    @abstractmethod
+    def described(self, text: str, symbol: str) -> Emitted:
+        """The text with what a caller has to know of it: sizes, units and costs of this kernel."""
+
+    def emit(self) -> Emitted:
+        return self.described(*text_of(self))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TextEmitter) and self.family == other.family and self.fingerprint() == other.fingerprint()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, ceildiv, prod, upper
-from ..kernel import AttentionKernel
+from ..kernel import AttentionKernel, bytes_of
 from .attention_mma import attention_tiles, partial_bytes, schedule_attention_mma, takes_attention
 from .attention_wgmma import attention_groups, schedule_attention_groups, takes_attention_groups
 from .emitted import PLACEHOLDER, Emitted, Launch, named
@@ -73,10 +73,7 @@ def emit_attention(kernel: AttentionKernel, aligned: Sequence[int], target: Cuda
     Raises CodegenError for element types other than f32, f16 and bf16.
     """
     pairs = prod((kernel.batch, kernel.heads, kernel.rows, kernel.keys))
-    flops = 2 * pairs * (kernel.size + kernel.value_size)
-    size: Dim = 0
-    for o in kernel.operands:
-        size = size + o.numel * o.dtype.itemsize
+    flops, size = 2 * pairs * (kernel.size + kernel.value_size), bytes_of(kernel.operands)
     groups = schedule_attention_groups(kernel) if target.warp_groups and takes_attention_groups(kernel, aligned) else None
     if groups is not None:
         return Emitted((attention_groups(kernel, groups, aligned),), flops, size)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, ceildiv, prod
-from ..kernel import ContractKernel
+from ..kernel import ContractKernel, bytes_of
 from .contract_fma import fma_tiles
 from .contract_gemv import gemv, schedule_gemv
 from .contract_mma import mma_tiles
@@ -56,14 +56,11 @@ def emit_contract(kernel: ContractKernel, aligned: Sequence[int], target: CudaTa
     if kernel.panel != 1:
         raise CodegenError(f"a contraction whose B is in panels of {kernel.panel} columns", expected="columns one by one, on CUDA")
     batch, m, n, k = kernel.batch, kernel.m, kernel.n, kernel.k
-    size: Dim = 0
-    for o in kernel.operands:
-        size = size + o.numel * o.dtype.itemsize
     splits, launches, spaces = _engine(kernel, use, aligned, target)
     if splits > 1:
         spaces = (prod((splits, batch, m, n)) * accumulator(kernel).itemsize,)
         launches.append(finish(kernel, splits, aligned))
-    return Emitted(tuple(launches), 2 * prod((batch, m, n, k)), size, spaces)
+    return Emitted(tuple(launches), 2 * prod((batch, m, n, k)), bytes_of(kernel.operands), spaces)
 
 
 def _engine(

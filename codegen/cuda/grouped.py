@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ...errors import CodegenError
 from ...ir import Dim, ceildiv, dim_max, dim_min, lower, upper
-from ..kernel import ContractKernel, GroupedKernel, Operand
+from ..kernel import ContractKernel, GroupedKernel, Operand, bytes_of
 from .contract import emit_contract, finish
 from .contract_text import PIECE, index_type
 from .emitted import PLACEHOLDER, Emitted, Launch, named
@@ -112,8 +112,7 @@ def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], target: CudaTarg
             operands = tuple(at if o == 1 else o if o < count else o - count + at + 1 for o in k.operands)
             launches.append(replace(k, operands=operands, blocks=k.blocks * gate))
         spaces += [kernel.k * kernel.n * kernel.operands[0].dtype.itemsize, *many.workspaces]
-    moved: Dim = sum((o.numel * o.dtype.itemsize for o in kernel.operands), 0)
-    return Emitted(tuple(launches), 2 * kernel.m * kernel.n * kernel.k, moved, tuple(spaces))
+    return Emitted(tuple(launches), 2 * kernel.m * kernel.n * kernel.k, bytes_of(kernel.operands), tuple(spaces))
 
 
 def _product(k: GroupedKernel) -> ContractKernel:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...ir import Dim, DType, ceildiv, lower, upper
-from ..kernel import KEPT, IrregularKernel
+from ..kernel import KEPT, IrregularKernel, bytes_of
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .render import render
 from .scalars import storage
@@ -74,8 +74,7 @@ def emit_irregular(kernel: IrregularKernel) -> Emitted:
     """Emit any kind of irregular kernel."""
     steps = _Steps(kernel)
     _KINDS[kernel.kind](kernel, steps)
-    moved: Dim = sum((o.numel * o.dtype.itemsize for o in kernel.operands), 0)
-    return Emitted(tuple(steps.launches), kernel.rows * kernel.size, moved, tuple(steps.spaces))
+    return Emitted(tuple(steps.launches), kernel.rows * kernel.size, bytes_of(kernel.operands), tuple(steps.spaces))
 
 
 def _positions(k: IrregularKernel, s: _Steps) -> None:

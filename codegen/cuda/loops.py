@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ir import Dim, prod
+from ...ir import prod
 from ..expr import Call, postorder
-from ..kernel import LoopKernel
+from ..kernel import LoopKernel, bytes_of
 from .emitted import Emitted, Launch, named
 from .loop_schedule import PointSchedule, RowSchedule, TileSchedule, schedule_loop
 from .parts import Part, Parts
@@ -23,13 +23,10 @@ WORKSPACE_ALIGNED = 16
 def emit_loop(kernel: LoopKernel, aligned: Sequence[int]) -> Emitted:
     """Emit a loop kernel. `aligned`: alignment in bytes of each operand. Raises CodegenError for a type or function CUDA lacks."""
     calls = sum(isinstance(e, Call) and e.dtype.is_float for e in postorder(kernel.roots))
-    moved: Dim = 0
-    for o in kernel.operands:
-        moved = moved + o.numel * o.dtype.itemsize
     parts = split_reduction(kernel) or scattered(kernel) or Parts((Part(kernel),))
     wide = [*aligned, *[WORKSPACE_ALIGNED] * len(parts.sizes)]
     launches = tuple(_launch(p, wide) for p in parts.kernels)
-    return Emitted(launches, prod((*kernel.axes, *kernel.reduce_axes)) * calls, moved, parts.sizes)
+    return Emitted(launches, prod((*kernel.axes, *kernel.reduce_axes)) * calls, bytes_of(kernel.operands), parts.sizes)
 
 
 def _launch(part: Part, aligned: Sequence[int]) -> Launch:

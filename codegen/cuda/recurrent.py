@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...errors import CodegenError
 from ...ir import Dim, DType, ceildiv
 from ..gates import Gates
-from ..kernel import RecurrentKernel
+from ..kernel import RecurrentKernel, bytes_of
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .render import render
 from .scalars import CudaScalars, Term, storage
@@ -145,13 +145,10 @@ def emit_recurrent(kernel: RecurrentKernel) -> Emitted:
     source, symbol = named(render("recurrent.cu.j2", values))
     blocks = ceildiv(kernel.batch, plan.rows) * len(kernel.directions)
     spaces: tuple[Dim, ...] = () if plan.in_shared else (blocks * state * dtype.itemsize,)
-    size: Dim = 0
-    for o in kernel.operands:
-        size = size + o.numel * o.dtype.itemsize
     operands = tuple(range(len(kernel.operands) + len(spaces)))
     launch = Launch(source, symbol, operands, tuple(params.dims), blocks, plan.threads, state * dtype.itemsize if plan.in_shared else 0)
     flops = 2 * kernel.steps * kernel.batch * hidden * hidden * n * len(kernel.directions)
-    return Emitted((launch,), flops, size, spaces)
+    return Emitted((launch,), flops, bytes_of(kernel.operands), spaces)
 
 
 def _places(kernel: RecurrentKernel) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from .. import llvm_ir as ir
 from ..build import I64, PTR, Builder
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..target import CpuTarget
-from ..text_cache import TextEmitter, text_of
+from ..text_cache import TextEmitter
 from ..triple.emit import TripleProduct
 from ..triple.schedule import LEAST_ROWS, schedule_triple
 from .emit import VectorProduct
@@ -39,9 +39,8 @@ class _Either(TextEmitter):
     def fingerprint(self) -> Hashable:
         return self.few.fingerprint(), self.many.fingerprint()
 
-    def emit(self) -> Emitted:
-        few, many = self.few.emit(), self.many.emit()
-        text, symbol = text_of(self)
+    def described(self, text: str, symbol: str) -> Emitted:
+        few, many = (part.described(text, symbol) for part in (self.few, self.many))
         m = self.few.kernel.m
         tall = dim_min(1, floordiv(m, LEAST_ROWS))
         units = few.units + tall * (many.units - few.units)

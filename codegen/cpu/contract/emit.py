@@ -13,7 +13,7 @@ from typing import Any
 
 from ....errors import CodegenError
 from ....ir import Dim
-from ...kernel import ContractKernel
+from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import I1, I64, PTR, Builder, Params, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
@@ -22,7 +22,7 @@ from ..float_mode import flush_subnormals
 from ..product import Product
 from ..row_tiles import cut_rows
 from ..target import CpuTarget
-from ..text_cache import TextEmitter, text_of
+from ..text_cache import TextEmitter
 from .diagonal import DiagonalProduct
 from .planes import PlaneStore
 from .rows import ConvRows, RowSource, StridedRows
@@ -106,15 +106,13 @@ class VectorProduct(TextEmitter):
         k, s = self.kernel, self.schedule
         return k.panel if s.mode == "matmul" else k.k // s.steps // k.diagonal * k.panel
 
-    def emit(self) -> Emitted:
+    def described(self, text: str, symbol: str) -> Emitted:
         k, s = self.kernel, self.schedule
-        text, symbol = text_of(self)
         flops = 2 * k.batch * k.m * k.n * (k.k // k.diagonal)
-        size: Dim = 0
-        for o in k.operands:
-            size = size + o.numel * o.dtype.itemsize
         strip = s.lanes * s.vectors
-        return Emitted(text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.strips, 2 * s.block * strip * k.k, flops, size)
+        return Emitted(
+            text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.strips, 2 * s.block * strip * k.k, flops, bytes_of(k.operands)
+        )
 
     def text(self) -> tuple[str, str]:
         module = ir.Module()

@@ -11,7 +11,7 @@ from typing import Any
 
 from ....errors import CodegenError
 from ....ir import DType, ceildiv
-from ...kernel import ContractKernel
+from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import I64, PTR, Builder, Params, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
@@ -19,7 +19,7 @@ from ..epilogue import ActiveEpilogue, Epilogue
 from ..float_mode import flush_subnormals
 from ..shuffles import shuffle
 from ..target import CpuTarget
-from ..text_cache import TextEmitter, text_of
+from ..text_cache import TextEmitter
 
 _HEIGHTS = (4, 2, 1)  # rows of a tile: any number of them is cut without waste
 _COLUMNS = 8  # read at once: their addresses, and those of the rows, have to stay in registers
@@ -65,12 +65,12 @@ class _Emitter(TextEmitter):
         types = tuple(o.dtype for o in k.operands)
         return self.lanes, tuple(self.heights), self.whole, self.exact, types, self.epilogue.fingerprint(), self.target
 
-    def emit(self) -> Emitted:
+    def described(self, text: str, symbol: str) -> Emitted:
         k = self.kernel
-        text, symbol = text_of(self)
-        size = sum((o.numel * o.dtype.itemsize for o in k.operands), start=0)
         units = k.batch * self.strips
-        return Emitted(text, symbol, tuple(self.params.dims), units, 2 * k.m * self.lanes * k.k, 2 * k.batch * k.m * k.n * k.k, size)
+        return Emitted(
+            text, symbol, tuple(self.params.dims), units, 2 * k.m * self.lanes * k.k, 2 * k.batch * k.m * k.n * k.k, bytes_of(k.operands)
+        )
 
     def text(self) -> tuple[str, str]:
         """void kernel(bufs, dims, begin, end): a unit is a strip of as many columns as a vector has lanes, of one batch."""

@@ -10,15 +10,15 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ....ir import Dim, floordiv, prod
-from ...kernel import ContractKernel
+from ....ir import floordiv, prod
+from ...kernel import ContractKernel, bytes_of
 from ...packing import padded_k
 from .. import llvm_ir as ir
 from ..build import I8, I64, PTR, Builder, Params, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
 from ..target import CpuTarget
-from ..text_cache import TextEmitter, text_of
+from ..text_cache import TextEmitter
 from ..tiles import BYTES, ROWS, Tiles
 from .instructions import dot_kind
 from .rows import ConvGather, Copier, gather_plain, gather_tiles
@@ -69,15 +69,13 @@ class _Emitter(TextEmitter):
         fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunks=0, window=None)
         return fixed, rank, k.panel, k.border, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
-    def emit(self) -> Emitted:
+    def described(self, text: str, symbol: str) -> Emitted:
         k, s = self.kernel, self.schedule
-        text, symbol = text_of(self)
-        size: Dim = 0
-        for o in k.operands:
-            size = size + o.numel * o.dtype.itemsize
         rows = s.rows * s.window.length(1) if s.window is not None else s.rows
         cost = rows * s.strips * k.panel * k.k // (2 if s.how == "tiles" else 1)
-        return Emitted(text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.chunks, cost, 2 * k.batch * k.m * k.n * k.k, size)
+        return Emitted(
+            text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.chunks, cost, 2 * k.batch * k.m * k.n * k.k, bytes_of(k.operands)
+        )
 
     def text(self) -> tuple[str, str]:
         self.module = ir.Module()

@@ -13,7 +13,7 @@ from typing import Any
 
 from ....errors import CodegenError
 from ....ir import Dim, DType, dim_max
-from ...kernel import GroupedKernel
+from ...kernel import GroupedKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import I32, I64, PTR, Builder, Params, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
@@ -21,7 +21,7 @@ from ..epilogue import Epilogue
 from ..math.minifloat import decode
 from ..row_tiles import cut_rows
 from ..target import CpuTarget
-from ..text_cache import TextEmitter, text_of
+from ..text_cache import TextEmitter
 from ..tiles import Tiles
 from .expanded import Expanded
 from .row import STREAMS, RowProduct
@@ -107,14 +107,10 @@ class _Emitter(TextEmitter):
         types = self.blocks.scale, self.blocks.zero, *(o.dtype for o in k.operands)
         return fixed, k.bits, k.values, k.zero, k.panel, types, self.epilogue.fingerprint(), self.target
 
-    def emit(self) -> Emitted:
+    def described(self, text: str, symbol: str) -> Emitted:
         k, s = self.kernel, self.schedule
-        text, symbol = text_of(self)
-        size: Any = 0
-        for o in k.operands:
-            size = size + o.numel * o.dtype.itemsize
         cost = s.rows * s.lanes * s.vectors * s.chunk * k.k * 2
-        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.chunks, cost, 2 * k.m * k.n * k.k, size,
+        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.chunks, cost, 2 * k.m * k.n * k.k, bytes_of(k.operands),
                        least=self._least())  # fmt: skip
 
     def _least(self) -> Dim:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....ir import Dim, DType
-from ...kernel import BOX_LANES, IrregularKernel
+from ....ir import DType
+from ...kernel import BOX_LANES, IrregularKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import I1, I8, I64, storage, vec
 from ..emitted import Emitted, named
@@ -34,9 +34,8 @@ class _Emitter(FirstK):
         b.loop(self.begin, self.end, b.i64(1), [], body)
         b.ir.ret_void()
         text, symbol = named(str(self.module), repeats=True)
-        size: Dim = sum((o.numel * o.dtype.itemsize for o in k.operands), 0)
         cost = k.size * {"positions": 2, "sort": 20, "suppress": 40, "top": 4}[k.kind]
-        return Emitted(text, symbol, tuple(self.params.dims), k.rows, cost, k.rows * cost, size)
+        return Emitted(text, symbol, tuple(self.params.dims), k.rows, cost, k.rows * cost, bytes_of(k.operands))
 
     def _positions(self, row: Any) -> None:
         """Store every index, and go on to the next place only where the mask is true: no branch."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from ....ir import Dim, ceildiv, is_static, prod, upper
 from ...expr import Call, DimParam, postorder
-from ...kernel import LoopKernel
+from ...kernel import LoopKernel, bytes_of
 from ...running import running
 from ..build import PTR
 from ..emitted import Emitted, named
@@ -48,11 +48,9 @@ def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS
     points = max_dim(prod(kernel.reduce_axes) * max(1, len(kernel.stages)))
     per_unit = writer.elements_per_unit * points
     total = prod(kernel.axes) * points
-    moved: Dim = 0
-    for o in kernel.operands:
-        moved = moved + o.numel * o.dtype.itemsize
-    return Emitted(text, symbol, tuple(writer.params.dims), writer.units, per_unit * max(1, nodes // max(1, plan.width)),
-                   total * sum(isinstance(e, Call) and e.dtype.is_float for e in postorder(kernel.roots)), moved)  # fmt: skip
+    calls = sum(isinstance(e, Call) and e.dtype.is_float for e in postorder(kernel.roots))
+    cost = per_unit * max(1, nodes // max(1, plan.width))
+    return Emitted(text, symbol, tuple(writer.params.dims), writer.units, cost, total * calls, bytes_of(kernel.operands))
 
 
 def _moved(f: Fact, axis: int, by: int) -> Fact:

@@ -13,15 +13,15 @@ import functools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from ....ir import Dim, DType
-from ...kernel import ContractKernel
+from ....ir import DType
+from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import I8, I32, I64, PTR, Builder, Params, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
 from ..float_mode import flush_subnormals
 from ..target import CpuTarget
-from ..text_cache import TextEmitter, text_of
+from ..text_cache import TextEmitter
 from ..tiles import BYTES, ROWS, Tiles
 from .schedule import DEPTH, STRIP, TALL, TripleSchedule
 
@@ -57,14 +57,12 @@ class TripleProduct(TextEmitter):
         s = self.schedule
         return s.ragged, s.short, s.early, tuple(o.dtype for o in self.kernel.operands), self.epilogue.fingerprint(), self.target
 
-    def emit(self) -> Emitted:
+    def described(self, text: str, symbol: str) -> Emitted:
         k, s = self.kernel, self.schedule
-        text, symbol = text_of(self)
-        size: Dim = 0
-        for o in k.operands:
-            size = size + o.numel * o.dtype.itemsize
         cost = s.rows * s.columns * k.k
-        return Emitted(text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.chunks, cost, 2 * k.batch * k.m * k.n * k.k, size)
+        return Emitted(
+            text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.chunks, cost, 2 * k.batch * k.m * k.n * k.k, bytes_of(k.operands)
+        )
 
     def text(self) -> tuple[str, str]:
         module = ir.Module()

@@ -11,8 +11,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ....ir import Dim, DType
-from ...kernel import WinogradKernel
+from ....ir import DType
+from ...kernel import WinogradKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import I64, PTR, storage
 from ..emitted import PLACEHOLDER, Emitted, named
@@ -20,7 +20,7 @@ from ..float_mode import flush_subnormals
 from ..product import Product
 from ..row_tiles import cut_rows
 from ..target import CpuTarget
-from ..text_cache import TextEmitter, text_of
+from ..text_cache import TextEmitter
 from .schedule import NO_HINTS, WinogradHints, WinogradSchedule, schedule_winograd
 from .tiles import TileTransforms
 
@@ -49,15 +49,11 @@ class _Emitter(TileTransforms, TextEmitter):
         shape = k.groups > 1, k.tile, k.conv.kernel, self.places.flat, self.places.dilated
         return fixed, ragged, shape, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
-    def emit(self) -> Emitted:
+    def described(self, text: str, symbol: str) -> Emitted:
         k, s = self.kernel, self.schedule
-        text, symbol = text_of(self)
         flops = 2 * self.places.tiles * self.points * k.channels * k.n * k.groups
-        size: Dim = 0
-        for o in k.operands:
-            size = size + o.numel * o.dtype.itemsize
         unit = 2 * s.block * self.points * k.channels * s.group * self.strip
-        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.groups, unit, flops, size, shared=s.groups > 1)
+        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.groups, unit, flops, bytes_of(k.operands), shared=s.groups > 1)
 
     def text(self) -> tuple[str, str]:
         s = self.schedule
