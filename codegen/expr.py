@@ -85,6 +85,14 @@ class Acc(E):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Table(E):
+    """values[arg] of a byte; an I8 counts as it is in memory, and so do the values of one. Emitters make these."""
+
+    arg: E
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Guarded(E):
     """`body` in the lanes in which every fact holds, `other` elsewhere. Emitters make these: loads of the body may only be
     done where the facts hold. A fact is an affine form (constant, coefficient per axis) that is not negative."""
@@ -99,7 +107,7 @@ def children(e: E) -> tuple[E, ...]:
     match e:
         case Call(args=args):
             return args
-        case Cast(arg=arg) | Bits(arg=arg):
+        case Cast(arg=arg) | Bits(arg=arg) | Table(arg=arg):
             return (arg,)
         case Load(offset=offset):
             return (offset,)
@@ -190,6 +198,8 @@ def structure(roots: Sequence[E]) -> tuple[object, ...]:
                 own = fn
             case Bits(source=source):
                 own = source
+            case Table(values=values):
+                own = values
         at[id(e)] = len(nodes)
         nodes.append((type(e), e.dtype, own, tuple(at[id(c)] for c in children(e))))
     return (*nodes, tuple(at[id(r)] for r in roots))

@@ -30,14 +30,15 @@ _V2 = _V1 | {"sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "cx16", "sahf"}
 _V3 = _V2 | {"avx", "avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _VNNI = _V4 | {"avx512vnni"}
+_VBMI = _VNNI | {"avx512vbmi"}
 _BF16 = _VNNI | {"avx512bf16"}
-_AMX = _BF16 | {"avx512fp16", "avxvnni", "amx-tile", "amx-int8", "amx-bf16"}
+_AMX = _BF16 | {"avx512vbmi", "avx512fp16", "avxvnni", "amx-tile", "amx-int8", "amx-bf16"}
 _X86_FEATURES = {
     "x86-64": _V1, "x86-64-v2": _V2, "nehalem": _V2, "sandybridge": _V2 | {"avx"}, "ivybridge": _V2 | {"avx", "f16c"},
-    "x86-64-v4": _V4, "skylake-avx512": _V4, "cascadelake": _VNNI, "cooperlake": _BF16, "icelake-client": _VNNI,
-    "icelake-server": _VNNI, "tigerlake": _VNNI, "rocketlake": _VNNI, "sapphirerapids": _AMX,
+    "x86-64-v4": _V4, "skylake-avx512": _V4, "cascadelake": _VNNI, "cooperlake": _BF16, "icelake-client": _VBMI,
+    "icelake-server": _VBMI, "tigerlake": _VBMI, "rocketlake": _VBMI, "sapphirerapids": _AMX,
     "emeraldrapids": _AMX, "graniterapids": _AMX,
-    "alderlake": _V3 | {"avxvnni"}, "znver4": _BF16, "znver5": _BF16 | {"avxvnni"},
+    "alderlake": _V3 | {"avxvnni"}, "znver4": _BF16 | {"avx512vbmi"}, "znver5": _BF16 | {"avx512vbmi", "avxvnni"},
 }  # fmt: skip
 _SCALABLE_ONLY = frozenset({"sve", "sve2"})
 

@@ -19,6 +19,7 @@ from .schedule import NO_HINTS, LoopHints, LoopSchedule, merge_axes, schedule, w
 from .segments import FILLED, Segments, segments
 from .short_rows import short_rows
 from .spill import spill
+from .tabulated import tabulated
 from .tiled import Tiled
 from .transpose import Turn, Weave, moving
 from .truths import as_bytes
@@ -30,7 +31,7 @@ _FEW_UNITS = 32  # fewer outer indices than this would leave threads idle
 
 def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> Emitted:
     """Emit a loop kernel. Raises CodegenError for an element type or function the CPU backend lacks."""
-    kernel = wider(as_bytes(merge_axes(kernel)))
+    kernel = wider(tabulated(as_bytes(merge_axes(kernel)), target))
     tile = moving(kernel, target)
     short = short_rows(kernel, target) if hints == NO_HINTS else None
     parts = segments(kernel, target) if tile is None and short is None and hints == NO_HINTS else None

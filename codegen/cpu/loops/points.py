@@ -10,10 +10,10 @@ from typing import Any
 from ....errors import CodegenError
 from ....ir import Dim, DType
 from ...affine import Affine, affine, axes_of, stride_along
-from ...expr import Axis, Bits, Call, Cast, DimParam, E, Guarded, Load, Num, Reduced, Ticks, clamped, quantizing
+from ...expr import Axis, Bits, Call, Cast, DimParam, E, Guarded, Load, Num, Reduced, Table, Ticks, clamped, quantizing
 from ...kernel import LoopKernel, Store
 from .. import llvm_ir as ir
-from ..build import I1, I32, I64, PTR, Builder, Params, mangle, storage, vec
+from ..build import I1, I8, I32, I64, PTR, Builder, Params, mangle, storage, vec
 from ..emitted import PLACEHOLDER
 from ..math.functions import Functions
 from ..shuffles import every, shuffle
@@ -62,6 +62,7 @@ class Points:
         self.forms: dict[int, Affine | None] = {}
         self.strides: dict[int, Dim | None] = {}
         self.sums: dict[Any, Any] = {}
+        self.tables: dict[tuple[int, ...], Any] = {}  # in memory
 
     def dependence(self, k: LoopKernel) -> dict[int, frozenset[int]]:
         """id(node) -> axes it depends on; a result of a reduction differs between lanes along a parallel axis."""
@@ -108,7 +109,7 @@ class Points:
                 continue
             seen.add(id(e))
             stack.append((e, True))
-            kids: Sequence[E] = e.args if isinstance(e, Call) else (e.arg,) if isinstance(e, Cast | Bits) else ()
+            kids: Sequence[E] = e.args if isinstance(e, Call) else (e.arg,) if isinstance(e, Cast | Bits | Table) else ()
             stack.extend((c, False) for c in reversed(kids))
         return order
 
@@ -149,6 +150,8 @@ class Points:
                 return self._guarded(e, s)
             case Bits(arg=a, source=source):
                 return math.bits(self._widen(s.memo[id(a), False], lanes), source, e.dtype)
+            case Table(arg=a, values=values):
+                return self._looked_up(self._widen(s.memo[id(a), False], lanes), values)
             case Cast() if (q := quantizing(e)) is not None:
                 return b.ir.trunc(math.quantize(self._widen(s.memo[id(q.x), False], lanes), q.zero, q.low, q.high), math.type(e.dtype))
             case Cast(arg=a):
@@ -170,6 +173,22 @@ class Points:
                 got = [self._widen(s.memo[id(a), False], lanes) for a in args]
                 return math.call(fn, got, [a.dtype for a in args])
         raise CodegenError(f"{type(e).__name__} in a loop kernel")
+
+    def _looked_up(self, x: Any, values: tuple[int, ...]) -> Any:
+        """values[x] of bytes: by halves of the table in registers, or of one lane from memory."""
+        b, i = self.b, self.b.ir
+        if x.type.count == 1:
+            if values not in self.tables:
+                t, data = ir.ArrayType(I8, 256), [v - 256 * (v > 127) for v in values]
+                self.tables[values] = ir.GlobalVariable(self.module, f"table{len(self.tables)}", ir.Constant(t, data), align=64)
+            at = i.zext(i.extract_element(x, ir.Constant(I32, 0)), I64)
+            return b.splat(b.load(I8, b.at(self.tables[values], at, I8), 1), 1)
+        lanes, full = x.type.count, vec(I8, 64)
+        wide = x if lanes == 64 else shuffle(b, x, x, [lane % lanes for lane in range(64)])
+        parts = [ir.Constant(full, [v - 256 * (v > 127) for v in values[at : at + 64]]) for at in range(0, 256, 64)]
+        low, high = (b.call("llvm.x86.avx512.vpermi2var.qi.512", full, first, wide, last) for first, last in (parts[:2], parts[2:]))
+        out = i.select(i.icmp_signed("<", wide, ir.Constant(full, None)), high, low)
+        return out if lanes == 64 else shuffle(b, out, out, range(lanes))
 
     def _same_along_row(self, e: E) -> bool:
         """A result of the reduction of a short row, or what follows from it."""

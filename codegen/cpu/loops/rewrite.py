@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ....ir import Shape
-from ...expr import Bits, Call, Cast, E, Load, children, postorder
+from ...expr import Bits, Call, Cast, E, Load, Table, children, postorder
 from ...kernel import LoopKernel, Reduction
 
 
@@ -37,6 +37,8 @@ def rebuilt(e: E, kids: tuple[E, ...]) -> E:
             return Bits(kids[0], source, dtype=e.dtype)
         case Cast():
             return Cast(kids[0], dtype=e.dtype)
+        case Table(values=values):
+            return Table(kids[0], values, dtype=e.dtype)
         case Load(operand=o):
             return Load(o, kids[0], dtype=e.dtype)
     return e
