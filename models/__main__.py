@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..errors import InputError, MlcError
 from . import fidelity as fidelity_of
-from . import gpu, performance, quantized, real, samples, suite, tables, torch_rows, trained
+from . import gpu, performance, products, quantized, real, samples, suite, tables, torch_rows, trained
 from .resolve import resolve
 from .store import models_dir
 
@@ -120,6 +120,20 @@ def bench_torch(names: tuple[str, ...], threads: str) -> None:
         found.append(row)
         err.print(f"{row.name} {row.threads}: {row.milliseconds} {row.notes}", highlight=False, markup=False, soft_wrap=True)
     click.echo(torch_rows.markdown(found))
+
+
+@cli.command("bench-products")
+@click.argument("sizes", nargs=-1, metavar="[MxNxK]...")
+@click.option("--random", "count", type=click.IntRange(0), default=0, metavar="N", help="As many more, of sizes from 256 to 2048.")
+@click.option("--seed", default=0, show_default=True, help="Of the random sizes.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+def bench_products(sizes: tuple[str, ...], count: int, seed: int, threads: int) -> None:
+    """Time float32 products of a matrix by constant ones; print their shares of multiply-adds in registers."""
+    found = []
+    for row in products.rows([*map(products.parsed, sizes), *products.drawn(count, seed)], threads):
+        found.append(row)
+        err.print(f"{row.size}: {100 * row.share:.0f} %", highlight=False, markup=False)
+    click.echo(products.markdown(found))
 
 
 @cli.command("bench-gpu")
