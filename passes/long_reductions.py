@@ -2,12 +2,15 @@
 
 reduce(x[n, h, w, c], axes h w)  →  reduce(reduce(x[n, p, h/p, w, c], axes h/p w), axis p)
 
-The parts depend on sizes, never on the number of threads. What threads computed next to each other they also add up.
+The parts depend on sizes, never on the number of threads. What threads computed next to each other they also add up: so the mean of
+many channels over an image, which threads could share by channels, is one of parts of the image, too. Each thread has the pixels of its
+part in its own cache, and still has them alone for what comes next; lines that another core holds cost several times as much.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..ir import DType, Graph, Node, Value
@@ -16,6 +19,7 @@ from .base import Pass, PassContext, apply
 
 _KINDS = ("sum", "mean", "max", "min")  # those of parts of equal size are reduced in the same way
 _FEWEST = 4  # parts
+_OF_IMAGE = (8, 6, 4, 2, 7, 5, 3)  # parts of an image, the best first: an even number is as much for each of two threads
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class LongReductions(Pass):
         most: parts.
         lanes: neighbouring results that one thread computes anyway.
         units: so many groups of results need no parts.
+        pixels: elements of a part of an image, of which a thread would else read half in another core's cache.
     """
 
     least: int = 1 << 13
     most: int = 16
     lanes: int = 64
     units: int = 8
+    pixels: int = 1 << 12
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
         def visit(node: Node, ins: tuple[Value, ...]) -> tuple[Value, ...] | None:
@@ -47,10 +53,16 @@ class LongReductions(Pass):
         sizes = [d if isinstance(d, int) else 1 for d in x.shape]  # unknown ones may be 1
         kept = math.prod(d for a, d in enumerate(sizes) if a not in op.axes)
         groups = kept if len(sizes) - 1 in op.axes else -(-kept // self.lanes)
-        room = min(self.most, math.prod(sizes) // self.least)
-        found = ((a, p) for a in op.axes for p in range(room, _FEWEST - 1, -1) if isinstance(x.shape[a], int) and sizes[a] % p == 0)
+        total = math.prod(sizes)
+        if groups < self.units:
+            wanted: Iterable[int] = range(min(self.most, total // self.least), _FEWEST - 1, -1)
+        elif len(sizes) - 1 not in op.axes and math.prod(sizes[: min(op.axes, default=0)]) == 1:
+            wanted = [p for p in _OF_IMAGE if total >= p * self.pixels]
+        else:
+            return None
+        found = ((a, p) for a in op.axes for p in wanted if isinstance(x.shape[a], int) and sizes[a] and sizes[a] % p == 0)
         axis, parts = next(found, (0, 0))
-        if groups >= self.units or not parts:
+        if not parts:
             return None
         loc = node.loc
         wide = apply(Reshape((*x.shape[:axis], parts, sizes[axis] // parts, *x.shape[axis + 1 :])), x, loc=loc)

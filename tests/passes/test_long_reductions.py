@@ -29,6 +29,9 @@ def reductions(graph):
     ((1, 3, 224, 224), (1, 2, 3), 16),
     ((2, 5, 90, 91), (1, 2, 3), 5),
     ((1, 7, 60_000), (2,), 16),
+    ((1, 56, 56, 512), (1, 2), 8),  # groups of channels are enough, but each thread has rows of the image
+    ((1, 14, 14, 480), (1, 2), 2),
+    ((7, 7, 1152), (0, 1), 7),
 ])  # fmt: skip
 @pytest.mark.parametrize("kind", ["sum", "mean", "max", "min"])
 @pytest.mark.parametrize("keepdims", [True, False])
@@ -44,7 +47,8 @@ def test_parts(shape, axes, parts, kind, keepdims):
 
 @pytest.mark.parametrize(("shape", "op", "dtype"), [
     ((1, 7, 7, 320), Reduce("mean", (1, 2), True), DType.F32),  # short
-    ((1, 56, 56, 512), Reduce("mean", (1, 2), True), DType.F32),  # groups of channels are enough
+    ((2, 56, 56, 512), Reduce("mean", (1, 2), True), DType.F32),  # groups of channels are enough, and each thread has images
+    ((1, 11, 11, 512), Reduce("mean", (1, 2), True), DType.F32),
     ((1, 64, 112, 112), Reduce("mean", (2, 3), True), DType.F32),  # channels are
     ((1, 997, 991, 8), Reduce("sum", (1, 2), True), DType.F32),  # prime
     ((4096, 64), Reduce("prod", (0,), True), DType.F32),
