@@ -16,6 +16,7 @@ from ...affine import affine
 from ...expr import Load, postorder
 from ...kernel import COMBINE, LoopKernel
 from ..math.functions import Functions
+from ..product import prefetch
 from ..target import CpuTarget
 from .points import Scope
 from .reductions import Reductions
@@ -181,6 +182,8 @@ class LineUnits(Reductions):
             (j, t) for j, t in plan.order
             if known is None or all(_at(f, plan.column, known + j, plan.tap, t) >= 0 for f in plan.facts)
         ]  # fmt: skip
+        element, along, step = self._moving(plan)
+        places = {j * along + t * step: (j, t) for j, t in taps}.values()  # each element of the line once
         bounds = self._bounds(plan.cuts, axes)
         walked = [n + i for i in range(len(k.reduce_axes)) if n + i != plan.tap]
 
@@ -188,6 +191,10 @@ class LineUnits(Reductions):
             if depth < len(walked):
                 low, high = bounds[walked[depth]]
                 return b.loop(low, high, b.i64(1), sums, lambda i, v: nest(depth + 1, {**at, walked[depth]: i}, v))
+            if mask is None:  # the next vector's elements: rows at the end of a band may be in another core's cache
+                for j, t in places:
+                    there = Scope({**axes, **at, plan.tap: b.i64(t)}, self.plan.width, None, [], {}, self.plan.width, j)
+                    prefetch(b, self.address(element.operand, element.offset, there), 3)
             of_line = list(start if plan.apart else sums)
             for j, t in taps:
                 x = self.value(stage.value, self._child(scopes[j], {**at, plan.tap: b.i64(t)}), True)
@@ -199,3 +206,12 @@ class LineUnits(Reductions):
             s.reduced.append(x)
             for store in k.stores:
                 self._store(store, s)
+
+    def _moving(self, plan: Lines) -> tuple[Load, int, int]:
+        """The load of the elements of a line, and how far they are apart from point to point and from tap to tap."""
+        for e in postorder([self.k.stages[0].value]):
+            if isinstance(e, Load) and (f := self.form(e.offset)) is not None and plan.column in f[1] and plan.tap in f[1]:
+                along, step = f[1][plan.column], f[1][plan.tap]
+                assert isinstance(along, int) and isinstance(step, int)
+                return e, along, step
+        raise AssertionError("`lines` found one")
