@@ -150,6 +150,7 @@ def test_an_even_number_of_row_blocks():
         s = schedule(m, n, k)
         assert (s.block, s.blocks) == (s.whole_block, s.whole_blocks)
     assert schedule(49, 320, 960).blocks == 2  # five strips, which two threads could not share evenly
+    assert schedule(49, 960, 160).block == 25  # nearly a half, as whole register tiles would not be: 30 and 19
     m = sym("M", 0, 100_000)
     s = schedule(m, 768, 768)
     for rows, blocks in ((0, 0), (1, 1), (8, 1), (64, 1), (128, 2), (300, 2), (1000, 8)):

@@ -24,6 +24,7 @@ _SHORT = 256  # k below which multiply-adds do not hide that stores wait for the
 _READ_AGAIN = 4  # B's size over that of A and C up to which each half of the threads reads all of B, and half of the rows
 _SMALL_BYTES = 1 << 20  # of B that several threads may each read for a part of the rows of a single unit
 _UNEVEN = 0.9  # share of the time of two threads that has to be work, else rows are halved for the sake of it
+_UNEVEN_ROWS = 0.95  # share of a half of the rows in the same half of whole register tiles, below which the other thread waits
 _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
@@ -288,7 +289,10 @@ def _shared(kernel: ContractKernel, strips: Dim, block: Dim, blocks: Dim, tiles:
         uneven = units < _UNEVEN * 2 * -(-units // 2)
         if m < 2 * least or 2 * m * k * n < _UNIT_OPS or (m < enough and not uneven) or blocks % 2 == 0:
             return block, blocks
-        block = _whole_tiles(-(-m // (blocks + 1)), tiles[0])
+        exact = -(-m // (blocks + 1))
+        block = _whole_tiles(exact, tiles[0])
+        if exact < _UNEVEN_ROWS * block:
+            block = exact  # some register tiles a row shorter cost less
         return block, -(-m // block)
     halves = 1 + dim_min(1, floordiv(m, enough))
     rows = dim_max(1, ceildiv(m, dim_max(1, halves * ceildiv(blocks, halves))))
