@@ -71,32 +71,33 @@ ROWS = [
 
 
 @pytest.mark.parametrize("target", ["cpu", "cpu:alderlake", "cpu:x86-64-v3", "cpu:x86-64-v2"])
-def test_a_row_is_exact_where_float32_is(target):
+@pytest.mark.parametrize("count", [1, 11])
+def test_few_rows_are_exact_where_float32_is(count, target):
     """Few bits by levels, scaled by powers of two: every way to add them up gives the same bits as the interpreter of kernels."""
     for at, (k, n, bits, group, asymmetric) in enumerate(ROWS):
         levels, scales, zeros = (v.node.op.data for v in layer(1, k, n, bits, group, asymmetric))
         scales = np.copysign(np.exp2(RNG.integers(-1, 2, scales.shape) - 20 * (at % 2)), scales).astype(np.float32)
         zeros = zeros if at % 4 == 0 else np.full_like(zeros, (0.0, 2.5, 7.0)[at % 3])
-        several = RNG.integers(-20, 21, (1, k)).astype(np.float32)
+        several = RNG.integers(-20, 21, (count, k)).astype(np.float32)
         several[:, : k // 4] = 0  # groups of nothing
         several[:, k // 2 :] /= 16
-        one = np.zeros((1, k), np.float32)  # all digits of a number
-        one[0, RNG.integers(k)] = RNG.integers(1 << 20) - (1 << 19)
+        one = np.zeros((count, k), np.float32)  # all digits of a number
+        one[np.arange(count), RNG.integers(k, size=count)] = RNG.integers(1 << 20, size=count) - (1 << 19)
 
         def row(m, levels=levels, scales=scales, zeros=zeros, k=k, op=GroupedMatMul(bits, group)):  # noqa: B008
             x = Node.make(Input(TensorType(DType.F32, (m, k))), ()).out
             return Graph((x,), (apply(op, x, const(levels), const(scales), const(zeros)),), ("x",), ("y",))
 
-        plan, module = lower(row(1)), compile_graph(row(sym("rows") if at % 2 else 1), target=target)
+        plan, module = lower(row(count)), compile_graph(row(sym("rows") if at % 2 else count), target=target)
         for data in (several, one / (1 << bits)):
             (want,) = run_plan(plan, [data])
             assert np.array_equal(module.run({"x": data})["y"], want), (k, n, bits, group)
 
 
-def test_a_row_is_as_exact_as_sums_of_float32():
+def test_few_rows_are_as_exact_as_sums_of_float32():
     for spread in (0, 8):  # elements of a group as alike as others, and few large ones
-        g = graph(1, 1024, 200, 4, 32, True)
-        x = (RNG.standard_normal((1, 1024)) * np.exp(spread * RNG.standard_normal((1, 1024)) / 4)).astype(np.float32)
+        g = graph(3, 1024, 200, 4, 32, True)
+        x = (RNG.standard_normal((3, 1024)) * np.exp(spread * RNG.standard_normal((3, 1024)) / 4)).astype(np.float32)
         (want,) = g.evaluate(x)
         assert np.linalg.norm(compile_graph(g).run({"x": x})["y"] - want) <= 1e-6 * np.linalg.norm(want)
 
@@ -155,7 +156,7 @@ def test_a_later_block_of_k_that_cannot_be_split():
     np.testing.assert_allclose(got[finite], want[finite], rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize("rows", [1, 7, 64])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3.4e38, 1e-40])
 def test_rows_that_have_no_low_part(value, rows):
     """What does not split into two bfloat16 (AMX) is multiplied as float32: infinities stay, NaN does not spread to other rows."""
@@ -241,14 +242,14 @@ def test_a_group_of_part_words_is_refused():
         emit_grouped(replace(kernel, group=8), parse("cpu"))
 
 
-def test_calls_with_one_row_read_enough_for_several_streams():
+def test_calls_with_few_rows_read_enough_for_several_streams():
     def least(m, k, rows):
         (step,) = lower(graph(m, k, 256)).steps
         return evaluate(emit_grouped(step.kernel, parse("cpu:sapphirerapids")).least, {"rows": rows})
 
     assert [least(1, k, 1) for k in (576, 1536, 4096)] == [4, 2, 1]  # a deep strip is worth a call of its own
-    assert [least(sym("rows"), 576, rows) for rows in (1, 2, 9)] == [4, 3, 1]
-    assert least(5, 576, 5) == 1
+    assert [least(sym("rows"), 576, rows) for rows in (1, 9, 13)] == [4, 4, 1]
+    assert least(13, 576, 13) == 1
 
 
 def test_few_rows_are_dealt_out_evenly():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ....errors import CodegenError
-from ....ir import Dim, DType, dim_max
+from ....ir import Dim, DType, dim_max, dim_min
 from ...kernel import GroupedKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import I32, I64, PTR, Builder, Params, storage, vec
@@ -114,11 +114,13 @@ class _Emitter(TextEmitter):
                        least=self._least())  # fmt: skip
 
     def _least(self) -> Dim:
-        """Strips of a call with one row: enough for all streams, unless a strip alone is worth a call."""
-        if not self.schedule.row:
+        """Strips of a call with few rows: enough for all streams, unless a strip alone is worth a call."""
+        few = self.schedule.few
+        if not few:
             return 1
         strip = 4 * self.blocks.block * self.blocks.groups * self.schedule.lanes * self.schedule.vectors // self.blocks.panel
-        return dim_max(1, max(1, min(STREAMS, _CALL_BYTES // strip)) + 1 - self.kernel.m)
+        more = max(1, min(STREAMS, _CALL_BYTES // strip)) - 1
+        return 1 + more * dim_max(0, dim_min(1, few + 1 - self.kernel.m))
 
     def text(self) -> tuple[str, str]:
         self.module = ir.Module()
@@ -179,8 +181,8 @@ class _Emitter(TextEmitter):
         scratch = b.alloca(F32, i.mul(p["depth"], strip)) if wide else None
         blocks = _Blocks.allocate(b, p, s) if wide and wide.split else None
         chunks = i.udiv(i.add(p["strips"], i.sub(p["chunk"], b.i64(1))), p["chunk"])
-        if s.row:
-            RowProduct(self.module, self.kernel, self.blocks, s, self.target, self.size, self.epilogue).run_if_single(b, p, fn.args)
+        if s.few:
+            RowProduct(self.module, self.kernel, self.blocks, s, self.target, self.size, self.epilogue).run_if_few(b, p, fn.args)
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             tiled = blocks is not None  # then chunks are fastest: their rows are split already

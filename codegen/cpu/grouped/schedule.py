@@ -19,6 +19,9 @@ _SPLIT_ROWS = 256  # the same on AMX tiles, where rows of A are kept beside the 
 _DEPTH = 1024  # at most so many elements of K of both, so that the second-level cache has room for them and for the sums
 _MOST_ROWS = 512  # of a unit that is asked for
 _TILES_OF_FEW = 4  # of up to so many, all have about one height
+_FEW, _FEW_OF_LONG = 12, 20  # rows that are multiplied as integers, where there are dot products of bytes; of long groups more,
+_LONG = 128  # as the sums of a group are scaled once
+_TALL_INTEGERS = 8  # three sums each
 _STEP = 32  # elements of K that a tile instruction takes; whole words of levels
 _CHUNK = 8  # strips of a unit on AMX tiles, at most
 _UNITS = 8  # that a few threads share evenly
@@ -50,7 +53,8 @@ class GroupedSchedule:
     chunk: Dim = 1  # strips of a unit
     chunks: Dim = 0
     depth: int = 0  # elements of K that a unit multiplies at a time where its weights become floats: whole steps of AMX tiles
-    row: bool = False  # a single row is multiplied as integers (`row.py`)
+    few: int = 0  # up to so many rows are multiplied as integers (`row.py`),
+    integers: tuple[int, ...] = ()  # by register tiles of so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
     heights = _heights(kernel.m, tall)
     strip = lanes * vectors
     tiles = lanes == 16 and target.masked and target.features >= _TILES and hints.tiles >= 0 and not hints.vectors
-    expand = _EXPAND_TILES if tiles else _EXPAND
+    few = _as_integers(kernel, target)
+    expand = max(few + 1, _EXPAND_TILES if tiles else _EXPAND)
     deep = not tiles and 4 * kernel.k * strip > _EXPANDED_BYTES
     if hints.expand < 0 or (isinstance(kernel.m, int) and kernel.m < expand) or deep:
         expand, tiles = 0, False
@@ -112,7 +117,7 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
             raise ScheduleError(f"units of {hints.rows} rows", expected=f"1 to {_MOST_ROWS}, whole AMX tiles, of a known number")
         rows = hints.rows
     strips = -(-kernel.n // strip)
-    chunk, chunks = _chunks(kernel.m, strips, depth < kernel.k) if tiles else (1, strips)
+    chunk, chunks = _chunks(kernel.m, strips, depth < kernel.k, expand) if tiles else (1, strips)
     if hints.chunk:
         most = min(strips, _EXPANDED_BYTES // (4 * strip * _MOST_ROWS))
         if not tiles or not 1 <= hints.chunk <= most:
@@ -120,7 +125,8 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
         chunk, chunks = hints.chunk, -(-strips // hints.chunk)
     return GroupedSchedule(
         lanes, vectors, heights, kernel.bits == 4 and lanes == 16 and target.is_x86, kernel.k % each, rows, ceildiv(kernel.m, rows), strips,
-        kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks, depth, _as_integers(kernel, target),
+        kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks, depth, few,
+        _heights(kernel.m, _TALL_INTEGERS) if few else (),
     )  # fmt: skip
 
 
@@ -138,20 +144,23 @@ def _heights(m: Dim, tall: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys((height, m - height * (tiles - 1))))
 
 
-def _as_integers(kernel: GroupedKernel, target: CpuTarget) -> bool:
-    """Whether single rows may come, levels are even steps, and their sums by bytes fit 32 bits, zeros taken off."""
-    if kernel.values or kernel.bits > 8 or lower(kernel.m) > 1 or vector_instruction(dot_kind(DType.U8, DType.I8), target) != "dot":
-        return False
-    return min(kernel.group, kernel.k) * ((1 << kernel.bits) - 1) * 256 < 1 << 31
+def _as_integers(kernel: GroupedKernel, target: CpuTarget) -> int:
+    """Up to how many rows are multiplied as integers: 0 where no so few may come, levels are no even steps, or their sums by bytes
+    do not fit 32 bits, zeros taken off."""
+    span = min(kernel.group, kernel.k)
+    few = _FEW if span < _LONG else _FEW_OF_LONG
+    if kernel.values or kernel.bits > 8 or lower(kernel.m) > few or vector_instruction(dot_kind(DType.U8, DType.I8), target) != "dot":
+        return 0
+    return few if span * ((1 << kernel.bits) - 1) * 256 < 1 << 31 else 0
 
 
-def _chunks(m: Dim, strips: int, deep: bool) -> tuple[Dim, Dim]:
-    """(strips of a unit, units along n): one strip each for few rows, so that all threads find work. Splitting rows takes as long
+def _chunks(m: Dim, strips: int, deep: bool, expand: int) -> tuple[Dim, Dim]:
+    """(strips of a unit, units along n): one strip each below `expand` rows, so that all threads find work. Splitting rows takes as long
     as multiplying them by a strip, and is done once for units behind one another, unless `deep`: for every unit then."""
     if deep:
         most = -(-strips // (4 if strips >= _MANY_STRIPS else 2))
     else:
         most = strips // _UNITS
     most = max(1, min(_CHUNK, most))
-    many = dim_min(1, floordiv(m, _EXPAND_TILES))
+    many = dim_min(1, floordiv(m, expand))
     return 1 + (most - 1) * many, strips + (-(-strips // most) - strips) * many
