@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lowering import ap, graph, tensor
 from mlc.codegen.cpu.loops.emit import emit_loop
+from mlc.codegen.cpu.loops.interior import interior
 from mlc.codegen.cpu.loops.schedule import merge_axes
 from mlc.codegen.cpu.loops.segments import segments
 from mlc.codegen.cpu.loops.transpose import Turn, Weave, moving
@@ -14,7 +16,9 @@ from mlc.codegen.cpu.loops.wider import wider
 from mlc.codegen.cpu.target import host, parse
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, Load, Num
 from mlc.codegen.kernel import LoopKernel, Operand, Store
-from mlc.ir import DType, prod, sym
+from mlc.codegen.lower import lower
+from mlc.ir import Const, DType, prod, sym
+from mlc.ir.ops.move import Pad
 from running import TARGETS, execute
 
 PAD = 64
@@ -216,6 +220,30 @@ def padded(shape, low, high, mode, dtype):
 def test_pads(mode, shape, low, high):
     for dtype in (DType.U8, DType.F32) if low < min(shape) or mode == "edge" else ():
         agree(*padded(shape, low, high, mode, dtype), targets=TARGETS[:2])
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
+def test_pads_of_any_size(mode):
+    """One kernel for all sizes, whose long middle of a line is moved in vectors."""
+    sizes, rng = (sym("h"), sym("w")), np.random.default_rng(0)
+    x = tensor(2, *sizes)
+    low, high = (0, 1, 3), (0, 2, 18)
+    plan = lower(graph([x], ap(Pad(low, high, mode), x, ap(Const(np.float32(9))))))
+    (kernel,) = (k for step in plan.steps if isinstance(k := step.kernel, LoopKernel))
+    assert interior(merge_axes(kernel), parse("cpu:x86-64-v4")) is not None
+    extra = {"constant_values": 9} if mode == "constant" else {}
+    for h, w in [(4, 19), (2, 60), (3, 300), (3, 5)]:
+        if w < 19 and mode == "reflect":
+            continue  # NumPy reflects again
+        array = rng.random((2, h, w), np.float32)
+        want = np.pad(array, [*zip(low, high, strict=True)], mode=mode, **extra)
+        out = np.empty(want.size + PAD, np.float32)
+        buffers = [out if o.written else array if o.numel == x.type.numel else np.full(1, 9, np.float32) for o in kernel.operands]
+        for target, parts in itertools.product(TARGETS[:2], (1, 3)):
+            out[:] = 77
+            execute(kernel, buffers, target, {"h": h, "w": w}, parts)
+            np.testing.assert_array_equal(out[: want.size].reshape(want.shape), want, err_msg=f"{mode} {h} {w} {target}")
+            assert (out[want.size :] == 77).all()
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -11,6 +11,7 @@ from ...running import running
 from ..build import PTR
 from ..emitted import Emitted, named
 from ..target import CpuTarget
+from .interior import Interior, interior
 from .lines import Lines, LineUnits, lines
 from .points import Scope
 from .repeated import repeated
@@ -35,13 +36,16 @@ def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS
     tile = moving(kernel, target)
     short = short_rows(kernel, target) if hints == NO_HINTS else None
     parts = segments(kernel, target) if tile is None and short is None and hints == NO_HINTS else None
+    inner = interior(kernel, target) if tile is None and short is None and parts is None and hints == NO_HINTS else None
     if short is not None:
         plan = short.schedule
+    elif inner is not None:
+        plan = inner.schedule
     elif parts is not None:
         kernel, plan = parts.kernel, parts.schedule
     else:
         plan = schedule(kernel, target, hints) if tile is None else tile.schedule
-    writer = _Writer(kernel, plan, target, tile, parts)
+    writer = _Writer(kernel, plan, target, tile, parts, inner)
     writer.short = short
     writer.write()
     text, symbol = named(str(writer.module), repeats=repeated(writer.kernels, plan.axis))
@@ -64,7 +68,15 @@ def max_dim(d: Dim) -> Dim:
 
 
 class _Writer(Tiled, RunningStores, LineUnits):
-    def __init__(self, k: LoopKernel, plan: LoopSchedule, target: CpuTarget, tile: Turn | Weave | None, parts: Segments | None) -> None:
+    def __init__(
+        self,
+        k: LoopKernel,
+        plan: LoopSchedule,
+        target: CpuTarget,
+        tile: Turn | Weave | None,
+        parts: Segments | None,
+        inner: Interior | None,
+    ) -> None:
         saved = spill(k) if plan.axis >= len(k.axes) or plan.axis < 0 else None
         super().__init__(k if saved is None else saved.kernel, plan, target)
         self.tile, self.spill, k = tile, saved, self.k
@@ -74,6 +86,9 @@ class _Writer(Tiled, RunningStores, LineUnits):
         self.parts = () if parts is None else parts.parts
         for part in self.parts:
             self.depends |= self.dependence(part.kernel)
+        self.inner = inner
+        if inner is not None:
+            self.depends |= self.dependence(inner.kernel)
         n = len(k.axes)
         taken = {tile.read, tile.write} if tile is not None else {plan.axis} if self.parallel else set()
         self.outer = [i for i in range(n) if i not in taken]
@@ -104,6 +119,7 @@ class _Writer(Tiled, RunningStores, LineUnits):
         values = [x.value for x in k.stages] + [x.value for x in k.stores if x.per_element]
         self.work = max([1, *(work(e) for e in values)])
         self.kernels = [self.k, k, *(part.kernel for part in self.parts)] + ([] if self.windows is None else [self.windows.bounded])
+        self.kernels += [] if inner is None else [inner.kernel]
         self.work = max(self.work, 64 * any(x.fn.startswith("arg") for x in k.stages))
 
     def write(self) -> None:
@@ -249,7 +265,11 @@ class _Writer(Tiled, RunningStores, LineUnits):
 
     def _spans(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None) -> None:
         """The vector axis from start to stop: whole vectors inside of the image, and those across its border."""
-        win, w = self.windows, self.plan.width
+        win, w, whole = self.windows, self.plan.width, self.k
+        if (found := self.inner) is not None:
+            self._middle(axes, start, stop, *self._interior(found.along, axes, start, stop, found.across), found.kernel)
+            self.k = whole
+            return
         if win is None or not win.lanes or self.k is not win.inside:
             self._span(axes, start, stop, known)
             return
@@ -258,8 +278,11 @@ class _Writer(Tiled, RunningStores, LineUnits):
             self._span(axes, start, stop, known)
             self.k = win.inside
             return
-        b, i = self.b, self.b.ir
-        low, high = self._interior(win.lanes, axes, start, stop)
+        self._middle(axes, start, stop, *self._interior(win.lanes, axes, start, stop), win.inside)
+
+    def _middle(self, axes: dict[int, Any], start: Any, stop: Any, low: Any, high: Any, inside: LoopKernel) -> None:
+        """Whole vectors of [low, high) by the kernel `inside`, and on both sides of them those of the present one."""
+        b, i, w = self.b, self.b.ir, self.plan.width
         low = b.smin(i.add(start, self._whole(i.add(i.sub(low, start), b.i64(w - 1)))), stop)
         high = i.add(low, self._whole(b.smax(i.sub(high, low), b.i64(0))))
 
@@ -275,15 +298,17 @@ class _Writer(Tiled, RunningStores, LineUnits):
             return []
 
         b.loop(b.i64(0), b.i64(2), b.i64(1), [], side)
-        self.k = win.inside
+        self.k = inside
         self._span(axes, low, high, None, whole=True)
 
     def _whole(self, count: Any) -> Any:
         """Lanes of whole vectors."""
         return self.b.ir.and_(count, self.b.i64(-self.plan.width))
 
-    def _interior(self, facts: tuple[Fact, ...], axes: dict[int, Any], start: Any, stop: Any) -> tuple[Any, Any]:
-        """Between which points of the vector axis, within [start, stop], all facts hold for the whole window."""
+    def _interior(
+        self, facts: tuple[Fact, ...], axes: dict[int, Any], start: Any, stop: Any, across: tuple[Fact, ...] = ()
+    ) -> tuple[Any, Any]:
+        """Between which points of the vector axis, within [start, stop], all facts hold for the whole window, and those `across` it."""
         b, i, k, axis = self.b, self.b.ir, self.k, self.plan.axis
         box = {len(k.axes) + j: size - 1 for j, size in enumerate(k.reduce_axes) if isinstance(size, int)}
         low, high, zero = start, stop, b.i64(0)
@@ -295,6 +320,8 @@ class _Writer(Tiled, RunningStores, LineUnits):
                 low = b.smax(low, i.udiv(i.add(b.smax(i.neg(rest), zero), b.i64(step - 1)), b.i64(step)))
             else:
                 high = b.smin(high, i.udiv(b.smax(i.add(rest, b.i64(-step)), zero), b.i64(-step)))
+        if across:
+            high = i.select(i.icmp_signed(">=", self._inside(across, axes, 1), zero), high, start)
         return low, b.smax(high, start)
 
     def _span(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None, whole: bool = False) -> None:

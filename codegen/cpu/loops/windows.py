@@ -55,7 +55,7 @@ def windows(k: LoopKernel, vector_axis: int) -> Windows | None:
     depends = axes_of(k.roots)
     for e in postorder(k.roots):
         if isinstance(e, Call) and e.fn == "select":
-            facts = _facts(e.args[0])
+            facts = facts_of(e.args[0])
             if facts is None or not all(_decidable(f, vector_axis, n) for f in facts):
                 continue
             if all(vector_axis not in f[1] for f in facts) or vector_axis in depends[id(e.args[1])]:
@@ -77,7 +77,7 @@ def windows(k: LoopKernel, vector_axis: int) -> Windows | None:
             if isinstance(e, Call) and e.fn in ("min", "max") and e.dtype is DType.I64:
                 x, y = affine(kids[0]), affine(kids[1])
                 if x is not None and y is not None:
-                    less = _minus(y, x) if e.fn == "min" else _minus(x, y)
+                    less = difference(y, x) if e.fn == "min" else difference(x, y)
                     if _implied(less, known if id(e) in exposed else [*known, *lanes]):
                         return kids[0]
             return rebuilt(e, kids)
@@ -122,7 +122,7 @@ def _unique(facts: list[Fact]) -> tuple[Fact, ...]:
     return tuple(out)
 
 
-def _facts(cond: E) -> list[Fact] | None:
+def facts_of(cond: E) -> list[Fact] | None:
     """The conditions of a conjunction, each as something ≥ 0."""
     out: list[Fact] = []
     stack = [cond]
@@ -138,19 +138,20 @@ def _facts(cond: E) -> list[Fact] | None:
             return None
         match e.fn:
             case "ge":
-                out.append(_minus(x, y))
+                out.append(difference(x, y))
             case "le":
-                out.append(_minus(y, x))
+                out.append(difference(y, x))
             case "gt":
-                out.append(_minus(x, y, 1))
+                out.append(difference(x, y, 1))
             case "lt":
-                out.append(_minus(y, x, 1))
+                out.append(difference(y, x, 1))
             case _:
                 return None
     return out
 
 
-def _minus(x: Affine, y: Affine, less: int = 0) -> Fact:
+def difference(x: Affine, y: Affine, less: int = 0) -> Fact:
+    """x − y − less."""
     coefficients = dict(x[1])
     for axis, c in y[1].items():
         coefficients[axis] = coefficients.get(axis, 0) - c
