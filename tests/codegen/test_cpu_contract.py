@@ -365,6 +365,30 @@ def test_block_diagonal(inputs, outputs, blocks, batch, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_groups_share_the_image_by_rows(target):
+    """Threads have halves of the image, whose pixels hold the channels of all groups; one call has it whole."""
+    r = np.random.default_rng(5)
+    groups, each, h, w = 3, 16, 13, 11
+    x = r.standard_normal((2, h, w, groups * each), dtype=np.float32)
+    weights = r.standard_normal((groups, 9 * each, each), dtype=np.float32)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64).reshape(2, h + 2, w + 2, groups, each)
+    taps = np.stack([padded[:, t // 3 : t // 3 + h, t % 3 : t % 3 + w] for t in range(9)], -2)
+    want = np.einsum("bhwgk,gko->bhwgo", taps.reshape(2, h, w, groups, 9 * each), weights)
+    packed = pack_b(weights, 16)
+    y = np.full(want.size + PAD, 7, np.float32)
+    operands = (Operand(F, x.size), Operand(F, packed.size), Operand(F, y.size, True))
+    geometry = ConvGeometry((h, w), (h, w), (3, 3), (1, 1), (1, 1), (1, 1))
+    kernel = ContractKernel(groups, 2 * h * w, each, 9 * each, operands, groups * each, each, 9 * each * 16, groups * each, each,
+                            ACC, geometry, panel=16)  # fmt: skip
+    s = schedule_contract(kernel, parse("cpu:x86-64-v4"))
+    assert (s.block, s.blocks, s.whole_blocks) == (h * w, 2, 1)
+    for parts in (1, 2):
+        execute(kernel, [x, packed, y], target, parts=parts)
+        assert (y[-PAD:] == 7).all(), "wrote past the end"
+        close(y[:-PAD].reshape(want.shape), want)
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("m", "n", "k"), [(2, 330, 500), (3, 512, 300), (4, 200, 700), (9, 100, 520), (33, 70, 260), (130, 64, 1030), (259, 80, 600)]
 )

@@ -271,12 +271,19 @@ def _most_stored(kernel: ContractKernel, strips: Dim, tall: int) -> int:
 def _shared(kernel: ContractKernel, strips: Dim, block: Dim, blocks: Dim, tiles: tuple[int, ...], taps: int) -> tuple[Dim, Dim]:
     """(rows per unit, units along m) for several threads: an even number of blocks, so that half of the threads has half of the
     rows. What they read is then what they wrote in the step before, as steps along rows are shared out alike; lines that lie in
-    the cache of another core cost several times as much. B gets read once more for it.
+    the cache of another core cost several times as much. B gets read once more for it. Groups of channels have halves of the image
+    alike: shared out by groups, threads would read and write half of what the other has.
     """
     n, k, m = kernel.n, kernel.k, kernel.m
+    least = max(4 * tiles[0], tiles[0] * (tiles[0] - 2))  # rows: the register tiles cut them without waste
+    if kernel.batch != 1 and kernel.conv is not None and isinstance(m, int) and isinstance(blocks, int):
+        flops = 2 * m * k * n * kernel.batch
+        if m < 2 * least or blocks % 2 == 0 or not isinstance(flops, int) or flops < _UNIT_OPS * kernel.diagonal:
+            return block, blocks
+        half = -(-m // (blocks + 1))
+        return half, -(-m // half)
     if kernel.batch != 1 or not isinstance(n, int) or not isinstance(k, int) or not n or not k:
         return block, blocks
-    least = max(4 * tiles[0], tiles[0] * (tiles[0] - 2))  # rows: the register tiles cut them without waste
     b = k * n // kernel.diagonal
     enough = max(2 * least, b // (_READ_AGAIN * (k // taps + n)))  # rows from which on B is small beside A and C
     if isinstance(m, int):
