@@ -215,3 +215,17 @@ def test_last_state_of_no_steps(op: str, direction: str) -> None:
     last = ["y", "yh"] + ["yc"] * (op == "LSTM")
     ins = ["x", "w", "r", "", "lens", "h"] + ["c"] * (op == "LSTM")
     agree([node(op, ins, last, hidden_size=5, direction=direction)], feeds, {"w": w, "r": r})
+
+
+CASES = (("ScatterND", 0, (2, 1)), ("ScatterND", 0, (2, 2)), ("GatherND", 0, (2, 2)), ("GatherND", 1, (4, 2)), ("GatherND", 2, (4, 3, 1)))
+
+
+@pytest.mark.parametrize(("op", "batch", "sizes"), CASES)
+def test_length_of_index_tuples_follows_from_ranks(op: str, batch: int, sizes: tuple[int, ...]) -> None:
+    x, at = noise(4, 3, 5), np.arange(np.prod(sizes)).reshape(sizes) % 3
+    feeds = {"x": x, "i": at} | ({"u": noise(*sizes[:-1], *x.shape[sizes[-1] :])} if op == "ScatterND" else {})
+    m = model([node(op, list(feeds), ["y"], **({"batch_dims": batch} if batch else {}))], feeds, {}, 18, {})
+    wanted = onnxruntime_runs(m, feeds)["y"]
+    m = model(list(m.graph.node), feeds, {}, 18, {k: [f"{k}{i}" for i in range(a.ndim)] for k, a in feeds.items()})
+    m.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [f"y{i}" for i in range(wanted.ndim)]))
+    np.testing.assert_array_equal(mlc.compile(m, threads=1).run(feeds)["y"], wanted)

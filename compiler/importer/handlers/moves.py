@@ -8,8 +8,9 @@ from onnx import NodeProto
 
 from ....ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, lower, upper
 from ....ir import ops as O
-from ..compose import Build, axis_in, axis_of, optional, required
+from ..compose import Build, axis_in, axis_of, optional, required, sized
 from ..context import HandlerTable, ImportContext
+from ..held import Element
 from .runtime_axes import axis_count, pads_of_axes, slice_axes
 from .shape import axes_of
 
@@ -142,12 +143,22 @@ def gather_elements(ctx: ImportContext, node: NodeProto, ins: list[Value | None]
 def gather_nd(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, index = required(ctx, node, ins, 2)
     batch = int(ctx.attr(node, "batch_dims", 0))
-    return ctx.emit(O.GatherND(batch), x, _places(ctx, node, x, index, batch)).outputs
+    said, rank = ctx.declared(node.output[0]), None
+    if x.type.rank == batch + 1:
+        rank = index.type.rank - 1
+    elif isinstance(said, Element) and said.shape is not None:
+        rank = len(said.shape)
+    return ctx.emit(O.GatherND(batch), x, _places(ctx, node, x, index, batch, None if rank is None else rank + batch)).outputs
 
 
-def _places(ctx: ImportContext, node: NodeProto, x: Value, index: Value, batch: int) -> Value:
-    """Index tuples along the last axis, each entry within the axis of x that it is for."""
+def _places(ctx: ImportContext, node: NodeProto, x: Value, index: Value, batch: int, rank: int | None) -> Value:
+    """Index tuples along the last axis, each entry within the axis of x that it is for.
+
+    How many there are in a tuple may follow from the rank of what they gather or scatter, if that is known.
+    """
     depth = index.shape[-1] if index.type.rank else 0
+    if not isinstance(depth, int) and rank is not None:
+        index = sized(ctx, index, (*index.shape[:-1], depth := index.type.rank - 1 + x.type.rank - rank))
     if not isinstance(depth, int) or not 1 <= depth <= x.type.rank - batch:
         raise ctx.unsupported(f"{node.op_type} of {x.type} by {index.type}")
     return ctx.index_of(index, *x.shape[batch : batch + depth])
@@ -162,7 +173,9 @@ def scatter_elements(ctx: ImportContext, node: NodeProto, ins: list[Value | None
 
 def scatter_nd(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, index, updates = required(ctx, node, ins, 3)
-    return ctx.emit(O.ScatterND(ctx.attr(node, "reduction", "none")), x, _places(ctx, node, x, index, 0), updates).outputs
+    return ctx.emit(
+        O.ScatterND(ctx.attr(node, "reduction", "none")), x, _places(ctx, node, x, index, 0, updates.type.rank), updates
+    ).outputs
 
 
 def pad(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

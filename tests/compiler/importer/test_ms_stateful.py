@@ -70,16 +70,17 @@ def test_causal_conv_with_a_window_of_states(length):
     np.testing.assert_allclose(got["y"], want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("symbolic", [False, True])
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("interleaved", [0, 1])
 @pytest.mark.parametrize("rank", [3, 4])
-def test_m_rotary_embedding(rank, interleaved, layout):
+def test_m_rotary_embedding(rank, interleaved, layout, symbolic):
     angles = R.uniform(0, 3, (20, 8)).astype(np.float32)
     positions = R.integers(0, 20, (3, 2, 5)).astype(np.int64)
     x = f(2, 5, 48) if rank == 3 else f(2, 3, 5, 16)
     more = {"num_heads": 3} if rank == 3 else {}
     compare("MRotaryEmbedding", [x, positions, np.cos(angles), np.sin(angles)], kinds=["float"], mrope_section=[4, 2, 2],
-            mrope_layout=layout, interleaved=interleaved, **more)  # fmt: skip
+            symbolic=symbolic, mrope_layout=layout, interleaved=interleaved, **more)  # fmt: skip
 
 
 @pytest.mark.parametrize("values", [[2.0, 1, 1, 3, 4, 3], [5.0], [1.0, 1, 1]])

@@ -98,12 +98,12 @@ def test_varlen_ngram_hash_mapping(past, offsets, eos, segments, old, reset):
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("symbolic", [False, True])
-def test_word_conv_embedding(symbolic):
+@pytest.mark.parametrize(("symbolic", "constants"), [(False, (1, 2, 3)), (True, (1, 2, 3)), (True, ())])
+def test_word_conv_embedding(symbolic, constants):
     words = i32([[1, 2, 3, 0, 0, 0], [4, 0, 0, 0, 0, 0], [5, 6, 7, 8, 9, 3], [2, 1, 0, 0, 0, 0]])
     operands = [words, f(5, 1, 3, 4), f(5), f(10, 4)]
     compare(
-        "WordConvEmbedding", operands, constants=(1, 2, 3), symbolic=symbolic, embedding_size=5, conv_window_size=3, char_embedding_size=4
+        "WordConvEmbedding", operands, constants=constants, symbolic=symbolic, embedding_size=5, conv_window_size=3, char_embedding_size=4
     )
     with pytest.raises(OnnxImportError, match="embedding_size=6"):
         mlc.compile(typed(build("WordConvEmbedding", operands, ["y"], embedding_size=6), "float"))

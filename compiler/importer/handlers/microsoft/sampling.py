@@ -8,7 +8,7 @@ from onnx import NodeProto
 
 from .....ir import Dim, DType, Value
 from .....ir import ops as O
-from ...compose import Build, required
+from ...compose import Build, required, sized
 from ...context import HandlerTable, ImportContext
 
 Ins = list[Value | None]
@@ -33,7 +33,7 @@ def crop_and_resize(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[V
     b, mode, outside = Build(ctx), str(ctx.attr(node, "mode", "bilinear")), float(ctx.attr(node, "extrapolation_value", 0.0))
     if mode not in ("bilinear", "nearest"):
         raise ctx.unsupported(f"CropAndResize by {mode!r}")
-    crop = ctx.require_sizes(size, "crop_size of CropAndResize", 1)
+    crop = ctx.require_sizes(sized(ctx, size, (2,)), "crop_size of CropAndResize", 1)
     n, c, *sides = x.shape
     count = boxes.shape[0]
     places, inside = [], []

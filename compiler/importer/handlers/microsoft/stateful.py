@@ -88,8 +88,9 @@ def m_rotary_embedding(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequenc
     """Rotary embedding whose columns follow the time, the row or the column of a token: position_ids[3, B, S]."""
     x, positions, cos, sin = required(ctx, node, ins, 4)
     b, sections = Build(ctx), [int(n) for n in ctx.attr(node, "mrope_section", ())]
-    half = cos.shape[-1]
-    if len(sections) != 3 or sum(sections) != half or positions.type.rank != 3 or ctx.attr(node, "scale", 1.0) not in (0.0, 1.0):
+    half = sum(sections)
+    one_size(ctx, half, cos.shape[-1], sin.shape[-1])
+    if len(sections) != 3 or positions.type.rank != 3 or ctx.attr(node, "scale", 1.0) not in (0.0, 1.0):
         raise ctx.unsupported(f"MRotaryEmbedding by {cos.type} and {positions.type} in sections {sections}")
     if int(ctx.attr(node, "mrope_layout", 0)):
         stream = np.zeros(half, np.int64)

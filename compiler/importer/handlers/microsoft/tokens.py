@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from .....ir import Dim, DType, Value
 from .....ir import ops as O
-from ...compose import Build, optional, required
+from ...compose import Build, one_size, optional, required, sized
 from ...context import HandlerTable, ImportContext
 
 Ins = list[Value | None]
@@ -179,12 +179,20 @@ def word_conv_embedding(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequen
     """For words[S, W] of characters (0: none) the greatest tanh of a convolution over the embedded characters, by filter."""
     words, w, bias, table = required(ctx, node, ins, 4)
     b, (count, width) = Build(ctx), words.shape
-    filters, _, taps, size = w.shape
-    if w.type.rank != 4 or w.shape[1] != 1 or not isinstance(taps, int) or size != table.shape[1]:
+    if w.type.rank != 4 or table.type.rank != 2:
         raise ctx.unsupported(f"WordConvEmbedding with weights {w.type} and characters {table.type}")
-    for name, what in (("embedding_size", filters), ("conv_window_size", taps), ("char_embedding_size", size)):
-        if ctx.attr(node, name, -1) not in (-1, what):
-            raise ctx.unsupported(f"WordConvEmbedding with {name}={ctx.attr(node, name)} for {what}")
+    found = []
+    filters, _, taps, size = w.shape
+    equal = {"embedding_size": (filters, *bias.shape), "conv_window_size": (taps,), "char_embedding_size": (size, table.shape[1])}
+    for name, sizes in equal.items():
+        said = int(ctx.attr(node, name, -1))
+        if said != -1 and any(isinstance(d, int) and d != said for d in sizes):
+            raise ctx.unsupported(f"WordConvEmbedding with {name}={said} for {', '.join(map(str, sizes))}")
+        found.append(one_size(ctx, *sizes, *([] if said == -1 else [said])))
+    filters, taps, size = found
+    if not isinstance(taps, int):
+        raise ctx.unsupported(f"WordConvEmbedding with weights {w.type}")
+    w = sized(ctx, w, (filters, 1, taps, size))
     ctx.require_within(width, taps, 2**31)
     zero = b.const(0, words.dtype)
     some = b.emit(O.Greater(), words, zero)
