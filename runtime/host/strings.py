@@ -65,11 +65,17 @@ def regex_full_match(x: np.ndarray, pattern: str) -> np.ndarray:
 
 
 _WORD = 0xFFFFFFFF
+_FEW = 32  # strings that are hashed one by one
+_MOST = 1 << 24  # words of a matrix of all
 
 
 def murmur_hash(x: np.ndarray, seed: int) -> np.ndarray:
     """Appleby's MurmurHash3_x86_32, by bytes."""
-    return np.array([_murmur(s.encode(), seed) for s in x.ravel()], np.uint32).reshape(x.shape)
+    texts = [s.encode() for s in x.ravel().tolist()]
+    width = max(map(len, texts), default=0) // 4 + 1
+    if len(texts) < _FEW or len(texts) * width > _MOST:
+        return np.array([_murmur(s, seed) for s in texts], np.uint32).reshape(x.shape)
+    return _murmur_all(texts, width, seed).reshape(x.shape)
 
 
 def _murmur(data: bytes, seed: int) -> int:
@@ -85,6 +91,28 @@ def _murmur(data: bytes, seed: int) -> int:
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         h = (h ^ h >> shift) * factor & _WORD
     return h ^ h >> 16
+
+
+def _murmur_all(texts: list[bytes], width: int, seed: int) -> np.ndarray:
+    """The same word by word: from the longest on, so that those which have a k-th word are the first ones."""
+    u = np.uint32
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    order = np.argsort(-lengths, kind="stable")
+    falling = -lengths[order]
+    words = np.array(texts, f"S{4 * width}").view("<u4").reshape(-1, width)[order] * u(0xCC9E2D51)  # zeros behind each
+    words = (words << u(15) | words >> u(17)) * u(0x1B873593)
+    h = np.full(len(texts), seed, u)
+    starts = 4 * np.arange(width)
+    for k, (some, all_four) in enumerate(zip(*(np.searchsorted(falling, -starts - n, "right") for n in (1, 4)), strict=True)):
+        h[:some] ^= words[:some, k]
+        whole = h[:all_four]
+        h[:all_four] = (whole << u(13) | whole >> u(19)) * u(5) + u(0xE6546B64)
+    h ^= (-falling).astype(u)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h = (h ^ h >> u(shift)) * u(factor)
+    out = np.empty_like(h)
+    out[order] = h ^ h >> u(16)
+    return out
 
 
 def time_warp(costs: np.ndarray) -> np.ndarray:

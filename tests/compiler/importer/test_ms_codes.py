@@ -70,7 +70,9 @@ def test_hashes_of_numbers(kind, dtype, positive):
 
 def test_hashes_of_texts():
     texts = np.array(["", "a", "ab", "abc", "abcd", "häßlich", "a longer text than a few words"], object)
-    same(model("MurmurHash3", 8, ["n"], 12, seed=7), texts)
+    many = np.array([text * k for k in range(6) for text in texts], object)  # those are hashed together
+    same(model("MurmurHash3", 8, ["n"], 12, seed=7), texts, many)
+    same(model("MurmurHash3", 8, ["n"], 6, seed=2**31 + 1, positive=0), many[::-1].copy())
 
 
 TEXTS = np.array([["a b,c", "", "one two  three"], ["x", "ab, cd ef", "é ü"]], object)
