@@ -41,15 +41,17 @@ class LongReductions(Pass):
     pixels: int = 1 << 12
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
+        cut: dict[Reshape, dict[Value, Value]] = {}  # several reductions of one value read the same parts
+
         def visit(node: Node, ins: tuple[Value, ...]) -> tuple[Value, ...] | None:
             op = node.op
             if not isinstance(op, Reduce) or op.kind not in _KINDS or node.out.dtype not in (DType.F32, DType.F64):
                 return None
-            return self._parted(op, ins[0], node)
+            return self._parted(op, ins[0], node, cut)
 
         return graph.rewrite(visit)
 
-    def _parted(self, op: Reduce, x: Value, node: Node) -> tuple[Value, ...] | None:
+    def _parted(self, op: Reduce, x: Value, node: Node, cut: dict[Reshape, dict[Value, Value]]) -> tuple[Value, ...] | None:
         sizes = [d if isinstance(d, int) else 1 for d in x.shape]  # unknown ones may be 1
         kept = math.prod(d for a, d in enumerate(sizes) if a not in op.axes)
         groups = kept if len(sizes) - 1 in op.axes else -(-kept // self.lanes)
@@ -65,7 +67,9 @@ class LongReductions(Pass):
         if not parts:
             return None
         loc = node.loc
-        wide = apply(Reshape((*x.shape[:axis], parts, sizes[axis] // parts, *x.shape[axis + 1 :])), x, loc=loc)
+        parting = Reshape((*x.shape[:axis], parts, sizes[axis] // parts, *x.shape[axis + 1 :]))
+        same = cut.setdefault(parting, {})
+        wide = same[x] if x in same else same.setdefault(x, apply(parting, x, loc=loc))
         few = apply(Reduce(op.kind, tuple(a + (a >= axis) for a in op.axes), True), wide, loc=loc)
         result = apply(Reduce(op.kind, (axis,), True), few, loc=loc)
         return (apply(Reshape(node.out.shape), result, loc=loc),)

@@ -20,6 +20,7 @@ from .moves import broadcast_index, guarded, inside
 from .state import Lowering
 
 Index = tuple[Affine, ...]
+_EXTREMES = ("max", "min")
 
 
 def emit_rows(lw: Lowering, node: Node, root: Value) -> None:
@@ -103,7 +104,29 @@ def _reduce(lw: Lowering, node: Node, op: Reduce, root: Value) -> None:
 
     kept = iter(k.parallel)
     out = tuple(Affine({}) if a in op.axes else next(kept) for a in range(rank) if op.keepdims or a not in op.axes)
-    finish_rows(lw, k, node, root, [Reduction(kind, e)], out, value)
+    twin = _twin(lw, node, op) if root == node.out and op.kind in _EXTREMES else None
+    if twin is None:
+        finish_rows(lw, k, node, root, [Reduction(kind, e)], out, value)
+        return
+    stages, stores, places = [], [], []
+    for number_of, n in enumerate((node, twin)):
+        assert isinstance(n.op, Reduce)
+        stages.append(Reduction(n.op.kind, e))
+        to, moved, placed = lw.destination(n.out, out)
+        stores.append(k.store(to, moved, reduced(number_of, dtype)))
+        places.append((placed, to))
+    lw.loop(k, stages, stores, tuple(dict.fromkeys((*node.loc, *twin.loc))))
+    lw.views.update(places)
+
+
+def _twin(lw: Lowering, node: Node, op: Reduce) -> Node | None:
+    """The other extreme of the same elements, if it is stored as it is and not yet: both are found while the elements are in cache."""
+    if op.axes and node.out.dtype.is_float:
+        for n in lw.graph.uses.get(node.inputs[0], ()):
+            same = isinstance(n.op, Reduce) and n.op.kind in _EXTREMES and (n.op.axes, n.op.keepdims) == (op.axes, op.keepdims)
+            if n is not node and same and lw.fusion.stored(n.out) and n.out not in lw.views:
+                return n
+    return None
 
 
 def _dot(lw: Lowering, node: Node, root: Value) -> None:

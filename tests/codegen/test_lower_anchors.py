@@ -387,3 +387,13 @@ def test_window_partition_is_the_store_of_the_norm() -> None:
     y = ap(Transpose((0, 1, 3, 2, 4, 5)), ap(Reshape((1, 2, 2, 2, 3, 8)), y))
     plan = run(graph([x], ap(MatMul(), ap(Reshape((4, 6, 8)), y), weights(8, 5))))
     assert len(plan.steps) == 2
+
+
+def test_greatest_and_least_are_one_kernel():
+    """Of the same elements, not of other axes."""
+    x = tensor(8, 40)
+    values = [ap(Reduce(kind, axes, False), x) for kind, axes in (("max", (1,)), ("min", (1,)), ("min", (0,)))]
+    data = np.random.default_rng(0).standard_normal((8, 40)).astype(np.float32)
+    data[3, 7] = np.nan
+    plan = run(graph([x], *values), [data], [data.max(1), data.min(1), data.min(0)])
+    assert sorted(len(s.kernel.stages) for s in plan.steps) == [1, 2]
