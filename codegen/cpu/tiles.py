@@ -41,9 +41,9 @@ class Tiles:
     def store(self, tile: int, ptr: Any, stride: Any) -> None:
         self._call("tilestored64", _number(tile), ptr, stride)
 
-    def prefetch(self, ptr: Any) -> None:
-        """One line into the second-level cache."""
-        self.b.call("llvm.prefetch.p0", ir.VoidType(), ptr, *(ir.Constant(I32, x) for x in (0, 2, 1)))
+    def prefetch(self, ptr: Any, write: bool = False) -> None:
+        """One line into the second-level cache; into the first, as this core's own, if it will be written."""
+        self.b.call("llvm.prefetch.p0", ir.VoidType(), ptr, *(ir.Constant(I32, x) for x in ((1, 3, 1) if write else (0, 2, 1))))
 
     def multiply(self, acc: int, a: int, b: int) -> None:
         self._call(self.product, _number(acc), _number(a), _number(b))

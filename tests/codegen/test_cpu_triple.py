@@ -53,7 +53,8 @@ def error(got, want) -> float:
 @pytest.mark.parametrize(
     ("m", "n", "k", "parts"),
     [(112, 192, 192, 1), (128, 768, 256, 2), (113, 193, 193, 1), (143, 200, 224, 3), (257, 321, 416, 5), (300, 1100, 200, 4),
-     (785, 230, 300, 7)],
+     (785, 230, 300, 7), (97, 256, 96, 1), (98, 300, 1100, 3), (270, 1030, 700, 2), (400, 64, 97, 2), (700, 70, 1060, 3),
+     (2100, 200, 530, 2), (1990, 33 * 20, 96, 4)],
 )  # fmt: skip
 def test_sizes(m, n, k, parts) -> None:
     """Tails of tiles, strips, steps and blocks of k; units in one call and in several. Errors as small as those of float32."""
@@ -75,7 +76,7 @@ def test_rows_apart_and_batches() -> None:
 
 @needs_tiles
 @pytest.mark.parametrize(
-    ("symbol", "step", "times"), [("N", 130, 1), ("N", 130, 3), ("M", 1, 5), ("M", 1, 111), ("M", 1, 112), ("M", 1, 333)]
+    ("symbol", "step", "times"), [("N", 130, 1), ("N", 130, 3), ("M", 1, 5), ("M", 1, 106), ("M", 1, 107), ("M", 1, 333)]
 )
 def test_symbolic_rows(symbol, step, times) -> None:
     """One text for any number of blocks; where rows may be few, it holds vectors' code, too, for these."""
@@ -146,10 +147,12 @@ def test_special_values(value) -> None:
 def test_when() -> None:
     good = kernel_of(128, 768, 768)
     s = schedule_triple(good, TILES)
-    assert s is not None and s.rows % 32 == 0 and s.blocks * s.chunks % 2 == 0
+    assert s is not None and not s.rows_pass and s.kept == 128 and s.depth == 768 and s.blocks * s.chunks % 2 == 0
+    s = schedule_triple(kernel_of(3136, 64, 2048), TILES)
+    assert s is not None and s.rows_pass and s.kept == 64 and s.depth == 512
     assert schedule_triple(good, parse("cpu:x86-64-v4")) is None and schedule_triple(good, parse("cpu:x86-64-v3")) is None
     for change in (
-        {"m": 64}, {"n": 100}, {"k": 64}, {"m": sym("M", 1, 99)}, {"panel": 32}, {"b_row": 768}, {"diagonal": 2},
+        {"m": 95}, {"n": 63}, {"k": 95}, {"m": 112, "n": 100}, {"m": sym("M", 1, 95)}, {"panel": 32}, {"b_row": 768}, {"diagonal": 2},
         {"operands": tuple(Operand(DType.F64, o.numel, o.written) for o in good.operands)},
     ):  # fmt: skip
         assert schedule_triple(replace(good, **change), TILES) is None, change

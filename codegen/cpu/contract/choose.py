@@ -12,7 +12,7 @@ from ..emitted import PLACEHOLDER, Emitted, named
 from ..target import CpuTarget
 from ..text_cache import TextEmitter
 from ..triple.emit import TripleProduct
-from ..triple.schedule import LEAST_ROWS, schedule_triple
+from ..triple.schedule import schedule_triple
 from .emit import VectorProduct
 from .schedule import NO_HINTS, ContractHints, schedule_contract
 
@@ -20,7 +20,7 @@ from .schedule import NO_HINTS, ContractHints, schedule_contract
 def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> Emitted:
     """Raises CodegenError for element types or epilogues that cannot be emitted, ScheduleError for hints that do not suit."""
     triple = schedule_triple(kernel, target) if hints == NO_HINTS else None
-    if triple is not None and lower(kernel.m) >= LEAST_ROWS:
+    if triple is not None and lower(kernel.m) >= triple.least:
         return TripleProduct(kernel, triple, target).emit()
     vectors = VectorProduct(kernel, schedule_contract(kernel, target, hints), target)
     if triple is None:
@@ -29,7 +29,7 @@ def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHint
 
 
 class _Either(TextEmitter):
-    """Tile registers from `LEAST_ROWS` rows on, vectors for fewer. Both read their own part of the table of sizes."""
+    """Tile registers from so many rows on, vectors for fewer. Both read their own part of the table of sizes."""
 
     family = "either"
 
@@ -41,11 +41,11 @@ class _Either(TextEmitter):
 
     def described(self, text: str, symbol: str) -> Emitted:
         few, many = (part.described(text, symbol) for part in (self.few, self.many))
-        m = self.few.kernel.m
-        tall = dim_min(1, floordiv(m, LEAST_ROWS))
+        m, least = self.few.kernel.m, self.many.schedule.least
+        tall = dim_min(1, floordiv(m, least))
         units = few.units + tall * (many.units - few.units)
-        dims = (m, len(few.dims), *few.dims, *many.dims)
-        return Emitted(text, symbol, dims, units, few.unit_cost, few.flops, few.bytes)
+        dims = (m, least, len(few.dims), *few.dims, *many.dims)
+        return Emitted(text, symbol, dims, units, few.unit_cost, few.flops, few.bytes, shared=many.shared)
 
     def text(self) -> tuple[str, str]:
         module = ir.Module()
@@ -54,10 +54,10 @@ class _Either(TextEmitter):
         b = Builder(fn)
         i = b.ir
         bufs, dims, begin, end = fn.args
-        own = b.at(dims, b.i64(2), I64)
-        with i.if_else(i.icmp_signed(">=", b.param(dims, 0), b.i64(LEAST_ROWS))) as (tall, short):
+        own = b.at(dims, b.i64(3), I64)
+        with i.if_else(i.icmp_signed(">=", b.param(dims, 0), b.param(dims, 1))) as (tall, short):
             with tall:
-                i.call(many, [bufs, b.at(own, b.param(dims, 1), I64), begin, end])
+                i.call(many, [bufs, b.at(own, b.param(dims, 2), I64), begin, end])
             with short:
                 i.call(few, [bufs, own, begin, end])
         i.ret_void()

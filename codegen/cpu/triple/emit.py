@@ -1,15 +1,15 @@
 """float32 products on tile registers: every number is a sum of three bfloat16, exactly, and six of nine products count.
 
 The parts are the upper, middle and lower 8 bits of the significand, so a · b = Σ aᵢ·bⱼ; the three products left out are below
-2⁻²⁰ of it, and mean 2⁻²⁴ (a float32 rounds by as much). Products of two parts are exact in the float32 that tiles add up. Parts
-lie in pairs (k, k + 16) of each 32, in A and B alike: then a shift and an `and` pack them.
+2⁻²⁰ of it, and mean 2⁻²⁴ (a float32 rounds by as much). Products of two parts are exact in the float32 that tiles add up.
 
-Where a sum is infinite or not a number, the unit is computed again by multiply-adds: parts of an infinity are no numbers.
+One operand is split first and stays, the other passes in tiles of 32 rows, or columns: while tile registers multiply one of these,
+vectors split the next, which takes no further time. Where a sum is infinite or not a number, its row of the tile is computed again
+by multiply-adds: parts of an infinity are no numbers.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -23,12 +23,12 @@ from ..float_mode import flush_subnormals
 from ..target import CpuTarget
 from ..text_cache import TextEmitter
 from ..tiles import BYTES, ROWS, Tiles
-from .schedule import DEPTH, STRIP, TALL, TripleSchedule
+from .schedule import STRIP, TALL, TripleSchedule
+from .split import LANES, PARTS, PIECES, STEP, TILE, TYPES, Splitter, Whole, tile_bytes
 
-_LANES, _PARTS, _TILE = 16, 3, ROWS * BYTES
-_F, _I = vec(ir.FloatType(), _LANES), vec(I32, _LANES)
-_STEPS = DEPTH // STRIP
-_FETCHED = DEPTH * STRIP * 4 // BYTES  # lines of a strip, which the strip before it asks for
+_F, _I = vec(ir.FloatType(), LANES), vec(I32, LANES)
+_TABLES = 4  # of rows that pass: of a tile that is finished, that is multiplied, that is split, and none
+_SUMS = TALL * STRIP  # of a tile: corners of 16 x 16 one after the other
 # (part of A, part of B), so that each differs from the one before in one of both; the smallest products come first
 _ORDER = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0))
 Sizes = Mapping[str, Any]
@@ -47,22 +47,22 @@ class TripleProduct(TextEmitter):
             name: self.params.add(dim)
             for name, dim in {
                 "m": k.m, "n": k.n, "k": k.k, "lda": k.lda, "a_batch": k.a_batch, "b_batch": k.b_batch, "ldc": k.ldc,
-                "c_batch": k.c_batch, "rows": s.rows, "columns": s.columns, "blocks": s.blocks, "chunks": s.chunks,
-                "whole_chunks": s.whole_chunks, "batch": k.batch,
+                "c_batch": k.c_batch, "blocks": s.blocks, "chunks": s.chunks, "depth": s.depth, "kept": s.kept, "passing": s.passing,
+                "sums": s.sums,
             }.items()
         }  # fmt: skip
-        self.epilogue = Epilogue(kernel, self.params, target, _LANES)
+        self.epilogue = Epilogue(kernel, self.params, target, LANES)
+        self.of_rows, self.of_strips = (Splitter(rows, kernel.panel, s.short) for rows in (True, False))
+        self.keeps, self.passes = (self.of_strips, self.of_rows) if s.rows_pass else (self.of_rows, self.of_strips)
 
     def fingerprint(self) -> Hashable:
         s = self.schedule
-        return s.ragged, s.short, s.early, tuple(o.dtype for o in self.kernel.operands), self.epilogue.fingerprint(), self.target
+        return s.ragged, s.short, s.rows_pass, tuple(o.dtype for o in self.kernel.operands), self.epilogue.fingerprint(), self.target
 
     def described(self, text: str, symbol: str) -> Emitted:
         k, s = self.kernel, self.schedule
-        cost = s.rows * s.columns * k.k
-        return Emitted(
-            text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.chunks, cost, 2 * k.batch * k.m * k.n * k.k, bytes_of(k.operands)
-        )
+        units, flops = k.batch * s.blocks * s.chunks, 2 * k.batch * k.m * k.n * k.k
+        return Emitted(text, symbol, tuple(self.params.dims), units, s.unit_cost, flops, bytes_of(k.operands), shared=True)
 
     def text(self) -> tuple[str, str]:
         module = ir.Module()
@@ -70,39 +70,41 @@ class TripleProduct(TextEmitter):
         return named(str(module))
 
     def write(self, module: ir.Module, name: str) -> ir.Function:
-        """The kernel's function, called `name`, and that of a unit."""
+        """The kernel's function, called `name`, and those that it calls."""
         self.module = module
-        unit = self._unit()
+        self.multiply = {high: self._multiply(high) for high in (1, 2)}
+        self.again = self._by_multiply_adds()
+        self.finish = self._finish()
+        run = self._run()
         fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), name)
         b = Builder(fn)
         bufs, dims, begin, end = fn.args
         i, p = b.ir, self._sizes(b, dims)
-        parts_a = b.alloca(I8, i.mul(p["rows"], b.i64(DEPTH * 2 * _PARTS)))
-        parts_b = b.alloca(I8, b.i64(STRIP * DEPTH * 2 * _PARTS))
-        sums = b.alloca(ir.FloatType(), i.mul(p["rows"], p["columns"]))
+        parts = [b.alloca(I8, i.mul(i.mul(p["depth"], x), b.i64(2 * PARTS))) for x in (p["kept"], b.i64(2 * STRIP))]
+        sums = b.alloca(ir.FloatType(), p["sums"])
+        tables = b.alloca(I64, b.i64(_TABLES * TALL) if self.schedule.rows_pass else p["kept"])
         tiles = Tiles(b, DType.BF16)
         tiles.configure()
         restore = flush_subnormals(b, self.target)
-
-        rows_of = i.mul(p["batch"], p["blocks"])
-        everything = i.icmp_signed(">=", i.sub(end, begin), i.mul(rows_of, p["chunks"]))
-        chunks = i.select(everything, p["whole_chunks"], p["chunks"])
-        end = i.select(everything, i.mul(rows_of, chunks), end)
+        outer, inner = ("chunks", "blocks") if self.schedule.rows_pass else ("blocks", "chunks")
 
         def share(size: Any, step: int, parts: Any, at: Any) -> Any:
             """Where part number `at` begins, of equal ones (but for a step)."""
             steps = i.udiv(i.add(size, b.i64(step - 1)), b.i64(step))
             return b.smin(size, i.mul(i.udiv(i.mul(at, steps), parts), b.i64(step)))
 
-        def one(u: Any, _: list[Any]) -> Sequence[Any]:
-            block, rest = i.urem(u, p["blocks"]), i.udiv(u, p["blocks"])
-            chunk, batch = i.urem(rest, chunks), i.udiv(rest, chunks)
-            rows = [share(p["m"], TALL, p["blocks"], i.add(block, b.i64(x))) for x in range(2)]
-            columns = [share(p["n"], STRIP, chunks, i.add(chunk, b.i64(x))) for x in range(2)]
-            i.call(unit, [bufs, dims, batch, *rows, *columns, parts_a, parts_b, sums])
-            return ()
+        def units(u: Any) -> Any:
+            """Those that have what stays in common, as one."""
+            first, rest = i.urem(u, p[inner]), i.udiv(u, p[inner])
+            kept, batch = i.urem(rest, p[outer]), i.udiv(rest, p[outer])
+            count = b.smin(b.smin(i.sub(end, u), i.sub(p[inner], first)), p["passing"])
+            edges = {outer: [kept, i.add(kept, b.i64(1))], inner: [first, i.add(first, count)]}
+            rows = [share(p["m"], TALL, p["blocks"], at) for at in edges["blocks"]]
+            columns = [share(p["n"], STRIP, p["chunks"], at) for at in edges["chunks"]]
+            i.call(run, [bufs, dims, batch, *rows, *columns, *parts, sums, tables])
+            return i.add(u, count)
 
-        b.loop(begin, end, b.i64(1), [], one)
+        b.walk(begin, end, units)
         restore()
         tiles.release()
         i.ret_void()
@@ -111,244 +113,259 @@ class TripleProduct(TextEmitter):
     def _sizes(self, b: Builder, dims: Any) -> Sizes:
         return {name: b.param(dims, at) for name, at in self.size.items()}
 
-    def _unit(self) -> ir.Function:
-        """void unit(bufs, dims, batch, row, row_end, column, column_end, parts of A, parts of B, sums)."""
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 5, *[PTR] * 3]), f"{PLACEHOLDER}.unit")
+    def _function(self, name: str, result: Any, args: Sequence[Any]) -> ir.Function:
+        fn = ir.Function(self.module, ir.FunctionType(result, args), f"{PLACEHOLDER}.{name}")
         fn.linkage = "internal"
         fn.attributes.add("noinline")
+        return fn
+
+    def _run(self) -> ir.Function:
+        """void run(bufs, dims, batch, row, row_end, column, column_end, parts kept, parts that pass, sums, tables)."""
+        fn = self._function("run", ir.VoidType(), [PTR, PTR, *[I64] * 5, *[PTR] * 4])
         b = Builder(fn)
-        i = b.ir
-        bufs, dims, batch, row, row_end, column, column_end, parts_a, parts_b, sums = fn.args
+        i, f32 = b.ir, ir.FloatType()
+        bufs, dims, batch, row, row_end, column, column_end, kept, passing, sums, tables = fn.args
         p = self._sizes(b, dims)
-        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(self.kernel.operands))]
-        f32 = ir.FloatType()
-        a = b.at(pointers[0], i.add(i.mul(batch, p["a_batch"]), i.mul(row, p["lda"])), f32)
-        packed = b.at(pointers[1], i.mul(batch, p["b_batch"]), f32)
-        rows = i.sub(row_end, row)
-        whole = i.and_(i.add(rows, b.i64(ROWS - 1)), b.i64(-ROWS))  # the last row again, to fill tiles
-        width = i.sub(column_end, column)
+        pointers = self._pointers(b, bufs)
+        a = b.at(pointers[0], i.mul(batch, p["a_batch"]), f32)
+        packed = self._packed(b, p, pointers, batch)
+        size, one = b.i64(TALL), b.i64(1)
+        edges = [(row, row_end), (column, column_end)]
+        (first, last), (stay, stay_end) = edges if self.schedule.rows_pass else reversed(edges)
+        tall = i.lshr(i.add(i.sub(stay_end, stay), b.i64(TALL - 1)), b.i64(5))  # tiles that stay
 
-        def panel(j: Any) -> Any:
-            """Row 0 of the strip at column j of the unit: strips are halves of panels."""
-            at = i.add(column, j)
-            half = i.and_(at, b.i64(self.kernel.panel - 1))
-            return b.at(packed, i.add(i.mul(i.sub(at, half), p["k"]), half), f32)
+        def table(r: Any) -> Any:
+            """Of the rows from r on."""
+            at = i.sub(r, row)
+            return b.at(tables, i.and_(at, b.i64(_TABLES * TALL - 1)) if self.schedule.rows_pass else at, I64)
 
-        def sums_of(j: Any, r: Any) -> Any:
-            return b.at(sums, i.add(i.mul(j, whole), i.mul(r, b.i64(STRIP))), f32)
+        def whole(splitter: Splitter, at: Any, end: Any, k0: Any, live: Any, to: Any) -> Whole:
+            behind = b.smin(i.add(at, size), i.sub(end, one))
+            if splitter.rows:
+                return Whole(b.at(a, k0, f32), b.at(a, i.add(k0, i.mul(i.sub(behind, at), p["lda"])), f32), table(at), live, to)
+            below = i.mul(k0, b.i64(self.kernel.panel))
+            here, next_ = (b.at(self._panel(b, p, packed, x), below, f32) for x in (at, behind))
+            return Whole(here, next_, tables, live, to)
+
+        def rows_of(r: Any) -> None:
+            """Where 32 rows are, the last one again behind it."""
+
+            def one_row(x: Any, _: list[Any]) -> Sequence[Any]:
+                m = b.smin(i.add(r, x), i.sub(row_end, one))
+                i.store(i.mul(m, p["lda"]), b.at(table(r), x, I64), align=8)
+                return ()
+
+            b.loop(b.i64(0), size, one, [], one_row)
 
         def deep(k0: Any, _: list[Any]) -> Sequence[Any]:
-            live = b.smin(b.i64(DEPTH), i.sub(p["k"], k0))
+            live = b.smin(p["depth"], i.sub(p["k"], k0))
             steps = i.lshr(i.add(live, b.i64(STRIP - 1)), b.i64(5))
-            self._split_rows(b, b.at(a, k0, f32), p["lda"], rows, whole, live, steps, parts_a)
+            pieces, bytes_ = i.mul(steps, b.i64(PIECES)), tile_bytes(b, steps)
+            final = i.icmp_signed(">=", i.add(k0, live), p["k"])
+            products = i.mul(tall, b.i64(len(_ORDER) // 2))  # of a step, among which its pieces are dealt out
+            several = i.udiv(i.add(products, b.i64(PIECES - 1)), products)
 
-            def strip(j: Any, _: list[Any]) -> Sequence[Any]:
-                here = b.at(panel(j), i.mul(k0, b.i64(self.kernel.panel)), f32)
-                following = b.at(panel(b.smin(i.add(j, b.i64(STRIP)), i.sub(width, b.i64(1)))), i.mul(k0, b.i64(self.kernel.panel)), f32)
-                self._split_strip(b, here, live, steps, parts_b, following)
-                share = i.udiv(b.i64(0 if self.schedule.early else _FETCHED), i.mul(i.lshr(i.add(whole, b.i64(ROWS)), b.i64(5)), steps))
-
-                def tile(r: Any, turn: list[Any]) -> Sequence[Any]:
-                    here = b.at(parts_a, i.mul(r, i.mul(steps, b.i64(2 * STRIP * _PARTS))), I8)
-                    return [self._multiply(b, high, here, parts_b, steps, sums_of(j, r), k0, following, turn[0], share)]
-
-                high = 2
-                tall = i.and_(whole, b.i64(-TALL))
-                turn = b.loop(b.i64(0), tall, b.i64(TALL), [b.i64(0)], tile)
-                high = 1
-                b.loop(tall, whole, b.i64(ROWS), turn, tile)
+            def keep(t: Any, _: list[Any]) -> Sequence[Any]:
+                at = i.add(stay, i.mul(t, size))
+                if self.keeps.rows:
+                    rows_of(at)
+                to = b.at(kept, i.mul(t, bytes_), I8)
+                self.keeps.pieces(b, whole(self.keeps, at, stay_end, k0, live, to), steps, b.i64(0), pieces)
                 return ()
 
-            b.loop(b.i64(0), width, b.i64(STRIP), [], strip)
+            b.loop(b.i64(0), tall, one, [], keep)
+
+            def buffer(at: Any) -> Any:
+                turn = i.and_(i.lshr(i.sub(at, first), b.i64(5)), one)
+                return b.at(passing, i.mul(turn, bytes_), I8)
+
+            if self.passes.rows:
+                rows_of(first)
+            self.passes.pieces(b, whole(self.passes, first, last, k0, live, buffer(first)), steps, b.i64(0), pieces)
+
+            def passing_tile(at: Any, before: list[Any]) -> Sequence[Any]:
+                following = i.add(at, size)
+                limit = i.select(i.icmp_signed("<", following, last), pieces, b.i64(0))
+                if self.passes.rows:
+                    rows_of(following)
+                after = whole(self.passes, following, last, k0, live, buffer(following))
+                line = i.mul(i.lshr(i.sub(at, first), b.i64(5)), tall)
+
+                def tile(t: Any, carried: list[Any]) -> Sequence[Any]:
+                    """Multiplies, and finishes the tile before, whose sums have arrived in memory meanwhile."""
+                    turn, *done = carried
+                    here = b.at(kept, i.mul(t, bytes_), I8)
+                    other = i.add(stay, i.mul(t, size))
+                    operands, corner = ([buffer(at), here], (at, other)) if self.passes.rows else ([here, buffer(at)], (other, at))
+                    number = i.add(line, t)
+                    number = i.select(i.icmp_signed(">=", p["depth"], p["k"]), i.and_(number, one), number)
+                    place = b.at(sums, i.mul(number, b.i64(_SUMS)), f32)
+                    rows = b.smin(size, i.sub(row_end, corner[0]))
+                    wanted = i.select(final, rows, b.i64(0))
+                    at_c = i.add(i.add(i.mul(batch, p["c_batch"]), corner[1]), i.mul(corner[0], p["ldc"]))
+                    result = b.at(pointers[-1], at_c, storage(self.kernel.operands[-1].dtype))
+                    args = [*operands, steps, place, k0, *after.values, turn, limit, several, result, p["ldc"], wanted]
+                    with i.if_else(i.icmp_signed(">", rows, b.i64(ROWS))) as (two, only):
+                        with two:
+                            from_two = (i.call(self.multiply[2], args), i.block)
+                        with only:
+                            from_one = (i.call(self.multiply[1], args), i.block)
+                    turn = b.merge(from_two, from_one)
+                    i.call(self.finish, [bufs, dims, batch, *done])
+                    return [turn, *corner, wanted, place, table(corner[0])]
+
+                turn, *done = b.loop(b.i64(0), tall, one, [b.i64(0), *before], tile)
+                self.passes.pieces(b, after, steps, turn, limit)
+                return done
+
+            nothing = [row, column, b.i64(0), sums, tables]
+            done = b.loop(first, last, size, nothing, passing_tile)
+            i.call(self.finish, [bufs, dims, batch, *done])
             return ()
 
-        b.loop(b.i64(0), p["k"], b.i64(DEPTH), [], deep)
-        with i.if_then(self._any_special(b, sums, i.mul(i.and_(i.add(width, b.i64(STRIP - 1)), b.i64(-STRIP)), whole)), likely=False):
-            self._by_multiply_adds(b, p, a, panel, rows, width, sums_of)
-
-        c = b.at(pointers[-1], i.mul(batch, p["c_batch"]), storage(self.kernel.operands[-1].dtype))
-
-        def finish(j: Any, _: list[Any]) -> Sequence[Any]:
-            left = i.add(column, j)
-            masks = [b.below(i.sub(p["n"], left), _LANES, v * _LANES) if self.schedule.ragged else None for v in range(2)]
-            epilogue = self.epilogue.begin(b, dims, pointers, batch, left, masks, hold=True)
-            corner = b.at(c, left, storage(self.kernel.operands[-1].dtype))
-
-            def along(r: Any, _: list[Any]) -> Sequence[Any]:
-                at, m = sums_of(j, r), i.add(row, r)
-                acc = [b.load(_F, b.at(at, b.i64(v * _LANES), f32), BYTES) for v in range(2)]
-                epilogue.row(m, acc, b.at(corner, i.mul(m, p["ldc"]), storage(self.kernel.operands[-1].dtype)))
-                return ()
-
-            b.loop(b.i64(0), rows, b.i64(1), [], along)
-            return ()
-
-        b.loop(b.i64(0), width, b.i64(STRIP), [], finish)
+        b.loop(b.i64(0), p["k"], p["depth"], [], deep)
         i.ret_void()
         return fn
 
-    def _split(self, b: Builder, x: Any, y: Any, to: Any) -> None:
-        """Three lines, a tile apart, of the parts of x and y side by side."""
-        i, high, sixteen = b.ir, ir.Constant(_I, [-65536] * _LANES), ir.Constant(_I, [16] * _LANES)
-        for part in range(_PARTS):
-            xs, ys = i.bitcast(x, _I), i.bitcast(y, _I)
-            upper_x, upper_y = i.and_(xs, high), i.and_(ys, high)
-            i.store(i.or_(i.lshr(xs, sixteen), upper_y), b.at(to, b.i64(part * _TILE), I8), align=BYTES)
-            if part < _PARTS - 1:
-                x, y = i.fsub(x, i.bitcast(upper_x, _F)), i.fsub(y, i.bitcast(upper_y, _F))
-
-    def _split_rows(self, b: Builder, a: Any, lda: Any, rows: Any, whole: Any, live: Any, steps: Any, to: Any) -> None:
-        """Rows of A, 32 of k at a time, as [tile of rows][step][part] tiles. Reads no element beyond `live` of a row."""
+    def _finish(self) -> ir.Function:
+        """void finish(bufs, dims, batch, row, column, rows, sums, table of rows): results of a tile."""
+        fn = self._function("finish", ir.VoidType(), [PTR, PTR, *[I64] * 4, PTR, PTR])
+        b = Builder(fn)
         i, f32 = b.ir, ir.FloatType()
+        bufs, dims, batch, row, column, rows, sums, table = fn.args
+        p, pointers, c = self._sizes(b, dims), self._pointers(b, bufs), storage(self.kernel.operands[-1].dtype)
+
+        def place(r: Any, v: int) -> Any:
+            half = i.mul(i.and_(r, b.i64(-ROWS)), b.i64(STRIP))
+            return b.at(sums, i.add(i.add(half, b.i64(v * ROWS * LANES)), i.mul(i.and_(r, b.i64(ROWS - 1)), b.i64(LANES))), f32)
+
+        def check(r: Any, kept: list[Any]) -> Sequence[Any]:
+            """0 times a number is 0."""
+            sums = [b.load(_F, place(i.add(r, b.i64(x)), v), BYTES) for x in range(2) for v in range(2)]
+            return [b.call(f"llvm.fma.v{LANES}f32", _F, x, ir.Constant(_F, None), y) for x, y in zip(sums, kept, strict=True)]
+
+        found = b.loop(b.i64(0), rows, b.i64(2), [ir.Constant(_F, None)] * 4, check)  # a tile has 16 rows or 32
+        total = i.fadd(i.fadd(found[0], found[1]), i.fadd(found[2], found[3]))
+        with i.if_then(b.any(i.fcmp_unordered("uno", total, total)), likely=False):
+            a = b.at(pointers[0], i.mul(batch, p["a_batch"]), f32)
+            i.call(self.again, [p["k"], rows, sums, a, table, self._panel(b, p, self._packed(b, p, pointers, batch), column)])
+        masks = [b.below(i.sub(p["n"], column), LANES, v * LANES) if self.schedule.ragged else None for v in range(2)]
+        epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks, hold=True)
+        out = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), c)
 
         def one(r: Any, _: list[Any]) -> Sequence[Any]:
-            source = b.at(a, i.mul(b.smin(r, i.sub(rows, b.i64(1))), lda), f32)
-            tile = i.mul(i.mul(i.lshr(r, b.i64(4)), steps), b.i64(_PARTS * _TILE))
-            out = b.at(to, i.add(tile, i.mul(i.and_(r, b.i64(ROWS - 1)), b.i64(BYTES))), I8)
-
-            def step(s: Any, _: list[Any]) -> Sequence[Any]:
-                at = b.at(source, i.mul(s, b.i64(STRIP)), f32)
-                halves = [b.at(at, b.i64(h * _LANES), f32) for h in range(2)]
-                if self.schedule.short:
-                    left = i.sub(live, i.mul(s, b.i64(STRIP)))
-                    x, y = (b.masked_load(_F, h, b.below(left, _LANES, v * _LANES), 4) for v, h in enumerate(halves))
-                else:
-                    x, y = (b.load(_F, h, 4) for h in halves)
-                self._split(b, x, y, b.at(out, i.mul(s, b.i64(_PARTS * _TILE)), I8))
-                return ()
-
-            b.loop(b.i64(0), steps, b.i64(1), [], step)
+            m = i.add(row, r)
+            epilogue.row(m, [b.load(_F, place(r, v), BYTES) for v in range(2)], b.at(out, i.mul(m, p["ldc"]), c))
             return ()
 
-        b.loop(b.i64(0), whole, b.i64(1), [], one)
+        b.loop(b.i64(0), rows, b.i64(1), [], one)
+        i.ret_void()
+        return fn
 
-    def _split_strip(self, b: Builder, source: Any, live: Any, steps: Any, to: Any, following: Any) -> None:
-        """A strip of packed B as [tile of columns][step][part] tiles, zeros behind the last row of k."""
-        i, f32, width = b.ir, ir.FloatType(), self.kernel.panel
+    def _pointers(self, b: Builder, bufs: Any) -> list[Any]:
+        return [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(self.kernel.operands))]
 
-        def row(at: Any, left: Any, k: Any) -> Any:
-            if not self.schedule.short:
-                return b.load(_F, b.at(at, i.mul(k, b.i64(width)), f32), 4)
-            inside = i.icmp_signed("<", k, left)
-            found = b.load(_F, b.at(at, i.mul(i.select(inside, k, b.i64(0)), b.i64(width)), f32), 4)
-            return i.select(inside, found, ir.Constant(_F, None))
+    def _packed(self, b: Builder, p: Sizes, pointers: list[Any], batch: Any) -> Any:
+        return b.at(pointers[1], b.ir.mul(batch, p["b_batch"]), ir.FloatType())
 
-        def step(s: Any, _: list[Any]) -> Sequence[Any]:
-            top = b.at(source, i.mul(s, b.i64(STRIP * width)), f32)
-            left = i.sub(live, i.mul(s, b.i64(STRIP)))
+    def _panel(self, b: Builder, p: Sizes, packed: Any, column: Any) -> Any:
+        """Row 0 of the strip at a column: strips are halves of panels."""
+        i = b.ir
+        half = i.and_(column, b.i64(self.kernel.panel - 1))
+        return b.at(packed, i.add(i.mul(i.sub(column, half), p["k"]), half), ir.FloatType())
 
-            def pair(r: Any, _: list[Any]) -> Sequence[Any]:
-                if self.schedule.early:
-                    k = i.add(i.mul(s, b.i64(STRIP)), r)
-                    for x in range(2):
-                        at = i.mul(i.add(k, b.i64(x * ROWS)), b.i64(width))
-                        Tiles(b, DType.BF16).prefetch(b.at(following, at, f32))
-                        Tiles(b, DType.BF16).prefetch(b.at(following, i.add(at, b.i64(_LANES)), f32))
-                for c in range(2):
-                    at = b.at(top, b.i64(c * _LANES), f32)
-                    tile = i.mul(i.add(i.mul(steps, b.i64(c)), s), b.i64(_PARTS * _TILE))
-                    out = b.at(to, i.add(tile, i.mul(r, b.i64(BYTES))), I8)
-                    self._split(b, row(at, left, r), row(at, left, i.add(r, b.i64(ROWS))), out)
-                return ()
+    def _multiply(self, high: int) -> ir.Function:
+        """i64 multiply(parts of 16 · `high` rows, of a strip, steps, sums, k0, (what to split), turn, limit, pieces).
 
-            b.loop(b.i64(0), b.i64(ROWS), b.i64(1), [], pair)
-            return ()
-
-        b.loop(b.i64(0), steps, b.i64(1), [], step)
-
-    def _multiply(
-        self, b: Builder, high: int, a: Any, strip: Any, steps: Any, sums: Any, k0: Any, following: Any, turn: Any, share: Any
-    ) -> Any:
-        """16 · `high` rows by 32 columns, added to `sums`. Meanwhile asks memory for `share` lines of the following strip at each of the
-        steps; `turn` is the first of them, and what is returned the next."""
+        Adds to `sums`, which begin at k0 = 0. So many pieces of what passes next are split behind each product of parts, from number
+        `turn` to `limit`; returns the first that is left.
+        """
+        fn = self._function(f"multiply{high}", I64, [PTR, PTR, I64, PTR, I64, *TYPES, I64, I64, I64, PTR, I64, I64])
+        b = Builder(fn)
         i, t = b.ir, Tiles(b, DType.BF16)
+        a, strip, steps, sums, k0 = fn.args[:5]
+        after = Whole(*fn.args[5:10])
+        turn, limit, pieces, result, ldc, wanted = fn.args[10:]
+        stored = storage(self.kernel.operands[-1].dtype)
+        slots = i.mul(steps, b.i64(len(_ORDER) // 2))
+        per_slot = i.udiv(i.add(wanted, i.sub(slots, b.i64(1))), slots)
         line = b.i64(BYTES)
-        corners = [b.at(sums, b.i64(x * ROWS * STRIP + y * _LANES), ir.FloatType()) for x in range(high) for y in range(2)]
+        corners = [b.at(sums, b.i64(x * ROWS * LANES), ir.FloatType()) for x in range(2 * high)]
         with i.if_else(i.icmp_signed("==", k0, b.i64(0))) as (fresh, more):
             with fresh:
                 for x in range(len(corners)):
                     t.zero(x)
             with more:
                 for x, corner in enumerate(corners):
-                    t.load(x, corner, b.i64(4 * STRIP))
-        tiles = i.mul(steps, b.i64(_PARTS * _TILE))  # from one tile of rows, or of columns, to the next
+                    t.load(x, corner, line)
+        half = i.mul(steps, b.i64(STEP))  # from 16 rows, or columns, to the next
 
         def step(s: Any, carried: list[Any]) -> Sequence[Any]:
-            first = i.mul(s, b.i64(_PARTS * _TILE))
-            rows = [b.at(a, first, I8), b.at(a, i.add(first, tiles), I8)][:high]
-            columns = [b.at(strip, first, I8), b.at(strip, i.add(first, tiles), I8)]
+            first = i.mul(s, b.i64(STEP))
+            rows = [b.at(a, first, I8), b.at(a, i.add(first, half), I8)][:high]
+            columns = [b.at(strip, first, I8), b.at(strip, i.add(first, half), I8)]
+            before: tuple[int, int] | None = None
+            turn, line_at = carried
 
-            def fetch(f: Any, _: list[Any]) -> Sequence[Any]:
-                k, half = i.lshr(f, b.i64(1)), i.and_(f, b.i64(1))
-                at = i.add(i.mul(k, b.i64(self.kernel.panel)), i.mul(half, b.i64(_LANES)))
-                t.prefetch(b.at(following, at, ir.FloatType()))
+            def fetch(r: Any, _: list[Any]) -> Sequence[Any]:
+                at = b.at(result, i.mul(r, ldc), stored)
+                t.prefetch(at, write=True)
+                t.prefetch(b.at(at, b.i64(LANES), stored), write=True)
                 return ()
 
-            after = i.add(carried[0], share)
-            b.loop(carried[0], after, b.i64(1), [], fetch)
-            before: tuple[int, int] | None = None
-            for x, y in _ORDER:
+            for at, (x, y) in enumerate(_ORDER):
                 if before is None or before[0] != x:
                     for r in range(high):
-                        t.load(4 + r, b.at(rows[r], b.i64(x * _TILE), I8), line)
+                        t.load(4 + r, b.at(rows[r], b.i64(x * TILE), I8), line)
                 if before is None or before[1] != y:
                     for c in range(2):
-                        t.load(6 + c, b.at(columns[c], b.i64(y * _TILE), I8), line)
+                        t.load(6 + c, b.at(columns[c], b.i64(y * TILE), I8), line)
                 for r in range(high):
                     for c in range(2):
                         t.multiply(2 * r + c, 4 + r, 6 + c)
                 before = x, y
-            return [after]
+                if not at % 2:
+                    continue
+                end = b.smin(i.add(turn, pieces), limit)
+                self.passes.pieces(b, after, steps, turn, end)
+                turn = end
+                line_end = b.smin(i.add(line_at, per_slot), wanted)
+                b.loop(line_at, line_end, b.i64(1), [], fetch)
+                line_at = line_end
+            return [turn, line_at]
 
-        turn = b.loop(b.i64(0), steps, b.i64(1), [turn], step)[0]
+        turn = b.loop(b.i64(0), steps, b.i64(1), [turn, b.i64(0)], step)[0]
         for x, corner in enumerate(corners):
-            t.store(x, corner, b.i64(4 * STRIP))
-        return turn
+            t.store(x, corner, line)
+        i.ret(turn)
+        return fn
 
-    def _any_special(self, b: Builder, sums: Any, count: Any) -> Any:
-        """Whether one of so many sums, which are a multiple of 64, is infinite or not a number."""
-        i = b.ir
-
-        def some(at: Any, most: list[Any]) -> Sequence[Any]:
-            return [
-                b.smax(kept, self._magnitude(b, b.load(_I, b.at(sums, i.add(at, b.i64(v * _LANES)), I32), BYTES)))
-                for v, kept in enumerate(most)
-            ]
-
-        return self._special(b, b.loop(b.i64(0), count, b.i64(4 * _LANES), [ir.Constant(_I, None)] * 4, some))
-
-    def _special(self, b: Builder, vectors: Sequence[Any]) -> Any:
-        """Whether a lane has the largest exponent."""
-        top = functools.reduce(b.smax, [self._magnitude(b, v) for v in vectors])
-        return b.any(b.ir.icmp_signed(">=", top, ir.Constant(_I, [0x7F800000] * _LANES)))
-
-    def _magnitude(self, b: Builder, bits: Any) -> Any:
-        return b.ir.and_(bits, ir.Constant(_I, [0x7FFFFFFF] * _LANES))
-
-    def _by_multiply_adds(self, b: Builder, p: Sizes, a: Any, panel: Any, rows: Any, width: Any, sums_of: Any) -> None:
-        """The sums of a unit that are no finite numbers again, slowly."""
+    def _by_multiply_adds(self) -> ir.Function:
+        """void again(k, rows, sums, A, table of rows, strip): rows whose sums are no finite numbers, slowly."""
+        fn = self._function("again", ir.VoidType(), [I64, I64, *[PTR] * 4])
+        b = Builder(fn)
         i, f32 = b.ir, ir.FloatType()
+        depth, rows, sums, a, table, strip = fn.args
 
-        def strip(j: Any, _: list[Any]) -> Sequence[Any]:
-            top = panel(j)
+        def row(r: Any, _: list[Any]) -> Sequence[Any]:
+            half = i.mul(i.and_(r, b.i64(-ROWS)), b.i64(STRIP))
+            top = b.at(sums, i.add(half, i.mul(i.and_(r, b.i64(ROWS - 1)), b.i64(LANES))), f32)
+            places = [b.at(top, b.i64(v * ROWS * LANES), f32) for v in range(2)]
+            left = b.at(a, b.load(I64, b.at(table, r, I64), 8), f32)
 
-            def row(r: Any, _: list[Any]) -> Sequence[Any]:
-                left = b.at(a, i.mul(r, p["lda"]), f32)
-                places = [b.at(sums_of(j, r), b.i64(v * _LANES), f32) for v in range(2)]
+            def step(k: Any, acc: list[Any]) -> Sequence[Any]:
+                x = b.splat(b.load(f32, b.at(left, k, f32), 4), LANES)
+                at = b.at(strip, i.mul(k, b.i64(self.kernel.panel)), f32)
+                ys = [b.load(_F, b.at(at, b.i64(v * LANES), f32), 4) for v in range(2)]
+                return [b.call(f"llvm.fma.v{LANES}f32", _F, x, y, z) for y, z in zip(ys, acc, strict=True)]
 
-                def step(k: Any, acc: list[Any]) -> Sequence[Any]:
-                    x = b.splat(b.load(f32, b.at(left, k, f32), 4), _LANES)
-                    at = b.at(top, i.mul(k, b.i64(self.kernel.panel)), f32)
-                    ys = [b.load(_F, b.at(at, b.i64(v * _LANES), f32), 4) for v in range(2)]
-                    return [b.call(f"llvm.fma.v{_LANES}f32", _F, x, y, z) for y, z in zip(ys, acc, strict=True)]
-
-                with i.if_then(self._special(b, [b.load(_I, at, BYTES) for at in places])):
-                    found = b.loop(b.i64(0), p["k"], b.i64(1), [ir.Constant(_F, None)] * 2, step)
-                    for value, at in zip(found, places, strict=True):
-                        i.store(value, at, align=BYTES)
-                return ()
-
-            b.loop(b.i64(0), rows, b.i64(1), [], row)
+            found = [b.load(_F, at, BYTES) for at in places]
+            wrong = i.fsub(i.fsub(found[0], found[0]), i.fsub(found[1], found[1]))
+            with i.if_then(b.any(i.fcmp_unordered("uno", wrong, wrong))):
+                for value, at in zip(b.loop(b.i64(0), depth, b.i64(1), [ir.Constant(_F, None)] * 2, step), places, strict=True):
+                    i.store(value, at, align=BYTES)
             return ()
 
-        b.loop(b.i64(0), width, b.i64(STRIP), [], strip)
+        b.loop(b.i64(0), rows, b.i64(1), [], row)
+        i.ret_void()
+        return fn

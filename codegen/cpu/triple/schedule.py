@@ -9,34 +9,39 @@ from ...kernel import ContractKernel
 from ..target import CpuTarget
 
 TALL = STRIP = 32  # rows, and columns, of two tiles
-DEPTH = 128  # of k: so much of a strip, in three parts, is half of the first-level cache
-LEAST_ROWS, _LEAST_COLUMNS, _LEAST_K = 112, 192, 192  # with fewer, splitting operands takes longer than tiles save
-_ROWS = 256  # of a unit at most: each strip is split once for them
-_FEW_ROWS = 128  # of a unit, beside which there is no time to ask memory for more while tiles multiply
-_COLUMNS = 512  # of a unit at most: each row is split once for them; their sums lie on the stack
-_LEAST_UNIT = 96  # columns, from which on splitting the rows is small enough beside multiplying them
-_UNITS = 12  # from which on threads have nearly equal parts
+_LEAST_ROWS, _LEAST_COLUMNS, _LEAST_K = 96, 64, 96  # with fewer, splitting operands takes longer than tiles save
+_LEAST_RESULTS = 5 << 12  # rows by columns, for the same reason
+_DEPTH, _DEEPEST = 512, 1024  # of k: what is split at a time; the same beside few rows
+_KEPT_BYTES = 640 << 10  # of parts that stay: with those that pass and the sums, half of the second-level cache
+_MOST_ROWS = 256  # that stay: beside fewer, as many columns are split in no further time
+_UNIT = 64  # rows, or columns, that pass
+_TALLER = 1.5  # times as many rows as columns, from which on columns stay
+_WAITING_BYTES = 256 << 10  # of sums that wait for more of k
+_PARTS = 6  # bytes of a number
 
 
 @dataclass(frozen=True, slots=True)
 class TripleSchedule:
-    """Units are blocks of rows by chunks of columns, all of them within a tile or a strip of equal: `rows` by `columns` at most.
-
-    whole_chunks: along n, where one call does everything; more where several threads share.
+    """Units are blocks of rows by chunks of columns, all of them within a tile or a strip of equal. One of the two stays, split, while
+    up to `passing` of the other pass by in a call; `kept`: rows or columns at most that stay, `depth` of k. `least`: rows from which on
+    tiles are faster.
     """
 
-    rows: int
-    columns: int
+    least: int
+    rows_pass: bool  # by columns that stay, else columns by rows
+    kept: int
+    passing: int
     blocks: Dim
     chunks: int
-    whole_chunks: int
+    depth: int
+    sums: int  # elements
+    unit_cost: int
     ragged: bool  # n does not fill the last strip
     short: bool  # k does not fill the last 32 of a tile
-    early: bool  # memory is asked for the following strip while this one is split, not while it is multiplied
 
 
 def schedule_triple(kernel: ContractKernel, target: CpuTarget) -> TripleSchedule | None:
-    """None where vectors are faster, or there are no tile registers. Of symbolic rows it serves where they are `LEAST_ROWS` or more."""
+    """None where vectors are faster, or there are no tile registers. Of symbolic rows it serves those that are `least` or more."""
     m, n, k = kernel.m, kernel.n, kernel.k
     if not ({"amx-tile", "amx-bf16"} <= target.features and target.masked and target.vector_bits == 512):
         return None
@@ -44,16 +49,45 @@ def schedule_triple(kernel: ContractKernel, target: CpuTarget) -> TripleSchedule
         return None
     if kernel.diagonal != 1 or kernel.planes is not None or not kernel.at_a_stride or (kernel.conv is not None and kernel.batch != 1):
         return None
-    if not (isinstance(n, int) and isinstance(k, int)) or upper(m) < LEAST_ROWS or n < _LEAST_COLUMNS or k < _LEAST_K:
+    if not (isinstance(n, int) and isinstance(k, int)) or n < _LEAST_COLUMNS or k < _LEAST_K:
         return None
-    strips = -(-n // STRIP)
-    blocks = ceildiv(m, _ROWS)
-    rows = ceildiv(ceildiv(m, TALL), blocks) * TALL if isinstance(m, int) else _ROWS
-    assert isinstance(rows, int)
-    whole_chunks = chunks = -(-n // _COLUMNS)
-    units = blocks * kernel.batch
-    known = units if isinstance(units, int) else 1
-    while known * chunks < _UNITS and known * chunks % 2 and n >= 2 * _LEAST_UNIT:
-        chunks += 1  # else one of two threads has a unit more
-    columns = -(-strips // whole_chunks) * STRIP
-    return TripleSchedule(rows, columns, blocks, chunks, whole_chunks, n % STRIP != 0, k % STRIP != 0, rows <= _FEW_ROWS)
+    if upper(m) < _least(n):
+        return None
+    rows_pass = isinstance(m, int) and m > _TALLER * n
+    return (_by_columns if rows_pass else _by_rows)(kernel, m, n, k)
+
+
+def _least(n: int) -> int:
+    return max(_LEAST_ROWS, -(-_LEAST_RESULTS // n))
+
+
+def _by_columns(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
+    """Columns stay, rows pass by."""
+    depth = _evenly(k, _DEPTH)
+    kept = _evenly(n, _KEPT_BYTES // (_PARTS * depth))
+    return _schedule(True, kept, depth, ceildiv(m, _UNIT), -(-n // kept), n, k)
+
+
+def _by_rows(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
+    """Rows stay, columns pass by."""
+    kept = _evenly(m, _MOST_ROWS) if isinstance(m, int) else _MOST_ROWS
+    depth = _evenly(k, max(_DEPTH, min(_DEEPEST, _KEPT_BYTES // (_PARTS * kept))))
+    kept = min(kept, _whole(_KEPT_BYTES // (_PARTS * depth)))
+    return _schedule(False, kept, depth, ceildiv(m, kept), -(-n // _UNIT), n, k)
+
+
+def _schedule(rows_pass: bool, kept: int, depth: int, blocks: Dim, chunks: int, n: int, k: int) -> TripleSchedule:
+    waiting = max(1, _WAITING_BYTES // (4 * kept * _UNIT)) if depth < k else 1 << 40
+    sums = TALL * STRIP * (kept // TALL * waiting * (_UNIT // STRIP) if depth < k else 2)
+    cost = _UNIT * kept * k
+    return TripleSchedule(_least(n), rows_pass, kept, waiting, blocks, chunks, depth, sums, cost, n % STRIP != 0, k % STRIP != 0)
+
+
+def _evenly(size: int, most: int) -> int:
+    """Of parts of at most so much (but for a step of 32), all of them about equal, the largest."""
+    parts = -(-size // _whole(most))
+    return -(-size // (parts * STRIP)) * STRIP
+
+
+def _whole(size: int) -> int:
+    return max(1, size // STRIP) * STRIP
