@@ -45,11 +45,15 @@ def test_affine_grid_of_another_batch() -> None:
         run_mlc(model, feeds(model, inputs))
 
 
-def test_max_roi_pool() -> None:
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_max_roi_pool(symbolic: bool) -> None:
     rois = np.concatenate([np.float32([[0], [1], [0], [1]]), np.float32([[0, 0, 12, 16], [3, 4, 8, 15], [1, 1, 1, 1], [5, 2, 12, 9]])], 1)
-    model = node_model("MaxRoiPool", [X, rois], opset=16, pooled_shape=[3, 2], spatial_scale=0.9)
+    rois = np.concatenate([rois, np.float32([[1, 6, 9, 30, 40], [0, 40, 50, 60, 70]])])  # behind the image, in part and as a whole
+    model = node_model("MaxRoiPool", [X, rois], opset=16, symbolic=symbolic, pooled_shape=[3, 2], spatial_scale=0.9)
     given = feeds(model, [X, rois])
     np.testing.assert_array_equal(run_mlc(model, given)[0], run_ort(model, given)[0])
+    with pytest.raises(InputError, match="index 2"):
+        run_mlc(model, feeds(model, [X, np.where(np.arange(5) == 0, 2, rois).astype(np.float32)]))
 
 
 @pytest.mark.parametrize("pixel_format", ["RGB", "BGR", "Grayscale"])
