@@ -21,7 +21,7 @@ from ..nvrtc import headers
 _FLAGS = ("-std=c++17", "-O1", "-g0", "-shared", "-fPIC", "-fwrapv", "-ffp-contract=on", "-Wno-unknown-pragmas", "-Wno-div-by-zero",
           "-fno-strict-aliasing", "-w")  # fmt: skip
 _MESSAGE = 256
-_EMULATION = tuple(f"emulate{part}.h" for part in ("", "_language", "_fibers", "_tensor", "_grid", "_hopper"))
+_EMULATION = tuple(f"emulate{part}.h" for part in ("", "_language", "_fibers", "_rules", "_tensor", "_grid", "_hopper"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@
 
 #include "emulate_language.h"
 
+#include <array>
 #include <cstdlib>
 #include <vector>
 
@@ -59,6 +60,8 @@ struct Fiber {
     };
     std::vector<Store> stores;                          // bulk copies from shared memory
     std::vector<std::vector<Store>> store_groups;
+    bool begun = false;             // products may be given
+    std::vector<uint32_t> written;  // words of shared memory that engines do not see yet
 };
 
 // Something that happens at any moment, at the latest when no thread can go on without it.
@@ -72,6 +75,8 @@ struct Deferred {
 
 struct Warp {
     uint64_t generation = 0;
+    size_t products = 0;     // given so far
+    unsigned registers = 0;  // of a thread, where it traded them
     unsigned arrived = 0, alive = 0;
     unsigned char slots[2][32][64];
 };
@@ -89,6 +94,16 @@ struct Block {
     std::vector<Deferred> deferred;
     uint64_t named[16] = {};  // barriers of warp groups: how often each was passed
     unsigned named_arrived[16] = {};
+    size_t bytes = 0;               // of shared memory
+    std::vector<uint16_t> hidden;   // by its words: which thread (+ 1) wrote what engines do not see yet
+    size_t hidden_words = 0;
+    struct Made {
+        const void* barrier;
+        bool told;
+        uint64_t passed;  // barriers of the block before that
+    };
+    std::vector<Made> made;  // barriers in shared memory; a kernel without has no engines to look after
+    std::vector<std::array<uint64_t, 3>> products[8];  // of each warp group, in order
     uint64_t coins = 0;  // whether what may happen at once does; 0: never
     Fiber* current = nullptr;
     Fiber scheduler;

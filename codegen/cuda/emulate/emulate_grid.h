@@ -2,6 +2,7 @@
 // that waits for another rests until that is done.
 #pragma once
 
+#include "emulate_rules.h"
 #include "emulate_tensor.h"
 
 #include <cstdio>
@@ -42,6 +43,8 @@ inline void prepare(Fiber& f) {
     f.product_groups.clear();
     f.stores.clear();
     f.store_groups.clear();
+    f.begun = false;
+    f.written.clear();
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(f.stack, MLC_STACK);  // the last run left without returning from its frames
 #endif
@@ -89,7 +92,11 @@ inline void start_block(unsigned number, const std::vector<uint32_t>& order, int
     block.barrier = block.arrived = 0;
     for (int i = 0; i < 16; ++i) block.named[i] = block.named_arrived[i] = 0;
     block.alive = (unsigned)block.fibers.size();
-    for (Warp& w : block.warps) w.generation = w.arrived = w.alive = 0;
+    for (Warp& w : block.warps) w.generation = w.products = w.arrived = w.alive = w.registers = 0;
+    block.hidden.assign(block.bytes / 4 + 1, 0);
+    block.hidden_words = 0;
+    block.made.clear();
+    for (auto& given : block.products) given.clear();
     for (size_t i = 0; i < block.fibers.size(); ++i) {
         prepare(block.fibers[i]);
         ++block.warps[i / 32].alive;
@@ -127,7 +134,7 @@ inline const char* run_block(Random& random) {
         }
         random.shuffle(block.order);
     }
-    return block.deferred.empty() ? nullptr : "a copy that nobody waits for";
+    return block.deferred.empty() ? parted() : "a copy that nobody waits for";
 }
 
 // Makes room for a block: fibers and shared memory.
@@ -144,6 +151,7 @@ inline bool furnish(int threads, int64_t shared) {
     if (posix_memalign(&memory, 1024, (size_t)shared + before)) return false;
     block.window = static_cast<unsigned char*>(memory);
     block.shared = block.window + before;
+    block.bytes = (size_t)shared;
     return true;
 }
 

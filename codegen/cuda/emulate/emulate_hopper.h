@@ -19,6 +19,8 @@ inline void update(u64* barrier, Phase p) {
     std::memcpy(barrier, &p, sizeof(p));
 }
 inline void arrive(u64* barrier, int bytes) {
+    known(barrier);
+    if (bytes < 0 || bytes >= 1 << 20) fail("more bytes than a barrier counts");
     Phase p = bit_cast<Phase>(*barrier);
     if (p.due == 0) fail("more arrivals at a barrier than it counts");
     p.bytes += bytes;
@@ -61,6 +63,7 @@ inline void copy_now(const Deferred& d) {
     update(d.barrier, p);
 }
 inline void copy_box(void* to, const TensorMap& map, int rank, int k, int row, int head, int batch, u64* barrier) {
+    known(barrier);
     if (shared_address(to) % 1024) fail("a bulk copy to a place that swizzles do not begin at");
     Map m;
     std::memcpy(&m, &map, sizeof(m));
@@ -77,8 +80,10 @@ inline void multiply(const Fiber::Product& p) {
     const uint32_t thread = block.current->thread.x % 128, lane = thread % 32;
     const auto word = [](uint64_t descriptor, uint32_t row, uint32_t w) {
         const uint32_t start = (uint32_t)(descriptor & 0x3fff) << 4, eight = (uint32_t)(descriptor >> 32 & 0x3fff) << 4;
+        const unsigned char* const from = block.window + swizzled(start + row / 8 * eight + row % 8 * 128 + w * 4);
+        seen_by_engines(from);
         uint32_t out;
-        std::memcpy(&out, block.window + swizzled(start + row / 8 * eight + row % 8 * 128 + w * 4), 4);
+        std::memcpy(&out, from, 4);
         return out;
     };
     const auto turned_word = [](uint64_t descriptor, uint32_t n, uint32_t w) {  // elements 2w and one on of k, of column n
@@ -87,7 +92,9 @@ inline void multiply(const Fiber::Product& p) {
         uint16_t half[2];
         for (uint32_t e = 0; e < 2; ++e) {
             const uint32_t k = w * 2 + e;
-            std::memcpy(&half[e], block.window + swizzled(start + n / 64 * chunk + n % 64 * 2 + k / 8 * eight + k % 8 * 128), 2);
+            const unsigned char* const from = block.window + swizzled(start + n / 64 * chunk + n % 64 * 2 + k / 8 * eight + k % 8 * 128);
+            seen_by_engines(from);
+            std::memcpy(&half[e], from, 2);
         }
         return half[0] | (uint32_t)half[1] << 16;
     };
@@ -129,13 +136,16 @@ inline void product(Acc (&sums)[NT][4], u64 a, u64 b, int add, bool turned) {
     } mine{a, b};
     const auto slots = exchange(&mine, sizeof(mine));
     if (std::memcmp(&mine, slots[0], sizeof(mine))) fail("a product whose lanes disagree on its matrices");
-    if ((a >> 62) != 1 || (b >> 62) != 1) fail("a product of matrices that are not swizzled by 128 bytes");
+    describes(a, 64, false);
+    describes(b, NT * 8, turned);
+    gives(a, b, NT * 8);
     give({multiply<Acc, A, B>, sums, a, b, NT * 8, add != 0, turned, nullptr, {}, {}});
 }
 // The same with A in registers: lane l has words l % 4 (0, 1) and 4 further (2, 3) of rows l / 4 (0, 2) and 8 further (1, 3).
 template <class Acc, class A, class B, int NT>
 inline void product_of_registers(Acc (&sums)[NT][4], const uint32_t (&a)[4], u64 b, int add, bool turned) {
-    if ((b >> 62) != 1) fail("a product of a matrix that is not swizzled by 128 bytes");
+    describes(b, NT * 8, turned);
+    gives(0, b, NT * 8);
     Fiber::Product now{multiply<Acc, A, B>, sums, 0, b, NT * 8, add != 0, turned, a, {}, {}};
     std::memcpy(now.mine, a, sizeof(now.mine));
     const auto slots = exchange(a, sizeof(now.mine));
@@ -150,6 +160,7 @@ inline void commit_products() {
     Fiber& f = *block.current;
     f.product_groups.push_back(std::move(f.products));
     f.products.clear();
+    f.begun = false;
     __syncwarp();
 }
 inline void wait_for_products(int left) {
@@ -176,6 +187,7 @@ inline void store_now(const Fiber::Store& s) {
                 if (i) offset += (uint64_t)at[i] * m.strides[i];
             }
             const unsigned char* const from = block.window + swizzled(start + (uint32_t)r * row_bytes + (uint32_t)(c * m.itemsize));
+            if (inside) seen_by_engines(from);
             if (inside) std::memcpy(reinterpret_cast<void*>(m.base + offset), from, (size_t)m.itemsize);
         }
 }
@@ -225,11 +237,13 @@ MLC_FN u32 shared_address(const void* p) { return emulate::shared_address(p); }
 MLC_FN void barrier_init(u64* barrier, int count) {
     const emulate::Phase p{(uint64_t)count, (uint64_t)count, 0, 0};
     std::memcpy(barrier, &p, sizeof(p));
+    emulate::block.made.push_back({barrier, false, 0});
 }
-MLC_FN void barriers_initialized() {}
+MLC_FN void barriers_initialized() { emulate::tell_barriers(); }
 MLC_FN void barrier_arrive(u64* barrier) { emulate::arrive(barrier, 0); }
 MLC_FN void barrier_expect(u64* barrier, int bytes) { emulate::arrive(barrier, bytes); }
 MLC_FN void barrier_wait(u64* barrier, u32 parity) {
+    emulate::known(barrier);
     while (emulate::bit_cast<emulate::Phase>(*barrier).parity == parity) emulate::yield_until_changed(reinterpret_cast<uint64_t*>(barrier), *barrier);
 }
 MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, u64* barrier) { emulate::copy_box(to, map, 2, k, row, 0, 0, barrier); }
@@ -244,12 +258,15 @@ template <int LEFT>
 MLC_FN void stores_wait() { emulate::wait_for_stores(LEFT); }
 MLC_FN void group_barrier(int number) { emulate::named_barrier(number + 1); }
 MLC_FN void prefetch_map(const TensorMap&) {}
-MLC_FN void writes_visible_to_engines() {}
+MLC_FN void writes_visible_to_engines() { emulate::show_writes(); }
 template <int COUNT>
-MLC_FN void give_registers() {}
+MLC_FN void give_registers() { emulate::trade_registers<COUNT>(false); }
 template <int COUNT>
-MLC_FN void take_registers() {}
-MLC_FN void products_begin() { __syncwarp(); }
+MLC_FN void take_registers() { emulate::trade_registers<COUNT>(true); }
+MLC_FN void products_begin() {
+    emulate::block.current->begun = true;
+    __syncwarp();
+}
 MLC_FN void products_commit() { emulate::commit_products(); }
 template <int LEFT>
 MLC_FN void products_wait() { emulate::wait_for_products(LEFT); }

@@ -1,12 +1,13 @@
 // Asynchronous copies, and products of warps on tensor cores, by definition.
 #pragma once
 
-#include "emulate_fibers.h"
+#include "emulate_rules.h"
 
 namespace emulate {
 
 // Asynchronous copies happen as late as they may: when their thread waits for them.
 inline void copy_later(void* to, const void* from, int bytes) {
+    if (bytes < 0 || bytes > 16) fail("an asynchronous copy of more than its place");
     if (reinterpret_cast<uintptr_t>(to) % 16 || (bytes && reinterpret_cast<uintptr_t>(from) % 16)) fail("a misaligned asynchronous copy");
     block.current->open.push_back({to, from, bytes});
 }
@@ -21,6 +22,7 @@ inline void wait_for_copies(int left) {
         for (const Fiber::Copy& c : f.groups.front()) {
             std::memset(c.to, 0, 16);
             if (c.bytes) std::memcpy(c.to, c.from, (size_t)c.bytes);
+            wrote(c.to, 16);
         }
         f.groups.erase(f.groups.begin());
     }

@@ -46,6 +46,9 @@ MLC_FN Pack<T, N> load_pack(const T* p) {
 }
 template <int N, class T>
 MLC_FN void store_pack(T* p, const Pack<T, N>& x) {
+#ifdef MLC_EMULATE
+    emulate::wrote(p, sizeof(x));
+#endif
     *reinterpret_cast<Pack<T, N>*>(p) = x;
 }
 
