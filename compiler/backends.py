@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
 from itertools import zip_longest
@@ -234,7 +234,11 @@ class CudaBackend:
         return _emit_once(plan, one, {})
 
     def texts(self, emitted: Mapping[int, tuple[Form, ...]], known: Mapping[str, CudaImage]) -> dict[str, str]:
+        from ..codegen.cuda.counters import clearing
+
         every = [f for forms in emitted.values() for f in forms]
+        _, first = clearing(every)
+        every += [first] if first is not None else []
         self._launches = {k.symbol: k for f in every for k in f.emitted.launches}
         self._archs: dict[str, list[str]] = {s: [] for s in self._launches}
         for f in every:
@@ -302,23 +306,41 @@ class CudaBackend:
 
 def cuda_code(plan: Plan, emitted: Mapping[int, tuple[Form, ...]], archs: Sequence[str]) -> tuple[Plan, dict[int, Code]]:
     """The plan with the workspaces of its steps as buffers and its checks at the end, and the calls of each step, each for some of
-    `archs`."""
+    `archs`. Counters are one buffer of all steps, which is cleared before the first of them."""
+    from ..codegen.cuda.counters import BYTES, clearing
+
+    def calls_of(f: Form, memory: Sequence[int]) -> tuple[Call, ...]:
+        mask = sum(1 << archs.index(a) for a in f.archs)
+        return tuple(Call(k.symbol, tuple(memory[o] for o in k.operands), k.dims, k.blocks, mask) for k in f.emitted.launches)
+
     buffers = list(plan.buffers)
     code: dict[int, Code] = {}
+    count, clear = clearing(f for forms in emitted.values() for f in forms)
+    counters = len(buffers)
+    if clear is not None:
+        buffers.append(Buffer("arena", DType.U8, (BYTES * count,)))
+    cleared_at = _first_steps(plan, {i for i, forms in emitted.items() if any(f.emitted.counters for f in forms)})
     for step in steps_of(plan.steps):
         forms = emitted[id(step)]
         spaces = []
         for sizes in zip_longest(*(f.emitted.workspaces for f in forms), fillvalue=0):  # a device runs one of the forms
             spaces.append(len(buffers))
             buffers.append(Buffer("arena", DType.U8, (reduce(dim_max, sizes),)))
-        memory = (*step.buffers, *spaces)
-        calls = tuple(
-            Call(k.symbol, tuple(memory[o] for o in k.operands), k.dims, k.blocks, sum(1 << archs.index(a) for a in f.archs))
-            for f in forms
-            for k in f.emitted.launches
-        )
-        code[id(step)] = Code(calls, forms[0].emitted.flops, forms[0].emitted.bytes)
+        calls = [c for f in forms for c in calls_of(f, (*step.buffers, *spaces[: len(f.emitted.workspaces)], counters))]
+        if clear is not None and id(step) in cleared_at:
+            calls = [*calls_of(clear, (counters,)), *calls]
+        code[id(step)] = Code(tuple(calls), forms[0].emitted.flops, forms[0].emitted.bytes)
     return replace(plan, buffers=tuple(buffers), steps=late_checks(plan.steps)), code
+
+
+def _first_steps(plan: Plan, users: Collection[int]) -> Collection[int]:
+    """Steps (by id) before which what `users` share is prepared: the first, or all users where a branch or loop has one before it."""
+    for item in plan.steps:
+        if isinstance(item, Step):
+            return {id(item)}
+        if any(id(s) in users for s in steps_of((item,))):
+            break
+    return users
 
 
 def late_checks(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import CodegenError
-from ...ir import Dim, DType, ceildiv, prod
+from ...ir import DType, ceildiv, prod
 from ..kernel import ContractKernel, bytes_of
 from .contract_fma import fma_tiles
 from .contract_gemv import gemv, schedule_gemv
-from .contract_mma import mma_tiles
+from .contract_mma import mma_tiles, split_sums
 from .contract_schedule import Instruction, instruction, schedule_fma, schedule_mma, schedule_wgmma
 from .contract_text import accumulator, index_type, operand_pointers
-from .contract_wgmma import clear_flags, group_tiles, stream_spaces, takes_groups
+from .contract_wgmma import group_tiles, shared_sums, takes_groups
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .epilogue import epilogue
 from .render import render
@@ -56,31 +56,29 @@ def emit_contract(kernel: ContractKernel, aligned: Sequence[int], target: CudaTa
     if kernel.panel != 1:
         raise CodegenError(f"a contraction whose B is in panels of {kernel.panel} columns", expected="columns one by one, on CUDA")
     batch, m, n, k = kernel.batch, kernel.m, kernel.n, kernel.k
-    splits, launches, spaces = _engine(kernel, use, aligned, target)
-    if splits > 1:
-        spaces = (prod((splits, batch, m, n)) * accumulator(kernel).itemsize,)
-        launches.append(finish(kernel, splits, aligned))
-    return Emitted(tuple(launches), 2 * prod((batch, m, n, k)), bytes_of(kernel.operands), spaces)
+    launches, workspace, counters = _engine(kernel, use, aligned, target)
+    done, moved = 2 * prod((batch, m, n, k)), bytes_of(kernel.operands)
+    return Emitted(tuple(launches), done, moved, (workspace,) if workspace else (), counters)
 
 
-def _engine(
-    kernel: ContractKernel, use: Instruction | None, aligned: Sequence[int], target: CudaTarget
-) -> tuple[int, list[Launch], tuple[Dim, ...]]:
-    """The first engine that applies: how many blocks share k, its launches, and bytes of workspaces other than of split sums."""
+def _engine(kernel: ContractKernel, use: Instruction | None, aligned: Sequence[int], target: CudaTarget) -> tuple[list[Launch], int, int]:
+    """The launches of the first engine that applies, bytes of partial sums, and how many counters blocks share."""
     few = schedule_gemv(kernel)
     if few is not None:
-        return 1, [gemv(kernel, few, aligned)], ()
+        return [gemv(kernel, few, aligned)], 0, 0
     if use is None:
         plan = schedule_fma(kernel)
-        return plan.splits, [fma_tiles(kernel, plan, aligned)], ()
+        first = fma_tiles(kernel, plan, aligned)
+        if plan.splits == 1:
+            return [first], 0, 0
+        sums = prod((plan.splits, kernel.batch, kernel.m, kernel.n))
+        assert isinstance(sums, int)
+        return [first, finish(kernel, plan.splits, aligned)], sums * accumulator(kernel).itemsize, 0
     groups = schedule_wgmma(kernel) if target.warp_groups and takes_groups(kernel, aligned) else None
     if groups is not None:
-        multiply = group_tiles(kernel, groups, aligned)
-        if groups.stream:
-            return 1, [clear_flags(kernel, groups), multiply], stream_spaces(kernel, groups)
-        return groups.splits, [multiply], ()
+        return [group_tiles(kernel, groups, aligned)], *shared_sums(kernel, groups)
     wide = schedule_mma(kernel)
-    return wide.splits, [mma_tiles(kernel, wide, use, aligned)], ()
+    return [mma_tiles(kernel, wide, use, aligned)], *split_sums(kernel, wide)
 
 
 def finish(kernel: ContractKernel, splits: int, aligned: Sequence[int]) -> Launch:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..kernel import ContractKernel
 from .contract_schedule import Instruction, MmaSchedule, tiles
-from .contract_text import PIECE, ContractParameters, a_pack, b_pack, contract_launch, partial_sums, shared_parameters
+from .contract_text import PIECE, ContractParameters, a_pack, accumulator, b_pack, contract_launch, partial_sums, shared_parameters
 from .emitted import Launch
 from .epilogue import EpilogueLines, epilogue
 from .ranges import divisible
@@ -46,16 +46,25 @@ class MmaParameters(ContractParameters):
 
 
 def mma_tiles(kernel: ContractKernel, plan: MmaSchedule, use: Instruction, aligned: Sequence[int]) -> Launch:
-    """The launch that multiplies; with splits it leaves partial sums behind."""
-    params, lines = fragment_epilogue(kernel, plan.splits, aligned)
+    """The launch; with splits it wants a workspace and counters (`split_sums`)."""
+    params, lines = fragment_epilogue(kernel, 1, aligned)
     whole = PIECE // kernel.operands[0].dtype.itemsize
     values = MmaParameters(
         **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
-        mma=use.name, operand_word=use.word, bm=plan.bm,
+        mma=use.name, operand_word=use.word, counted=plan.splits > 1, bm=plan.bm,
         bn=plan.bn, bk=plan.words * use.group, group=use.group, warps_m=plan.warps_m, warps_n=plan.warps_n, stages=plan.stages,
         async_a=a_pack(kernel, aligned[0], whole) == whole, copy_b=how_b_is_copied(kernel, aligned[1]), border=kernel.border >= 0,
     )  # fmt: skip
     return contract_launch("contract_mma.cu.j2", kernel, values, params, tiles(kernel, plan) * plan.splits, plan.shared)
+
+
+def split_sums(kernel: ContractKernel, plan: MmaSchedule) -> tuple[int, int]:
+    """Bytes of partial sums, and how many counters blocks want that share k, which takes sizes that are known; else 0."""
+    if plan.splits == 1:
+        return 0, 0
+    places = tiles(kernel, plan)
+    assert isinstance(places, int)
+    return places * plan.splits * plan.bm * plan.bn * accumulator(kernel).itemsize, places
 
 
 def fragment_epilogue(kernel: ContractKernel, splits: int, aligned: Sequence[int], place: str = "") -> tuple[Params, EpilogueLines]:

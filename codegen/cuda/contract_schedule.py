@@ -221,9 +221,6 @@ def schedule_wgmma(kernel: ContractKernel) -> WgmmaSchedule | None:
     return replace(whole, splits=splits(kernel, tiles(kernel, whole)))
 
 
-CLEAR = 7 * STEP  # what clearing the flags takes, in the same unit: a microsecond
-
-
 def stream_cost(kernel: ContractKernel, s: WgmmaSchedule) -> float:
     """The estimated time with all multiprocessors busy until the end, of sizes that are known, and of what it takes that every
     block leaves a tile of sums and reads another's."""
@@ -232,7 +229,7 @@ def stream_cost(kernel: ContractKernel, s: WgmmaSchedule) -> float:
     if not WAVE * s.resident * LEAST_STEPS <= count * steps < MOST_STEPS:
         return math.inf
     step = max(count / WAVE * s.bm * s.bn / s.efficiency, STEP * s.resident)
-    return step * steps + FINISH * s.resident * s.bm * s.bn / s.efficiency + CLEAR
+    return step * steps + FINISH * s.resident * s.bm * s.bn / s.efficiency
 
 
 def typical(d: Dim) -> int:

@@ -127,7 +127,8 @@ class ContractParameters:
     name: str = PLACEHOLDER
     threads: int
     splits: int
-    stream: int = 0  # blocks that share all steps along k, if not 0: workspaces of partial sums and of flags follow the operands
+    stream: int = 0  # blocks that share all steps along k, if not 0
+    counted: bool = False  # blocks that share k wait for each other: partial sums and counters follow the operands
     pack: int
     acc: str
     a_type: str
@@ -176,14 +177,14 @@ def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLin
 
 def contract_launch(template: str, kernel: ContractKernel, values: ContractParameters, params: Params, blocks: Dim, shared: int,
                     maps: tuple[TensorMap, ...] = (), map_names: tuple[str, ...] = ()) -> Launch:  # fmt: skip
-    """The launch of a rendered template. With splits, a workspace of partial sums takes the place of the result; in a stream, one
-    of these and one of flags follow it."""
+    """The launch of a rendered template. With splits, a workspace of partial sums takes the place of the result; where these are counted,
+    and in a stream, it follows the result, and counters follow it."""
     operands, pointers = tuple(range(len(kernel.operands))), operand_pointers(kernel)
-    if values.splits > 1:
+    if values.splits > 1 and not values.counted:
         operands, pointers = (*operands[:-1], len(kernel.operands)), [*pointers[:-1], f"{values.acc}* __restrict__ partial"]
-    elif values.stream:
+    elif values.counted:
         operands = (*operands, len(operands), len(operands) + 1)
-        pointers = [*pointers, f"{values.acc}* __restrict__ partial", "u64* __restrict__ flags"]
+        pointers = [*pointers, f"{values.acc}* __restrict__ partial", "u64* __restrict__ counters"]
     notes = map_notes(maps, map_names, params.name)
     more = [f"const __grid_constant__ TensorMap {name}" for name in map_names]
     values = replace(values, parameters=pointers + params.signature() + more, prologue=params.prologue())

@@ -15,15 +15,13 @@ from ..kernel import ContractKernel
 from .contract_mma import fragment_epilogue
 from .contract_schedule import SM90_MULTIPROCESSORS, WgmmaSchedule, tiles
 from .contract_text import PIECE, ContractParameters, a_pack, accumulator, b_depth, b_pack, contract_launch, shared_parameters
-from .emitted import PLACEHOLDER, Launch, TensorMap, named
+from .emitted import Launch, TensorMap
 from .epilogue import pack_of
 from .ranges import divisible
-from .render import render
 from .scalars import storage
 
 ROW = 128  # bytes of k in a tile
-FLAG = 8  # bytes
-CLEAR_THREADS = 256
+LAST = 16  # bytes in which groups are told that they are the ones to add sums
 # Where a pair of results lies in a piece of 64 rows of 128 bytes, which are swizzled; see the template.
 _PLACE = "reinterpret_cast<Result*>(piece + swizzled128(in_piece * 128 + (n - n0) % PART * (int)sizeof(Result)))"
 
@@ -74,15 +72,6 @@ class WgmmaParameters(ContractParameters):
     c_type: str
 
 
-@dataclass(frozen=True)
-class FlagParameters:
-    """clear_flags.cu.j2"""
-
-    name: str
-    threads: int
-    count: int
-
-
 def takes_groups(kernel: ContractKernel, aligned: Sequence[int]) -> bool:
     """Whether the copies can bring both operands: rows that begin at multiples of 16 bytes, k not empty; B in rows of 16-bit floats."""
     types = kernel.operands[0].dtype, kernel.operands[1].dtype
@@ -98,9 +87,9 @@ def takes_groups(kernel: ContractKernel, aligned: Sequence[int]) -> bool:
 
 
 def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[int]) -> Launch:
-    """The launch that multiplies; with splits it leaves partial sums behind; a stream wants its flags cleared (`clear_flags`)."""
-    staged = plan.splits == 1 and stores_boxes(kernel, aligned)
-    params, lines = fragment_epilogue(kernel, plan.splits, aligned, _PLACE if staged else "")
+    """The launch; in a stream, and with splits, it wants a workspace and counters (`shared_sums`)."""
+    staged = stores_boxes(kernel, aligned)
+    params, lines = fragment_epilogue(kernel, 1, aligned, _PLACE if staged else "")
     dtype = kernel.operands[0].dtype
     use = GROUP_INSTRUCTIONS[dtype, kernel.operands[1].dtype]
     bk = ROW // dtype.itemsize
@@ -115,7 +104,8 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
     values = WgmmaParameters(
         **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
         wgmma=use.wgmma, wgmma_scales=use.scales, wgmma_turned=kernel.b_row != 0 if use.turns else None, letter=use.letter,
-        words=use.words, stream=shared, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages, resident=plan.resident,
+        words=use.words, stream=shared, counted=plan.stream or plan.splits > 1,
+        bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages, resident=plan.resident,
         registers=plan.registers(by_copies=kernel.conv is not None), map_a=kernel.conv is None,
         a_batched=kernel.a_batch != 0, b_batched=kernel.b_batch != 0, border=kernel.border >= 0,
         staged=plan.staged if staged else 0, c_batched=kernel.c_batch != 0, c_type=storage(kernel.operands[-1].dtype),
@@ -125,7 +115,7 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
         c = len(kernel.operands) - 1
         maps.append(_map(kernel, c, kernel.n, kernel.m, kernel.ldc, kernel.c_batch, (ROW // kernel.operands[c].dtype.itemsize, 64)))
         names.append("map_c")
-    memory = plan.shared + (plan.staging if staged else 0)
+    memory = plan.shared + (plan.staging if staged else 0) + (LAST if plan.splits > 1 else 0)
     return contract_launch("contract_wgmma.cu.j2", kernel, values, params, blocks, memory, tuple(maps), tuple(names))
 
 
@@ -142,17 +132,12 @@ def stream_blocks(kernel: ContractKernel, plan: WgmmaSchedule) -> int:
     return min(steps, most_blocks(plan))
 
 
-def stream_spaces(kernel: ContractKernel, plan: WgmmaSchedule) -> tuple[int, int]:
-    """Bytes of the workspaces of a stream: a tile of sums for each block, and a flag for each group that multiplies."""
-    blocks = stream_blocks(kernel, plan)
-    return blocks * plan.bm * plan.bn * accumulator(kernel).itemsize, blocks * plan.groups * FLAG
-
-
-def clear_flags(kernel: ContractKernel, plan: WgmmaSchedule) -> Launch:
-    """The launch before that of a stream."""
-    count = stream_blocks(kernel, plan) * plan.groups
-    source, symbol = named(render("clear_flags.cu.j2", FlagParameters(PLACEHOLDER, CLEAR_THREADS, count)))
-    return Launch(source, symbol, (len(kernel.operands) + 1,), (), ceildiv(count, CLEAR_THREADS), CLEAR_THREADS)
+def shared_sums(kernel: ContractKernel, plan: WgmmaSchedule) -> tuple[int, int]:
+    """Bytes of partial sums and how many counters blocks want that share k, which takes sizes that are known: in a stream a tile of
+    sums for each block, else one for each share; and a counter for each group that multiplies. Both 0 where none shares."""
+    places = tiles(kernel, plan) if plan.splits > 1 else stream_blocks(kernel, plan) if plan.stream else 0
+    assert isinstance(places, int)
+    return places * plan.splits * plan.bm * plan.bn * accumulator(kernel).itemsize, places * plan.groups
 
 
 def stores_boxes(kernel: ContractKernel, aligned: Sequence[int]) -> bool:

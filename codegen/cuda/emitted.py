@@ -27,7 +27,7 @@ class TensorMap:
 class Launch:
     """One grid: `symbol<<<blocks, threads, shared>>>(operands…, dims…, maps…)`.
 
-    `operands` are operands of the step by number; those from its number of operands on are its workspaces.
+    `operands` are operands of the step by number; those from its number of operands on are its workspaces, then its counters.
     `dims` are passed as 64-bit integers behind the pointers; they hold every size in `maps` that is not known.
     `shared` is dynamic shared memory in bytes.
     """
@@ -44,13 +44,14 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """The launches of a step, in order. `workspaces` are bytes of memory that only this step needs;
-    `flops` and `bytes` are of the whole step."""
+    """The launches of a step, in order. `workspaces` are bytes of memory that only this step needs; `counters` of them are words of
+    64 bits that are 0 before it and behind it (headers/blocks.cuh); `flops` and `bytes` are of the whole step."""
 
     launches: tuple[Launch, ...]
     flops: Dim
     bytes: Dim
     workspaces: tuple[Dim, ...] = field(default=())
+    counters: int = 0
 
 
 @dataclass(frozen=True, slots=True)

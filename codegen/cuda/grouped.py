@@ -89,6 +89,7 @@ def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], target: CudaTarg
     product = _product(kernel)
     launches: list[Launch] = []
     spaces: list[Dim] = []
+    counters = 0
     count, by_tiles = len(kernel.operands), takes_levels(kernel)
     for rows, least, most in ((1, 0, 1), *(() if by_tiles else ((FEW_ROWS, 2, MOST_ROWS),))):
         if _may_be(kernel.m, least, most):
@@ -112,7 +113,8 @@ def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], target: CudaTarg
             operands = tuple(at if o == 1 else o if o < count else o - count + at + 1 for o in k.operands)
             launches.append(replace(k, operands=operands, blocks=k.blocks * gate))
         spaces += [kernel.k * kernel.n * kernel.operands[0].dtype.itemsize, *many.workspaces]
-    return Emitted(tuple(launches), 2 * kernel.m * kernel.n * kernel.k, bytes_of(kernel.operands), tuple(spaces))
+        counters = many.counters
+    return Emitted(tuple(launches), 2 * kernel.m * kernel.n * kernel.k, bytes_of(kernel.operands), tuple(spaces), counters)
 
 
 def _product(k: GroupedKernel) -> ContractKernel:

@@ -36,13 +36,15 @@ def launch(library: Library, emitted: Emitted, arrays: Sequence[np.ndarray], bin
     spaces = [aligned_array(max(1, evaluate(w, bindings)), np.dtype(np.uint8)) for w in emitted.workspaces]
     for s in spaces:
         s[:] = 0xFF
-    memory = [*arrays, *spaces]
+    counters = np.zeros(max(1, emitted.counters), np.uint64)
+    memory = [*arrays, *spaces, counters]
     for k in emitted.launches:
         args = [memory[o].ctypes.data for o in k.operands] + [evaluate(d, bindings) for d in k.dims]
         blocks = evaluate(k.blocks, bindings)
         if blocks > 0:
             maps = [tensor_map(memory[k.operands[m.operand]].ctypes.data, *described(m, bindings)) for m in k.maps]
             library.run(k.symbol, args + [m.ctypes.data for m in maps], blocks, k.threads, k.shared, seed)
+    assert not counters.any(), "counters are 0 again"
 
 
 def described(m: TensorMap, bindings: Mapping[str, int]) -> tuple[int, list[int], list[int], tuple[int, ...]]:

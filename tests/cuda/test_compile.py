@@ -11,6 +11,7 @@ from lowering import ap, graph, tensor
 from mlc.codegen.cuda import contract, contract_schedule
 from mlc.codegen.cuda.compile import compile_all, compile_source
 from mlc.codegen.cuda.contract_schedule import WgmmaSchedule
+from mlc.codegen.cuda.counters import clearing
 from mlc.codegen.cuda.emit import emit, emit_forms
 from mlc.codegen.cuda.emulate.compiler import translation_unit
 from mlc.codegen.cuda.nvrtc import nvrtc
@@ -82,6 +83,7 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
     wide = tensor(256, 64, dtype=DType.BF16)
     pixels, taps = tensor(2, 16, 16, 16, dtype=DType.BF16), const(np.ones((3, 3, 16, 64), DType.BF16.np))
     levels = [const(rng.integers(0, 16, (64, 24)), DType.U8), *(const(rng.standard_normal((2, 24)), DType.F32) for _ in range(2))]
+    long_rows = tensor(70, 3072, dtype=DType.BF16)  # blocks share k
     rows_of_any, half_rows = tensor(sym("R", 1), 64), tensor(sym("R", 1), 64, dtype=DType.BF16)
     graphs += [
         graph([mask], *Node.make(O.Positions(), (mask,)).outputs), graph([deep_rows], ap(O.Sort(True), deep_rows)),
@@ -92,13 +94,15 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
         graph([rows_of_any], ap(O.GroupedMatMul(4, 32), rows_of_any, *levels)), graph([deep_rows], ap(O.Transpose((1, 0)), deep_rows)),
         graph([half_rows], ap(O.GroupedMatMul(4, 32), half_rows, *levels)),
         graph([deep_rows], ap(O.Reduce("sum", (0, 1), False), deep_rows)),
+        graph([long_rows], ap(DotMatMul(), long_rows, const(np.ones((3072, 48), DType.BF16.np)))),
     ]  # fmt: skip
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for text in ("cuda:sm_80,sm_90a", "cuda:sm_80+tf32"):
-        for g in graphs:
-            for s in lower(g, LOWERING).steps:
-                for f in emit_forms(s.kernel, parse(text), [16] * len(s.buffers)):
-                    found |= {k.symbol: (k.source, f.archs) for k in f.emitted.launches}
+        steps = [s for g in graphs for s in lower(g, LOWERING).steps]
+        forms = [f for s in steps for f in emit_forms(s.kernel, parse(text), [16] * len(s.buffers))]
+        _, clear = clearing(forms)
+        assert clear is not None
+        found |= {k.symbol: (k.source, f.archs) for f in (*forms, clear) for k in f.emitted.launches}
     return found
 
 

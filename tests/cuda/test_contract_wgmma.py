@@ -85,12 +85,19 @@ def test_results_by_the_engine(tile, bm: int, bn: int) -> None:
 
 
 def test_splits(tile) -> None:
-    """Partial sums are stored in pairs where results are even along n, and read in packs of four where that divides n."""
+    """One launch: the blocks of a tile count themselves, and the last adds the sums of all. Shares without steps; results in boxes."""
     tile(64, 64, 3, splits=3)
-    jobs = [dot(70, n, k, DType.BF16, DType.BF16) for n, k in ((70, 1024), (71, 1024), (64, 160))]
-    assert [["store_pack<2>(partial" in "".join(sources(g)), "load_pack<4>(partial" in "".join(sources(g))] for g, _, _ in jobs] == [
-        [True, False], [False, False], [True, True]]  # fmt: skip
+    image = tensor(1, 9, 11, 16, dtype=DType.BF16)
+    jobs = [
+        dot(70, 70, 1024, DType.BF16, DType.BF16), dot(70, 71, 1024, DType.BF16, DType.BF16), dot(64, 64, 160, DType.BF16, DType.BF16),
+        dot(70, 72, 640, DType.U8, DType.I8), convolution(image, 3, 3, 16, 40, dtypes=(DType.BF16, DType.BF16), pads=(1, 1)),
+    ]  # fmt: skip
+    assert all(len(sources(g)) == 1 and "last_of(" in sources(g)[0] for g, _, _ in jobs)
     check_all(jobs, tol=1e-4)
+    tile(128, 128, 3, splits=2, blocks=5)
+    keys, x = tensor(2, 33, 200, dtype=DType.BF16), tensor(2, 150, 200, dtype=DType.BF16)
+    check_all([dot(150, 130, 328, DType.BF16, DType.BF16), (graph([keys, x], ap(DotMatMul(), keys, ap(O.Transpose((0, 2, 1)), x))), None, {})],
+              tol=1e-4)  # fmt: skip
 
 
 @pytest.mark.parametrize("blocks,bm,bn", [(2, 64, 64), (3, 128, 128), (5, 64, 128), (7, 64, 64)])

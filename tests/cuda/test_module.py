@@ -154,6 +154,28 @@ def test_graphs_of_what_lies_between_branches() -> None:
     assert module.device.replays == before
 
 
+SHARED = """shared (float[48, 1600] x, int64 n) => (float[48, 64] y) {
+    h = MatMul(x, w)
+    z, s = Loop(n, go, h) <body = step (int64 i, bool on, float[48, 64] p) => (bool on2, float[48, 64] q, float[48, 64] r) {
+        on2 = Identity(on)  t = MatMul(x, w)  u = Add(t, p)  q = Tanh(u)  r = Relu(q) }>
+    y = Add(z, h) }"""
+
+
+@pytest.mark.parametrize("target,inside", [("cuda:sm_90a", False), ("cuda:sm_80", True)])
+def test_blocks_that_share_k_are_counted(target: str, inside: bool) -> None:
+    """In one launch, plainly and as graphs, before a loop and in it; the counters are cleared once, or where a loop has the first of them."""
+    text = SHARED.replace("h = MatMul(x, w)", "h = Identity(g)" if inside else "h = MatMul(x, w)")
+    blob = small_models.model(text, w=(1600, 64), g=np.zeros((48, 64), np.float32), go=np.array(True))
+    result = compile_stages(blob, Options(target, precision=Precision("bf16")), backend=EmulatedBackend(parse(target)))
+    clears = [s for s, text in result.texts.items() if "when a program begins" in text]
+    assert len(clears) == 1 and any("last_of(" in text for text in result.texts.values())
+    module = emulated_module(result)
+    for n in (2, 0, 3, 3):
+        feeds = {"x": floats(48, 1600) / 40, "n": np.array(n)}
+        (got,), (want,) = module.run(feeds).values(), ort.InferenceSession(blob).run(None, feeds)
+        assert np.linalg.norm(got - want) < 1e-2 * max(1.0, float(np.linalg.norm(want)))
+
+
 def on_device(module: CudaModule, array: np.ndarray, shift: int = 0) -> EmulatedArray:
     memory = module.device.allocate(array.nbytes + shift)
     module.device.upload(memory.ptr + shift, array, 0)

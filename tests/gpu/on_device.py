@@ -31,7 +31,8 @@ def launch(library: DeviceLibrary, emitted: Emitted, arrays: Sequence[np.ndarray
     d = library.device
     stream = d.stream()
     spaces = [np.full(max(1, evaluate(w, bindings)), 0xFF, np.uint8) for w in emitted.workspaces]
-    everything = [*arrays, *spaces]
+    counters = np.zeros(max(1, emitted.counters), np.uint64)
+    everything = [*arrays, *spaces, counters]
     memory = [d.allocate(max(1, a.nbytes)) for a in everything]
     for m, a in zip(memory, everything, strict=True):
         if a.nbytes:
@@ -48,3 +49,5 @@ def launch(library: DeviceLibrary, emitted: Emitted, arrays: Sequence[np.ndarray
             back = np.empty_like(a)
             d.download(back, m.ptr, stream)
             a[...] = back
+    d.download(counters, memory[-1].ptr, stream)
+    assert not counters.any(), "counters are 0 again"

@@ -3,6 +3,7 @@
 // all have an equal share, taken from its end. A tile that several blocks have parts of is finished by the one with its last
 // step, which adds the sums that the others, with lower numbers, left in memory at the beginning of theirs.
 #pragma once
+#include "blocks.cuh"
 
 struct StreamedWork {
     int tile, first, last;  // the one at hand, and its steps along k that are this block's
@@ -38,18 +39,3 @@ struct StreamedWork {
 
     __device__ __forceinline__ int share(int block) const { return (int)((i64)left * block / blocks); }
 };
-
-#ifdef MLC_EMULATE
-MLC_FN void tell_blocks(u64* flag) { *flag = 1; }
-MLC_FN void wait_for_block(const u64* flag) { emulate::wait_for_block(reinterpret_cast<const uint64_t*>(flag)); }
-#else
-// By one thread, after a barrier: what all threads wrote before is seen by those that have waited for the flag.
-MLC_FN void tell_blocks(u64* flag) { asm volatile("st.release.gpu.global.u64 [%0], 1;" ::"l"(flag) : "memory"); }
-// By one thread, before a barrier. The block waited for has a lower number, so that it has started before.
-MLC_FN void wait_for_block(const u64* flag) {
-    u64 done;
-    do {
-        asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(done) : "l"(flag) : "memory");
-    } while (done == 0);
-}
-#endif
