@@ -13,6 +13,7 @@ import numpy as np
 from ....errors import DeviceError
 from .compiler import Library
 
+_MAP_BYTES, _MAP_ALIGN = 128, 64
 GARBAGE = 0xFF  # what new memory holds: NaN, and indices far outside
 
 
@@ -23,7 +24,10 @@ def tensor_map(ptr: int, itemsize: int, sizes: Sequence[int], strides: Sequence[
     if not (fits and all(0 < b <= 256 for b in box) and box[0] * itemsize == 128):
         raise DeviceError(f"a tensor map at {ptr:#x} of sizes {list(sizes)}, strides {list(strides)}, box {list(box)}")
     pad = [0] * (4 - rank)
-    return np.frombuffer(struct.pack("<Q2i8Q4i32x", ptr, itemsize, rank, *sizes, *pad, 0, *strides, *pad, *box, *pad), np.uint8).copy()
+    room = np.empty(_MAP_BYTES + _MAP_ALIGN, np.uint8)
+    out = room[-room.ctypes.data % _MAP_ALIGN :][:_MAP_BYTES]
+    out[:] = np.frombuffer(struct.pack("<Q2i8Q4i32x", ptr, itemsize, rank, *sizes, *pad, 0, *strides, *pad, *box, *pad), np.uint8)
+    return out
 
 
 class Block:
