@@ -156,3 +156,9 @@ def sized(ctx: ImportContext, v: Value, shape: Sequence[Dim]) -> Value:
     for d, wanted in zip(v.shape, shape, strict=True):
         ctx.require_equal(d, wanted)
     return Build(ctx).reshape(v, shape)
+
+
+def vector(ctx: ImportContext, v: Value, count: int) -> Value:
+    """v as a vector, whose length, if it is unknown, has to be this."""
+    ctx.require_equal(v.type.numel, count)
+    return Build(ctx).reshape(v, (count,))

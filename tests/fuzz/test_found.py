@@ -229,3 +229,17 @@ def test_length_of_index_tuples_follows_from_ranks(op: str, batch: int, sizes: t
     m = model(list(m.graph.node), feeds, {}, 18, {k: [f"{k}{i}" for i in range(a.ndim)] for k, a in feeds.items()})
     m.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [f"y{i}" for i in range(wanted.ndim)]))
     np.testing.assert_array_equal(mlc.compile(m, threads=1).run(feeds)["y"], wanted)
+
+
+@pytest.mark.parametrize("axes", [[0, 2], [1]])
+@pytest.mark.parametrize("op", ["Slice", "Pad", "Tile"])
+def test_length_of_sizes_follows_from_another_operand(op: str, axes: list[int]) -> None:
+    """Of Slice from axes that are known; of Pad and Tile from the rank."""
+    x = noise(4, 3, 5)
+    feeds = {
+        "Slice": {"x": x, "from": np.full(len(axes), 1), "to": np.full(len(axes), 3)},
+        "Pad": {"x": x, "pads": np.array([1, 0, 2, 0, 1, 0])},
+        "Tile": {"x": x, "repeats": np.array([2, 1, 2])},
+    }[op]
+    consts = {"axes": np.array(axes)} if op == "Slice" else {}
+    agree([node(op, [*feeds, *consts], ["y"])], feeds, consts, **{k: [f"{k}{i}" for i in range(a.ndim)] for k, a in feeds.items()})

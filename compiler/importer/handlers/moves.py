@@ -8,7 +8,7 @@ from onnx import NodeProto
 
 from ....ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, lower, upper
 from ....ir import ops as O
-from ..compose import Build, axis_in, axis_of, optional, required, sized
+from ..compose import Build, axis_in, axis_of, optional, required, sized, vector
 from ..context import HandlerTable, ImportContext
 from ..held import Element
 from .runtime_axes import axis_count, pads_of_axes, slice_axes
@@ -185,7 +185,10 @@ def pad(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     if ctx.opset() < 11:
         pads, value = ctx.attr(node, "pads"), b.const(ctx.attr(node, "value", 0.0), x.dtype)
     else:
-        pads = ctx.require_sizes(ins[1], "the sizes of Pad", lo=-(2**31))
+        (sizes,) = required(ctx, node, ins[1:], 1)
+        if not isinstance(sizes.type.numel, int) and optional(ins, 3) is None:
+            sizes = vector(ctx, sizes, 2 * rank)
+        pads = ctx.require_sizes(sizes, "the sizes of Pad", lo=-(2**31))
         given = optional(ins, 2)
         value = b.const(0, x.dtype) if given is None else b.reshape(given, ())
     named = optional(ins, 3) if ctx.opset() >= 18 else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from ....ir import Dim, DType, Op, Value, dim_min, is_static
 from ....ir import ops as O
-from ..compose import Build
+from ..compose import Build, vector
 from ..context import ImportContext
 
 
@@ -108,10 +108,13 @@ def pads_of_axes(b: Build, axes: Value, pads: Value, rank: int) -> Value:
 def slice_axes(ctx: ImportContext, x: Value, starts: Value, ends: Value, axes: Value | None, steps: Value | None) -> Value:
     """x[starts:ends:steps] along `axes`, gathered axis by axis at places that are computed in the run."""
     b, rank = Build(ctx), x.type.rank
-    count = axis_count(ctx, starts, "Slice")
+    all_given = [v for v in (starts, ends, axes, steps) if v is not None]
+    count = axis_count(ctx, next((v for v in all_given if isinstance(v.type.numel, int)), starts), "Slice")
+    starts, ends = (vector(ctx, v, count) for v in (starts, ends))
+    axes, steps = (None if v is None else vector(ctx, v, count) for v in (axes, steps))
     known = tuple(range(count)) if axes is None else ctx.dims(axes)
-    starts, ends = (b.reshape(b.cast(v, DType.I64), (count,)) for v in (starts, ends))
-    steps = b.const([1] * count, DType.I64) if steps is None else b.reshape(b.cast(steps, DType.I64), (count,))
+    starts, ends = (b.cast(v, DType.I64) for v in (starts, ends))
+    steps = b.const([1] * count, DType.I64) if steps is None else b.cast(steps, DType.I64)
     if known is not None:
         rows = [[b.reshape(b.slice(v, 0, k, 1), ()) for v in (starts, ends, steps)] for k in range(count)]
         given = [(int(a) % rank, *row) for a, row in zip(known, rows, strict=True)]

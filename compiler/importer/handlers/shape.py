@@ -9,7 +9,7 @@ from onnx import NodeProto, SparseTensorProto
 
 from ....ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, prod
 from ....ir import ops as O
-from ..compose import Build, axis_in, optional, required
+from ..compose import Build, axis_in, optional, required, vector
 from ..context import FOLD_LIMIT, HandlerTable, ImportContext
 from ..tensors import TensorReader
 from . import runtime_axes
@@ -152,8 +152,10 @@ def expand(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
 
 def tile(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """[a, b] tiled (r, s): reshape [1, a, 1, b], expand [r, a, s, b], reshape [r·a, s·b]."""
-    (x,) = required(ctx, node, ins, 1)
-    repeats = ctx.require_sizes(ins[1], "the repeats of Tile")
+    x, counts = required(ctx, node, ins, 2)
+    if not isinstance(counts.type.numel, int):
+        counts = vector(ctx, counts, x.type.rank)
+    repeats = ctx.require_sizes(counts, "the repeats of Tile")
     b = Build(ctx)
     if len(repeats) != x.type.rank:
         raise ctx.unsupported(f"Tile of rank {x.type.rank} by {len(repeats)} repeats")
