@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,26 +13,24 @@ from .build import I8, I32, I64, PTR, Builder, storage, vec
 from .math.minifloat import decode
 from .target import CpuTarget
 
+MOST_SHARE = 4  # log2 of the row tiles that prefetch a strip at most: a cache line of each per four rows of B
+_LINE = 64  # bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What a row tile prefetches: its part of the next strip of B, if `early` (i1), at (address of B in use >> share) + offset.
-
-    `more` (i1): the part is that of fewer, larger shares; None if those are equal.
-    """
+    """What a row tile prefetches: its part of the next strip of B, if `early` (i1), at (address of B in use >> share) + offset."""
 
     early: Any
     offset: Any
     share: Any
-    more: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
     """Elements of A and B are `dtype` in memory and `acc` in registers; rows of B are `panel` elements apart.
 
-    `exact`: k is a multiple of `unroll`. `share`: log2 of the number of row tiles that together prefetch the next panel;
-    `share_apart`: the same, if fewer, where threads have parts of the rows.
+    `exact`: k is a multiple of `unroll`.
     """
 
     dtype: DType
@@ -41,8 +40,6 @@ class Product:
     unroll: int
     exact: bool
     target: CpuTarget
-    share: int = 3
-    share_apart: int | None = None
 
     @property
     def vector(self) -> Any:
@@ -81,38 +78,31 @@ class Product:
             acc = b.loop(main, length, b.i64(1), acc, lambda at, acc: step(at, acc, 1))
         return acc
 
-    def ahead(self, b: Builder, size: Any, b_ptr: Any, tile: Any, together: Any = None) -> Ahead:
-        """For row tile number `tile`: each of the first 2^share asks for its part of what follows these `size` bytes of B, so
-        that it comes from memory while they are in use. Later tiles ask for nothing, which would only take slots of loads.
-
-        `together` (i1): one call has all rows; else `share_apart` counts.
+    def ahead(self, b: Builder, size: Any, b_ptr: Any, tile: Any, share: Any) -> Ahead:
+        """For row tile number `tile`: each of the first 2^`share` (at most 2^`MOST_SHARE`) asks for its part of what follows these `size`
+        bytes of B, so that it comes from memory while they are in use. Later tiles ask for nothing, which would only take slots of loads.
         """
         i = b.ir
-        share, more = b.i64(self.share), None
-        if together is not None and self._fewer < self.share:
-            share, more = i.select(together, share, b.i64(self._fewer)), i.not_(together)
         here = i.ptrtoint(b_ptr, I64)
         part = i.lshr(size, share)
         early = i.icmp_unsigned("<", tile, i.shl(b.i64(1), share))
         first = i.add(size, i.mul(part, tile))
-        return Ahead(early, i.sub(i.add(here, first), i.lshr(here, share)), share, more)
-
-    @property
-    def _fewer(self) -> int:
-        return self.share if self.share_apart is None else self.share_apart
+        return Ahead(early, i.sub(i.add(here, first), i.lshr(here, share)), share)
 
     def _prefetch(self, b: Builder, base: Any, ahead: Ahead, size: int) -> None:
-        """Of the next strip, this tile's part of what corresponds to the `size` bytes of B at `base`."""
+        """Of the next strip, this tile's part of what corresponds to the `size` bytes of B at `base`: fewer tiles ask for more."""
         i = b.ir
-        least, most = (max(64, size >> s) for s in (self.share, self._fewer))
-        with i.if_then(ahead.early):
+        with ExitStack() as inner:
+            inner.enter_context(i.if_then(ahead.early))
             far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), ahead.share), ahead.offset), PTR)
-            for line in range(0, least, 64):
-                prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8), 2)
-            if ahead.more is not None and most > least:
-                with i.if_then(ahead.more):
-                    for line in range(least, most, 64):
-                        prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8), 2)
+            done = 0
+            for share in reversed(range(MOST_SHARE + 1)):
+                part = max(_LINE, size >> share)
+                if 0 < done < part:
+                    inner.enter_context(i.if_then(i.icmp_unsigned("<=", ahead.share, b.i64(share))))
+                for line in range(done, part, _LINE):
+                    prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8), 2)
+                done = part
 
     def _columns(self, b: Builder, ptr: Any, mask: Any) -> Any:
         t = vec(storage(self.dtype), self.lanes)

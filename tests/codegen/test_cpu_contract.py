@@ -188,6 +188,11 @@ def test_equal_text_for_other_sizes():
     assert matmul(126, 64, 64)[2].symbol == matmul(120, 128, 32)[2].symbol
 
 
+def test_equal_text_for_other_numbers_of_tiles_that_prefetch():
+    few, many = (matmul(m, 64, 64)[2] for m in (40, 500))
+    assert few.symbol == many.symbol and few.dims != many.dims
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_epilogue(target):
     m, n, k, batch = 23, 75, 12, 2

@@ -15,7 +15,7 @@ from ....errors import CodegenError
 from ....ir import Dim
 from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import I1, I64, PTR, Builder, Params, storage, vec
+from ..build import I64, PTR, Builder, Params, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
 from ..float_mode import flush_subnormals
@@ -39,17 +39,7 @@ class VectorProduct(TextEmitter):
         self.dtype = kernel.operands[0].dtype
         self.acc = storage(schedule.acc)
         self.vector = vec(self.acc, schedule.lanes)
-        self.product = Product(
-            self.dtype,
-            schedule.acc,
-            schedule.lanes,
-            kernel.panel,
-            schedule.unroll,
-            schedule.k_multiple,
-            target,
-            schedule.share,
-            schedule.share_apart,
-        )
+        self.product = Product(self.dtype, schedule.acc, schedule.lanes, kernel.panel, schedule.unroll, schedule.k_multiple, target)
         k = kernel
         self.diagonal: DiagonalProduct | None = None
         if k.diagonal > 1:
@@ -68,6 +58,7 @@ class VectorProduct(TextEmitter):
                 "block": schedule.block, "blocks": schedule.blocks, "whole_block": schedule.whole_block,
                 "whole_blocks": schedule.whole_blocks, "strips": schedule.strips, "channels": channels,
                 "k_block": schedule.k_block, "k_steps": schedule.steps, "b_step": self._b_step(),
+                "share": schedule.share, "share_apart": min(schedule.share, schedule.share_apart),
             }.items()
         }  # fmt: skip
         self.rows: RowSource
@@ -87,7 +78,7 @@ class VectorProduct(TextEmitter):
         k, s = self.kernel, self.schedule
         narrow = isinstance(k.n, int) and k.n < s.lanes * s.vectors
         rank = len(k.conv.kernel) if k.conv else 0
-        fixed = replace(s, block=0, blocks=0, whole_block=0, whole_blocks=0, strips=0, k_block=0, steps=0)
+        fixed = replace(s, block=0, blocks=0, whole_block=0, whole_blocks=0, strips=0, k_block=0, steps=0, share=0, share_apart=0)
         return (
             fixed,
             narrow,
@@ -148,6 +139,7 @@ class VectorProduct(TextEmitter):
         height = i.select(everything, p["whole_block"], p["block"])
         blocks = i.select(everything, p["whole_blocks"], p["blocks"])
         end = i.select(everything, i.mul(p["batch"], i.mul(p["whole_blocks"], p["strips"])), end)
+        share = i.select(everything, p["share"], p["share_apart"])
         partial = ir.Constant(PTR, None)
         if s.split or self.planes is not None:  # planes are turned from it, with a vector of rows at a time
             more = s.lanes if self.planes is not None else 0
@@ -169,7 +161,7 @@ class VectorProduct(TextEmitter):
                 def walk(k0: Any, _: list[Any]) -> Sequence[Any]:
                     k1 = b.smin(i.add(k0, p["k_block"]), p["k_steps"]) if s.split else p["k_steps"]
                     cut_rows(b, s.tail_tiles if masked else s.tiles, rows, lambda mr, lo, hi: i.call(tiles[mr, masked], [
-                        bufs, dims, batch, i.add(first, lo), i.add(first, hi), column, first, k0, k1, partial, everything]))  # fmt: skip
+                        bufs, dims, batch, i.add(first, lo), i.add(first, hi), column, first, k0, k1, partial, share]))  # fmt: skip
                     return ()
 
                 if s.split:
@@ -200,18 +192,18 @@ class VectorProduct(TextEmitter):
         return fn
 
     def _tile_function(self, mr: int, vectors: int, masked: bool) -> ir.Function:
-        """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, together): row tiles of one strip.
+        """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, share): row tiles of one strip.
 
         Steps [k0, k1) of k (of taps, for convolutions); sums rest in `partial` [row − block_start][strip] between calls.
         """
         s = self.schedule
         name = f"{PLACEHOLDER}.{mr}x{vectors}{'t' if masked else ''}"
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 7, PTR, I1]), name)
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 7, PTR, I64]), name)
         fn.linkage = "internal"
         fn.attributes.add("noinline")
         b = Builder(fn)
         i = b.ir
-        bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, together = fn.args
+        bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, share = fn.args
         p = {n: b.param(dims, at) for n, at in self.size.items()}
         pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(self.kernel.operands))]
         a = b.at(pointers[0], i.mul(batch, p["a_batch"]), storage(self.dtype))
@@ -244,7 +236,7 @@ class VectorProduct(TextEmitter):
             sums = b.at(partial, i.mul(start, b.i64(strip)), self.acc)
             acc = self._initial(b, i.icmp_signed("==", k0, b.i64(0)), sums, mr, vectors)
             follows = s.prefetch and (not masked or s.split)  # behind the last strip there is none
-            ahead = self.product.ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr)), together) if follows else None
+            ahead = self.product.ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr)), share) if follows else None
 
             def product(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
                 if rows_apart:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ....errors import CodegenError, ScheduleError
 from ....ir import Dim, DType, ceildiv, dim_max, dim_min, floordiv
 from ...kernel import ContractKernel
+from ..product import MOST_SHARE
 from ..target import CpuTarget
 
 _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.F16: DType.F32, DType.BF16: DType.F32,
@@ -35,7 +36,6 @@ _FEW_ROWS = 64  # up to which memory sets the pace: lines of the second-level ca
 _FIRST_BYTES = 1 << 15  # of a strip of B then: it stays in the first-level cache
 _STREAM_BYTES = 1 << 19  # of a B that does not wait in the second-level cache, so that up to four rows have it prefetched too
 _APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
-_SHARE = 4  # log2 of the row tiles that prefetch a strip at most: a cache line of each per four rows of B
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
 def _share(block: Dim, height: int) -> int:
     """log2 of the row tiles of a block that prefetch."""
     row_tiles = -(-block // height) if isinstance(block, int) else 8
-    return min(_SHARE, max(1, row_tiles).bit_length() - 1)
+    return min(MOST_SHARE, max(1, row_tiles).bit_length() - 1)
 
 
 def _mode(kernel: ContractKernel) -> str:

@@ -39,12 +39,12 @@ class _Emitter(TileTransforms, TextEmitter):
     def __init__(self, kernel: WinogradKernel, schedule: WinogradSchedule, target: CpuTarget) -> None:
         super().__init__(kernel, schedule, target)
         s = schedule
-        self.product = Product(DType.F32, DType.F32, s.lanes, kernel.panel, min(s.unroll, s.lanes), True, target, s.share)
+        self.product = Product(DType.F32, DType.F32, s.lanes, kernel.panel, min(s.unroll, s.lanes), True, target)
 
     def fingerprint(self) -> Hashable:
         """Everything that the text depends on: no sizes."""
         k, s = self.kernel, self.schedule
-        fixed = replace(s, tile=0, block=0, most=0, blocks=0, group=0, groups=0, strips=0, of_group=min(2, s.of_group))
+        fixed = replace(s, tile=0, block=0, most=0, blocks=0, group=0, groups=0, strips=0, of_group=min(2, s.of_group), share=0)
         ragged = k.n % s.lanes != 0, k.channels % s.lanes != 0
         shape = k.groups > 1, k.tile, k.conv.kernel, self.places.flat, self.places.dilated
         return fixed, ragged, shape, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
@@ -154,7 +154,7 @@ class _Emitter(TileTransforms, TextEmitter):
             indices = [t, *(b.smin(i.add(t, b.i64(r)), last) for r in range(1, mr))]
             starts = [b.at(a, i.mul(x, p["tile"]), _F32) for x in indices]
             size = i.mul(p["channels"], b.i64(4 * panel))
-            ahead = self.product.ahead(b, size, w, i.udiv(t, b.i64(mr))) if self.schedule.prefetch else None
+            ahead = self.product.ahead(b, size, w, i.udiv(t, b.i64(mr)), p["share"]) if self.schedule.prefetch else None
 
             def run(product: Product, c: Any, length: Any, acc: list[Any]) -> list[Any]:
                 rows = [b.at(x, i.mul(c, b.i64(self.points)), _F32) for x in starts]

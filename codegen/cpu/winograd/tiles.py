@@ -42,7 +42,7 @@ class TileTransforms:
                 "weights": self.points * k.channels * ceildiv(k.n, k.panel) * k.panel,
                 "of_group": s.of_group, "lda": k.lda, "ldc": k.ldc, "tile": s.tile, "block": s.block, "most": s.most,
                 "blocks": s.blocks, "group": s.group, "groups": s.groups, "strips": s.strips, "tiles": self.places.tiles,
-                "lanes": s.lanes, **self.places.dims,
+                "lanes": s.lanes, "share": s.share, **self.places.dims,
             }.items()
         }  # fmt: skip
         self.epilogue = Epilogue(kernel, self.params, target, s.lanes)
