@@ -29,8 +29,8 @@ _UNEVEN_ROWS = 0.95  # share of a half of the rows in the same half of whole reg
 _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
-_SEGMENT = 24  # elements of the taps of a line that are unrolled
-_NARROW_SEGMENT = 12  # the same where columns fill one vector: more are no faster, and much code
+_SEGMENT = 24  # elements of the taps of a line that are unrolled where no fewer divide them
+_LOOPED = 96  # multiply-adds that hide what a loop takes: unrolling more is no faster, and much code
 _SPLIT_BYTES = 1 << 17  # of a strip of B: this much in use and this much on its way, beside the rows of A
 _FEW_ROWS = 64  # up to which memory sets the pace: lines of the second-level cache would be in the way of those that come from it
 _FIRST_BYTES = 1 << 15  # of a strip of B then: it stays in the first-level cache
@@ -139,7 +139,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     taps = 1
     if kernel.conv is not None and mode != "matmul":
         taps = math.prod(kernel.conv.kernel[:-1] if mode == "segments" else kernel.conv.kernel)
-    unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps, _SEGMENT if vectors > 1 else _NARROW_SEGMENT)
+    unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps, -(-_LOOPED // (tall * vectors)))
     k_multiple = isinstance(kernel.k, int) and kernel.k // taps % unroll == 0
     strips = ceildiv(kernel.n, strip)
     whole_block, whole_blocks = _blocks(kernel, strip, strips, tiles[0], taps)
@@ -206,12 +206,13 @@ def _mode(kernel: ContractKernel) -> str:
     return "taps"
 
 
-def _whole_steps(length: Dim, short: int) -> int:
-    """Steps at a time, so that there is no remainder; short segments at once."""
+def _whole_steps(length: Dim, enough: int) -> int:
+    """Steps at a time, `enough` or a few more, so that there is no remainder; else short segments at once."""
     assert isinstance(length, int)
-    if length <= short:
+    if length <= enough:
         return length
-    return next((u for u in range(12, 3, -1) if length % u == 0), 4)
+    whole = next((u for u in (*range(max(4, enough), 13), *range(enough - 1, 3, -1)) if length % u == 0), 4)
+    return length if length % whole and length <= _SEGMENT else whole
 
 
 def _tiles(m: Dim, tall: int) -> tuple[int, ...]:
