@@ -74,6 +74,8 @@ class Builder:
 
     def at(self, base: Any, index: Any, t: Any) -> Any:
         """&((t*)base)[index]"""
+        if isinstance(index, ir.Constant) and index.constant == 0:
+            return base
         return self.ir.gep(base, [index], source_etype=t)
 
     def load(self, t: Any, ptr: Any, align: int = 1) -> Any:

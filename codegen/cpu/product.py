@@ -60,14 +60,15 @@ class Product:
         def step(at: Any, acc: list[Any], count: int) -> list[Any]:
             base = b.at(b_ptr, i.mul(at, b.i64(self.panel) if row is None else row), element)
             acc = list(acc)
+            here = [b.at(start, at, element) for start in starts]
             if ahead is not None and count > 1:
                 self._prefetch(b, base, ahead, count * self.panel * self.dtype.itemsize)
             for u in range(count):
                 line, first = (base, u * self.panel) if row is None else (b.at(base, i.mul(row, b.i64(u)), element), 0)
                 at_v = [b.at(line, b.i64(first + v * self.lanes), element) for v in range(vectors)]
                 columns = [self._columns(b, ptr, masks[v] if masks else None) for v, ptr in enumerate(at_v)]
-                for r, start in enumerate(starts):
-                    x = self._broadcast(b, b.at(b.at(start, at, element), b.i64(u), element))
+                for r, start in enumerate(here):
+                    x = self._broadcast(b, b.at(start, b.i64(u), element))
                     for v in range(vectors):
                         acc[r * vectors + v] = self._fma(b, x, columns[v], acc[r * vectors + v])
             return acc
