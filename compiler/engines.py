@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import __version__
 from ..errors import InputError
 from .bench import Run
 from .oracle import Oracle
@@ -112,7 +113,7 @@ def versions(engines: Sequence[str]) -> dict[str, str]:
     """Versions of the engines, and of the machine that they ran on."""
     from importlib import metadata
 
-    found = {"mlc": metadata.version("mlc")}
+    found = {"mlc": __version__}
     for name in engines:
         try:
             found[name] = metadata.version(_PACKAGES.get(name, name))

@@ -1,33 +1,33 @@
 """`python -m mlc.models bench-products`: float32 products as shares of what multiply-adds in registers sustain, as markdown.
 
 A model multiplies one matrix by many, whose weights together do not wait in a core's own caches. Its runs take turns with multiply-adds
-in registers, as both move with the clock; a share is a run's rate over that of the multiply-adds just before it.
+in registers (`mlc bench --kernels`), as both move with the clock.
 """
 
 from __future__ import annotations
 
 import re
 import statistics
-import time
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from .. import compile as compile_model
-from ..compiler.roofline import sustained_gflops
 from ..errors import InputError
+from .tables import mlc
 
 Size = tuple[int, int, int]  # m, n, k
 _WEIGHTS, _MOST_WEIGHTS = 24 << 20, 64  # bytes of all weights of a model, about, and how many there are at most
-_ROUNDS, _SECONDS = 15, 0.005  # turns, and the least time of runs in each
+_SECONDS = 1.0  # of timed runs
 _LEAST, _MOST, _MOST_OPS = 256, 2048, 10**9  # of sizes drawn at random, and of their multiply-adds
 
 
 @dataclass(frozen=True)
 class ProductRow:
-    """A line of the table: the median GFLOP/s of whole runs, and their median share of multiply-adds in registers."""
+    """A line of the table: GFLOP/s of whole runs, and their share of those of multiply-adds in registers (medians)."""
 
     size: Size
     threads: int
@@ -56,24 +56,19 @@ def drawn(count: int, seed: int) -> list[Size]:
 
 
 def rows(sizes: Sequence[Size], threads: int) -> Iterator[ProductRow]:
-    """Each of the products, measured when it is asked for."""
-    pace = sustained_gflops(threads)
+    """Each of the products, measured when it is asked for. Raises InputError where `mlc bench` fails."""
     for size in sizes:
         m, n, k = size
         count = min(_MOST_WEIGHTS, -(-_WEIGHTS // (4 * n * k)))
-        module = compile_model(model_of(size, count), threads=threads)
-        x = np.random.default_rng(0).standard_normal((m, k), np.float32)
-        module(x)
-        rates, shares = [], []
-        for _ in range(_ROUNDS):
-            peak = pace()
-            start, runs = time.perf_counter(), 0
-            while runs == 0 or time.perf_counter() - start < _SECONDS:
-                module(x)
-                runs += 1
-            rates.append(2e-9 * m * n * k * count * runs / (time.perf_counter() - start))
-            shares.append(rates[-1] / peak)
-        yield ProductRow(size, threads, statistics.median(rates), statistics.median(shares))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "products.onnx"
+            path.write_bytes(model_of(size, count))
+            _, figures, error = mlc(["bench", str(path), "--kernels", "--against=none", f"--threads={threads}", f"--seconds={_SECONDS}"])
+        if figures is None:
+            raise InputError(f"the product of {m} × {n} × {k} was not timed: {error}")
+        (profile,) = figures["kernels"]
+        rate = 2e-6 * m * n * k * count / profile["run_ms"]
+        yield ProductRow(size, threads, rate, rate / profile["peaks"]["gflops"])
 
 
 def model_of(size: Size, count: int) -> bytes:
