@@ -53,7 +53,7 @@ def error(got, want) -> float:
 @pytest.mark.parametrize(
     ("m", "n", "k", "parts"),
     [(112, 192, 192, 1), (128, 768, 256, 2), (113, 193, 193, 1), (143, 200, 224, 3), (257, 321, 416, 5), (300, 1100, 200, 4),
-     (785, 230, 300, 7), (97, 256, 96, 1), (98, 300, 1100, 3), (270, 1030, 700, 2), (400, 64, 97, 2), (700, 70, 1060, 3),
+     (785, 230, 300, 7), (97, 256, 192, 1), (1367, 256, 96, 1), (98, 300, 1100, 3), (270, 1030, 700, 2), (5407, 64, 97, 2), (700, 70, 1060, 3),
      (2100, 200, 530, 2), (1990, 33 * 20, 96, 4)],
 )  # fmt: skip
 def test_sizes(m, n, k, parts) -> None:
@@ -63,6 +63,14 @@ def test_sizes(m, n, k, parts) -> None:
     want = a.astype(np.float64) @ w.astype(np.float64)
     assert "tdpbf16ps" in e.ir_text
     assert error(got, want) <= max(3e-7, 1.5 * error(a @ w, want))
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "tiles"), [(1365, 256, 96, False), (1366, 256, 96, True), (200, 112, 672, False), (200, 192, 192, True)]
+)
+def test_narrow_products_are_of_many_rows(m, n, k, tiles) -> None:
+    """What each thread splits for itself must be little of its time."""
+    assert (schedule_triple(kernel_of(m, n, k), TILES) is not None) == tiles
 
 
 @needs_tiles

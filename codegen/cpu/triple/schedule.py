@@ -11,6 +11,8 @@ from ..target import CpuTarget
 TALL = STRIP = 32  # rows, and columns, of two tiles
 _LEAST_ROWS, _LEAST_COLUMNS, _LEAST_K = 96, 64, 96  # with fewer, splitting operands takes longer than tiles save
 _LEAST_RESULTS = 5 << 12  # rows by columns, for the same reason
+_NARROW = 192  # columns or k, below which products want as many multiply-adds as
+_LEAST_OPS = 1 << 25  # this: else what each of several threads splits for itself is too much of its time (EfficientNet-B0: 0.92)
 _DEPTH, _DEEPEST = 512, 1024  # of k: what is split at a time; the same beside few rows
 _KEPT_BYTES = 640 << 10  # of parts that stay: with those that pass and the sums, half of the second-level cache
 _MOST_ROWS = 256  # that stay: beside fewer, as many columns are split in no further time
@@ -51,14 +53,16 @@ def schedule_triple(kernel: ContractKernel, target: CpuTarget) -> TripleSchedule
         return None
     if not (isinstance(n, int) and isinstance(k, int)) or n < _LEAST_COLUMNS or k < _LEAST_K:
         return None
-    if upper(m) < _least(n):
+    if upper(m) < _least(n, k):
         return None
     rows_pass = isinstance(m, int) and m > _TALLER * n
     return (_by_columns if rows_pass else _by_rows)(kernel, m, n, k)
 
 
-def _least(n: int) -> int:
-    return max(_LEAST_ROWS, -(-_LEAST_RESULTS // n))
+def _least(n: int, k: int) -> int:
+    """Rows from which on tiles are faster."""
+    rows = max(_LEAST_ROWS, -(-_LEAST_RESULTS // n))
+    return max(rows, -(-_LEAST_OPS // (n * k))) if min(n, k) < _NARROW else rows
 
 
 def _by_columns(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
@@ -80,7 +84,7 @@ def _schedule(rows_pass: bool, kept: int, depth: int, blocks: Dim, chunks: int, 
     waiting = max(1, _WAITING_BYTES // (4 * kept * _UNIT)) if depth < k else 1 << 40
     sums = TALL * STRIP * (kept // TALL * waiting * (_UNIT // STRIP) if depth < k else 2)
     cost = _UNIT * kept * k
-    return TripleSchedule(_least(n), rows_pass, kept, waiting, blocks, chunks, depth, sums, cost, n % STRIP != 0, k % STRIP != 0)
+    return TripleSchedule(_least(n, k), rows_pass, kept, waiting, blocks, chunks, depth, sums, cost, n % STRIP != 0, k % STRIP != 0)
 
 
 def _evenly(size: int, most: int) -> int:
