@@ -102,7 +102,7 @@ class Product:
                 if 0 < done < part:
                     inner.enter_context(i.if_then(i.icmp_unsigned("<=", ahead.share, b.i64(share))))
                 for line in range(done, part, _LINE):
-                    prefetch(b, i.gep(far, [b.i64(line)], source_etype=I8), 2)
+                    b.prefetch(i.gep(far, [b.i64(line)], source_etype=I8), 2)
                 done = part
 
     def _columns(self, b: Builder, ptr: Any, mask: Any) -> Any:
@@ -134,8 +134,3 @@ class Product:
         if not self.target.fma:
             return b.ir.fadd(b.ir.fmul(x, y), z)
         return b.call(f"llvm.fma.v{self.lanes}f{self.acc.itemsize * 8}", x.type, x, y, z)
-
-
-def prefetch(b: Builder, ptr: Any, locality: int) -> None:
-    """Towards the second-level cache (locality 2) or the first (3)."""
-    b.call("llvm.prefetch.p0", ir.VoidType(), ptr, ir.Constant(I32, 0), ir.Constant(I32, locality), ir.Constant(I32, 1))

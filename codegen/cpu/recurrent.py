@@ -20,7 +20,6 @@ from . import llvm_ir as ir
 from .build import I8, I32, I64, PTR, Builder, Params, storage, vec
 from .emitted import PLACEHOLDER, Emitted, named
 from .math.functions import Functions
-from .product import prefetch
 from .recurrent_schedule import NO_HINTS, RecurrentHints, RecurrentSchedule, schedule_recurrent
 from .target import CpuTarget
 
@@ -326,7 +325,7 @@ class _Emitter:
                 here = i.lshr(i.mul(at, b.i64(pitch)), b.i64(share))
                 for base in bases:
                     for line in range(0, max(_LINE, count * pitch >> share), _LINE):
-                        prefetch(b, b.at(base, i.add(here, b.i64(line)), I8), 2)
+                        b.prefetch(b.at(base, i.add(here, b.i64(line)), I8), 2)
 
         return ask
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...ir import DType
 from . import llvm_ir as ir
-from .build import I8, I32, Builder
+from .build import I8, Builder
 
 ROWS, BYTES = 16, 64
 _PRODUCT = {DType.U8: "tdpbusd", DType.BF16: "tdpbf16ps"}
@@ -40,10 +40,6 @@ class Tiles:
 
     def store(self, tile: int, ptr: Any, stride: Any) -> None:
         self._call("tilestored64", _number(tile), ptr, stride)
-
-    def prefetch(self, ptr: Any, write: bool = False) -> None:
-        """One line into the second-level cache; into the first, as this core's own, if it will be written."""
-        self.b.call("llvm.prefetch.p0", ir.VoidType(), ptr, *(ir.Constant(I32, x) for x in ((1, 3, 1) if write else (0, 2, 1))))
 
     def multiply(self, acc: int, a: int, b: int) -> None:
         self._call(self.product, _number(acc), _number(a), _number(b))

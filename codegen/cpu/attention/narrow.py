@@ -11,7 +11,6 @@ from typing import Any
 from ....ir import DType
 from .. import llvm_ir as ir
 from ..build import I8, I32, PTR, vec
-from ..product import prefetch
 from .frame import Frame
 
 _F32 = ir.FloatType()
@@ -110,7 +109,7 @@ class Narrow(Frame):
             for row in rows:
                 for line in range(0, 4 * spec.size, 64):
                     ahead = i.gep(b.at(row, i.mul(p["k_row"], b.i64(n)), _F32), [b.i64(line)], source_etype=I8)
-                    prefetch(b, ahead, 3)
+                    b.prefetch(ahead)
                 total = i.fmul(own[0], self._part(row, 0, spec.size))
                 for x in range(1, self.whole):
                     total = self.math.call("fma", [own[x], self._part(row, x, spec.size), total], [DType.F32] * 3)
@@ -188,7 +187,7 @@ class Narrow(Frame):
                 row = self._row(base, key, "v_row")
                 for line in range(4 * n * first, 4 * n * (vectors[-1] + 1), 64):
                     ahead = i.gep(b.at(row, i.mul(p["v_row"], b.i64(16)), _F32), [b.i64(line)], source_etype=I8)
-                    prefetch(b, ahead, 3)
+                    b.prefetch(ahead)
                 for c, x in enumerate(vectors):
                     at = (u % 2) * len(vectors) + c
                     out[at] = self.math.call("fma", [weight, self._part(row, x, size), out[at]], [DType.F32] * 3)

@@ -8,7 +8,7 @@ from typing import Any
 from ....ir import DType
 from .. import llvm_ir as ir
 from ..build import I8, I32, I64, PTR, Builder, vec
-from ..product import Product, prefetch
+from ..product import Product
 from ..shuffles import turned
 from .frame import Frame, Spec
 from .schedule import ValueTile
@@ -132,7 +132,7 @@ class Strip(Frame):
             for start in () if spec.copied_keys else starts:  # the rows of the next tile
                 ahead = b.at(start, i.mul(row, b.i64(self.tall)), _F32)
                 for line in range(0, 4 * spec.size, 64):
-                    prefetch(b, i.gep(ahead, [b.i64(line)], source_etype=I8), 3)
+                    b.prefetch(i.gep(ahead, [b.i64(line)], source_etype=I8))
             acc = product.accumulate(b, b.i64(spec.size), starts, self.queries, [zero] * (self.tall * self.width), self.width)
             top = [self._load(self.top, v) for v in range(self.width)]
             for r, key in enumerate(keys):

@@ -10,7 +10,6 @@ from .. import llvm_ir as ir
 from ..build import I8, I64, PTR, Builder, storage, vec
 from ..emitted import PLACEHOLDER
 from ..epilogue import Epilogue
-from ..product import prefetch
 from ..tiles import BYTES, ROWS, Tiles
 from .instructions import VectorDot, accumulator, dot_kind
 from .schedule import DotSchedule
@@ -146,7 +145,7 @@ class RegisterTile:
             t.zero(x)
 
         def multiply(starts: Sequence[Any], line: Any) -> Any:
-            self._fetch(b, t, starts[0], line, advance, ahead)
+            self._fetch(b, starts[0], line, advance, ahead)
             for x, start in enumerate(starts):
                 t.load(4 + x, start, stride)
             for y in range(2):
@@ -175,7 +174,7 @@ class RegisterTile:
 
         b.loop(b.i64(0), i.udiv(p["pitch"], b.i64(BYTES)), b.i64(1), [b_strip], along)
 
-    def _fetch(self, b: Builder, t: Tiles, start: Any, line: Any, advance: Any, ahead: Any) -> None:
+    def _fetch(self, b: Builder, start: Any, line: Any, advance: Any, ahead: Any) -> None:
         """Ask memory for a share of what is multiplied later: tile loads want 16 lines at once, too late to wait for them.
 
         Of B that is the next strip, of A the rows of the next tile; every turn of the inner loop fetches a part, so that
@@ -183,9 +182,9 @@ class RegisterTile:
         """
         for x in range(self.schedule.share):
             if self.schedule.fetch == "a":
-                t.prefetch(b.at(start, b.ir.add(ahead, b.ir.mul(advance, b.i64(x))), I8))
+                b.prefetch(b.at(start, b.ir.add(ahead, b.ir.mul(advance, b.i64(x))), I8), 2)
             else:
-                t.prefetch(b.at(line, b.ir.add(ahead, b.i64(x * BYTES)), I8))
+                b.prefetch(b.at(line, b.ir.add(ahead, b.i64(x * BYTES)), I8), 2)
 
     def _later(self, b: Builder, strip_bytes: Any, turn: Any) -> tuple[Any, Any]:
         """(whether tile of rows number `turn` asks memory for a part of the next strip, how far from the strip in use it begins).
@@ -212,7 +211,7 @@ class RegisterTile:
                     with i.if_then(later[0]):
                         far = b.at(b_strip, i.add(later[1], i.lshr(i.mul(at, b.i64(width)), b.i64(share))), I8)
                         for x in range(0, max(BYTES, (count * width) >> share), BYTES):
-                            prefetch(b, b.at(far, b.i64(x), I8), 2)
+                            b.prefetch(b.at(far, b.i64(x), I8), 2)
                 for u in range(count):
                     y = [b.load(lanes, b.at(line, b.i64(u * width + 4 * s.lanes * v), I8), 4) for v in range(s.vectors)]
                     for r, mine in enumerate(sums_of):

@@ -9,7 +9,6 @@ from ...group_blocks import GroupBlocks
 from .. import llvm_ir as ir
 from ..build import I8, I32, Builder, storage, vec
 from ..math.minifloat import decode
-from ..product import prefetch
 from ..target import CpuTarget
 from .schedule import GroupedSchedule
 
@@ -65,7 +64,7 @@ class Strip:
 
     def _prefetch(self, ptr: Any, size: int) -> None:
         for at in range(0, size, _LINE):
-            prefetch(self.b, self.b.at(ptr, self.b.i64(at), I8), 3)
+            self.b.prefetch(self.b.at(ptr, self.b.i64(at), I8))
 
     def _floats(self, block: Any, at: Any, dtype: DType, v: int) -> Any:
         b, i, lanes = self.b, self.b.ir, self.s.lanes

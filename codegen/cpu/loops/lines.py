@@ -16,7 +16,6 @@ from ...affine import affine
 from ...expr import Load, postorder
 from ...kernel import COMBINE, LoopKernel
 from ..math.functions import Functions
-from ..product import prefetch
 from ..target import CpuTarget
 from .points import Scope
 from .reductions import Reductions
@@ -194,7 +193,7 @@ class LineUnits(Reductions):
             if mask is None:  # the next vector's elements: rows at the end of a band may be in another core's cache
                 for j, t in places:
                     there = Scope({**axes, **at, plan.tap: b.i64(t)}, self.plan.width, None, [], {}, self.plan.width, j)
-                    prefetch(b, self.address(element.operand, element.offset, there), 3)
+                    b.prefetch(self.address(element.operand, element.offset, there))
             of_line = list(start if plan.apart else sums)
             for j, t in taps:
                 x = self.value(stage.value, self._child(scopes[j], {**at, plan.tap: b.i64(t)}), True)

@@ -9,7 +9,6 @@ from ....ir import Dim, ceildiv, lower
 from ...expr import Load
 from ..build import storage, vec
 from ..math.functions import Functions
-from ..product import prefetch
 from ..shuffles import turned, unwoven, woven
 from .points import Scope
 from .reductions import Reductions
@@ -104,7 +103,7 @@ class Tiled(Reductions):
         starts = [self.address(e.operand, e.offset, replace(scope, shift=j)) for j in range(n)]
         if align >= _WIDE and lower(self.k.operands[e.operand].numel) * align >= _FAR_AWAY:
             for at in starts:
-                prefetch(b, b.at(at, b.i64(_AHEAD * tile.depth), t), 3)
+                b.prefetch(b.at(at, b.i64(_AHEAD * tile.depth), t))
         return turned(b, [b.load(vec(t, tile.depth), at, align) for at in starts])
 
     def _woven(self, weave: Weave, part: Any, outer: dict[int, Any]) -> None:

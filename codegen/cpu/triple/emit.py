@@ -309,8 +309,8 @@ class TripleProduct(TextEmitter):
 
             def fetch(r: Any, _: list[Any]) -> Sequence[Any]:
                 at = b.at(result, i.mul(r, ldc), stored)
-                t.prefetch(at, write=True)
-                t.prefetch(b.at(at, b.i64(LANES), stored), write=True)
+                b.prefetch(at, write=True)
+                b.prefetch(b.at(at, b.i64(LANES), stored), write=True)
                 return ()
 
             for at, (x, y) in enumerate(_ORDER):

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ....ir import DType
 from .. import llvm_ir as ir
 from ..build import I8, I32, I64, PTR, Builder, vec
-from ..tiles import BYTES, ROWS, Tiles
+from ..tiles import BYTES, ROWS
 from .schedule import STRIP, TALL
 
 LANES, PARTS, TILE = 16, 3, ROWS * BYTES
@@ -69,7 +68,7 @@ class Splitter:
                 place = i.add(at, b.i64(v * LANES))
                 here = b.at(what.start, place, f32)
                 pair.append(b.load(_F, here, 4) if mask is None else b.masked_load(_F, here, mask, 4))
-                Tiles(b, DType.BF16).prefetch(b.at(what.behind, place, f32))
+                b.prefetch(b.at(what.behind, place, f32), 2)
             self._split(b, pair, self._line(b, what, steps, step, row, half))
 
     def _of_strip(self, b: Builder, what: Whole, steps: Any, step: Any, row: Any) -> None:
@@ -84,7 +83,7 @@ class Splitter:
                 place = i.add(top, b.i64(half * LANES))
                 x = b.load(_F, b.at(what.start, place, f32), 4)
                 pairs[half].append(i.select(inside, x, ir.Constant(_F, None)) if self.short else x)
-                Tiles(b, DType.BF16).prefetch(b.at(what.behind, place, f32))
+                b.prefetch(b.at(what.behind, place, f32), 2)
         for half, pair in enumerate(pairs):
             self._split(b, pair, self._line(b, what, steps, step, row, half))
 
