@@ -19,7 +19,7 @@ _MOST_ROWS = 256  # that stay: beside fewer, as many columns are split in no fur
 _UNIT = 64  # rows, or columns, that pass
 _TALLER = 1.5  # times as many rows as columns, from which on columns stay
 _WAITING_BYTES = 256 << 10  # of sums that wait for more of k
-_PARTS = 6  # bytes of a number
+_SPLIT_BYTES = 6  # of a number, as three parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +68,15 @@ def _least(n: int, k: int) -> int:
 def _by_columns(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
     """Columns stay, rows pass by."""
     depth = _evenly(k, _DEPTH)
-    kept = _evenly(n, _KEPT_BYTES // (_PARTS * depth))
+    kept = _evenly(n, _KEPT_BYTES // (_SPLIT_BYTES * depth))
     return _schedule(True, kept, depth, ceildiv(m, _UNIT), -(-n // kept), n, k)
 
 
 def _by_rows(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
     """Rows stay, columns pass by."""
     kept = _evenly(m, _MOST_ROWS) if isinstance(m, int) else _MOST_ROWS
-    depth = _evenly(k, max(_DEPTH, min(_DEEPEST, _KEPT_BYTES // (_PARTS * kept))))
-    kept = min(kept, _whole(_KEPT_BYTES // (_PARTS * depth)))
+    depth = _evenly(k, max(_DEPTH, min(_DEEPEST, _KEPT_BYTES // (_SPLIT_BYTES * kept))))
+    kept = min(kept, _whole(_KEPT_BYTES // (_SPLIT_BYTES * depth)))
     return _schedule(False, kept, depth, ceildiv(m, kept), -(-n // _UNIT), n, k)
 
 
