@@ -129,6 +129,12 @@ class Builder:
     def masked_store(self, value: Any, ptr: Any, mask: Any, align: int) -> None:
         self.call(f"llvm.masked.store.{mangle(value.type)}.p0", ir.VoidType(), value, ptr, ir.Constant(I32, align), mask)
 
+    def fma(self, x: Any, y: Any, z: Any, fused: bool = True) -> Any:
+        """x·y + z, rounded once; twice where the target has no such instruction (not `fused`)."""
+        if not fused:
+            return self.ir.fadd(self.ir.fmul(x, y), z)
+        return self.call(f"llvm.fma.{mangle(x.type)}", x.type, x, y, z)
+
     def prefetch(self, ptr: Any, level: int = 1, write: bool = False) -> None:
         """Ask memory for one line: into the cache of that level and the larger ones; if it will be written, as this core's own."""
         self.call("llvm.prefetch.p0", ir.VoidType(), ptr, *(ir.Constant(I32, x) for x in (int(write), 4 - level, 1)))

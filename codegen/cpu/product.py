@@ -131,6 +131,4 @@ class Product:
     def _fma(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
         if not self.acc.is_float:
             return b.ir.add(b.ir.mul(x, y), z)
-        if not self.target.fma:
-            return b.ir.fadd(b.ir.fmul(x, y), z)
-        return b.call(f"llvm.fma.v{self.lanes}f{self.acc.itemsize * 8}", x.type, x, y, z)
+        return b.fma(x, y, z, self.target.fma)

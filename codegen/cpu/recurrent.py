@@ -301,7 +301,7 @@ class _Emitter:
                     for r, x in enumerate(xs):
                         for v, w in enumerate(weights):
                             n = (q * len(sources) + r) * s.vectors + v
-                            acc[n] = self._fma(x, w, acc[n])
+                            acc[n] = b.fma(x, w, acc[n], self.target.fma)
             return acc
 
         acc = [ir.Constant(self.vector, None)] * (len(group) * len(sources) * s.vectors)
@@ -330,11 +330,6 @@ class _Emitter:
         return ask
 
     # memory ------------------------------------------------------------------------------------------------------------
-    def _fma(self, x: Any, y: Any, z: Any) -> Any:
-        if self.target.fma:
-            return self.b.call(f"llvm.fma.v{self.schedule.lanes}f{self.dtype.itemsize * 8}", x.type, x, y, z)
-        return self.b.ir.fadd(self.b.ir.fmul(x, y), z)
-
     def _scalar(self, base: Any, at: Any) -> Any:
         return self.b.load(self.element, self.b.at(base, at, self.element), self.dtype.itemsize)
 

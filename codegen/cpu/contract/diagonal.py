@@ -40,10 +40,5 @@ class DiagonalProduct:
                 for r, row in enumerate(rows):
                     x = i.shuffle_vector(row, ir.Constant(t, ir.Undefined), lanes)
                     at = r * vectors + v
-                    out[at] = self._add(b, x, weights, out[at])
+                    out[at] = b.fma(x, weights, out[at], self.target.fma)
         return out
-
-    def _add(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
-        if not self.target.fma:
-            return b.ir.fadd(b.ir.fmul(x, y), z)
-        return b.call(f"llvm.fma.v{self.lanes}f32", x.type, x, y, z)

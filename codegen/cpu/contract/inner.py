@@ -153,18 +153,13 @@ class _Emitter(TextEmitter):
                 return b.load(self.vector, ptr, align) if mask is None else b.masked_load(self.vector, ptr, mask, align)
 
             xs, ys = [load(r) for r in rows], [load(c) for c in columns]
-            return [self._fma(b, x, y, acc[r * len(ys) + c]) for r, x in enumerate(xs) for c, y in enumerate(ys)]
+            return [b.fma(x, y, acc[r * len(ys) + c], self.target.fma) for r, x in enumerate(xs) for c, y in enumerate(ys)]
 
         acc = [ir.Constant(self.vector, None)] * (len(rows) * len(columns))
         acc = b.loop(b.i64(0), main, b.i64(self.lanes), acc, lambda at, acc: step(at, acc, None))
         if rest is not None:
             acc = b.loop(main, k, b.i64(self.lanes), acc, lambda at, acc: step(at, acc, rest))
         return [acc[r * len(columns) : (r + 1) * len(columns)] for r in range(len(rows))]
-
-    def _fma(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
-        if not self.target.fma:
-            return b.ir.fadd(b.ir.fmul(x, y), z)
-        return b.call(f"llvm.fma.v{self.lanes}f{self.dtype.itemsize * 8}", x.type, x, y, z)
 
 
 def _halves(b: Builder, x: Any, y: Any, piece: int, within: int) -> tuple[Any, Any]:

@@ -306,7 +306,7 @@ class _Emitter(TextEmitter):
                         if zero is not None:
                             x = i.fsub(x, i.fmul(zero, b.splat(sums[r], s.lanes)))
                         slot = slots[r * s.vectors + v]
-                        i.store(decode.fma(x, scale, b.load(self.vector, slot, 64)), slot, align=64)
+                        i.store(b.fma(x, scale, b.load(self.vector, slot, 64), self.target.fma), slot, align=64)
                 return ()
 
             b.loop(b.i64(0), p["groups"], b.i64(1), [], group)
@@ -377,10 +377,5 @@ class _Decoder:
         for v, word in enumerate(packed):
             level = self.e.level(b, b.ir.lshr(word, b.splat(shift, s.lanes)))
             for r in range(len(self.starts)):
-                out[r * s.vectors + v] = self.fma(x[r], level, out[r * s.vectors + v])
+                out[r * s.vectors + v] = b.fma(x[r], level, out[r * s.vectors + v], self.e.target.fma)
         return out
-
-    def fma(self, x: Any, y: Any, z: Any) -> Any:
-        if not self.e.target.fma:
-            return self.b.ir.fadd(self.b.ir.fmul(x, y), z)
-        return self.b.call(f"llvm.fma.v{self.s.lanes}f32", x.type, x, y, z)

@@ -279,20 +279,17 @@ class RowProduct:
                     x: Any = None
                     for d in range(_DIGITS):
                         part = i.sitofp(acc[(r * _DIGITS + d) * vectors + v], self.floats)
-                        x = i.fmul(part, factors[d]) if x is None else self._fma(b, part, factors[d], x)
+                        x = i.fmul(part, factors[d]) if x is None else b.fma(part, factors[d], x)
                     if zero is None and self.whole_zero is None:
                         zero = ir.Constant(self.floats, float(self.kernel.zero or 0.0))
                     if zero is not None:
                         x = i.fsub(x, i.fmul(zero, total))
                     slot = b.at(totals, b.i64(r * s.vectors + at + v), self.floats)
-                    i.store(self._fma(b, x, scale, b.load(self.floats, slot, 64)), slot, align=64)
+                    i.store(b.fma(x, scale, b.load(self.floats, slot, 64)), slot, align=64)
 
         for at in range(0, s.vectors, wide):
             some(at, min(wide, s.vectors - at))
         strip.prefetch_scales(block, _AHEAD)
-
-    def _fma(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
-        return b.call(f"llvm.fma.v{self.s.lanes}f32", self.floats, x, y, z)
 
     def _finish(self, masked: bool) -> ir.Function:
         """void finish(bufs, dims, column, totals [rows, vectors])"""

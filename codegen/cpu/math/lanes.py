@@ -157,10 +157,9 @@ class Lanes:
         one = ir.Constant(y.type, [1.0])
         inverse = self._all(i.fdiv(one, y))
         y = self._all(y)
-        name = f"llvm.fma.{mangle(x.type)}"
         q = i.fmul(x, inverse)
-        rest = b.call(name, x.type, i.fneg(q), y, x)
-        better = b.call(name, x.type, rest, inverse, q)
+        rest = b.fma(i.fneg(q), y, x)
+        better = b.fma(rest, inverse, q)
         return i.select(i.fcmp_unordered("uno", better, better), q, better)  # where q or 1/y is infinite there is nothing to correct
 
     def _all(self, x: Any) -> Any:
@@ -197,8 +196,6 @@ class Lanes:
             return i.fneg(x)
         if fn in _INTRINSIC:
             return b.call(f"llvm.{_INTRINSIC[fn]}.{mangle(x.type)}", x.type, x)
-        if fn == "fma" and self.target.fma:
-            return b.call(f"llvm.fma.{mangle(x.type)}", x.type, *args)
         if fn == "fma":
-            return i.fadd(i.fmul(args[0], args[1]), x)
+            return b.fma(args[0], args[1], x, self.target.fma)
         raise CodegenError(f"{fn} in the epilogue of a contraction")

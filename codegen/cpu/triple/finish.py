@@ -28,7 +28,7 @@ def write_finish(fn: ir.Function, operands: Operands, epilogue: Epilogue, again:
     def check(r: Any, kept: list[Any]) -> Sequence[Any]:
         """0 times a number is 0."""
         sums_of = [b.load(_F, _place(b, sums, i.add(r, b.i64(x)), v), BYTES) for x in range(2) for v in range(2)]
-        return [_fma(b, x, _ZERO, y) for x, y in zip(sums_of, kept, strict=True)]
+        return [b.fma(x, _ZERO, y) for x, y in zip(sums_of, kept, strict=True)]
 
     found = b.loop(b.i64(0), rows, b.i64(2), [_ZERO] * 4, check)  # a tile has 16 rows or 32
     total = i.fadd(i.fadd(found[0], found[1]), i.fadd(found[2], found[3]))
@@ -62,7 +62,7 @@ def write_again(fn: ir.Function, panel: int) -> None:
             x = b.splat(b.load(f32, b.at(left, k, f32), 4), LANES)
             at = b.at(strip, i.mul(k, b.i64(panel)), f32)
             ys = [b.load(_F, b.at(at, b.i64(v * LANES), f32), 4) for v in range(2)]
-            return [_fma(b, x, y, z) for y, z in zip(ys, acc, strict=True)]
+            return [b.fma(x, y, z) for y, z in zip(ys, acc, strict=True)]
 
         found = [b.load(_F, at, BYTES) for at in places]
         wrong = i.fsub(i.fsub(found[0], found[0]), i.fsub(found[1], found[1]))
@@ -81,7 +81,3 @@ def _place(b: Builder, sums: Any, row: Any, vector: int) -> Any:
     half = i.mul(i.and_(row, b.i64(-ROWS)), b.i64(STRIP))
     corner = i.add(half, b.i64(vector * ROWS * LANES))
     return b.at(sums, i.add(corner, i.mul(i.and_(row, b.i64(ROWS - 1)), b.i64(LANES))), ir.FloatType())
-
-
-def _fma(b: Builder, x: Any, y: Any, z: Any) -> Any:
-    return b.call(f"llvm.fma.v{LANES}f32", _F, x, y, z)
