@@ -6,7 +6,7 @@ import mlc
 import numpy as np
 import onnxruntime
 import pytest
-from mlc.codegen.cpu.loops import emit
+from mlc.codegen.cpu.loops import writer
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -59,8 +59,8 @@ CASES = [
 @pytest.mark.parametrize("op, shape, weights, attributes", CASES)
 def test_against_onnxruntime(op, shape, weights, attributes, target, monkeypatch):
     found = []
-    real = emit.lines
-    monkeypatch.setattr(emit, "lines", lambda *args: found.append(real(*args)) or found[-1])
+    real = writer.lines
+    monkeypatch.setattr(writer, "lines", lambda *args: found.append(real(*args)) or found[-1])
     dynamic = shape[0] == 2
     data = model(op, shape, weights, dynamic, **attributes)
     x = np.random.default_rng(2).standard_normal(shape).astype("f")

@@ -1,0 +1,45 @@
+"""The forms of a loop: by vectors along an axis, and what some kernels have beyond that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...kernel import LoopKernel
+from ..target import CpuTarget
+from .interior import Interior, interior
+from .schedule import NO_HINTS, LoopHints, LoopSchedule, merge_axes, schedule
+from .segments import Segments, segments
+from .short_rows import ShortRows, short_rows
+from .tabulated import tabulated
+from .transpose import Turn, Weave, moving
+from .truths import as_bytes
+from .wider import wider
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a kernel is walked. At most one of the others is given: `tile` is moved through registers; `short` rows lie side by side;
+    `parts` along the vector axis, or what is `inner`, have simpler kernels than the whole.
+    """
+
+    kernel: LoopKernel
+    schedule: LoopSchedule
+    tile: Turn | Weave | None = None
+    short: ShortRows | None = None
+    parts: Segments | None = None
+    inner: Interior | None = None
+
+
+def form_of(kernel: LoopKernel, target: CpuTarget, hints: LoopHints) -> Form:
+    """Of the kernel as it will be walked, with merged axes and cheaper expressions. Hints are for vectors along an axis only."""
+    kernel = wider(tabulated(as_bytes(merge_axes(kernel)), target))
+    if (tile := moving(kernel, target)) is not None:
+        return Form(kernel, tile.schedule, tile=tile)
+    if hints == NO_HINTS:
+        if (short := short_rows(kernel, target)) is not None:
+            return Form(kernel, short.schedule, short=short)
+        if (parts := segments(kernel, target)) is not None:
+            return Form(parts.kernel, parts.schedule, parts=parts)
+        if (inner := interior(kernel, target)) is not None:
+            return Form(kernel, inner.schedule, inner=inner)
+    return Form(kernel, schedule(kernel, target, hints))
