@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ...ir import Const, Dim, DType, Node, Shape, ceildiv, is_static, prod, upper
+from ...ir import Const, Dim, DType, Node, Shape, ceildiv, floordiv, is_static, mod, prod, upper
 from ...ir.ops import Conv, DotConv, DotMatMul, GroupedMatMul, MatMul
 from ..expr import Cast, Load
 from ..kernel import ConvGeometry
@@ -186,6 +187,18 @@ def in_place(lw: Lowering, node: Node, extents: Shape, k: Dim) -> Columns | None
     return Columns(buffer, at[0], 0 if as_packed else at[1])
 
 
+def _panels(n: Dim, panel: int) -> list[tuple[Dim, Dim, Dim]]:
+    """First panel, panels and columns of each: of whole ones, and of the last one. What is behind the last column counts for nothing."""
+    whole = floordiv(n, panel)
+    return [piece for piece in ((0, whole, panel), (whole, 1, mod(n, panel))) if piece[1] != 0 and piece[2] != 0]
+
+
+def _lines(k: Dim, group: int) -> list[tuple[Dim, Dim]]:
+    """First line of `group` elements along K, and how many: of whole ones, and of those with zeros."""
+    whole, deep = floordiv(k, group), padded_k(k, group) // group
+    return [piece for piece in ((0, whole), (whole, deep - whole)) if piece[1] != 0]
+
+
 def pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int, diagonal: int = 1) -> int:
     batch, _, n = extents
     b, group = node.inputs[1], lane_group(node)
@@ -206,22 +219,17 @@ def pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int, diagonal:
         return lw.storage.const_lazy(key, packed, b.node.op.data).buffer
     deep = padded_k(k, group)
     to = lw.storage.add("arena", b.dtype, (batch, ceildiv(n, panel), deep // group, panel, group))
-    pieces: list[tuple[int, Dim, int]] = [(0, ceildiv(n, panel), panel)]  # first panel, panels, columns of each
-    if isinstance(n, int) and group == 1:  # what is behind the last column counts for nothing
-        pieces = [piece for piece in ((0, n // panel, panel), (n // panel, 1, n % panel)) if piece[1] and piece[2]]
-    for first, panels, width in pieces:
-        kb = KernelBuilder((batch, panels, deep // group, width, group))
+    for (first, panels, width), (above, lines) in itertools.product(_panels(n, panel), _lines(k, group)):
+        kb = KernelBuilder((batch, panels, lines, width, group))
         g, p, line, j, part = kb.index
-        p = p + first
+        p, line = p + first, line + above
         column, depth = p * panel + j, line * group + part
-        whole = isinstance(n, int) and isinstance(panels, int) and (first + panels - 1) * panel + width <= n
-        at = column if whole else clamp(column, 0, n - 1)
-        row = depth if deep == k else clamp(depth, 0, k - 1)
-        index = (*unravel(row, b.shape[:-1]), g * n + at) if grouped else _element_of_b(node, (g, row, at))
+        zeros = above != 0 or lines * group != k  # behind the last row
+        row = clamp(depth, 0, k - 1) if zeros else depth
+        index = (*unravel(row, b.shape[:-1]), g * n + column) if grouped else _element_of_b(node, (g, row, column))
         e = lw.read(kb, b, index)
-        zero = number(0.0 if e.dtype.is_float else 0, e.dtype)
-        for position, size, exact in ((column, n, whole), (depth, k, deep == k)):
-            if not exact:
-                e = fn("select", fn("lt", index_expr(position), index_expr(Affine({}, size))), e, zero)
+        if zeros:
+            zero = number(0.0 if e.dtype.is_float else 0, e.dtype)
+            e = fn("select", fn("lt", index_expr(depth), index_expr(Affine({}, k))), e, zero)
         lw.loop(kb, (), [kb.store(to, (g, p, line, j, part), e)], node.loc)
     return to.buffer

@@ -71,7 +71,7 @@ def transposed(x, perm, to=None):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
     "shape",
-    [(70, 67), (130, 3), (3, 130), (131, 4), (70, 8), (7, 200), (200, 7), (9, 90), (16, 65), (65, 17), (80, 2), (6, 70)],
+    [(70, 67), (130, 3), (3, 130), (131, 4), (70, 8), (7, 200), (200, 7), (9, 90), (16, 65), (65, 17), (80, 2), (6, 70), (4, 40), (3, 9)],
 )
 def test_matrices(dtype, shape):
     x = elements(dtype, *shape)
@@ -277,6 +277,7 @@ def test_choice():
         ((64, 64), DType.F32, Turn),
         ((64, 64), DType.U8, Turn),
         ((3, 90), DType.U8, Weave),
+        ((4, 32), DType.U8, Weave),  # a panel of bytes for dot instructions
         ((15, 90), DType.F32, Weave),
         ((90, 3), DType.F32, None),
     ]:

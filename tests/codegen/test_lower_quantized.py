@@ -8,7 +8,7 @@ import pytest
 from mlc.codegen.kernel import ContractKernel
 from mlc.codegen.plan import Step
 from mlc.ir import DType, const, sym
-from mlc.ir.ops import Add, Cast, DotConv, IntegerConv, IntegerMatMul, Max, Min, Mul, Quantize, Relu
+from mlc.ir.ops import Add, Cast, DotConv, IntegerConv, IntegerMatMul, Max, Min, Mul, Quantize, Relu, Transpose
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lowering import ap, graph, run, tensor
@@ -57,6 +57,22 @@ def test_symbolic_sizes():
     given = [full((4, 11), np.int8), full((11, 9), np.uint8)]
     want = IntegerMatMul().reference(*given, np.int8(-7), np.uint8(130))
     run(graph([x, w], ap(IntegerMatMul(), x, w, *z)), given, want, M=4, K=11)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("k,n", [(64, 64), (64, 37), (20, 32), (19, 5), (66, 33)])
+def test_computed_matrices_are_packed_in_pieces(turned, k, n):
+    """Whole panels and lines, what is left of them, and zeros behind the last row; of known and of unknown sizes."""
+    shape = (2, n, k) if turned else (2, k, n)
+    given = [full((2, 5, k), np.uint8), full(shape, np.int8)]
+    want = given[0].astype(np.int32) @ (given[1].swapaxes(1, 2) if turned else given[1])
+    names = {"K": k, "N": n}
+    for sizes in (names, {name: sym(name) for name in names}):
+        x = tensor(2, 5, sizes["K"], dtype=DType.U8)
+        w = tensor(2, *((sizes["N"], sizes["K"]) if turned else (sizes["K"], sizes["N"])), dtype=DType.I8)
+        b = ap(Transpose((0, 2, 1)), w) if turned else w
+        acc = ap(IntegerMatMul(), x, b, const(np.uint8(0)), const(np.int8(0)))
+        run(graph([x, w], acc), given, [want], **({} if sizes is names else names))
 
 
 @pytest.mark.parametrize("x_type,w_type", [(np.uint8, np.int8), (np.int8, np.uint8), (np.int8, np.int8)])

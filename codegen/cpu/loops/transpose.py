@@ -69,7 +69,7 @@ class Weave:
 
 def moving(k: LoopKernel, target: CpuTarget) -> Turn | Weave | None:
     """How to move elements from one axis to another, if that is what the kernel does."""
-    return weaving(k, target) or turning(k, target)
+    return weaving(k, target) or turning(k, target) or weaving(k, target, _LEAST_PIECE)
 
 
 def turning(k: LoopKernel, target: CpuTarget) -> Turn | None:
@@ -105,19 +105,20 @@ def turning(k: LoopKernel, target: CpuTarget) -> Turn | None:
     return Turn(write, read, tuple(loads), lanes, depth, _STRIP, _RUN, short)
 
 
-def weaving(k: LoopKernel, target: CpuTarget) -> Weave | None:
-    """None unless results are contiguous along a short axis, and next along one that is long."""
+def weaving(k: LoopKernel, target: CpuTarget, least: int | None = None) -> Weave | None:
+    """None unless results are contiguous along a short axis, and next along one that fills a vector, or one of `least` bytes."""
     if not _plain_map(k):
         return None
     offsets = [affine(s.offset) for s in k.stores]
-    lanes = target.vector_bits // 8 // max(o.dtype.itemsize for o in k.operands)
+    itemsize, whole = max(o.dtype.itemsize for o in k.operands), target.vector_bits // 8
     for write, size in enumerate(k.axes):
-        if not isinstance(size, int) or not 2 <= size <= _MOST_WOVEN or size >= lanes:
+        if not isinstance(size, int) or not 2 <= size <= _MOST_WOVEN:
             continue
         for read, length in enumerate(k.axes):
-            if read == write or upper(length) < lanes or not all(_dense(f, write, read, size) for f in offsets):
+            lanes = _halved(whole // itemsize, length)
+            if read == write or size >= lanes or lanes * itemsize < (least or whole):
                 continue
-            if _worth_weaving(k, read, size, lanes):
+            if all(_dense(f, write, read, size) for f in offsets) and _worth_weaving(k, read, size, lanes):
                 return Weave(write, read, lanes, _STRIP * lanes, lower(length) < lanes)
     return None
 
