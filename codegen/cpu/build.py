@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from ...errors import CodegenError
 from ...ir import Dim, DType
 from . import llvm_ir as ir
+from .emitted import PLACEHOLDER
 
 I1, I8, I16, I32, I64 = (ir.IntType(w) for w in (1, 8, 16, 32, 64))
 PTR = ir.PointerType()
@@ -45,6 +46,19 @@ def mangle(t: Any) -> str:
     """How the name of an overloaded intrinsic spells a type."""
     mangled: str = t.mangled
     return mangled
+
+
+def kernel_function(module: ir.Module, name: str = PLACEHOLDER) -> Builder:
+    """void name(bufs, dims, begin, end): units [begin, end) of a kernel."""
+    return Builder(ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), name))
+
+
+def subroutine(module: ir.Module, name: str, args: Sequence[Any], result: Any = None) -> Builder:
+    """A function that the kernel's calls, void unless it has a `result`. It stays one: inlined, tiles would fill the caller."""
+    fn = ir.Function(module, ir.FunctionType(ir.VoidType() if result is None else result, args), f"{PLACEHOLDER}.{name}")
+    fn.linkage = "internal"
+    fn.attributes.add("noinline")
+    return Builder(fn)
 
 
 class Params:
@@ -97,6 +111,17 @@ class Builder:
     def param(self, dims: Any, index: int) -> Any:
         return self.load(I64, self.at(dims, self.i64(index), I64), 8)
 
+    def params(self, dims: Any, slots: Mapping[str, int]) -> dict[str, Any]:
+        """Sizes by name, all in registers."""
+        return {name: self.param(dims, at) for name, at in slots.items()}
+
+    def operand(self, bufs: Any, index: int) -> Any:
+        return self.load(PTR, self.at(bufs, self.i64(index), PTR), 8)
+
+    def operands(self, bufs: Any, count: int) -> list[Any]:
+        """The addresses of the first operands."""
+        return [self.operand(bufs, x) for x in range(count)]
+
     def splat(self, x: Any, lanes: int) -> Any:
         t = vec(x.type, lanes)
         undef = ir.Constant(t, ir.Undefined)
@@ -109,6 +134,10 @@ class Builder:
     def below(self, limit: Any, lanes: int, start: int = 0) -> Any:
         """Mask of lanes with start + lane < limit (signed)."""
         return self.ir.icmp_signed("<", self.iota(lanes, start), self.splat(limit, lanes))
+
+    def column_masks(self, live: Any, lanes: int, vectors: int, masked: bool = True) -> list[Any]:
+        """Masks of vectors side by side of which the first `live` lanes are there; None of each unless `masked`."""
+        return [self.below(live, lanes, v * lanes) if masked else None for v in range(vectors)]
 
     def any(self, mask: Any) -> Any:
         """Whether some lane of an i1 vector is set."""

@@ -71,8 +71,8 @@ class _Emitter:
         b = self.b = Builder(fn)
         i = b.ir
         bufs, dims, part, parts, barrier = fn.args
-        self.p = p = {name: b.param(dims, at) for name, at in self.slots.items()}
-        self.buffers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
+        self.p = p = b.params(dims, self.slots)
+        self.buffers = b.operands(bufs, len(k.operands))
         self.sums = b.alloca(self.vector, b.i64(self.gate_count * s.rows * s.vectors))
         math = Functions(b, s.lanes, self.target)
         self.gates = Gates(k, lambda fn, *x: math.call(fn, x, [self.dtype] * len(x)), lambda v: math.const(v, self.dtype))

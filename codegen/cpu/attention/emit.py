@@ -15,8 +15,8 @@ from typing import Any
 from ....ir import Dim, ceildiv, dim_min
 from ...kernel import AttentionKernel
 from .. import llvm_ir as ir
-from ..build import I64, PTR, Builder
-from ..emitted import PLACEHOLDER, Emitted, named
+from ..build import I64, kernel_function
+from ..emitted import Emitted, named
 from ..float_mode import flush_subnormals
 from ..target import CpuTarget
 from .frame import Spec, function, load_sizes
@@ -62,21 +62,21 @@ class _Writer:
         group = None if not self.s.widths else self._tiles() if self.s.tiles else self._group()
         narrow = None
         if self.s.narrow:
-            b = function(self.module, f"{PLACEHOLDER}.n")
+            b = function(self.module, "n")
             Narrow(b, self.spec).write()
             narrow = b.fn
         self._entry(group, narrow)
         return named(str(self.module))
 
     def _tiles(self) -> ir.Function:
-        b = function(self.module, f"{PLACEHOLDER}.g", [I64, I64])
+        b = function(self.module, "g", [I64, I64])
         TileGroup(b, self.spec).write()
         return b.fn
 
     def _group(self) -> ir.Function:
         spec, s = self.spec, self.s
         values = {
-            tile: value_function(self.module, f"{PLACEHOLDER}.v{tile.rows}x{tile.vectors}{'t' if tile.masked else ''}", tile,
+            tile: value_function(self.module, f"v{tile.rows}x{tile.vectors}{'t' if tile.masked else ''}", tile,
                                  spec.value_size, spec.value_columns, s.lanes, self.target)
             for tile in dict.fromkeys(s.values)
         }  # fmt: skip
@@ -84,22 +84,21 @@ class _Writer:
         starts: dict[int, ir.Function] = {}
         blocks: dict[int, ir.Function] = {}
         for width, tall in zip(s.widths, s.tall, strict=True):
-            b = function(self.module, f"{PLACEHOLDER}.q{width}", STATE)
+            b = function(self.module, f"q{width}", STATE)
             Strip(b, spec, layout, width, tall).start()
             starts[width] = b.fn
-            b = function(self.module, f"{PLACEHOLDER}.s{width}", BLOCK)
+            b = function(self.module, f"s{width}", BLOCK)
             Strip(b, spec, layout, width, tall).block(values)
             blocks[width] = b.fn
-        b = function(self.module, f"{PLACEHOLDER}.g", [I64, I64])
+        b = function(self.module, "g", [I64, I64])
         Group(b, spec, layout, starts, blocks).write()
         return b.fn
 
     def _entry(self, group: ir.Function | None, narrow: ir.Function | None) -> None:
         """Units: groups fastest, then parts, so that the keys and values of a head stay in the second-level cache."""
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
-        b = Builder(fn)
+        b = kernel_function(self.module)
         i = b.ir
-        bufs, dims, begin, end = fn.args
+        bufs, dims, begin, end = b.fn.args
         p = load_sizes(b, dims)
         own = Part(b, self.spec, bufs, dims, p) if self.spec.parts else None
 

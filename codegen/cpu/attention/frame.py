@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import llvm_ir as ir
-from ..build import I1, I64, PTR, Builder, vec
+from ..build import I1, I64, PTR, Builder, subroutine, vec
 from ..math.functions import Functions
 from ..target import CpuTarget
 from .schedule import AttentionSchedule
@@ -43,11 +43,8 @@ class Spec:
 
 
 def function(module: ir.Module, name: str, more: Sequence[Any] = ()) -> Builder:
-    """void name(bufs, dims, batch, head, first query, number of queries, …), not to be inlined; `more`: types of further arguments."""
-    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 4, *more]), name)
-    fn.linkage = "internal"
-    fn.attributes.add("noinline")
-    return Builder(fn)
+    """void name(bufs, dims, batch, head, first query, number of queries, …); `more`: types of further arguments."""
+    return subroutine(module, name, [PTR, PTR, *[I64] * 4, *more])
 
 
 def load_sizes(b: Builder, dims: Any) -> dict[str, Any]:
@@ -64,7 +61,7 @@ class Frame:
         self.p = load_sizes(b, self.dims)
         self.math = Functions(b, self.lanes, spec.target)
         i, masked = b.ir, spec.mask is not None
-        pointers = [b.load(PTR, b.at(self.bufs, b.i64(x), PTR), 8) for x in range(4 + masked + spec.parts)]
+        pointers = b.operands(self.bufs, 4 + masked + spec.parts)
         shared = i.udiv(self.head, self.p["group"])
         self.q = self._start(pointers[0], "q", self.head)
         self.k = self._start(pointers[1], "k", shared)

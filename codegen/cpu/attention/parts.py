@@ -17,7 +17,7 @@ class Part:
     def __init__(self, b: Builder, spec: Spec, bufs: Any, dims: Any, p: dict[str, Any]) -> None:
         self.b, self.spec, self.p = b, spec, p
         i = b.ir
-        self.pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(5 + (spec.mask is not None))]
+        self.pointers = b.operands(bufs, 5 + (spec.mask is not None))
         self.bufs, self.dims = b.alloca(PTR, b.i64(len(self.pointers))), b.alloca(I64, b.i64(len(SIZES)))
         i.store(self.pointers[0], self.bufs, align=8)
         for at, name in enumerate(SIZES):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ....ir import DType
 from .. import llvm_ir as ir
-from ..build import I1, I64, PTR, Builder, vec
+from ..build import I1, I64, PTR, Builder, subroutine, vec
 from ..math.functions import Functions
 from ..target import CpuTarget
 from .schedule import ValueTile
@@ -26,12 +26,9 @@ def value_function(
     apart, with room for a tile more than `rows`. Rows of v are whole vectors.
     """
     types = [PTR, I64, PTR, I64, I64, I64, PTR, PTR, PTR, PTR, I64, I1, I1]
-    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), types), name)
-    fn.linkage = "internal"
-    fn.attributes.add("noinline")
-    b = Builder(fn)
+    b = subroutine(module, name, types)
     i = b.ir
-    weights, weight_row, v, v_row, keys, rows, sums, fade, inverse, out, out_row, fresh, final = fn.args
+    weights, weight_row, v, v_row, keys, rows, sums, fade, inverse, out, out_row, fresh, final = b.fn.args
     vector, math = vec(_F32, lanes), Functions(b, lanes, target)
     tail = value_size % lanes
     masks: list[Any] = [None] * tile.vectors
@@ -80,7 +77,7 @@ def value_function(
 
     b.loop(b.i64(0), rows, b.i64(tile.rows), [], row_tile)
     i.ret_void()
-    return fn
+    return b.fn
 
 
 def _faded(b: Builder, fresh: Any, rows: Sequence[Any], fade: Any, tile: ValueTile, lanes: int) -> list[Any]:

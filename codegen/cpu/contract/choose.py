@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from ....ir import dim_min, floordiv, lower
 from ...kernel import ContractKernel
 from .. import llvm_ir as ir
-from ..build import I64, PTR, Builder
+from ..build import I64, kernel_function
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..target import CpuTarget
 from ..text_cache import TextEmitter
@@ -50,10 +50,9 @@ class _Either(TextEmitter):
     def text(self) -> tuple[str, str]:
         module = ir.Module()
         few, many = self.few.write(module, f"{PLACEHOLDER}.vectors"), self.many.write(module, f"{PLACEHOLDER}.tiles")
-        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
-        b = Builder(fn)
+        b = kernel_function(module)
         i = b.ir
-        bufs, dims, begin, end = fn.args
+        bufs, dims, begin, end = b.fn.args
         own = b.at(dims, b.i64(3), I64)
         with i.if_else(i.icmp_signed(">=", b.param(dims, 0), b.param(dims, 1))) as (tall, short):
             with tall:

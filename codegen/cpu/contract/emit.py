@@ -15,7 +15,7 @@ from ....errors import CodegenError
 from ....ir import Dim
 from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import I64, PTR, Builder, Params, storage, vec
+from ..build import I64, PTR, Builder, Params, kernel_function, storage, subroutine, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
 from ..float_mode import flush_subnormals
@@ -129,10 +129,9 @@ class VectorProduct(TextEmitter):
         A call for all units cuts them its own way: no other thread wants half of the rows then.
         """
         s = self.schedule
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), name)
-        b = Builder(fn)
-        bufs, dims, begin, end = fn.args
-        p = {name: b.param(dims, i) for name, i in self.size.items()}
+        b = kernel_function(self.module, name)
+        bufs, dims, begin, end = b.fn.args
+        p = b.params(dims, self.size)
         strip = s.lanes * s.vectors
         i = b.ir
         everything = i.icmp_signed(">=", i.sub(end, begin), i.mul(p["batch"], i.mul(p["blocks"], p["strips"])))
@@ -169,7 +168,7 @@ class VectorProduct(TextEmitter):
                 else:
                     walk(b.i64(0), [])
                 if planes is not None:
-                    result = b.load(PTR, b.at(bufs, b.i64(len(self.kernel.operands) - 1), PTR), 8)
+                    result = b.operand(bufs, len(self.kernel.operands) - 1)
                     live = b.smin(b.i64(strip), i.sub(p["n"], column))
                     i.call(planes, [result, dims, partial, first, rows, i.add(i.mul(batch, p["n"]), column), live])
 
@@ -189,7 +188,7 @@ class VectorProduct(TextEmitter):
         if restore is not None:
             restore()
         i.ret_void()
-        return fn
+        return b.fn
 
     def _tile_function(self, mr: int, vectors: int, masked: bool) -> ir.Function:
         """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, share): row tiles of one strip.
@@ -197,15 +196,11 @@ class VectorProduct(TextEmitter):
         Steps [k0, k1) of k (of taps, for convolutions); sums rest in `partial` [row − block_start][strip] between calls.
         """
         s = self.schedule
-        name = f"{PLACEHOLDER}.{mr}x{vectors}{'t' if masked else ''}"
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 7, PTR, I64]), name)
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
-        b = Builder(fn)
+        b = subroutine(self.module, f"{mr}x{vectors}{'t' if masked else ''}", [PTR, PTR, *[I64] * 7, PTR, I64])
         i = b.ir
-        bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, share = fn.args
-        p = {n: b.param(dims, at) for n, at in self.size.items()}
-        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(self.kernel.operands))]
+        bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, share = b.fn.args
+        p = b.params(dims, self.size)
+        pointers = b.operands(bufs, len(self.kernel.operands))
         a = b.at(pointers[0], i.mul(batch, p["a_batch"]), storage(self.dtype))
         strip = s.lanes * s.vectors
         width = b.i64(self.kernel.panel)
@@ -288,7 +283,7 @@ class VectorProduct(TextEmitter):
 
         b.loop(row, row_end, b.i64(mr), [], tile)
         i.ret_void()
-        return fn
+        return b.fn
 
     def _initial(self, b: Builder, fresh: Any, sums: Any, mr: int, vectors: int) -> list[Any]:
         """Accumulators: zero, or the partial sums of the earlier steps of k."""

@@ -13,8 +13,8 @@ from ....errors import CodegenError
 from ....ir import DType, ceildiv
 from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import I64, PTR, Builder, Params, storage, vec
-from ..emitted import PLACEHOLDER, Emitted, named
+from ..build import Builder, Params, kernel_function, storage, vec
+from ..emitted import Emitted, named
 from ..epilogue import ActiveEpilogue, Epilogue
 from ..float_mode import flush_subnormals
 from ..shuffles import shuffle
@@ -75,11 +75,10 @@ class _Emitter(TextEmitter):
     def text(self) -> tuple[str, str]:
         """void kernel(bufs, dims, begin, end): a unit is a strip of as many columns as a vector has lanes, of one batch."""
         module = ir.Module()
-        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
-        b = Builder(fn)
-        bufs, dims, begin, end = fn.args
-        i, p = b.ir, {name: b.param(dims, at) for name, at in self.size.items()}
-        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(self.kernel.operands))]
+        b = kernel_function(module)
+        bufs, dims, begin, end = b.fn.args
+        i, p = b.ir, b.params(dims, self.size)
+        pointers = b.operands(bufs, len(self.kernel.operands))
         main = p["k"] if self.exact else i.and_(p["k"], b.i64(-self.lanes))
         rest = None if self.exact else b.below(i.sub(p["k"], main), self.lanes)
         restore = flush_subnormals(b, self.target)

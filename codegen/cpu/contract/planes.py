@@ -11,8 +11,7 @@ from typing import Any
 
 from ...kernel import Planes
 from .. import llvm_ir as ir
-from ..build import I64, PTR, Builder, Params, vec
-from ..emitted import PLACEHOLDER
+from ..build import I64, PTR, Builder, Params, subroutine, vec
 from ..shuffles import turned
 
 
@@ -26,11 +25,8 @@ class PlaneStore:
     def function(self, module: ir.Module) -> ir.Function:
         """void planes(c, dims, unit, first, rows, column, live): rows [first, first + rows) of `unit` [row][strip], the `live` first
         columns of which become planes `column` on."""
-        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, PTR, *[I64] * 4]), f"{PLACEHOLDER}.planes")
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
-        b = Builder(fn)
-        c, dims, unit, first, rows, column, live = fn.args
+        b = subroutine(module, "planes", [PTR, PTR, PTR, *[I64] * 4])
+        c, dims, unit, first, rows, column, live = b.fn.args
         i = b.ir
         pixels, plane, image = (b.param(dims, s) for s in self.slots)
         c = b.at(c, i.mul(column, plane), self.element)
@@ -69,7 +65,7 @@ class PlaneStore:
 
         b.walk(first, end, of_image)
         i.ret_void()
-        return fn
+        return b.fn
 
     def _square(self, b: Builder, source: Any, row: Any) -> list[Any]:
         """Columns of as many rows as a vector has lanes; those behind the last row are of what the stack has there."""

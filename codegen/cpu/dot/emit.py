@@ -14,8 +14,8 @@ from ....ir import floordiv, prod
 from ...kernel import ContractKernel, bytes_of
 from ...packing import padded_k
 from .. import llvm_ir as ir
-from ..build import I8, I64, PTR, Builder, Params, vec
-from ..emitted import PLACEHOLDER, Emitted, named
+from ..build import I8, Builder, Params, kernel_function, vec
+from ..emitted import Emitted, named
 from ..epilogue import Epilogue
 from ..target import CpuTarget
 from ..text_cache import TextEmitter
@@ -87,12 +87,11 @@ class _Emitter(TextEmitter):
     def _entry(self, tiles: dict[tuple[int, bool], ir.Function]) -> None:
         """void kernel(bufs, dims, begin, end): row blocks fastest, so that a chunk of B stays in the second-level cache."""
         k, s = self.kernel, self.schedule
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
-        b = Builder(fn)
+        b = kernel_function(self.module)
         i = b.ir
-        bufs, dims, begin, end = fn.args
-        p = {name: b.param(dims, at) for name, at in self.size.items()}
-        a = b.load(PTR, bufs, 8)
+        bufs, dims, begin, end = b.fn.args
+        p = b.params(dims, self.size)
+        a = b.operand(bufs, 0)
         w = self.window.load(b, dims) if self.window is not None else {}
         scratch = None
         if w:
@@ -105,7 +104,7 @@ class _Emitter(TextEmitter):
         if self.conv is not None:
             self.conv.load(b, dims)
         if k.border >= 0:
-            outside = copier.splat(b.load(I8, b.load(PTR, b.at(bufs, b.i64(k.border), PTR), 8)))
+            outside = copier.splat(b.load(I8, b.operand(bufs, k.border)))
         if s.how == "tiles":
             Tiles(b, self.kind.a).configure()
 

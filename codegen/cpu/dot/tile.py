@@ -7,8 +7,7 @@ from typing import Any
 
 from ...kernel import ContractKernel
 from .. import llvm_ir as ir
-from ..build import I8, I64, PTR, Builder, storage, vec
-from ..emitted import PLACEHOLDER
+from ..build import I8, I64, PTR, Builder, storage, subroutine, vec
 from ..epilogue import Epilogue
 from ..tiles import BYTES, ROWS, Tiles
 from .instructions import VectorDot, accumulator, dot_kind
@@ -41,16 +40,12 @@ class RegisterTile:
         epilogue fills the time that tile registers take.
         """
         s, k = self.schedule, self.kernel
-        name = f"{PLACEHOLDER}.{height}{'t' if masked else ''}"
-        fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, *[I64] * 6, PTR, *[I64] * 3]), name)
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
-        b = Builder(fn)
+        b = subroutine(module, f"{height}{'t' if masked else ''}", [PTR, PTR, *[I64] * 6, PTR, *[I64] * 3])
         i = b.ir
-        bufs, dims, batch, block_start, row, row_end, column, column_end, a, stride, advance, step = fn.args
-        p = {n: b.param(dims, at) for n, at in self.size.items()}
+        bufs, dims, batch, block_start, row, row_end, column, column_end, a, stride, advance, step = b.fn.args
+        p = b.params(dims, self.size)
         w = self.window.load(b, dims) if self.window is not None else {}
-        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
+        pointers = b.operands(bufs, len(k.operands))
         strip_bytes = i.mul(p["pitch"], b.i64(k.panel))
         packed = b.at(pointers[1], i.mul(batch, p["b_batch"]), I8)
         element = storage(k.operands[-1].dtype)
@@ -71,7 +66,7 @@ class RegisterTile:
 
         def finish(at: Any, left: Any) -> None:
             live = i.sub(p["n"], left)
-            masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+            masks = b.column_masks(live, s.lanes, s.vectors, masked)
             epilogue = self.epilogue.begin(b, dims, pointers, batch, left, masks, hold=True)
             corner = b.at(c, left, element)
 
@@ -132,7 +127,7 @@ class RegisterTile:
             else:
                 b.loop(b.i64(0), count, b.i64(1), [], vectors)
         i.ret_void()
-        return fn
+        return b.fn
 
     def _tile_product(
         self, b: Builder, p: Sizes, w: Sizes, rows: Sequence[Any], stride: Any, advance: Any, step: Any, b_strip: Any, ahead: Any

@@ -110,7 +110,7 @@ class Window:
         self.slots = {name: params.add(value) for name, value in fields.items()}
 
     def load(self, b: Builder, dims: Any) -> dict[str, Any]:
-        return {name: b.param(dims, slot) for name, slot in self.slots.items()}
+        return b.params(dims, self.slots)
 
     def copy(self, b: Builder, p: Mapping[str, Any], copier: Copier, image: Any, pixel_bytes: Any, outside: Any, first: Any, rows: Any,
              to: Any) -> None:  # fmt: skip

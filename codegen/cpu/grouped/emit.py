@@ -15,8 +15,8 @@ from ....errors import CodegenError
 from ....ir import Dim, DType, dim_max, dim_min
 from ...kernel import GroupedKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import I32, I64, PTR, Builder, Params, storage, vec
-from ..emitted import PLACEHOLDER, Emitted, named
+from ..build import I32, I64, PTR, Builder, Params, kernel_function, storage, subroutine, vec
+from ..emitted import Emitted, named
 from ..epilogue import Epilogue
 from ..math.minifloat import decode
 from ..row_tiles import cut_rows
@@ -172,17 +172,16 @@ class _Emitter(TextEmitter):
     def _entry(self, tiles: _TileFunctions, wide: _Wide | None) -> None:
         """void kernel(bufs, dims, begin, end): row blocks fastest, so that a strip's levels stay in cache."""
         s = self.schedule
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
-        b = Builder(fn)
+        b = kernel_function(self.module)
         i = b.ir
-        bufs, dims, begin, end = fn.args
-        p = {name: b.param(dims, at) for name, at in self.size.items()}
+        bufs, dims, begin, end = b.fn.args
+        p = b.params(dims, self.size)
         strip = b.i64(s.lanes * s.vectors)
         scratch = b.alloca(F32, i.mul(p["depth"], strip)) if wide else None
         blocks = _Blocks.allocate(b, p, s) if wide and wide.split else None
         chunks = i.udiv(i.add(p["strips"], i.sub(p["chunk"], b.i64(1))), p["chunk"])
         if s.few:
-            RowProduct(self.module, self.kernel, self.blocks, s, self.target, self.size, self.epilogue).run_if_few(b, p, fn.args)
+            RowProduct(self.module, self.kernel, self.blocks, s, self.target, self.size, self.epilogue).run_if_few(b, p, b.fn.args)
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             tiled = blocks is not None  # then chunks are fastest: their rows are split already
@@ -237,7 +236,7 @@ class _Emitter(TextEmitter):
                 """A block of K: rows are split, and every strip of the unit is multiplied."""
                 size = b.smin(i.sub(p["k"], at), p["depth"])
                 goes_on, last = i.icmp_signed(">", at, b.i64(0)), i.icmp_signed("==", i.add(at, size), p["k"])
-                a = b.at(b.at(b.load(PTR, bufs, 8), i.mul(first, p["lda"]), F32), at, F32)
+                a = b.at(b.at(b.operand(bufs, 0), i.mul(first, p["lda"]), F32), at, F32)
                 known = i.and_(i.icmp_signed("==", first, b.load(I64, blocks.kept, 8)), i.icmp_signed(">=", p["depth"], p["k"]))
                 rows = i.select(known, b.i64(0), count)
                 fits = i.and_(seen[0], i.call(wide.split, [a, p["lda"], size, rows, blocks.split, blocks.low]))
@@ -268,19 +267,15 @@ class _Emitter(TextEmitter):
     def _tile_function(self, height: int, masked: bool) -> ir.Function:
         """void tile(bufs, dims, row, row_end, column): whole tiles of rows by one strip."""
         s, k = self.schedule, self.kernel
-        name = f"{PLACEHOLDER}.{height}{'t' if masked else ''}"
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64, I64]), name)
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
-        b = Builder(fn)
+        b = subroutine(self.module, f"{height}{'t' if masked else ''}", [PTR, PTR, I64, I64, I64])
         i = b.ir
-        bufs, dims, row, row_end, column = fn.args
-        p = {n: b.param(dims, at) for n, at in self.size.items()}
-        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
+        bufs, dims, row, row_end, column = b.fn.args
+        p = b.params(dims, self.size)
+        pointers = b.operands(bufs, len(k.operands))
         strip = Strip(b, self.blocks, s, self.target, p, pointers[1], column)
         element = storage(k.operands[-1].dtype)
         live = i.sub(p["n"], column)
-        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+        masks = b.column_masks(live, s.lanes, s.vectors, masked)
         epilogue = self.epilogue.begin(b, dims, pointers, b.i64(0), column, masks)
         totals = b.alloca(self.vector, b.i64(height * s.vectors))
         slots = [b.at(totals, b.i64(x), self.vector) for x in range(height * s.vectors)]
@@ -318,7 +313,7 @@ class _Emitter(TextEmitter):
 
         b.loop(row, row_end, b.i64(height), [], tile)
         i.ret_void()
-        return fn
+        return b.fn
 
 
 class _Decoder:

@@ -9,8 +9,7 @@ from ....ir import DType
 from ...group_blocks import GroupBlocks
 from ...kernel import GroupedKernel
 from .. import llvm_ir as ir
-from ..build import I64, PTR, Builder, storage, vec
-from ..emitted import PLACEHOLDER
+from ..build import I64, PTR, Builder, storage, subroutine, vec
 from ..epilogue import Epilogue
 from ..product import Product
 from ..target import CpuTarget
@@ -37,11 +36,11 @@ class Expanded:
         """void expand(bufs, dims, column, scratch, half, begin, end): words [begin, end) of the strip; `half` is where low parts begin,
         on AMX tiles."""
         s, each = self.s, 32 // self.bits
-        b, fn = self._function("expand", [PTR, PTR, I64, PTR, I64, I64, I64])
+        b = subroutine(self.module, "expand", [PTR, PTR, I64, PTR, I64, I64, I64])
         i = b.ir
-        bufs, dims, column, scratch, half, begin, end = fn.args
-        p = {n: b.param(dims, at) for n, at in self.size.items()}
-        strip = Strip(b, self.blocks, s, self.target, p, b.load(PTR, b.at(bufs, b.i64(1), PTR), 8), column)
+        bufs, dims, column, scratch, half, begin, end = b.fn.args
+        p = b.params(dims, self.size)
+        strip = Strip(b, self.blocks, s, self.target, p, b.operand(bufs, 1), column)
 
         def group(g: Any, _: list[Any]) -> Sequence[Any]:
             first = i.mul(g, p["group"])
@@ -81,18 +80,18 @@ class Expanded:
             pairs = i.mul(i.sub(end, begin), b.i64(each // 2))
             self.on_tiles.clear(b, scratch, half, pairs, i.and_(i.add(pairs, b.i64(ROWS - 1)), b.i64(-ROWS)))
         i.ret_void()
-        return fn
+        return b.fn
 
     def tile(self, height: int, masked: bool, epilogue: Epilogue, operands: int, out: DType) -> ir.Function:
         """void tile(bufs, dims, row, row_end, column, scratch): whole tiles of rows by the strip."""
         s = self.s
-        b, fn = self._function(f"wide{height}{'t' if masked else ''}", [PTR, PTR, I64, I64, I64, PTR])
+        b = subroutine(self.module, f"wide{height}{'t' if masked else ''}", [PTR, PTR, I64, I64, I64, PTR])
         i = b.ir
-        bufs, dims, row, row_end, column, scratch = fn.args
-        p = {n: b.param(dims, at) for n, at in self.size.items()}
-        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(operands)]
+        bufs, dims, row, row_end, column, scratch = b.fn.args
+        p = b.params(dims, self.size)
+        pointers = b.operands(bufs, operands)
         live = i.sub(p["n"], column)
-        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+        masks = b.column_masks(live, s.lanes, s.vectors, masked)
         active = epilogue.begin(b, dims, pointers, b.i64(0), column, masks)
         product = Product(DType.F32, DType.F32, s.lanes, s.lanes * s.vectors, 4, False, self.target)
 
@@ -108,10 +107,4 @@ class Expanded:
 
         b.loop(row, row_end, b.i64(height), [], tile)
         i.ret_void()
-        return fn
-
-    def _function(self, name: str, types: list[Any]) -> tuple[Builder, ir.Function]:
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), types), f"{PLACEHOLDER}.{name}")
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
-        return Builder(fn), fn
+        return b.fn

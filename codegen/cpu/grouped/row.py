@@ -19,9 +19,8 @@ from ....ir import DType
 from ...group_blocks import GroupBlocks
 from ...kernel import GroupedKernel
 from .. import llvm_ir as ir
-from ..build import I1, I8, I32, I64, PTR, Builder, storage, vec
+from ..build import I1, I8, I32, I64, PTR, Builder, storage, subroutine, vec
 from ..dot.instructions import VectorDot, dot_kind
-from ..emitted import PLACEHOLDER
 from ..epilogue import Epilogue
 from ..target import CpuTarget
 from .schedule import GroupedSchedule
@@ -95,10 +94,10 @@ class RowProduct:
         """i1 digits(x, dims, planes, table): bytes [words, height, digits, elements of a word], and an entry for each group and row;
         false where a row has none."""
         lanes, each = self.s.lanes, self.each
-        b, fn = self._function(f"digits{height}", I1, [PTR, PTR, PTR, PTR])
+        b = subroutine(self.module, f"digits{height}", [PTR, PTR, PTR, PTR], I1)
         i = b.ir
-        x, dims, planes, table = fn.args
-        p = {n: b.param(dims, at) for n, at in self.size.items()}
+        x, dims, planes, table = b.fn.args
+        p = b.params(dims, self.size)
         words, floats = self.words, self.floats
         order = [*range(0, 8, 2), *range(1, 8, 2)]  # low halves of the bytes of a word, then high ones
         turned = [lane // 8 * 8 + order[lane % 8] for lane in range(lanes)] if self.kernel.bits == 4 else None
@@ -167,16 +166,16 @@ class RowProduct:
 
         (fits,) = b.loop(b.i64(0), b.i64(height), b.i64(1), [ir.Constant(I1, 1)], rows)
         i.ret(fits)
-        return fn
+        return b.fn
 
     def _strips(self) -> ir.Function:
         """void strips(bufs, dims, begin, end, planes, table): all rows by strips [begin, end), in streams."""
         s = self.s
-        b, fn = self._function("strips", ir.VoidType(), [PTR, PTR, I64, I64, PTR, PTR])
+        b = subroutine(self.module, "strips", [PTR, PTR, I64, I64, PTR, PTR])
         i = b.ir
-        bufs, dims, begin, end, planes, table = fn.args
-        p = {n: b.param(dims, at) for n, at in self.size.items()}
-        weights = b.load(PTR, b.at(bufs, b.i64(1), PTR), 8)
+        bufs, dims, begin, end, planes, table = b.fn.args
+        p = b.params(dims, self.size)
+        weights = b.operand(bufs, 1)
         finish = {masked: self._finish(masked) for masked in ((False, True) if s.masked else (False,))}
         columns = b.i64(s.lanes * s.vectors)
         line = i.mul(p["m"], b.i64(s.vectors))
@@ -235,7 +234,7 @@ class RowProduct:
 
         b.loop(b.i64(0), rounds, b.i64(1), [], one)
         i.ret_void()
-        return fn
+        return b.fn
 
     def _group(self, b: Builder, p: dict[str, Any], strip: Strip, g: Any, height: int, places: Sequence[Any], totals: Any) -> None:
         """totals += group g of `height` rows by the strip's block of it, as many vectors of columns at a time as there are registers."""
@@ -294,13 +293,13 @@ class RowProduct:
     def _finish(self, masked: bool) -> ir.Function:
         """void finish(bufs, dims, column, totals [rows, vectors])"""
         s, k = self.s, self.kernel
-        b, fn = self._function(f"finish{'t' if masked else ''}", ir.VoidType(), [PTR, PTR, I64, PTR])
+        b = subroutine(self.module, f"finish{'t' if masked else ''}", [PTR, PTR, I64, PTR])
         i = b.ir
-        bufs, dims, column, totals = fn.args
-        p = {n: b.param(dims, at) for n, at in self.size.items()}
-        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
+        bufs, dims, column, totals = b.fn.args
+        p = b.params(dims, self.size)
+        pointers = b.operands(bufs, len(k.operands))
         live = i.sub(p["n"], column)
-        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+        masks = b.column_masks(live, s.lanes, s.vectors, masked)
         active = self.epilogue.begin(b, dims, pointers, b.i64(0), column, masks)
         element = storage(k.operands[-1].dtype)
 
@@ -312,10 +311,4 @@ class RowProduct:
 
         b.loop(b.i64(0), p["m"], b.i64(1), [], row)
         i.ret_void()
-        return fn
-
-    def _function(self, name: str, result: Any, types: list[Any]) -> tuple[Builder, ir.Function]:
-        fn = ir.Function(self.module, ir.FunctionType(result, types), f"{PLACEHOLDER}.{name}")
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
-        return Builder(fn), fn
+        return b.fn

@@ -18,8 +18,7 @@ from typing import Any
 
 from ....ir import DType
 from .. import llvm_ir as ir
-from ..build import I1, I8, I16, I32, I64, PTR, Builder, storage, vec
-from ..emitted import PLACEHOLDER
+from ..build import I1, I8, I16, I32, I64, PTR, Builder, storage, subroutine, vec
 from ..epilogue import Epilogue
 from ..target import CpuTarget
 from ..tiles import BYTES, ROWS, Tiles
@@ -43,9 +42,9 @@ class TileProduct:
 
     def split(self) -> ir.Function:
         """i1 split(rows of A, lda, k, count, out): high parts, then low parts `half` bytes on; false where rows cannot be split."""
-        b, fn = self._function("split", I1, [PTR, I64, I64, I64, PTR, I64])
+        b = subroutine(self.module, "split", [PTR, I64, I64, I64, PTR, I64], I1)
         i = b.ir
-        a, lda, k, count, out, half = fn.args
+        a, lda, k, count, out, half = b.fn.args
         steps = self.steps(b, k)
 
         def row(r: Any, seen: list[Any]) -> Sequence[Any]:
@@ -79,7 +78,7 @@ class TileProduct:
         (seen,) = b.loop(b.i64(0), count, b.i64(1), [ir.Constant(self.words, None)], row)
         largest = b.call(f"llvm.vector.reduce.umax.v{_LANES}i32", I32, seen)
         i.ret(i.icmp_unsigned("<", largest, ir.Constant(I32, _LARGEST)))
-        return fn
+        return b.fn
 
     def store_weights(self, b: Builder, strip: Any, half: Any, pair: Any, columns: Sequence[tuple[Any, Any]]) -> None:
         """A pair of rows of weights, for each vector of columns, into the scratch of their strip."""
@@ -109,13 +108,13 @@ class TileProduct:
         the strip, for a block of `k` elements; `sums` of the strip [count, columns] go on where `from`, and are finished where `last`."""
         s = self.s
         types = [PTR, PTR, I64, I64, I64, PTR, I64, PTR, I64, I64, I1, I1, PTR]
-        b, fn = self._function(f"amx{'t' if masked else ''}", ir.VoidType(), types)
+        b = subroutine(self.module, f"amx{'t' if masked else ''}", types)
         i = b.ir
-        bufs, dims, first, count, column, a, a_half, strip, half, k, goes_on, last, sums = fn.args
-        p = {n: b.param(dims, at) for n, at in self.size.items()}
-        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(operands)]
+        bufs, dims, first, count, column, a, a_half, strip, half, k, goes_on, last, sums = b.fn.args
+        p = b.params(dims, self.size)
+        pointers = b.operands(bufs, operands)
         live = i.sub(p["n"], column)
-        masks = [b.below(live, s.lanes, v * s.lanes) if masked else None for v in range(s.vectors)]
+        masks = b.column_masks(live, s.lanes, s.vectors, masked)
         active = epilogue.begin(b, dims, pointers, b.i64(0), column, masks, hold=True)
         steps = self.steps(b, k)
         element = storage(out)
@@ -143,7 +142,7 @@ class TileProduct:
 
         b.loop(b.i64(0), count, b.i64(2 * ROWS), [], rows)
         i.ret_void()
-        return fn
+        return b.fn
 
     def steps(self, b: Builder, k: Any) -> Any:
         """Tile instructions along K."""
@@ -202,9 +201,3 @@ class TileProduct:
         high = i.and_(i.add(i.bitcast(x, self.words), half), ir.Constant(self.words, _HIGH))
         low = i.fsub(x, i.bitcast(high, self.floats))
         return high, i.add(i.bitcast(low, self.words), half)
-
-    def _function(self, name: str, result: Any, types: list[Any]) -> tuple[Builder, ir.Function]:
-        fn = ir.Function(self.module, ir.FunctionType(result, types), f"{PLACEHOLDER}.{name}")
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
-        return Builder(fn), fn

@@ -9,8 +9,7 @@ from typing import Any
 from ....ir import Dim
 from ...kernel import IrregularKernel
 from .. import llvm_ir as ir
-from ..build import I64, PTR, Builder, Params
-from ..emitted import PLACEHOLDER
+from ..build import I64, Params, kernel_function
 
 
 class Frame:
@@ -20,11 +19,10 @@ class Frame:
         self.kernel = kernel
         self.params = Params()
         self.module = ir.Module()
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
-        b = self.b = Builder(fn)
-        bufs, self._dims, self.begin, self.end = fn.args
+        b = self.b = kernel_function(self.module)
+        bufs, self._dims, self.begin, self.end = b.fn.args
         self.n, self.inner = self._size(kernel.size), self._size(kernel.inner)
-        self.buffers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(kernel.operands))]
+        self.buffers = b.operands(bufs, len(kernel.operands))
         self._cells: dict[str, Any] = {name: b.alloca(I64, b.i64(count), 8) for name, count in cells.items()}
 
     def _size(self, dim: Dim) -> Any:

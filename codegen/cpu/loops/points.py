@@ -13,8 +13,7 @@ from ...affine import Affine, affine, axes_of, stride_along
 from ...expr import Axis, Bits, Call, Cast, DimParam, E, Guarded, Load, Num, Reduced, Table, Ticks, clamped, quantizing
 from ...kernel import LoopKernel, Store
 from .. import llvm_ir as ir
-from ..build import I1, I8, I32, I64, PTR, Builder, Params, mangle, storage, vec
-from ..emitted import PLACEHOLDER
+from ..build import I1, I8, I32, I64, PTR, Params, kernel_function, mangle, storage, vec
 from ..math.functions import Functions
 from ..shuffles import every, shuffle
 from ..target import CpuTarget
@@ -44,9 +43,8 @@ class Points:
         self.k, self.plan, self.target = k, plan, target
         self.params = Params()
         self.module = ir.Module()
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER)
-        self.b = Builder(fn)
-        self.bufs, self.dims, self.begin, self.end = fn.args
+        self.b = kernel_function(self.module)
+        self.bufs, self.dims, self.begin, self.end = self.b.fn.args
         self.parallel = 0 <= plan.axis < len(k.axes)  # the vector axis is a parallel one
         self.sizes: dict[Dim, Any] = {}
         self.depends = self.dependence(k)

@@ -14,8 +14,8 @@ from typing import Any
 from ....ir import DType
 from ...kernel import WinogradKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import I64, PTR, storage
-from ..emitted import PLACEHOLDER, Emitted, named
+from ..build import I64, PTR, kernel_function, storage, subroutine
+from ..emitted import Emitted, named
 from ..float_mode import flush_subnormals
 from ..product import Product
 from ..row_tiles import cut_rows
@@ -25,7 +25,6 @@ from .schedule import NO_HINTS, WinogradHints, WinogradSchedule, schedule_winogr
 from .tiles import TileTransforms
 
 _F32 = storage(DType.F32)
-_VOID = ir.VoidType()
 
 
 def emit_winograd(kernel: WinogradKernel, target: CpuTarget, hints: WinogradHints = NO_HINTS) -> Emitted:
@@ -69,9 +68,9 @@ class _Emitter(TileTransforms, TextEmitter):
 
     def _entry(self, into: ir.Function, strips: dict[bool, ir.Function]) -> None:
         """void kernel(bufs, dims, begin, end): units, groups of strips fastest, so that they share a transformed input."""
-        fn, b = self._function(PLACEHOLDER, [PTR, PTR, I64, I64])
-        bufs, dims, begin, end = fn.args
-        i, p = b.ir, self._load_sizes(b, dims)
+        b = kernel_function(self.module)
+        bufs, dims, begin, end = b.fn.args
+        i, p = b.ir, b.params(dims, self.size)
         v = b.alloca(_F32, i.mul(p["most"], p["tile"]))
         products = b.alloca(_F32, i.mul(p["most"], b.i64(self.points * self.strip)))
         zeros = b.alloca(_F32, i.add(p["total"], b.i64(self.schedule.lanes)))
@@ -116,9 +115,9 @@ class _Emitter(TileTransforms, TextEmitter):
         s = self.schedule
         gemms = {mr: self._product_function(mr, vectors) for mr in s.heights}
         back = self._output_function(vectors, masked)
-        fn, b = self._function(f"{PLACEHOLDER}.strip{vectors}", [PTR, PTR, PTR, PTR, *[I64] * 4])
-        bufs, dims, v, products, first, count, group, column = fn.args
-        i, p = b.ir, self._load_sizes(b, dims)
+        b = subroutine(self.module, f"strip{vectors}", [PTR, PTR, PTR, PTR, *[I64] * 4])
+        bufs, dims, v, products, first, count, group, column = b.fn.args
+        i, p = b.ir, b.params(dims, self.size)
         panel = b.i64(self.kernel.panel)
         inner = i.urem(column, panel) if self.kernel.panel != self.strip else b.i64(0)
         step = i.mul(p["channels"], panel)
@@ -126,7 +125,7 @@ class _Emitter(TileTransforms, TextEmitter):
         if self.kernel.groups > 1:
             start = i.add(start, i.mul(group, p["weights"]))
             v = b.at(v, i.mul(i.mul(group, p["channels"]), b.i64(self.points)), _F32)
-        weights = b.at(b.load(PTR, b.at(bufs, b.i64(1), PTR), 8), start, _F32)
+        weights = b.at(b.operand(bufs, 1), start, _F32)
 
         def position(at: Any, _: list[Any]) -> Sequence[Any]:
             a = b.at(v, i.mul(at, b.i64(s.lanes)), _F32)
@@ -138,13 +137,13 @@ class _Emitter(TileTransforms, TextEmitter):
         b.loop(b.i64(0), b.i64(self.points), b.i64(1), [], position)
         i.call(back, [bufs, dims, products, first, count, group, column])
         i.ret_void()
-        return fn
+        return b.fn
 
     def _product_function(self, mr: int, vectors: int) -> ir.Function:
         """void product(dims, a, w, c, low, high): c[t] = a[t] · w for image tiles [low, high) of one position."""
-        fn, b = self._function(f"{PLACEHOLDER}.{mr}x{vectors}", [PTR, PTR, PTR, PTR, I64, I64])
-        dims, a, w, c, low, high = fn.args
-        i, p, lanes = b.ir, self._load_sizes(b, dims), self.schedule.lanes
+        b = subroutine(self.module, f"{mr}x{vectors}", [PTR, PTR, PTR, PTR, I64, I64])
+        dims, a, w, c, low, high = b.fn.args
+        i, p, lanes = b.ir, b.params(dims, self.size), self.schedule.lanes
         last = i.sub(high, b.i64(1))
         panel = self.kernel.panel
         whole = i.and_(p["channels"], b.i64(-lanes))
@@ -172,4 +171,4 @@ class _Emitter(TileTransforms, TextEmitter):
 
         b.loop(low, high, b.i64(mr), [], tile)
         i.ret_void()
-        return fn
+        return b.fn

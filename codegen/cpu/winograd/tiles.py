@@ -9,8 +9,7 @@ from ....ir import DType, ceildiv
 from ...kernel import WinogradKernel
 from ...winograd import filtering, positions
 from .. import llvm_ir as ir
-from ..build import I64, PTR, Builder, Params, storage, vec
-from ..emitted import PLACEHOLDER
+from ..build import I64, PTR, Params, storage, subroutine, vec
 from ..epilogue import Epilogue
 from ..target import CpuTarget
 from .place import Places
@@ -18,7 +17,6 @@ from .schedule import WinogradSchedule
 from .transform import both_axes, input_transform, output_transform, repeat, third_axis
 
 _F32 = storage(DType.F32)
-_VOID = ir.VoidType()
 
 
 class TileTransforms:
@@ -47,22 +45,12 @@ class TileTransforms:
         }  # fmt: skip
         self.epilogue = Epilogue(kernel, self.params, target, s.lanes)
 
-    def _function(self, name: str, args: Sequence[Any]) -> tuple[ir.Function, Builder]:
-        fn = ir.Function(self.module, ir.FunctionType(_VOID, args), name)
-        if name != PLACEHOLDER:
-            fn.linkage = "internal"
-            fn.attributes.add("noinline")
-        return fn, Builder(fn)
-
-    def _load_sizes(self, b: Builder, dims: Any) -> dict[str, Any]:
-        return {name: b.param(dims, at) for name, at in self.size.items()}
-
     def _input_function(self) -> ir.Function:
         """void input(bufs, dims, v, first, count, zeros): v[t] = the transform of tile first + t, for all channels."""
         s, (planes, rows, columns) = self.schedule, self.filters
-        fn, b = self._function(f"{PLACEHOLDER}.input", [PTR, PTR, PTR, I64, I64, PTR])
-        bufs, dims, v, first, count, zeros = fn.args
-        i, p = b.ir, self._load_sizes(b, dims)
+        b = subroutine(self.module, "input", [PTR, PTR, PTR, I64, I64, PTR])
+        bufs, dims, v, first, count, zeros = b.fn.args
+        i, p = b.ir, b.params(dims, self.size)
         width = 1 << (columns.n - 1).bit_length()  # columns of a tile as lanes of an address vector
         table = b.alloca(I64, b.i64(planes.n * rows.n * width))
         pixel = i.mul(p["lda"], b.i64(4))
@@ -125,15 +113,15 @@ class TileTransforms:
 
         b.loop(b.i64(0), count, b.i64(1), [], tile)
         i.ret_void()
-        return fn
+        return b.fn
 
     def _output_function(self, vectors: int, masked: bool) -> ir.Function:
         """void output(bufs, dims, products, first, count, group, column): tiles back to pixels, through the epilogue to memory."""
         s, k, (planes, rows, columns) = self.schedule, self.kernel, self.filters
-        fn, b = self._function(f"{PLACEHOLDER}.output{vectors}", [PTR, PTR, PTR, *[I64] * 4])
-        bufs, dims, products, first, count, group, column = fn.args
-        i, p = b.ir, self._load_sizes(b, dims)
-        pointers = [b.load(PTR, b.at(bufs, b.i64(x), PTR), 8) for x in range(len(k.operands))]
+        b = subroutine(self.module, f"output{vectors}", [PTR, PTR, PTR, *[I64] * 4])
+        bufs, dims, products, first, count, group, column = b.fn.args
+        i, p = b.ir, b.params(dims, self.size)
+        pointers = b.operands(bufs, len(k.operands))
         live = i.sub(p["n"], column)
         masks = [b.below(live, s.lanes, v * s.lanes) if masked and v == vectors - 1 else None for v in range(vectors)]
         epilogue = self.epilogue.begin(b, dims, pointers, group, column, masks)
@@ -199,4 +187,4 @@ class TileTransforms:
 
         b.loop(b.i64(0), count, b.i64(1), [], tile)
         i.ret_void()
-        return fn
+        return b.fn
