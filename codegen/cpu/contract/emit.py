@@ -15,7 +15,7 @@ from ....errors import CodegenError
 from ....ir import Dim
 from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import I64, PTR, Builder, Params, kernel_function, storage, subroutine, vec
+from ..build import PTR, Params, kernel_function, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
 from ..float_mode import flush_subnormals
@@ -27,6 +27,7 @@ from .diagonal import DiagonalProduct
 from .planes import PlaneStore
 from .rows import ConvRows, RowSource, StridedRows
 from .schedule import ContractSchedule
+from .tile import RegisterTile
 
 
 class VectorProduct(TextEmitter):
@@ -117,10 +118,10 @@ class VectorProduct(TextEmitter):
         tile_fns = {}
         if not (isinstance(k.n, int) and k.n < s.lanes * s.vectors):
             for mr in s.tiles:
-                tile_fns[mr, False] = self._tile_function(mr, s.vectors, masked=False)
+                tile_fns[mr, False] = RegisterTile(self, mr, s.vectors, masked=False).write()
         if s.tail:
             for mr in s.tail_tiles:
-                tile_fns[mr, True] = self._tile_function(mr, s.vectors if s.tail < 0 else s.tail, masked=True)
+                tile_fns[mr, True] = RegisterTile(self, mr, s.vectors if s.tail < 0 else s.tail, masked=True).write()
         return self._entry(tile_fns, name)
 
     def _entry(self, tiles: dict[tuple[int, bool], ir.Function], name: str) -> ir.Function:
@@ -189,128 +190,6 @@ class VectorProduct(TextEmitter):
             restore()
         i.ret_void()
         return b.fn
-
-    def _tile_function(self, mr: int, vectors: int, masked: bool) -> ir.Function:
-        """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, share): row tiles of one strip.
-
-        Steps [k0, k1) of k (of taps, for convolutions); sums rest in `partial` [row − block_start][strip] between calls.
-        """
-        s = self.schedule
-        b = subroutine(self.module, f"{mr}x{vectors}{'t' if masked else ''}", [PTR, PTR, *[I64] * 7, PTR, I64])
-        i = b.ir
-        bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, share = b.fn.args
-        p = b.params(dims, self.size)
-        pointers = b.operands(bufs, len(self.kernel.operands))
-        a = b.at(pointers[0], i.mul(batch, p["a_batch"]), storage(self.dtype))
-        strip = s.lanes * s.vectors
-        width = b.i64(self.kernel.panel)
-        inner = i.urem(column, width) if self.kernel.panel != strip else b.i64(0)
-        rows_apart = bool(self.kernel.b_row)
-        if rows_apart:
-            b_offset, step = i.add(i.mul(batch, p["b_batch"]), column), p["b_row"]
-        else:
-            b_offset = i.add(i.add(i.mul(batch, p["b_batch"]), i.mul(i.sub(column, inner), p["k"])), inner)
-            step = p["b_step"]
-        b_strip = b.at(pointers[1], i.add(b_offset, i.mul(k0, step)), storage(self.dtype))
-        b_bytes = i.mul(i.mul(i.sub(k1, k0), step), b.i64(self.dtype.itemsize))
-        if self.planes is not None:
-            c, c_row, c_first = partial, b.i64(strip), block_start
-        else:
-            c = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), storage(self.kernel.operands[-1].dtype))
-            c_row, c_first = p["ldc"], None
-        masks = self._masks(b, i.sub(p["n"], column), vectors) if masked else [None] * vectors
-        epilogue = self.epilogue.begin(b, dims, pointers, batch, column, masks)
-        # A long epilogue runs row by row from the stack: unrolled over the tile it would be mostly compile time.
-        shelf = b.alloca(self.vector, b.i64(mr * vectors)) if self.epilogue.long and mr > 1 else None
-        rows = self.rows.begin(b, dims, p, a, mr, storage(self.dtype), self.dtype)
-
-        def tile(first: Any, _: list[Any]) -> Sequence[Any]:
-            last = i.sub(row_end, b.i64(1))
-            indices = [first] + [b.smin(i.add(first, b.i64(r)), last) for r in range(1, mr)]
-            start = i.sub(first, block_start)
-            sums = b.at(partial, i.mul(start, b.i64(strip)), self.acc)
-            acc = self._initial(b, i.icmp_signed("==", k0, b.i64(0)), sums, mr, vectors)
-            follows = s.prefetch and (not masked or s.split)  # behind the last strip there is none
-            ahead = self.product.ahead(b, b_bytes, b_strip, i.udiv(start, b.i64(mr)), share) if follows else None
-
-            def product(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
-                if rows_apart:
-                    return self.product.accumulate(b, length, starts, b_ptr, acc, vectors, row=p["b_row"], masks=masks)
-                if self.diagonal is not None:
-                    return self.diagonal.accumulate(b, starts, b_ptr, acc, vectors)
-                return self.product.accumulate(b, length, starts, b_ptr, acc, vectors, ahead)
-
-            acc = rows.tile(indices, b_strip, (k0, k1), acc, product)
-
-            def finish(m: Any, sums: Sequence[Any]) -> None:
-                at = m if c_first is None else i.sub(m, c_first)
-                out = b.at(c, i.mul(at, c_row), storage(self.kernel.operands[-1].dtype))
-                epilogue.row(m, sums, out)
-
-            def finish_all() -> None:
-                if shelf is not None:
-                    for x, value in enumerate(acc):
-                        i.store(value, b.at(shelf, b.i64(x), self.vector), align=64)
-
-                    def one(r: Any, _: list[Any]) -> Sequence[Any]:
-                        at = b.at(shelf, i.mul(r, b.i64(vectors)), self.vector)
-                        finish(i.add(first, r), [b.load(self.vector, b.at(at, b.i64(v), self.vector), 16) for v in range(vectors)])
-                        return ()
-
-                    b.loop(b.i64(0), b.smin(i.sub(row_end, first), b.i64(mr)), b.i64(1), [], one)
-                    return
-                finish(first, acc[:vectors])
-                for r in range(1, mr):
-                    with i.if_then(i.icmp_signed("<", i.add(first, b.i64(r)), row_end)):
-                        finish(indices[r], acc[r * vectors : (r + 1) * vectors])
-
-            if not s.split:
-                finish_all()
-                return ()
-            with i.if_else(i.icmp_signed("<", k1, p["k_steps"])) as (more, done):
-                with more:
-                    for x, value in enumerate(acc):
-                        r, v = divmod(x, vectors)
-                        at = b.at(sums, b.i64(r * strip + v * s.lanes), self.acc)
-                        if r == 0:
-                            i.store(value, at, align=self.dtype.itemsize)
-                            continue
-                        with i.if_then(i.icmp_signed("<", i.add(first, b.i64(r)), row_end)):
-                            i.store(value, at, align=self.dtype.itemsize)
-                with done:
-                    finish_all()
-            return ()
-
-        b.loop(row, row_end, b.i64(mr), [], tile)
-        i.ret_void()
-        return b.fn
-
-    def _initial(self, b: Builder, fresh: Any, sums: Any, mr: int, vectors: int) -> list[Any]:
-        """Accumulators: zero, or the partial sums of the earlier steps of k."""
-        zero = ir.Constant(self.vector, None)
-        if not self.schedule.split:
-            return [zero] * (mr * vectors)
-        i, strip = b.ir, self.schedule.lanes * self.schedule.vectors
-        before = i.block
-        with i.if_then(i.not_(fresh)):
-            kept = [
-                b.load(self.vector, b.at(sums, b.i64(r * strip + v * self.schedule.lanes), self.acc), self.schedule.acc.itemsize)
-                for r in range(mr)
-                for v in range(vectors)
-            ]
-            inside = i.block
-        out = []
-        for x in kept:
-            phi = i.phi(self.vector)
-            phi.add_incoming(zero, before)
-            phi.add_incoming(x, inside)
-            out.append(phi)
-        return out
-
-    def _masks(self, b: Builder, live: Any, vectors: int) -> list[Any]:
-        lanes = self.schedule.lanes
-        known = self.schedule.tail > 0
-        return [None if known and v < vectors - 1 else b.below(live, lanes, v * lanes) for v in range(vectors)]
 
 
 def _taps(kernel: ContractKernel) -> int:

@@ -1,0 +1,157 @@
+"""The register tile of vector products: some rows of A by one strip of packed B, with their sums in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .. import llvm_ir as ir
+from ..build import I64, PTR, storage, subroutine
+
+if TYPE_CHECKING:
+    from .emit import VectorProduct
+
+
+class RegisterTile:
+    """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, share): row tiles of one strip.
+
+    Steps [k0, k1) of k (of taps, for convolutions); sums rest in `partial` [row − block_start][strip] between calls.
+    """
+
+    def __init__(self, product: VectorProduct, height: int, vectors: int, masked: bool) -> None:
+        self.of, self.height, self.vectors, self.masked = product, height, vectors, masked
+        k, s = product.kernel, product.schedule
+        self.strip = s.lanes * s.vectors
+        self.rows_apart = bool(k.b_row)
+        self.out = storage(k.operands[-1].dtype)
+        b = self.b = subroutine(product.module, f"{height}x{vectors}{'t' if masked else ''}", [PTR, PTR, *[I64] * 7, PTR, I64])
+        i = b.ir
+        bufs, dims, batch, self.row, self.row_end, column, self.block_start, self.k0, self.k1, self.partial, self.share = b.fn.args
+        p = self.p = b.params(dims, product.size)
+        pointers = b.operands(bufs, len(k.operands))
+        a = b.at(pointers[0], i.mul(batch, p["a_batch"]), storage(product.dtype))
+        self._find_strip(pointers[1], batch, column)
+        if product.planes is not None:  # results wait in `partial`, too
+            self.c, self.c_row = self.partial, b.i64(self.strip)
+        else:
+            self.c, self.c_row = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), self.out), p["ldc"]
+        self.c_first: Any = None if product.planes is None else self.block_start
+        self.masks = self._masks(i.sub(p["n"], column)) if masked else [None] * vectors
+        self.epilogue = product.epilogue.begin(b, dims, pointers, batch, column, self.masks)
+        # A long epilogue runs row by row from the stack: unrolled over the tile it would be mostly compile time.
+        self.shelf = b.alloca(product.vector, b.i64(height * vectors)) if product.epilogue.long and height > 1 else None
+        self.rows = product.rows.begin(b, dims, p, a, height, storage(product.dtype), product.dtype)
+
+    def _find_strip(self, packed: Any, batch: Any, column: Any) -> None:
+        """Where B is at step k0, and how many bytes of it the steps take."""
+        b, i, p, dtype, panel = self.b, self.b.ir, self.p, self.of.dtype, self.of.kernel.panel
+        width = b.i64(panel)
+        inner = i.urem(column, width) if panel != self.strip else b.i64(0)
+        if self.rows_apart:
+            start, step = i.add(i.mul(batch, p["b_batch"]), column), p["b_row"]
+        else:
+            start = i.add(i.add(i.mul(batch, p["b_batch"]), i.mul(i.sub(column, inner), p["k"])), inner)
+            step = p["b_step"]
+        self.b_strip = b.at(packed, i.add(start, i.mul(self.k0, step)), storage(dtype))
+        self.b_bytes = i.mul(i.mul(i.sub(self.k1, self.k0), step), b.i64(dtype.itemsize))
+
+    def _masks(self, live: Any) -> list[Any]:
+        """Of the columns: where the tail is known, only the last vector has one."""
+        lanes, known = self.of.schedule.lanes, self.of.schedule.tail > 0
+        return [None if known and v < self.vectors - 1 else self.b.below(live, lanes, v * lanes) for v in range(self.vectors)]
+
+    def write(self) -> ir.Function:
+        self.b.loop(self.row, self.row_end, self.b.i64(self.height), [], self._tile)
+        self.b.ir.ret_void()
+        return self.b.fn
+
+    def _tile(self, first: Any, _: list[Any]) -> Sequence[Any]:
+        """Rows [first, first + height); behind row_end the last one is computed again, and not stored."""
+        b, i, s = self.b, self.b.ir, self.of.schedule
+        last = i.sub(self.row_end, b.i64(1))
+        indices = [first] + [b.smin(i.add(first, b.i64(r)), last) for r in range(1, self.height)]
+        start = i.sub(first, self.block_start)
+        sums = b.at(self.partial, i.mul(start, b.i64(self.strip)), self.of.acc)
+        acc = self._multiply(indices, start, self._initial(sums))
+        if not s.split:
+            self._finish(first, indices, acc)
+            return ()
+        with i.if_else(i.icmp_signed("<", self.k1, self.p["k_steps"])) as (more, done):
+            with more:
+                self._keep(first, sums, acc)
+            with done:
+                self._finish(first, indices, acc)
+        return ()
+
+    def _initial(self, sums: Any) -> list[Any]:
+        """Accumulators: zero, or the partial sums of the earlier steps of k."""
+        b, i, s, vector = self.b, self.b.ir, self.of.schedule, self.of.vector
+        zero = ir.Constant(vector, None)
+        fresh = i.icmp_signed("==", self.k0, b.i64(0))
+        if not s.split:
+            return [zero] * (self.height * self.vectors)
+        before = i.block
+        with i.if_then(i.not_(fresh)):
+            kept = [
+                b.load(vector, b.at(sums, b.i64(r * self.strip + v * s.lanes), self.of.acc), s.acc.itemsize)
+                for r in range(self.height)
+                for v in range(self.vectors)
+            ]
+            inside = i.block
+        return [b.merge((zero, before), (x, inside)) for x in kept]
+
+    def _multiply(self, indices: list[Any], start: Any, acc: list[Any]) -> list[Any]:
+        """acc + A[indices] · B, over the steps, `start` rows into the block. Its first tiles ask for what they share of the next strip."""
+        b, s, product = self.b, self.of.schedule, self.of.product
+        ahead = None
+        if s.prefetch and (not self.masked or s.split):  # behind the last strip there is none
+            ahead = product.ahead(b, self.b_bytes, self.b_strip, b.ir.udiv(start, b.i64(self.height)), self.share)
+
+        def accumulate(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
+            if self.rows_apart:
+                return product.accumulate(b, length, starts, b_ptr, acc, self.vectors, row=self.p["b_row"], masks=self.masks)
+            if self.of.diagonal is not None:
+                return self.of.diagonal.accumulate(b, starts, b_ptr, acc, self.vectors)
+            return product.accumulate(b, length, starts, b_ptr, acc, self.vectors, ahead)
+
+        return self.rows.tile(indices, self.b_strip, (self.k0, self.k1), acc, accumulate)
+
+    def _keep(self, first: Any, sums: Any, acc: list[Any]) -> None:
+        """Partial sums, for the steps that follow."""
+        b, i = self.b, self.b.ir
+        for x, value in enumerate(acc):
+            r, v = divmod(x, self.vectors)
+            at = b.at(sums, b.i64(r * self.strip + v * self.of.schedule.lanes), self.of.acc)
+            if r == 0:
+                i.store(value, at, align=self.of.dtype.itemsize)
+                continue
+            with i.if_then(i.icmp_signed("<", i.add(first, b.i64(r)), self.row_end)):
+                i.store(value, at, align=self.of.dtype.itemsize)
+
+    def _finish(self, first: Any, indices: list[Any], acc: list[Any]) -> None:
+        """The epilogue of all rows of the tile."""
+        b, i, vectors = self.b, self.b.ir, self.vectors
+        if self.shelf is not None:
+            self._finish_from_shelf(first, acc)
+            return
+        self._finish_row(first, acc[:vectors])
+        for r in range(1, self.height):
+            with i.if_then(i.icmp_signed("<", i.add(first, b.i64(r)), self.row_end)):
+                self._finish_row(indices[r], acc[r * vectors : (r + 1) * vectors])
+
+    def _finish_from_shelf(self, first: Any, acc: list[Any]) -> None:
+        b, i, vector = self.b, self.b.ir, self.of.vector
+        for x, value in enumerate(acc):
+            i.store(value, b.at(self.shelf, b.i64(x), vector), align=64)
+
+        def one(r: Any, _: list[Any]) -> Sequence[Any]:
+            at = b.at(self.shelf, i.mul(r, b.i64(self.vectors)), vector)
+            self._finish_row(i.add(first, r), [b.load(vector, b.at(at, b.i64(v), vector), 16) for v in range(self.vectors)])
+            return ()
+
+        b.loop(b.i64(0), b.smin(i.sub(self.row_end, first), b.i64(self.height)), b.i64(1), [], one)
+
+    def _finish_row(self, m: Any, sums: Sequence[Any]) -> None:
+        i = self.b.ir
+        at = m if self.c_first is None else i.sub(m, self.c_first)
+        self.epilogue.row(m, sums, self.b.at(self.c, i.mul(at, self.c_row), self.out))
