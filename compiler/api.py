@@ -80,7 +80,7 @@ def compile_with(model: Source, options: Options, progress: Progress | None = No
     from .precision.speed import faster
 
     kept = faster(module, result.float32, options, result.base)
-    if kept is not module and result.general is not None:  # float32's second program comes with it
+    if kept is not module and result.others:  # float32's other programs come with it
         return module_of(compile_stages(model, replace(options, precision=FLOAT32), progress), options.threads)
     return kept
 
@@ -93,7 +93,7 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
     clock = Clock()
     with backend:
         tell("import", 0, 1)
-        graph, general = import_variants(model, options.shapes, options.constants)
+        graph, *others = import_variants(model, options.shapes, options.constants)
         backend.prepare(len(graph.nodes))
         clock.lap("import")
         tell("optimize", 0, 1)
@@ -117,14 +117,16 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
         lowering = backend.options(options.opt_level, options.exact)
         last = backend.passes(options.opt_level)
         result = build_code(run_passes(graph, last, context), backend, lowering, tell, clock)
-        if general is not None:
-            general = optimize(general, PassContext(opt_level=options.opt_level))
+        for other in others:
+            other = optimize(other, PassContext(opt_level=options.opt_level))
             if graph is not float32:
-                general = _with_attention(lower_alike(general, lowered), backend, options)
-            general = run_passes(general, last, PassContext(opt_level=options.opt_level))
+                other = _with_attention(lower_alike(other, lowered), backend, options)
+            other = run_passes(other, last, PassContext(opt_level=options.opt_level))
+            known = {symbol: code for r in (result, *result.others) for symbol, code in r.objects.items()}
             with suppress(CodegenError):  # as where no such graph can be built: those sizes stay refused, by a typed error
-                result.general = build_code(general, backend, lowering, tell, Clock(), result.objects)
-            clock.lap("general")
+                result.others.append(build_code(other, backend, lowering, tell, Clock(), known))
+        if others:
+            clock.lap("others")
     if graph is not float32:
         result.float32, result.base = float32, base
     if writer:

@@ -37,7 +37,7 @@ def assemble(
         target: what the manifest says of the machine.
         packed: what `pack_constants(plan)` gave, if it ran already.
         equal: pairs of dims that the model needs to be equal; checked when sizes are bound.
-        before: the module to which this program is added, for sizes that the other one takes as equal and are not.
+        before: the module to which this program is added, for sizes that those before it do not serve.
         functions: symbols of its functions, in the order of their numbers.
 
     Raises CodegenError when the plan contradicts itself.
@@ -49,7 +49,8 @@ def assemble(
     known = symbols_of(d for b in plan.buffers if b.kind == "input" for d in b.shape) | code.bound
     packed = packed or pack_constants(plan)
     if before is not None:
-        packed = behind(before.weights, [(b.place, b.size) for b in before.manifest.buffers if b.kind == "const"], packed)
+        taken = [(b.place, b.size) for m in before.manifest.programs for b in m.buffers if b.kind == "const"]
+        packed = behind(before.weights, taken, packed)
     weights, spans = packed.block, packed.spans
     buffers = _buffers(plan, roots, code.live, spans, dims)
     sizes = sorted({dims.slot(d) for b in plan.buffers for d in b.shape if isinstance(d, Expr)})
@@ -87,7 +88,7 @@ def assemble(
         for a, b in zip(first["inputs"], manifest["inputs"], strict=True):
             if a["dtype"] != b["dtype"]:  # strings that one of them does less with
                 a["dtype"] = b["dtype"] = DType.STRING.value
-        manifest = {**first, "general": manifest}
+        manifest = {**first, "others": [*first.get("others", ()), manifest]}
     return artifact.make(manifest, join(list(code.functions)), weights)
 
 

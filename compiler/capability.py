@@ -50,7 +50,7 @@ def capability(model: str | os.PathLike[str] | bytes | ModelProto, shapes: Mappi
     local = {(f.domain, f.name) for f in proto.functions}
     refused, on_host = "", None
     try:
-        graph, _ = import_proto(proto, reader, shapes)
+        graph = next(import_proto(proto, reader, shapes)).graph
         on_host = {name for node in _nodes_of(graph) if isinstance(node.op, Host) for name in node.loc}
     except OnnxImportError as e:
         refused = str(e)

@@ -50,6 +50,6 @@ def emulate(
 
 def emulated_module(result: Compilation, options: EmulateOptions | None = None, **device: Any) -> CudaModule:
     """The module of a compilation by an EmulatedBackend."""
-    texts = result.texts if result.general is None else {**result.general.texts, **result.texts}
+    texts = {symbol: text for r in (*reversed(result.others), result) for symbol, text in r.texts.items()}
     device.setdefault("capability", capability(result.backend.target.base))
     return CudaModule(parts_of(result), device=EmulatedDevice(build(texts, options), **device))

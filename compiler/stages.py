@@ -37,7 +37,7 @@ class Compilation:
     seconds: dict[str, float] = field(default_factory=dict)
     float32: Graph | None = None  # what the graph was before its precision was lowered,
     base: Module | None = None  # and its module, if choosing precisions needed one
-    general: Compilation | None = None  # for sizes that this one takes as equal, where one of them is 1 instead
+    others: list[Compilation] = field(default_factory=list)  # for sizes that this one does not serve
 
 
 def compile_graph(
@@ -57,17 +57,18 @@ def module_of(result: Compilation, threads: int | None = None, validate: bool = 
         return open_parts(parts, threads=threads)
     if not r.backend.runs_here:
         raise TargetError(f"validation on {r.backend.target}", expected="kernels for this machine's CPU", remedy="Use --target=cpu.")
-    return ValidatingModule(parts, steps_of(r.plan.steps), threads=threads)
+    return ValidatingModule(parts, [steps_of(p.plan.steps) for p in (r, *r.others)], threads=threads)
 
 
 def parts_of(result: Compilation) -> Parts:
-    """What the module of a compilation is made of: both programs, where there are two."""
-    r, g = result, result.general
-    objects = r.objects if g is None else {**r.objects, **g.objects}  # what both need is for the architectures of both in the second
-    parts = r.backend.parts(r.plan, r.emitted, objects, r.graph.equal, r.packed.result())
-    if g is None:
-        return parts
-    return r.backend.parts(g.plan, g.emitted, objects, g.graph.equal, g.packed.result(), before=parts)
+    """What the module of a compilation is made of: all programs, where there are several."""
+    backend, every = result.backend, (result, *result.others)
+    objects = {symbol: code for r in every for symbol, code in r.objects.items()}  # the last one's are for the architectures of all
+    parts = None
+    for r in every:
+        parts = backend.parts(r.plan, r.emitted, objects, r.graph.equal, r.packed.result(), before=parts)
+    assert parts is not None
+    return parts
 
 
 def build_code(

@@ -28,20 +28,21 @@ class ValidatingModule(Module):
     """Runs as Module does, but slowly: `run` raises VerifyError that names the first kernel that differs from its definition.
 
     Args:
-        steps: the kernel calls of the plan, in the order of the program.
+        steps: the kernel calls of the plan of each program, in the order of the program.
     """
 
-    def __init__(self, parts: Parts, steps: Sequence[Step], *, threads: int | None = None) -> None:
+    def __init__(self, parts: Parts, steps: Sequence[Sequence[Step]], *, threads: int | None = None) -> None:
         super().__init__(parts, threads=threads)
         self._steps = steps
         self._plain = False  # every kernel call is a stop
 
     def _step(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
-        trace = Trace(program, binding, execution, outputs, handles, lambda *call: self._check(trace, *call))
+        steps = next(s for m, s in zip(self.manifest.programs, self._steps, strict=True) if m is program.manifest)
+        trace = Trace(program, binding, execution, outputs, handles, lambda *call: self._check(trace, steps, *call))
         trace.run()
 
-    def _check(self, trace: Trace, call: int, operands: Sequence[np.ndarray], launch: Callable[[], None]) -> None:
-        step = self._steps[call]
+    def _check(self, trace: Trace, steps: Sequence[Step], call: int, operands: Sequence[np.ndarray], launch: Callable[[], None]) -> None:
+        step = steps[call]
         kernel = step.kernel
         start = [o.copy() for o in operands]
         launch()
@@ -54,7 +55,7 @@ class ValidatingModule(Module):
             why = _difference(kernel, i, got, want, start[i], _limits(kernel, spec.dtype, trace.symbols))
             if why:
                 raise VerifyError(
-                    f"kernel {self.manifest.steps[call].symbol} (call {call} of {len(self._steps)}) writes operand {i} wrongly: {why}",
+                    f"kernel {trace.manifest.steps[call].symbol} (call {call} of {len(steps)}) writes operand {i} wrongly: {why}",
                     expected="what codegen/interpret computes",
                     remedy="This is a bug in mlc: the kernel's code is kernels/SYMBOL.ll of --dump.",
                     loc=" + ".join(step.loc),

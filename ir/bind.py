@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import VerifyError
 from .dims import Dim, Expr, evaluate, substitute, symbols_of
-from .graph import Const, Graph, Limit, Node, RunTimeSize, Value
+from .graph import Const, Graph, Limit, Node, Value
 from .op import Op
 from .types import TensorType
 
@@ -24,7 +24,7 @@ def bind(graph: Graph, sizes: Mapping[str, Dim]) -> Graph:
         new.update(zip(node.outputs, bound.outputs, strict=True))
     equal = tuple((a, b) for a, b in ((substitute(a, sizes), substitute(b, sizes)) for a, b in graph.equal) if a != b)
     limits = tuple(Limit(substitute(m.dim, sizes), substitute(m.lo, sizes), substitute(m.hi, sizes), m.loc) for m in graph.limits)
-    open_ = tuple(RunTimeSize(s.symbol, new[s.value], s.index) for s in graph.bound if s.symbol not in sizes)
+    open_ = tuple(replace(s, value=new[s.value]) for s in graph.bound if s.symbol not in sizes)
     outputs = tuple(new[v] for v in graph.outputs)
     return replace(graph, inputs=tuple(new[v] for v in graph.inputs), outputs=outputs, equal=equal, sizes=open_, limits=limits)
 

@@ -130,11 +130,15 @@ class Const(Op):
 
 @dataclass(frozen=True, slots=True)
 class RunTimeSize:
-    """What a symbol is that no input shape gives: element `index` (row-major) of an I64 value, read when the model runs."""
+    """What a symbol is that no input shape gives: element `index` (row-major) of an I64 value, read when the model runs.
+
+    One that is `wanted` is read even if no node mentions it: what the graph is depends on it.
+    """
 
     symbol: str
     value: Value
     index: int = 0
+    wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ class Graph:
     `equal` are pairs of dims that have to agree for the model to be legal; they are checked when sizes are bound.
     `limits` likewise.
     `sizes` say where symbols of data-dependent dims come from. A node that mentions such a symbol comes after the value, and
-    the value is computed when some node mentions the symbol, even if nothing else reads it.
+    the value is computed when some node mentions the symbol, or it is wanted, even if nothing else reads it.
     """
 
     inputs: tuple[Value, ...]
@@ -172,12 +176,12 @@ class Graph:
 
     @cached_property
     def bound(self) -> tuple[RunTimeSize, ...]:
-        """The `sizes` whose symbols some node mentions, or something that has to hold."""
+        """The `sizes` whose symbols some node mentions, or something that has to hold, and those wanted."""
         if not self.sizes:
             return ()
         mentioned = {s for node in self.nodes for s in symbols_in(node)}
         mentioned |= symbols_of(d for pair in self.equal for d in pair) | symbols_of(d for limit in self.limits for d in limit.dims)
-        return tuple(s for s in self.sizes if s.symbol in mentioned)
+        return tuple(s for s in self.sizes if s.symbol in mentioned or s.wanted)
 
     @cached_property
     def kept(self) -> frozenset[Value]:
@@ -221,6 +225,7 @@ class Graph:
             return before[node]
 
         stack: list[tuple[Node, int]] = [(v.node, 0) for v in reversed(self.outputs)]
+        stack += [(s.value.node, 0) for s in self.sizes if s.wanted]
         stack += [(n, 0) for v in self.inputs for n in needs(v.node)]
         while stack:
             node, i = stack.pop()

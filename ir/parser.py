@@ -154,8 +154,9 @@ class _Parser:
             self.mark("=")
             value = self.operand(env)
             self.mark("[")
-            sizes.append(RunTimeSize(symbol, value, int(self.take("int"))))
+            index = int(self.take("int"))
             self.mark("]")
+            sizes.append(RunTimeSize(symbol, value, index, bool(self.skip("wanted"))))
         outputs, output_names = [], []
         while self.skip("return"):
             output_names.append(self.name())

@@ -75,7 +75,9 @@ class _Printer:
                 base += f":{len(node.types)}"
             lines.append(f"{indent}  {base} = {self.node(node, names, indent)}")
         mentioned = {s for node in graph.nodes for s in symbols_in(node)} if graph.sizes else set()
-        lines += [f"{indent}  size {_symbol(s.symbol)} = {names[s.value]}[{s.index}]" for s in graph.bound if s.symbol in mentioned]
+        for s in graph.bound:
+            if s.symbol in mentioned or s.wanted:
+                lines.append(f"{indent}  size {_symbol(s.symbol)} = {names[s.value]}[{s.index}]{' wanted' * s.wanted}")
         for line_value, name in zip(graph.outputs, graph.output_names, strict=True):
             lines.append(f"{indent}  return {_name(name)} = {names[line_value]}")
         params = ", ".join(f"{names[v]}: {self.type(v.type)}{_loc(v.node.loc)}" for v in graph.inputs)

@@ -66,6 +66,15 @@ class Sizes:
             ((self.streamed_at if b.place < m.streamed else self.weights_at) + b.place) if b.kind == "const" else 0 for b in m.buffers
         ], np.int64)  # fmt: skip
 
+    @cached_property
+    def others(self) -> tuple[Sizes, ...]:
+        """The module's programs behind this one, which is its first."""
+        return tuple(self.beside(m) for m in self.manifest.others)
+
+    def beside(self, manifest: Manifest) -> Sizes:
+        """Another program of the same module."""
+        raise NotImplementedError
+
     def execution(self, binding: Binding, arena: Any) -> Any:
         """Called by the binding; `arena` is one to take over."""
         raise NotImplementedError
@@ -75,10 +84,10 @@ class Program(Sizes):
     """What all bindings of a module share: code addresses, the program as words, the weights."""
 
     def __init__(
-        self, manifest: Manifest, code: Code, functions: Sequence[int], weights: np.ndarray, streamed: np.ndarray | None, threads: int
-    ) -> None:
+        self, manifest: Manifest, code: Code, functions: Sequence[int] | np.ndarray, weights: np.ndarray,
+        streamed: np.ndarray | None, threads: int,
+    ) -> None:  # fmt: skip
         super().__init__(manifest)
-        self.general = None if manifest.general is None else Program(manifest.general, code, functions, weights, None, threads)
         self.code, self.threads = code, threads
         self.words = np.array(manifest.program, np.int64)
         self.functions = np.array(functions, np.uint64)
@@ -90,6 +99,9 @@ class Program(Sizes):
             self.starts = np.array(Shortcuts(self.size_words, self.stages).starts, np.int64)
         self.weights_at = address(weights)
         self.streamed_at = self.weights_at if streamed is None else address(streamed)
+
+    def beside(self, manifest: Manifest) -> Program:
+        return Program(manifest, self.code, self.functions, self.weights, None, self.threads)
 
     def execution(self, binding: Binding, arena: np.ndarray | None) -> Execution:
         return Execution(self, binding, arena)

@@ -17,7 +17,7 @@ from .elements import HANDLES, dtype_of
 if TYPE_CHECKING:
     from .handlers import Handler, HostHandler
 
-FORMAT = 3  # 1 had other digests, 2 no slots in expressions of dims
+FORMAT = 4  # 1 had other digests, 2 no slots in expressions of dims, 3 one other program at most
 
 CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD, EXPECT = range(1, 10)
 KINDS = ("input", "output", "const", "arena", "given", "alias")
@@ -104,7 +104,12 @@ class Manifest(NamedTuple):
     streamed: int = 0  # the first bytes of the weights, which every run reads from end to end
     limits: tuple[tuple[int, int, int, str], ...] = ()  # slots of a size and its limits; where this is needed
     expected: tuple[str, ...] = ()  # where the model needs what EXPECT checks
-    general: Manifest | None = None  # another program with the same inputs and outputs, for sizes that `equal` forbids
+    others: tuple[Manifest, ...] = ()  # programs with the same inputs and outputs, for sizes that `equal` forbids
+
+    @property
+    def programs(self) -> tuple[Manifest, ...]:
+        """This one and the others."""
+        return (self, *self.others)
 
 
 def check_format(raw: object) -> None:
@@ -175,21 +180,21 @@ class _Parser:
             buffers, control, program, scratch, self._layout(), self._steps(program), handlers, yields,
             tuple(_text(s) for s in _list(raw.get("strings", []))), self.streamed,
             tuple((self._slot(d), self._slot(lo), self._slot(hi), _text(loc)) for d, lo, hi, loc in _list(raw.get("limits", []))),
-            self.expected, self._general(inputs, outputs, symbols),
+            self.expected, self._others(inputs, outputs, symbols),
         )  # fmt: skip
 
-    def _general(self, inputs: Infos, outputs: Infos, symbols: tuple[Symbol, ...]) -> Manifest | None:
-        raw = self.raw.get("general")
-        if raw is None:
-            return None
-        if not isinstance(raw, dict) or "general" in raw:
-            raise ArtifactError("the manifest of the second program is no program")
-        found = _Parser(raw, self.n_functions, self.weights_size).parse()
-        results = [[(t.name, t.dtype, t.kind, t.labels) for t in infos] for infos in (outputs, found.outputs)]
-        names = [{s.name for s in of} for of in (symbols, found.symbols)]
-        if found.inputs != inputs or results[0] != results[1] or names[0] != names[1]:
-            raise ArtifactError("the two programs of the manifest have different inputs or outputs")
-        return found
+    def _others(self, inputs: Infos, outputs: Infos, symbols: tuple[Symbol, ...]) -> tuple[Manifest, ...]:
+        every = []
+        results = [(t.name, t.dtype, t.kind, t.labels) for t in outputs]
+        for raw in _list(self.raw.get("others", [])):
+            if not isinstance(raw, dict) or "others" in raw:
+                raise ArtifactError("the manifest of another program is no program")
+            found = _Parser(raw, self.n_functions, self.weights_size).parse()
+            same = found.inputs == inputs and [(t.name, t.dtype, t.kind, t.labels) for t in found.outputs] == results
+            if not same or {s.name for s in found.symbols} != {s.name for s in symbols}:
+                raise ArtifactError("programs of the manifest have different inputs or outputs")
+            every.append(found)
+        return tuple(every)
 
     def _tensors(self, key: str, exprs: list[Any]) -> tuple[tuple[TensorInfo, ...], tuple[tuple[int, ...], ...]]:
         infos, shapes = [], []

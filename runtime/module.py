@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ _MAX_BINDINGS = 32  # sizes whose plans are remembered
 _INHERIT_FROM = 4  # remembered sizes from which on new ones take over the arena of the oldest
 _SPARE_BYTES = 64 << 20  # arenas of other sizes that may stay allocated, beyond twice the one in use
 
+T = TypeVar("T")
 _ndarray, _empty = np.ndarray, np.empty
 
 
@@ -76,7 +78,7 @@ class Module:
         self._symbols = [s.name for s in manifest.symbols]
         self._given_held = any(t.kind != "tensor" for t in manifest.inputs)
         self._held = [(i, t) for i, t in enumerate(manifest.outputs) if t.kind != "tensor"]
-        yields = manifest.handlers or (manifest.general and manifest.general.handlers)
+        yields = any(m.handlers for m in manifest.programs)
         self._plain = not yields and not self._given_held  # one native call is all of a run, but for what outputs are shown as
         self._lock = threading.Lock()
         self._outputs = Recycled()
@@ -177,24 +179,21 @@ class Module:
         """Seconds per call of the program that serves these inputs, by word (see `steps`), mean over runs after one to warm up."""
         self.run(feeds)
         arrays, binding = self._fit([feeds[name] for name in self._names])
-        try:
-            times = self._timed(binding, arrays, runs)
-        except UnequalError:
-            general = self._general_of(binding)
-            if general is None:
-                raise
-            binding, times = general, self._timed(general, arrays, runs)
+        binding, times = self._by_any(binding, lambda b: (b, self._timed(b, arrays, runs)))
         manifest = binding.program.manifest
-        first = 0 if manifest is self._manifest else len(self._manifest.program)
+        first = self._first_word(manifest)
         return {first + s.word: int(times[s.word]) * 1e-9 / runs for s in manifest.steps}
 
     @property
     def steps(self) -> tuple[StepInfo, ...]:
-        """What the calls of the program are, by word. Behind them those of the second program, for sizes that the first takes as
-        equal; its words go on where those of the first end."""
-        first, second = self._manifest, self._manifest.general
-        more = () if second is None else second.steps
-        return (*first.steps, *(s._replace(word=len(first.program) + s.word) for s in more))
+        """What the calls of the program are, by word. Behind them those of the others, for sizes that it does not serve; the words of
+        each go on where those of the one before end."""
+        return tuple(s._replace(word=self._first_word(m) + s.word) for m in self._manifest.programs for s in m.steps)
+
+    def _first_word(self, manifest: Manifest) -> int:
+        """Of one of the programs, where they are counted together."""
+        programs = self._manifest.programs
+        return sum(len(m.program) for m in programs[: next(i for i, m in enumerate(programs) if m is manifest)])
 
     def _timed(self, binding: Binding, arrays: Sequence[np.ndarray], runs: int) -> np.ndarray:
         """Nanoseconds by word, of all runs together."""
@@ -227,24 +226,37 @@ class Module:
         try:
             return self._launch(binding, execution, arrays, out)
         except UnequalError as e:  # sizes that data decide
-            general = self._general_of(binding)
-            if general is None:
+            if not self._manifest.others:
                 raise
             unequal = e
         finally:
             binding.release(execution)
-        execution = general.acquire()
-        try:
-            return self._launch(general, execution, arrays, out)
-        except UnequalError:
-            raise unequal from None
-        finally:
-            general.release(execution)
+        return self._by_others(binding, unequal, lambda b: self._launched(b, arrays, out))
 
-    def _general_of(self, binding: Binding) -> Binding | None:
-        """A binding of the module's other program, which serves sizes that the first takes as equal."""
-        general = getattr(binding.program, "general", None)
-        return None if general is None else Binding(general, binding.symbols)
+    def _launched(self, binding: Binding, arrays: Sequence[np.ndarray], out: Mapping[str, np.ndarray] | None) -> list[Any]:
+        execution = binding.acquire()
+        try:
+            return self._launch(binding, execution, arrays, out)
+        finally:
+            binding.release(execution)
+
+    def _by_any(self, binding: Binding, run: Callable[[Binding], T]) -> T:
+        """What a run gives; where data decide upon sizes that the program does not serve, by one of those behind it."""
+        try:
+            return run(binding)
+        except UnequalError as unequal:
+            return self._by_others(binding, unequal, run)
+
+    def _by_others(self, binding: Binding, unequal: UnequalError, run: Callable[[Binding], T]) -> T:
+        assert self._program is not None
+        manifests = self._manifest.programs
+        tried = next(i for i, m in enumerate(manifests) if m is binding.program.manifest)
+        for other in self._program.others[tried:]:
+            try:
+                return run(Binding(other, binding.symbols))
+            except UnequalError:
+                continue
+        raise unequal
 
     def _launch(
         self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], out: Mapping[str, np.ndarray] | None = None
@@ -369,16 +381,15 @@ class Module:
 
     def _new_binding(self, symbols: dict[str, int]) -> Binding:
         assert self._program is not None
+        first: UnequalError | None = None
         try:
             return Binding(self._program, symbols)
         except UnequalError as unequal:
-            general = getattr(self._program, "general", None)
-            if general is None:
-                raise
-            try:
-                return Binding(general, symbols)
-            except UnequalError:
-                raise unequal from None
+            first = unequal
+        for other in self._program.others:
+            with suppress(UnequalError):
+                return Binding(other, symbols)
+        raise first
 
     def _trim(self, current: Binding) -> None:
         """Forget old sizes, and free memory of sizes not in use: after a peak, memory returns to what the present needs."""

@@ -102,13 +102,13 @@ class Words:
             emit(fn, p.values + out, p.values + a, p.values + b)
         for slot in stage.slots:
             emit(MOVE, p.slots + slot, p.values + m.dims.slots[slot], 0)
+        for a, b in stage.equal:  # before all else: where they differ, another program may fit
+            check(EQUAL, p.slots + a, p.slots + b, "unequal", a, b)
         for slot, lo, hi, loc in stage.limits:
             check(AT_MOST, p.slots + lo, p.slots + slot, "limit", slot, lo, hi, loc)
             check(AT_MOST, p.slots + slot, p.slots + hi, "limit", slot, lo, hi, loc)
         for slot in stage.sizes:
             check(AT_MOST, self.constant(0), p.slots + slot, "negative", slot)
-        for a, b in stage.equal:
-            check(EQUAL, p.slots + a, p.slots + b, "unequal", a, b)
         for i in stage.buffers:
             self._buffer(i)
         for i, need in stage.control:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ...errors import MlcError
@@ -32,24 +33,22 @@ def import_model(
     from .load import load
 
     proto, reader = load(model)
-    return import_proto(proto, reader, shapes, constants)[0]
+    return next(import_proto(proto, reader, shapes, constants)).graph
 
 
 def import_variants(
     model: str | os.PathLike[str] | bytes | ModelProto,
     shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
-) -> tuple[Graph, Graph | None]:
-    """`import_model`, which takes symbolic dims that meet in a broadcast as equal, and a graph that also serves where one of
-    them turns out to be 1, slower; None where no such dims meet, or where that graph cannot be built."""
-    from .attempts import import_proto
+) -> list[Graph]:
+    """`import_model`, which takes symbolic dims that meet in a broadcast as equal, and those that Squeeze finds as not 1, and graphs
+    for sizes that it does not serve, as far as they can be built: some are slower."""
+    from .attempts import import_others, import_proto
     from .load import load
 
     proto, reader = load(model)
-    graph, assumes = import_proto(proto, reader, shapes, constants)
-    if not assumes:
-        return graph, None
-    try:
-        return graph, import_proto(proto, reader, shapes, constants, stretch=True)[0]
-    except MlcError:
-        return graph, None
+    first = next(import_proto(proto, reader, shapes, constants))
+    graphs = [first.graph]
+    with suppress(MlcError):
+        graphs += import_others(proto, reader, shapes, constants, first)
+    return graphs

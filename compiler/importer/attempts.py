@@ -1,8 +1,11 @@
-"""Imports a model, and again with another branch of an undecided If where what follows does not fit the first."""
+"""Imports a model: again by other choices where what follows does not fit the first, and for sizes that those leave out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 from onnx import ModelProto
@@ -13,53 +16,74 @@ from .build import Importer
 from .tensors import TensorReader
 
 _MAX_ATTEMPTS = 16
+_MAX_OTHERS = 7  # graphs beside the first: all answers to three questions
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A graph, the choices (`ImportContext.decide`) that it needs to hold, and whether it takes sizes as equal of which one might be
+    1 instead."""
+
+    graph: Graph
+    choices: Mapping[Dim, bool]
+    assumes: bool
 
 
 def import_proto(
     model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
     constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False,
-) -> tuple[Graph, bool]:  # fmt: skip
-    """Import, trying the other branch of an undecided If where what follows does not fit the first. Whether the graph takes sizes
-    as equal of which one might be 1 instead, comes with it; with `stretch` it does not, and repeats what turns out to be 1.
+) -> Iterator[Imported]:  # fmt: skip
+    """The model by each set of choices that all of it fits, the likeliest first; at least one. With `stretch` nothing is taken as
+    equal that might be 1: it is repeated then.
 
     Where a branch that depends on data does not fit the sizes given by `shapes` (it is for other sizes, and will not run),
-    the sizes stay symbolic and become requirements instead.
+    the sizes stay symbolic and become requirements instead. Raises OnnxImportError.
     """
+    error: OnnxImportError | None = None
+    for pin in (False, True):
+        in_region = found = False
+        for importer, result in _attempts(partial(Importer, model, reader, shapes, pin=pin, constants=constants, stretch=stretch)):
+            if isinstance(result, Graph):
+                found = True
+                yield Imported(result, importer.choices, _assumes(importer))
+            elif error is None:
+                error, in_region = result, importer.failed_in_region
+        if found:
+            return
+        if not (in_region and shapes):
+            break
+    assert error is not None
+    raise error
 
-    def importer(decisions: Sequence[bool], pin: bool) -> Importer:
-        return Importer(model, reader, shapes, decisions, pin, constants, stretch)
 
-    found, error, in_region = _attempt(importer, pin=False)
-    if found is None and in_region and shapes:
-        found, _, _ = _attempt(importer, pin=True)
-    if found is None:
-        assert error is not None
-        raise error
-    return found
+def import_others(
+    model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
+    constants: Mapping[str, np.ndarray] | None, first: Imported,
+) -> Iterator[Graph]:  # fmt: skip
+    """Graphs for sizes that the first one leaves out: by other choices, and where something is 1 that it takes as equal."""
+    if first.assumes or first.choices:
+        every = import_proto(model, reader, shapes, constants, stretch=True)
+        types = [v.dtype for v in first.graph.outputs]
+        others = (found for found in every if first.assumes or found.choices != first.choices)
+        more = (found.graph for found in others if [v.dtype for v in found.graph.outputs] == types)
+        yield from islice(more, _MAX_OTHERS)
 
 
-Found = tuple[Graph, bool]
-
-
-def _attempt(make: Callable[[Sequence[bool], bool], Importer], pin: bool) -> tuple[Found | None, OnnxImportError | None, bool]:
-    """The graph and whether it assumes sizes to be equal, or the first error and whether it arose in a region."""
-    decisions: list[bool] = []
-    first: OnnxImportError | None = None
-    in_region = False
+def _attempts(make: Callable[[Sequence[bool]], Importer]) -> Iterator[tuple[Importer, Graph | OnnxImportError]]:
+    """Imports that answer the same questions in other ways, one after the other."""
+    departures: list[bool] = []
     for _ in range(_MAX_ATTEMPTS):
-        importer = make(decisions, pin)
+        importer = make(departures)
         try:
-            return (importer.run(), _assumes(importer)), None, False
+            yield importer, importer.run()
         except OnnxImportError as e:
-            if first is None:
-                first, in_region = e, importer.failed_in_region
-            decisions = importer.decisions[: importer.decided]
-            while decisions and not decisions[-1]:
-                decisions.pop()
-            if not decisions:
-                break
-            decisions[-1] = False
-    return None, first, in_region
+            yield importer, e
+        departures = importer.departures[: len(importer.choices)]
+        while departures and departures[-1]:
+            departures.pop()
+        if not departures:
+            break
+        departures[-1] = True
 
 
 def _assumes(importer: Importer) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from ...errors import MlcError, OnnxImportError, VerifyError
-from ...ir import Const, DType, Graph, Input, Node, TensorType, Value, substitute, sym
+from ...ir import Const, Dim, DType, Graph, Input, Node, TensorType, Value, substitute, sym
 from ...ir.ops import DimTensor
 from .context import ImportContext, Region
 from .functions import resolved, schema_function, without_absent
@@ -48,7 +48,7 @@ class Importer(ImportContext):
 
     def __init__(
         self, model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
-        decisions: Sequence[bool] = (), pin: bool = False, constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False,
+        departures: Sequence[bool] = (), pin: bool = False, constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False,
     ) -> None:  # fmt: skip
         super().__init__({("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}, reader)
         self.model = model
@@ -62,8 +62,8 @@ class Importer(ImportContext):
         self.expanded_nodes = 0
         self.in_function = False
         self.attr_bindings: Mapping[str, AttributeProto] = {}  # of the function being expanded
-        self.decisions = list(decisions)
-        self.decided = 0
+        self.departures = list(departures)  # by question: whether its answer is the other than the first
+        self.choices: dict[Dim, bool] = {}
         self.stretch = stretch
         self.pin = pin  # keep symbols that `shapes` fixes, and require their sizes
         self.failed_in_region = False
@@ -151,11 +151,12 @@ class Importer(ImportContext):
                 raise OnnxImportError(f"has shape {list(array.shape)}", expected=_type_text(inputs[name].type), loc=loc)
             self.scope.values[name] = self._constant(name, array.astype(object) if said.dtype is DType.STRING else array, self.scope)
 
-    def decide(self) -> bool:
-        if self.decided == len(self.decisions):
-            self.decisions.append(True)
-        self.decided += 1
-        return self.decisions[self.decided - 1]
+    def decide(self, truth: Dim, first: bool) -> bool:
+        if truth not in self.choices:
+            if len(self.choices) == len(self.departures):
+                self.departures.append(False)
+            self.choices[truth] = first != self.departures[len(self.choices)]
+        return self.choices[truth]
 
     # --- names ----------------------------------------------------------------------------------------------------
 
@@ -365,16 +366,16 @@ class Importer(ImportContext):
     @contextmanager
     def _scope(self, region: Region | None) -> Iterator[None]:
         """Names of their own; with a region also its border."""
-        saved = self.scope, self.in_region, self.sizes
+        saved = self.scope, self.in_region, self.sizes, self.open_sizes
         self.scope = Scope(saved[0], captures=None if region is None else region.captures)
         if region is not None:
-            self.in_region, self.sizes = True, region.sizes
+            self.in_region, self.sizes, self.open_sizes = True, region.sizes, [*self.open_sizes, region.sizes]
         self.depth += 1
         try:
             yield
         finally:
             self.depth -= 1
-            self.scope, self.in_region, self.sizes = saved
+            self.scope, self.in_region, self.sizes, self.open_sizes = saved
 
 
 def _differentiates_by(node: NodeProto) -> Iterator[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
@@ -31,7 +31,6 @@ from ...ir import (
     Trait,
     Value,
     broadcast,
-    dim_min,
     dim_stretch,
     is_static,
     lower,
@@ -43,6 +42,7 @@ from ...ir.ops import Cast, Host, Reshape, Stretch, Within
 from ...ir.ops.host import OBJECT, is_open
 from .constraints import assumptions, constraints, contracted, narrowed, stretched
 from .contents import Contents
+from .dim_arithmetic import equal, equality_of
 from .held import Element, Held
 from .index_ranges import ends
 from .node_view import NodeView, UnsupportedError
@@ -88,6 +88,7 @@ class ImportContext(NodeView, Contents):
         self.stretch = False  # broadcast sizes that may turn out to be 1, instead of assuming that they do not
         self.in_region = False  # inside a graph that may not run at all
         self.sizes: list[RunTimeSize] = []  # symbols of the region being imported that data decide
+        self.open_sizes = [self.sizes]  # those of the main graph and of each region that this one is in
         self._size_of: dict[tuple[Value, int], Dim] = {}
         self._fresh = itertools.count()
         self.held: dict[Value, Held] = {}  # of values that are no tensors
@@ -303,21 +304,22 @@ class ImportContext(NodeView, Contents):
     def is_one(self, d: Dim) -> bool:
         """Whether an axis of size d goes where axes of size 1 go, which changes the rank of a result.
 
-        A symbolic size is taken as another than 1, unless something before needs it to be 1. Runs at 1 are left to the graph
-        that serves sizes which this one takes as equal; there it is 1. Where data decide inside of a branch or loop, 1 is an error.
+        A symbolic size is first taken as another than 1, unless something before needs it to be 1; where sizes may be stretched,
+        as 1.
         """
         if not isinstance(d, Expr) or not lower(d) <= 1 <= upper(d):
             return d == 1
-        if self._needs_one(d):
-            return True
-        if self.data_decide(d):  # no other graph can be chosen any more
-            self.require_equal(dim_min((d - 1) * (d - 1), 1), 1)
-            return False
-        if self.stretch:
-            self.require_equal(d, 1)
-        else:
-            self.equal.setdefault((dim_min((d - 1) * (d - 1), 1), 1), False)
-        return self.stretch
+        return self._needs_one(d) or self.assume(equal(d, 1), self.stretch)
+
+    def assume(self, truth: Dim, first: bool) -> bool:
+        """Whether this graph is for runs in which a dim that is 0 or 1 is 1; the others are left to graphs of the other choice."""
+        taken = self.decide(truth, first)
+        asked = symbols_of((truth,))
+        for sizes in self.open_sizes:
+            sizes[:] = [replace(s, wanted=True) if s.symbol in asked else s for s in sizes]
+        pair = equality_of(truth) if taken else None
+        self.require_equal(*(pair or (truth, int(taken))))
+        return taken
 
     def data_decide(self, d: Dim) -> bool:
         """Whether a size depends on data that the region being imported computes: what is required of it is compared there."""
@@ -333,8 +335,8 @@ class ImportContext(NodeView, Contents):
             seen.update(found)
         return 1 in seen
 
-    def decide(self) -> bool:
-        """Which branch of an If to take first whose branches do not fit together; asked again where the choice fails."""
+    def decide(self, truth: Dim, first: bool) -> bool:
+        """Whether to take it that a dim that is 0 or 1 is 1: as `first` says, but where that choice failed or is done with."""
         raise NotImplementedError
 
     def named(self, name: str) -> Value:

@@ -16,7 +16,6 @@ from ..binding import Binding, Sizes
 from ..handles import Handles, decode_output, encode_input
 from ..manifest import TensorInfo
 from ..module import Module
-from ..words import UnequalError
 from .arrays import DeviceArray, device_array, is_device_array
 from .device import Device
 from .program import CudaExecution, CudaProgram
@@ -142,16 +141,7 @@ class CudaModule(Module):
         resident = any(isinstance(a, DeviceArray) for a in arrays) if on_device is None else on_device
         if out and (resident or not wait):
             raise InputError("out, and outputs on the device", expected="outputs on the host", remedy="Pass on_device=False, or no out.")
-        try:
-            return self._run_at(binding, arrays, stream, wait, resident, out)
-        except UnequalError as unequal:  # sizes that data decide
-            general = self._general_of(binding)
-            if general is None:
-                raise
-            try:
-                return self._run_at(general, arrays, stream, wait, resident, out)
-            except UnequalError:
-                raise unequal from None
+        return self._by_any(binding, lambda b: self._run_at(b, arrays, stream, wait, resident, out))
 
     def _run_at(
         self, binding: Binding, arrays: Sequence[Any], stream: object, wait: bool, resident: bool, out: Mapping[str, np.ndarray] | None

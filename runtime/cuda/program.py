@@ -29,11 +29,11 @@ _GRAPHS = 4  # sets of addresses and sizes whose graphs an execution keeps, on a
 
 
 class CudaProgram(Sizes):
-    """What all bindings of a program share, and the module's other program. Use `CudaProgram.load`."""
+    """What all bindings of a program share. Use `CudaProgram.load`."""
 
     def __init__(self, m: Manifest, device: Device, loaded: Loaded, check: bool, overlap: bool) -> None:
         super().__init__(m)
-        self.general = None if m.general is None else CudaProgram(m.general, device, loaded, check, overlap)
+        self.loaded = loaded
         self.overlap = overlap and loaded.waits
         self.device, self.check = device, check
         self.words = m.program
@@ -48,6 +48,9 @@ class CudaProgram(Sizes):
     def load(parts: Parts, device: Device, check: bool, overlap: bool = False) -> CudaProgram:
         """The module's first program on a device. Raises TargetError when the module has no code for the device."""
         return CudaProgram(parts.manifest, device, Loaded.of(parts, device), check, overlap)
+
+    def beside(self, manifest: Manifest) -> CudaProgram:
+        return CudaProgram(manifest, self.device, self.loaded, self.check, self.overlap)
 
     def execution(self, binding: Binding, arena: Any) -> CudaExecution:
         """Called by the binding."""
@@ -72,9 +75,8 @@ class Loaded:
         target = m.raw["target"]
         archs = [*target["archs"], target["ptx"]]
         used: set[int] = set()
-        for program in (m, m.general):
-            if program is not None:
-                used |= _skipped(program.program, archs, program.raw["dims"], device)[1]
+        for program in m.programs:
+            used |= _skipped(program.program, archs, program.raw["dims"], device)[1]
         functions: list[tuple[Any, images.Image]] = []
         waits = True
         for i, (symbol, image) in enumerate(images.split(parts.code)):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mlc.errors import VerifyError
-from mlc.ir import DType, Graph, Input, Node, TensorType, const, dim_max, dim_min, floordiv, sym
+from mlc.ir import DType, Graph, Input, Node, RunTimeSize, TensorType, const, dim_max, dim_min, floordiv, sym
 from mlc.ir.ops import Add, Cast, Expand, If, LeakyRelu, Mul, Pad, Reshape, Resize, TopK, Transpose
 from mlc.ir.parser import parse
 from mlc.ir.printer import constants_of, print_graph
@@ -151,3 +151,11 @@ def test_verifier_finds_what_is_wrong():
     c = placeholder(DType.BOOL)
     with pytest.raises(VerifyError, match="outside"):
         verify(graph([c, x], [apply(If(inner, inner), c, x)]))
+
+
+def test_wanted_sizes():
+    """They keep alive what computes them."""
+    x, c = placeholder(DType.F32, 3), placeholder(DType.BOOL)
+    count = apply(Cast(DType.I64), c)
+    again = round_trip(graph([x, c], [x], sizes=(RunTimeSize("n.0", count, wanted=True), RunTimeSize("n.1", apply(Cast(DType.I32), c)))))
+    assert [s.symbol for s in again.sizes] == ["n.0"] and [n.op for n in again.nodes if not isinstance(n.op, Input)] == [Cast(DType.I64)]

@@ -40,7 +40,9 @@ def if_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     misfit = next((f"{x.type} and {y.type}" for x, y in zip(a, c, strict=True) if not alike(x, y)), None)
     if misfit is not None:
         ctx.equal = required_before  # the traced branches are dropped
-        return _assume_branch(ctx, cond, then, orelse, misfit)
+        if any(x.dtype is not y.dtype for x, y in zip(a, c, strict=True)):
+            raise ctx.unsupported(f"If whose branches give {misfit}")
+        return _assume_branch(ctx, cond, then, orelse)
     results, places = _joined(ctx, a, c, regions)
     outs = [list(a), list(c)]
     if places:  # how large results are that may differ is a result too
@@ -120,21 +122,16 @@ def _held_by_either(ctx: ImportContext, values: Sequence[Value], regions: Sequen
     return found
 
 
-def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: GraphProto, misfit: str) -> Sequence[Value]:
-    """One branch, where the condition depends on sizes only and the branches' results do not fit together.
+def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: GraphProto) -> Sequence[Value]:
+    """One branch, where the branches' results do not fit together; the other one is taken in a graph of its own.
 
-    PyTorch exports x.squeeze(d) as "if size d is 1: Squeeze, else Identity". Only one of them fits what follows; the sizes for
-    which the condition holds (or not) become a requirement of the model.
+    PyTorch exports x.squeeze(d) as "if size d is 1: Squeeze, else Identity", of which often only one fits what follows.
     """
-    truth = ctx.content(cond)
-    if truth is None or not ctx.is_symbolic(cond):
-        raise ctx.unsupported(f"If whose branches give {misfit}")
-    (holds,) = truth.ravel()
-    taken = ctx.decide()
-    if not ctx.in_region:
-        pair = equality_of(holds) if taken else None
-        ctx.require_equal(*(pair or (holds, int(taken))))
-    return ctx.inline(then if taken else orelse, [])
+    content = ctx.content(cond)
+    holds = ctx.size(Build(ctx).cast(cond, DType.I64)) if content is None else content.ravel()[0]
+    if equality_of(1 - holds):
+        return ctx.inline(orelse if ctx.assume(1 - holds, False) else then, [])
+    return ctx.inline(then if ctx.assume(holds, True) else orelse, [])
 
 
 def loop(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

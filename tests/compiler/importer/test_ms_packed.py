@@ -52,20 +52,20 @@ def attention(x, counts, heads, extra):
 
 
 @pytest.mark.parametrize("counts", COUNTS[:2])
-@pytest.mark.parametrize("biased", [False, True])
-def test_packed_attention(counts, biased):
+@pytest.mark.parametrize(("biased", "symbolic"), [(False, False), (True, False), (True, True)])
+def test_packed_attention(counts, biased, symbolic):
     real = np.arange(5) < np.array(counts)[:, None]
     offset = i32(np.concatenate([np.flatnonzero(real), np.flatnonzero(~real)]).reshape(3, 5))
     starts, total = i32(np.concatenate([[0], np.cumsum(counts)])), sum(counts)
     x, w, bias, extra = f(total, 6), f(6, 24), f(24), f(1, 2, 5, 5) if biased else None
-    (got,) = results("PackedAttention", [x, w, bias, offset, starts, extra][: 6 if biased else 5], [F], False, num_heads=2)
+    (got,) = results("PackedAttention", [x, w, bias, offset, starts, extra][: 6 if biased else 5], [F], symbolic, num_heads=2)
     np.testing.assert_allclose(got, attention(x @ w + bias, counts, 2, extra), rtol=1e-4, atol=1e-5)
     q, k, v = (f(total, 8) for _ in range(3))
     want = attention(np.concatenate([q, k, v], 1), counts, 2, extra)
-    (got,) = results("PackedMultiHeadAttention", [q, k, v, None, offset, starts, *([extra] if biased else [])], [F], False, num_heads=2)
+    (got,) = results("PackedMultiHeadAttention", [q, k, v, None, offset, starts, *([extra] if biased else [])], [F], symbolic, num_heads=2)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
     both = np.stack([y.reshape(total, 2, 4) for y in (q, k, v)], 2)
-    (got,) = results("PackedMultiHeadAttention", [both, None, None, None, offset, starts], [F], False, num_heads=2)
+    (got,) = results("PackedMultiHeadAttention", [both, None, None, None, offset, starts], [F], symbolic, num_heads=2)
     np.testing.assert_allclose(got, attention(np.concatenate([q, k, v], 1), counts, 2, None), rtol=1e-4, atol=1e-5)
 
 

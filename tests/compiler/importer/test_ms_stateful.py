@@ -45,6 +45,11 @@ def test_causal_conv(length, dilation, activation, symbolic):
             **({"dilation": dilation} if dilation > 1 else {}))  # fmt: skip
 
 
+def test_causal_conv_of_weights_of_any_size():
+    operands = [f(2, 5, 6), f(5, 1, 4), f(5), f(2, 5, 6)]
+    compare("CausalConvWithState", operands, ["y", "s"], (), True, kinds=["float", "float"], activation="silu", dilation=2)
+
+
 def test_causal_conv_without_bias_and_past():
     compare("CausalConvWithState", [f(1, 4, 7), f(4, 1, 3)], ["y", "s"], (1,), kinds=["float", "float"])
 

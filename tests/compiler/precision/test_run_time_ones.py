@@ -55,7 +55,7 @@ def test_weights_are_shared_by_both_programs():
     def weights(precision):
         raw = mlc.compile(model(), precision=Precision(precision, keep_slower=True)).manifest.raw
         return [
-            {(b["offset"], b["size"]) for b in m["buffers"] if b["kind"] == "const" and b["size"] > 1000} for m in (raw, raw["general"])
+            {(b["offset"], b["size"]) for b in m["buffers"] if b["kind"] == "const" and b["size"] > 1000} for m in (raw, *raw["others"])
         ]
 
     wide, narrow = weights("fp32"), weights("int4")

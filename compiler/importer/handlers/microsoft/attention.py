@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
-from .....ir import Dim, DType, Value
+from .....ir import Dim, DType, Value, floordiv
 from .....ir import ops as O
-from ...compose import Build, optional, required, wanted
+from ...compose import Build, optional, required, sized, wanted
 from ...context import HandlerTable, ImportContext
 from ..attention import attend, merge_heads, rotate, scaled, score_products, split_heads
 from .decoding import decoder_masked_attention
@@ -23,12 +23,10 @@ def attend_packed(ctx: ImportContext, node: NodeProto, qkv: Value, mask: Value |
                   present: bool) -> list[Value]:  # fmt: skip
     """Attention behind a joint projection [B, S, Dq + Dk + Dv], with a cache [2, B, H, P, D] if any."""
     b, heads = Build(ctx), int(ctx.attr(node, "num_heads"))
-    width = qkv.shape[2]
-    if not isinstance(width, int):
-        raise ctx.unsupported(f"{node.op_type} of width {width}")
     if ctx.attr(node, "do_rotary", 0) or ctx.attr(node, "past_present_share_buffer", 0):
         raise ctx.unsupported(f"{node.op_type} with do_rotary or a shared cache")
-    sizes = ctx.attr(node, "qkv_hidden_sizes", None) or (width // 3,) * 3
+    sizes = ctx.attr(node, "qkv_hidden_sizes", None) or (floordiv(qkv.shape[2], 3 * heads) * heads,) * 3
+    qkv = sized(ctx, qkv, (*qkv.shape[:2], sum(sizes, 0)))
     starts = (0, sizes[0], sizes[0] + sizes[1])
     q, k, v = (split_heads(b, b.slice(qkv, 2, s, z), heads) for s, z in zip(starts, sizes, strict=True))
     outs = []

@@ -47,7 +47,7 @@ def causal_conv(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value
     )
     activation = str(ctx.attr(node, "activation", "none"))
     taps = w.shape[-1]
-    if int(ctx.attr(node, "ndim", 1)) != 1 or not isinstance(taps, int) or w.type.rank != 3 or activation not in ("none", "silu", "swish"):
+    if int(ctx.attr(node, "ndim", 1)) != 1 or w.type.rank != 3 or activation not in ("none", "silu", "swish"):
         raise ctx.unsupported(f"CausalConvWithState of {x.type} by {w.type} with activation {activation!r}, expected one spatial axis")
     shape, length = x.shape, x.shape[1] if last else x.shape[2]
     channels, state = w.shape[0], (taps - 1) * step
@@ -59,8 +59,12 @@ def causal_conv(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value
         newest = b.reshape(b.slice(past, 0, window - 1, 1), past.shape[1:]) if window else past
         before = b.reshape(newest, (batch, state, channels)) if last else b.channels_last(newest)
     seen = b.concat(1, before, x)
-    op = O.Conv((1,), (0,), (0,), (step,), int(channels))
-    y = b.emit(op, seen, b.transpose(w, (2, 1, 0)))
+    if isinstance(taps, int) and isinstance(channels, int):
+        y = b.emit(O.Conv((1,), (0,), (0,), (step,), channels), seen, b.transpose(w, (2, 1, 0)))
+    else:
+        at = b.add(b.reshape(b.iota(length), (length, 1)), b.mul(b.iota(taps), step))
+        rows = b.emit(O.Gather(1), seen, at)  # [B, L, k, C]
+        y = b.reduce("sum", b.mul(rows, b.reshape(b.transpose(w, (2, 1, 0)), (taps, channels))), (2,), keepdims=False)
     y = y if bias is None else b.add(y, bias)
     y = y if activation == "none" else b.emit(O.Silu(), y)
 
@@ -70,7 +74,7 @@ def causal_conv(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value
     return [shown(y, length), _states(ctx, b, seen, length, state, window, shown)]
 
 
-def _states(ctx: ImportContext, b: Build, seen: Value, length: Dim, state: int, window: int, shown: Callable[[Value, Dim], Value]) -> Value:
+def _states(ctx: ImportContext, b: Build, seen: Value, length: Dim, state: Dim, window: int, shown: Callable[[Value, Dim], Value]) -> Value:
     """What is carried on: the last `state` positions, or those behind each of the last `window` positions."""
     if not window:
         return shown(b.slice(seen, 1, length, state), state)
