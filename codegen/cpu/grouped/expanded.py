@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ....ir import DType
-from ...group_blocks import GroupBlocks
-from ...kernel import GroupedKernel
 from .. import llvm_ir as ir
-from ..build import I64, PTR, Builder, storage, subroutine, vec
-from ..epilogue import Epilogue
+from ..build import I64, PTR, subroutine, vec
 from ..product import Product
-from ..target import CpuTarget
 from ..tiles import ROWS
-from .schedule import GroupedSchedule
+from .frame import Frame, Results
 from .strip import Strip
 from .tiles import TileProduct
 
 F32 = ir.FloatType()
-Level = Callable[[Builder, Any], Any]  # a shifted word of levels to floats
 
 
 class Expanded:
     """Functions of one module: `expand` fills a scratch [K, strip] with (level − zero)·scale, `tiles` multiply by it."""
 
-    def __init__(self, module: ir.Module, schedule: GroupedSchedule, target: CpuTarget, size: dict[str, int], kernel: GroupedKernel,
-                 blocks: GroupBlocks, taken_off: bool, on_tiles: TileProduct | None) -> None:  # fmt: skip
-        """`taken_off`: the level's float is without its zero already. `on_tiles` takes the weights, where there are AMX tiles."""
-        self.module, self.s, self.target, self.size, self.bits = module, schedule, target, size, kernel.bits
-        self.blocks, self.zero, self.taken_off, self.on_tiles = blocks, kernel.zero, taken_off, on_tiles
-        self.vector = vec(F32, schedule.lanes)
+    def __init__(self, f: Frame, on_tiles: TileProduct | None) -> None:
+        """`on_tiles` takes the weights, where there are AMX tiles."""
+        self.f, self.s, self.on_tiles = f, f.schedule, on_tiles
+        self.vector = vec(F32, f.schedule.lanes)
 
-    def expand(self, level: Level) -> ir.Function:
+    def expand(self) -> ir.Function:
         """void expand(bufs, dims, column, scratch, half, begin, end): words [begin, end) of the strip; `half` is where low parts begin,
         on AMX tiles."""
-        s, each = self.s, 32 // self.bits
-        b = subroutine(self.module, "expand", [PTR, PTR, I64, PTR, I64, I64, I64])
+        f, s, each = self.f, self.s, self.f.each
+        b = subroutine(self.f.module, "expand", [PTR, PTR, I64, PTR, I64, I64, I64])
         i = b.ir
         bufs, dims, column, scratch, half, begin, end = b.fn.args
-        p = b.params(dims, self.size)
-        strip = Strip(b, self.blocks, s, self.target, p, b.operand(bufs, 1), column)
+        p = b.params(dims, f.size)
+        strip = Strip(b, f, p, b.operand(bufs, 1), column)
 
         def group(g: Any, _: list[Any]) -> Sequence[Any]:
             first = i.mul(g, p["group"])
@@ -48,15 +41,15 @@ class Expanded:
             block = strip.block(g)
             factor = [strip.scale(block, v) for v in range(s.vectors)]
             off: list[Any] | None = [strip.zero(block, v) for v in range(s.vectors)]
-            if self.zero is not None:
-                off = None if self.taken_off else [ir.Constant(self.vector, float(self.zero))] * s.vectors
+            if f.kernel.zero is not None:
+                off = [ir.Constant(self.vector, float(f.kernel.zero))] * s.vectors if f.levels.needs_sums else None
 
             def word(w: Any, _: list[Any]) -> Sequence[Any]:
                 place = i.sub(w, begin)
                 packed = [strip.levels(block, i.sub(w, first), v) for v in range(s.vectors)]
 
                 def weights(v: int, j: int) -> Any:
-                    x = level(b, i.lshr(packed[v], ir.Constant(packed[v].type, j * self.bits)))
+                    x = f.levels.floats(b, i.lshr(packed[v], ir.Constant(packed[v].type, j * f.kernel.bits)))
                     return i.fmul(x if off is None else i.fsub(x, off[v]), factor[v])
 
                 if self.on_tiles is not None:
@@ -82,27 +75,23 @@ class Expanded:
         i.ret_void()
         return b.fn
 
-    def tile(self, height: int, masked: bool, epilogue: Epilogue, operands: int, out: DType) -> ir.Function:
+    def tile(self, height: int, masked: bool) -> ir.Function:
         """void tile(bufs, dims, row, row_end, column, scratch): whole tiles of rows by the strip."""
-        s = self.s
-        b = subroutine(self.module, f"wide{height}{'t' if masked else ''}", [PTR, PTR, I64, I64, I64, PTR])
+        f, s = self.f, self.s
+        b = subroutine(self.f.module, f"wide{height}{'t' if masked else ''}", [PTR, PTR, I64, I64, I64, PTR])
         i = b.ir
         bufs, dims, row, row_end, column, scratch = b.fn.args
-        p = b.params(dims, self.size)
-        pointers = b.operands(bufs, operands)
-        live = i.sub(p["n"], column)
-        masks = b.column_masks(live, s.lanes, s.vectors, masked)
-        active = epilogue.begin(b, dims, pointers, b.i64(0), column, masks)
-        product = Product(DType.F32, DType.F32, s.lanes, s.lanes * s.vectors, 4, False, self.target)
+        p = b.params(dims, f.size)
+        operands = b.operands(bufs, len(f.kernel.operands))
+        results = Results(b, f, p, dims, operands, column, masked)
+        product = Product(DType.F32, DType.F32, s.lanes, f.columns, 4, False, f.target)
 
         def tile(at: Any, _: list[Any]) -> Sequence[Any]:
-            starts = [b.at(pointers[0], i.mul(i.add(at, b.i64(r)), p["lda"]), F32) for r in range(height)]
+            starts = [b.at(operands[0], i.mul(i.add(at, b.i64(r)), p["lda"]), F32) for r in range(height)]
             acc = [ir.Constant(self.vector, None)] * (height * s.vectors)
             acc = product.accumulate(b, p["k"], starts, scratch, acc, s.vectors)
             for r in range(height):
-                m = i.add(at, b.i64(r))
-                to = b.at(pointers[-1], i.add(i.mul(m, p["ldc"]), column), storage(out))
-                active.row(m, acc[r * s.vectors : (r + 1) * s.vectors], to)
+                results.store(i.add(at, b.i64(r)), acc[r * s.vectors : (r + 1) * s.vectors])
             return ()
 
         b.loop(row, row_end, b.i64(height), [], tile)

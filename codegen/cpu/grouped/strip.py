@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ....ir import DType
-from ...group_blocks import GroupBlocks
 from .. import llvm_ir as ir
 from ..build import I8, I32, Builder, storage, vec
 from ..math.minifloat import decode
-from ..target import CpuTarget
-from .schedule import GroupedSchedule
+from .frame import Frame
 
 F32 = ir.FloatType()
 _LINE = 64  # bytes of a line of cache
@@ -19,12 +17,10 @@ _LINE = 64  # bytes of a line of cache
 class Strip:
     """Columns from `column` on of the weights at `weights`; `p` has the sizes of blocks in words."""
 
-    def __init__(self, b: Builder, blocks: GroupBlocks, s: GroupedSchedule, target: CpuTarget, p: dict[str, Any], weights: Any,
-                 column: Any) -> None:  # fmt: skip
-        self.b, self.blocks, self.s, self.target, self.p = b, blocks, s, target, p
-        i, panel = b.ir, b.i64(blocks.panel)
-        one = s.lanes * s.vectors == blocks.panel
-        self.inside = b.i64(0) if one else i.urem(column, panel)
+    def __init__(self, b: Builder, f: Frame, p: dict[str, Any], weights: Any, column: Any) -> None:
+        self.b, self.blocks, self.s, self.target, self.p = b, f.blocks, f.schedule, f.target, p
+        i, panel = b.ir, b.i64(f.blocks.panel)
+        self.inside = b.i64(0) if f.columns == f.blocks.panel else i.urem(column, panel)
         self.first = b.at(weights, i.mul(i.udiv(column, panel), i.mul(p["groups"], p["block"])), I32)
 
     def block(self, g: Any) -> Any:

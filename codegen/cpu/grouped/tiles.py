@@ -18,11 +18,9 @@ from typing import Any
 
 from ....ir import DType
 from .. import llvm_ir as ir
-from ..build import I1, I8, I16, I32, I64, PTR, Builder, storage, subroutine, vec
-from ..epilogue import Epilogue
-from ..target import CpuTarget
+from ..build import I1, I8, I16, I32, I64, PTR, Builder, subroutine, vec
 from ..tiles import BYTES, ROWS, Tiles
-from .schedule import GroupedSchedule
+from .frame import Frame, Results
 
 F32 = ir.FloatType()
 _STEP = 32  # elements of K that one tile instruction takes
@@ -36,13 +34,13 @@ _LARGEST = 0x7F7F8000  # the least magnitude that rounds to infinity
 class TileProduct:
     """Functions of one module: `split` for rows of A, `spread` for a strip of weights, `product` of the two."""
 
-    def __init__(self, module: ir.Module, schedule: GroupedSchedule, target: CpuTarget, size: dict[str, int]) -> None:
-        self.module, self.s, self.target, self.size = module, schedule, target, size
+    def __init__(self, f: Frame) -> None:
+        self.f, self.s = f, f.schedule
         self.words, self.floats = vec(I32, _LANES), vec(F32, _LANES)
 
     def split(self) -> ir.Function:
         """i1 split(rows of A, lda, k, count, out): high parts, then low parts `half` bytes on; false where rows cannot be split."""
-        b = subroutine(self.module, "split", [PTR, I64, I64, I64, PTR, I64], I1)
+        b = subroutine(self.f.module, "split", [PTR, I64, I64, I64, PTR, I64], I1)
         i = b.ir
         a, lda, k, count, out, half = b.fn.args
         steps = self.steps(b, k)
@@ -103,21 +101,18 @@ class TileProduct:
 
         b.loop(first, last, b.i64(1), [], pair)
 
-    def product(self, masked: bool, epilogue: Epilogue, operands: int, out: DType) -> ir.Function:
+    def product(self, masked: bool) -> ir.Function:
         """void product(bufs, dims, first, count, column, a, a_half, strip, half, k, from, last, sums): `count` rows from `first` on by
         the strip, for a block of `k` elements; `sums` of the strip [count, columns] go on where `from`, and are finished where `last`."""
         s = self.s
         types = [PTR, PTR, I64, I64, I64, PTR, I64, PTR, I64, I64, I1, I1, PTR]
-        b = subroutine(self.module, f"amx{'t' if masked else ''}", types)
+        b = subroutine(self.f.module, f"amx{'t' if masked else ''}", types)
         i = b.ir
         bufs, dims, first, count, column, a, a_half, strip, half, k, goes_on, last, sums = b.fn.args
-        p = b.params(dims, self.size)
-        pointers = b.operands(bufs, operands)
-        live = i.sub(p["n"], column)
-        masks = b.column_masks(live, s.lanes, s.vectors, masked)
-        active = epilogue.begin(b, dims, pointers, b.i64(0), column, masks, hold=True)
+        p = b.params(dims, self.f.size)
+        operands = b.operands(bufs, len(self.f.kernel.operands))
+        results = Results(b, self.f, p, dims, operands, column, masked, hold=True)
         steps = self.steps(b, k)
-        element = storage(out)
 
         def rows(at: Any, _: list[Any]) -> Sequence[Any]:
             left = i.sub(count, at)
@@ -132,8 +127,7 @@ class TileProduct:
             def finish(r: Any, _: list[Any]) -> Sequence[Any]:
                 line = b.at(found, i.mul(r, b.i64(s.vectors)), self.floats)
                 acc = [b.load(self.floats, b.at(line, b.i64(v), self.floats), 64) for v in range(s.vectors)]
-                m = i.add(first, i.add(at, r))
-                active.row(m, acc, b.at(pointers[-1], i.add(i.mul(m, p["ldc"]), column), element))
+                results.store(i.add(first, i.add(at, r)), acc)
                 return ()
 
             with i.if_then(last):
