@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ...ir import DType
 from ..kernel import ContractKernel
 from .contract_schedule import FmaSchedule, tiles
-from .contract_text import ContractParameters, a_pack, accumulator, b_pack, contract_launch, converted, partial_sums, shared_parameters
+from .contract_shares import Shares, shares
+from .contract_text import ContractParameters, a_pack, accumulator, b_pack, contract_launch, converted, shared_parameters
 from .emitted import Launch
 from .epilogue import epilogue
 from .scalars import storage
@@ -32,12 +33,12 @@ class FmaParameters(ContractParameters):
     multiply_add: str
 
 
-def fma_tiles(kernel: ContractKernel, plan: FmaSchedule, aligned: Sequence[int]) -> Launch:
-    """The launch that multiplies; with splits it leaves partial sums behind."""
+def fma_tiles(kernel: ContractKernel, plan: FmaSchedule, aligned: Sequence[int]) -> tuple[Launch, Shares]:
+    """The launch, and what its blocks share."""
     params = Params()
     acc = accumulator(kernel)
     a, b = kernel.operands[0].dtype, kernel.operands[1].dtype
-    lines = partial_sums(params, kernel) if plan.splits > 1 else epilogue(kernel, params, aligned)
+    lines = epilogue(kernel, params, aligned)
     values = FmaParameters(
         **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
         bm=plan.bm, bn=plan.bn, bk=plan.bk, tm=plan.tm,
@@ -45,7 +46,8 @@ def fma_tiles(kernel: ContractKernel, plan: FmaSchedule, aligned: Sequence[int])
         a_convert=converted("next_a[i].v[e]", a, acc), b_convert=converted("next_b[i].v[e]", b, acc),
         multiply_add=multiply_add(acc, "left[i]", "right[j]"),
     )  # fmt: skip
-    return contract_launch("contract_fma.cu.j2", kernel, values, params, tiles(kernel, plan) * plan.splits, plan.shared(acc.itemsize))
+    blocks = tiles(kernel, plan) * plan.splits
+    return contract_launch("contract_fma.cu.j2", kernel, values, params, blocks, plan.shared(acc.itemsize)), shares(kernel, plan)
 
 
 def multiply_add(acc: DType, left: str, right: str) -> str:

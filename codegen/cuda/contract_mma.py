@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 from ..kernel import ContractKernel
 from .contract_schedule import Instruction, MmaSchedule, tiles
-from .contract_text import PIECE, ContractParameters, a_pack, accumulator, b_pack, contract_launch, partial_sums, shared_parameters
+from .contract_shares import Shares, shares, stream_blocks
+from .contract_text import PIECE, ContractParameters, a_pack, b_pack, contract_launch, shared_parameters
 from .emitted import Launch
 from .epilogue import EpilogueLines, epilogue
-from .ranges import divisible
 from .writer import Params
 
 _SIDE_BY_SIDE = 2  # accumulators of a lane that are neighbours along n
 _PACKED, _SINGLE = "sum[i / 2][j / 2][i % 2 * 2{lane}]", "sum[i / 2][j / 2][i % 2 * 2 + j % 2]"
-
-_PAIR = ("sum[i / 2][j / 2][i % 2 * 2]", "sum[i / 2][j / 2][i % 2 * 2 + 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,33 +43,24 @@ class MmaParameters(ContractParameters):
     pack_weights: str = ""
 
 
-def mma_tiles(kernel: ContractKernel, plan: MmaSchedule, use: Instruction, aligned: Sequence[int]) -> Launch:
-    """The launch; with splits it wants a workspace and counters (`split_sums`)."""
-    params, lines = fragment_epilogue(kernel, 1, aligned)
-    whole = PIECE // kernel.operands[0].dtype.itemsize
+def mma_tiles(kernel: ContractKernel, plan: MmaSchedule, use: Instruction, aligned: Sequence[int]) -> tuple[Launch, Shares]:
+    """The launch, and what its blocks share."""
+    params, lines = fragment_epilogue(kernel, aligned)
+    whole, bk = PIECE // kernel.operands[0].dtype.itemsize, plan.words * use.group
+    stream = stream_blocks(kernel, plan, bk)
     values = MmaParameters(
         **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
-        mma=use.name, operand_word=use.word, counted=plan.splits > 1, bm=plan.bm,
-        bn=plan.bn, bk=plan.words * use.group, group=use.group, warps_m=plan.warps_m, warps_n=plan.warps_n, stages=plan.stages,
+        stream=stream, mma=use.name, operand_word=use.word, bm=plan.bm, bn=plan.bn, bk=bk, group=use.group, warps_m=plan.warps_m,
+        warps_n=plan.warps_n, stages=plan.stages,
         async_a=a_pack(kernel, aligned[0], whole) == whole, copy_b=how_b_is_copied(kernel, aligned[1]), border=kernel.border >= 0,
     )  # fmt: skip
-    return contract_launch("contract_mma.cu.j2", kernel, values, params, tiles(kernel, plan) * plan.splits, plan.shared)
+    blocks = stream or tiles(kernel, plan) * plan.splits
+    return contract_launch("contract_mma.cu.j2", kernel, values, params, blocks, plan.shared), shares(kernel, plan, stream)
 
 
-def split_sums(kernel: ContractKernel, plan: MmaSchedule) -> tuple[int, int]:
-    """Bytes of partial sums, and how many counters blocks want that share k, which takes sizes that are known; else 0."""
-    if plan.splits == 1:
-        return 0, 0
-    places = tiles(kernel, plan)
-    assert isinstance(places, int)
-    return places * plan.splits * plan.bm * plan.bn * accumulator(kernel).itemsize, places
-
-
-def fragment_epilogue(kernel: ContractKernel, splits: int, aligned: Sequence[int], place: str = "") -> tuple[Params, EpilogueLines]:
+def fragment_epilogue(kernel: ContractKernel, aligned: Sequence[int], place: str = "") -> tuple[Params, EpilogueLines]:
     """The statements on the accumulators of matrix instructions, two of which are neighbours; pairs go to `place`, if given."""
     params = Params()
-    if splits > 1:
-        return params, partial_sums(params, kernel, _PAIR if divisible(kernel.n, _SIDE_BY_SIDE) else (_SINGLE,))
     lines = epilogue(kernel, params, aligned, _SIDE_BY_SIDE, _PACKED, place)
     if lines.pack == 1:
         params = Params()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ...ir import Dim, DType, ceildiv, lower, prod, upper
 from ..kernel import ContractKernel
+from .target import DEVICES, Device
 
 WAVE = 132  # blocks that keep a large device busy (multiprocessors of an H200; fewer on most)
 SPLIT_K = 512  # elements of k that a split should have at least
-MIN_SPLITS, MAX_SPLITS = 3, 16  # fewer save less than the second kernel takes
+MIN_SPLITS, MAX_SPLITS = 3, 16  # fewer save less than the sum of their parts takes
 
 
 @dataclass(frozen=True, slots=True)
 class FmaSchedule:
     """bm × bn results of a block, bk of k at a time, tm × tn of a thread; `slices` of the block share bk;
-    `splits` blocks share k, and a second kernel adds what they found."""
+    `splits` blocks share k."""
 
     bm: int
     bn: int
@@ -62,11 +65,11 @@ def tiles(kernel: ContractKernel, s: FmaSchedule | MmaSchedule | WgmmaSchedule) 
     return prod((kernel.batch, ceildiv(kernel.m, s.bm), ceildiv(kernel.n, s.bn)))
 
 
-def splits(kernel: ContractKernel, blocks: Dim) -> int:
-    """Blocks to share k, where results alone would leave most of the device idle. Not for unknown sizes of k or results."""
-    if not isinstance(kernel.k, int) or not isinstance(blocks, int) or not 0 < blocks <= WAVE // 2:
+def splits(kernel: ContractKernel, blocks: Dim, wave: int = WAVE) -> int:
+    """Blocks to share k, where results alone would leave most of `wave` multiprocessors idle. Not for unknown sizes of k or results."""
+    if not isinstance(kernel.k, int) or not isinstance(blocks, int) or not 0 < blocks <= wave // 2:
         return 1
-    count = min(MAX_SPLITS, WAVE // blocks, kernel.k // SPLIT_K)
+    count = min(MAX_SPLITS, wave // blocks, kernel.k // SPLIT_K)
     return count if count >= MIN_SPLITS else 1
 
 
@@ -100,7 +103,8 @@ def instruction(kernel: ContractKernel, tf32: bool) -> Instruction | None:
 @dataclass(frozen=True, slots=True)
 class MmaSchedule:
     """bm × bn results of a block of warps_m × warps_n warps, `words` of k in each of `stages` tiles that are on their way;
-    `resident` blocks to a multiprocessor; `efficiency`: of the tensor cores, as far as the tile lets them; `splits` share k."""
+    `resident` blocks to a multiprocessor; `efficiency`: of the tensor cores, as far as the tile lets them; `splits` share k,
+    or the blocks of a `stream`, if not 0, share all steps along k."""
 
     bm: int
     bn: int
@@ -111,6 +115,7 @@ class MmaSchedule:
     resident: int
     efficiency: float
     splits: int = 1
+    stream: int = 0
 
     @property
     def threads(self) -> int:
@@ -129,10 +134,9 @@ _TILES = (
 )  # fmt: skip
 
 
-def schedule_mma(kernel: ContractKernel) -> MmaSchedule:
-    """The tile with the shortest estimated time, then splits along k."""
-    chosen = min(_TILES, key=lambda s: cost(kernel, s))
-    return replace(chosen, splits=splits(kernel, tiles(kernel, chosen)))
+def schedule_mma(kernel: ContractKernel, device: Device) -> MmaSchedule:
+    """The tile with the shortest estimated time."""
+    return _soonest(kernel, [replace(t, resident=min(t.resident, device.resident(t.shared))) for t in _TILES], device.multiprocessors)
 
 
 STEP = 10_000.0  # results whose products with 64 elements of k take as long as a step of copies, from memory to the first product
@@ -140,22 +144,22 @@ DEEP = 64
 FINISH = 12  # such steps that the sum of splits takes
 
 
-def cost(kernel: ContractKernel, s: MmaSchedule | WgmmaSchedule) -> tuple[float, int]:
-    """An estimated time, and what is read: to compare tiles by.
+def cost(kernel: ContractKernel, s: MmaSchedule | WgmmaSchedule, wave: int) -> tuple[float, int]:
+    """An estimated time on `wave` multiprocessors, and what is read: to compare tiles by.
 
     A multiprocessor computes its blocks, parts of tiles beyond the result too, and with fewer blocks than it has room for it
     waits more. No step along k is faster than its copies, which part of a device makes slower than all of it.
     """
-    shared = splits(kernel, tiles(kernel, s))
+    shared = splits(kernel, tiles(kernel, s), wave)
     count = typical(kernel.batch) * ceil(typical(kernel.m), s.bm) * ceil(typical(kernel.n), s.bn) * shared
-    blocks = max(1, ceil(count, WAVE))
+    blocks = max(1, ceil(count, wave))
     busy = blocks * s.bm * s.bn / s.efficiency * math.sqrt(s.resident / min(blocks, s.resident))
-    step = max(busy, STEP * (1.5 - 0.5 * min(1.0, count / WAVE)))
+    step = max(busy, STEP * (1.5 - 0.5 * min(1.0, count / wave)))
     steps = ceil(ceil(typical(kernel.k), DEEP), shared) + (FINISH if shared > 1 else 0)
     return step * steps, count * (s.bm + s.bn)
 
 
-SM90_MULTIPROCESSORS = 132  # of an H100 or H200 (SXM); with fewer, some blocks wait
+SM90_MULTIPROCESSORS = DEVICES[90].multiprocessors
 TYPICAL = 1024  # what an unknown number of rows is taken for, if its bounds allow
 
 
@@ -163,7 +167,7 @@ TYPICAL = 1024  # what an unknown number of rows is taken for, if its bounds all
 class WgmmaSchedule:
     """bm × bn results of a block at a time, bm / 64 warp groups multiply and one copies; `stages` tiles of 128 bytes of k;
     `resident` blocks to a multiprocessor; `efficiency`: of the tensor cores, as far as the tile lets them; `splits` share k, or
-    all blocks do by steps (`stream`)."""
+    the blocks of a `stream`, if not 0, share all steps along k."""
 
     bm: int
     bn: int
@@ -171,7 +175,7 @@ class WgmmaSchedule:
     resident: int
     efficiency: float
     splits: int = 1
-    stream: bool = False
+    stream: int = 0
 
     @property
     def groups(self) -> int:
@@ -210,25 +214,33 @@ LEAST_ROWS, LEAST_COLUMNS = 48, 32  # fewer leave most of a tile of 64 idle
 
 
 def schedule_wgmma(kernel: ContractKernel) -> WgmmaSchedule | None:
-    """The tile with the shortest estimated time: waves of blocks × the time of a tile. None where tiles are mostly empty."""
+    """The tile with the shortest estimated time. None where tiles are mostly empty."""
     if typical(kernel.m) < LEAST_ROWS or typical(kernel.n) < LEAST_COLUMNS:
         return None
-    whole = min(_GROUPS, key=lambda s: cost(kernel, s))
+    return _soonest(kernel, _GROUPS, SM90_MULTIPROCESSORS)
+
+
+S = TypeVar("S", MmaSchedule, WgmmaSchedule)
+
+
+def _soonest(kernel: ContractKernel, candidates: Sequence[S], wave: int) -> S:
+    """Of whole tiles, in waves of blocks, whose k is split where they are few; or of a stream, where that takes less."""
+    whole = min(candidates, key=lambda s: cost(kernel, s, wave))
     if all(isinstance(d, int) for d in (kernel.batch, kernel.m, kernel.n, kernel.k)):
-        streamed = min((replace(s, stream=True) for s in _GROUPS), key=lambda s: stream_cost(kernel, s))
-        if stream_cost(kernel, streamed) < STREAM_GAIN * cost(kernel, whole)[0]:
-            return streamed
-    return replace(whole, splits=splits(kernel, tiles(kernel, whole)))
+        streamed = min(candidates, key=lambda s: stream_cost(kernel, s, wave))
+        if stream_cost(kernel, streamed, wave) < STREAM_GAIN * cost(kernel, whole, wave)[0]:
+            return replace(streamed, stream=wave * streamed.resident)
+    return replace(whole, splits=splits(kernel, tiles(kernel, whole), wave))
 
 
-def stream_cost(kernel: ContractKernel, s: WgmmaSchedule) -> float:
+def stream_cost(kernel: ContractKernel, s: MmaSchedule | WgmmaSchedule, wave: int) -> float:
     """The estimated time with all multiprocessors busy until the end, of sizes that are known, and of what it takes that every
     block leaves a tile of sums and reads another's."""
     count = typical(kernel.batch) * ceil(typical(kernel.m), s.bm) * ceil(typical(kernel.n), s.bn)
     steps = ceil(typical(kernel.k), DEEP)
-    if not WAVE * s.resident * LEAST_STEPS <= count * steps < MOST_STEPS:
+    if not wave * s.resident * LEAST_STEPS <= count * steps < MOST_STEPS:
         return math.inf
-    step = max(count / WAVE * s.bm * s.bn / s.efficiency, STEP * s.resident)
+    step = max(count / wave * s.bm * s.bn / s.efficiency, STEP * s.resident)
     return step * steps + FINISH * s.resident * s.bm * s.bn / s.efficiency
 
 

@@ -11,7 +11,7 @@ from ...ir import Dim, DType, upper
 from ..kernel import ContractKernel
 from ..packing import padded_k
 from .contract_schedule import WAVE
-from .emitted import PLACEHOLDER, Launch, TensorMap, map_notes, named
+from .emitted import COUNTERS, PLACEHOLDER, Launch, TensorMap, map_notes, named
 from .epilogue import EpilogueLines
 from .ranges import divisible, fits
 from .render import render
@@ -112,14 +112,6 @@ def converted(x: str, dtype: DType, to: DType) -> str:
     return f"to_float({x})" if dtype in SMALL else x if dtype is to else f"({storage(to)}){x}"
 
 
-def partial_sums(params: Params, kernel: ContractKernel, sources: tuple[str, ...] = ("sum[i][j]",)) -> EpilogueLines:
-    """Instead of the epilogue: sums of this split. `sources` lie side by side, as so many columns."""
-    batch, m, n = (params.name(d) for d in (kernel.batch, kernel.m, kernel.n))
-    place = f"((split * {batch} + batch) * {m} + m) * {n} + n"
-    pack = f"Pack<{storage(accumulator(kernel))}, {len(sources)}>{{{{{', '.join(sources)}}}}}"
-    return EpilogueLines([], [], [f"store_pack<{len(sources)}>(partial + {place}, {pack});"], len(sources))
-
-
 @dataclass(frozen=True, kw_only=True)
 class ContractParameters:
     """What every template of a contraction is given; offsets and sizes are texts."""
@@ -128,7 +120,6 @@ class ContractParameters:
     threads: int
     splits: int
     stream: int = 0  # blocks that share all steps along k, if not 0
-    counted: bool = False  # blocks that share k wait for each other: partial sums and counters follow the operands
     pack: int
     acc: str
     a_type: str
@@ -177,13 +168,10 @@ def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLin
 
 def contract_launch(template: str, kernel: ContractKernel, values: ContractParameters, params: Params, blocks: Dim, shared: int,
                     maps: tuple[TensorMap, ...] = (), map_names: tuple[str, ...] = ()) -> Launch:  # fmt: skip
-    """The launch of a rendered template. With splits, a workspace of partial sums takes the place of the result; where these are counted,
-    and in a stream, it follows the result, and counters follow it."""
+    """The launch of a rendered template. Where blocks share k, partial sums and counters follow the operands (`contract_shares.py`)."""
     operands, pointers = tuple(range(len(kernel.operands))), operand_pointers(kernel)
-    if values.splits > 1 and not values.counted:
-        operands, pointers = (*operands[:-1], len(kernel.operands)), [*pointers[:-1], f"{values.acc}* __restrict__ partial"]
-    elif values.counted:
-        operands = (*operands, len(operands), len(operands) + 1)
+    if values.stream or values.splits > 1:
+        operands = (*operands, len(operands), COUNTERS)
         pointers = [*pointers, f"{values.acc}* __restrict__ partial", "u64* __restrict__ counters"]
     notes = map_notes(maps, map_names, params.name)
     more = [f"const __grid_constant__ TensorMap {name}" for name in map_names]

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...errors import CodegenError
-from ...ir import Dim, DType, ceildiv, dim_min, lower
+from ...ir import Dim, DType, dim_min, lower
 from ..kernel import ContractKernel
 from .contract_mma import fragment_epilogue
 from .contract_schedule import SM90_MULTIPROCESSORS, WgmmaSchedule, tiles
-from .contract_text import PIECE, ContractParameters, a_pack, accumulator, b_depth, b_pack, contract_launch, shared_parameters
+from .contract_shares import Shares, shares, stream_blocks
+from .contract_text import PIECE, ContractParameters, a_pack, b_depth, b_pack, contract_launch, shared_parameters
 from .emitted import Launch, TensorMap
 from .epilogue import pack_of
 from .ranges import divisible
@@ -86,10 +86,10 @@ def takes_groups(kernel: ContractKernel, aligned: Sequence[int]) -> bool:
     return use.turns and aligned[1] % PIECE == 0 and all(divisible(d, whole) for d in (kernel.b_row, kernel.b_batch))
 
 
-def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[int]) -> Launch:
-    """The launch; in a stream, and with splits, it wants a workspace and counters (`shared_sums`)."""
+def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[int]) -> tuple[Launch, Shares]:
+    """The launch, and what its blocks share: each group that multiplies for itself."""
     staged = stores_boxes(kernel, aligned)
-    params, lines = fragment_epilogue(kernel, 1, aligned, _PLACE if staged else "")
+    params, lines = fragment_epilogue(kernel, aligned, _PLACE if staged else "")
     dtype = kernel.operands[0].dtype
     use = GROUP_INSTRUCTIONS[dtype, kernel.operands[1].dtype]
     bk = ROW // dtype.itemsize
@@ -99,13 +99,12 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
         maps = [_map(kernel, 1, kernel.n, kernel.k, kernel.b_row, kernel.b_batch, (bk, bk))]
     if kernel.conv is None:
         maps.append(_map(kernel, 0, kernel.k, kernel.m, kernel.lda, kernel.a_batch, (bk, plan.bm)))
-    shared = stream_blocks(kernel, plan) if plan.stream else 0
-    blocks = shared or dim_min(tiles(kernel, plan) * plan.splits, most_blocks(plan))
+    stream = stream_blocks(kernel, plan, bk)
+    blocks = stream or dim_min(tiles(kernel, plan) * plan.splits, SM90_MULTIPROCESSORS * plan.resident)
     values = WgmmaParameters(
         **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
         wgmma=use.wgmma, wgmma_scales=use.scales, wgmma_turned=kernel.b_row != 0 if use.turns else None, letter=use.letter,
-        words=use.words, stream=shared, counted=plan.stream or plan.splits > 1,
-        bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages, resident=plan.resident,
+        words=use.words, stream=stream, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages, resident=plan.resident,
         registers=plan.registers(by_copies=kernel.conv is not None), map_a=kernel.conv is None,
         a_batched=kernel.a_batch != 0, b_batched=kernel.b_batch != 0, border=kernel.border >= 0,
         staged=plan.staged if staged else 0, c_batched=kernel.c_batch != 0, c_type=storage(kernel.operands[-1].dtype),
@@ -116,28 +115,8 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
         maps.append(_map(kernel, c, kernel.n, kernel.m, kernel.ldc, kernel.c_batch, (ROW // kernel.operands[c].dtype.itemsize, 64)))
         names.append("map_c")
     memory = plan.shared + (plan.staging if staged else 0) + (LAST if plan.splits > 1 else 0)
-    return contract_launch("contract_wgmma.cu.j2", kernel, values, params, blocks, memory, tuple(maps), tuple(names))
-
-
-def most_blocks(plan: WgmmaSchedule) -> int:
-    """What is resident at a time."""
-    return SM90_MULTIPROCESSORS * plan.resident
-
-
-def stream_blocks(kernel: ContractKernel, plan: WgmmaSchedule) -> int:
-    """Blocks of a stream, each with a step along k at least. Raises CodegenError for sizes that are not known."""
-    steps = tiles(kernel, plan) * ceildiv(kernel.k, ROW // kernel.operands[0].dtype.itemsize)
-    if not isinstance(steps, int):
-        raise CodegenError(f"{steps} steps of a stream", expected="a number")
-    return min(steps, most_blocks(plan))
-
-
-def shared_sums(kernel: ContractKernel, plan: WgmmaSchedule) -> tuple[int, int]:
-    """Bytes of partial sums and how many counters blocks want that share k, which takes sizes that are known: in a stream a tile of
-    sums for each block, else one for each share; and a counter for each group that multiplies. Both 0 where none shares."""
-    places = tiles(kernel, plan) if plan.splits > 1 else stream_blocks(kernel, plan) if plan.stream else 0
-    assert isinstance(places, int)
-    return places * plan.splits * plan.bm * plan.bn * accumulator(kernel).itemsize, places * plan.groups
+    launch = contract_launch("contract_wgmma.cu.j2", kernel, values, params, blocks, memory, tuple(maps), tuple(names))
+    return launch, shares(kernel, plan, stream, plan.groups)
 
 
 def stores_boxes(kernel: ContractKernel, aligned: Sequence[int]) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ...ir import Dim
 
 PLACEHOLDER = "mlc_kernel"  # name of the function before it is known by the hash of its text
+COUNTERS = -1  # among the operands of a launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class TensorMap:
 class Launch:
     """One grid: `symbol<<<blocks, threads, shared>>>(operands…, dims…, maps…)`.
 
-    `operands` are operands of the step by number; those from its number of operands on are its workspaces, then its counters.
+    `operands` are operands of the step by number; those from its number of operands on are its workspaces, and
+    COUNTERS are the words by which blocks wait for each other, of all steps.
     `dims` are passed as 64-bit integers behind the pointers; they hold every size in `maps` that is not known.
     `shared` is dynamic shared memory in bytes.
     """

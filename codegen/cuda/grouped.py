@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from ...errors import CodegenError
 from ...ir import Dim, ceildiv, dim_max, dim_min, lower, upper
 from ..kernel import ContractKernel, GroupedKernel, Operand, bytes_of
-from .contract import emit_contract, finish
+from .contract import emit_contract
 from .contract_text import PIECE, index_type
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .epilogue import epilogue
@@ -26,7 +26,6 @@ THREADS = 256
 COLUMNS = 4  # of a warp, which share what is loaded of A
 FEW_ROWS = 8  # of a warp; kernels for one row and for so many
 MOST_ROWS = 16  # that still read the weights as they are, in float32
-PARTIAL = 4  # bytes of a sum
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,11 @@ def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], target: CudaTarg
         if _may_be(kernel.m, least, most):
             gate, plan = _between(kernel.m, least, most), schedule_levels(kernel, most)
             weights = Weights(_zero(kernel), _whole(kernel), _values(kernel))
-            launches.append(levels_tiles(kernel, product, plan, aligned, weights, gate))
-            if plan.splits > 1:
-                last = finish(product, plan.splits, aligned)
-                launches.append(replace(last, blocks=last.blocks * gate))
-                spaces = [dim_max(spaces[0] if spaces else 0, plan.splits * dim_min(kernel.m, most) * kernel.n * PARTIAL)]
+            launch, shares = levels_tiles(kernel, product, plan, most, aligned, weights, gate)
+            launches.append(launch)
+            if shares.counters:
+                counters = max(counters, shares.counters)
+                spaces = [dim_max(spaces[0] if spaces else 0, shares.bytes)]
     expanded_from = (ROWS_OF_TILES if by_tiles else MOST_ROWS) + 1
     if upper(kernel.m) >= expanded_from:
         at = count + len(spaces)  # of the expanded weights; workspaces of the product itself lie behind them
@@ -113,7 +112,7 @@ def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], target: CudaTarg
             operands = tuple(at if o == 1 else o if o < count else o - count + at + 1 for o in k.operands)
             launches.append(replace(k, operands=operands, blocks=k.blocks * gate))
         spaces += [kernel.k * kernel.n * kernel.operands[0].dtype.itemsize, *many.workspaces]
-        counters = many.counters
+        counters = max(counters, many.counters)
     return Emitted(tuple(launches), 2 * kernel.m * kernel.n * kernel.k, bytes_of(kernel.operands), tuple(spaces), counters)
 
 

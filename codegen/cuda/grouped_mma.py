@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...ir import Dim
+from ...ir import Dim, dim_min
 from ..kernel import ContractKernel, GroupedKernel
 from .attention_mma import SIXTEEN
 from .contract_mma import MmaParameters, fragment_epilogue
 from .contract_schedule import MAX_SPLITS, SPLIT_K, WAVE, MmaSchedule, ceil, tiles
+from .contract_shares import Shares, shares
 from .contract_text import PIECE, a_pack, contract_launch, shared_parameters
 from .emitted import Launch
 
@@ -51,12 +52,12 @@ def schedule_levels(kernel: GroupedKernel, most: int) -> MmaSchedule:
     return replace(plan, splits=max(1, min(MAX_SPLITS, WAVE * plan.resident // blocks, kernel.k // SPLIT_K)))
 
 
-def levels_tiles(kernel: GroupedKernel, product: ContractKernel, plan: MmaSchedule, aligned: Sequence[int], weights: Weights,
-                 gate: Dim) -> Launch:  # fmt: skip
-    """The launch that multiplies; with splits it leaves partial sums behind. `product` is the contraction of expanded weights, `gate`
-    is 0 where it is not to run."""
+def levels_tiles(kernel: GroupedKernel, product: ContractKernel, plan: MmaSchedule, most: int, aligned: Sequence[int], weights: Weights,
+                 gate: Dim) -> tuple[Launch, Shares]:  # fmt: skip
+    """The launch, and what its blocks share. `product` is the contraction of expanded weights, `gate` is 0 where it is not to
+    run, which is for more than `most` rows too."""
     use, pack = SIXTEEN[kernel.operands[0].dtype]
-    params, lines = fragment_epilogue(product, plan.splits, aligned)
+    params, lines = fragment_epilogue(product, aligned)
     whole = PIECE // kernel.operands[0].dtype.itemsize
     values = MmaParameters(
         **shared_parameters(product, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
@@ -67,4 +68,5 @@ def levels_tiles(kernel: GroupedKernel, product: ContractKernel, plan: MmaSchedu
     )  # fmt: skip
     read = replace(product, operands=kernel.operands)
     shared = plan.shared + (_CODES if weights.codes else 0)
-    return contract_launch("contract_mma.cu.j2", read, values, params, tiles(product, plan) * plan.splits * gate, shared)
+    launch = contract_launch("contract_mma.cu.j2", read, values, params, tiles(product, plan) * plan.splits * gate, shared)
+    return launch, shares(replace(product, m=dim_min(product.m, most)), plan)

@@ -19,6 +19,32 @@ WARP_GROUPS = frozenset({"sm_90a"})  # with wgmma, and the bulk copy engine as H
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """What schedules count with: multiprocessors, and bytes of shared memory that one has for its blocks, each of which takes some more."""
+
+    multiprocessors: int
+    shared: int
+
+    def resident(self, shared: int) -> int:
+        """Blocks to a multiprocessor, of so many bytes each, as far as shared memory has room."""
+        return self.shared // (shared + RESERVED)
+
+
+RESERVED = 1 << 10
+# Large devices of each capability (data sheets; shared memory: CUDA programming guide, "Compute capabilities"). On smaller ones some
+# blocks wait for others.
+DEVICES = {
+    80: Device(108, 164 << 10),  # A100
+    86: Device(84, 100 << 10),  # A40, RTX A6000
+    87: Device(16, 164 << 10),  # Orin
+    89: Device(142, 100 << 10),  # L40S
+    90: Device(132, 228 << 10),  # H100, H200
+    100: Device(148, 228 << 10),  # B200
+    120: Device(188, 100 << 10),  # RTX PRO 6000
+}
+
+
+@dataclass(frozen=True, slots=True)
 class CudaTarget:
     """`archs`: architectures to make machine code for, in the order of capability.
 
@@ -32,6 +58,11 @@ class CudaTarget:
     def base(self) -> str:
         """The least capable architecture: schedules may use what it has."""
         return self.archs[0]
+
+    @property
+    def device(self) -> Device:
+        """Of the least capable architecture."""
+        return DEVICES[capability(self.base)]
 
     @property
     def warp_groups(self) -> bool:

@@ -83,7 +83,10 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
     wide = tensor(256, 64, dtype=DType.BF16)
     pixels, taps = tensor(2, 16, 16, 16, dtype=DType.BF16), const(np.ones((3, 3, 16, 64), DType.BF16.np))
     levels = [const(rng.integers(0, 16, (64, 24)), DType.U8), *(const(rng.standard_normal((2, 24)), DType.F32) for _ in range(2))]
-    long_rows = tensor(70, 3072, dtype=DType.BF16)  # blocks share k
+    # Blocks share k: by splits, and of a little more than a wave of tiles by steps.
+    long_rows, long_single, streamed = tensor(70, 3072, dtype=DType.BF16), tensor(12, 2100), tensor(116 * 128, 4096, dtype=DType.BF16)
+    long_levels = [const(rng.integers(0, 16, (1024, 24)), DType.U8), *(const(rng.standard_normal((32, 24)), DType.F32) for _ in range(2))]
+    few_rows = tensor(9, 1024, dtype=DType.BF16)
     rows_of_any, half_rows = tensor(sym("R", 1), 64), tensor(sym("R", 1), 64, dtype=DType.BF16)
     graphs += [
         graph([mask], *Node.make(O.Positions(), (mask,)).outputs), graph([deep_rows], ap(O.Sort(True), deep_rows)),
@@ -95,6 +98,9 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
         graph([half_rows], ap(O.GroupedMatMul(4, 32), half_rows, *levels)),
         graph([deep_rows], ap(O.Reduce("sum", (0, 1), False), deep_rows)),
         graph([long_rows], ap(DotMatMul(), long_rows, const(np.ones((3072, 48), DType.BF16.np)))),
+        graph([long_single], ap(O.MatMul(), long_single, const(np.ones((2100, 64), np.float32)))),
+        graph([streamed], ap(DotMatMul(), streamed, const(np.ones((4096, 256), DType.BF16.np)))),
+        graph([few_rows], ap(O.GroupedMatMul(4, 32), few_rows, *long_levels)),
     ]  # fmt: skip
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for text in ("cuda:sm_80,sm_90a", "cuda:sm_80+tf32"):
@@ -112,6 +118,8 @@ def test_every_template_compiles() -> None:
     texts = {s: text for s, (text, _) in found.items()}
     together = "".join(texts.values())
     assert all(f"mma_{kind}(" in together for kind in ("bf16", "f16", "tf32", "u8s8")) and "wgmma.mma_async" in together
+    shared = {(t.split(":")[0], how) for t in texts.values() for how in ("last_of(counters", "StreamedWork work(") if how in t}
+    assert len(shared) >= 5, "by multiply-add, mma.sync and wgmma, splits and streams"
     assert len({t.split("\n")[0][:12] for t in texts.values()}) >= 6
     told: list[str] = []
     code = compile_all(texts, lambda symbol: found[symbol][1], told.append)
@@ -137,7 +145,7 @@ def attention(size: int) -> Graph:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("plan", [*contract_schedule._GROUPS, replace(contract_schedule._GROUPS[0], stream=True), 64, 128, 256], ids=str)
+@pytest.mark.parametrize("plan", [*contract_schedule._GROUPS, replace(contract_schedule._GROUPS[0], stream=132), 64, 128, 256], ids=str)
 def test_machine_code_of_warp_groups(monkeypatch, plan: WgmmaSchedule | int) -> None:
     """Sums stay in registers, and the assembler puts no waits between products, as it does where it cannot follow their registers."""
     if isinstance(plan, int):

@@ -8,6 +8,8 @@ from emulated import check, check_all, needs_gxx
 from lowering import ap, graph, tensor
 from mlc.codegen.cuda.contract_gemv import schedule_gemv
 from mlc.codegen.cuda.contract_schedule import schedule_fma
+from mlc.codegen.cuda.emit import emit
+from mlc.codegen.cuda.target import parse
 from mlc.codegen.kernel import ContractKernel
 from mlc.ir import DType, const, sym
 from mlc.ir import ops as O
@@ -69,6 +71,19 @@ def test_schedules_of_all_sizes() -> None:
     plans = check_all(jobs)
     found = [schedule_fma(kernels(p)[0]) for p in plans]
     assert found[0].splits > 1 and found[0].slices > 1 and len({(s.bm, s.bn) for s in found}) == 3
+
+
+def test_splits() -> None:
+    """One launch: the blocks of a tile count themselves, and the last adds the sums of all."""
+    jobs = []
+    for dtype, batch, m, n in ((DType.F32, (), 12, 70), (DType.F64, (), 40, 33), (DType.I32, (2,), 20, 64)):
+        x, w = tensor(*batch, m, 1600, dtype=dtype), tensor(*batch, 1600, n, dtype=dtype)
+        jobs.append((graph([x, w], ap(O.MatMul(), x, w)), None, {}))
+    jobs.append(conv(tensor(1, 4, 5, 200), 3, 3, 200, 24, pads=(1, 1)))
+    plans = check_all(jobs)
+    found = [k for p in plans for k in kernels(p)]
+    assert [schedule_fma(k).splits for k in found] == [3] * 4 and len({schedule_fma(k).slices for k in found}) > 1
+    assert all(len(emit(k, parse("cuda:sm_80"), [16] * len(k.operands)).launches) == 1 for k in found)
 
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16, DType.F64, DType.I32], ids=lambda d: d.value)

@@ -36,7 +36,7 @@ def by_groups(g, target: str = "cuda:sm_90a") -> bool:
 def tile(monkeypatch):
     """Every contraction with a tile that is set, of few blocks so that each takes several tiles."""
 
-    def set_to(bm: int, bn: int, stages: int = 2, splits: int = 1, stream: bool = False, blocks: int = 2) -> None:
+    def set_to(bm: int, bn: int, stages: int = 2, splits: int = 1, stream: int = 0, blocks: int = 2) -> None:
         chosen = WgmmaSchedule(bm, bn, stages, 1, 1.0, splits, stream)
         monkeypatch.setattr(contract, "schedule_wgmma", lambda kernel: chosen)
         monkeypatch.setattr("mlc.codegen.cuda.contract_wgmma.SM90_MULTIPROCESSORS", blocks)
@@ -103,7 +103,7 @@ def test_splits(tile) -> None:
 @pytest.mark.parametrize("blocks,bm,bn", [(2, 64, 64), (3, 128, 128), (5, 64, 128), (7, 64, 64)])
 def test_streams(tile, blocks: int, bm: int, bn: int) -> None:
     """Blocks share the steps along k: parts of a tile, several whole ones, a tile of many blocks; fewer steps than blocks."""
-    tile(bm, bn, 3, stream=True, blocks=blocks)
+    tile(bm, bn, 3, stream=blocks)
     x = tensor(2, 9, 11, 16, dtype=DType.BF16)
     jobs = [
         dot(70, 72, 1000, DType.BF16, DType.BF16), dot(200, 300, 200, DType.BF16, DType.BF16), dot(64, 64, 264, DType.BF16, DType.BF16),
@@ -115,7 +115,7 @@ def test_streams(tile, blocks: int, bm: int, bn: int) -> None:
 
 
 def test_streams_of_integers_and_batches(tile) -> None:
-    tile(64, 64, 3, stream=True, blocks=3)
+    tile(64, 64, 3, stream=3)
     x, keys = tensor(2, 70, 200, dtype=DType.BF16), tensor(2, 33, 200, dtype=DType.BF16)
     check_all([dot(70, 72, 640, DType.U8, DType.I8), (graph([keys, x], ap(DotMatMul(), keys, ap(O.Transpose((0, 2, 1)), x))), None, {})])
 

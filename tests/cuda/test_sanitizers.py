@@ -21,7 +21,7 @@ options = EmulateOptions(("address", "undefined"))
 emulated.build = lambda sources, _=None: build(sources, options)
 import numpy as np
 import lowering as emulated_graphs
-from mlc.codegen.cuda import contract, contract_schedule, contract_wgmma
+from mlc.codegen.cuda import contract, contract_schedule
 import test_attention, test_contract, test_contract_mma, test_grouped, test_irregular, test_loops
 
 libc = ctypes.CDLL(None)
@@ -49,9 +49,11 @@ emulated.check_all([test_contract.conv(x, 3, 3, 4, 6, strides=(2, 2), pads=(1, 1
                     test_contract_mma.dot(70, 70, 200, half, half),  # by warp groups, as the convolution
                     test_contract_mma.convolution(image, 3, 3, 16, 40, dtypes=(half, half), pads=(1, 1)),
                     test_attention.attention(2, 1, 20, 70, 24, 8, causal=True, batch=1, dtype=half)], tol=1e-2)
-contract.schedule_wgmma = lambda kernel: contract_schedule.WgmmaSchedule(64, 64, 3, 1, 1.0, stream=True)
-contract_wgmma.SM90_MULTIPROCESSORS = 3  # blocks that share steps
-emulated.check_all([test_contract_mma.dot(70, 72, 320, half, half)], tol=1e-2)
+contract.schedule_wgmma = lambda kernel: contract_schedule.WgmmaSchedule(64, 64, 3, 1, 1.0, stream=3)
+contract.schedule_mma = lambda kernel, device: contract_schedule.MmaSchedule(64, 64, 16, 2, 2, 3, 1, 1.0, stream=3)
+for target in ("cuda:sm_90a", "cuda:sm_80"):  # blocks share steps, and in true float32 splits of k
+    emulated.check_all([test_contract_mma.dot(70, 72, 320, half, half), test_contract.product(emulated_graphs.tensor(9, 1600), emulated_graphs.tensor(1600, 20))],
+                       target, tol=1e-2)
 """
 IRREGULAR = """
 x, wide, levels = emulated_graphs.tensor(40, 33), emulated_graphs.tensor(1, 2100), test_grouped.layer

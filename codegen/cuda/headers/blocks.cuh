@@ -33,3 +33,40 @@ MLC_FN bool last_of(u64* counter, int count) {
     return true;
 }
 #endif
+
+// Sums of a tile of which blocks have parts, on their way through memory. Part `number` is of so many threads, by pieces of 16 bytes.
+template <int THREADS, class Acc, class Sums>
+MLC_FN void leave_sums(Acc* partial, i64 number, int thread, const Sums& sums) {
+    constexpr int COUNT = sizeof(Sums) / sizeof(Acc), EACH = 16 / sizeof(Acc);
+    const Acc* const from = reinterpret_cast<const Acc*>(&sums);
+    Acc* const to = partial + number * (COUNT * THREADS) + thread * EACH;
+#pragma unroll
+    for (int i = 0; i < COUNT; i += EACH) {
+        Pack<Acc, EACH> piece;
+#pragma unroll
+        for (int e = 0; e < EACH; ++e) piece.v[e] = from[i + e];
+        store_pack<EACH>(to + i * THREADS, piece);
+    }
+}
+template <int THREADS, class Acc, class Sums>
+MLC_FN void add_sums(Sums& sums, const Acc* partial, i64 number, int thread) {
+    constexpr int COUNT = sizeof(Sums) / sizeof(Acc), EACH = 16 / sizeof(Acc);
+    Acc* const to = reinterpret_cast<Acc*>(&sums);
+    const Acc* const from = partial + number * (COUNT * THREADS) + thread * EACH;
+#pragma unroll
+    for (int i = 0; i < COUNT; i += EACH) {
+        const auto piece = load_pack<EACH>(from + i * THREADS);
+#pragma unroll
+        for (int e = 0; e < EACH; ++e) to[i + e] = Sum::of(to[i + e], piece.v[e]);
+    }
+}
+// All of PARTS parts, in their order, whoever comes last; loads of some 64 sums are under way at a time, as registers allow.
+template <int THREADS, int PARTS, class Acc, class Sums>
+MLC_FN void sum_parts(Sums& sums, const Acc* partial, i64 first, int thread) {
+    constexpr int COUNT = sizeof(Sums) / sizeof(Acc), AT_A_TIME = COUNT < 64 ? 64 / COUNT : 1;
+    Acc* const to = reinterpret_cast<Acc*>(&sums);
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) to[i] = (Acc)0;
+#pragma unroll AT_A_TIME
+    for (int part = 0; part < PARTS; ++part) add_sums<THREADS>(sums, partial, first + part, thread);
+}
