@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..ir import Dim, DType, Limit, Shape
+import numpy as np
+
+from ..ir import Dim, DType, Limit, Shape, TensorType
 from .kernel import Kernel
 
 
@@ -128,6 +130,40 @@ class Expect:
 PlanStep = Step | Branch | Repeat | Bind | Carry | Append | HostStep | Expect
 
 
+@dataclass(frozen=True, slots=True)
+class PrologueCall:
+    """Run a function of `runtime/host/` on values; see `Prologue`."""
+
+    call: str
+    attributes: tuple[tuple[str, object], ...]
+    reads: tuple[int, ...]
+    results: tuple[TensorType, ...]
+    loc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prologue:
+    """What happens before the program runs. Values are numbered: inputs of the model, constants (arrays of strings), then results
+    of the calls in order.
+
+    `feeds` are the values that the program reads, by input. `outputs`, by output of the model: a value, or −1 for the next of the
+    program's outputs.
+    """
+
+    input_names: tuple[str, ...]
+    inputs: tuple[TensorType, ...]
+    constants: tuple[np.ndarray, ...]
+    calls: tuple[PrologueCall, ...]
+    feeds: tuple[int, ...]
+    output_names: tuple[str, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def passed(self) -> list[int]:
+        """By output of the program, the position among those of the model."""
+        return [at for at, number in enumerate(self.outputs) if number < 0]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What lowering produces: buffers, constants' bytes (as arrays, by buffer number), and steps in order."""
@@ -143,3 +179,4 @@ class Plan:
     limits: tuple[Limit, ...] = ()  # of sizes
     input_strings: tuple[str, ...] = ()  # as `HostOperand.strings`, of each input
     strings: tuple[str, ...] = ()  # what handles 0, 1, … stand for before anything has run
+    prologue: Prologue | None = None

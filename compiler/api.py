@@ -115,6 +115,8 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
                 writer.graph("lower_precision", graph)
             clock.lap("precision")
         lowering = backend.options(options.opt_level, options.exact)
+        if others or options.validate:  # one prologue for several programs; a program that watches all of its calls
+            lowering = replace(lowering, prologue=False)
         last = backend.passes(options.opt_level)
         result = build_code(run_passes(graph, last, context), backend, lowering, tell, clock)
         for other in others:

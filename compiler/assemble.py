@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .. import __version__
-from ..codegen.plan import Buffer, Plan
+from ..codegen.plan import Buffer, Plan, Prologue
 from ..errors import CodegenError
-from ..ir import Dim, DType, prod, symbols_of
+from ..ir import Dim, DType, TensorType, prod, symbols_of
 from ..ir.dims import Expr
 from ..runtime import artifact, memory
 from ..runtime.artifact import Parts
@@ -81,6 +81,8 @@ def assemble(
     if code.handlers:
         bounds = {s.name: (max(-(2**62), s.lo), min(2**62, s.hi)) for s in symbols}
         manifest["handlers"] = [code.handler(h, bounds) for h in code.handlers]
+    if plan.prologue is not None:
+        manifest["prologue"] = _prologue(plan.prologue)
     if not manifest["symbols"]:
         manifest["layout"] = _layout(buffers, dims)
     if before is not None:
@@ -90,6 +92,26 @@ def assemble(
                 a["dtype"] = b["dtype"] = DType.STRING.value
         manifest = {**first, "others": [*first.get("others", ()), manifest]}
     return artifact.make(manifest, join(list(code.functions)), weights)
+
+
+def _prologue(p: Prologue) -> dict[str, Any]:
+    symbols = Slots().symbols(d for t in p.inputs for d in t.shape)
+    return {
+        "inputs": [{"name": n, **_type(t)} for n, t in zip(p.input_names, p.inputs, strict=True)],
+        "symbols": [{"name": s.name, "lo": max(0, s.lo), "hi": min(2**62, s.hi)} for s in symbols],
+        "strings": [{"shape": list(a.shape), "items": [str(s) for s in a.ravel()]} for a in p.constants],
+        "calls": [
+            {"call": c.call, "attributes": dict(c.attributes), "reads": list(c.reads), "writes": list(map(_type, c.results)),
+             "loc": list(c.loc)}
+            for c in p.calls
+        ],
+        "feeds": list(p.feeds),
+        "outputs": [list(pair) for pair in zip(p.output_names, p.outputs, strict=True)],
+    }  # fmt: skip
+
+
+def _type(t: TensorType) -> dict[str, Any]:
+    return {"dtype": t.dtype.value, "shape": [d if isinstance(d, int) else str(d) for d in t.shape]}
 
 
 def _buffers(

@@ -138,6 +138,7 @@ class CpuBackend:
             overwrite=opt_level > 0,
             planes=opt_level > 0,
             passes=opt_level > 0,
+            prologue=opt_level > 0,
             attention_units=_ATTENTION_UNITS if opt_level > 0 else 0,
             checks=True,
             walk=_WALK,

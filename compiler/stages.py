@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..codegen.lower import LowerOptions, lower
@@ -46,7 +46,8 @@ def compile_graph(
     """A graph that passes are done with, to a module: the later half of `compile`."""
     with backend_of(target) as backend:
         backend.prepare(len(graph.nodes))
-        result = build_code(graph, backend, backend.options(opt_level, exact), lambda stage, done, total: None, Clock())
+        options = replace(backend.options(opt_level, exact), prologue=False)
+        result = build_code(graph, backend, options, lambda stage, done, total: None, Clock())
     return module_of(result, threads, validate)
 
 

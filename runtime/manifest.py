@@ -16,8 +16,9 @@ from .elements import HANDLES, dtype_of
 
 if TYPE_CHECKING:
     from .handlers import Handler, HostHandler
+    from .prologue import Prologue
 
-FORMAT = 4  # 1 had other digests, 2 no slots in expressions of dims, 3 one other program at most
+FORMAT = 5  # 1 had other digests, 2 no slots in expressions of dims, 3 one other program at most, 4 no prologues
 
 CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD, EXPECT = range(1, 10)
 KINDS = ("input", "output", "const", "arena", "given", "alias")
@@ -105,6 +106,7 @@ class Manifest(NamedTuple):
     limits: tuple[tuple[int, int, int, str], ...] = ()  # slots of a size and its limits; where this is needed
     expected: tuple[str, ...] = ()  # where the model needs what EXPECT checks
     others: tuple[Manifest, ...] = ()  # programs with the same inputs and outputs, for sizes that `equal` forbids
+    prologue: Prologue | None = None  # gives what the program reads as inputs
 
     @property
     def programs(self) -> tuple[Manifest, ...]:
@@ -180,14 +182,24 @@ class _Parser:
             buffers, control, program, scratch, self._layout(), self._steps(program), handlers, yields,
             tuple(_text(s) for s in _list(raw.get("strings", []))), self.streamed,
             tuple((self._slot(d), self._slot(lo), self._slot(hi), _text(loc)) for d, lo, hi, loc in _list(raw.get("limits", []))),
-            self.expected, self._others(inputs, outputs, symbols),
+            self.expected, self._others(inputs, outputs, symbols), self._prologue(inputs, outputs),
         )  # fmt: skip
+
+    def _prologue(self, inputs: Infos, outputs: Infos) -> Prologue | None:
+        raw = self.raw.get("prologue")
+        if raw is None:
+            return None
+        if "others" in self.raw:
+            raise ArtifactError("a prologue of several programs")
+        from .prologue import parse_prologue  # only where it is needed: loading is to be quick
+
+        return parse_prologue(raw, inputs, outputs)
 
     def _others(self, inputs: Infos, outputs: Infos, symbols: tuple[Symbol, ...]) -> tuple[Manifest, ...]:
         every = []
         results = [(t.name, t.dtype, t.kind, t.labels) for t in outputs]
         for raw in _list(self.raw.get("others", [])):
-            if not isinstance(raw, dict) or "others" in raw:
+            if not isinstance(raw, dict) or raw.keys() & {"others", "prologue"}:
                 raise ArtifactError("the manifest of another program is no program")
             found = _Parser(raw, self.n_functions, self.weights_size).parse()
             same = found.inputs == inputs and [(t.name, t.dtype, t.kind, t.labels) for t in found.outputs] == results

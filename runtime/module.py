@@ -55,6 +55,10 @@ def open_parts(parts: Parts, *, threads: int | None = None) -> Module:
         from .cuda.module import CudaModule
 
         return CudaModule(parts, threads=threads)
+    if parts.manifest.prologue is not None:
+        from .prologue_module import PrologueModule
+
+        return PrologueModule(parts, threads=threads)
     return Module(parts, threads=threads)
 
 
@@ -73,8 +77,8 @@ class Module:
             raise InputError(f"threads={threads!r}", expected="a whole number from 1")
         self._parts, self._manifest = parts, manifest
         self.threads = min(threads or default_threads(), 256)
-        self._names = [t.name for t in manifest.inputs]
-        self._out_names = list(enumerate(t.name for t in manifest.outputs))
+        self._names = [t.name for t in self.inputs]
+        self._out_names = list(enumerate(t.name for t in self.outputs))
         self._symbols = [s.name for s in manifest.symbols]
         self._given_held = any(t.kind != "tensor" for t in manifest.inputs)
         self._held = [(i, t) for i, t in enumerate(manifest.outputs) if t.kind != "tensor"]
@@ -178,7 +182,7 @@ class Module:
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 1) -> dict[int, float]:
         """Seconds per call of the program that serves these inputs, by word (see `steps`), mean over runs after one to warm up."""
         self.run(feeds)
-        arrays, binding = self._fit([feeds[name] for name in self._names])
+        arrays, binding = self._fit(self._ahead([feeds[name] for name in self._names]))
         binding, times = self._by_any(binding, lambda b: (b, self._timed(b, arrays, runs)))
         manifest = binding.program.manifest
         first = self._first_word(manifest)
@@ -194,6 +198,10 @@ class Module:
         """Of one of the programs, where they are counted together."""
         programs = self._manifest.programs
         return sum(len(m.program) for m in programs[: next(i for i, m in enumerate(programs) if m is manifest)])
+
+    def _ahead(self, arrays: Sequence[Any]) -> Sequence[Any]:
+        """What the program reads where the module is given these."""
+        return arrays
 
     def _timed(self, binding: Binding, arrays: Sequence[np.ndarray], runs: int) -> np.ndarray:
         """Nanoseconds by word, of all runs together."""
@@ -261,7 +269,7 @@ class Module:
     def _launch(
         self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], out: Mapping[str, np.ndarray] | None = None
     ) -> list[Any]:
-        given = given_outputs(out, self.outputs, binding.out_shapes, arrays) if out else None
+        given = given_outputs(out, self._manifest.outputs, binding.out_shapes, arrays) if out else None
         try:
             outputs: list[Any] = []
             if given is None:  # the usual case, which is to cost nothing more

@@ -108,7 +108,7 @@ def native() -> Native:
     """The runtime's entry points, compiled on first use. Raises TargetError on an unsupported machine."""
     global _native
     if _native is None:
-        code = Code([_object()])
+        code = compiled("native")
         i64, ptr = ctypes.c_int64, ctypes.c_size_t
         loaded = Native(
             run=ctypes.CFUNCTYPE(ctypes.c_int, ptr)(code.address("mlc_run")),
@@ -128,19 +128,20 @@ def native() -> Native:
     return _native
 
 
-def source(machine: str) -> str:
-    """native.ll for "x86_64" or "aarch64"."""
+def source(machine: str, name: str = "native") -> str:
+    """native.ll, or another file beside it, for "x86_64" or "aarch64"."""
     futex, kind, pause = _MACHINES[machine]
-    text = Path(__file__).with_name("native.ll").read_text("utf-8")
+    text = Path(__file__).with_name(f"{name}.ll").read_text("utf-8")
     return text.replace("$FUTEX$", futex).replace("$PAUSE_TYPE$", kind).replace("$PAUSE$", pause)
 
 
-def _object() -> bytes:
-    name = os.uname().machine
-    if name not in _MACHINES or os.uname().sysname != "Linux":
-        raise TargetError(f"this machine is {os.uname().sysname} {name}", expected="Linux on x86_64 or aarch64")
-    text = source(name)
-    return _cached(f"{name}\n{text}", "native", lambda: _compile(text))
+def compiled(name: str) -> Code:
+    """A file of LLVM text beside this one, as machine code. Raises TargetError on an unsupported machine."""
+    machine = os.uname().machine
+    if machine not in _MACHINES or os.uname().sysname != "Linux":
+        raise TargetError(f"this machine is {os.uname().sysname} {machine}", expected="Linux on x86_64 or aarch64")
+    text = source(machine, name)
+    return Code([_cached(f"{machine}\n{text}", name, lambda: _compile(text))])
 
 
 def _compile(text: str) -> bytes:

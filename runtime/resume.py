@@ -12,13 +12,14 @@ from .binding import Binding, Execution, Program, Sizes
 from .elements import STRINGS
 from .handlers import AppendHandler, BindHandler, CarryHandler, HostHandler, HostOperand
 from .handles import Handles
-from .host import prepared
+from .host import FAILURES, TEXT_CALLS, prepared
 from .manifest import Manifest
 from .native import native
 from .shortcuts import KEPT, SPARE
 from .space import HOST, Space
 from .stages import Stage
 from .tables import Tables
+from .texts import Texts
 
 YIELDED = 2
 _UNMET = 3
@@ -222,12 +223,14 @@ class Yields:
 
     def _host(self, k: int, handler: HostHandler) -> None:
         operands = [self._read(o) for o in handler.reads]
+        if handler.call in TEXT_CALLS:
+            operands = [Texts.of(v) if o.kind in STRINGS else v for o, v in zip(handler.reads, operands, strict=True)]
         try:
             function = self.functions.get(k)
             if function is None:
                 function = self.functions[k] = prepared(handler.call, handler.attributes)
             got = function(*operands)
-        except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError, AttributeError) as e:
+        except FAILURES as e:
             raise InputError(f"{handler.call}: {e}", expected="operands that it is defined for", loc=handler.loc) from e
         results = got if isinstance(got, tuple) else (got,)
         if len(results) < len(handler.writes):
@@ -251,7 +254,7 @@ class Yields:
         if o.kind == "object":
             self.space.set_word(self.bufs[o.buffer], self.handles.of(value))
             return
-        array = np.asarray(value)
+        array = value.array() if type(value) is Texts else np.asarray(value)
         if array.dtype.kind in "iu" and o.dtype == np.int64:
             array = array.astype(np.int64)
         fixed = [self.slots[s] if self.manifest.dims.slot_stages[s] == 0 else -1 for s in o.shape]

@@ -39,6 +39,7 @@ from .in_place import share_memory
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
 from .moves import define_elementwise, define_move
 from .pools import separate_pools
+from .prologue import split
 from .recurrent import emit_recurrent
 from .rotary import emit_rotary
 from .scattered_taps import scatter_taps
@@ -65,20 +66,26 @@ _EMIT: dict[type[Op], Callable[[Lowering, Node], None]] = {
 
 def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
     """Kernels and buffers that compute the graph. Raises CodegenError for what no kernel can express."""
+    options = options or LowerOptions()
     graph, labels = unmapped(graph)
-    public = [[v.dtype for v in values] for values in (graph.inputs, graph.outputs)]
     graph = chained(graph)
+    prologue = None
+    if options.prologue:
+        graph, prologue = split(graph, tuple(labels))
+        if prologue is not None:
+            labels = {at: labels[position] for at, position in enumerate(prologue.passed) if position in labels}
+    public = [[v.dtype for v in values] for values in (graph.inputs, graph.outputs)]
     uses = string_uses(graph) if uses_handles(graph) else {}
     input_strings = tuple(uses.get(v, "") for v in graph.inputs)
     graph, strings = encode_handles(graph, uses)
     storage = Storage()
     inputs = [storage.add("input", v.dtype, v.shape, i) for i, v in enumerate(graph.inputs)]
     outputs = [storage.add("output", v.dtype, v.shape, i) for i, v in enumerate(graph.outputs)]
-    steps = lower_graph(graph, options or LowerOptions(), storage, inputs, outputs)
-    buffers = share_memory(storage.buffers, steps) if options is not None and options.overwrite else tuple(storage.buffers)
+    steps = lower_graph(graph, options, storage, inputs, outputs)
+    buffers = share_memory(storage.buffers, steps) if options.overwrite else tuple(storage.buffers)
     return Plan(
         buffers, tuple(steps), storage.constants, graph.input_names, graph.output_names,
-        tuple(public[0]), tuple(public[1]), labels, graph.limits, input_strings, strings,
+        tuple(public[0]), tuple(public[1]), labels, graph.limits, input_strings, strings, prologue,
     )  # fmt: skip
 
 

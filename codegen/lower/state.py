@@ -47,6 +47,7 @@ class LowerOptions:
     `walk`: steps that few rows go down trees in one kernel; deeper ones are walked in turns, after each of which the program asks
     whether any row still moves.
     `passes`: pooling over large windows goes along one axis after the other.
+    `prologue`: what is done to texts before anything else is no part of the program.
     `checks`: indices that data give are compared with their limits; otherwise they are clamped without a word.
     """
 
@@ -65,6 +66,7 @@ class LowerOptions:
     walk: int = DEEPEST_WALK
     passes: bool = False
     checks: bool = False
+    prologue: bool = False
 
 
 class Storage:

@@ -131,7 +131,7 @@ def _check(m: Manifest) -> None:
     held = [t.name for t in (*m.inputs, *m.outputs) if t.kind != "tensor"]
     if held:
         raise InputError(f"{', '.join(held)}: strings or objects", expected="inputs and outputs that are tensors")
-    if m.handlers:
+    if m.handlers or m.prologue is not None:
         raise InputError("a module that needs Python while it runs: sizes that data decide, or operators on the host",
                          expected="one whose sizes are known", remedy="`mlc inspect` says what it stops for.")  # fmt: skip
 

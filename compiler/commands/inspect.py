@@ -118,8 +118,8 @@ def describe(module: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
             "arena": binding.layout.total,
             "arena_lower_bound": live_bytes(arena),
             "arena_without_reuse": sum(r.size for r in arena),
-            "inputs": _total(binding.in_shapes, module.inputs),
-            "outputs": _total(binding.out_shapes, module.outputs),
+            "inputs": _total(binding.in_shapes, manifest.inputs),
+            "outputs": _total(binding.out_shapes, manifest.outputs),
             "buffers": dict(Counter(b.kind for b in manifest.buffers)),
         },
     }
@@ -183,7 +183,8 @@ def show(report: dict[str, Any], everything: bool) -> None:
 def _yields(manifest: Manifest) -> dict[str, int]:
     """What the program stops for, and how often in its text: sizes from data, tensors handed on, host functions by name."""
     names = {BindHandler: "sizes", CarryHandler: "tensors of changing size", AppendHandler: "tensors that grow in place"}
-    return dict(Counter(h.call if isinstance(h, HostHandler) else names[type(h)] for h in manifest.handlers))
+    before = Counter(c.call for c in manifest.prologue.calls) if manifest.prologue is not None else Counter()
+    return dict(before + Counter(h.call if isinstance(h, HostHandler) else names[type(h)] for h in manifest.handlers))
 
 
 def _total(shapes: Sequence[tuple[int, ...] | None], infos: Sequence[Any]) -> int:

@@ -1,8 +1,8 @@
 """Functions that run in Python at a yield: `prepared(name, attributes)(*operands)` gives a result or a tuple of them.
 
-Tensors come as arrays, views of the program's memory: what is kept of them has to be copied. Tensors of strings are object
-arrays of str; sequences are lists, an empty optional is None, maps are dicts. A result is an array (or a number) of the
-declared element type, or one of those. ValueError, TypeError, IndexError, KeyError and OverflowError become an InputError.
+Tensors come as arrays, views of the program's memory: what is kept of them has to be copied. Tensors of strings are `Texts`
+for functions named in `TEXT_CALLS`, object arrays of str for others; sequences are lists, an empty optional is None, maps are
+dicts. A result is an array (or a number) of the declared element type, or one of those. What `FAILURES` lists becomes an InputError.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from ...errors import ArtifactError
 from .images import IMAGE_CALLS
 from .maps import MAP_CALLS
 from .sequences import SEQUENCE_CALLS
-from .strings import STRING_CALLS
+from .strings import ARRAY_CALLS, STRING_CALLS
 from .text import TEXT_CLASSES, Chain
 
-CALLS: dict[str, Callable[..., Any]] = {**IMAGE_CALLS, **MAP_CALLS, **SEQUENCE_CALLS, **STRING_CALLS}
+CALLS: dict[str, Callable[..., Any]] = {**ARRAY_CALLS, **IMAGE_CALLS, **MAP_CALLS, **SEQUENCE_CALLS, **STRING_CALLS}
+
+TEXT_CALLS = frozenset({*STRING_CALLS, *TEXT_CLASSES, "chain"})
+FAILURES = (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError, AttributeError)
 
 
 def prepared(call: str, attributes: Mapping[str, Any]) -> Callable[..., Any]:

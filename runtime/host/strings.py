@@ -2,117 +2,97 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from itertools import chain, zip_longest
+from itertools import chain
+from operator import add, eq
 from typing import Any
 
 import numpy as np
 
 from ..elements import dtype_of
+from ..texts import Texts, murmur, print_integers, read_integers
+
+_FEW = 32  # elements that are done one by one
 
 
-def as_strings(items: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
-    """An object array."""
-    out = np.empty(len(items), object)
-    out[:] = items
-    return out.reshape(shape)
-
-
-def cast_string(x: np.ndarray, to: str) -> np.ndarray:
+def cast_string(x: np.ndarray | Texts, to: str) -> np.ndarray | Texts:
     """Floats print as onnxruntime does: 8 significant digits (17 for float64), inf as INF, NaN as NaN."""
-    flat = x.ravel()
-    if to == "str":
-        return as_strings([_text(v, x.dtype) for v in flat.tolist()], x.shape)
+    if not isinstance(x, Texts):
+        return Texts(_printed(x), x.shape)
     dtype = dtype_of(to)
+    items = x.items
     if dtype.kind == "b":
-        return np.array([s not in ("", "0", "false", "False") for s in flat], dtype).reshape(x.shape)
+        return np.array([s not in ("", "0", "false", "False") for s in items], dtype).reshape(x.shape)
     if dtype.kind in "iu":
-        return np.array([int(s) for s in flat], dtype).reshape(x.shape)
-    return np.array([float(s) for s in flat], np.float64).astype(dtype).reshape(x.shape)
+        found = read_integers(items) if dtype == np.int64 and len(items) > _FEW else None
+        return (np.array([*map(int, items)], dtype) if found is None else found).reshape(x.shape)
+    return np.array([*map(float, items)], np.float64).astype(dtype, copy=False).reshape(x.shape)
 
 
-def _text(value: Any, dtype: np.dtype) -> str:
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    if isinstance(value, int):
-        return str(value)
-    if value != value:
-        return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "INF" if value > 0 else "-INF"
-    return f"{value:.17g}" if dtype == np.float64 else f"{value:.8g}"
+def _printed(x: np.ndarray) -> list[str]:
+    if x.dtype.kind in "iu" and x.dtype != np.uint64 and x.size > _FEW:
+        return print_integers(np.ascontiguousarray(x, np.int64))
+    values = x.ravel().tolist()
+    if x.dtype.kind == "b":
+        return ["1" if v else "0" for v in values]
+    if x.dtype.kind in "iu":
+        return [*map(str, values)]
+    form = "%.17g" if x.dtype == np.float64 else "%.8g"
+    if len(values) < _FEW:
+        texts, finite = [form % v for v in values], all(map(math.isfinite, values))
+    else:  # in one call
+        texts, finite = (f"{form}\n" * len(values) % tuple(values)).split(), bool(np.isfinite(x).all())
+    return texts if finite else [_NAMES.get(s, s) for s in texts]
 
 
-def string_concat(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.asarray(np.add(a, b), object)
+_NAMES = {"nan": "NaN", "-nan": "NaN", "inf": "INF", "-inf": "-INF"}
 
 
-def string_split(x: np.ndarray, delimiter: str, maxsplit: int) -> tuple[np.ndarray, np.ndarray]:
-    rows = [s.split(delimiter or None, maxsplit) if s else [] for s in x.ravel().tolist()]  # nothing in "", as onnxruntime
-    counts = np.array([*map(len, rows)], np.int64).reshape(x.shape)
-    columns = [*zip_longest(*rows, fillvalue="")]
-    parts = as_strings([*chain.from_iterable(columns)], (len(columns), len(rows))).T
-    return parts.reshape(*x.shape, len(columns)), counts
+def string_reshape(x: Texts, shape: Sequence[int]) -> Texts:
+    """At most one size is −1: what is left for it."""
+    count, known = len(x.items), -math.prod(shape)
+    return Texts(x.items, tuple([count // known if d < 0 else d for d in shape]))
 
 
-def regex_full_match(x: np.ndarray, pattern: str) -> np.ndarray:
+def string_equal(a: Texts, b: Texts) -> np.ndarray:
+    """Of one shape."""
+    return np.array([*map(eq, a.items, b.items)], bool).reshape(a.shape)
+
+
+def string_concat(a: Texts, b: Texts) -> Texts:
+    if a.shape == b.shape:
+        return Texts([*map(add, a.items, b.items)], a.shape)
+    return Texts.of(np.asarray(np.add(a.array(), b.array()), object))
+
+
+def string_split(x: Texts, delimiter: str, maxsplit: int) -> tuple[Texts, np.ndarray]:
+    rows = [s.split(delimiter or None, maxsplit) if s else [] for s in x.items]  # nothing in "", as onnxruntime
+    counts = [*map(len, rows)]
+    return in_rows(rows, "", x.shape), np.array(counts, np.int64).reshape(x.shape)
+
+
+def in_rows(rows: list[list[str]], pad: str, shape: tuple[int, ...]) -> Texts:
+    """Rows of any lengths along a new last axis, padded."""
+    lengths = {*map(len, rows)}
+    width = max(lengths, default=0)
+    if len(lengths) > 1:
+        rows = [r if len(r) == width else r + [pad] * (width - len(r)) for r in rows]
+    return Texts([*chain.from_iterable(rows)], (*shape, width))
+
+
+def regex_full_match(x: Texts, pattern: str) -> np.ndarray:
     try:
         compiled = re.compile(pattern)
     except re.error as e:
         raise ValueError(f"pattern {pattern[:80]!r}: {e}") from None
-    return np.array([m is not None for m in map(compiled.fullmatch, x.ravel().tolist())], bool).reshape(x.shape)
+    return np.array([m is not None for m in map(compiled.fullmatch, x.items)], bool).reshape(x.shape)
 
 
-_WORD = 0xFFFFFFFF
-_FEW = 32  # strings that are hashed one by one
-_MOST = 1 << 24  # words of a matrix of all
-
-
-def murmur_hash(x: np.ndarray, seed: int) -> np.ndarray:
-    """Appleby's MurmurHash3_x86_32, by bytes."""
-    texts = [s.encode() for s in x.ravel().tolist()]
-    width = max(map(len, texts), default=0) // 4 + 1
-    if len(texts) < _FEW or len(texts) * width > _MOST:
-        return np.array([_murmur(s, seed) for s in texts], np.uint32).reshape(x.shape)
-    return _murmur_all(texts, width, seed).reshape(x.shape)
-
-
-def _murmur(data: bytes, seed: int) -> int:
-    h = seed
-    whole = len(data) // 4 * 4
-    for at in range(0, len(data), 4):
-        k = int.from_bytes(data[at : at + 4], "little") * 0xCC9E2D51 & _WORD
-        k = ((k << 15 | k >> 17) & _WORD) * 0x1B873593 & _WORD
-        h ^= k
-        if at < whole:
-            h = (((h << 13 | h >> 19) & _WORD) * 5 + 0xE6546B64) & _WORD
-    h ^= len(data)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        h = (h ^ h >> shift) * factor & _WORD
-    return h ^ h >> 16
-
-
-def _murmur_all(texts: list[bytes], width: int, seed: int) -> np.ndarray:
-    """The same word by word: from the longest on, so that those which have a k-th word are the first ones."""
-    u = np.uint32
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    order = np.argsort(-lengths, kind="stable")
-    falling = -lengths[order]
-    words = np.array(texts, f"S{4 * width}").view("<u4").reshape(-1, width)[order] * u(0xCC9E2D51)  # zeros behind each
-    words = (words << u(15) | words >> u(17)) * u(0x1B873593)
-    h = np.full(len(texts), seed, u)
-    starts = 4 * np.arange(width)
-    for k, (some, all_four) in enumerate(zip(*(np.searchsorted(falling, -starts - n, "right") for n in (1, 4)), strict=True)):
-        h[:some] ^= words[:some, k]
-        whole = h[:all_four]
-        h[:all_four] = (whole << u(13) | whole >> u(19)) * u(5) + u(0xE6546B64)
-    h ^= (-falling).astype(u)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        h = (h ^ h >> u(shift)) * u(factor)
-    out = np.empty_like(h)
-    out[order] = h ^ h >> u(16)
-    return out
+def murmur_hash(x: Texts, seed: int) -> np.ndarray:
+    """MurmurHash3_x86_32, by bytes."""
+    return murmur(x.items, seed).reshape(x.shape)
 
 
 def time_warp(costs: np.ndarray) -> np.ndarray:
@@ -151,6 +131,7 @@ def unique(x: np.ndarray, axis: int, sorted: bool) -> tuple[np.ndarray, ...]:
 
 
 STRING_CALLS: dict[str, Callable[..., Any]] = {
-    "cast_string": cast_string, "string_concat": string_concat, "string_split": string_split,
-    "regex_full_match": regex_full_match, "unique": unique, "murmur_hash": murmur_hash, "time_warp": time_warp,
+    "cast_string": cast_string, "string_concat": string_concat, "string_split": string_split, "string_equal": string_equal,
+    "regex_full_match": regex_full_match, "murmur_hash": murmur_hash, "string_reshape": string_reshape,
 }  # fmt: skip
+ARRAY_CALLS: dict[str, Callable[..., Any]] = {"unique": unique, "time_warp": time_warp}

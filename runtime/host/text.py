@@ -1,7 +1,4 @@
-"""Operators that turn texts into numbers: what follows from their attributes alone is computed once.
-
-Texts go from one to the next as a list, with the shape of the tensor.
-"""
+"""Operators that turn texts into numbers: what follows from their attributes alone is computed once."""
 
 from __future__ import annotations
 
@@ -13,22 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from .strings import as_strings
+from ..texts import Texts
+from .strings import in_rows
 
 _FEW = 64  # tokens that are counted one by one
 _CASES: dict[str, Callable[[str], str]] = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}
 
 
-Texts = tuple[list[Any], tuple[int, ...]]
-
-
 class TextFunction:
     """Base: texts to texts."""
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return as_strings(*self.of(x.ravel().tolist(), x.shape))
-
-    def of(self, texts: list[Any], shape: tuple[int, ...]) -> Texts:
+    def __call__(self, x: Texts) -> Texts:
         raise NotImplementedError
 
 
@@ -39,11 +31,11 @@ class StringNormalizer(TextFunction):
         self._change, self._fold = _CASES[case], str if sensitive else str.lower
         self._stop = {self._fold(w) for w in stopwords}
 
-    def of(self, texts: list[Any], shape: tuple[int, ...]) -> Texts:
+    def __call__(self, x: Texts) -> Texts:
         if not self._stop:
-            return [*map(self._change, texts)], shape
-        words = [self._change(s) for s in texts if self._fold(s) not in self._stop] or [""]
-        return words, (1, len(words)) if len(shape) == 2 else (len(words),)
+            return Texts([*map(self._change, x.items)], x.shape)
+        words = [self._change(s) for s in x.items if self._fold(s) not in self._stop] or [""]
+        return Texts(words, (1, len(words)) if len(x.shape) == 2 else (len(words),))
 
 
 class Tokenize(TextFunction):
@@ -56,14 +48,12 @@ class Tokenize(TextFunction):
             raise ValueError(f"a pattern of the tokenizer: {e}") from None
         self._least, self._mark, self._pad = max(1, least), mark, pad
 
-    def of(self, texts: list[Any], shape: tuple[int, ...]) -> Texts:
-        rows = [*map(self._tokens, texts)]
-        width = max(map(len, rows), default=0)
-        if width and self._mark:
-            rows, width = [["\x02", *r, "\x03"] for r in rows], width + 2
-        pad = [self._pad] * width
-        flat = [t for r in rows for t in (r if len(r) == width else [*r, *pad[len(r) :]])]
-        return flat, (*shape, width)
+    def __call__(self, x: Texts) -> Texts:
+        rows = [*map(self._tokens, x.items)]
+        if self._mark and any(rows):
+            width = max(map(len, rows))
+            rows = [["\x02", *r, "\x03", *[self._pad] * (width - len(r))] for r in rows]
+        return in_rows(rows, self._pad, x.shape)
 
     def _tokens(self, text: str) -> list[str]:
         if self._wanted is not None:
@@ -103,11 +93,8 @@ class TfIdf:
             gram += len(grams)
         self._steps = [(n, 1 + skip) for n in self._of for skip in range(1 if n == 1 else max_skip + 1)]
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return self.counts(x.ravel().tolist(), x.shape)
-
-    def counts(self, tokens: list[Any], shape: tuple[int, ...]) -> np.ndarray:
-        """Of each row of tokens."""
+    def __call__(self, x: Texts | np.ndarray) -> np.ndarray:
+        tokens, shape = (x.items, x.shape) if isinstance(x, Texts) else (x.ravel().tolist(), x.shape)
         width, rows = shape[-1] if shape else 1, math.prod(shape[:-1])
         total = np.zeros(rows * self._columns, np.float32)
         for n, step in self._steps:
@@ -140,15 +127,13 @@ class Chain:
     def __init__(self, functions: list[Any]) -> None:
         if not all(isinstance(f, TextFunction) for f in functions[:-1]) or not isinstance(functions[-1], TextFunction | TfIdf):
             raise ValueError("a chain of functions that are not of texts")
-        self._first, self._last = functions[:-1], functions[-1]
+        self._functions = functions
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        texts, shape = x.ravel().tolist(), x.shape
-        for function in self._first:
-            texts, shape = function.of(texts, shape)
-        if isinstance(self._last, TfIdf):
-            return self._last.counts(texts, shape)
-        return as_strings(*self._last.of(texts, shape))
+    def __call__(self, x: Texts) -> Any:
+        value: Any = x
+        for function in self._functions:
+            value = function(value)
+        return value
 
 
 TEXT_CLASSES: dict[str, Callable[..., Callable[..., Any]]] = {

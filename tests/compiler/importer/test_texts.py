@@ -26,10 +26,11 @@ def model(shape, stop=(), case="LOWER", split=False, mark=0, least=1, flat=(1, -
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)], ir_version=9)
 
 
-def agree(m, rank, handlers=None):
-    session, module = ort.InferenceSession(m.SerializeToString()), mlc.compile(m, threads=1)
-    if handlers is not None:
-        assert len(module.manifest.handlers) == handlers
+def agree(m, rank, opt_level=3, calls=None):
+    session, module = ort.InferenceSession(m.SerializeToString()), mlc.compile(m, threads=1, opt_level=opt_level)
+    if calls is not None:
+        prologue = module.manifest.prologue
+        assert [h.call for h in module.manifest.handlers] == calls if prologue is None else [c.call for c in prologue.calls] == calls
     rng = np.random.default_rng(3)
     for count in (1, 2, 25):
         x = np.array([" ".join(rng.choice(WORDS, rng.integers(1, 7))) for _ in range(count)], object)
@@ -47,7 +48,8 @@ COUNTS = [(1, 1, 0, "TF"), (1, 2, 0, "TFIDF"), (2, 2, 1, "IDF"), (1, 2, 1, "TF")
 @pytest.mark.parametrize("split,mark,shortest", [(False, 0, 1), (True, 1, 2)])
 def test_one_call_from_text_to_counts(least, most, skip, mode, split, mark, shortest):
     counting = {"min_gram_length": least, "max_gram_length": most, "max_skip_count": skip, "mode": mode}
-    agree(model(["N"], split=split, mark=mark, least=shortest, flat=(0, -1), **counting), 1, handlers=1)
+    for level in (0, 3):
+        agree(model(["N"], split=split, mark=mark, least=shortest, flat=(0, -1), **counting), 1, level, ["chain"])
     agree(model([1, "N"], split=split, mark=mark, least=shortest, **counting), 2)
 
 

@@ -1,0 +1,112 @@
+"""What a manifest says of a prologue: functions of `host/` that run before the program does (`prologue_module.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import ArtifactError
+from .dimexpr import LIMIT, brief
+from .elements import HANDLES, dtype_of
+from .manifest import Symbol, TensorInfo
+from .texts import Texts
+
+_OBJECT = np.dtype(object)
+
+
+class Result(NamedTuple):
+    """Of a call: its type, and the sizes that its shape is sure to have (axis, size)."""
+
+    info: TensorInfo
+    fixed: tuple[tuple[int, int], ...]
+
+
+class Call(NamedTuple):
+    """Runs the function `call` of `host/` on values, see `Prologue`."""
+
+    call: str
+    attributes: Mapping[str, Any]
+    reads: tuple[int, ...]
+    writes: tuple[Result, ...]
+    loc: str
+
+
+class Prologue(NamedTuple):
+    """Values are numbered: inputs of the model, constants, then results of the calls in order. `feeds` are the values that the
+    program reads, by input; `numbers`, by output of the model: a value, or −1 for the next of the program's outputs."""
+
+    inputs: tuple[TensorInfo, ...]
+    shapes: tuple[list[Any], ...]  # of the inputs, as dim expressions
+    symbols: tuple[Symbol, ...]
+    constants: tuple[Texts, ...]
+    calls: tuple[Call, ...]
+    feeds: tuple[int, ...]
+    outputs: tuple[TensorInfo, ...]
+    numbers: tuple[int, ...]
+
+
+def parse_prologue(raw: Mapping[str, Any], inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> Prologue:
+    """That of a program with these inputs and outputs. Raises ArtifactError (or a KeyError, TypeError … that the caller turns into one)."""
+    given = tuple(_info(t["name"], t) for t in raw["inputs"])
+    constants = tuple(Texts([_text(s) for s in t["items"]], tuple(map(_size, t["shape"]))) for t in raw["strings"])
+    infos = [*given, *(TensorInfo("", _OBJECT, t.shape, "str") for t in constants)]
+    calls = []
+    for c in raw["calls"]:
+        reads = tuple(_number(i, len(infos)) for i in c["reads"])
+        name = c["call"]
+        if type(c["attributes"]) is not dict or type(name) is not str:
+            raise ArtifactError(f"host function {brief(name)}")
+        writes = tuple(map(_result, (_info(name, t) for t in c["writes"])))
+        calls.append(Call(name, c["attributes"], reads, writes, " + ".join(map(_text, c["loc"]))))
+        infos += [w.info for w in writes]
+    feeds = tuple(_number(i, len(infos)) for i in raw["feeds"])
+    if len(feeds) != len(inputs) or any(
+        infos[i].dtype != t.dtype or len(infos[i].shape) != len(t.shape) for i, t in zip(feeds, inputs, strict=True)
+    ):
+        raise ArtifactError("the prologue does not give what the program reads")
+    for t in constants:
+        if len(t.items) != int(np.prod(t.shape, dtype=object)):
+            raise ArtifactError(f"{len(t.items)} strings of shape {brief(list(t.shape))}")
+    passed, shown, numbers = iter(outputs), [], []
+    for name, number in raw["outputs"]:
+        numbers.append(-1 if number == -1 else _number(number, len(infos)))
+        shown.append(next(passed) if number == -1 else infos[number]._replace(name=_text(name)))
+    if any(True for _ in passed) or any(-1 < n < len(given) + len(constants) for n in numbers):
+        raise ArtifactError("outputs that the prologue does not give")
+    symbols = tuple(Symbol(_text(s["name"]), _size(s["lo"]), _size(s["hi"])) for s in raw["symbols"])
+    shapes = tuple([d if type(d) is int else ["sym", d] for d in t.shape] for t in given)
+    if {s.name for s in symbols} != {d for t in given for d in t.shape if type(d) is str}:
+        raise ArtifactError("symbolic dims of a prologue are not those of its inputs")
+    return Prologue(
+        given, shapes, symbols, constants, tuple(calls), feeds, tuple(shown), tuple(numbers),
+    )  # fmt: skip
+
+
+def _info(name: object, raw: Mapping[str, Any]) -> TensorInfo:
+    dtype, shape = raw["dtype"], raw["shape"]
+    if type(shape) is not list or len(shape) > 64 or dtype == "object":
+        raise ArtifactError(f"{brief(dtype)} of shape {brief(shape)} in a prologue")
+    dims = tuple(d if type(d) is str else _size(d) for d in shape)
+    return TensorInfo(_text(name), dtype_of(dtype), dims, dtype if dtype in HANDLES else "tensor")
+
+
+def _result(info: TensorInfo) -> Result:
+    return Result(info, tuple((axis, d) for axis, d in enumerate(info.shape) if isinstance(d, int)))
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ArtifactError(f"{brief(value)} in a prologue", expected="a text")
+    return value
+
+
+def _size(value: Any) -> int:
+    return _number(value, LIMIT + 1)
+
+
+def _number(value: Any, end: int) -> int:
+    if type(value) is not int or not 0 <= value < end:
+        raise ArtifactError(f"{brief(value)} in a prologue", expected=f"0 to {end - 1}")
+    return value

@@ -1,0 +1,157 @@
+"""Modules whose programs read what functions of `host/` make of the arrays that a run is given: texts, mostly.
+
+Strings stay strings here; inside a program each is a handle, and each call a stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArtifactError, InputError
+from .arguments import Bound, as_array, axis_text, bind_dims, given_outputs, shape_text
+from .artifact import Parts
+from .elements import STRINGS
+from .host import FAILURES, TEXT_CALLS, prepared
+from .manifest import TensorInfo
+from .module import Module
+from .prologue import Call, Prologue
+from .texts import Texts, all_str
+
+_MOST_SHAPES = 32  # that are remembered
+_ndarray = np.ndarray
+
+
+class PrologueModule(Module):
+    """A module whose program reads what a prologue gives."""
+
+    def __init__(self, parts: Parts, *, threads: int | None = None) -> None:
+        prologue = parts.manifest.prologue
+        assert prologue is not None
+        self._prologue: Prologue = prologue
+        self._calls = [(k, c, c.call in TEXT_CALLS, c.reads, c.writes) for k, c in enumerate(prologue.calls)]
+        self._functions: dict[int, Callable[..., Any]] = {}
+        self._read = [(i, t.dtype, t.kind in STRINGS) for i, t in enumerate(prologue.inputs)]
+        self._fitting: dict[tuple[tuple[int, ...], ...], None] = {}  # shapes of inputs that were met
+        self._passes = -1 in prologue.numbers
+        super().__init__(parts, threads=threads)
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        return self._prologue.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        return self._prologue.outputs
+
+    def _execute(self, arrays: Sequence[Any], out: Mapping[str, np.ndarray] | None = None) -> list[Any]:
+        p = self._prologue
+        values = self._values(arrays)
+        given: dict[int, np.ndarray] = {}
+        if out:
+            own = {t.name for t, n in zip(p.outputs, p.numbers, strict=True) if n >= 0} if isinstance(out, Mapping) else set()
+            shapes = [values[n].shape if n >= 0 else None for n in p.numbers]
+            given = given_outputs({k: v for k, v in out.items() if k in own} if own else out, p.outputs, shapes, arrays)
+            out = {k: v for k, v in out.items() if k not in own}
+        passed: list[Any] = []
+        if self._passes:
+            passed = super()._execute(self._feeds(values), out)
+        outputs = []
+        for at, number in enumerate(p.numbers):
+            if number < 0:
+                outputs.append(passed.pop(0))
+                continue
+            value = values[number]
+            if at in given:
+                given[at][...] = value
+                value = given[at]
+            if type(value) is Texts:
+                value = value.array()
+            elif not value.flags.c_contiguous:
+                value = value.copy()
+            outputs.append(value)
+        return outputs
+
+    def _ahead(self, arrays: Sequence[Any]) -> list[Any]:
+        return self._feeds(self._values(arrays))
+
+    def _feeds(self, values: Sequence[Any]) -> list[Any]:
+        """What the program reads."""
+        return [v.array() if type(v := values[i]) is Texts else v for i in self._prologue.feeds]
+
+    def _values(self, arrays: Sequence[Any]) -> list[Any]:
+        """All of them. Raises InputError for inputs that do not fit, or that a function is not defined for."""
+        values: list[Any] = []
+        shapes = []
+        for i, dtype, texts in self._read:
+            a = arrays[i]
+            if type(a) is not _ndarray or a.dtype != dtype or not a.flags.c_contiguous:
+                break  # `_fit_all` makes it fit, or says why it does not
+            shape = a.shape
+            shapes.append(shape)
+            if texts:
+                items = a.tolist() if len(shape) == 1 else a.ravel().tolist()
+                if not all_str(items):
+                    break
+                values.append(Texts(items, shape))
+            else:
+                values.append(a)
+        if len(values) < len(arrays) or tuple(shapes) not in self._fitting:
+            values = self._fit_all(arrays)
+        values += self._prologue.constants
+        for k, call, texts, reads, writes in self._calls:
+            operands = [values[i] for i in reads]
+            if not texts:
+                operands = [v.array() if type(v) is Texts else v for v in operands]
+            try:
+                function = self._functions.get(k)
+                if function is None:
+                    function = self._functions[k] = prepared(call.call, call.attributes)
+                got = function(*operands)
+            except FAILURES as e:
+                raise InputError(f"{call.call}: {e}", expected="operands that it is defined for", loc=call.loc) from e
+            results = got if type(got) is tuple else (got,)
+            if len(results) < len(writes):
+                raise ArtifactError(f"{call.call} gives {len(results)} results", expected=str(len(writes)))
+            for (info, fixed), value in zip(writes, results, strict=False):
+                values.append(_checked(value, info, fixed, call))
+        return values
+
+    def _fit_all(self, arrays: Sequence[Any]) -> list[Any]:
+        """The inputs, whatever they are given as. Raises InputError."""
+        p = self._prologue
+        bound: Bound = {}
+        values: list[Any] = []
+        for value, info, dims in zip(arrays, p.inputs, p.shapes, strict=True):
+            array = as_array(value, info)
+            bind_dims(bound, info, array.shape, dims)
+            values.append(Texts.of(array) if info.kind in STRINGS else array)
+        for s in p.symbols:
+            size = bound[s.name][0]
+            if not s.lo <= size <= s.hi:
+                raise InputError(f"{s.name}={size}", expected=f"{s.lo} to {s.hi}" if s.hi < 2**62 else f"{s.lo} or more",
+                                 loc=axis_text(*bound[s.name][1:]))  # fmt: skip
+        if len(self._fitting) >= _MOST_SHAPES:
+            self._fitting.clear()
+        self._fitting[tuple(v.shape for v in values)] = None
+        return values
+
+
+def _checked(value: Any, info: TensorInfo, fixed: Sequence[tuple[int, int]], call: Call) -> Any:
+    """A result as values are. Raises InputError where it is not of the type that the model says."""
+    if info.kind == "tensor":
+        if type(value) is not _ndarray:
+            value = np.asarray(value)
+        if value.dtype != info.dtype and info.dtype == np.int64 and value.dtype.kind in "iu":
+            value = value.astype(np.int64)
+        fits = value.dtype == info.dtype
+    else:
+        value = value if type(value) is Texts else Texts.of(value)
+        fits = True
+    shape = value.shape
+    if not fits or len(shape) != len(info.shape) or any(shape[axis] != d for axis, d in fixed):
+        found = "texts" if type(value) is Texts else value.dtype
+        raise InputError(f"{call.call} gives {found}{list(shape)}", expected=f"{info.dtype}{shape_text(info.shape)}", loc=call.loc)
+    return value

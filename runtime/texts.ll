@@ -1,0 +1,201 @@
+; Loops over lists of Python's strings, for runtime/texts.py: called with the GIL held, with functions of Python's C interface
+; as arguments. Those that fail leave an exception, and end the loop.
+
+declare i32 @llvm.fshl.i32(i32, i32, i32)
+
+; How many of the first objects of an array have this type.
+define i64 @mlc_alike(ptr %items, i64 %n, ptr %type, i64 %at.type) {
+entry:
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %body ]
+  %more = icmp slt i64 %i, %n
+  br i1 %more, label %body, label %done
+body:
+  %at = getelementptr ptr, ptr %items, i64 %i
+  %object = load ptr, ptr %at
+  %where = getelementptr i8, ptr %object, i64 %at.type
+  %own = load ptr, ptr %where
+  %same = icmp eq ptr %own, %type
+  %next = add i64 %i, 1
+  br i1 %same, label %head, label %done
+done:
+  ret i64 %i
+}
+
+; MurmurHash3_x86_32 of the UTF-8 bytes of each. Returns how many were hashed.
+define i64 @mlc_murmur(ptr %list, i64 %n, ptr %get, ptr %utf8, i64 %seed, ptr %out) {
+entry:
+  %size = alloca i64
+  %first = trunc i64 %seed to i32
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %store ]
+  %more = icmp slt i64 %i, %n
+  br i1 %more, label %body, label %done
+body:
+  %object = call ptr %get(ptr %list, i64 %i)
+  %data = call ptr %utf8(ptr %object, ptr %size)
+  %bad = icmp eq ptr %data, null
+  br i1 %bad, label %done, label %start
+start:
+  %bytes = load i64, ptr %size
+  %words = lshr i64 %bytes, 2
+  br label %word.head
+word.head:
+  %w = phi i64 [ 0, %start ], [ %w.next, %word ]
+  %h = phi i32 [ %first, %start ], [ %h.next, %word ]
+  %more.words = icmp ult i64 %w, %words
+  br i1 %more.words, label %word, label %tail.head
+word:
+  %word.at = getelementptr i32, ptr %data, i64 %w
+  %k = load i32, ptr %word.at, align 1
+  %k.mixed = call i32 @mixed(i32 %k)
+  %h.mixed = xor i32 %h, %k.mixed
+  %h.turned = call i32 @llvm.fshl.i32(i32 %h.mixed, i32 %h.mixed, i32 13)
+  %h.times = mul i32 %h.turned, 5
+  %h.next = add i32 %h.times, 3864292196
+  %w.next = add i64 %w, 1
+  br label %word.head
+tail.head: ; the bytes left, from the last one on
+  %whole = shl i64 %words, 2
+  br label %tail
+tail:
+  %b = phi i64 [ %bytes, %tail.head ], [ %b.before, %byte ]
+  %t = phi i32 [ 0, %tail.head ], [ %t.next, %byte ]
+  %more.bytes = icmp ugt i64 %b, %whole
+  br i1 %more.bytes, label %byte, label %store
+byte:
+  %b.before = sub i64 %b, 1
+  %byte.at = getelementptr i8, ptr %data, i64 %b.before
+  %byte.value = load i8, ptr %byte.at
+  %byte.wide = zext i8 %byte.value to i32
+  %t.shifted = shl i32 %t, 8
+  %t.next = or i32 %t.shifted, %byte.wide
+  br label %tail
+store:
+  %t.mixed = call i32 @mixed(i32 %t)
+  %f0 = xor i32 %h, %t.mixed
+  %bytes.32 = trunc i64 %bytes to i32
+  %f1 = xor i32 %f0, %bytes.32
+  %s1 = lshr i32 %f1, 16
+  %f2 = xor i32 %f1, %s1
+  %f3 = mul i32 %f2, 2246822507
+  %s2 = lshr i32 %f3, 13
+  %f4 = xor i32 %f3, %s2
+  %f5 = mul i32 %f4, 3266489909
+  %s3 = lshr i32 %f5, 16
+  %f6 = xor i32 %f5, %s3
+  %out.at = getelementptr i32, ptr %out, i64 %i
+  store i32 %f6, ptr %out.at
+  %next = add i64 %i, 1
+  br label %head
+done:
+  ret i64 %i
+}
+
+define internal i32 @mixed(i32 %k) alwaysinline {
+  %a = mul i32 %k, 3432918353
+  %b = call i32 @llvm.fshl.i32(i32 %a, i32 %a, i32 15)
+  %c = mul i32 %b, 461845907
+  ret i32 %c
+}
+
+; I64 numbers of decimal texts: a sign or none, 1 to 18 digits. Returns how many were read until one that is something else.
+define i64 @mlc_read_integers(ptr %list, i64 %n, ptr %get, ptr %utf8, ptr %out) {
+entry:
+  %size = alloca i64
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %store ]
+  %more = icmp slt i64 %i, %n
+  br i1 %more, label %body, label %done
+body:
+  %object = call ptr %get(ptr %list, i64 %i)
+  %data = call ptr %utf8(ptr %object, ptr %size)
+  %bad = icmp eq ptr %data, null
+  br i1 %bad, label %done, label %sign
+sign: ; there is a zero behind the last byte
+  %bytes = load i64, ptr %size
+  %c0 = load i8, ptr %data
+  %minus = icmp eq i8 %c0, 45
+  %plus = icmp eq i8 %c0, 43
+  %signed = or i1 %minus, %plus
+  %from = zext i1 %signed to i64
+  %digits = sub i64 %bytes, %from
+  %least = icmp sgt i64 %digits, 0
+  %most = icmp sle i64 %digits, 18
+  %fits = and i1 %least, %most
+  br i1 %fits, label %digit.head, label %done
+digit.head:
+  %d = phi i64 [ %from, %sign ], [ %d.next, %digit ]
+  %value = phi i64 [ 0, %sign ], [ %value.next, %digit ]
+  %left = icmp slt i64 %d, %bytes
+  br i1 %left, label %digit, label %store
+digit:
+  %c.at = getelementptr i8, ptr %data, i64 %d
+  %c = load i8, ptr %c.at
+  %c.less = sub i8 %c, 48
+  %is.digit = icmp ult i8 %c.less, 10
+  %c.wide = zext i8 %c.less to i64
+  %ten = mul i64 %value, 10
+  %value.next = add i64 %ten, %c.wide
+  %d.next = add i64 %d, 1
+  br i1 %is.digit, label %digit.head, label %done
+store:
+  %negated = sub i64 0, %value
+  %number = select i1 %minus, i64 %negated, i64 %value
+  %out.at = getelementptr i64, ptr %out, i64 %i
+  store i64 %number, ptr %out.at
+  %next = add i64 %i, 1
+  br label %head
+done:
+  ret i64 %i
+}
+
+; Items 0 to n of a list become decimal texts of I64 numbers. Returns how many did.
+define i64 @mlc_print_integers(ptr %numbers, i64 %n, ptr %make, ptr %set, ptr %list) {
+entry:
+  %text = alloca [24 x i8]
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %set.it ]
+  %more = icmp slt i64 %i, %n
+  br i1 %more, label %body, label %done
+body:
+  %at = getelementptr i64, ptr %numbers, i64 %i
+  %number = load i64, ptr %at
+  %minus = icmp slt i64 %number, 0
+  %negated = sub i64 0, %number
+  %magnitude = select i1 %minus, i64 %negated, i64 %number ; of the least number, without a sign
+  br label %digit
+digit:
+  %p = phi i64 [ 24, %body ], [ %p.next, %digit ]
+  %rest = phi i64 [ %magnitude, %body ], [ %rest.next, %digit ]
+  %rest.next = udiv i64 %rest, 10
+  %tens = mul i64 %rest.next, 10
+  %d = sub i64 %rest, %tens
+  %d.8 = trunc i64 %d to i8
+  %c = add i8 %d.8, 48
+  %p.next = sub i64 %p, 1
+  %c.at = getelementptr i8, ptr %text, i64 %p.next
+  store i8 %c, ptr %c.at
+  %ended = icmp eq i64 %rest.next, 0
+  br i1 %ended, label %sign, label %digit
+sign:
+  %p.minus = sub i64 %p.next, 1
+  %minus.at = getelementptr i8, ptr %text, i64 %p.minus
+  store i8 45, ptr %minus.at
+  %start = select i1 %minus, i64 %p.minus, i64 %p.next
+  %start.at = getelementptr i8, ptr %text, i64 %start
+  %length = sub i64 24, %start
+  %object = call ptr %make(ptr %start.at, i64 %length)
+  %bad = icmp eq ptr %object, null
+  br i1 %bad, label %done, label %set.it
+set.it:
+  %ignored = call i32 %set(ptr %list, i64 %i, ptr %object)
+  %next = add i64 %i, 1
+  br label %head
+done:
+  ret i64 %i
+}
