@@ -21,9 +21,11 @@ from ..target import CpuTarget
 from ..text_cache import TextEmitter
 from ..tiles import BYTES, ROWS, Tiles
 from .instructions import dot_kind
+from .on_tiles import TileRegisters
+from .on_vectors import VectorRegisters
 from .rows import ConvGather, Copier, gather_plain, gather_tiles
 from .schedule import NO_HINTS, DotHints, DotSchedule, schedule_dot
-from .tile import RegisterTile, Sizes
+from .tile import Frame, Sizes
 from .window import Window
 
 
@@ -60,7 +62,6 @@ class _Emitter(TextEmitter):
             assert isinstance(schedule.rows, int)
             self.window = Window(schedule.window, schedule.rows, self.params)
         self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
-        self.tile = RegisterTile(kernel, schedule, self.size, self.window, self.epilogue)
 
     def fingerprint(self) -> Hashable:
         """Everything that the text depends on: what the schedule fixes, but no sizes."""
@@ -78,9 +79,11 @@ class _Emitter(TextEmitter):
         )
 
     def text(self) -> tuple[str, str]:
-        self.module = ir.Module()
-        masks = (False, True) if self.schedule.masked else (False,)
-        tiles = {(h, masked): self.tile.emit(self.module, h, masked) for h in self.schedule.heights for masked in masks}
+        s, self.module = self.schedule, ir.Module()
+        frame = Frame(self.module, self.kernel, s, self.kind, self.size, self.window, self.epilogue)
+        tile = TileRegisters if s.how == "tiles" else VectorRegisters
+        masks = (False, True) if s.masked else (False,)
+        tiles = {(h, masked): tile(frame, h, masked).write() for h in s.heights for masked in masks}
         self._entry(tiles)
         return named(str(self.module))
 
