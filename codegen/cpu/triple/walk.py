@@ -50,7 +50,7 @@ class Walk:
         self.packed = operands.packed(b, self.p, self.pointers, batch)
         edges = [(row, row_end), (column, column_end)]
         (self.first, self.last), (self.stay, self.stay_end) = edges if operands.schedule.rows_pass else reversed(edges)
-        self.tall = b.ir.lshr(b.ir.add(b.ir.sub(self.stay_end, self.stay), b.i64(TALL - 1)), b.i64(5))  # tiles that stay
+        self.tall = b.ir.udiv(b.ir.add(b.ir.sub(self.stay_end, self.stay), b.i64(TALL - 1)), b.i64(TALL))  # tiles that stay
 
     def write(self) -> None:
         self.b.loop(self.b.i64(0), self.p["k"], self.p["depth"], [], self._deep)
@@ -59,7 +59,7 @@ class Walk:
     def _deep(self, k0: Any, _: list[Any]) -> Sequence[Any]:
         b, i = self.b, self.b.ir
         live = b.smin(self.p["depth"], i.sub(self.p["k"], k0))
-        steps = i.lshr(i.add(live, b.i64(STRIP - 1)), b.i64(5))
+        steps = i.udiv(i.add(live, b.i64(STRIP - 1)), b.i64(STRIP))
         pieces, bytes_ = i.mul(steps, b.i64(PIECES)), tile_bytes(b, steps)
         last = i.icmp_signed(">=", i.add(k0, live), self.p["k"])
         slots = i.mul(self.tall, b.i64(SLOTS))  # of a step
@@ -95,7 +95,7 @@ class Walk:
         if passes.rows:
             self._list_rows(following)
         after = self._whole(passes, d, following, self.last, self._buffer(d, following))
-        line = i.mul(i.lshr(i.sub(at, self.first), b.i64(5)), self.tall)
+        line = i.mul(self._number(at), self.tall)
 
         def tile(t: Any, carried: list[Any]) -> Sequence[Any]:
             """Multiplies, and finishes the tile before, whose sums have arrived in memory meanwhile."""
@@ -153,9 +153,12 @@ class Walk:
 
     def _buffer(self, d: _Depth, at: Any) -> Any:
         """One of two, in turns."""
-        i = self.b.ir
-        turn = i.and_(i.lshr(i.sub(at, self.first), self.b.i64(5)), self.b.i64(1))
-        return self.b.at(self.passing, i.mul(turn, d.bytes), I8)
+        turn = self.b.ir.and_(self._number(at), self.b.i64(1))
+        return self.b.at(self.passing, self.b.ir.mul(turn, d.bytes), I8)
+
+    def _number(self, at: Any) -> Any:
+        """Of the tile at `at`, among those that pass."""
+        return self.b.ir.udiv(self.b.ir.sub(at, self.first), self.b.i64(TALL))
 
     def _sums_of(self, number: Any) -> Any:
         """Those of every tile wait where more of k follows, else only those of the tile before."""
