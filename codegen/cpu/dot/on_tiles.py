@@ -8,6 +8,7 @@ from typing import Any
 from ..build import I8
 from ..tiles import BYTES, ROWS, Tiles
 from .tile import RegisterTile
+from .window import ActiveWindow
 
 _LONGEST = 512 << 10  # bytes of a strip of B that the second-level cache keeps beside the strip before it
 _AHEAD = 8 << 10  # bytes of B that are fetched before they are multiplied, where strips are longer
@@ -47,8 +48,8 @@ class TileRegisters(RegisterTile):
         b_strip, ahead = self._strip(column), self._ahead(i.urem(t, self.inner))
         for x in range(2 * high):
             Tiles(b, self.f.kind.a).zero(x)
-        if self.f.window is not None:
-            self._multiply_window(rows[0], b_strip, ahead)
+        if self.window is not None:
+            self._multiply_window(self.window, rows[0], b_strip, ahead)
             return
 
         def along(at: Any, carried: list[Any]) -> Sequence[Any]:
@@ -57,9 +58,8 @@ class TileRegisters(RegisterTile):
 
         b.loop(b.i64(0), i.udiv(self.p["pitch"], b.i64(BYTES)), b.i64(1), [b_strip], along)
 
-    def _multiply_window(self, start: Any, b_strip: Any, ahead: Any) -> None:
+    def _multiply_window(self, window: ActiveWindow, start: Any, b_strip: Any, ahead: Any) -> None:
         """The same for every tap of a convolution."""
-        assert self.f.window is not None
         b, high = self.b, self.height // ROWS
         below = b.ir.mul(self.stride, b.i64(ROWS))
 
@@ -70,7 +70,7 @@ class TileRegisters(RegisterTile):
 
             return b.loop(b.i64(0), size, b.i64(BYTES), [line], along)[0]
 
-        self.f.window.taps(b, self.w, start, b_strip, tap)
+        window.taps(start, b_strip, tap)
 
     def _line(self, starts: Sequence[Any], line: Any, ahead: Any) -> Any:
         """64 bytes of K of the rows at `starts` by those of B at `line`; returns the line that follows."""

@@ -11,11 +11,10 @@ from ...kernel import ContractKernel
 from .. import llvm_ir as ir
 from ..build import I8, I64, PTR, storage, subroutine
 from ..epilogue import Epilogue
+from .im2col import ConvGather
 from .instructions import DotKind, accumulator
 from .schedule import DotSchedule
 from .window import Window
-
-Sizes = Mapping[str, Any]  # params by name, in registers
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +26,7 @@ class Frame:
     schedule: DotSchedule
     kind: DotKind
     size: Mapping[str, int]
+    conv: ConvGather | None
     window: Window | None
     epilogue: Epilogue
 
@@ -47,7 +47,7 @@ class RegisterTile(ABC):
         bufs, self.dims, self.batch, self.block_start, self.row, self.row_end, self.column, column_end, *place = b.fn.args
         self.a, self.stride, self.advance, self.step = place
         self.p = b.params(self.dims, f.size)
-        self.w = f.window.load(b, self.dims) if f.window is not None else {}
+        self.window = f.window.begin(b, self.dims) if f.window is not None else None
         self.operands = b.operands(bufs, len(k.operands))
         self.strip_bytes = i.mul(self.p["pitch"], b.i64(k.panel))
         self.packed = b.at(self.operands[1], i.mul(self.batch, self.p["b_batch"]), I8)
@@ -98,8 +98,8 @@ class RegisterTile(ABC):
             epilogue.row(m, acc, b.at(corner, i.mul(m, self.p["ldc"]), self.element))
 
         end = b.smin(self.row_end, i.add(row, b.i64(self.height)))
-        if self.f.window is not None:
-            self.f.window.stored(b, self.w, row, end, self.block_start, store)
+        if self.window is not None:
+            self.window.stored(row, end, self.block_start, store)
             return
 
         def along(r: Any, _: list[Any]) -> Sequence[Any]:

@@ -97,7 +97,7 @@ def _pair(field: Shape, neutral: int) -> tuple[int, int] | None:
 
 
 class Window:
-    """Emits the copy of a band, and the loop over taps."""
+    """Sizes of a convolution and of a band of `rows` output rows."""
 
     def __init__(self, shape: WindowShape, rows: int, params: Params) -> None:
         fields = {
@@ -109,13 +109,19 @@ class Window:
         }  # fmt: skip
         self.slots = {name: params.add(value) for name, value in fields.items()}
 
-    def load(self, b: Builder, dims: Any) -> dict[str, Any]:
-        return b.params(dims, self.slots)
+    def begin(self, b: Builder, dims: Any) -> ActiveWindow:
+        return ActiveWindow(b, b.params(dims, self.slots))
 
-    def copy(self, b: Builder, p: Mapping[str, Any], copier: Copier, image: Any, pixel_bytes: Any, outside: Any, first: Any, rows: Any,
-             to: Any) -> None:  # fmt: skip
+
+class ActiveWindow:
+    """Writes the copy of a band, and the loop over taps, into a function; `p` are the sizes."""
+
+    def __init__(self, b: Builder, p: Mapping[str, Any]) -> None:
+        self.b, self.p = b, p
+
+    def copy(self, copier: Copier, image: Any, pixel_bytes: Any, outside: Any, first: Any, rows: Any, to: Any) -> None:
         """What output rows [first, first + rows) of one image read; `outside` is a vector of the border's byte."""
-        i = b.ir
+        b, i, p = self.b, self.b.ir, self.p
         top = i.sub(i.mul(first, p["stride"]), p["top"])
         stored = i.add(i.add(i.mul(i.sub(rows, b.i64(1)), p["stride"]), i.mul(i.sub(p["taps"], b.i64(1)), p["down"])), b.i64(1))
         row_bytes, line = i.mul(p["width"], p["pixel"]), i.mul(p["wide"], p["pixel"])
@@ -149,9 +155,9 @@ class Window:
 
         b.loop(b.i64(0), stored, b.i64(1), [], row)
 
-    def taps(self, b: Builder, p: Mapping[str, Any], start: Any, line: Any, body: Callable[[Any, Any, Any], Any]) -> None:
+    def taps(self, start: Any, line: Any, body: Callable[[Any, Any, Any], Any]) -> None:
         """`body(A of the tap, its end, line of B)`, which returns the line of B that follows, for every tap."""
-        i = b.ir
+        b, i, p = self.b, self.b.ir, self.p
 
         def row(r: Any, carried: list[Any]) -> Sequence[Any]:
             down = i.mul(r, p["down"])
@@ -166,9 +172,9 @@ class Window:
 
         b.loop(b.i64(0), p["taps"], b.i64(1), [line], row)
 
-    def stored(self, b: Builder, p: Mapping[str, Any], at: Any, end: Any, block_start: Any, store: Callable[[Any, Any], None]) -> None:
+    def stored(self, at: Any, end: Any, block_start: Any, store: Callable[[Any, Any], None]) -> None:
         """`store(row of the tile, row m of C)` for the rows of A from `at` to `end` that are output pixels."""
-        i = b.ir
+        b, i, p = self.b, self.b.ir, self.p
         y, x = i.udiv(at, p["line"]), i.urem(at, p["line"])
         m = i.add(block_start, i.add(i.mul(y, p["out_width"]), b.smin(x, p["out_width"])))
 
