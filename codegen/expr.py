@@ -157,28 +157,33 @@ def _unclamp(e: E) -> tuple[E, dict[str, float]]:
 
 @dataclass(frozen=True, slots=True)
 class Quantizing:
-    """min(max(round(x) + zero, low), high) of a float32 x, cast to a small integer type that holds low and high."""
+    """min(max(round(x) + zero, low), high) of a float32 x, cast to a small integer type that holds low and high. `zero` is
+    a number, or an expression of an integer type of 1 or 2 bytes."""
 
     x: E
-    zero: int
+    zero: int | E
     low: int
     high: int
 
 
 def quantizing(e: E) -> Quantizing | None:
-    """The parts of a cast that quantizes with a constant zero point; None for other expressions."""
+    """The parts of a cast that quantizes; None for other expressions."""
     if not isinstance(e, Cast) or e.arg.dtype is not DType.F32 or not clamped(e.arg, e.dtype):
         return None
     total, bounds = _unclamp(e.arg)
     match total:
-        case Call(fn="add", args=(Call(fn="round", args=(x,)), Cast(arg=Num(value=zero)) | Num(value=zero))):
-            pass
+        case Call(fn="add", args=(Call(fn="round", args=(x,)), Cast(arg=Num(value=number)) | Num(value=number))):
+            zero: float | E = float(number)
+        case Call(fn="add", args=(Call(fn="round", args=(x,)), Cast(arg=computed))) if (
+            computed.dtype.is_int and computed.dtype.itemsize <= 2
+        ):
+            zero = computed
         case _:
             return None
-    numbers = float(zero), bounds["max"], bounds["min"]
+    numbers = [bounds["max"], bounds["min"], *([] if isinstance(zero, E) else [zero])]
     if not all(abs(v) < 1 << 16 and v == int(v) for v in numbers):
         return None
-    return Quantizing(x, *map(int, numbers))
+    return Quantizing(x, zero if isinstance(zero, E) else int(zero), int(bounds["max"]), int(bounds["min"]))
 
 
 def structure(roots: Sequence[E]) -> tuple[object, ...]:

@@ -179,7 +179,8 @@ class ActiveEpilogue:
                 case Bits():
                     x = self.math.bits(value[id(e.arg)], e.source, e.dtype)
                 case Cast() if (q := quantizing(e)) is not None:
-                    levels[id(e)] = self.math.quantize(value[id(q.x)], q.zero, q.low, q.high)
+                    zero = q.zero if isinstance(q.zero, int) else self.math.cast(value[id(q.zero)], q.zero.dtype, DType.I32)
+                    levels[id(e)] = self.math.quantize(value[id(q.x)], zero, q.low, q.high)
                     x = b.ir.trunc(levels[id(e)], self.math.type(e.dtype))
                 case Cast(arg=a, dtype=DType.I32) if id(a) in levels:
                     x = levels[id(a)]  # not by way of the narrow type

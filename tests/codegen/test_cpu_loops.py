@@ -284,6 +284,26 @@ def test_float_to_integer_saturates(source, to, target):
     assert (got[12:48].reshape(3, 12) == got[:12]).all()
 
 
+@pytest.mark.parametrize("to", [DType.U8, DType.I8, DType.I16])
+@pytest.mark.parametrize("target", TARGETS)
+def test_quantizing_by_a_scale_that_is_read(to, target):
+    """Quotients exactly halfway go to even ones, those out of range to the ends, not numbers to the lower one; scales of either sign."""
+    ends = np.iinfo(to.np)
+    for scale, zero in ((0.1, 3), (0.75, ends.max), (3.7e-30, ends.min), (2e30, 1), (-0.3, 7)):
+        scale, zero = np.float32([scale]), np.array([zero], to.np)
+        steps = np.concatenate([np.arange(-600, 600) / 2, random(200) * 300, [1e8, -1e8]]).astype(np.float32)
+        x = np.concatenate([(steps * scale).astype(np.float32), np.float32([np.inf, -np.inf])])
+        e = call("add", call("round", call("div", load(0, (0, 1)), load(1, 0))), Cast(load(2, 0, dtype=to), dtype=F))
+        e = call("min", call("max", e, Num(float(ends.min), dtype=F)), Num(float(ends.max), dtype=F))
+        k = kernel([x.size], [], [x, scale, zero], [(to, x.size)], [], [Store(3, Axis(0), Cast(e, dtype=to))])
+        check(k, [x, scale, zero], targets=[target])
+        got = np.zeros(20 + PAD, to.np)
+        nothing = np.full(20, np.nan, np.float32)
+        k = kernel([20], [], [nothing, scale, zero], [(to, 20)], [], [Store(3, Axis(0), Cast(e, dtype=to))])
+        native(k, [nothing, scale, zero, got], target)
+        assert (got[:20] == (ends.min if scale > 0 else got[0])).all()
+
+
 def test_min_max_propagate_nan():
     x = np.float32([1, np.nan, 3, np.nan, np.inf, -np.inf] * 5)
     y = np.float32([np.nan, 2, 1, np.nan, 0, 0] * 5)

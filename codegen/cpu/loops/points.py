@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....errors import CodegenError
-from ....ir import Dim, DType
+from ....ir import Dim, DType, lower
 from ...affine import Affine, affine, axes_of, stride_along
-from ...expr import Axis, Bits, Call, Cast, DimParam, E, Guarded, Load, Num, Reduced, Table, Ticks, clamped, quantizing
+from ...expr import Axis, Bits, Call, Cast, DimParam, E, Guarded, Load, Num, Quantizing, Reduced, Table, Ticks, clamped, quantizing
 from ...kernel import LoopKernel, Store
 from .. import llvm_ir as ir
 from ..build import I1, I8, I32, I64, PTR, Params, kernel_function, mangle, storage, vec
@@ -61,6 +61,7 @@ class Points:
         self.strides: dict[int, Dim | None] = {}
         self.sums: dict[Any, Any] = {}
         self.tables: dict[tuple[int, ...], Any] = {}  # in memory
+        self.fixed: dict[tuple[int, int], Any] = {}  # elements that were loaded on entry
 
     def dependence(self, k: LoopKernel) -> dict[int, frozenset[int]]:
         """id(node) -> axes it depends on; a result of a reduction differs between lanes along a parallel axis."""
@@ -151,7 +152,7 @@ class Points:
             case Table(arg=a, values=values):
                 return self._looked_up(self._widen(s.memo[id(a), False], lanes), values)
             case Cast() if (q := quantizing(e)) is not None:
-                return b.ir.trunc(math.quantize(self._widen(s.memo[id(q.x), False], lanes), q.zero, q.low, q.high), math.type(e.dtype))
+                return b.ir.trunc(self._quantized(q, s, lanes), math.type(e.dtype))
             case Cast(arg=a):
                 x = self._widen(s.memo[id(a), False], lanes)
                 return math.convert(x, e.dtype) if clamped(a, e.dtype) else math.cast(x, a.dtype, e.dtype)
@@ -171,6 +172,14 @@ class Points:
                 got = [self._widen(s.memo[id(a), False], lanes) for a in args]
                 return math.call(fn, got, [a.dtype for a in args])
         raise CodegenError(f"{type(e).__name__} in a loop kernel")
+
+    def _quantized(self, q: Quantizing, s: Scope, lanes: int) -> Any:
+        math, x, over, zero = Functions(self.b, lanes, self.target), q.x, None, q.zero
+        if isinstance(x, Call) and x.fn == "div" and lanes > 1 and self.target.fma and not self.varies(x.args[1], s):
+            over = self._narrow(s.memo[id(x.args[1]), False])
+            x = x.args[0]
+        offset = math.cast(self._widen(s.memo[id(zero), False], lanes), zero.dtype, DType.I32) if isinstance(zero, E) else zero
+        return math.quantize(self._widen(s.memo[id(x), False], lanes), offset, q.low, q.high, over)
 
     def _looked_up(self, x: Any, values: tuple[int, ...]) -> Any:
         """values[x] of bytes: by halves of the table in registers, or of one lane from memory."""
@@ -281,6 +290,8 @@ class Points:
         stride = self._stride(e.offset, s)
         if stride == 0 or lanes == 1:
             one = Functions(b, 1, self.target)
+            if self._fixed(e):
+                return self._once(e, t, one, dtype)
             return one.from_storage(b.splat(b.load(t, self.address(e.operand, e.offset, s), align), 1), dtype)
         wide = vec(t, lanes)
         if stride == 1:
@@ -301,6 +312,23 @@ class Points:
             at = ir.Constant(I32, lane)
             raw = b.ir.insert_element(raw, b.load(t, b.at(base, b.ir.extract_element(index, at), t), align), at)
         return math.from_storage(raw, dtype)
+
+    def _fixed(self, e: Load) -> bool:
+        """Whether it loads one element that is there in any case, and the kernel writes nothing to its operand."""
+        form, operand = self.form(e.offset), self.k.operands[e.operand]
+        known = form is not None and isinstance(form[0], int) and not form[1] and 0 <= form[0] < lower(operand.numel)
+        return known and not operand.written
+
+    def _once(self, e: Load, t: Any, one: Functions, dtype: DType) -> Any:
+        """Loaded on entry: LLVM cannot know that stores leave it alone, and what follows from it would stay in loops."""
+        form = self.form(e.offset)
+        assert form is not None and isinstance(form[0], int)
+        key = e.operand, form[0]
+        if key not in self.fixed:
+            b = self.b
+            with b.ir.goto_block(b.entry):
+                self.fixed[key] = b.splat(b.load(t, b.at(self.pointers[e.operand], b.i64(form[0]), t), dtype.itemsize), 1)
+        return one.from_storage(self.fixed[key], dtype)
 
     def _near(self, stride: int, masked: bool) -> bool:
         """Whether lanes so far apart are taken from vectors of all there is between them."""

@@ -140,27 +140,42 @@ class Lanes:
         i = self.b.ir
         return i.trunc(i.fptosi(x, vec(I32, self.lanes)), self.type(to))
 
-    def quantize(self, x: Any, zero: int, low: int, high: int) -> Any:
-        """min(max(round(x) + zero, low), high) of f32 as I32, |numbers| < 2¹⁶. NaN gives `low`.
+    def quantize(self, x: Any, zero: Any, low: int, high: int, over: Any = None) -> Any:
+        """min(max(round(x) + zero, low), high) of f32 as I32, |numbers| < 2¹⁶; `zero` a number or an I32. NaN gives `low`.
 
-        Rounding keeps order, so x may be bounded first; adding 1.5·2²³ then leaves the nearest integer in the low bits.
+        Rounding keeps order, so x may be bounded first; adding 1.5·2²³ then leaves the nearest integer in the low bits. With
+        `over`, of x / over for one finite number that has an inverse (NaN by a negative one: `high`), x being bounded before that.
         """
         i, t = self.b.ir, vec(I32, self.lanes)
-        least, greatest = ir.Constant(x.type, float(low - zero)), ir.Constant(x.type, float(high - zero))
+        if isinstance(zero, int):
+            least, greatest = (ir.Constant(x.type, float(end - zero)) for end in (low, high))
+            bits: Any = ir.Constant(t, _ROUND_BITS - zero)
+        else:
+            least, greatest = (i.sitofp(i.sub(ir.Constant(t, end), zero), x.type) for end in (low, high))
+            bits = i.sub(ir.Constant(t, _ROUND_BITS), zero)
+        if over is not None:
+            wide = self._all(over)
+            ends = [i.fmul(end, wide) for end in (least, greatest)]
+            down = i.fcmp_ordered("<", *ends)
+            least, greatest = i.select(down, *ends), i.select(down, *ends[::-1])
         x = i.select(i.fcmp_ordered(">", x, least), x, least)
         x = i.select(i.fcmp_ordered("<", x, greatest), x, greatest)
-        return i.sub(i.bitcast(i.fadd(x, ir.Constant(x.type, ROUND)), t), ir.Constant(t, _ROUND_BITS - zero))
+        if over is not None:
+            x = self._corrected(x, over)[1]
+        return i.sub(i.bitcast(i.fadd(x, ir.Constant(x.type, ROUND)), t), bits)
 
     def divide(self, x: Any, y: Any) -> Any:
-        """x / y for one y, correctly rounded but for the ends of the range: x·(1/y), then one step of P. Markstein's correction."""
+        """x / y for one y, correctly rounded but for the ends of the range."""
+        q, better = self._corrected(x, y)
+        return self.b.ir.select(self.b.ir.fcmp_unordered("uno", better, better), q, better)  # nothing to correct where q or 1/y is infinite
+
+    def _corrected(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """x·(1/y), and that after one step of P. Markstein's correction."""
         i, b = self.b.ir, self.b
-        one = ir.Constant(y.type, [1.0])
-        inverse = self._all(i.fdiv(one, y))
-        y = self._all(y)
+        inverse = self._all(i.fdiv(ir.Constant(y.type, [1.0]), y))
         q = i.fmul(x, inverse)
-        rest = b.fma(i.fneg(q), y, x)
-        better = b.fma(rest, inverse, q)
-        return i.select(i.fcmp_unordered("uno", better, better), q, better)  # where q or 1/y is infinite there is nothing to correct
+        rest = b.fma(i.fneg(q), self._all(y), x)
+        return q, b.fma(rest, inverse, q)
 
     def _all(self, x: Any) -> Any:
         return self.b.splat(self.b.ir.extract_element(x, ir.Constant(I32, 0)), self.lanes)
