@@ -14,6 +14,7 @@ from ..errors import InputError, MlcError
 from .manifest import TensorInfo
 
 _OBJECTS = 1 << 48  # handles from here on are of values that are no strings
+_FEW = 16  # handles whose least Python finds as quickly
 _UNKNOWN = -1  # of a string that is compared with constants only, and equals none
 
 
@@ -90,10 +91,10 @@ class Handles:
         """The strings again, as an object array."""
         if not handles.size:
             return np.empty(handles.shape, object)
-        whole = self._whole.get(int(handles.flat[0]))
+        whole = self._whole.get(int(handles.flat[0])) if self._whole else None
         if whole is not None and whole[0].size == handles.size and (whole[0] == handles.ravel()).all():  # as it was
             return whole[1].copy().reshape(handles.shape)
-        known, first = len(self._strings), int(handles.min())
+        known, first = len(self._strings), min(handles.ravel().tolist()) if handles.size < _FEW else int(handles.min())
         if first < 0:
             raise _nothing()
         try:

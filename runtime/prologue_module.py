@@ -17,7 +17,7 @@ from .elements import STRINGS
 from .host import FAILURES, TEXT_CALLS, prepared
 from .manifest import TensorInfo
 from .module import Module
-from .prologue import Call, Prologue
+from .prologue import Call, Prologue, Result
 from .texts import Texts, all_str
 
 _MOST_SHAPES = 32  # that are remembered
@@ -112,11 +112,12 @@ class PrologueModule(Module):
                 got = function(*operands)
             except FAILURES as e:
                 raise InputError(f"{call.call}: {e}", expected="operands that it is defined for", loc=call.loc) from e
-            results = got if type(got) is tuple else (got,)
-            if len(results) < len(writes):
-                raise ArtifactError(f"{call.call} gives {len(results)} results", expected=str(len(writes)))
-            for (info, fixed), value in zip(writes, results, strict=False):
-                values.append(_checked(value, info, fixed, call))
+            if type(got) is not tuple:
+                got = (got,)
+            if len(got) < len(writes):
+                raise ArtifactError(f"{call.call} gives {len(got)} results", expected=str(len(writes)))
+            for to, value in zip(writes, got, strict=False):
+                values.append(_checked(value, to, call))
         return values
 
     def _fit_all(self, arrays: Sequence[Any]) -> list[Any]:
@@ -139,8 +140,9 @@ class PrologueModule(Module):
         return values
 
 
-def _checked(value: Any, info: TensorInfo, fixed: Sequence[tuple[int, int]], call: Call) -> Any:
+def _checked(value: Any, to: Result, call: Call) -> Any:
     """A result as values are. Raises InputError where it is not of the type that the model says."""
+    info = to.info
     if info.kind == "tensor":
         if type(value) is not _ndarray:
             value = np.asarray(value)
@@ -151,7 +153,7 @@ def _checked(value: Any, info: TensorInfo, fixed: Sequence[tuple[int, int]], cal
         value = value if type(value) is Texts else Texts.of(value)
         fits = True
     shape = value.shape
-    if not fits or len(shape) != len(info.shape) or any(shape[axis] != d for axis, d in fixed):
+    if not fits or len(shape) != len(info.shape) or any(shape[axis] != d for axis, d in to.fixed):
         found = "texts" if type(value) is Texts else value.dtype
         raise InputError(f"{call.call} gives {found}{list(shape)}", expected=f"{info.dtype}{shape_text(info.shape)}", loc=call.loc)
     return value

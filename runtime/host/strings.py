@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from operator import add, eq
 from typing import Any
 
@@ -68,9 +68,10 @@ def string_concat(a: Texts, b: Texts) -> Texts:
 
 
 def string_split(x: Texts, delimiter: str, maxsplit: int) -> tuple[Texts, np.ndarray]:
-    rows = [s.split(delimiter or None, maxsplit) if s else [] for s in x.items]  # nothing in "", as onnxruntime
-    counts = [*map(len, rows)]
-    return in_rows(rows, "", x.shape), np.array(counts, np.int64).reshape(x.shape)
+    rows = [*map(str.split, x.items, repeat(delimiter or None), repeat(maxsplit))]
+    if delimiter and not all(x.items):  # nothing in "", as onnxruntime
+        rows = [r if s else [] for r, s in zip(rows, x.items, strict=True)]
+    return in_rows(rows, "", x.shape), np.array([*map(len, rows)], np.int64).reshape(x.shape)
 
 
 def in_rows(rows: list[list[str]], pad: str, shape: tuple[int, ...]) -> Texts:
@@ -78,7 +79,8 @@ def in_rows(rows: list[list[str]], pad: str, shape: tuple[int, ...]) -> Texts:
     lengths = {*map(len, rows)}
     width = max(lengths, default=0)
     if len(lengths) > 1:
-        rows = [r if len(r) == width else r + [pad] * (width - len(r)) for r in rows]
+        pads = [[pad] * k for k in range(width + 1)]
+        rows = [r if len(r) == width else r + pads[width - len(r)] for r in rows]
     return Texts([*chain.from_iterable(rows)], (*shape, width))
 
 

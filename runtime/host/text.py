@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from ..texts import Texts
 from .strings import in_rows
 
-_FEW = 64  # tokens that are counted one by one
+_FEW = 4  # rows whose tokens are counted one by one
 _CASES: dict[str, Callable[[str], str]] = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}
 
 
@@ -46,25 +46,48 @@ class Tokenize(TextFunction):
             self._cuts, self._wanted = [re.compile(s) for s in separators if s], re.compile(expression) if expression else None
         except re.error as e:
             raise ValueError(f"a pattern of the tokenizer: {e}") from None
-        self._least, self._mark, self._pad = max(1, least), mark, pad
+        self._least, self._mark, self.pad = max(1, least), mark, pad
+        self._runs = _runs(expression)
 
     def __call__(self, x: Texts) -> Texts:
-        rows = [*map(self._tokens, x.items)]
-        if self._mark and any(rows):
-            width = max(map(len, rows))
-            rows = [["\x02", *r, "\x03", *[self._pad] * (width - len(r))] for r in rows]
-        return in_rows(rows, self._pad, x.shape)
+        return in_rows(self.rows(x.items), self.pad, x.shape)
 
-    def _tokens(self, text: str) -> list[str]:
-        if self._wanted is not None:
-            wanted = self._wanted
-            tokens = [m.group() for m in wanted.finditer(text)] if wanted.groups else wanted.findall(text)
-        else:
-            tokens = [text] if self._cuts else list(text)
-            for cut in self._cuts:
-                tokens = [part for token in tokens for part in cut.split(token)]
-        least = self._least
-        return tokens if least == 1 and "" not in tokens else [t for t in tokens if len(t) >= least]
+    def rows(self, texts: list[str]) -> list[list[str]]:
+        """Of each text, without padding."""
+        rows, least = self._all(texts), self._least
+        if least > 1:
+            rows = [[t for t in r if len(t) >= least] for r in rows]
+        elif not all(map(all, rows)):
+            rows = [[t for t in r if t] for r in rows]
+        return [["\x02", *r, "\x03"] for r in rows] if self._mark and any(rows) else rows
+
+    def _all(self, texts: list[str]) -> list[list[str]]:
+        """Some may be empty or too short."""
+        wanted = self._wanted
+        if wanted is None:
+            return [*map(self._parts, texts)]
+        if wanted.groups:
+            return [[m.group() for m in wanted.finditer(s)] for s in texts]
+        if self._runs and len(texts) > 1:  # everything else becomes a blank, in all texts at once
+            joined = "\x00".join(texts)
+            if joined.count("\x00") == len(texts) - 1:
+                blanked = joined.encode("utf-8", "surrogatepass").translate(self._runs).decode("ascii")
+                return [*map(str.split, blanked.split("\x00"))]
+        return [*map(wanted.findall, texts)]
+
+    def _parts(self, text: str) -> list[str]:
+        tokens = [text] if self._cuts else list(text)
+        for cut in self._cuts:
+            tokens = [part for token in tokens for part in cut.split(token)]
+        return tokens
+
+
+def _runs(expression: str) -> bytes:
+    """Of an expression like [a-zA-Z0-9_]+, a table of bytes that keeps those and 0, and turns others into blanks; of others nothing."""
+    if re.fullmatch(r"\[(?:[a-zA-Z0-9_](?:-[a-zA-Z0-9])?)+\]\+", expression) is None:
+        return b""
+    member = re.compile(expression[:-1])
+    return bytes(c if c == 0 or (c < 128 and member.match(chr(c))) else ord(" ") for c in range(256))
 
 
 class TfIdf:
@@ -96,29 +119,39 @@ class TfIdf:
     def __call__(self, x: Texts | np.ndarray) -> np.ndarray:
         tokens, shape = (x.items, x.shape) if isinstance(x, Texts) else (x.ravel().tolist(), x.shape)
         width, rows = shape[-1] if shape else 1, math.prod(shape[:-1])
-        total = np.zeros(rows * self._columns, np.float32)
+        out = self.of_rows([tokens[at : at + width] for at in range(0, rows * width, width)] if width else [[]] * rows)
+        return out.reshape(*shape[:-1], self._columns) if len(shape) != 1 else out[0]
+
+    def counts(self, token: Any) -> bool:
+        """Whether any gram has it."""
+        return any(token in (grams if n == 1 else {t for g in grams for t in g}) for n, grams in self._of.items())
+
+    def of_rows(self, rows: list[list[Any]]) -> np.ndarray:
+        """F32 [rows, columns]."""
+        columns = self._columns
+        total = np.zeros(len(rows) * columns, np.float32)
         for n, step in self._steps:
-            span = (n - 1) * step
-            if span >= width:
+            grams = rows if n == 1 else [[*zip(*(r[i * step :] for i in range(n)), strict=False)] for r in rows]
+            find = self._of[n].get
+            if len(rows) <= _FEW:
+                counts: Any = total.data  # quicker than the array, one by one
+                first = 0
+                for row in grams:
+                    for column in map(find, row, repeat(-1)):
+                        if column >= 0:
+                            counts[first + column] += 1.0
+                    first += columns
                 continue
-            grams = tokens if n == 1 else zip(*(tokens[i * step :] for i in range(n)), strict=False)
-            columns = map(self._of[n].get, grams, repeat(-1))  # a gram that reaches into the next row counts in none
-            if len(tokens) <= _FEW:
-                for at, column in enumerate(columns):
-                    if column >= 0 and at % width + span < width:
-                        total[at // width * self._columns + column] += 1
-                continue
-            found = np.fromiter(columns, np.int64, len(tokens) - span)
-            places = np.nonzero(found >= 0)[0]
-            row, place = np.divmod(places, width)
-            inside = place + span < width
-            np.add.at(total, (row * self._columns + found[places])[inside], np.float32(1))
-        out = total.reshape(rows, self._columns)
+            lengths = [*map(len, grams)]
+            found = np.fromiter(map(find, chain.from_iterable(grams), repeat(-1)), np.int64, sum(lengths))
+            places = found + np.repeat(np.arange(0, len(total), columns), lengths)
+            np.add.at(total, places[found >= 0], np.float32(1))
+        out = total.reshape(len(rows), columns)
         if self._mode == "IDF":
             out = (out > 0).astype(np.float32) * self._weight
         elif self._mode == "TFIDF":
             out = out * self._weight
-        return out.reshape(*shape[:-1], self._columns) if len(shape) != 1 else out[0]
+        return out
 
 
 class Chain:
@@ -127,13 +160,20 @@ class Chain:
     def __init__(self, functions: list[Any]) -> None:
         if not all(isinstance(f, TextFunction) for f in functions[:-1]) or not isinstance(functions[-1], TextFunction | TfIdf):
             raise ValueError("a chain of functions that are not of texts")
-        self._functions = functions
+        self._functions, self._counted = functions, None
+        match functions:
+            case [*first, Tokenize() as tokens, TfIdf() as last] if not last.counts(tokens.pad):  # nor are rows padded
+                self._functions, self._counted = first, (tokens, last)
 
     def __call__(self, x: Texts) -> Any:
         value: Any = x
         for function in self._functions:
             value = function(value)
-        return value
+        if self._counted is None:
+            return value
+        tokens, last = self._counted
+        counts = last.of_rows(tokens.rows(value.items))
+        return counts if len(value.shape) == 1 else counts.reshape(*value.shape, counts.shape[1])
 
 
 TEXT_CLASSES: dict[str, Callable[..., Callable[..., Any]]] = {
