@@ -6,26 +6,14 @@ import math
 from dataclasses import dataclass
 
 from ....errors import CodegenError, ScheduleError
-from ....ir import Dim, DType, ceildiv, dim_max, dim_min, floordiv
+from ....ir import Dim, DType, ceildiv
 from ...kernel import ContractKernel
 from ..product import MOST_SHARE
 from ..target import CpuTarget
+from .blocks import Blocks, shared_blocks, whole_blocks
 
 _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.F16: DType.F32, DType.BF16: DType.F32,
         DType.I64: DType.I64, DType.U32: DType.U32, DType.U64: DType.U64}  # fmt: skip
-_UNIT_OPS = 2_000_000  # 10 to 20 µs of one core: far above the cost of handing out a unit
-_BLOCK_ROWS = 126  # of a B that does not stay in the cache: with more, rows of A are gone before the next strip wants them
-_MOST_ROWS = 1024
-_BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
-_RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it
-_PAGES = 48  # in which lines are asked for ahead: what rows of a unit are stored to, when C does not wait in a cache
-_PAGE = 4096  # bytes
-_STORED_BYTES = 1 << 21  # of a C that does not
-_SHORT = 256  # k below which multiply-adds do not hide that stores wait for their lines
-_READ_AGAIN = 4  # B's size over that of A and C up to which each half of the threads reads all of B, and half of the rows
-_SMALL_BYTES = 1 << 20  # of B that several threads may each read for a part of the rows of a single unit
-_UNEVEN = 0.9  # share of the time of two threads that has to be work, else rows are halved for the sake of it
-_UNEVEN_ROWS = 0.95  # share of a half of the rows in the same half of whole register tiles, below which the other thread waits
 _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
@@ -91,104 +79,117 @@ NO_HINTS = ContractHints()
 
 def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> ContractSchedule:
     """Raises CodegenError for element types without a multiply-add, ScheduleError for hints that the kernel cannot have."""
-    dtype = kernel.operands[0].dtype
-    acc = _ACC.get(dtype)
-    if acc is None or kernel.operands[1].dtype is not dtype:
-        raise CodegenError(
-            f"contraction of {dtype.value} by {kernel.operands[1].dtype.value}",
-            expected="one of " + ", ".join(d.value for d in _ACC),
-        )
+    acc, mode = _accumulator(kernel), _mode(kernel)
     lanes = target.vector_bits // 8 // acc.itemsize
-    wide = target.vector_registers == 32
     if kernel.panel % lanes:
         raise CodegenError(f"panel of {kernel.panel} columns", expected=f"a multiple of {lanes} lanes")
-    per_panel = kernel.panel // lanes
-    vectors = next(v for v in ((4, 3, 2, 1) if wide else (2, 1)) if per_panel % v == 0)
-    if kernel.diagonal > 1:
-        vectors = per_panel  # one strip: the blocks of its columns are known
-    if isinstance(kernel.n, int):
-        while vectors > 1 and kernel.n <= lanes * (vectors // 2):
-            vectors //= 2
-    if not wide and isinstance(kernel.m, int) and kernel.m <= 2:  # enough accumulators to hide the latency of the multiply-add
-        vectors = next(v for v in (8 // kernel.m if kernel.m else 1, 4, 2, 1) if per_panel % v == 0)
-    if kernel.b_row and wide and isinstance(kernel.m, int) and kernel.m <= 2:  # longer pieces of the rows of B
-        vectors = 16 // max(1, kernel.m)
-        while vectors > 1 and isinstance(kernel.n, int) and kernel.n <= lanes * (vectors // 2):
-            vectors //= 2
-    if hints.vectors and kernel.diagonal == 1:
-        if per_panel % hints.vectors:
-            raise ScheduleError(f"strips of {hints.vectors} vectors", expected=f"a divisor of {per_panel}, those of a panel")
-        vectors = hints.vectors
-    strip = lanes * vectors
-    mode = _mode(kernel)
-
-    def tallest(vectors: int) -> int:
-        tall = (_TALL if wide else _TALL_16 if target.vector_bits >= 256 else _TALL_128).get(vectors, 2)
-        if mode != "matmul":
-            tall = min(tall, 8 if kernel.diagonal == 1 or wide else max(2, 8 // vectors - 1))  # what is permuted takes registers too
-        return tall
-
-    tall = tallest(vectors)
-    if hints.tall:
-        if not 3 <= hints.tall <= 16:
-            raise ScheduleError(f"register tiles of {hints.tall} rows", expected="3 to 16")
-        tall = hints.tall
+    vectors = _vectors(kernel, target, lanes, hints)
+    strip, strips = lanes * vectors, ceildiv(kernel.n, lanes * vectors)
+    if hints.tall and not 3 <= hints.tall <= 16:
+        raise ScheduleError(f"register tiles of {hints.tall} rows", expected="3 to 16")
+    tall = hints.tall or _tallest(kernel, target, mode, vectors)
     tiles = _tiles(kernel.m, tall)
-    n_tail = (kernel.n % strip if kernel.n else 1) if isinstance(kernel.n, int) else None
-    tail = -1 if n_tail is None else -(-n_tail // lanes)
     taps = 1
     if kernel.conv is not None and mode != "matmul":
         taps = math.prod(kernel.conv.kernel[:-1] if mode == "segments" else kernel.conv.kernel)
-    unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps, -(-_LOOPED // (tall * vectors)))
-    k_multiple = isinstance(kernel.k, int) and kernel.k // taps % unroll == 0
-    strips = ceildiv(kernel.n, strip)
-    whole_block, whole_blocks = _blocks(kernel, strip, strips, tiles[0], taps)
-    block, blocks = _shared(kernel, strips, whole_block, whole_blocks, tiles, taps)
+    whole = whole_blocks(kernel, strip, strips, tiles[0], taps)
+    shared = shared_blocks(kernel, strips, whole, tiles[0], taps)
     if hints.block:
         if hints.block < tiles[0]:
             raise ScheduleError(f"units of {hints.block} rows", expected=f"{tiles[0]} or more")
-        block, blocks = whole_block, whole_blocks = hints.block, ceildiv(kernel.m, hints.block)
+        shared = whole = Blocks(hints.block, ceildiv(kernel.m, hints.block))
+    n_tail = (kernel.n % strip if kernel.n else 1) if isinstance(kernel.n, int) else None
+    tail = -1 if n_tail is None else -(-n_tail // lanes)
     tail_tiles = tiles
-    if 0 < tail < vectors and tallest(tail) > tall:
-        tail_tiles = _tiles(block if isinstance(block, int) else kernel.m, tallest(tail))
+    if 0 < tail < vectors and (taller := _tallest(kernel, target, mode, tail)) > tall:
+        tail_tiles = _tiles(shared.rows if isinstance(shared.rows, int) else kernel.m, taller)
+    unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps, -(-_LOOPED // (tall * vectors)))
     steps = kernel.k if mode == "matmul" else taps
-    step_bytes = (1 if mode == "matmul" else kernel.k // taps) * kernel.panel * dtype.itemsize
-    row_tiles = -(-whole_block // tiles[0]) if isinstance(whole_block, int) else 8
-    # A single row reads as fast as memory gives by itself.
-    size = kernel.batch * kernel.k * kernel.n * dtype.itemsize
-    streams = mode == "matmul" and tiles[0] > 1 and isinstance(size, int) and size >= _STREAM_BYTES
-    k_block = 0
-    if (
-        isinstance(steps, int)
-        and isinstance(step_bytes, int)
-        and mode != "segments"
-        and kernel.diagonal == 1
-        and (tiles[0] > 4 or row_tiles > 1 or streams)
-    ):
-        few = mode == "matmul" and isinstance(kernel.m, int) and kernel.m <= _FEW_ROWS and steps * step_bytes >= 2 * _FIRST_BYTES
-        piece = _APART_BYTES if kernel.b_row else _FIRST_BYTES if few else _SPLIT_BYTES
-        pieces = -(-steps * step_bytes // piece) if not kernel.b_row else steps * step_bytes // piece
-        k_block = -(-steps // max(1, pieces))
-        if mode == "matmul":
-            k_block = -(-k_block // 64) * 64
-        if hints.k_block:
-            k_block = max(0, hints.k_block)
-        if k_block >= steps:
-            k_block = 0
-    prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1) or streams) and kernel.panel == strip and not kernel.b_row
-    prefetch = prefetch and kernel.diagonal == 1
+    row_tiles = _row_tiles(whole.rows, tiles[0])
+    streams = mode == "matmul" and tiles[0] > 1 and _streams(kernel)
+    k_block = _k_block(kernel, mode, steps, hints) if tiles[0] > 4 or row_tiles > 1 or streams else 0
+    prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1) or streams) and hints.prefetch >= 0
     return ContractSchedule(
-        acc, lanes, vectors, tiles, tail_tiles, tail, mode, unroll, k_multiple,
-        prefetch=prefetch and hints.prefetch >= 0,
-        share=_share(whole_block, tiles[0]), share_apart=_share(block, tiles[0]),
-        steps=steps, split=k_block > 0, k_block=k_block, block=block,
-        blocks=blocks, whole_block=whole_block, whole_blocks=whole_blocks, strips=strips,
+        acc, lanes, vectors, tiles, tail_tiles, tail, mode, unroll,
+        k_multiple=isinstance(kernel.k, int) and kernel.k // taps % unroll == 0,
+        prefetch=prefetch and kernel.panel == strip and not kernel.b_row and kernel.diagonal == 1,
+        share=_share(row_tiles), share_apart=_share(_row_tiles(shared.rows, tiles[0])),
+        steps=steps, split=k_block > 0, k_block=k_block, block=shared.rows,
+        blocks=shared.count, whole_block=whole.rows, whole_blocks=whole.count, strips=strips,
     )  # fmt: skip
 
 
-def _share(block: Dim, height: int) -> int:
+def _accumulator(kernel: ContractKernel) -> DType:
+    a, b = (o.dtype for o in kernel.operands[:2])
+    acc = _ACC.get(a)
+    if acc is None or b is not a:
+        raise CodegenError(f"contraction of {a.value} by {b.value}", expected="one of " + ", ".join(d.value for d in _ACC))
+    return acc
+
+
+def _vectors(kernel: ContractKernel, target: CpuTarget, lanes: int, hints: ContractHints) -> int:
+    """Of a strip: what divides a panel, and no more than there are columns."""
+    wide = target.vector_registers == 32
+    per_panel = kernel.panel // lanes
+    few = kernel.m if isinstance(kernel.m, int) and kernel.m <= 2 else None  # rows
+
+    def no_wider(vectors: int) -> int:
+        while vectors > 1 and isinstance(kernel.n, int) and kernel.n <= lanes * (vectors // 2):
+            vectors //= 2
+        return vectors
+
+    if hints.vectors and kernel.diagonal == 1:
+        if per_panel % hints.vectors:
+            raise ScheduleError(f"strips of {hints.vectors} vectors", expected=f"a divisor of {per_panel}, those of a panel")
+        return hints.vectors
+    if not wide and few is not None:  # enough accumulators to hide the latency of the multiply-add
+        return next(v for v in (8 // few if few else 1, 4, 2, 1) if per_panel % v == 0)
+    if wide and few is not None and kernel.b_row:  # longer pieces of the rows of B
+        return no_wider(16 // max(1, few))
+    if kernel.diagonal > 1:  # one strip: the blocks of its columns are known
+        return no_wider(per_panel)
+    return no_wider(next(v for v in ((4, 3, 2, 1) if wide else (2, 1)) if per_panel % v == 0))
+
+
+def _tallest(kernel: ContractKernel, target: CpuTarget, mode: str, vectors: int) -> int:
+    """Rows of a register tile of so many vectors."""
+    wide = target.vector_registers == 32
+    tall = (_TALL if wide else _TALL_16 if target.vector_bits >= 256 else _TALL_128).get(vectors, 2)
+    if mode == "matmul":
+        return tall
+    return min(tall, 8 if kernel.diagonal == 1 or wide else max(2, 8 // vectors - 1))  # what is permuted takes registers too
+
+
+def _streams(kernel: ContractKernel) -> bool:
+    """B comes from memory. (A single row reads it as fast as memory gives by itself.)"""
+    size = kernel.batch * kernel.k * kernel.n * kernel.operands[0].dtype.itemsize
+    return isinstance(size, int) and size >= _STREAM_BYTES
+
+
+def _k_block(kernel: ContractKernel, mode: str, steps: Dim, hints: ContractHints) -> int:
+    """Steps of k whose part of a strip of B stays in a cache; 0: all of them."""
+    step_bytes = (1 if mode == "matmul" else kernel.k // steps) * kernel.panel * kernel.operands[0].dtype.itemsize
+    if not isinstance(steps, int) or not isinstance(step_bytes, int) or mode == "segments" or kernel.diagonal > 1:
+        return 0
+    if hints.k_block:
+        k_block = max(0, hints.k_block)
+    else:
+        size = steps * step_bytes
+        few = mode == "matmul" and isinstance(kernel.m, int) and kernel.m <= _FEW_ROWS and size >= 2 * _FIRST_BYTES
+        pieces = size // _APART_BYTES if kernel.b_row else -(-size // (_FIRST_BYTES if few else _SPLIT_BYTES))
+        k_block = -(-steps // max(1, pieces))
+        if mode == "matmul":
+            k_block = -(-k_block // 64) * 64
+    return k_block if k_block < steps else 0
+
+
+def _row_tiles(block: Dim, height: int) -> int:
+    """Of a block of rows; many where its size is not known."""
+    return -(-block // height) if isinstance(block, int) else 8
+
+
+def _share(row_tiles: int) -> int:
     """log2 of the row tiles of a block that prefetch."""
-    row_tiles = -(-block // height) if isinstance(block, int) else 8
     return min(MOST_SHARE, max(1, row_tiles).bit_length() - 1)
 
 
@@ -221,87 +222,3 @@ def _tiles(m: Dim, tall: int) -> tuple[int, ...]:
         high = max(1, -(-m // max(1, -(-m // tall))))
         return (high,) if high <= 1 or m % high == 0 else (high, high - 1)
     return (tall, tall - 1) if isinstance(m, int) else (tall, tall - 1, 1)
-
-
-def _whole_tiles(rows: int, tall: int) -> int:
-    """Shorter register tiles are slower, so only the last unit has any."""
-    return -(-rows // tall) * tall
-
-
-def _blocks(kernel: ContractKernel, strip: int, strips: Dim, tall: int, taps: int) -> tuple[Dim, Dim]:
-    """(rows per unit, units along m)."""
-    k = kernel.k if isinstance(kernel.k, int) else 512
-    # taps read overlapping pixels, so a row of A takes only its channels of the cache
-    grouped = kernel.conv is not None and kernel.batch != 1
-    row = kernel.lda if grouped and isinstance(kernel.lda, int) else k // taps  # groups share whole pixels
-    rows = min(_MOST_ROWS, _BLOCK_BYTES // (4 * max(1, row)))
-    if not isinstance(kernel.n, int) or 4 * k * kernel.n > _BLOCK_BYTES // 2:
-        rows = min(rows, max(_BLOCK_ROWS, _UNIT_OPS // (2 * max(1, k) * strip)))
-    elif kernel.n > strip:
-        rows = min(rows, _RESULT_BYTES // (4 * (kernel.n + k // taps)))
-    rows = max(8 * tall, rows)
-    most = _most_stored(kernel, strips, tall)
-    if isinstance(kernel.m, int):
-        pieces = max(1, kernel.m // rows, -(-kernel.m // most))
-        if isinstance(strips, int) and isinstance(kernel.batch, int):
-            total = 2 * kernel.m * k * strip * strips * kernel.batch
-            wanted = min(8, total // _UNIT_OPS)
-            pieces = max(pieces, min(wanted // max(1, strips * kernel.batch), kernel.m // (4 * tall)))
-        block = min(kernel.m, _whole_tiles(-(-kernel.m // pieces), tall))
-        return block, -(-kernel.m // block) if kernel.m else 0
-    if most <= rows:
-        height = dim_max(1, ceildiv(kernel.m, dim_max(1, ceildiv(kernel.m, most))))
-    else:
-        height = dim_max(1, ceildiv(kernel.m, dim_max(1, floordiv(kernel.m, rows))))
-    return height, ceildiv(kernel.m, height)
-
-
-def _most_stored(kernel: ContractKernel, strips: Dim, tall: int) -> int:
-    """Rows of a unit so that the next strip finds their lines on the way: stores to more pages in turns than the second-level cache
-    keeps track of wait for memory, which sums of few terms do not hide (1500 × 1500 × 64: a third of the speed)."""
-    ldc, k, one = kernel.ldc, kernel.k, (kernel.batch, kernel.m, kernel.n)
-    itemsize = kernel.operands[-1].dtype.itemsize
-    if strips == 1 or kernel.planes is not None or not isinstance(ldc, int) or not isinstance(k, int) or k >= _SHORT:
-        return _MOST_ROWS
-    if all(isinstance(d, int) for d in one) and math.prod(map(int, one)) * itemsize <= _STORED_BYTES:
-        return _MOST_ROWS
-    rows = max(_PAGES, _PAGES * _PAGE // max(1, ldc * itemsize))
-    return min(_MOST_ROWS, max(tall, rows // tall * tall))
-
-
-def _shared(kernel: ContractKernel, strips: Dim, block: Dim, blocks: Dim, tiles: tuple[int, ...], taps: int) -> tuple[Dim, Dim]:
-    """(rows per unit, units along m) for several threads: an even number of blocks, so that half of the threads has half of the
-    rows. What they read is then what they wrote in the step before, as steps along rows are shared out alike; lines that lie in
-    the cache of another core cost several times as much. B gets read once more for it. Groups of channels have halves of the image
-    alike: shared out by groups, threads would read and write half of what the other has.
-    """
-    n, k, m = kernel.n, kernel.k, kernel.m
-    least = max(4 * tiles[0], tiles[0] * (tiles[0] - 2))  # rows: the register tiles cut them without waste
-    if kernel.batch != 1 and kernel.conv is not None and isinstance(m, int) and isinstance(blocks, int):
-        flops = 2 * m * k * n * kernel.batch
-        if m < 2 * least or blocks % 2 == 0 or not isinstance(flops, int) or flops < _UNIT_OPS * kernel.diagonal:
-            return block, blocks
-        half = -(-m // (blocks + 1))
-        return half, -(-m // half)
-    if kernel.batch != 1 or not isinstance(n, int) or not isinstance(k, int) or not n or not k:
-        return block, blocks
-    b = k * n // kernel.diagonal
-    enough = max(2 * least, b // (_READ_AGAIN * (k // taps + n)))  # rows from which on B is small beside A and C
-    if isinstance(m, int):
-        assert isinstance(block, int) and isinstance(blocks, int) and isinstance(strips, int)
-        units = strips * blocks
-        row_tiles = -(-m // tiles[0])
-        if units == 1 and row_tiles > 1 and 2 * m * k * n >= _UNIT_OPS and 4 * b <= _SMALL_BYTES:
-            block = -(-row_tiles // 2) * tiles[0]  # else all but one thread would have nothing to do
-            return block, -(-m // block)
-        uneven = units < _UNEVEN * 2 * -(-units // 2)
-        if m < 2 * least or 2 * m * k * n < _UNIT_OPS or (m < enough and not uneven) or blocks % 2 == 0:
-            return block, blocks
-        exact = -(-m // (blocks + 1))
-        block = _whole_tiles(exact, tiles[0])
-        if exact < _UNEVEN_ROWS * block:
-            block = exact  # some register tiles a row shorter cost less
-        return block, -(-m // block)
-    halves = 1 + dim_min(1, floordiv(m, enough))
-    rows = dim_max(1, ceildiv(m, dim_max(1, halves * ceildiv(blocks, halves))))
-    return rows, ceildiv(m, rows)
