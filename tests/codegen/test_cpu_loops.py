@@ -11,6 +11,7 @@ from mlc.codegen.cpu.compile import compile_ir
 from mlc.codegen.cpu.loops.emit import emit_loop
 from mlc.codegen.cpu.loops.rewrite import rebuilt, transform
 from mlc.codegen.cpu.loops.schedule import schedule
+from mlc.codegen.cpu.loops.softmax import shifts
 from mlc.codegen.cpu.target import host, parse
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, ExprScalars, Load, Num, Reduced
 from mlc.codegen.kernel import LoopKernel, Operand, Reduction, Store
@@ -473,6 +474,25 @@ def test_softmax(columns):
     x = random(7, columns, scale=3)
     check(softmax(7, columns), [x], tolerance=1e-5)
     check(softmax(sym("R"), sym("C")), [x], tolerance=1e-5, bindings={"R": 7, "C": columns}, targets=TARGETS[:2])
+
+
+@pytest.mark.parametrize("columns", [2, 16, 37, 113])
+@pytest.mark.parametrize("log", [False, True])
+def test_softmax_of_what_is_not_a_number(columns, log):
+    """Its row is none either, whether the greatest element knew of it or not; rows beside it stay, −∞ included."""
+    x = random(6, columns).reshape(6, columns)
+    x[0, 0] = x[1, -1] = x[2, columns // 2] = np.nan
+    x[3], x[4, 0] = np.nan, -np.inf
+    k = softmax(6, columns)
+    assert shifts(k) == {0}
+    if log:
+        shifted = k.stages[1].value.args[0]
+        result = s.sub(shifted, s.log(Reduced(1, dtype=F)))
+        k = replace(k, stores=(replace(k.stores[0], value=result),))
+        assert shifts(k) == {0}
+    check(k, [x.ravel()], tolerance=1e-5)
+    both = (*k.stores, Store(1, index((0, columns)), Reduced(0, dtype=F)))
+    assert not shifts(replace(k, stores=both))
 
 
 def test_softmax_over_a_strided_axis():

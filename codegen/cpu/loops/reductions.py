@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ....ir import Dim, DType, prod, upper
@@ -41,6 +42,7 @@ class Reductions(ShortRowUnits):
     work: int = 1  # vector operations of the costliest value in a reduce loop
     bounds: dict[int, tuple[Any, Any]] | None = None  # of the reduce axes, when they are cut at a border
     cuts: tuple[tuple[Affine, ...], ...] | None = None
+    shifts: frozenset[int] = frozenset()  # stages of maxima that may leave out what is not a number
 
     def _child(self, s: Scope, extra: dict[int, Any], lanes: int | None = None, mask: Any = None, shift: int = 0) -> Scope:
         if lanes is None:
@@ -120,21 +122,19 @@ class Reductions(ShortRowUnits):
 
         if not isinstance(size, int) or size >= g * w:
             at, carried = run(g * w, at, carried)
-        if not isinstance(size, int) or size % (g * w) >= w:
-            at, carried = run(w, at, carried)
-        if not isinstance(size, int) or size % w:
-            before = b.ir.block
-            with b.ir.if_then(b.ir.icmp_signed("<", at, stop)):
-                tail = body([self._child(scope, {axis: at}, w, b.below(b.ir.sub(stop, at), w))], carried)
-                inside = b.ir.block
-            merged = []
-            for old, new in zip(carried, tail, strict=True):
-                phi = b.ir.phi(old.type)
-                phi.add_incoming(old, before)
-                phi.add_incoming(new, inside)
-                merged.append(phi)
-            carried = merged
-        return carried
+        if isinstance(size, int):  # what is left goes to accumulators of its own, which do not wait for each other
+            left = size % (g * w)
+            at = b.i64(size - left)
+            rest = [self._child(scope, {axis: at}, w, None, first) for first in range(0, left - w + 1, w)]
+            if left % w:
+                rest.append(self._child(scope, {axis: at}, w, b.below(b.i64(left % w), w), left - left % w))
+            return body(rest, carried) if rest else carried
+        at, carried = run(w, at, carried)
+        before = b.ir.block
+        with b.ir.if_then(b.ir.icmp_signed("<", at, stop)):
+            tail = body([self._child(scope, {axis: at}, w, b.below(b.ir.sub(stop, at), w))], carried)
+            inside = b.ir.block
+        return [b.merge((old, before), (new, inside)) for old, new in zip(carried, tail, strict=True)]
 
     def _stage(self, number: int, stage: Reduction, scopes: list[Scope]) -> list[Any]:
         dtype = stage.value.dtype
@@ -147,6 +147,7 @@ class Reductions(ShortRowUnits):
         vector_reduce = self.plan.axis >= len(self.k.axes)
         lanes = self.plan.width if vector_reduce else scopes[0].lanes
         math = Functions(self.b, lanes, self.target)
+        join = partial(self._greater if number in self.shifts else self._joined, COMBINE[stage.fn], dtype)
         neutral = math.const(self._neutral(stage.fn, dtype), dtype)
         count = self.plan.group if vector_reduce else len(scopes)
         carried = [neutral] * count
@@ -159,11 +160,11 @@ class Reductions(ShortRowUnits):
                     self._store(self.k.stores[self.spill.store], s, x)
                 if vector_reduce and s.mask is not None:
                     x = self.b.ir.select(s.mask, x, neutral)
-                acc[j] = math.call(COMBINE[stage.fn], [acc[j], x], [dtype, dtype])
+                acc[j] = join(acc[j], x)
             return acc
 
         def combine(x: list[Any], y: list[Any]) -> list[Any]:
-            return [math.call("add", list(pair), [dtype, dtype]) for pair in zip(x, y, strict=True)]
+            return [join(*pair) for pair in zip(x, y, strict=True)]
 
         parts = Parts(carried, combine) if stage.fn == "sum" and dtype.is_float else None
         out = self._reduce_space(scopes, carried, body, parts)
@@ -171,10 +172,17 @@ class Reductions(ShortRowUnits):
             return out
         total = out[0]
         for other in out[1:]:
-            total = math.call(COMBINE[stage.fn], [total, other], [dtype, dtype])
-        return [self._horizontal(total, stage.fn, dtype)]
+            total = join(total, other)
+        return [self._horizontal(total, join)]
 
-    def _horizontal(self, x: Any, fn: str, dtype: DType) -> Any:
+    def _joined(self, fn: str, dtype: DType, x: Any, y: Any) -> Any:
+        return Functions(self.b, x.type.count, self.target).call(fn, [x, y], [dtype, dtype])
+
+    def _greater(self, _fn: str, _dtype: DType, x: Any, y: Any) -> Any:
+        """One instruction; y where one of them is not a number."""
+        return self.b.ir.select(self.b.ir.fcmp_ordered(">", x, y), x, y)
+
+    def _horizontal(self, x: Any, join: Callable[[Any, Any], Any]) -> Any:
         """Combine lanes pairwise down to one."""
         lanes = x.type.count
         while lanes > 1:
@@ -182,7 +190,7 @@ class Reductions(ShortRowUnits):
             index = [ir.Constant(vec(I32, lanes), list(range(start, start + lanes))) for start in (0, lanes)]
             undef = ir.Constant(x.type, ir.Undefined)
             lo, hi = (self.b.ir.shuffle_vector(x, undef, i) for i in index)
-            x = Functions(self.b, lanes, self.target).call(COMBINE[fn], [lo, hi], [dtype, dtype])
+            x = join(lo, hi)
         return x
 
     def _arg_stage(self, stage: Reduction, scopes: list[Scope]) -> list[Any]:

@@ -16,6 +16,7 @@ from .points import Scope
 from .running import RunningStores
 from .schedule import work
 from .segments import FILLED
+from .softmax import shifts
 from .spill import spill
 from .tiled import Tiled
 from .transpose import Turn, Weave
@@ -38,6 +39,7 @@ class Writer(Tiled, RunningStores, LineUnits):
 
     def __init__(self, form: Form, target: CpuTarget) -> None:
         k, plan, tile = form.kernel, form.schedule, form.tile
+        self.shifts = shifts(k)
         saved = spill(k) if plan.axis >= len(k.axes) or plan.axis < 0 else None
         super().__init__(k if saved is None else saved.kernel, plan, target)
         self.tile, self.short, self.inner, self.spill, k = tile, form.short, form.inner, saved, self.k
