@@ -14,17 +14,17 @@ from typing import Any
 from ....ir import DType
 from ...kernel import WinogradKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import I64, PTR, kernel_function, storage, subroutine
+from ..build import I64, PTR, kernel_function, subroutine
 from ..emitted import Emitted, named
 from ..float_mode import flush_subnormals
 from ..product import Product
 from ..row_tiles import cut_rows
 from ..target import CpuTarget
 from ..text_cache import TextEmitter
+from .frame import F32, Frame
+from .inputs import InputTiles
+from .outputs import OutputTiles
 from .schedule import NO_HINTS, WinogradHints, WinogradSchedule, schedule_winograd
-from .tiles import TileTransforms
-
-_F32 = storage(DType.F32)
 
 
 def emit_winograd(kernel: WinogradKernel, target: CpuTarget, hints: WinogradHints = NO_HINTS) -> Emitted:
@@ -32,12 +32,12 @@ def emit_winograd(kernel: WinogradKernel, target: CpuTarget, hints: WinogradHint
     return _Emitter(kernel, schedule_winograd(kernel, target, hints), target).emit()
 
 
-class _Emitter(TileTransforms, TextEmitter):
+class _Emitter(TextEmitter):
     family = "winograd"
 
     def __init__(self, kernel: WinogradKernel, schedule: WinogradSchedule, target: CpuTarget) -> None:
-        super().__init__(kernel, schedule, target)
-        s = schedule
+        self.kernel, self.schedule, self.target, s = kernel, schedule, target, schedule
+        self.frame = Frame(kernel, schedule, target)
         self.product = Product(DType.F32, DType.F32, s.lanes, kernel.panel, min(s.unroll, s.lanes), True, target)
 
     def fingerprint(self) -> Hashable:
@@ -45,19 +45,21 @@ class _Emitter(TileTransforms, TextEmitter):
         k, s = self.kernel, self.schedule
         fixed = replace(s, tile=0, block=0, most=0, blocks=0, group=0, groups=0, strips=0, of_group=min(2, s.of_group), share=0)
         ragged = k.n % s.lanes != 0, k.channels % s.lanes != 0
-        shape = k.groups > 1, k.tile, k.conv.kernel, self.places.flat, self.places.dilated
-        return fixed, ragged, shape, k.panel, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
+        shape = k.groups > 1, k.tile, k.conv.kernel, self.frame.places.flat, self.frame.places.dilated
+        return fixed, ragged, shape, k.panel, tuple(o.dtype for o in k.operands), self.frame.epilogue.fingerprint(), self.target
 
     def described(self, text: str, symbol: str) -> Emitted:
         k, s = self.kernel, self.schedule
-        flops = 2 * self.places.tiles * self.points * k.channels * k.n * k.groups
-        unit = 2 * s.block * self.points * k.channels * s.group * self.strip
-        return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.groups, unit, flops, bytes_of(k.operands), shared=s.groups > 1)
+        flops = 2 * self.frame.places.tiles * self.frame.points * k.channels * k.n * k.groups
+        unit = 2 * s.block * self.frame.points * k.channels * s.group * self.frame.strip
+        return Emitted(
+            text, symbol, tuple(self.frame.params.dims), s.blocks * s.groups, unit, flops, bytes_of(k.operands), shared=s.groups > 1
+        )
 
     def text(self) -> tuple[str, str]:
         s = self.schedule
         self.module = ir.Module()
-        into = self._input_function()
+        into = InputTiles(self.frame, self.module).write()
         ends = {}
         if s.of_group > 1 or not s.tail:
             ends[False] = self._strip_function(s.vectors, masked=not s.tail and self.kernel.n % s.lanes != 0)
@@ -70,10 +72,10 @@ class _Emitter(TileTransforms, TextEmitter):
         """void kernel(bufs, dims, begin, end): units, groups of strips fastest, so that they share a transformed input."""
         b = kernel_function(self.module)
         bufs, dims, begin, end = b.fn.args
-        i, p = b.ir, b.params(dims, self.size)
-        v = b.alloca(_F32, i.mul(p["most"], p["tile"]))
-        products = b.alloca(_F32, i.mul(p["most"], b.i64(self.points * self.strip)))
-        zeros = b.alloca(_F32, i.add(p["total"], b.i64(self.schedule.lanes)))
+        i, p = b.ir, b.params(dims, self.frame.size)
+        v = b.alloca(F32, i.mul(p["most"], p["tile"]))
+        products = b.alloca(F32, i.mul(p["most"], b.i64(self.frame.points * self.frame.strip)))
+        zeros = b.alloca(F32, i.add(p["total"], b.i64(self.schedule.lanes)))
         b.clear(zeros, i.mul(p["total"], b.i64(4)))
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
@@ -90,7 +92,7 @@ class _Emitter(TileTransforms, TextEmitter):
                 of = b.i64(0)
                 if self.kernel.groups > 1:
                     of, at = i.udiv(at, p["of_group"]), i.urem(at, p["of_group"])
-                args = [bufs, dims, v, products, first, count, of, i.mul(at, b.i64(self.strip))]
+                args = [bufs, dims, v, products, first, count, of, i.mul(at, b.i64(self.frame.strip))]
                 if len(strips) == 1:
                     i.call(next(iter(strips.values())), args)
                     return ()
@@ -114,27 +116,27 @@ class _Emitter(TileTransforms, TextEmitter):
         """void strip(bufs, dims, v, products, first, count, group, column): all of one strip of output channels."""
         s = self.schedule
         gemms = {mr: self._product_function(mr, vectors) for mr in s.heights}
-        back = self._output_function(vectors, masked)
+        back = OutputTiles(self.frame, self.module, vectors, masked).write()
         b = subroutine(self.module, f"strip{vectors}", [PTR, PTR, PTR, PTR, *[I64] * 4])
         bufs, dims, v, products, first, count, group, column = b.fn.args
-        i, p = b.ir, b.params(dims, self.size)
+        i, p = b.ir, b.params(dims, self.frame.size)
         panel = b.i64(self.kernel.panel)
-        inner = i.urem(column, panel) if self.kernel.panel != self.strip else b.i64(0)
+        inner = i.urem(column, panel) if self.kernel.panel != self.frame.strip else b.i64(0)
         step = i.mul(p["channels"], panel)
-        start = i.add(i.mul(i.mul(i.sub(column, inner), b.i64(self.points)), p["channels"]), inner)
+        start = i.add(i.mul(i.mul(i.sub(column, inner), b.i64(self.frame.points)), p["channels"]), inner)
         if self.kernel.groups > 1:
             start = i.add(start, i.mul(group, p["weights"]))
-            v = b.at(v, i.mul(i.mul(group, p["channels"]), b.i64(self.points)), _F32)
-        weights = b.at(b.operand(bufs, 1), start, _F32)
+            v = b.at(v, i.mul(i.mul(group, p["channels"]), b.i64(self.frame.points)), F32)
+        weights = b.at(b.operand(bufs, 1), start, F32)
 
         def position(at: Any, _: list[Any]) -> Sequence[Any]:
-            a = b.at(v, i.mul(at, b.i64(s.lanes)), _F32)
-            w = b.at(weights, i.mul(at, step), _F32)
-            c = b.at(products, i.mul(at, b.i64(self.strip)), _F32)
+            a = b.at(v, i.mul(at, b.i64(s.lanes)), F32)
+            w = b.at(weights, i.mul(at, step), F32)
+            c = b.at(products, i.mul(at, b.i64(self.frame.strip)), F32)
             cut_rows(b, s.heights, count, lambda mr, low, high: i.call(gemms[mr], [dims, a, w, c, low, high]))
             return ()
 
-        b.loop(b.i64(0), b.i64(self.points), b.i64(1), [], position)
+        b.loop(b.i64(0), b.i64(self.frame.points), b.i64(1), [], position)
         i.call(back, [bufs, dims, products, first, count, group, column])
         i.ret_void()
         return b.fn
@@ -143,7 +145,7 @@ class _Emitter(TileTransforms, TextEmitter):
         """void product(dims, a, w, c, low, high): c[t] = a[t] · w for image tiles [low, high) of one position."""
         b = subroutine(self.module, f"{mr}x{vectors}", [PTR, PTR, PTR, PTR, I64, I64])
         dims, a, w, c, low, high = b.fn.args
-        i, p, lanes = b.ir, b.params(dims, self.size), self.schedule.lanes
+        i, p, lanes = b.ir, b.params(dims, self.frame.size), self.schedule.lanes
         last = i.sub(high, b.i64(1))
         panel = self.kernel.panel
         whole = i.and_(p["channels"], b.i64(-lanes))
@@ -151,22 +153,22 @@ class _Emitter(TileTransforms, TextEmitter):
 
         def tile(t: Any, _: list[Any]) -> Sequence[Any]:
             indices = [t, *(b.smin(i.add(t, b.i64(r)), last) for r in range(1, mr))]
-            starts = [b.at(a, i.mul(x, p["tile"]), _F32) for x in indices]
+            starts = [b.at(a, i.mul(x, p["tile"]), F32) for x in indices]
             size = i.mul(p["channels"], b.i64(4 * panel))
             ahead = self.product.ahead(b, size, w, i.udiv(t, b.i64(mr)), p["share"]) if self.schedule.prefetch else None
 
             def run(product: Product, c: Any, length: Any, acc: list[Any]) -> list[Any]:
-                rows = [b.at(x, i.mul(c, b.i64(self.points)), _F32) for x in starts]
-                return product.accumulate(b, length, rows, b.at(w, i.mul(c, b.i64(panel)), _F32), acc, vectors, ahead)
+                rows = [b.at(x, i.mul(c, b.i64(self.frame.points)), F32) for x in starts]
+                return product.accumulate(b, length, rows, b.at(w, i.mul(c, b.i64(panel)), F32), acc, vectors, ahead)
 
-            acc = [ir.Constant(self.vector, None)] * (mr * vectors)
+            acc = [ir.Constant(self.frame.vector, None)] * (mr * vectors)
             acc = b.loop(b.i64(0), whole, b.i64(lanes), acc, lambda c, acc: run(self.product, c, p["lanes"], acc))
             if self.kernel.channels % lanes:
                 acc = run(tail, whole, i.sub(p["channels"], whole), acc)
             for r, x in enumerate(indices):  # a clamped row is stored again, equal
-                out = b.at(c, i.mul(x, b.i64(self.points * self.strip)), _F32)
+                out = b.at(c, i.mul(x, b.i64(self.frame.points * self.frame.strip)), F32)
                 for at in range(vectors):
-                    i.store(acc[r * vectors + at], b.at(out, b.i64(at * self.schedule.lanes), _F32), align=4)
+                    i.store(acc[r * vectors + at], b.at(out, b.i64(at * self.schedule.lanes), F32), align=4)
             return ()
 
         b.loop(low, high, b.i64(mr), [], tile)
