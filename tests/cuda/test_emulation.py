@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from emulated import needs_gxx
+from mlc.codegen.cuda.emulate import compiler
 from mlc.codegen.cuda.emulate.compiler import build
 from mlc.errors import CodegenError, VerifyError
 
@@ -117,3 +118,16 @@ def test_small_floats_convert_as_numpy_does(library) -> None:
 def test_refused_source() -> None:
     with pytest.raises(CodegenError, match="nonsense"):
         build({"k": HEAD + "k() { nonsense; }"})
+
+
+def test_what_kernels_have_in_common_is_compiled_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ran: list[str] = []
+    run = compiler._run
+    monkeypatch.setattr(compiler, "_run", lambda *command: (ran.append(str(command[-1])[-4:]), run(*command)))
+    for text in ("1", "2", "1"):
+        a = np.zeros(32, np.float32)
+        source = f'#include "mlc.cuh"\nextern "C" __global__ void k(float* p) {{ p[threadIdx.x] = {text}.0f; }}'
+        build({"k": source}).run("k", [a.ctypes.data], 1, 32, 0)
+        assert (a == float(text)).all()
+    assert ran == ["pp.o", ".gch", "s.so", "s.so"]

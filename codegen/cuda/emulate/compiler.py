@@ -18,10 +18,12 @@ from typing import Any
 from ....errors import CodegenError, TargetError, VerifyError
 from ..nvrtc import headers
 
-_FLAGS = ("-std=c++17", "-O1", "-g0", "-shared", "-fPIC", "-fwrapv", "-ffp-contract=on", "-Wno-unknown-pragmas", "-Wno-div-by-zero",
+_FLAGS = ("-std=c++17", "-O1", "-g0", "-DMLC_EMULATE", "-fPIC", "-fwrapv", "-ffp-contract=on", "-Wno-unknown-pragmas", "-Wno-div-by-zero",
           "-fno-strict-aliasing", "-w")  # fmt: skip
 _MESSAGE = 256
 _EMULATION = tuple(f"emulate{part}.h" for part in ("", "_language", "_fibers", "_rules", "_tensor", "_grid", "_hopper"))
+_GRID = "emulate_grid.cpp"
+_FIRST = "mlc.cuh"  # what every kernel includes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,33 +66,51 @@ def build(sources: Mapping[str, str], options: EmulateOptions | None = None) -> 
     sanitize = (options or EmulateOptions()).sanitize
     # Not optimised: g++ takes longer over instrumented code than that then saves.
     flags = [*_FLAGS, *(f"-fsanitize={s}" for s in sanitize), *(["-fno-sanitize-recover=all", "-O0"] if sanitize else [])]
-    text = translation_unit(sources)
-    parts = (text, *(_resource(f"emulate/{name}") for name in _EMULATION), *headers().values(), " ".join(flags), compiler)
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    folder = _cache()
-    library = folder / f"{key}.so"
+    text, common, folder = translation_unit(sources), _common(compiler, flags), _cache()
+    library = folder / f"{_digest((text, common.name))}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            source = Path(work) / "kernels.cpp"
+            source, out = Path(work) / "kernels.cpp", Path(work) / "kernels.so"
             source.write_text(text)
-            for name in _EMULATION:
-                (Path(work) / name).write_text(_resource(f"emulate/{name}"))
-            for name, header in headers().items():
-                (Path(work) / name).write_text(header)
-            out = Path(work) / "kernels.so"
-            done = subprocess.run(
-                [compiler, *flags, "-DMLC_EMULATE", "-I", work, str(source), "-o", str(out)], capture_output=True, text=True
-            )
-            if done.returncode:
-                raise CodegenError("g++ refuses generated kernels:\n" + done.stderr[:3000], remedy="This is a bug in mlc.")
+            _run(compiler, *flags, "-shared", "-I", common, source, common / f"{_GRID}.o", "-o", out)
             os.replace(out, library)
     return Library(library)
+
+
+def _common(compiler: str, flags: Sequence[str]) -> Path:
+    """A folder of what all kernels have in common: headers, the first precompiled, as g++ then finds it, and the code that runs grids."""
+    files = {name: _resource(f"emulate/{name}") for name in (*_EMULATION, _GRID)} | headers()
+    folder = _cache() / _digest((*files.values(), *flags, compiler))
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+            made = Path(work) / folder.name
+            made.mkdir()
+            for name, text in files.items():
+                (made / name).write_text(text)
+            _run(compiler, *flags, "-c", made / _GRID, "-o", made / f"{_GRID}.o")
+            _run(compiler, *flags, "-x", "c++-header", made / _FIRST, "-o", made / f"{_FIRST}.gch")
+            try:
+                made.rename(folder)
+            except OSError:  # another process was first
+                if not folder.is_dir():
+                    raise
+    return folder
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise CodegenError("g++ refuses generated kernels:\n" + done.stderr[:3000], remedy="This is a bug in mlc.")
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
 
 
 def translation_unit(sources: Mapping[str, str]) -> str:
     """All kernels in one file, each in its own namespace, with an entry that runs a grid of it."""
     names = sorted({line for s in sources.values() for line in s.splitlines() if line.startswith("#include")})
-    parts = ["\n".join(['#include "mlc.cuh"', *names, ""])]  # before the namespaces
+    parts = ["\n".join([f'#include "{_FIRST}"', *names, ""])]  # before the namespaces
     for symbol, source in sources.items():
         parts.append(f"namespace n_{symbol} {{\n{source}\n}}\n")
         parts.append(

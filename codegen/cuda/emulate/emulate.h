@@ -45,12 +45,11 @@ inline T __shfl_up_sync(unsigned, T x, int by) {
     return out;
 }
 inline int __syncthreads_or(int x) {
-    static int any[2];
     const unsigned slot = (unsigned)(emulate::block.barrier & 1);  // the votes of the barrier before may still be read
-    if (emulate::block.arrived == 0) any[slot] = 0;
-    any[slot] |= x != 0;
+    if (emulate::block.arrived == 0) emulate::block.votes[slot] = 0;
+    emulate::block.votes[slot] |= x != 0;
     emulate::barrier();
-    return any[slot];
+    return emulate::block.votes[slot];
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

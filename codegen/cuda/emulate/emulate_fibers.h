@@ -86,6 +86,7 @@ struct Block {
     std::vector<Warp> warps;
     uint64_t barrier = 0;
     unsigned arrived = 0, alive = 0;
+    int votes[2] = {};                // of this barrier and the one before
     unsigned char* shared = nullptr;
     unsigned char* window = nullptr;  // a multiple of 1024 bytes before it, from where on it has memory
     unsigned number = 0;              // in the grid
@@ -111,7 +112,7 @@ struct Block {
     void (*entry)(const int64_t*) = nullptr;
     const int64_t* args = nullptr;
 };
-static Block block;
+MLC_OF_LIBRARY Block block;
 
 #if defined(__x86_64__)
 asm(".text\n.p2align 4\n.type mlc_switch,@function\nmlc_switch:\n"

@@ -21,7 +21,8 @@ inline float normcdff(float x) { return static_cast<float>(normcdf(static_cast<d
 struct Dim3 {
     unsigned x, y, z;
 };
-static Dim3 threadIdx, blockIdx, blockDim, gridDim;
+#define MLC_OF_LIBRARY extern __attribute__((visibility("hidden")))  // what a library of kernels has for itself (emulate_grid.cpp)
+MLC_OF_LIBRARY Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulate {
 
