@@ -171,6 +171,16 @@ def test_machine_code_of_warp_groups(monkeypatch, plan: WgmmaSchedule | int) -> 
 
 
 @needs_nvrtc
+def test_sums_that_blocks_share_stay_in_registers(monkeypatch) -> None:
+    """Those of the largest tile of `mma.sync`, of which a thread has 128, on their way through memory too."""
+    monkeypatch.setattr(contract, "schedule_mma", lambda kernel, device: replace(contract_schedule._TILES[0], stream=108))
+    x = tensor(512, 4096, dtype=DType.BF16)
+    (step,) = lower(graph([x], ap(DotMatMul(), x, const(np.ones((4096, 512), DType.BF16.np)))), LOWERING).steps
+    (launch,) = emit(step.kernel, parse("cuda:sm_80"), [16] * 3).launches
+    assert re.search(r"0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", nvrtc().messages(launch.source, "sm_80"))
+
+
+@needs_nvrtc
 def test_refused_source() -> None:
     with pytest.raises(CodegenError, match=r"kernel k: .*sm_80") as e:
         compile_all({"k": '#include "mlc.cuh"\nextern "C" __global__ void k() { nonsense; }'}, lambda symbol: ["sm_80"])

@@ -98,6 +98,18 @@ def test_warp_groups(hopper, tile, name: str) -> None:
     getattr(test_contract_wgmma, name)(tile)
 
 
+scheduled = test_contract_mma.scheduled  # a fixture
+
+
+@pytest.mark.parametrize("blocks,bm", [(3, 16), (7, 64)])
+def test_streams_of_warps(scheduled, blocks: int, bm: int) -> None:
+    test_contract_mma.test_streams(scheduled, blocks, bm)
+
+
+def test_splits_of_warps(scheduled) -> None:
+    test_contract_mma.test_splits(scheduled)
+
+
 groups = test_attention.groups  # a fixture
 
 
