@@ -100,6 +100,7 @@ def initialize() -> None:
     with _LOCK:
         llvm.initialize_all_targets()
         llvm.initialize_all_asmprinters()
+        llvm.initialize_native_asmparser()
 
 
 @functools.cache

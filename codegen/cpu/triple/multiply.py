@@ -69,17 +69,29 @@ def write_multiply(fn: ir.Function, operands: Operands, high: int) -> None:
 
 
 def _products(b: Builder, t: Tiles, rows: Sequence[Any], columns: Sequence[Any]) -> Iterator[None]:
-    """The six products of parts of a step, one after the other: registers 0 to 3 add up, 4 and 5 have rows, 6 and 7 columns."""
-    before: tuple[int, int] | None = None
-    for x, y in _ORDER:
-        if before is None or before[0] != x:
-            for r, line in enumerate(rows):
-                t.load(4 + r, b.at(line, b.i64(x * TILE), I8), b.i64(BYTES))
-        if before is None or before[1] != y:
-            for c, line in enumerate(columns):
-                t.load(6 + c, b.at(line, b.i64(y * TILE), I8), b.i64(BYTES))
-        for r in range(len(rows)):
-            for c in range(2):
-                t.multiply(2 * r + c, 4 + r, 6 + c)
-        before = x, y
+    """The six products of parts of a step, one after the other: registers 0 to 3 add up, 4 and 5 have rows, 6 and 7 columns.
+
+    What changes from one to the next is loaded as soon as its register was used last.
+    """
+
+    def load_row(r: int, part: int) -> None:
+        t.load(4 + r, b.at(rows[r], b.i64(part * TILE), I8), b.i64(BYTES))
+
+    def load_column(c: int, part: int) -> None:
+        t.load(6 + c, b.at(columns[c], b.i64(part * TILE), I8), b.i64(BYTES))
+
+    for r in range(len(rows)):
+        load_row(r, _ORDER[0][0])
+    for c in range(len(columns)):
+        load_column(c, _ORDER[0][1])
+    for (x, y), (next_x, next_y) in zip(_ORDER, (*_ORDER[1:], _ORDER[-1]), strict=True):
+        corners = [(r, c) for r in range(len(rows)) for c in range(len(columns))]
+        if next_y != y:
+            corners.sort(key=lambda corner: corner[1])
+        for n, (r, c) in enumerate(corners):
+            t.multiply(2 * r + c, 4 + r, 6 + c)
+            if next_x != x and all(row != r for row, _ in corners[n + 1 :]):
+                load_row(r, next_x)
+            if next_y != y and all(column != c for _, column in corners[n + 1 :]):
+                load_column(c, next_y)
         yield
