@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -71,19 +72,26 @@ def import_others(
 
 def _attempts(make: Callable[[Sequence[bool]], Importer]) -> Iterator[tuple[Importer, Graph | OnnxImportError]]:
     """Imports that answer the same questions in other ways, one after the other."""
-    departures: list[bool] = []
+    left: deque[list[bool]] = deque([[]])
     for _ in range(_MAX_ATTEMPTS):
+        if not left:
+            break
+        departures = left.popleft()
         importer = make(departures)
         try:
-            yield importer, importer.run()
+            graph = importer.run()
         except OnnxImportError as e:
             yield importer, e
-        departures = importer.departures[: len(importer.choices)]
-        while departures and departures[-1]:
-            departures.pop()
-        if not departures:
-            break
-        departures[-1] = True
+            left.extendleft(_further(departures, len(importer.choices)))  # the last answer is the likeliest to be the reason
+        else:
+            yield importer, graph
+            left.extend(_further(departures, len(importer.choices)))  # few sizes are 1
+
+
+def _further(departures: list[bool], asked: int) -> Iterator[list[bool]]:
+    """One more question with the other answer."""
+    for i in range(len(departures), asked):
+        yield [*departures, *(False,) * (i - len(departures)), True]
 
 
 def _assumes(importer: Importer) -> bool:

@@ -62,7 +62,7 @@ class Importer(ImportContext):
         self.expanded_nodes = 0
         self.in_function = False
         self.attr_bindings: Mapping[str, AttributeProto] = {}  # of the function being expanded
-        self.departures = list(departures)  # by question: whether its answer is the other than the first
+        self.departures = departures  # by question: whether its answer is the other than the first
         self.choices: dict[Dim, bool] = {}
         self.stretch = stretch
         self.pin = pin  # keep symbols that `shapes` fixes, and require their sizes
@@ -153,9 +153,8 @@ class Importer(ImportContext):
 
     def decide(self, truth: Dim, first: bool) -> bool:
         if truth not in self.choices:
-            if len(self.choices) == len(self.departures):
-                self.departures.append(False)
-            self.choices[truth] = first != self.departures[len(self.choices)]
+            asked = len(self.choices)
+            self.choices[truth] = first != (asked < len(self.departures) and self.departures[asked])
         return self.choices[truth]
 
     # --- names ----------------------------------------------------------------------------------------------------

@@ -304,12 +304,11 @@ class ImportContext(NodeView, Contents):
     def is_one(self, d: Dim) -> bool:
         """Whether an axis of size d goes where axes of size 1 go, which changes the rank of a result.
 
-        A symbolic size is first taken as another than 1, unless something before needs it to be 1; where sizes may be stretched,
-        as 1.
+        A symbolic size is first taken as another than 1, unless something before needs it to be 1.
         """
         if not isinstance(d, Expr) or not lower(d) <= 1 <= upper(d):
             return d == 1
-        return self._needs_one(d) or self.assume(equal(d, 1), self.stretch)
+        return self._needs_one(d) or self.assume(equal(d, 1), False)
 
     def assume(self, truth: Dim, first: bool) -> bool:
         """Whether this graph is for runs in which a dim that is 0 or 1 is 1; the others are left to graphs of the other choice."""

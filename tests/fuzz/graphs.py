@@ -18,6 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 18
 SIZES = (1, 2, 3, 4, 5, 7, 16, 17, 33)
 LIMIT = 4000  # elements of any tensor
+KINDS = {
+    "f": TensorProto.FLOAT, "h": TensorProto.FLOAT16, "i": TensorProto.INT64, "b": TensorProto.BOOL,
+    "c": TensorProto.INT8, "C": TensorProto.UINT8, "s": TensorProto.INT16, "S": TensorProto.UINT16,
+}  # fmt: skip
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 
@@ -27,7 +31,7 @@ class Tensor:
 
     name: str
     shape: tuple[int, ...]
-    dtype: str  # "f", "i" (int64) or "b"
+    dtype: str  # a letter of KINDS
 
 
 @dataclass
@@ -371,7 +375,9 @@ def _broadcast(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...] | None:
 
 
 @st.composite
-def models(draw: Draw, least: int = 3, most: int = 12) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def models(
+    draw: Draw, operators: Sequence[Callable[[Program], object]] = OPERATORS, opset: int = OPSET, least: int = 3, most: int = 12
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """A model and inputs for it. Every value that nothing reads is an output."""
     p = Program(draw)
     p.rng = np.random.default_rng(draw(st.integers(0, 2**16)))
@@ -386,24 +392,23 @@ def models(draw: Draw, least: int = 3, most: int = 12) -> tuple[onnx.ModelProto,
         # different values, in random order
         feeds[t.name] = (p.rng.permutation(max(1, math.prod(shape))) / max(1, math.prod(shape)) * 4 - 2).astype(np.float32).reshape(shape)
     for _ in range(draw(st.integers(least, most))):
-        p.pick(OPERATORS)(p)
+        p.pick(operators)(p)
     read = {n for node in p.nodes for n in node.input}
     ends = [t for t in p.pool if t.name not in read and t not in p.inputs] or [p.emit("Neg", [p.inputs[0].name], p.inputs[0].shape)]
-    kinds = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL}
     graph = helper.make_graph(
         p.nodes, "g", [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, t.shape) for t in p.inputs],
-        [helper.make_tensor_value_info(t.name, kinds[t.dtype], None) for t in ends if t], p.constants,
+        [helper.make_tensor_value_info(t.name, KINDS[t.dtype], None) for t in ends if t], p.constants,
     )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10), feeds
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), feeds
 
 
-def with_symbols(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with every input dim but those of size 1 symbolic."""
+def with_symbols(model: onnx.ModelProto, ones: bool = False) -> onnx.ModelProto:
+    """The same model with every input dim symbolic, those of size 1 only if asked for."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     for value in out.graph.input:
         for i, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.dim_value != 1:
+            if ones or dim.dim_value != 1:
                 dim.Clear()
                 dim.dim_param = f"{value.name}_{i}"
     return out

@@ -243,3 +243,16 @@ def test_length_of_sizes_follows_from_another_operand(op: str, axes: list[int]) 
     }[op]
     consts = {"axes": np.array(axes)} if op == "Slice" else {}
     agree([node(op, [*feeds, *consts], ["y"])], feeds, consts, **{k: [f"{k}{i}" for i in range(a.ndim)] for k, a in feeds.items()})
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 6)])
+def test_scales_of_blocks(shape: tuple[int, ...]) -> None:
+    """A vector's scales are a vector too, and are not one for each element."""
+    scale, zero = np.linspace(0.1, 0.3, 4, dtype=np.float32), np.arange(4, dtype=np.uint8)
+    if len(shape) > 1:
+        scale, zero = (np.stack([v[:3]] * shape[0]) for v in (scale, zero))
+    nodes = [
+        node(op, [x, "s", "z"], [y], axis=-1, block_size=2) for op, x, y in (("QuantizeLinear", "x", "q"), ("DequantizeLinear", "q", "y"))
+    ]
+    agree(nodes, {"x": noise(*shape)}, {"s": scale, "z": zero}, 21)
+    agree(nodes, {"x": noise(*shape)}, {"s": scale, "z": zero}, 21, x=[f"n{i}" for i in range(len(shape))])

@@ -21,12 +21,12 @@ def _per_block(ctx: ImportContext, node: NodeProto, b: Build, x: Value, p: Value
     rank = x.type.rank
     axis = int(ctx.attr(node, "axis", 1))
     axis = axis + rank if axis < 0 else axis
+    block = int(ctx.attr(node, "block_size", 0))
     if p.type.rank == 0 or p.shape == (1,):
         return b.reshape(p, ())
-    if p.type.rank == 1:
+    if p.type.rank == 1 and not (block and rank == 1):
         return b.along(p, axis, rank)
-    block = int(ctx.attr(node, "block_size", 0))
-    if not block or p.type.rank != rank:
+    if block < 1 or p.type.rank != rank:
         raise ctx.unsupported(f"{node.op_type}: scale of rank {p.type.rank} for a tensor of rank {rank}")
     wide = b.reshape(p, (*p.shape[: axis + 1], 1, *p.shape[axis + 1 :]))
     wide = b.expand(wide, (*p.shape[: axis + 1], block, *p.shape[axis + 1 :]))
