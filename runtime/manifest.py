@@ -5,7 +5,7 @@ Object code is trusted (it is covered by a digest, and runs natively by its natu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -174,14 +174,15 @@ class _Parser:
         buffers = tuple(self._buffer(s) for s in specs)
         self.buffers = buffers
         program = tuple(_index(w, LIMIT, "program word") for w in _list(raw["program"]))
-        control, scratch, yields = self._program(program)
+        checked = _Program(self, program)
         return Manifest(
             raw, inputs, outputs, input_shapes, output_shapes, symbols, dims,
-            tuple(self._slot(s) for s in _list(raw["sizes"])),
-            tuple((self._slot(a), self._slot(b)) for a, b in _list(raw["equal"])),
-            buffers, control, program, scratch, self._layout(), self._steps(program), handlers, yields,
+            tuple(self.slot(s) for s in _list(raw["sizes"])),
+            tuple((self.slot(a), self.slot(b)) for a, b in _list(raw["equal"])),
+            buffers, tuple(checked.control.items()), program, checked.scratch, self._layout(), self._steps(program), handlers,
+            tuple(checked.yields),
             tuple(_text(s) for s in _list(raw.get("strings", []))), self.streamed,
-            tuple((self._slot(d), self._slot(lo), self._slot(hi), _text(loc)) for d, lo, hi, loc in _list(raw.get("limits", []))),
+            tuple((self.slot(d), self.slot(lo), self.slot(hi), _text(loc)) for d, lo, hi, loc in _list(raw.get("limits", []))),
             self.expected, self._others(inputs, outputs, symbols), self._prologue(inputs, outputs),
         )  # fmt: skip
 
@@ -232,7 +233,7 @@ class _Parser:
         if missing:
             raise ArtifactError(f"symbolic dims {', '.join(missing)[:80]} are in no input shape")
 
-    def _slot(self, value: object) -> int:
+    def slot(self, value: object) -> int:
         return _index(value, self.n_dims, "dim slot")
 
     def _span(self, value: Any, size: int, what: str) -> tuple[int, int]:
@@ -251,11 +252,11 @@ class _Parser:
                     f"a constant at {offset} of {size} bytes", expected=f"none across {self.streamed}, where streaming ends"
                 )
             return BufferSpec(kind, size, offset, 0, 0, 0)
-        size, shift = self._slot(s["bytes"]), 0
+        size, shift = self.slot(s["bytes"]), 0
         if kind == "input" or kind == "output":
             index = _index(s["index"], len(self.inputs if kind == "input" else self.outputs), kind)
         elif kind == "alias":
-            index, shift = _index(s["of"], len(self.kinds), "buffer"), self._slot(s["shift"])
+            index, shift = _index(s["of"], len(self.kinds), "buffer"), self.slot(s["shift"])
             if self.kinds[index] == "alias":
                 raise ArtifactError("an alias of an alias")
         elif kind in ("arena", "given"):
@@ -263,93 +264,6 @@ class _Parser:
         else:
             raise ArtifactError(f"buffer kind {brief(kind)}", expected=", ".join(KINDS))
         return BufferSpec(kind, size, index, shift, first, last)
-
-    def _program(self, program: tuple[int, ...]) -> tuple[tuple[tuple[int, int], ...], int, tuple[int, ...]]:
-        """What the program itself touches of buffers, the operands of its largest call, and where it yields."""
-        starts, targets, scratch = set(), set(), 0
-        yields: list[int] = []
-        control: dict[int, int] = {}
-
-        def touch(buffer: int, size: int, writes: bool) -> None:
-            spec = self.buffers[_index(buffer, len(self.buffers), "buffer")]
-            root = self.buffers[spec.place] if spec.kind == "alias" else spec
-            if writes and root.kind in ("const", "input"):
-                raise ArtifactError("the program writes a constant or an input")
-            control[buffer] = max(control.get(buffer, 0), size)
-
-        pc, n = 0, len(program)
-        while pc < n:
-            starts.add(pc)
-            op = program[pc]
-            length = _LENGTHS.get(op, 6)
-            if pc + length > n:
-                raise ArtifactError("the program ends within an instruction")
-            w = program[pc : pc + length]
-            if op in (CALL, TEAM_CALL):
-                _index(w[1], self.n_functions, "function")
-                self._slot(w[4]), self._slot(w[5])
-                length += w[2] + w[3]
-                scratch = max(scratch, w[2] + w[3])
-                if pc + length > n:
-                    raise ArtifactError("the program ends within an instruction")
-                for b in program[pc + 6 : pc + 6 + w[2]]:
-                    _index(b, len(self.buffers), "buffer")
-                for d in program[pc + 6 + w[2] : pc + length]:
-                    self._slot(d)
-            elif op == JUMP:
-                targets.add(w[1])
-            elif op == JUMP_IF_FALSE:
-                touch(w[1], 1, False)
-                targets.add(w[2])
-            elif op in (INCREMENT, CLEAR):
-                touch(w[1], 8, True)
-            elif op == JUMP_IF_GE:
-                touch(w[1], 8, False)
-                touch(w[2], 8, False)
-                targets.add(w[3])
-            elif op == EXPECT:
-                _index(w[1], len(self.expected), "expectation")
-                touch(w[2], 16 * (_index(w[3], 2**20, "element") + 1), False)
-                self._slot(w[4]), self._slot(w[5])
-            elif op == YIELD:
-                if w[1] != len(yields) or w[1] >= len(self.handlers):
-                    raise ArtifactError(f"yield to handler {w[1]}", expected=f"handler {len(yields)} of {len(self.handlers)}")
-                yields.append(pc)
-                self._handler(self.handlers[w[1]], touch)
-            else:
-                raise ArtifactError(f"unknown instruction {op}")
-            pc += length
-        if not targets <= starts | {n}:
-            raise ArtifactError("a jump leads into the middle of an instruction")
-        if len(yields) != len(self.handlers):
-            raise ArtifactError(f"{len(yields)} yields", expected=f"one for each of {len(self.handlers)} handlers")
-        return tuple(control.items()), scratch, tuple(yields)
-
-    def _handler(self, handler: Handler, touch: Callable[[int, int, bool], None]) -> None:
-        from .handlers import BindHandler, HostHandler
-
-        if isinstance(handler, BindHandler):
-            for size in handler.sizes:
-                touch(size.buffer, 8 * (size.element + 1), False)
-        elif isinstance(handler, HostHandler):
-            self._host(handler, touch)
-        elif self.kinds[handler.target] != "given":
-            raise ArtifactError(f"a handler gives buffer {handler.target}, which is of kind {brief(self.kinds[handler.target])}")
-
-    def _host(self, handler: HostHandler, touch: Callable[[int, int, bool], None]) -> None:
-        for o in (*handler.reads, *handler.writes):
-            for slot in o.shape:
-                self._slot(slot)
-        for o in handler.reads:
-            if o.kind == "object":
-                touch(o.buffer, 8, False)
-        for o in handler.writes:
-            if o.kind == "object":
-                touch(o.buffer, 8, True)
-            elif self.kinds[o.buffer] != "given":
-                raise ArtifactError(f"a host function gives buffer {o.buffer}, which is of kind {brief(self.kinds[o.buffer])}")
-            if o.shape_buffer >= 0:
-                touch(o.shape_buffer, 8 * len(o.shape), True)
 
     def _layout(self) -> tuple[tuple[int, ...], int] | None:
         value = self.raw.get("layout")
@@ -365,10 +279,111 @@ class _Parser:
         return tuple(
             StepInfo(
                 _index(s["word"], len(program), "program word"), _text(s["symbol"]), tuple(_text(t) for t in _list(s["loc"])),
-                self._slot(s["flops"]), self._slot(s["bytes"]),
+                self.slot(s["flops"]), self.slot(s["bytes"]),
             )
             for s in _list(self.raw["steps"])
         )  # fmt: skip
+
+
+class _Program:
+    """A program whose words are known to make sense, and what follows from them.
+
+    control: bytes of buffers that the program itself touches. scratch: operands of its largest call. yields: where it does.
+    """
+
+    def __init__(self, parser: _Parser, words: tuple[int, ...]) -> None:
+        self.of, self.words = parser, words
+        self.control: dict[int, int] = {}
+        self.scratch = 0
+        self.yields: list[int] = []
+        self.targets: set[int] = set()  # of jumps
+        starts, pc, n = set(), 0, len(words)
+        while pc < n:
+            starts.add(pc)
+            w = self._words(pc, _LENGTHS.get(words[pc], 6))
+            pc += self._call(pc, w) if w[0] in (CALL, TEAM_CALL) else self._instruction(pc, w)
+        if not self.targets <= starts | {n}:
+            raise ArtifactError("a jump leads into the middle of an instruction")
+        if len(self.yields) != len(parser.handlers):
+            raise ArtifactError(f"{len(self.yields)} yields", expected=f"one for each of {len(parser.handlers)} handlers")
+
+    def _words(self, pc: int, length: int) -> tuple[int, ...]:
+        if pc + length > len(self.words):
+            raise ArtifactError("the program ends within an instruction")
+        return self.words[pc : pc + length]
+
+    def _call(self, pc: int, w: tuple[int, ...]) -> int:
+        """Its length, which its operands and sizes are a part of."""
+        _index(w[1], self.of.n_functions, "function")
+        self.of.slot(w[4]), self.of.slot(w[5])
+        self.scratch = max(self.scratch, w[2] + w[3])
+        more = self._words(pc, 6 + w[2] + w[3])[6:]
+        for b in more[: w[2]]:
+            _index(b, len(self.of.buffers), "buffer")
+        for d in more[w[2] :]:
+            self.of.slot(d)
+        return 6 + len(more)
+
+    def _instruction(self, pc: int, w: tuple[int, ...]) -> int:
+        """The length of any other."""
+        op = w[0]
+        if op == JUMP:
+            self.targets.add(w[1])
+        elif op == JUMP_IF_FALSE:
+            self._touch(w[1], 1, False)
+            self.targets.add(w[2])
+        elif op in (INCREMENT, CLEAR):
+            self._touch(w[1], 8, True)
+        elif op == JUMP_IF_GE:
+            self._touch(w[1], 8, False)
+            self._touch(w[2], 8, False)
+            self.targets.add(w[3])
+        elif op == EXPECT:
+            _index(w[1], len(self.of.expected), "expectation")
+            self._touch(w[2], 16 * (_index(w[3], 2**20, "element") + 1), False)
+            self.of.slot(w[4]), self.of.slot(w[5])
+        elif op == YIELD:
+            handlers = self.of.handlers
+            if w[1] != len(self.yields) or w[1] >= len(handlers):
+                raise ArtifactError(f"yield to handler {w[1]}", expected=f"handler {len(self.yields)} of {len(handlers)}")
+            self.yields.append(pc)
+            self._handler(handlers[w[1]])
+        else:
+            raise ArtifactError(f"unknown instruction {op}")
+        return len(w)
+
+    def _touch(self, buffer: int, size: int, writes: bool) -> None:
+        spec = self.of.buffers[_index(buffer, len(self.of.buffers), "buffer")]
+        root = self.of.buffers[spec.place] if spec.kind == "alias" else spec
+        if writes and root.kind in ("const", "input"):
+            raise ArtifactError("the program writes a constant or an input")
+        self.control[buffer] = max(self.control.get(buffer, 0), size)
+
+    def _handler(self, handler: Handler) -> None:
+        from .handlers import BindHandler, HostHandler
+
+        if isinstance(handler, BindHandler):
+            for size in handler.sizes:
+                self._touch(size.buffer, 8 * (size.element + 1), False)
+        elif isinstance(handler, HostHandler):
+            self._host(handler)
+        elif (kind := self.of.kinds[handler.target]) != "given":
+            raise ArtifactError(f"a handler gives buffer {handler.target}, which is of kind {brief(kind)}")
+
+    def _host(self, handler: HostHandler) -> None:
+        for o in (*handler.reads, *handler.writes):
+            for slot in o.shape:
+                self.of.slot(slot)
+        for o in handler.reads:
+            if o.kind == "object":
+                self._touch(o.buffer, 8, False)
+        for o in handler.writes:
+            if o.kind == "object":
+                self._touch(o.buffer, 8, True)
+            elif (kind := self.of.kinds[o.buffer]) != "given":
+                raise ArtifactError(f"a host function gives buffer {o.buffer}, which is of kind {brief(kind)}")
+            if o.shape_buffer >= 0:
+                self._touch(o.shape_buffer, 8 * len(o.shape), True)
 
 
 def _list(value: Any) -> list[Any]:
