@@ -15,12 +15,11 @@ from ....errors import CodegenError
 from ....ir import Dim
 from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import PTR, Params, kernel_function, storage, vec
+from ..build import Params, kernel_function, storage, vec
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
 from ..float_mode import flush_subnormals
 from ..product import Product
-from ..row_tiles import cut_rows
 from ..target import CpuTarget
 from ..text_cache import TextEmitter
 from .diagonal import DiagonalProduct
@@ -28,6 +27,7 @@ from .planes import PlaneStore
 from .rows import ConvRows, RowSource, StridedRows
 from .schedule import ContractSchedule
 from .tile import RegisterTile
+from .units import Units
 
 
 class VectorProduct(TextEmitter):
@@ -125,70 +125,19 @@ class VectorProduct(TextEmitter):
         return self._entry(tile_fns, name)
 
     def _entry(self, tiles: dict[tuple[int, bool], ir.Function], name: str) -> ir.Function:
-        """void kernel(bufs, dims, begin, end): units, strips fastest so that a row block stays in the second-level cache.
-
-        A call for all units cuts them its own way: no other thread wants half of the rows then.
-        """
-        s = self.schedule
+        """void kernel(bufs, dims, begin, end)"""
         b = kernel_function(self.module, name)
-        bufs, dims, begin, end = b.fn.args
-        p = b.params(dims, self.size)
-        strip = s.lanes * s.vectors
-        i = b.ir
-        everything = i.icmp_signed(">=", i.sub(end, begin), i.mul(p["batch"], i.mul(p["blocks"], p["strips"])))
-        height = i.select(everything, p["whole_block"], p["block"])
-        blocks = i.select(everything, p["whole_blocks"], p["blocks"])
-        end = i.select(everything, i.mul(p["batch"], i.mul(p["whole_blocks"], p["strips"])), end)
-        share = i.select(everything, p["share"], p["share_apart"])
-        partial = ir.Constant(PTR, None)
-        if s.split or self.planes is not None:  # planes are turned from it, with a vector of rows at a time
-            more = s.lanes if self.planes is not None else 0
-            partial = b.alloca(self.acc, i.mul(i.add(height, b.i64(more)), b.i64(strip)))
-        planes = self.planes.function(self.module) if self.planes is not None else None
+        units = Units(b, self, tiles)
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
-            strip_index, rest = i.urem(u, p["strips"]), i.udiv(u, p["strips"])
-            if self.kernel.conv is None:
-                block, batch = i.urem(rest, blocks), i.udiv(rest, blocks)
-            else:  # groups read parts of the same pixels
-                batch, block = i.urem(rest, p["batch"]), i.udiv(rest, p["batch"])
-            first = i.mul(block, height)
-            rows = b.smin(height, i.sub(p["m"], first))
-            column = i.mul(strip_index, b.i64(strip))
-            full = i.icmp_signed(">=", i.sub(p["n"], column), b.i64(strip))
-
-            def run(masked: bool) -> None:
-                def walk(k0: Any, _: list[Any]) -> Sequence[Any]:
-                    k1 = b.smin(i.add(k0, p["k_block"]), p["k_steps"]) if s.split else p["k_steps"]
-                    cut_rows(b, s.tail_tiles if masked else s.tiles, rows, lambda mr, lo, hi: i.call(tiles[mr, masked], [
-                        bufs, dims, batch, i.add(first, lo), i.add(first, hi), column, first, k0, k1, partial, share]))  # fmt: skip
-                    return ()
-
-                if s.split:
-                    b.loop(b.i64(0), p["k_steps"], p["k_block"], [], walk)
-                else:
-                    walk(b.i64(0), [])
-                if planes is not None:
-                    result = b.operand(bufs, len(self.kernel.operands) - 1)
-                    live = b.smin(b.i64(strip), i.sub(p["n"], column))
-                    i.call(planes, [result, dims, partial, first, rows, i.add(i.mul(batch, p["n"]), column), live])
-
-            has = {masked for _, masked in tiles}
-            if has == {False, True}:
-                with i.if_else(full) as (then, other):
-                    with then:
-                        run(False)
-                    with other:
-                        run(True)
-            else:
-                run(has.pop())
+            units.write(u)
             return ()
 
-        restore = flush_subnormals(b, self.target) if s.acc.is_float else None
-        b.loop(begin, end, b.i64(1), [], unit)
+        restore = flush_subnormals(b, self.target) if self.schedule.acc.is_float else None
+        b.loop(b.fn.args[2], units.end, b.i64(1), [], unit)
         if restore is not None:
             restore()
-        i.ret_void()
+        b.ir.ret_void()
         return b.fn
 
 
