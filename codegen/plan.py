@@ -143,7 +143,7 @@ class PrologueCall:
 
 @dataclass(frozen=True, slots=True)
 class Prologue:
-    """What happens before the program runs. Values are numbered: inputs of the model, constants (arrays of strings), then results
+    """What happens before the program runs. Values are numbered: inputs of the model, constants, then results
     of the calls in order.
 
     `feeds` are the values that the program reads, by input. `outputs`, by output of the model: a value, or −1 for the next of the

@@ -99,7 +99,11 @@ def _prologue(p: Prologue) -> dict[str, Any]:
     return {
         "inputs": [{"name": n, **_type(t)} for n, t in zip(p.input_names, p.inputs, strict=True)],
         "symbols": [{"name": s.name, "lo": max(0, s.lo), "hi": min(2**62, s.hi)} for s in symbols],
-        "strings": [{"shape": list(a.shape), "items": [str(s) for s in a.ravel()]} for a in p.constants],
+        "constants": [
+            {"dtype": "str" if a.dtype.kind == "O" else DType.from_numpy(a.dtype).value, "shape": list(a.shape),
+             "items": [str(s) for s in a.ravel()] if a.dtype.kind == "O" else a.ravel().tolist()}
+            for a in p.constants
+        ],
         "calls": [
             {"call": c.call, "attributes": dict(c.attributes), "reads": list(c.reads), "writes": list(map(_type, c.results)),
              "loc": list(c.loc)}

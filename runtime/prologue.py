@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,8 +13,6 @@ from .dimexpr import LIMIT, brief
 from .elements import HANDLES, dtype_of
 from .manifest import Symbol, TensorInfo
 from .texts import Texts
-
-_OBJECT = np.dtype(object)
 
 
 class Result(NamedTuple):
@@ -40,7 +39,7 @@ class Prologue(NamedTuple):
     inputs: tuple[TensorInfo, ...]
     shapes: tuple[list[Any], ...]  # of the inputs, as dim expressions
     symbols: tuple[Symbol, ...]
-    constants: tuple[Texts, ...]
+    constants: tuple[Texts | np.ndarray, ...]
     calls: tuple[Call, ...]
     feeds: tuple[int, ...]
     outputs: tuple[TensorInfo, ...]
@@ -50,8 +49,8 @@ class Prologue(NamedTuple):
 def parse_prologue(raw: Mapping[str, Any], inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> Prologue:
     """That of a program with these inputs and outputs. Raises ArtifactError (or a KeyError, TypeError … that the caller turns into one)."""
     given = tuple(_info(t["name"], t) for t in raw["inputs"])
-    constants = tuple(Texts([_text(s) for s in t["items"]], tuple(map(_size, t["shape"]))) for t in raw["strings"])
-    infos = [*given, *(TensorInfo("", _OBJECT, t.shape, "str") for t in constants)]
+    constants = tuple(map(_constant, raw["constants"]))
+    infos = [*given, *(_info("", t) for t in raw["constants"])]
     calls = []
     for c in raw["calls"]:
         reads = tuple(_number(i, len(infos)) for i in c["reads"])
@@ -66,9 +65,6 @@ def parse_prologue(raw: Mapping[str, Any], inputs: Sequence[TensorInfo], outputs
         infos[i].dtype != t.dtype or len(infos[i].shape) != len(t.shape) for i, t in zip(feeds, inputs, strict=True)
     ):
         raise ArtifactError("the prologue does not give what the program reads")
-    for t in constants:
-        if len(t.items) != int(np.prod(t.shape, dtype=object)):
-            raise ArtifactError(f"{len(t.items)} strings of shape {brief(list(t.shape))}")
     passed, shown, numbers = iter(outputs), [], []
     for name, number in raw["outputs"]:
         numbers.append(-1 if number == -1 else _number(number, len(infos)))
@@ -86,10 +82,21 @@ def parse_prologue(raw: Mapping[str, Any], inputs: Sequence[TensorInfo], outputs
 
 def _info(name: object, raw: Mapping[str, Any]) -> TensorInfo:
     dtype, shape = raw["dtype"], raw["shape"]
-    if type(shape) is not list or len(shape) > 64 or dtype == "object":
+    if type(shape) is not list or len(shape) > 64 or (dtype == "object" and shape):
         raise ArtifactError(f"{brief(dtype)} of shape {brief(shape)} in a prologue")
     dims = tuple(d if type(d) is str else _size(d) for d in shape)
     return TensorInfo(_text(name), dtype_of(dtype), dims, dtype if dtype in HANDLES else "tensor")
+
+
+def _constant(raw: Mapping[str, Any]) -> Texts | np.ndarray:
+    items, dtype, shape = raw["items"], raw["dtype"], tuple(map(_size, raw["shape"]))
+    if type(items) is not list or len(items) != math.prod(shape) or dtype == "object":
+        raise ArtifactError(f"a constant of shape {brief(list(shape))} in a prologue")
+    if dtype in HANDLES:
+        return Texts([*map(_text, items)], shape)
+    found = np.array(items, dtype_of(dtype)).reshape(shape)
+    found.flags.writeable = False
+    return found
 
 
 def _result(info: TensorInfo) -> Result:

@@ -1,6 +1,6 @@
-"""Modules whose programs read what functions of `host/` make of the arrays that a run is given: texts, mostly.
+"""Modules whose programs read what functions of `host/` make of what a run is given: texts and sequences, mostly.
 
-Strings stay strings here; inside a program each is a handle, and each call a stop.
+Those stay what they are here; inside a program each is a handle, and each call a stop.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ..errors import ArtifactError, InputError
 from .arguments import Bound, as_array, axis_text, bind_dims, given_outputs, shape_text
 from .artifact import Parts
 from .elements import STRINGS
+from .handles import held
 from .host import FAILURES, TEXT_CALLS, prepared
 from .manifest import TensorInfo
 from .module import Module
@@ -33,7 +34,8 @@ class PrologueModule(Module):
         self._prologue: Prologue = prologue
         self._calls = [(k, c, c.call in TEXT_CALLS, c.reads, c.writes) for k, c in enumerate(prologue.calls)]
         self._functions: dict[int, Callable[..., Any]] = {}
-        self._read = [(i, t.dtype, t.kind in STRINGS) for i, t in enumerate(prologue.inputs)]
+        self._read = [(i, t, t.dtype, t.kind in STRINGS) for i, t in enumerate(prologue.inputs)]
+        self._shared = _shared(prologue)
         self._fitting: dict[tuple[tuple[int, ...], ...], None] = {}  # shapes of inputs that were met
         self._passes = -1 in prologue.numbers
         super().__init__(parts, threads=threads)
@@ -52,7 +54,7 @@ class PrologueModule(Module):
         given: dict[int, np.ndarray] = {}
         if out:
             own = {t.name for t, n in zip(p.outputs, p.numbers, strict=True) if n >= 0} if isinstance(out, Mapping) else set()
-            shapes = [values[n].shape if n >= 0 else None for n in p.numbers]
+            shapes = [values[n].shape if n >= 0 and t.kind == "tensor" else None for t, n in zip(p.outputs, p.numbers, strict=True)]
             given = given_outputs({k: v for k, v in out.items() if k in own} if own else out, p.outputs, shapes, arrays)
             out = {k: v for k, v in out.items() if k not in own}
         passed: list[Any] = []
@@ -67,9 +69,9 @@ class PrologueModule(Module):
             if at in given:
                 given[at][...] = value
                 value = given[at]
-            if type(value) is Texts:
+            elif type(value) is Texts:
                 value = value.array()
-            elif not value.flags.c_contiguous:
+            elif number in self._shared or (type(value) is _ndarray and not value.flags.c_contiguous):
                 value = value.copy()
             outputs.append(value)
         return outputs
@@ -85,8 +87,12 @@ class PrologueModule(Module):
         """All of them. Raises InputError for inputs that do not fit, or that a function is not defined for."""
         values: list[Any] = []
         shapes = []
-        for i, dtype, texts in self._read:
+        for i, info, dtype, texts in self._read:
             a = arrays[i]
+            if info.kind == "object":
+                shapes.append(())
+                values.append(held(a, f"input {info.name}")[()])
+                continue
             if type(a) is not _ndarray or a.dtype != dtype or not a.flags.c_contiguous:
                 break  # `_fit_all` makes it fit, or says why it does not
             shape = a.shape
@@ -128,7 +134,7 @@ class PrologueModule(Module):
         for value, info, dims in zip(arrays, p.inputs, p.shapes, strict=True):
             array = as_array(value, info)
             bind_dims(bound, info, array.shape, dims)
-            values.append(Texts.of(array) if info.kind in STRINGS else array)
+            values.append(Texts.of(array) if info.kind in STRINGS else array[()] if info.kind == "object" else array)
         for s in p.symbols:
             size = bound[s.name][0]
             if not s.lo <= size <= s.hi:
@@ -136,13 +142,28 @@ class PrologueModule(Module):
                                  loc=axis_text(*bound[s.name][1:]))  # fmt: skip
         if len(self._fitting) >= _MOST_SHAPES:
             self._fitting.clear()
-        self._fitting[tuple(v.shape for v in values)] = None
+        self._fitting[tuple(() if t.kind == "object" else v.shape for t, v in zip(p.inputs, values, strict=True))] = None
         return values
+
+
+def _shared(p: Prologue) -> frozenset[int]:
+    """Values that may be memory of something else: tensors taken from sequences and optionals."""
+    kinds = [*(t.kind for t in p.inputs), *("constant" for _ in p.constants)]
+    found = []
+    for call in p.calls:
+        taken = any(kinds[i] == "object" for i in call.reads)
+        for to in call.writes:
+            if taken and to.info.kind == "tensor":
+                found.append(len(kinds))
+            kinds.append(to.info.kind)
+    return frozenset(found)
 
 
 def _checked(value: Any, to: Result, call: Call) -> Any:
     """A result as values are. Raises InputError where it is not of the type that the model says."""
     info = to.info
+    if info.kind == "object":
+        return value
     if info.kind == "tensor":
         if type(value) is not _ndarray:
             value = np.asarray(value)

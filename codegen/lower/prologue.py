@@ -1,6 +1,6 @@
-"""What a graph does to texts before anything else becomes a prologue: calls of Python on the arrays that a run is given.
+"""What a graph does to texts and sequences before anything else becomes a prologue: calls of Python on what a run is given.
 
-There strings stay what they are; inside a program each would be a handle, and each call a stop.
+There strings and lists stay what they are; inside a program each would be a handle, and each call a stop.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from ...ir import Const, Dim, DType, Graph, Input, Node, Value, symbols_of
 from ...ir.dims import Sym
 from ...ir.graph import symbols_in
 from ...ir.ops import Equal
-from ...ir.ops.host import Host
+from ...ir.ops.host import Host, ListAppend
 from ...ir.ops.move import Reshape
 from ..plan import Prologue, PrologueCall
 
 _MOST_STRINGS = 1 << 12  # of a constant operand
+_MOST_NUMBERS = 64
+_NUMBERS = (DType.I64, DType.I32, DType.BOOL)
 
 
 def split(graph: Graph, labelled: Sequence[int] = ()) -> tuple[Graph, Prologue | None]:
@@ -26,7 +28,7 @@ def split(graph: Graph, labelled: Sequence[int] = ()) -> tuple[Graph, Prologue |
 
     Outputs that they give are none of the graph any more, but for those at the positions `labelled`.
     """
-    if not any(t.dtype is DType.STRING for n in graph.nodes for t in n.types) or not all(map(_plain, graph.inputs)):
+    if not any(t.dtype in (DType.STRING, DType.OBJECT) for n in graph.nodes for t in n.types) or not all(map(_plain, graph.inputs)):
         return graph, None
     found = _Calls(graph)
     if not found.calls:
@@ -49,7 +51,7 @@ def split(graph: Graph, labelled: Sequence[int] = ()) -> tuple[Graph, Prologue |
 
 def _plain(v: Value) -> bool:
     """A tensor whose sizes are numbers or symbols."""
-    return v.dtype is not DType.OBJECT and all(isinstance(d, int) or _symbol(d) for d in v.shape)
+    return all(isinstance(d, int) or _symbol(d) for d in v.shape)
 
 
 def _symbol(d: Dim) -> bool:
@@ -75,12 +77,12 @@ class _Calls:
         known = {*inputs}
         taken: list[Node] = []
         for node in nodes:
-            if all(v in known or _strings(v) for v in node.inputs) and _callable(node):
+            if all(v in known or _small(v) for v in node.inputs) and _callable(node):
                 taken.append(node)
                 known |= {*node.outputs}
         wanted = {v for n in taken if isinstance(n.op, Host) for v in n.inputs}  # others serve those that call the runtime
-        taken = [n for n in taken if isinstance(n.op, (Host, Equal)) or n.out in wanted]
-        constants = dict.fromkeys(v for n in taken for v in n.inputs if _strings(v))
+        taken = [n for n in taken if (isinstance(n.op, (Host, Equal)) and n.inputs) or n.outputs[0] in wanted]
+        constants = dict.fromkeys(v for n in taken for v in n.inputs if _small(v))
         self.constants = [v.data for v in constants]
         self.numbers = {v: i for i, v in enumerate((*inputs, *constants))}
         end = len(self.numbers)
@@ -95,14 +97,18 @@ class _Calls:
             end += len(results)
 
 
-def _strings(v: Value) -> bool:
-    return isinstance(v.node.op, Const) and v.dtype is DType.STRING and v.node.op.data.size <= _MOST_STRINGS
+def _small(v: Value) -> bool:
+    """A constant that calls may read."""
+    if not isinstance(v.node.op, Const):
+        return False
+    most = _MOST_STRINGS if v.dtype is DType.STRING else _MOST_NUMBERS if v.dtype in _NUMBERS else 0
+    return v.node.op.data.size <= most
 
 
 def _callable(node: Node) -> bool:
     op = node.op
     if isinstance(op, Host):
-        return not any(t.dtype is DType.OBJECT for t in (*op.results, *(v.type for v in node.inputs)))
+        return not isinstance(op, ListAppend)  # which changes its list
     if any(v.dtype is not DType.STRING or isinstance(v.node.op, Const) for v in node.inputs):
         return False
     if isinstance(op, Reshape):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,9 @@ def split_to_sequence(x: np.ndarray, sizes: np.ndarray, axis: int, keepdims: boo
         given = [min(size, n - start) for start in range(0, n, size)]
     if min(given, default=0) < 0 or sum(given) != n:
         raise ValueError(f"parts {given} of an axis of {n}")
-    ends = np.cumsum(given)
-    parts = [x.take(range(end - size, end), axis) for size, end in zip(given, ends.tolist(), strict=True)]
+    before = (slice(None),) * (axis % x.ndim)
+    ends = accumulate(given)
+    parts = [x[(*before, slice(end - size, end))].copy() for size, end in zip(given, ends, strict=True)]
     return parts if keepdims else [p.squeeze(axis) for p in parts]
 
 

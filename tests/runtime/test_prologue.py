@@ -29,6 +29,19 @@ texts (string[N] s, string[N] t, float[N] x, string[1, N] r)
     printed = Cast<to = 8>(x)
     q = Reshape(r, minus)
 }"""
+SEQUENCES = """<ir_version: 10, opset_import: ["" : 20]>
+lists (seq(float[P]) s, float[N] x, int64[K] sizes, seq(string[Q]) words)
+    => (float[A] first, seq(float[B]) parts, float[C] last, seq(float[P]) more, string[D] w, string[D] joined, float[A] twice) {
+    zero = Constant<value = int64 {0}>()
+    one = Constant<value = int64 {-1}>()
+    first = SequenceAt(s, zero)
+    parts = SplitToSequence<axis = 0>(x, sizes)
+    last = SequenceAt(parts, one)
+    more = SequenceInsert(s, x, zero)
+    w = SequenceAt(words, zero)
+    joined = StringConcat(w, w)
+    twice = Add(first, first)
+}"""
 OUTPUTS = ("c", "n", "y", "same", "f", "e", "parts", "printed", "q")
 
 
@@ -117,6 +130,36 @@ def test_outputs_are_arrays_of_their_own(module):
             module.run(given, wrong)
 
 
+def lists():
+    words = [np.array(["a", "b"], object), np.array(["c"], object)]
+    x = np.arange(5, dtype=np.float32)
+    return {"s": [x[:3].copy(), x[:1].copy()], "x": x, "sizes": np.array([2, 0, 3]), "words": words}
+
+
+def test_sequences():
+    module = mlc.compile(onnx.parser.parse_model(SEQUENCES), threads=1)
+    assert module.manifest.prologue is not None and not module.manifest.handlers
+    for _ in range(2):
+        given = lists()
+        got = module.run(given)
+        assert got["first"].tolist() == [0, 1, 2] and got["last"].tolist() == [2, 3, 4] and got["twice"].tolist() == [0, 2, 4]
+        assert [p.tolist() for p in got["parts"]] == [[0, 1], [], [2, 3, 4]] and got["more"][0].tolist() == [0, 1, 2, 3, 4]
+        assert got["w"].tolist() == ["a", "b"] and got["joined"].tolist() == ["aa", "bb"]
+        for of in (got["first"], got["last"], got["w"], *got["parts"], got["more"][0]):
+            of[:] = 7
+        assert str(given) == str(lists()) and got["joined"].tolist() == ["aa", "bb"]
+    for wrong, message in (
+        ({"s": []}, "sequence_at"),
+        ({"s": 3}, "sequence_at"),
+        ({"s": None}, "sequence_at"),
+        ({"s": [np.array(["a"], object)]}, "sequence_at gives"),
+        ({"words": [np.array([3], object)]}, "input words"),
+        ({"sizes": np.array([2, 2, 2])}, "split_to_sequence"),
+    ):
+        with pytest.raises(InputError, match=message):
+            module.run({**lists(), **wrong})
+
+
 def test_copies(module, tmp_path):
     module.save(tmp_path / "m.mlc")
     for copy_of in (pickle.loads(pickle.dumps(module)), mlc.load(tmp_path / "m.mlc")):
@@ -124,9 +167,10 @@ def test_copies(module, tmp_path):
     assert module.profile(feeds(2), 2).keys() == {s.word for s in module.steps}
 
 
-def test_prologues_that_do_not_fit(module):
+@pytest.mark.parametrize("text,given", [(MODEL, feeds(2)), (SEQUENCES, lists())], ids=["texts", "sequences"])
+def test_prologues_that_do_not_fit(text, given):
     """Whatever is changed in what the manifest says, there is an error of ours or a run that ends."""
-    parts = module.parts
+    parts = mlc.compile(onnx.parser.parse_model(text), threads=1).parts
 
     def places(value, path=()):
         if path:
@@ -136,14 +180,14 @@ def test_prologues_that_do_not_fit(module):
 
     refused = 0
     for path in places(parts.manifest.raw["prologue"]):
-        for odd in (None, -2, 10**6, "odd", [], {}, [["sym", "odd"]]):
+        for odd in (None, -2, 10**6, "odd", "object", [], {}):
             raw = copy.deepcopy(parts.manifest.raw)
             at = raw["prologue"]
             for key in path[:-1]:
                 at = at[key]
             at[path[-1]] = odd
             try:
-                open_parts(Parts(parse(raw, 10_000, parts.weights.nbytes), parts.code, parts.weights)).run(feeds(2))
+                open_parts(Parts(parse(raw, 10_000, parts.weights.nbytes), parts.code, parts.weights)).run(given)
             except ArtifactError:
                 refused += 1
             except MlcError:
