@@ -26,7 +26,7 @@ from .levels import Levels
 from .row import run_if_few
 from .schedule import NO_HINTS, GroupedHints, GroupedSchedule, schedule_grouped
 from .streams import STREAMS
-from .tiles import TileProduct
+from .tiles import Split, SplitProduct
 from .units import TileFunctions, Units, Wide
 
 _CALL_BYTES = 160 << 10  # of weights that a call with one row reads at least: some 8 µs
@@ -90,11 +90,11 @@ class _Emitter(TextEmitter):
 
 
 def _wide(f: Frame, masks: tuple[bool, ...]) -> Wide:
-    on_tiles = TileProduct(f) if f.schedule.tiles else None
-    expanded = Expanded(f, on_tiles)
-    if on_tiles is not None:
-        products = {masked: on_tiles.product(masked) for masked in masks}
-        return Wide(expanded.expand(), split=on_tiles.split(), products=products)
+    split = Split(f) if f.schedule.tiles else None
+    expanded = Expanded(f, split)
+    if split is not None:
+        products = {masked: SplitProduct(f, masked).write() for masked in masks}
+        return Wide(expanded.expand(), split=split.split(), products=products)
     tiles = {(h, masked): expanded.tile(h, masked) for h in f.schedule.wide for masked in masks}
     return Wide(expanded.expand(), tiles)
 

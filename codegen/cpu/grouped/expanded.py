@@ -12,7 +12,7 @@ from ..product import Product
 from ..tiles import ROWS
 from .frame import Frame, Results
 from .strip import Strip
-from .tiles import TileProduct
+from .tiles import Split
 
 F32 = ir.FloatType()
 
@@ -20,9 +20,9 @@ F32 = ir.FloatType()
 class Expanded:
     """Functions of one module: `expand` fills a scratch [K, strip] with (level − zero)·scale, `tiles` multiply by it."""
 
-    def __init__(self, f: Frame, on_tiles: TileProduct | None) -> None:
-        """`on_tiles` takes the weights, where there are AMX tiles."""
-        self.f, self.s, self.on_tiles = f, f.schedule, on_tiles
+    def __init__(self, f: Frame, split: Split | None) -> None:
+        """`split` takes the weights, where there are AMX tiles."""
+        self.f, self.s, self.split = f, f.schedule, split
         self.vector = vec(F32, f.schedule.lanes)
 
     def expand(self) -> ir.Function:
@@ -52,11 +52,11 @@ class Expanded:
                     x = f.levels.floats(b, i.lshr(packed[v], ir.Constant(packed[v].type, j * f.kernel.bits)))
                     return i.fmul(x if off is None else i.fsub(x, off[v]), factor[v])
 
-                if self.on_tiles is not None:
+                if self.split is not None:
                     for j in range(0, each, 2):
                         pairs = [(weights(v, j), weights(v, j + 1)) for v in range(s.vectors)]
                         row = i.add(i.mul(place, b.i64(each // 2)), b.i64(j // 2))
-                        self.on_tiles.store_weights(b, scratch, half, row, pairs)
+                        self.split.store_weights(b, scratch, half, row, pairs)
                     return ()
                 out = b.at(scratch, i.mul(place, b.i64(each * s.lanes * s.vectors)), F32)
                 for v in range(s.vectors):
@@ -69,9 +69,9 @@ class Expanded:
 
         after = i.udiv(i.add(end, i.sub(p["group"], b.i64(1))), p["group"])
         b.loop(i.udiv(begin, p["group"]), after, b.i64(1), [], group)
-        if self.on_tiles is not None:
+        if self.split is not None:
             pairs = i.mul(i.sub(end, begin), b.i64(each // 2))
-            self.on_tiles.clear(b, scratch, half, pairs, i.and_(i.add(pairs, b.i64(ROWS - 1)), b.i64(-ROWS)))
+            self.split.clear(b, scratch, half, pairs, i.and_(i.add(pairs, b.i64(ROWS - 1)), b.i64(-ROWS)))
         i.ret_void()
         return b.fn
 

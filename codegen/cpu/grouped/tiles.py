@@ -31,8 +31,8 @@ _HIGH = 0xFFFF0000
 _LARGEST = 0x7F7F8000  # the least magnitude that rounds to infinity
 
 
-class TileProduct:
-    """Functions of one module: `split` for rows of A, `spread` for a strip of weights, `product` of the two."""
+class Split:
+    """Floats to their parts: `split` for rows of A, `store_weights` for a strip of weights."""
 
     def __init__(self, f: Frame) -> None:
         self.f, self.s = f, f.schedule
@@ -43,7 +43,7 @@ class TileProduct:
         b = subroutine(self.f.module, "split", [PTR, I64, I64, I64, PTR, I64], I1)
         i = b.ir
         a, lda, k, count, out, half = b.fn.args
-        steps = self.steps(b, k)
+        steps = tile_steps(b, k)
 
         def row(r: Any, seen: list[Any]) -> Sequence[Any]:
             line = b.at(a, i.mul(r, lda), F32)
@@ -101,97 +101,106 @@ class TileProduct:
 
         b.loop(first, last, b.i64(1), [], pair)
 
-    def product(self, masked: bool) -> ir.Function:
-        """void product(bufs, dims, first, count, column, a, a_half, strip, half, k, from, last, sums): `count` rows from `first` on by
-        the strip, for a block of `k` elements; `sums` of the strip [count, columns] go on where `from`, and are finished where `last`."""
-        s = self.s
-        types = [PTR, PTR, I64, I64, I64, PTR, I64, PTR, I64, I64, I1, I1, PTR]
-        b = subroutine(self.f.module, f"amx{'t' if masked else ''}", types)
-        i = b.ir
-        bufs, dims, first, count, column, a, a_half, strip, half, k, goes_on, last, sums = b.fn.args
-        p = b.params(dims, self.f.size)
-        operands = b.operands(bufs, len(self.f.kernel.operands))
-        results = Results(b, self.f, p, dims, operands, column, masked, hold=True)
-        steps = self.steps(b, k)
-
-        def rows(at: Any, _: list[Any]) -> Sequence[Any]:
-            left = i.sub(count, at)
-            block = b.at(a, i.mul(i.mul(i.udiv(at, b.i64(ROWS)), steps), b.i64(_BLOCK)), I8)
-            found = b.at(sums, i.mul(at, b.i64(s.vectors)), self.floats)
-            with i.if_else(i.icmp_signed(">", left, b.i64(ROWS))) as (two, one):
-                for high, branch in ((2, two), (1, one)):
-                    with branch:
-                        for c in range(0, s.vectors, 2):
-                            self._tiles(b, high, c, min(2, s.vectors - c), steps, block, a_half, strip, half, goes_on, found)
-
-            def finish(r: Any, _: list[Any]) -> Sequence[Any]:
-                line = b.at(found, i.mul(r, b.i64(s.vectors)), self.floats)
-                acc = [b.load(self.floats, b.at(line, b.i64(v), self.floats), 64) for v in range(s.vectors)]
-                results.store(i.add(first, i.add(at, r)), acc)
-                return ()
-
-            with i.if_then(last):
-                b.loop(b.i64(0), b.smin(left, b.i64(2 * ROWS)), b.i64(1), [], finish)
-            return ()
-
-        b.loop(b.i64(0), count, b.i64(2 * ROWS), [], rows)
-        i.ret_void()
-        return b.fn
-
-    def steps(self, b: Builder, k: Any) -> Any:
-        """Tile instructions along K."""
-        return b.ir.udiv(b.ir.add(k, b.i64(_STEP - 1)), b.i64(_STEP))
-
-    def _tiles(
-        self, b: Builder, high: int, first: int, wide: int, steps: Any, a: Any, a_half: Any, strip: Any, half: Any, goes_on: Any, sums: Any
-    ) -> None:
-        """16·high rows by 16·wide columns from vector `first` on: sums in tiles 0 … 3, A in 4 and 5, B in 6 and 7."""
-        i, t, line = b.ir, Tiles(b, DType.BF16), b.i64(BYTES)
-        row = b.i64(self.s.vectors * BYTES)
-
-        def each(run: Callable[[int, Any], None]) -> None:
-            """run(tile, where its sums are)"""
-            for x in range(high):
-                for y in range(wide):
-                    run(2 * x + y, b.at(sums, b.i64(x * ROWS * self.s.vectors + first + y), self.floats))
-
-        with i.if_else(goes_on) as (then, other):
-            with then:
-                each(lambda tile, at: t.load(tile, at, row))
-            with other:
-                each(lambda tile, at: t.zero(tile))
-
-        def load_a(at: Any, offset: Any) -> None:
-            for x in range(high):
-                block = i.mul(i.add(i.mul(steps, b.i64(x)), at), b.i64(_BLOCK))
-                t.load(4 + x, b.at(a, i.add(block, offset), I8), line)
-
-        def load_b(at: Any, offset: Any) -> None:
-            for y in range(wide):
-                block = i.mul(i.add(i.mul(at, b.i64(self.s.vectors)), b.i64(first + y)), b.i64(_BLOCK))
-                t.load(6 + y, b.at(strip, i.add(block, offset), I8), line)
-
-        def multiply() -> None:
-            for x in range(high):
-                for y in range(wide):
-                    t.multiply(2 * x + y, 4 + x, 6 + y)
-
-        def step(at: Any, _: list[Any]) -> Sequence[Any]:
-            load_a(at, b.i64(0))
-            load_b(at, half)
-            multiply()
-            load_b(at, b.i64(0))
-            multiply()
-            load_a(at, a_half)
-            multiply()
-            return ()
-
-        b.loop(b.i64(0), steps, b.i64(1), [], step)
-        each(lambda tile, at: t.store(tile, at, row))
-
     def _parts(self, b: Builder, x: Any) -> tuple[Any, Any]:
         """Bits of h and l; only their upper 16 count, and of h the others are zero."""
         i, half = b.ir, ir.Constant(self.words, _HALF)
         high = i.and_(i.add(i.bitcast(x, self.words), half), ir.Constant(self.words, _HIGH))
         low = i.fsub(x, i.bitcast(high, self.floats))
         return high, i.add(i.bitcast(low, self.words), half)
+
+
+class SplitProduct:
+    """void product(bufs, dims, first, count, column, a, a_half, strip, half, k, from, last, sums): `count` rows from `first` on by
+    the strip, for a block of `k` elements; `sums` of the strip [count, columns] go on where `from`, and are finished where `last`.
+
+    Sums are in tiles 0 … 3, A in 4 and 5, B in 6 and 7.
+    """
+
+    def __init__(self, f: Frame, masked: bool) -> None:
+        self.f, self.vectors = f, f.schedule.vectors
+        self.floats = vec(F32, _LANES)
+        b = self.b = subroutine(f.module, f"amx{'t' if masked else ''}", [PTR, PTR, I64, I64, I64, PTR, I64, PTR, I64, I64, I1, I1, PTR])
+        bufs, dims, self.first, self.count, column, self.a, self.a_half, self.strip, self.half, k, *state = b.fn.args
+        self.goes_on, self.last, self.sums = state
+        p = b.params(dims, f.size)
+        self.results = Results(b, f, p, dims, b.operands(bufs, len(f.kernel.operands)), column, masked, hold=True)
+        self.steps = tile_steps(b, k)
+        self.tiles = Tiles(b, DType.BF16)
+
+    def write(self) -> ir.Function:
+        self.b.loop(self.b.i64(0), self.count, self.b.i64(2 * ROWS), [], self._rows)
+        self.b.ir.ret_void()
+        return self.b.fn
+
+    def _rows(self, at: Any, _: list[Any]) -> Sequence[Any]:
+        """Up to 32 rows by the strip."""
+        b, i = self.b, self.b.ir
+        left = i.sub(self.count, at)
+        block = b.at(self.a, i.mul(i.mul(i.udiv(at, b.i64(ROWS)), self.steps), b.i64(_BLOCK)), I8)
+        found = b.at(self.sums, i.mul(at, b.i64(self.vectors)), self.floats)
+        with i.if_else(i.icmp_signed(">", left, b.i64(ROWS))) as (two, one):
+            for high, branch in ((2, two), (1, one)):
+                with branch:
+                    for v in range(0, self.vectors, 2):
+                        self._multiply(high, range(v, min(v + 2, self.vectors)), block, found)
+
+        def finish(r: Any, _: list[Any]) -> Sequence[Any]:
+            line = b.at(found, i.mul(r, b.i64(self.vectors)), self.floats)
+            acc = [b.load(self.floats, b.at(line, b.i64(v), self.floats), 64) for v in range(self.vectors)]
+            self.results.store(i.add(self.first, i.add(at, r)), acc)
+            return ()
+
+        with i.if_then(self.last):
+            b.loop(b.i64(0), b.smin(left, b.i64(2 * ROWS)), b.i64(1), [], finish)
+        return ()
+
+    def _multiply(self, high: int, columns: range, a: Any, sums: Any) -> None:
+        """16·high rows by those vectors of columns: the three products of parts, in every step along K."""
+        b, i, t = self.b, self.b.ir, self.tiles
+        places = [(x, y) for x in range(high) for y in range(len(columns))]
+
+        def each(run: Callable[[int, Any], None]) -> None:
+            """run(tile, where its sums are)"""
+            for x, y in places:
+                run(2 * x + y, b.at(sums, b.i64(x * ROWS * self.vectors + columns[y]), self.floats))
+
+        row = b.i64(self.vectors * BYTES)
+        with i.if_else(self.goes_on) as (then, other):
+            with then:
+                each(lambda tile, at: t.load(tile, at, row))
+            with other:
+                each(lambda tile, at: t.zero(tile))
+
+        def multiply() -> None:
+            for x, y in places:
+                t.multiply(2 * x + y, 4 + x, 6 + y)
+
+        def step(at: Any, _: list[Any]) -> Sequence[Any]:
+            self._load_a(high, a, at, b.i64(0))
+            self._load_b(columns, at, self.half)
+            multiply()
+            self._load_b(columns, at, b.i64(0))
+            multiply()
+            self._load_a(high, a, at, self.a_half)
+            multiply()
+            return ()
+
+        b.loop(b.i64(0), self.steps, b.i64(1), [], step)
+        each(lambda tile, at: t.store(tile, at, row))
+
+    def _load_a(self, high: int, a: Any, at: Any, offset: Any) -> None:
+        b, i = self.b, self.b.ir
+        for x in range(high):
+            block = i.mul(i.add(i.mul(self.steps, b.i64(x)), at), b.i64(_BLOCK))
+            self.tiles.load(4 + x, b.at(a, i.add(block, offset), I8), b.i64(BYTES))
+
+    def _load_b(self, columns: range, at: Any, offset: Any) -> None:
+        b, i = self.b, self.b.ir
+        for y, v in enumerate(columns):
+            block = i.mul(i.add(i.mul(at, b.i64(self.vectors)), b.i64(v)), b.i64(_BLOCK))
+            self.tiles.load(6 + y, b.at(self.strip, i.add(block, offset), I8), b.i64(BYTES))
+
+
+def tile_steps(b: Builder, k: Any) -> Any:
+    """Tile instructions along K."""
+    return b.ir.udiv(b.ir.add(k, b.i64(_STEP - 1)), b.i64(_STEP))
