@@ -37,6 +37,7 @@ class Sizes:
         self.size_words = Words(manifest, self.stages)
         self.strings = np.array([*manifest.strings, None], object)[:-1]  # with None, it has one axis whatever there is
         self.string_handles = dict(zip(manifest.strings, words(range(len(manifest.strings))), strict=True))
+        self.host_constants: dict[tuple[int, int], Any] = {}  # what they read of constants, by number of the handler and the operand
         self.host_functions: dict[int, Callable[..., Any]] = {}  # by number of the handler, once they have run
         # buffers whose sizes follow from those of the inputs; the others are allocated while the program runs
         known = [not k for k in self.stages.of]

@@ -57,7 +57,7 @@ class Yields:
     def __init__(self, program: Sizes, binding: Binding, tables: Tables, outputs: list[Any], handles: Handles, space: Space) -> None:
         self.binding, self.outputs, self.handles, self.space = binding, outputs, handles, space
         self.manifest, self.stages, self.words = program.manifest, program.stages, program.size_words
-        self.functions = program.host_functions
+        self.functions, self.constants = program.host_functions, program.host_constants
         self.tables = t = tables
         self.values, self.slots, self.sizes, self.bufs = t.values, t.slots, t.sizes, t.bufs
         self.room, self.held, self.owned = t.room, t.held, t.owned
@@ -222,7 +222,14 @@ class Yields:
     # --- host functions ------------------------------------------------------------------------------------------------
 
     def _host(self, k: int, handler: HostHandler) -> None:
-        operands = [self._read(o) for o in handler.reads]
+        operands = []
+        for i, o in enumerate(handler.reads):
+            value = self.constants.get((k, i))
+            if value is None:
+                value = self._read(o)
+                if o.kind == "tensor" and self.manifest.buffers[o.buffer].kind == "const":
+                    self.constants[k, i] = value
+            operands.append(value)
         if handler.call in TEXT_CALLS:
             operands = [Texts.of(v) if o.kind in STRINGS else v for o, v in zip(handler.reads, operands, strict=True)]
         try:

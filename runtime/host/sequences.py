@@ -21,7 +21,7 @@ def sequence_construct(*elements: Any) -> list[Any]:
 
 
 def _place(length: int, position: np.ndarray | None, last: int) -> int:
-    at = last if position is None else int(position.reshape(()))
+    at = last if position is None else int(position.item())
     if not -length <= at <= last:
         raise IndexError(f"position {at} of a sequence of {length}")
     return at + length if at < 0 else at
