@@ -23,7 +23,9 @@ _FULL = 0.7
 _LINE = 32  # pixels up to which a line is short,
 _LONG = 5  # taps along it from which on they are many
 _SUMMED = 72  # terms of a sum, up to which planes are read about as quickly as packed rows; of strides from 3 on fewer,
-_SUMMED_WIDE = {1: 48, 2: 30}  # and by stride where there are more output channels than a vector has
+_SUMMED_WIDE = {1: 48, 2: 30}  # and by stride where there are more output channels than a vector has,
+_SUMMED_FEW = {1: 640, 2: 72, 3: 100, 4: 576, 8: 288}  # or where there are few: four share what they read, and 2 and 3 are cheap
+# as products of taps, too (`codegen/lower/scattered_taps.py`)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class ChannelsFirst(Pass):
                 columns = node.out.shape[-1]
                 assert isinstance(columns, int)  # of a constant
                 packed += estimate(prod(x.shape)) if columns > _ROWS else 0
-            elif (turned and _is_depthwise(node)) or ((turned or x.shape[1] == 1) and before_transpose(now, node.out, inverse(perm))):
+            elif (turned and _is_depthwise(node)) or ((turned or x.shape[1] == 1) and _leaves_planes(now, node, inverse(perm))):
                 y = _filters(node, x, ins[1])
                 packed += 0 if y is None else _slower(node, x)
             return None if y is None else [transpose(y, perm)]
@@ -113,6 +115,10 @@ def _is_depthwise(node: Node) -> bool:
     return each == 1 and isinstance(node.op, Conv) and node.op.groups == outputs
 
 
+def _leaves_planes(graph: Graph, node: Node, perm: tuple[int, ...]) -> bool:
+    return node.out.shape[-1] == 1 or before_transpose(graph, node.out, perm)
+
+
 def _filters(node: Node, x: Value, w: Value) -> Value | None:
     """Depthwise, or of short sums: those cost less than turning what they read and make."""
     op, (*kernel, each, _) = node.op, node.inputs[1].shape
@@ -126,8 +132,10 @@ def _filters(node: Node, x: Value, w: Value) -> Value | None:
             return None
     else:
         outputs = node.inputs[1].shape[-1]
-        wide = not isinstance(outputs, int) or outputs > _CHANNELS * op.groups
-        most = min(_SUMMED, _SUMMED_WIDE.get(stride, _SUMMED)) if wide else _SUMMED
+        if not isinstance(outputs, int) or outputs > _CHANNELS * op.groups:
+            most = min(_SUMMED, _SUMMED_WIDE.get(stride, _SUMMED))
+        else:  # the fewer, the less of a vector of columns is filled
+            most = _SUMMED if op.groups > 1 else _SUMMED_FEW.get(outputs, _SUMMED * _CHANNELS // outputs)
         if terms * max(1, stride - 1) > most or not _fills(node.out.shape[-2]):
             return None
     rank = len(kernel)
@@ -136,9 +144,11 @@ def _filters(node: Node, x: Value, w: Value) -> Value | None:
 
 
 def _slower(node: Node, x: Value) -> int:
-    """What planes cost a depthwise window more than channels last, in elements moved: long taps at the borders of short lines."""
+    """What planes cost more than channels last, in elements moved: a depthwise window long taps at the borders of short lines."""
     op, line, channels = node.op, node.out.shape[-2], x.shape[1]
     assert isinstance(op, Conv)
+    if channels == 1 and node.out.shape[-1] == 1:  # nothing is turned in either case, and a column alone fills no vector
+        return -estimate(prod(x.shape))
     short = isinstance(line, int) and line <= _LINE and not (isinstance(channels, int) and channels < _CHANNELS)
     taps = node.inputs[1].shape[-3]
     if not short or not _is_depthwise(node) or max(op.strides) > 1 or not isinstance(taps, int) or taps < _LONG:

@@ -80,6 +80,20 @@ def test_short_sums_stay_planes(channels, groups):
 
 
 @pytest.mark.parametrize(
+    "channels, outputs, planes", [(1, 1, True), (24, 1, True), (12, 8, True), (16, 4, True), (16, 2, False), (12, 16, False)]
+)
+def test_longer_sums_into_few_channels_stay_planes(channels, outputs, planes):
+    """Where a vector of output channels would be mostly empty."""
+
+    def layer(x):
+        return ap(Relu(), ap(Conv((1, 1), (1, 1), (1, 1), (1, 1), 1), x, weights(3, 3, channels, outputs)))
+
+    g = build(layer, shape=(1, channels, 15, 30))
+    out = optimized(g)
+    assert (PlaneConv in ops(out)) == planes and (not planes or Transpose not in ops(out))
+
+
+@pytest.mark.parametrize(
     "layers, shape",
     [
         ((short, dense), (1, 3, 15, 30)),  # what follows wants channels last
