@@ -280,3 +280,9 @@ def test_jumps_and_writes_are_checked(control_parts):
     ):
         with pytest.raises(ArtifactError, match=words):
             load(rebuild(control_parts, lambda m, at=at, value=value: put(m, ("program", at), value)))
+
+
+@pytest.mark.parametrize("others", [[3], [{"others": []}], [{}]])
+def test_other_programs_that_are_none(static_parts, others):
+    with pytest.raises(ArtifactError, match="no program|malformed"):
+        load(rebuild(static_parts, lambda m: m.update(others=others)))
