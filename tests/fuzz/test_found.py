@@ -256,3 +256,14 @@ def test_scales_of_blocks(shape: tuple[int, ...]) -> None:
     ]
     agree(nodes, {"x": noise(*shape)}, {"s": scale, "z": zero}, 21)
     agree(nodes, {"x": noise(*shape)}, {"s": scale, "z": zero}, 21, x=[f"n{i}" for i in range(len(shape))])
+
+
+def test_steps_of_a_range_are_a_size() -> None:
+    """As PyTorch exports EmbeddingBag: where each row begins."""
+    nodes = [node("Shape", ["x"], ["n"], start=0, end=1), node("Shape", ["x"], ["t"], start=1), node("Mul", ["n", "t"], ["end"])]
+    nodes += [node("Squeeze", [v], [v + "0"]) for v in ("t", "end")]
+    nodes += [node("Range", ["zero", "end0", "t0"], ["starts"]), node("Unsqueeze", ["starts", "axis"], ["column"])]
+    nodes += [node("Cast", ["column"], ["f"], to=1), node("Add", ["x", "f"], ["y"])]
+    agree(nodes, {"x": noise(3, 4)}, {"zero": np.array(0), "axis": np.array([1])}, x=["n", "t"])
+    nodes[-3:] = [node("Neg", ["t0"], ["back"]), node("Range", ["end0", "zero", "back"], ["y"])]
+    agree(nodes, {"x": noise(3, 4)}, {"zero": np.array(0)}, x=["n", "t"])

@@ -284,5 +284,5 @@ def test_jumps_and_writes_are_checked(control_parts):
 
 @pytest.mark.parametrize("others", [[3], [{"others": []}], [{}]])
 def test_other_programs_that_are_none(static_parts, others):
-    with pytest.raises(ArtifactError, match="no program|malformed"):
+    with pytest.raises(ArtifactError, match=r"no program|malformed"):
         load(rebuild(static_parts, lambda m: m.update(others=others)))

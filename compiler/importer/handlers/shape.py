@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto, SparseTensorProto
 
-from ....ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, prod
+from ....ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, lower, prod, upper
 from ....ir import ops as O
 from ..compose import Build, axis_in, optional, required, vector
 from ..context import FOLD_LIMIT, HandlerTable, ImportContext
@@ -190,12 +190,8 @@ def range_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
         count = _computed_length(ctx, start, limit, delta)
     else:
         dims = [ctx.require_dims(v, "the length of Range")[0] for v in (start, limit, delta)]
-        step = dims[2]
-        if not isinstance(step, int) or step == 0:
-            raise ctx.unsupported(f"Range with a step of {step}")
-        gap = dims[1] - dims[0] if step > 0 else dims[0] - dims[1]
-        count = ceildiv(gap, abs(step))
-        count = count if ctx.natural(count) else dim_max(count, 0)
+        found = _length(ctx, *dims)
+        count = _computed_length(ctx, start, limit, delta) if found is None else found
     counting = dtype if dtype.is_int or dtype in (DType.F32, DType.F64) else DType.F32
     x = b.iota(count, counting)
     step_known = ctx.known(delta)
@@ -205,6 +201,18 @@ def range_(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     if start_known is None or start_known.ravel()[0] != 0:
         x = b.add(x, b.cast(b.reshape(start, ()), counting))
     return [b.cast(x, dtype)]
+
+
+def _length(ctx: ImportContext, start: Dim, limit: Dim, step: Dim) -> Dim | None:
+    """max(⌈(limit − start) / step⌉, 0), or None where the step may have any sign."""
+    if step == 0:
+        raise ctx.unsupported("Range with a step of 0")
+    gap, step = (start - limit, step * -1) if upper(step) < 0 else (limit - start, step)
+    if lower(step) < 0 or not ctx.require_within(step, 1, 2**62):
+        return None
+    count = floordiv(gap, step)
+    count = count if count * step == gap else ceildiv(gap, step)
+    return count if ctx.natural(count) else dim_max(count, 0)
 
 
 def _computed_length(ctx: ImportContext, start: Value, limit: Value, delta: Value) -> Dim:
