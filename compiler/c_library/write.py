@@ -128,7 +128,8 @@ def _check(m: Manifest) -> None:
     if m.symbols:
         sizes = ", ".join(s.name for s in m.symbols)
         raise InputError(f"a module of symbolic sizes ({sizes})", expected="fixed sizes", remedy="Compile with --shape INPUT=SIZES.")
-    held = [t.name for t in (*m.inputs, *m.outputs) if t.kind != "tensor"]
+    ends = m if m.prologue is None else m.prologue
+    held = [t.name for t in (*ends.inputs, *ends.outputs) if t.kind != "tensor"]
     if held:
         raise InputError(f"{', '.join(held)}: strings or objects", expected="inputs and outputs that are tensors")
     if m.handlers or m.prologue is not None:

@@ -310,9 +310,13 @@ class ImportContext(NodeView, Contents):
             return d == 1
         return self._needs_one(d) or self.assume(equal(d, 1), False)
 
-    def assume(self, truth: Dim, first: bool) -> bool:
-        """Whether this graph is for runs in which a dim that is 0 or 1 is 1; the others are left to graphs of the other choice."""
+    def assume(self, truth: Dim, first: bool, required: bool = True) -> bool:
+        """Whether this graph is for runs in which a dim that is 0 or 1 is 1; the others are left to graphs of the other choice, if
+        that is `required`.
+        """
         taken = self.decide(truth, first)
+        if not required:
+            return taken
         asked = symbols_of((truth,))
         for sizes in self.open_sizes:
             sizes[:] = [replace(s, wanted=True) if s.symbol in asked else s for s in sizes]

@@ -125,13 +125,16 @@ def _held_by_either(ctx: ImportContext, values: Sequence[Value], regions: Sequen
 def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: GraphProto) -> Sequence[Value]:
     """One branch, where the branches' results do not fit together; the other one is taken in a graph of its own.
 
-    PyTorch exports x.squeeze(d) as "if size d is 1: Squeeze, else Identity", of which often only one fits what follows.
+    PyTorch exports x.squeeze(d) as "if size d is 1: Squeeze, else Identity", of which often only one fits what follows. Inside of a
+    graph that may not run, sizes known before are not required to fit: another one may be for them (silero-vad has one for each of two
+    sampling rates).
     """
     content = ctx.content(cond)
     holds = ctx.size(Build(ctx).cast(cond, DType.I64)) if content is None else content.ravel()[0]
+    required = not ctx.in_region or content is None or ctx.data_decide(holds)
     if equality_of(1 - holds):
-        return ctx.inline(orelse if ctx.assume(1 - holds, False) else then, [])
-    return ctx.inline(then if ctx.assume(holds, True) else orelse, [])
+        return ctx.inline(orelse if ctx.assume(1 - holds, False, required) else then, [])
+    return ctx.inline(then if ctx.assume(holds, True, required) else orelse, [])
 
 
 def loop(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

@@ -250,3 +250,18 @@ def test_branches_of_unlike_rank_by_data(nested):
     text = f"""g (float[n,1,4] x, bool c, bool d) => (float[?] z, int64[r] shape) <int64[1] axis = {{1}}> {{
                {inner} z = Softmax<axis = 0>(y) shape = Shape(z) }}"""
     check(text, *({"x": f(n, 1, 4), "c": np.array(c), "d": np.array(d)} for n in (3, 1) for c in (True, False) for d in (True, False)))
+
+
+def test_a_branch_that_does_not_run_requires_nothing():
+    """Each of two branches fits sizes of its own, as of two sampling rates."""
+
+    def branch(step):
+        ranks = "<then_branch = t () => (float[?] u) { u = Squeeze(s, zero) }, else_branch = o () => (float[?] v) { v = Identity(s) }>"
+        return f"""{{ s = Slice(x, zero, end, zero, step{step}) sizes = Shape(s) m = Gather(sizes, zero) single = Equal(m, one)
+                      q = If (single) {ranks} both = Concat<axis = 0>(q, q) y = Mul(both, w) }}"""
+
+    text = f"""g (float[n,3] x, float[6] w, bool c) => (float[6] z)
+               <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] end = {{1000}}, int64[1] step2 = {{2}}, int64[1] step4 = {{4}}>
+               {{ z = If (c) <then_branch = a () => (float[6] y) {branch(2)}, else_branch = b () => (float[6] y) {branch(4)}> }}"""
+    w = f(6)
+    check(text, {"x": f(2, 3), "w": w, "c": np.array(True)}, {"x": f(4, 3), "w": w, "c": np.array(False)})

@@ -26,12 +26,12 @@ def model(tmp_path_factory):
     """Two products with an outlying channel between, and a convolution."""
     rng = np.random.default_rng(0)
     weights = {
-        "w": rng.uniform(0, 0.1, (3, 3, 5, 5)).astype(np.float32),  # too long a sum for planes; smooth: what calibration learns from
+        "w": rng.uniform(0, 0.1, (3, 3, 7, 7)).astype(np.float32),  # too long a sum for planes; smooth: what calibration learns from
         "u": rng.standard_normal((48, 256)).astype(np.float32) / 7 * np.exp(rng.standard_normal(256)).astype(np.float32),
         "v": rng.standard_normal((256, 64)).astype(np.float32) / 16,
     }
     nodes = [
-        helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[2, 2, 2, 2]),
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[3, 3, 3, 3]),
         helper.make_node("Reshape", ["c", "shape"], ["r"]),
         helper.make_node("MatMul", ["r", "u"], ["h"], name="up"),
         helper.make_node("Relu", ["h"], ["a"], name="act"),
