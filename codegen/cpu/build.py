@@ -200,6 +200,12 @@ class Builder:
         b.position_at_end(after)
         return list(phis)
 
+    def whole(self, start: Any, stop: Any, step: Any, body: Callable[[Any, list[Any]], Sequence[Any]]) -> ir.Function:
+        """All of a function: `body` from start to stop, which carries nothing."""
+        self.loop(start, stop, step, [], body)
+        self.ir.ret_void()
+        return self.fn
+
     def walk(self, start: Any, stop: Any, body: Callable[[Any], Any]) -> None:
         """i = start; while i < stop: i = body(i)."""
         b = self.ir

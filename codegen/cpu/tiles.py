@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
-
-import llvmlite.binding as llvm
 
 from ...ir import DType
 from . import llvm_ir as ir
 from .build import I8, Builder
+from .target import host
 
 ROWS, BYTES = 16, 64
 _APART = 8  # instructions that do nothing, behind each on tiles: a product takes the time of 96
@@ -52,18 +50,12 @@ class Tiles:
 
     def _apart(self) -> None:
         """Products wait for each other where the processor's other thread is busy, twice as long if nothing is between them."""
-        if _x86():
+        if host().is_x86:  # LLVM reads instructions as text for processors of this machine's kind
             nothing = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), f".rept {_APART}; nop; .endr", "")
             self.b.ir.call(nothing, [])
 
     def _call(self, name: str, *args: Any) -> None:
         self.b.call(f"llvm.x86.{name}", ir.VoidType(), *args)
-
-
-@functools.cache
-def _x86() -> bool:
-    """Whether LLVM reads instructions as text here, which it does for processors of this machine's kind."""
-    return str(llvm.get_process_triple()).startswith("x86_64")
 
 
 def _number(tile: int) -> Any:

@@ -61,9 +61,7 @@ class RegisterTile:
         return [None if known and v < self.vectors - 1 else self.b.below(live, lanes, v * lanes) for v in range(self.vectors)]
 
     def write(self) -> ir.Function:
-        self.b.loop(self.row, self.row_end, self.b.i64(self.height), [], self._tile)
-        self.b.ir.ret_void()
-        return self.b.fn
+        return self.b.whole(self.row, self.row_end, self.b.i64(self.height), self._tile)
 
     def _tile(self, first: Any, _: list[Any]) -> Sequence[Any]:
         """Rows [first, first + height); behind row_end the last one is computed again, and not stored."""

@@ -36,9 +36,7 @@ class DecodedTile:
         self.totals = [b.at(totals, b.i64(x), self.vector) for x in range(count)]
 
     def write(self) -> ir.Function:
-        self.b.loop(self.row, self.row_end, self.b.i64(self.height), [], self._tile)
-        self.b.ir.ret_void()
-        return self.b.fn
+        return self.b.whole(self.row, self.row_end, self.b.i64(self.height), self._tile)
 
     def _tile(self, at: Any, _: list[Any]) -> Sequence[Any]:
         b, i, vectors = self.b, self.b.ir, self.s.vectors

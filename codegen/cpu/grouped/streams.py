@@ -42,9 +42,7 @@ class Streams:
         self.tiles = list(register_tiles(b, f, p["m"]))
 
     def write(self) -> ir.Function:
-        self.b.loop(self.b.i64(0), self.rounds, self.b.i64(1), [], self._round)
-        self.b.ir.ret_void()
-        return self.b.fn
+        return self.b.whole(self.b.i64(0), self.rounds, self.b.i64(1), self._round)
 
     def _round(self, r: Any, _: list[Any]) -> Sequence[Any]:
         """Strips r, r + rounds, …, each a stream."""

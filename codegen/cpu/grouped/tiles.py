@@ -128,9 +128,7 @@ class SplitProduct:
         self.tiles = Tiles(b, DType.BF16)
 
     def write(self) -> ir.Function:
-        self.b.loop(self.b.i64(0), self.count, self.b.i64(2 * ROWS), [], self._rows)
-        self.b.ir.ret_void()
-        return self.b.fn
+        return self.b.whole(self.b.i64(0), self.count, self.b.i64(2 * ROWS), self._rows)
 
     def _rows(self, at: Any, _: list[Any]) -> Sequence[Any]:
         """Up to 32 rows by the strip."""

@@ -52,9 +52,8 @@ class Walk:
         (self.first, self.last), (self.stay, self.stay_end) = edges if operands.schedule.rows_pass else reversed(edges)
         self.tall = b.ir.udiv(b.ir.add(b.ir.sub(self.stay_end, self.stay), b.i64(TALL - 1)), b.i64(TALL))  # tiles that stay
 
-    def write(self) -> None:
-        self.b.loop(self.b.i64(0), self.p["k"], self.p["depth"], [], self._deep)
-        self.b.ir.ret_void()
+    def write(self) -> ir.Function:
+        return self.b.whole(self.b.i64(0), self.p["k"], self.p["depth"], self._deep)
 
     def _deep(self, k0: Any, _: list[Any]) -> Sequence[Any]:
         b, i = self.b, self.b.ir

@@ -35,9 +35,7 @@ class InputTiles:
         self.whole = i.and_(p["total"], b.i64(-self.lanes))
 
     def write(self) -> ir.Function:
-        self.b.loop(self.b.i64(0), self.count, self.b.i64(1), [], self._tile)
-        self.b.ir.ret_void()
-        return self.b.fn
+        return self.b.whole(self.b.i64(0), self.count, self.b.i64(1), self._tile)
 
     def _tile(self, t: Any, _: list[Any]) -> Sequence[Any]:
         b, i, p = self.b, self.b.ir, self.p

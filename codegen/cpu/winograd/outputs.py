@@ -35,9 +35,7 @@ class OutputTiles:
         self.deep, self.along, self.across = (output_transform(b, x) for x in f.filters)
 
     def write(self) -> ir.Function:
-        self.b.loop(self.b.i64(0), self.count, self.b.i64(1), [], self._tile)
-        self.b.ir.ret_void()
-        return self.b.fn
+        return self.b.whole(self.b.i64(0), self.count, self.b.i64(1), self._tile)
 
     def _tile(self, t: Any, _: list[Any]) -> Sequence[Any]:
         b, i, p = self.b, self.b.ir, self.p
