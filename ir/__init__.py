@@ -14,6 +14,7 @@ from .dims import (
     evaluate,
     floordiv,
     is_static,
+    is_symbol,
     lower,
     may_stretch,
     mod,
@@ -32,6 +33,7 @@ from .types import TensorType
 __all__ = [
     "COMPARISONS", "NUMPY", "SCALAR_FNS", "Const", "DType", "Dim", "Elementwise", "Expr", "Graph", "Input", "Limit",
     "Node", "Op", "RunTimeSize", "S", "ScalarOps", "Shape", "Sym", "TensorType", "Trait", "Value", "bind", "broadcast", "ceildiv", "const",
-    "depth_of", "dim_max", "dim_min", "dim_stretch", "evaluate", "floordiv", "is_static", "lower", "may_stretch", "mod", "prod", "sizes_of",
+    "depth_of", "dim_max", "dim_min", "dim_stretch", "evaluate", "floordiv", "is_static",
+    "is_symbol", "lower", "may_stretch", "mod", "prod", "sizes_of",
     "substitute", "sym", "symbols_of", "upper",
 ]  # fmt: skip

@@ -296,6 +296,11 @@ def substitute(dim: Dim, bindings: Mapping[str, Dim]) -> Dim:
     return total
 
 
+def is_symbol(dim: Dim) -> bool:
+    """Whether it is one symbol, and nothing else."""
+    return isinstance(dim, Expr) and len(dim.terms) == 1 and dim.terms[0][1] == 1 and [type(f) for f in dim.terms[0][0]] == [Sym]
+
+
 def symbols_of(dims: Iterable[Dim]) -> set[str]:
     """Names of all symbols in some dims."""
     return {s for d in dims if isinstance(d, Expr) for s in d.symbols}

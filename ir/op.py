@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import VerifyError
-from .dims import Dim, Expr, Shape, Sym
+from .dims import Dim, Shape, is_symbol
 from .scalar import NUMPY, S
 from .types import TensorType
 
@@ -71,13 +71,9 @@ def _broadcast_dim(dims: Sequence[Dim]) -> Dim:
             best = d
         elif isinstance(d, int) and isinstance(best, int):
             raise VerifyError(f"dimensions {best} and {d} do not broadcast", expected="equal dims, or 1")
-        elif isinstance(d, int) or (_is_symbol(d) and not isinstance(best, int) and not _is_symbol(best)):
+        elif isinstance(d, int) or (is_symbol(d) and not isinstance(best, int) and not is_symbol(best)):
             best = d  # of dims that have to be equal, the one that says most: a number, then a size of an input
     return best
-
-
-def _is_symbol(dim: Dim) -> bool:
-    return isinstance(dim, Expr) and len(dim.terms) == 1 and dim.terms[0][1] == 1 and [type(f) for f in dim.terms[0][0]] == [Sym]
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArtifactError, InputError
+from ..errors import InputError
 from .arguments import Bound, as_array, axis_text, bind_dims, given_outputs, shape_text
 from .artifact import Parts
 from .elements import STRINGS
 from .handles import held
-from .host import FAILURES, TEXT_CALLS, prepared
+from .host import TEXT_CALLS, results_of
 from .manifest import TensorInfo
 from .module import Module
 from .prologue import Call, Prologue, Result
@@ -111,18 +111,7 @@ class PrologueModule(Module):
             operands = [values[i] for i in reads]
             if not texts:
                 operands = [v.array() if type(v) is Texts else v for v in operands]
-            try:
-                function = self._functions.get(k)
-                if function is None:
-                    function = self._functions[k] = prepared(call.call, call.attributes)
-                got = function(*operands)
-            except FAILURES as e:
-                raise InputError(f"{call.call}: {e}", expected="operands that it is defined for", loc=call.loc) from e
-            if type(got) is not tuple:
-                got = (got,)
-            if len(got) < len(writes):
-                raise ArtifactError(f"{call.call} gives {len(got)} results", expected=str(len(writes)))
-            for to, value in zip(writes, got, strict=False):
+            for to, value in zip(writes, results_of(k, call, self._functions, operands), strict=False):
                 values.append(_checked(value, to, call))
         return values
 

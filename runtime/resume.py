@@ -12,7 +12,7 @@ from .binding import Binding, Execution, Program, Sizes
 from .elements import STRINGS
 from .handlers import AppendHandler, BindHandler, CarryHandler, HostHandler, HostOperand
 from .handles import Handles
-from .host import FAILURES, TEXT_CALLS, prepared
+from .host import TEXT_CALLS, results_of
 from .manifest import Manifest
 from .native import native
 from .shortcuts import KEPT, SPARE
@@ -232,17 +232,7 @@ class Yields:
             operands.append(value)
         if handler.call in TEXT_CALLS:
             operands = [Texts.of(v) if o.kind in STRINGS else v for o, v in zip(handler.reads, operands, strict=True)]
-        try:
-            function = self.functions.get(k)
-            if function is None:
-                function = self.functions[k] = prepared(handler.call, handler.attributes)
-            got = function(*operands)
-        except FAILURES as e:
-            raise InputError(f"{handler.call}: {e}", expected="operands that it is defined for", loc=handler.loc) from e
-        results = got if isinstance(got, tuple) else (got,)
-        if len(results) < len(handler.writes):
-            raise ArtifactError(f"{handler.call} gives {len(results)} results", expected=str(len(handler.writes)))
-        for o, value in zip(handler.writes, results, strict=False):
+        for o, value in zip(handler.writes, results_of(k, handler, self.functions, operands), strict=False):
             self._write(o, value, handler)
 
     def _read(self, o: HostOperand) -> Any:

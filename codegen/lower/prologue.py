@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...ir import Const, Dim, DType, Graph, Input, Node, Value, symbols_of
-from ...ir.dims import Sym
+from ...ir import Const, DType, Graph, Input, Node, Value, is_symbol, symbols_of
 from ...ir.graph import symbols_in
 from ...ir.ops import Equal
 from ...ir.ops.host import Host, ListAppend
@@ -51,14 +50,7 @@ def split(graph: Graph, labelled: Sequence[int] = ()) -> tuple[Graph, Prologue |
 
 def _plain(v: Value) -> bool:
     """A tensor whose sizes are numbers or symbols."""
-    return all(isinstance(d, int) or _symbol(d) for d in v.shape)
-
-
-def _symbol(d: Dim) -> bool:
-    if isinstance(d, int):
-        return False
-    (mono, factor), *more = d.terms
-    return not more and factor == 1 and len(mono) == 1 and isinstance(mono[0], Sym)
+    return all(isinstance(d, int) or is_symbol(d) for d in v.shape)
 
 
 @dataclass
@@ -137,7 +129,7 @@ def _rest(graph: Graph, found: _Calls, positions: Sequence[int]) -> tuple[Graph 
     source = {v: i for i, v in enumerate(inner.inputs)} | {new: numbers[v] for v, new in made.items() if v in numbers}
     read = {n.outputs[0] for n in bare.nodes if isinstance(n.op, Input)}
     inputs = sorted(read & source.keys(), key=source.__getitem__)
-    bound = {str(d) for v in inputs for d in v.shape if _symbol(d)} | {s.symbol for s in sizes}
+    bound = {str(d) for v in inputs for d in v.shape if is_symbol(d)} | {s.symbol for s in sizes}
     needed = {s for n in bare.nodes for s in symbols_in(n)}
     needed |= symbols_of(d for pair in graph.equal for d in pair) | symbols_of(d for limit in graph.limits for d in limit.dims)
     if read & shapes or needed - bound:

@@ -7,11 +7,11 @@ dicts. A result is an array (or a number) of the declared element type, or one o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from ...errors import ArtifactError
+from ...errors import ArtifactError, InputError
 from .images import IMAGE_CALLS
 from .maps import MAP_CALLS
 from .sequences import SEQUENCE_CALLS
@@ -22,6 +22,34 @@ CALLS: dict[str, Callable[..., Any]] = {**ARRAY_CALLS, **IMAGE_CALLS, **MAP_CALL
 
 TEXT_CALLS = frozenset({*STRING_CALLS, *TEXT_CLASSES, "chain"})
 FAILURES = (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError, AttributeError)
+
+
+class HostCall(Protocol):
+    """Of a handler, or of a prologue: a function by name, its keyword arguments, its results, and the ONNX nodes it stands for."""
+
+    @property
+    def call(self) -> str: ...
+    @property
+    def attributes(self) -> Mapping[str, Any]: ...
+    @property
+    def writes(self) -> Sequence[Any]: ...
+    @property
+    def loc(self) -> str: ...
+
+
+def results_of(k: int, of: HostCall, functions: dict[int, Callable[..., Any]], operands: Sequence[Any]) -> tuple[Any, ...]:
+    """What call number `k` gives; `functions` keeps what was prepared. Raises InputError for operands that it is not defined for."""
+    try:
+        function = functions.get(k)
+        if function is None:
+            function = functions[k] = prepared(of.call, of.attributes)
+        got = function(*operands)
+    except FAILURES as e:
+        raise InputError(f"{of.call}: {e}", expected="operands that it is defined for", loc=of.loc) from e
+    results = got if isinstance(got, tuple) else (got,)
+    if len(results) < len(of.writes):
+        raise ArtifactError(f"{of.call} gives {len(results)} results", expected=str(len(of.writes)))
+    return results
 
 
 def prepared(call: str, attributes: Mapping[str, Any]) -> Callable[..., Any]:
