@@ -196,8 +196,11 @@ class Module:
 
     def _first_word(self, manifest: Manifest) -> int:
         """Of one of the programs, where they are counted together."""
-        programs = self._manifest.programs
-        return sum(len(m.program) for m in programs[: next(i for i, m in enumerate(programs) if m is manifest)])
+        return sum(len(m.program) for m in self._manifest.programs[: self._number_of(manifest)])
+
+    def _number_of(self, manifest: Manifest) -> int:
+        """Of one of the programs, among them."""
+        return next(i for i, m in enumerate(self._manifest.programs) if m is manifest)
 
     def _ahead(self, arrays: Sequence[Any]) -> Sequence[Any]:
         """What the program reads where the module is given these."""
@@ -257,13 +260,9 @@ class Module:
 
     def _by_others(self, binding: Binding, unequal: UnequalError, run: Callable[[Binding], T]) -> T:
         assert self._program is not None
-        manifests = self._manifest.programs
-        tried = next(i for i, m in enumerate(manifests) if m is binding.program.manifest)
-        for other in self._program.others[tried:]:
-            try:
+        for other in self._program.others[self._number_of(binding.program.manifest) :]:
+            with suppress(UnequalError):
                 return run(Binding(other, binding.symbols))
-            except UnequalError:
-                continue
         raise unequal
 
     def _launch(
@@ -389,15 +388,13 @@ class Module:
 
     def _new_binding(self, symbols: dict[str, int]) -> Binding:
         assert self._program is not None
-        first: UnequalError | None = None
         try:
             return Binding(self._program, symbols)
-        except UnequalError as unequal:
-            first = unequal
-        for other in self._program.others:
-            with suppress(UnequalError):
-                return Binding(other, symbols)
-        raise first
+        except UnequalError:
+            for other in self._program.others:
+                with suppress(UnequalError):
+                    return Binding(other, symbols)
+            raise
 
     def _trim(self, current: Binding) -> None:
         """Forget old sizes, and free memory of sizes not in use: after a peak, memory returns to what the present needs."""

@@ -310,13 +310,9 @@ class ImportContext(NodeView, Contents):
             return d == 1
         return self._needs_one(d) or self.assume(equal(d, 1), False)
 
-    def assume(self, truth: Dim, first: bool, required: bool = True) -> bool:
-        """Whether this graph is for runs in which a dim that is 0 or 1 is 1; the others are left to graphs of the other choice, if
-        that is `required`.
-        """
+    def assume(self, truth: Dim, first: bool) -> bool:
+        """`decide`, and this graph is for runs of that answer only; the others are left to graphs of the other choice."""
         taken = self.decide(truth, first)
-        if not required:
-            return taken
         asked = symbols_of((truth,))
         for sizes in self.open_sizes:
             sizes[:] = [replace(s, wanted=True) if s.symbol in asked else s for s in sizes]

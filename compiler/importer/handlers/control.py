@@ -131,10 +131,10 @@ def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: Gr
     """
     content = ctx.content(cond)
     holds = ctx.size(Build(ctx).cast(cond, DType.I64)) if content is None else content.ravel()[0]
-    required = not ctx.in_region or content is None or ctx.data_decide(holds)
+    answer = ctx.assume if not ctx.in_region or content is None or ctx.data_decide(holds) else ctx.decide
     if equality_of(1 - holds):
-        return ctx.inline(orelse if ctx.assume(1 - holds, False, required) else then, [])
-    return ctx.inline(then if ctx.assume(holds, True, required) else orelse, [])
+        return ctx.inline(orelse if answer(1 - holds, False) else then, [])
+    return ctx.inline(then if answer(holds, True) else orelse, [])
 
 
 def loop(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
