@@ -10,7 +10,7 @@ from ..codegen.cpu.emitted import Emitted
 from ..codegen.plan import Append, Bind, Branch, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
 from ..errors import CodegenError
 from ..ir import Dim, DType, dim_max, floordiv
-from ..runtime.manifest import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
+from ..runtime.instructions import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
 from .slots import Slots
 
 CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)

@@ -23,7 +23,7 @@ import numpy as np
 from ..codegen.cpu.compile import compile_ir
 from ..codegen.cpu.probe import Probe, loads, multiply_adds
 from ..codegen.cpu.target import host
-from ..runtime.manifest import JUMP, instruction_length
+from ..runtime.instructions import JUMP, instruction_length
 from ..runtime.module import Module
 from ..runtime.native import Code
 

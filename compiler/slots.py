@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from ..errors import CodegenError
 from ..ir import Dim
 from ..ir.dims import Atom, Expr, Sym
-from ..runtime.dimexpr import LIMIT, DimExpr
+from ..runtime.dimexpr import DimExpr
+from ..runtime.fields import LIMIT
 
 
 def dim_expr(dim: Dim, atom: Callable[[Atom], DimExpr] | None = None) -> DimExpr:

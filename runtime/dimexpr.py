@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ArtifactError
+from .fields import LIMIT, brief
 
 DimExpr = int | list[Any]
 
-LIMIT = 2**62  # magnitudes beyond are no sizes; native code computes in 64 bits
 _MAX_DEPTH = 500
 _MOST_SHOWN = 100  # parts of an expression
 
@@ -104,14 +104,6 @@ class _Builder:
 
     def _id(self, key: Any) -> int:
         return self.ids.setdefault(key, len(self.ids))
-
-
-def brief(value: object) -> str:
-    """A short text of anything JSON may hold, for messages."""
-    try:
-        return repr(value)[:60]
-    except RecursionError:
-        return f"a deeply nested {type(value).__name__}"
 
 
 def show(expr: DimExpr, exprs: Sequence[DimExpr] = ()) -> int | str:

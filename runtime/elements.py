@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ArtifactError
-from .dimexpr import brief
+from .fields import brief
 
 _PLAIN = {
     "f32": "float32", "f64": "float64", "f16": "float16", "bool": "bool", "i8": "int8", "i16": "int16", "i32": "int32",

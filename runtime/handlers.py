@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ArtifactError
-from .dimexpr import LIMIT, brief
 from .elements import HANDLES, dtype_of
+from .fields import below, brief, text, whole
 
 
 class SizeRead(NamedTuple):
@@ -100,18 +100,23 @@ def stages_of(handlers: Sequence[Handler]) -> dict[str, int]:
 def _bind(raw: Mapping[str, Any], n_buffers: int, stage: int) -> BindHandler:
     sizes = []
     for symbol, buffer, index, lo, hi in raw["sizes"]:
-        if type(symbol) is not str or not -LIMIT <= _number(lo) <= _number(hi) <= LIMIT:
-            raise ArtifactError(f"size {brief(symbol)} from {brief(lo)} to {brief(hi)}")
-        sizes.append(SizeRead(symbol, _within(buffer, n_buffers), _within(index, 2**20), lo, hi))
+        if whole(lo) > whole(hi):
+            raise ArtifactError(f"size {brief(symbol)} from {lo} to {hi}")
+        sizes.append(SizeRead(text(symbol), below(buffer, n_buffers, "buffer"), below(index, 2**20, "element"), lo, hi))
     return BindHandler(tuple(sizes), stage)
 
 
 def _carry(raw: Mapping[str, Any], n_buffers: int, stage: int) -> CarryHandler:
-    return CarryHandler(_within(raw["source"], n_buffers), _within(raw["target"], n_buffers), bool(raw["move"]))
+    return CarryHandler(*_ends(raw, n_buffers), bool(raw["move"]))
 
 
 def _append(raw: Mapping[str, Any], n_buffers: int, stage: int) -> AppendHandler:
-    return AppendHandler(_within(raw["source"], n_buffers), _within(raw["target"], n_buffers))
+    return AppendHandler(*_ends(raw, n_buffers))
+
+
+def _ends(raw: Mapping[str, Any], n_buffers: int) -> tuple[int, int]:
+    """Where a tensor is and where it goes to."""
+    return below(raw["source"], n_buffers, "buffer"), below(raw["target"], n_buffers, "buffer")
 
 
 def _host(raw: Mapping[str, Any], n_buffers: int, stage: int) -> HostHandler:
@@ -127,20 +132,8 @@ def _operand(raw: Any, n_buffers: int) -> HostOperand:
     kind = dtype if dtype in HANDLES else "tensor"
     if type(shape) is not list or len(shape) > 64:
         raise ArtifactError(f"shape {brief(shape)} in a handler")
-    place = -1 if shape_buffer == -1 else _within(shape_buffer, n_buffers)
-    return HostOperand(_within(buffer, n_buffers), kind, dtype_of(dtype), tuple(shape), place)
-
-
-def _number(value: Any) -> int:
-    if type(value) is not int:
-        raise ArtifactError(f"{brief(value)} in a handler", expected="a whole number")
-    return value
-
-
-def _within(value: Any, end: int) -> int:
-    if not 0 <= _number(value) < end:
-        raise ArtifactError(f"{value} in a handler", expected=f"0 to {end - 1}")
-    return value
+    place = -1 if shape_buffer == -1 else below(shape_buffer, n_buffers, "buffer")
+    return HostOperand(below(buffer, n_buffers, "buffer"), kind, dtype_of(dtype), tuple(shape), place)
 
 
 _PARSERS: dict[str, Callable[[Mapping[str, Any], int, int], Handler]] = {

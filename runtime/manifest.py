@@ -11,23 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import ArtifactError
-from .dimexpr import LIMIT, DimTable, brief, show
+from .dimexpr import DimTable, show
 from .elements import HANDLES, dtype_of
+from .fields import LIMIT, below, brief, items, text, whole
+from .instructions import CheckedProgram
 
 if TYPE_CHECKING:
-    from .handlers import Handler, HostHandler
+    from .handlers import Handler
     from .prologue import Prologue
 
 FORMAT = 5  # 1 had other digests, 2 no slots in expressions of dims, 3 one other program at most, 4 no prologues
 
-CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD, EXPECT = range(1, 10)
 KINDS = ("input", "output", "const", "arena", "given", "alias")
-_LENGTHS = {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, CLEAR: 2, JUMP_IF_GE: 4, YIELD: 2, EXPECT: 6}
-
-
-def instruction_length(program: Sequence[int], pc: int) -> int:
-    """Words of the instruction at `pc` of a checked program."""
-    return 6 + program[pc + 2] + program[pc + 3] if program[pc] in (CALL, TEAM_CALL) else _LENGTHS[program[pc]]
 
 
 class TensorInfo(NamedTuple):
@@ -145,19 +140,19 @@ class _Parser:
 
     def parse(self) -> Manifest:
         raw = self.raw
-        symbols = tuple(Symbol(_text(s["name"]), _int(s["lo"]), _int(s["hi"])) for s in _list(raw["symbols"]))
+        symbols = tuple(Symbol(text(s["name"]), whole(s["lo"]), whole(s["hi"])) for s in items(raw["symbols"]))
         if len({s.name for s in symbols}) != len(symbols):
             raise ArtifactError("a symbol is declared twice")
-        exprs = list(_list(raw["dims"]))
+        exprs = list(items(raw["dims"]))
         self.n_dims = len(exprs)
         inputs, input_shapes = self._tensors("inputs", exprs)
         outputs, output_shapes = self._tensors("outputs", exprs)
         handlers: tuple[Handler, ...] = ()
         stages: dict[str, int] = {}
-        if given := _list(raw.get("handlers", [])):
+        if given := items(raw.get("handlers", [])):
             from .handlers import parse_handlers, stages_of  # only where they are needed: loading is to be quick
 
-            handlers = parse_handlers(given, len(_list(raw["buffers"])))
+            handlers = parse_handlers(given, len(items(raw["buffers"])))
             stages = stages_of(handlers)
         if stages.keys() & {s.name for s in symbols}:
             raise ArtifactError("a symbol of the inputs is bound again")
@@ -165,25 +160,23 @@ class _Parser:
         self._bound(symbols, raw["inputs"])
         if any(dims.slot_stages[slot] for shape in input_shapes for slot in shape):
             raise ArtifactError("the shape of an input depends on what the program computes")
-        self.handlers = handlers
-        self.expected = tuple(_text(loc) for loc in _list(raw.get("expected", [])))
+        expected = tuple(text(loc) for loc in items(raw.get("expected", [])))
         self.inputs, self.outputs = inputs, outputs
-        self.streamed = _index(raw.get("streamed", 0), self.weights_size + 1, "streamed bytes")
-        specs = _list(raw["buffers"])
+        self.streamed = below(raw.get("streamed", 0), self.weights_size + 1, "streamed bytes")
+        specs = items(raw["buffers"])
         self.kinds = [s["kind"] for s in specs]
         buffers = tuple(self._buffer(s) for s in specs)
-        self.buffers = buffers
-        program = tuple(_index(w, LIMIT, "program word") for w in _list(raw["program"]))
-        checked = _Program(self, program)
+        program = tuple(below(w, LIMIT, "program word") for w in items(raw["program"]))
+        checked = CheckedProgram(program, buffers, handlers, self.n_functions, self.n_dims, len(expected))
         return Manifest(
             raw, inputs, outputs, input_shapes, output_shapes, symbols, dims,
-            tuple(self.slot(s) for s in _list(raw["sizes"])),
-            tuple((self.slot(a), self.slot(b)) for a, b in _list(raw["equal"])),
-            buffers, tuple(checked.control.items()), program, checked.scratch, self._layout(), self._steps(program), handlers,
+            tuple(self.slot(s) for s in items(raw["sizes"])),
+            tuple((self.slot(a), self.slot(b)) for a, b in items(raw["equal"])),
+            buffers, tuple(checked.control.items()), program, checked.scratch, self._layout(len(buffers)), self._steps(program), handlers,
             tuple(checked.yields),
-            tuple(_text(s) for s in _list(raw.get("strings", []))), self.streamed,
-            tuple((self.slot(d), self.slot(lo), self.slot(hi), _text(loc)) for d, lo, hi, loc in _list(raw.get("limits", []))),
-            self.expected, self._others(inputs, outputs, symbols), self._prologue(inputs, outputs),
+            tuple(text(s) for s in items(raw.get("strings", []))), self.streamed,
+            tuple((self.slot(d), self.slot(lo), self.slot(hi), text(loc)) for d, lo, hi, loc in items(raw.get("limits", []))),
+            expected, self._others(inputs, outputs, symbols), self._prologue(inputs, outputs),
         )  # fmt: skip
 
     def _prologue(self, inputs: Infos, outputs: Infos) -> Prologue | None:
@@ -199,7 +192,7 @@ class _Parser:
     def _others(self, inputs: Infos, outputs: Infos, symbols: tuple[Symbol, ...]) -> tuple[Manifest, ...]:
         every = []
         results = [(t.name, t.dtype, t.kind, t.labels) for t in outputs]
-        for raw in _list(self.raw.get("others", [])):
+        for raw in items(self.raw.get("others", [])):
             if not isinstance(raw, dict) or raw.keys() & {"others", "prologue"}:
                 raise ArtifactError("the manifest of another program is no program")
             found = _Parser(raw, self.n_functions, self.weights_size).parse()
@@ -211,18 +204,18 @@ class _Parser:
 
     def _tensors(self, key: str, exprs: list[Any]) -> tuple[tuple[TensorInfo, ...], tuple[tuple[int, ...], ...]]:
         infos, shapes = [], []
-        for t in _list(self.raw[key]):
-            shape = _list(t["shape"])
+        for t in items(self.raw[key]):
+            shape = items(t["shape"])
             if len(shape) > 64:
                 raise ArtifactError(f"{key}: rank {len(shape)}", expected="at most 64")
             shapes.append(tuple(range(len(exprs), len(exprs) + len(shape))))
             exprs.extend(shape)
             dtype = t["dtype"]
-            labels = tuple(_list(t.get("labels", [])))
+            labels = tuple(items(t.get("labels", [])))
             if any(type(label) not in (int, str) for label in labels) or (labels and (key == "inputs" or dtype in HANDLES)):
                 raise ArtifactError(f"labels of {key}", expected="texts or whole numbers, for an output that is a tensor")
             kind = "maps" if labels else dtype if dtype in HANDLES else "tensor"
-            infos.append(TensorInfo(_text(t["name"]), dtype_of(dtype), tuple(show(d, exprs) for d in shape), kind, labels))
+            infos.append(TensorInfo(text(t["name"]), dtype_of(dtype), tuple(show(d, exprs) for d in shape), kind, labels))
         if len({i.name for i in infos}) != len(infos) and key == "inputs":
             raise ArtifactError("two inputs have one name")
         return tuple(infos), tuple(shapes)
@@ -234,17 +227,17 @@ class _Parser:
             raise ArtifactError(f"symbolic dims {', '.join(missing)[:80]} are in no input shape")
 
     def slot(self, value: object) -> int:
-        return _index(value, self.n_dims, "dim slot")
+        return below(value, self.n_dims, "dim slot")
 
     def _span(self, value: Any, size: int, what: str) -> tuple[int, int]:
         offset, length = value
-        if _index(offset, size + 1, what) + _index(length, size + 1, what) > size:
+        if below(offset, size + 1, what) + below(length, size + 1, what) > size:
             raise ArtifactError(f"{what} at {offset} of {length} bytes", expected=f"at most {size} bytes in all")
         return offset, length
 
     def _buffer(self, s: dict[str, Any]) -> BufferSpec:
         kind = s["kind"]
-        first, last = _int(s.get("first", 0)), _int(s.get("last", 0))
+        first, last = whole(s.get("first", 0)), whole(s.get("last", 0))
         if kind == "const":
             offset, size = self._span((s["offset"], s["size"]), self.weights_size, "constant")
             if offset < self.streamed < offset + size:
@@ -254,9 +247,9 @@ class _Parser:
             return BufferSpec(kind, size, offset, 0, 0, 0)
         size, shift = self.slot(s["bytes"]), 0
         if kind == "input" or kind == "output":
-            index = _index(s["index"], len(self.inputs if kind == "input" else self.outputs), kind)
+            index = below(s["index"], len(self.inputs if kind == "input" else self.outputs), kind)
         elif kind == "alias":
-            index, shift = _index(s["of"], len(self.kinds), "buffer"), self.slot(s["shift"])
+            index, shift = below(s["of"], len(self.kinds), "buffer"), self.slot(s["shift"])
             if self.kinds[index] == "alias":
                 raise ArtifactError("an alias of an alias")
         elif kind in ("arena", "given"):
@@ -265,146 +258,21 @@ class _Parser:
             raise ArtifactError(f"buffer kind {brief(kind)}", expected=", ".join(KINDS))
         return BufferSpec(kind, size, index, shift, first, last)
 
-    def _layout(self) -> tuple[tuple[int, ...], int] | None:
+    def _layout(self, n_buffers: int) -> tuple[tuple[int, ...], int] | None:
         value = self.raw.get("layout")
         if value is None:
             return None
-        total = _index(value["total"], LIMIT, "arena size")
-        offsets = tuple(_index(o, total + 1, "arena offset") for o in _list(value["offsets"]))
-        if len(offsets) != len(self.buffers):
+        total = below(value["total"], LIMIT, "arena size")
+        offsets = tuple(below(o, total + 1, "arena offset") for o in items(value["offsets"]))
+        if len(offsets) != n_buffers:
             raise ArtifactError("the memory layout does not match the buffers")
         return offsets, total
 
     def _steps(self, program: tuple[int, ...]) -> tuple[StepInfo, ...]:
         return tuple(
             StepInfo(
-                _index(s["word"], len(program), "program word"), _text(s["symbol"]), tuple(_text(t) for t in _list(s["loc"])),
+                below(s["word"], len(program), "program word"), text(s["symbol"]), tuple(text(t) for t in items(s["loc"])),
                 self.slot(s["flops"]), self.slot(s["bytes"]),
             )
-            for s in _list(self.raw["steps"])
+            for s in items(self.raw["steps"])
         )  # fmt: skip
-
-
-class _Program:
-    """A program whose words are known to make sense, and what follows from them.
-
-    control: bytes of buffers that the program itself touches. scratch: operands of its largest call. yields: where it does.
-    """
-
-    def __init__(self, parser: _Parser, words: tuple[int, ...]) -> None:
-        self.of, self.words = parser, words
-        self.control: dict[int, int] = {}
-        self.scratch = 0
-        self.yields: list[int] = []
-        self.targets: set[int] = set()  # of jumps
-        starts, pc, n = set(), 0, len(words)
-        while pc < n:
-            starts.add(pc)
-            w = self._words(pc, _LENGTHS.get(words[pc], 6))
-            pc += self._call(pc, w) if w[0] in (CALL, TEAM_CALL) else self._instruction(pc, w)
-        if not self.targets <= starts | {n}:
-            raise ArtifactError("a jump leads into the middle of an instruction")
-        if len(self.yields) != len(parser.handlers):
-            raise ArtifactError(f"{len(self.yields)} yields", expected=f"one for each of {len(parser.handlers)} handlers")
-
-    def _words(self, pc: int, length: int) -> tuple[int, ...]:
-        if pc + length > len(self.words):
-            raise ArtifactError("the program ends within an instruction")
-        return self.words[pc : pc + length]
-
-    def _call(self, pc: int, w: tuple[int, ...]) -> int:
-        """Its length, which its operands and sizes are a part of."""
-        _index(w[1], self.of.n_functions, "function")
-        self.of.slot(w[4]), self.of.slot(w[5])
-        self.scratch = max(self.scratch, w[2] + w[3])
-        more = self._words(pc, 6 + w[2] + w[3])[6:]
-        for b in more[: w[2]]:
-            _index(b, len(self.of.buffers), "buffer")
-        for d in more[w[2] :]:
-            self.of.slot(d)
-        return 6 + len(more)
-
-    def _instruction(self, pc: int, w: tuple[int, ...]) -> int:
-        """The length of any other."""
-        op = w[0]
-        if op == JUMP:
-            self.targets.add(w[1])
-        elif op == JUMP_IF_FALSE:
-            self._touch(w[1], 1, False)
-            self.targets.add(w[2])
-        elif op in (INCREMENT, CLEAR):
-            self._touch(w[1], 8, True)
-        elif op == JUMP_IF_GE:
-            self._touch(w[1], 8, False)
-            self._touch(w[2], 8, False)
-            self.targets.add(w[3])
-        elif op == EXPECT:
-            _index(w[1], len(self.of.expected), "expectation")
-            self._touch(w[2], 16 * (_index(w[3], 2**20, "element") + 1), False)
-            self.of.slot(w[4]), self.of.slot(w[5])
-        elif op == YIELD:
-            handlers = self.of.handlers
-            if w[1] != len(self.yields) or w[1] >= len(handlers):
-                raise ArtifactError(f"yield to handler {w[1]}", expected=f"handler {len(self.yields)} of {len(handlers)}")
-            self.yields.append(pc)
-            self._handler(handlers[w[1]])
-        else:
-            raise ArtifactError(f"unknown instruction {op}")
-        return len(w)
-
-    def _touch(self, buffer: int, size: int, writes: bool) -> None:
-        spec = self.of.buffers[_index(buffer, len(self.of.buffers), "buffer")]
-        root = self.of.buffers[spec.place] if spec.kind == "alias" else spec
-        if writes and root.kind in ("const", "input"):
-            raise ArtifactError("the program writes a constant or an input")
-        self.control[buffer] = max(self.control.get(buffer, 0), size)
-
-    def _handler(self, handler: Handler) -> None:
-        from .handlers import BindHandler, HostHandler
-
-        if isinstance(handler, BindHandler):
-            for size in handler.sizes:
-                self._touch(size.buffer, 8 * (size.element + 1), False)
-        elif isinstance(handler, HostHandler):
-            self._host(handler)
-        elif (kind := self.of.kinds[handler.target]) != "given":
-            raise ArtifactError(f"a handler gives buffer {handler.target}, which is of kind {brief(kind)}")
-
-    def _host(self, handler: HostHandler) -> None:
-        for o in (*handler.reads, *handler.writes):
-            for slot in o.shape:
-                self.of.slot(slot)
-        for o in handler.reads:
-            if o.kind == "object":
-                self._touch(o.buffer, 8, False)
-        for o in handler.writes:
-            if o.kind == "object":
-                self._touch(o.buffer, 8, True)
-            elif (kind := self.of.kinds[o.buffer]) != "given":
-                raise ArtifactError(f"a host function gives buffer {o.buffer}, which is of kind {brief(kind)}")
-            if o.shape_buffer >= 0:
-                self._touch(o.shape_buffer, 8 * len(o.shape), True)
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ArtifactError(f"{brief(value)} in the manifest", expected="a list")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ArtifactError(f"{brief(value)} in the manifest", expected="a text")
-    return value
-
-
-def _int(value: Any) -> int:
-    if type(value) is not int or not -LIMIT <= value <= LIMIT:
-        raise ArtifactError(f"{brief(value)} in the manifest", expected="a whole number")
-    return value
-
-
-def _index(value: Any, end: int, what: str) -> int:
-    if type(value) is not int or not 0 <= value < end:
-        raise ArtifactError(f"{what} {brief(value)}", expected=f"0 to {end - 1}")
-    return value

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ArtifactError
-from .dimexpr import LIMIT, brief
 from .elements import HANDLES, dtype_of
+from .fields import LIMIT, below, brief, text
 from .manifest import Symbol, TensorInfo
 from .texts import Texts
 
@@ -53,25 +53,25 @@ def parse_prologue(raw: Mapping[str, Any], inputs: Sequence[TensorInfo], outputs
     infos = [*given, *(_info("", t) for t in raw["constants"])]
     calls = []
     for c in raw["calls"]:
-        reads = tuple(_number(i, len(infos)) for i in c["reads"])
+        reads = tuple(below(i, len(infos), "value") for i in c["reads"])
         name = c["call"]
         if type(c["attributes"]) is not dict or type(name) is not str:
             raise ArtifactError(f"host function {brief(name)}")
         writes = tuple(map(_result, (_info(name, t) for t in c["writes"])))
-        calls.append(Call(name, c["attributes"], reads, writes, " + ".join(map(_text, c["loc"]))))
+        calls.append(Call(name, c["attributes"], reads, writes, " + ".join(map(text, c["loc"]))))
         infos += [w.info for w in writes]
-    feeds = tuple(_number(i, len(infos)) for i in raw["feeds"])
+    feeds = tuple(below(i, len(infos), "value") for i in raw["feeds"])
     if len(feeds) != len(inputs) or any(
         infos[i].dtype != t.dtype or len(infos[i].shape) != len(t.shape) for i, t in zip(feeds, inputs, strict=True)
     ):
         raise ArtifactError("the prologue does not give what the program reads")
     passed, shown, numbers = iter(outputs), [], []
     for name, number in raw["outputs"]:
-        numbers.append(-1 if number == -1 else _number(number, len(infos)))
-        shown.append(next(passed) if number == -1 else infos[number]._replace(name=_text(name)))
+        numbers.append(-1 if number == -1 else below(number, len(infos), "value"))
+        shown.append(next(passed) if number == -1 else infos[number]._replace(name=text(name)))
     if any(True for _ in passed) or any(-1 < n < len(given) + len(constants) for n in numbers):
         raise ArtifactError("outputs that the prologue does not give")
-    symbols = tuple(Symbol(_text(s["name"]), _size(s["lo"]), _size(s["hi"])) for s in raw["symbols"])
+    symbols = tuple(Symbol(text(s["name"]), _size(s["lo"]), _size(s["hi"])) for s in raw["symbols"])
     shapes = tuple([d if type(d) is int else ["sym", d] for d in t.shape] for t in given)
     if {s.name for s in symbols} != {d for t in given for d in t.shape if type(d) is str}:
         raise ArtifactError("symbolic dims of a prologue are not those of its inputs")
@@ -85,7 +85,7 @@ def _info(name: object, raw: Mapping[str, Any]) -> TensorInfo:
     if type(shape) is not list or len(shape) > 64 or (dtype == "object" and shape):
         raise ArtifactError(f"{brief(dtype)} of shape {brief(shape)} in a prologue")
     dims = tuple(d if type(d) is str else _size(d) for d in shape)
-    return TensorInfo(_text(name), dtype_of(dtype), dims, dtype if dtype in HANDLES else "tensor")
+    return TensorInfo(text(name), dtype_of(dtype), dims, dtype if dtype in HANDLES else "tensor")
 
 
 def _constant(raw: Mapping[str, Any]) -> Texts | np.ndarray:
@@ -93,7 +93,7 @@ def _constant(raw: Mapping[str, Any]) -> Texts | np.ndarray:
     if type(items) is not list or len(items) != math.prod(shape) or dtype == "object":
         raise ArtifactError(f"a constant of shape {brief(list(shape))} in a prologue")
     if dtype in HANDLES:
-        return Texts([*map(_text, items)], shape)
+        return Texts([*map(text, items)], shape)
     found = np.array(items, dtype_of(dtype)).reshape(shape)
     found.flags.writeable = False
     return found
@@ -103,17 +103,5 @@ def _result(info: TensorInfo) -> Result:
     return Result(info, tuple((axis, d) for axis, d in enumerate(info.shape) if isinstance(d, int)))
 
 
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise ArtifactError(f"{brief(value)} in a prologue", expected="a text")
-    return value
-
-
 def _size(value: Any) -> int:
-    return _number(value, LIMIT + 1)
-
-
-def _number(value: Any, end: int) -> int:
-    if type(value) is not int or not 0 <= value < end:
-        raise ArtifactError(f"{brief(value)} in a prologue", expected=f"0 to {end - 1}")
-    return value
+    return below(value, LIMIT + 1, "size")

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import MlcError
 from .binding import Binding, Execution, Program
 from .handles import Handles
-from .manifest import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD, instruction_length
+from .instructions import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD, instruction_length
 from .native import native
 from .resume import Run
 

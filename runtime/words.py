@@ -14,7 +14,8 @@ import numpy as np
 
 from ..errors import ArtifactError, InputError, MlcError
 from .address import address
-from .dimexpr import LIMIT, show
+from .dimexpr import show
+from .fields import LIMIT
 from .manifest import Manifest
 from .native import native
 from .stages import Stage, Stages

@@ -14,7 +14,8 @@ from ...errors import ArtifactError, DeviceError, TargetError
 from ..artifact import Parts
 from ..binding import Binding, Sizes
 from ..handles import Handles
-from ..manifest import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, YIELD, Manifest, instruction_length
+from ..instructions import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, YIELD, instruction_length
+from ..manifest import Manifest
 from ..resume import Yields, out_of_range
 from ..tables import Tables
 from . import images

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ..manifest import CALL, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, instruction_length
+from ..instructions import CALL, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, instruction_length
 
 _LEAST = 2  # launches that are worth a graph
 _TARGET = {JUMP: 1, JUMP_IF_FALSE: 2, JUMP_IF_GE: 3}  # the word of an instruction that says where it jumps to

@@ -131,7 +131,7 @@ def test_known_indices_cost_nothing():
 
 
 def _opcodes(module):
-    from mlc.runtime.manifest import instruction_length
+    from mlc.runtime.instructions import instruction_length
 
     words, pc, found = module.manifest.program, 0, []
     while pc < len(words):

@@ -11,7 +11,7 @@ from mlc.codegen.cpu.probe import loads, multiply_adds
 from mlc.codegen.cpu.target import parse
 from mlc.compiler import roofline
 from mlc.compiler.cli import main
-from mlc.runtime.manifest import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_GE
+from mlc.runtime.instructions import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_GE
 from onnx import helper
 
 PEAKS = roofline.Peaks(1, 100.0, ((1 << 15, 200.0), (1 << 20, 50.0)))

@@ -8,7 +8,7 @@ import small_models
 from emulated import needs_gxx
 from mlc.compiler.emulated import emulate
 from mlc.errors import InputError
-from mlc.runtime.manifest import CALL, EXPECT, instruction_length
+from mlc.runtime.instructions import CALL, EXPECT, instruction_length
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 STRAIGHT = """straight (float[3, 4] x, int64[n] i, int64[m, 2] j) => (float[n, 4] y, float[m] z) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlc.runtime.cuda.segments import Segment, segments
-from mlc.runtime.manifest import CALL, JUMP, JUMP_IF_FALSE, YIELD
+from mlc.runtime.instructions import CALL, JUMP, JUMP_IF_FALSE, YIELD
 
 
 def call(function: int, *buffers: int, blocks: int = 0, dims: tuple[int, ...] = ()) -> list[int]:
