@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ArtifactError, InputError
+from . import objects
 from .address import address, aligned
 from .handles import words
 from .manifest import Manifest
@@ -19,6 +20,7 @@ from .stages import Stages
 from .words import Words, show_sizes
 
 if TYPE_CHECKING:
+    from .artifact import Parts
     from .tables import Tables
 
 _ALIGNED = 1 << 14  # outputs from so many bytes on lie at cache lines, which takes half a microsecond
@@ -100,6 +102,16 @@ class Program(Sizes):
             self.starts = np.array(Shortcuts(self.size_words, self.stages).starts, np.int64)
         self.weights_at = address(weights)
         self.streamed_at = self.weights_at if streamed is None else address(streamed)
+
+    @staticmethod
+    def load(parts: Parts, threads: int) -> Program:
+        """The first program of a module. Raises ArtifactError for code that lacks a function."""
+        pairs = objects.split(parts.code)
+        code = Code([blob for _, blob in pairs])
+        addresses = [code.address(symbol) for symbol, _ in pairs]
+        if 0 in addresses:
+            raise ArtifactError(f"function {pairs[addresses.index(0)][0][:60]} is not in the code")
+        return Program(parts.manifest, code, addresses, parts.weights, parts.streamed, threads)
 
     def beside(self, manifest: Manifest) -> Program:
         return Program(manifest, self.code, self.functions, self.weights, None, self.threads)

@@ -108,6 +108,10 @@ class Manifest(NamedTuple):
         """This one and the others."""
         return (self, *self.others)
 
+    def number(self, program: Manifest) -> int:
+        """Of one of the programs, among them."""
+        return next(i for i, m in enumerate(self.programs) if m is program)
+
 
 def check_format(raw: object) -> None:
     """Raise ArtifactError unless this is a manifest of a format that this version reads."""

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from ..errors import ArtifactError, InputError, TargetError
-from . import artifact, objects
+from ..errors import InputError
+from . import artifact
 from .address import address
 from .arguments import Bound, as_array, axis_text, bind_dims, complain, given_outputs, shape_text
 from .artifact import Parts
-from .binding import Binding, Execution, Program, Sizes
+from .binding import Binding, Execution, Program
+from .binding_cache import BindingCache
 from .handles import Handles, decode_output, encode_input
 from .manifest import Manifest, StepInfo, TensorInfo
-from .native import Code, host_features, native
+from .native import check_target, native
 from .recycled import Recycled
 from .threads import default_threads
 from .words import UnequalError
 
-_MAX_BINDINGS = 32  # sizes whose plans are remembered
-_INHERIT_FROM = 4  # remembered sizes from which on new ones take over the arena of the oldest
-_SPARE_BYTES = 64 << 20  # arenas of other sizes that may stay allocated, beyond twice the one in use
-
-T = TypeVar("T")
 _ndarray, _empty = np.ndarray, np.empty
 
 
@@ -86,9 +80,8 @@ class Module:
         self._plain = not yields and not self._given_held  # one native call is all of a run, but for what outputs are shown as
         self._lock = threading.Lock()
         self._outputs = Recycled()
-        self._bindings: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
+        self._bindings: BindingCache | None = None
         self._last: Binding | None = None
-        self._program: Sizes | None = None
 
     def prepare(self) -> None:
         """Load the code; the first run does it otherwise, so that a module for another machine can be saved here.
@@ -96,15 +89,13 @@ class Module:
         Raises TargetError when this machine lacks what the code needs.
         """
         with self._lock:
-            if self._program is not None:
+            if self._bindings is not None:
                 return
             check_target(self._manifest.raw.get("target"))
             self._run_native = native().run
-            self._program = _program(self._parts, self.threads)
+            self._bindings = BindingCache(Program.load(self._parts, self.threads))
         if not self._symbols:
-            first = self._new_binding({})
-            with self._lock:
-                self._bindings.setdefault((), first)
+            self._bindings.at(())
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -183,7 +174,8 @@ class Module:
         """Seconds per call of the program that serves these inputs, by word (see `steps`), mean over runs after one to warm up."""
         self.run(feeds)
         arrays, binding = self._fit(self._ahead([feeds[name] for name in self._names]))
-        binding, times = self._by_any(binding, lambda b: (b, self._timed(b, arrays, runs)))
+        assert self._bindings is not None
+        binding, times = self._bindings.by_any(binding, lambda b: (b, self._timed(b, arrays, runs)))
         manifest = binding.program.manifest
         first = self._first_word(manifest)
         return {first + s.word: int(times[s.word]) * 1e-9 / runs for s in manifest.steps}
@@ -196,11 +188,7 @@ class Module:
 
     def _first_word(self, manifest: Manifest) -> int:
         """Of one of the programs, where they are counted together."""
-        return sum(len(m.program) for m in self._manifest.programs[: self._number_of(manifest)])
-
-    def _number_of(self, manifest: Manifest) -> int:
-        """Of one of the programs, among them."""
-        return next(i for i, m in enumerate(self._manifest.programs) if m is manifest)
+        return sum(len(m.program) for m in self._manifest.programs[: self._manifest.number(manifest)])
 
     def _ahead(self, arrays: Sequence[Any]) -> Sequence[Any]:
         """What the program reads where the module is given these."""
@@ -231,39 +219,17 @@ class Module:
                     arrays, binding = self._fit(arrays)
                     break
         try:
-            execution = binding.idle.pop()  # what `acquire` does, without a call
-        except IndexError:
-            execution = binding.acquire()
-        try:
-            return self._launch(binding, execution, arrays, out)
-        except UnequalError as e:  # sizes that data decide
-            if not self._manifest.others:
-                raise
-            unequal = e
-        finally:
-            binding.release(execution)
-        return self._by_others(binding, unequal, lambda b: self._launched(b, arrays, out))
+            return self._run_bound(binding, arrays, out)
+        except UnequalError as unequal:  # as `by_any` does, without its cost
+            assert self._bindings is not None
+            return self._bindings.by_others(binding, unequal, lambda b: self._run_bound(b, arrays, out))
 
-    def _launched(self, binding: Binding, arrays: Sequence[np.ndarray], out: Mapping[str, np.ndarray] | None) -> list[Any]:
+    def _run_bound(self, binding: Binding, arrays: Sequence[np.ndarray], out: Mapping[str, np.ndarray] | None) -> list[Any]:
         execution = binding.acquire()
         try:
             return self._launch(binding, execution, arrays, out)
         finally:
             binding.release(execution)
-
-    def _by_any(self, binding: Binding, run: Callable[[Binding], T]) -> T:
-        """What a run gives; where data decide upon sizes that the program does not serve, by one of those behind it."""
-        try:
-            return run(binding)
-        except UnequalError as unequal:
-            return self._by_others(binding, unequal, run)
-
-    def _by_others(self, binding: Binding, unequal: UnequalError, run: Callable[[Binding], T]) -> T:
-        assert self._program is not None
-        for other in self._program.others[self._number_of(binding.program.manifest) :]:
-            with suppress(UnequalError):
-                return run(Binding(other, binding.symbols))
-        raise unequal
 
     def _launch(
         self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], out: Mapping[str, np.ndarray] | None = None
@@ -364,69 +330,9 @@ class Module:
         return as_array(value, info)
 
     def _bind(self, sizes: Sequence[int]) -> Binding:
-        key = tuple(sizes)
-        if self._program is None:
+        if self._bindings is None:
             self.prepare()
-        assert self._program is not None
+        assert self._bindings is not None
         self._parts.ready()
-        with self._lock:
-            binding = self._bindings.get(key)
-        if binding is None:
-            binding = self._new_binding(dict(zip(self._symbols, key, strict=True)))
-            if len(self._bindings) >= _INHERIT_FROM:
-                with self._lock:  # sizes that keep changing hand one arena on, whose pages are there already
-                    for b in self._bindings.values():
-                        if b.idle and binding.inherit(b):
-                            break
-        with self._lock:
-            binding = self._bindings.setdefault(key, binding)
-            self._bindings.move_to_end(key)
-            if binding is not self._last:
-                self._last = binding
-                self._trim(binding)
+        binding = self._last = self._bindings.at(sizes)
         return binding
-
-    def _new_binding(self, symbols: dict[str, int]) -> Binding:
-        assert self._program is not None
-        try:
-            return Binding(self._program, symbols)
-        except UnequalError:
-            for other in self._program.others:
-                with suppress(UnequalError):
-                    return Binding(other, symbols)
-            raise
-
-    def _trim(self, current: Binding) -> None:
-        """Forget old sizes, and free memory of sizes not in use: after a peak, memory returns to what the present needs."""
-        while len(self._bindings) > _MAX_BINDINGS:
-            self._bindings.popitem(last=False)
-        budget = _SPARE_BYTES + 2 * current.layout.total
-        for b in reversed(self._bindings.values()):
-            if b.idle:
-                budget -= b.idle_bytes
-                if budget < 0 and b is not current:
-                    b.idle.clear()
-
-
-def check_target(target: object) -> None:
-    """Raise TargetError unless this machine runs code of the manifest's target."""
-    if not isinstance(target, dict) or not isinstance(target.get("triple"), str) or not isinstance(target.get("features"), list):
-        raise ArtifactError("the manifest names no target")
-    machine, wanted = os.uname().machine, target["triple"].split("-")[0]
-    if machine != wanted:
-        raise TargetError(
-            f"a module for {wanted[:40]}", expected=f"{machine}, which this machine is", remedy="Compile with another --target."
-        )
-    missing = sorted({str(f) for f in target["features"]} - host_features()) if target["features"] else []
-    if missing:
-        raise TargetError(f"a module for {str(target.get('cpu'))[:40]} that needs {', '.join(missing)[:200]}",
-                          expected="features that this machine has", remedy="Compile with another --target.")  # fmt: skip
-
-
-def _program(parts: Parts, threads: int) -> Program:
-    pairs = objects.split(parts.code)
-    code = Code([blob for _, blob in pairs])
-    addresses = [code.address(symbol) for symbol, _ in pairs]
-    if 0 in addresses:
-        raise ArtifactError(f"function {pairs[addresses.index(0)][0][:60]} is not in the code")
-    return Program(parts.manifest, code, addresses, parts.weights, parts.streamed, threads)

@@ -167,6 +167,21 @@ def host_features() -> frozenset[str]:
     return found
 
 
+def check_target(target: object) -> None:
+    """Raise TargetError unless this machine runs code of the manifest's target."""
+    if not isinstance(target, dict) or not isinstance(target.get("triple"), str) or not isinstance(target.get("features"), list):
+        raise ArtifactError("the manifest names no target")
+    machine, wanted = os.uname().machine, target["triple"].split("-")[0]
+    if machine != wanted:
+        raise TargetError(
+            f"a module for {wanted[:40]}", expected=f"{machine}, which this machine is", remedy="Compile with another --target."
+        )
+    missing = sorted({str(f) for f in target["features"]} - host_features()) if target["features"] else []
+    if missing:
+        raise TargetError(f"a module for {str(target.get('cpu'))[:40]} that needs {', '.join(missing)[:200]}",
+                          expected="features that this machine has", remedy="Compile with another --target.")  # fmt: skip
+
+
 def _detect() -> bytes:
     return " ".join(sorted(name for name, present in _llvm().get_host_cpu_features().items() if present)).encode()
 

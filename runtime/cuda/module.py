@@ -13,6 +13,7 @@ from ...errors import DeviceError, InputError
 from ..arguments import complain, given_outputs
 from ..artifact import Parts
 from ..binding import Binding, Sizes
+from ..binding_cache import BindingCache
 from ..handles import Handles, decode_output, encode_input
 from ..manifest import TensorInfo
 from ..module import Module
@@ -66,10 +67,10 @@ class CudaModule(Module):
         """
         device = self.device
         with self._lock:
-            if self._program is not None:
+            if self._bindings is not None:
                 return
             check = bool(os.environ.get("MLC_CUDA_CHECK"))
-            self._program = CudaProgram.load(self._parts, device, check, self.overlap)
+            self._bindings = BindingCache(CudaProgram.load(self._parts, device, check, self.overlap))
         if not self._symbols:
             self._bind(())
 
@@ -141,7 +142,8 @@ class CudaModule(Module):
         resident = any(isinstance(a, DeviceArray) for a in arrays) if on_device is None else on_device
         if out and (resident or not wait):
             raise InputError("out, and outputs on the device", expected="outputs on the host", remedy="Pass on_device=False, or no out.")
-        return self._by_any(binding, lambda b: self._run_at(b, arrays, stream, wait, resident, out))
+        assert self._bindings is not None
+        return self._bindings.by_any(binding, lambda b: self._run_at(b, arrays, stream, wait, resident, out))
 
     def _run_at(
         self, binding: Binding, arrays: Sequence[Any], stream: object, wait: bool, resident: bool, out: Mapping[str, np.ndarray] | None
@@ -171,8 +173,9 @@ class CudaModule(Module):
         return results
 
     def _handles(self) -> Handles:
-        assert self._program is not None
-        return Handles(self._program.strings, self._program.string_handles)
+        assert self._bindings is not None
+        program = self._bindings.program
+        return Handles(program.strings, program.string_handles)
 
     def _given(self, arrays: Sequence[Any]) -> Iterable[tuple[Any, TensorInfo]]:
         return zip(arrays, self._manifest.inputs, strict=True)

@@ -52,7 +52,7 @@ def test_models_run_by_its_launches(monkeypatch, name: str, feeds: dict[str, np.
         (got,) = module.run(feeds).values()
         assert got.shape == want.shape and np.linalg.norm(got - want) <= tol * np.linalg.norm(want)
     assert "graph" in fake.log and "launchKernel" in fake.log
-    assert (name == "wide") == any(image.maps for _, image in module._program.functions)
+    assert (name == "wide") == any(image.maps for _, image in module._bindings.program.functions)
 
 
 @needs_gxx

@@ -327,7 +327,7 @@ def test_each_device_runs_what_its_architecture_has() -> None:
         module = emulated_module(result, capability=capability)
         got = [module.run({"x": x})["y"] for _ in range(3)]  # the third replays a graph
         assert all(np.linalg.norm(y - want) < 1e-2 * np.linalg.norm(want) for y in got) and module.device.replays
-        mapped[capability] = any(image.maps for function, image in module._program.functions if function is not None)
+        mapped[capability] = any(image.maps for function, image in module._bindings.program.functions if function is not None)
     assert mapped == {80: False, 89: False, 90: True, 100: False}
     with pytest.raises(TargetError, match="sm_75"):
         emulated_module(result, capability=75).prepare()

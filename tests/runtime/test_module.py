@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from mlc.errors import InputError, TargetError
 from mlc.ir import sym
-from mlc.runtime import artifact, module
-from mlc.runtime.module import Module, check_target, load
-from mlc.runtime.native import host_features
+from mlc.runtime import artifact, binding_cache
+from mlc.runtime.module import Module, load
+from mlc.runtime.native import check_target, host_features
 
 
 def data(*shape):
@@ -125,17 +125,19 @@ def test_many_callers(dynamic, static):
 def test_memory_returns_after_a_peak(dynamic, monkeypatch):
     big, small = data(100_000, 4), data(3, 4)
     many = [data(n, 4) for n in range(100)]
-    dynamic._bindings.clear()
-    monkeypatch.setattr(module, "_SPARE_BYTES", 1 << 10)
+    dynamic.prepare()
+    kept = dynamic._bindings._kept
+    kept.clear()
+    monkeypatch.setattr(binding_cache, "_SPARE_BYTES", 1 << 10)
     dynamic(big, big)
     dynamic(small, small)
-    assert [len(b.idle) for b in dynamic._bindings.values()] == [0, 1]
+    assert [len(b.idle) for b in kept.values()] == [0, 1]
     dynamic(big, big)
     dynamic(small, small)
-    assert [len(b.idle) for b in dynamic._bindings.values()] == [0, 1]
+    assert [len(b.idle) for b in kept.values()] == [0, 1]
     for x in many:
         np.testing.assert_array_equal(dynamic(x, x)[0], x + x * x)
-    assert len(dynamic._bindings) <= 32
+    assert len(kept) <= 32
 
 
 def test_growing_sizes_hand_the_arena_on(dynamic):
@@ -143,7 +145,7 @@ def test_growing_sizes_hand_the_arena_on(dynamic):
     for n in range(2000, 2040):
         x = data(n, 4)
         np.testing.assert_array_equal(dynamic(x, x)[0], x + x * x)
-        arenas |= {e.arena.ctypes.data for b in dynamic._bindings.values() for e in b.idle}
+        arenas |= {e.arena.ctypes.data for b in dynamic._bindings._kept.values() for e in b.idle}
     assert len(arenas) < 20
 
 
