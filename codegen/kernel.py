@@ -310,7 +310,8 @@ class IrregularKernel:
     - "positions": mask BOOL [size] → indices of true elements I64 [size], their number I64 [1]
     - "sort": keys [rows, size] → order I64 [rows, size], work space of the same shape; flags: "descending"
     - "top": keys [rows, size] → the first `inner` of that order I64 [rows, inner], and two work spaces as large as the keys
-      where `inner` may be more than `KEPT`; flags: "descending"
+      where `inner` may be more than `KEPT`; flags: "descending". With `columns` other than 1 keys are [rows, size, columns], their
+      order is along the middle axis, and the result is I64 [rows, inner, columns]; `inner` is at most `KEPT` then
     - "suppress": boxes F32 [rows / inner, size, 4], scores F32 [rows, size], most I64, overlap F32, least F32 → boxes taken
       I64 [rows, size], their number I64 [rows], two work spaces: I64 [rows, size], and the corners of the boxes taken,
       F32 [rows, 4, size + `BOX_LANES`]; flags: "center". See `ir/ops/select.py`
@@ -322,6 +323,7 @@ class IrregularKernel:
     inner: Dim = 1
     flags: tuple[str, ...] = ()
     operands: tuple[Operand, ...] = ()
+    columns: Dim = 1
 
 
 Kernel = LoopKernel | ContractKernel | GroupedKernel | WinogradKernel | RecurrentKernel | AttentionKernel | IrregularKernel

@@ -143,6 +143,7 @@ class CpuBackend:
             checks=True,
             walk=_WALK,
             winograd=None if exact or opt_level == 0 else ConvCosts(),
+            abreast=opt_level > 0,
             scatter=ScatterCosts() if opt_level > 0 else None,
         )
 

@@ -56,7 +56,8 @@ def _run_irregular(kernel: IrregularKernel, arrays: Arrays, bound: Bindings) -> 
         case "sort":
             results = Sort("descending" in kernel.flags).reference(given[0].reshape(rows, size))
         case "top":
-            results = (Sort("descending" in kernel.flags).reference(given[0].reshape(rows, size))[0][:, :inner],)
+            lines = given[0].reshape(rows, size, -1).swapaxes(1, 2)
+            results = (Sort("descending" in kernel.flags).reference(lines)[0][..., :inner].swapaxes(1, 2),)
         case "suppress":
             boxes, scores = given[0].reshape(-1, size, 4), given[1].reshape(-1, inner, size)
             results = Suppress("center" in kernel.flags).reference(boxes, scores, *given[2:])

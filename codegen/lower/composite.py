@@ -71,10 +71,10 @@ class RecurrentCell(Op):
         return (TensorType(types[0].dtype, (steps, len(self.directions), batch, self.hidden)), state, state)
 
 
-def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32}), ranked: int = 0) -> Graph:
+def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32}), ranked: int = 0, abreast: bool = False) -> Graph:
     """Rewrite attention, transposed convolution, integer products, recurrent ops and the first k of rows.
 
-    `attention`: element types it has a kernel for; `ranked`: rows up to this length keep their TopK.
+    `attention`: element types it has a kernel for; `ranked`: rows up to this length keep their TopK; `abreast`: see `LowerOptions`.
     """
 
     masks: dict[Value, Value] = {}
@@ -92,7 +92,7 @@ def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32})
             case Recurrent():
                 return _recurrent(node.op, ins, node.loc)
             case TopK() if upper(ins[0].shape[node.op.axis]) > ranked:
-                return decompose_top_k(node.op, ins[0], node.loc)
+                return decompose_top_k(node.op, ins[0], node.loc, abreast)
         return None
 
     return graph.rewrite(visit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...ir import DType, Node, Shape, Value, prod, upper
 from ...ir.ops import Positions, Sort, Suppress
@@ -29,7 +30,8 @@ def emit_top(lw: Lowering, node: Node) -> None:
     assert isinstance(node.op, TopOrder)
     (x,) = node.inputs
     flags = ("descending",) if node.op.descending else ()
-    kernel = IrregularKernel("top", prod(x.shape[:-1]), x.shape[-1], node.op.k, flags)
+    axis = node.op.axis % len(x.shape)
+    kernel = IrregularKernel("top", prod(x.shape[:axis]), x.shape[axis], node.op.k, flags, columns=prod(x.shape[axis + 1 :]))
     _emit(lw, node, kernel, [x], spare=[(DType.I64, x.shape)] * 2 if upper(node.op.k) > KEPT else [])
 
 
@@ -52,6 +54,5 @@ def _emit(lw: Lowering, node: Node, shape: IrregularKernel, inputs: list[Value] 
     results_end = len(reads) + len(written)
     written += [lw.storage.add("arena", dtype, dims).buffer for dtype, dims in spare]
     operands = tuple(Operand(*lw.storage.extent(b), i >= len(reads), i >= results_end) for i, b in enumerate((*reads, *written)))
-    kernel = IrregularKernel(shape.kind, shape.rows, shape.size, shape.inner, shape.flags, operands)
-    lw.step(kernel, (*reads, *written), node.loc)
+    lw.step(replace(shape, operands=operands), (*reads, *written), node.loc)
     lw.views.update(zip(node.outputs, results, strict=True))

@@ -44,6 +44,7 @@ class LowerOptions:
     `attention`: element types of heads that there is a kernel for.
     `attention_units`: heads and groups of queries below which the keys of attention are cut into parts; 0: never.
     `ranked`: longest rows whose first k are found by counting ranks, which is n² comparisons in vectors.
+    `abreast`: the first k along an axis that is not the last are kept for neighbouring lines at once, in lanes of vectors.
     `walk`: steps that few rows go down trees in one kernel; deeper ones are walked in turns, after each of which the program asks
     whether any row still moves.
     `passes`: pooling over large windows goes along one axis after the other.
@@ -63,6 +64,7 @@ class LowerOptions:
     attention: frozenset[DType] = frozenset({DType.F32})
     attention_units: int = 0
     ranked: int = 0
+    abreast: bool = False
     walk: int = DEEPEST_WALK
     passes: bool = False
     checks: bool = False

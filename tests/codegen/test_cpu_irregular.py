@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from lowering import ap, graph, run, tensor
+from mlc.codegen.lower import LowerOptions
 from mlc.compiler.stages import compile_graph
 from mlc.ir import DType, sym
 from mlc.ir.ops import CumSum, Positions, Sort, Suppress, TopK
@@ -72,6 +73,38 @@ def test_first_k_of_rows_of_any_length(dtype, largest):
     for j, ((n, k), keys) in enumerate(zip(jobs, data, strict=True)):
         for part, want in zip(got[2 * j : 2 * j + 2], TopK(1, k, largest).reference(keys), strict=True):
             np.testing.assert_array_equal(part, want, err_msg=f"{k} of {n}")
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64, DType.F16, DType.I8, DType.I32, DType.I64, DType.U8, DType.U64], ids=str)
+@pytest.mark.parametrize("largest", [False, True])
+def test_first_k_of_lines_side_by_side(dtype, largest):
+    """In lanes of whole vectors and of parts, of few short lines, and of rows that are turned for it; by turns equal keys."""
+    jobs = [
+        ((2, 9, 16), 1, 3),
+        ((2, 40, 37), 1, 5),
+        ((200, 3), 0, 128),
+        ((3, 17, 3), 1, 17),
+        ((41, 11), 1, 4),
+        ((5, 7, 60), 2, 2),
+        ((1, 33), 0, 1),
+    ]
+    xs = [tensor(*shape, dtype=dtype) for shape, _, _ in jobs]
+    data = [_keys(dtype, *shape) for shape, _, _ in jobs]
+    ops = [TopK(axis, k, largest) for _, axis, k in jobs]
+    g = graph(xs, *(v for op, x in zip(ops, xs, strict=True) for v in ap(op, x).node.outputs))
+    want = [a for op, keys in zip(ops, data, strict=True) for a in op.reference(keys)]
+    for got, expected in zip(compiled(g, *data), want, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    run(g, data, want, options=LowerOptions(abreast=True))
+
+
+def test_first_k_of_lines_of_any_number():
+    x = tensor(sym("A", 1), N, sym("C", 1), dtype=DType.F32)
+    module = compile_graph(graph([x], *ap(TopK(1, 3, True), x).node.outputs), threads=2)
+    for shape in ((1, 3, 1), (2, 50, 1), (3, 8, 15), (2, 4, 33), (300, 5, 2)):
+        data = _keys(DType.F32, *shape)
+        for got, want in zip(module(data), TopK(1, 3, True).reference(data), strict=True):
+            np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("dtype", [DType.F32, DType.I64], ids=str)

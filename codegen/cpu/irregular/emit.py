@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....ir import DType
+from ....ir import DType, ceildiv
 from ...kernel import BOX_LANES, IrregularKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import I1, I8, I64, storage, vec
 from ..emitted import Emitted, named
 from ..target import CpuTarget
+from .abreast import Abreast
 from .first_k import FirstK
-from .radix import RADIX_CELLS, SELECT_CELLS
+from .radix import RADIX_CELLS, SELECT_CELLS, lanes_of
 
 F32 = ir.FloatType()
 F32_LANES = vec(F32, BOX_LANES)
@@ -22,10 +23,12 @@ def emit_irregular(kernel: IrregularKernel, target: CpuTarget) -> Emitted:
     return _Emitter(kernel, _CELLS[kernel.kind]).emit()
 
 
-class _Emitter(FirstK):
+class _Emitter(FirstK, Abreast):
     def emit(self) -> Emitted:
         b, k = self.b, self.kernel
-        unit = {"positions": self._positions, "sort": self._sort, "suppress": self._suppress, "top": self._top}[k.kind]
+        abreast = k.columns != 1
+        top = self._abreast if abreast else self._top
+        unit = {"positions": self._positions, "sort": self._sort, "suppress": self._suppress, "top": top}[k.kind]
 
         def body(row: Any, _: list[Any]) -> list[Any]:
             unit(row)
@@ -34,8 +37,9 @@ class _Emitter(FirstK):
         b.loop(self.begin, self.end, b.i64(1), [], body)
         b.ir.ret_void()
         text, symbol = named(str(self.module), repeats=True)
-        cost = k.size * {"positions": 2, "sort": 20, "suppress": 40, "top": 4}[k.kind]
-        return Emitted(text, symbol, tuple(self.params.dims), k.rows, cost, k.rows * cost, bytes_of(k.operands))
+        cost = k.size * (k.inner if abreast else {"positions": 2, "sort": 20, "suppress": 40, "top": 4}[k.kind])
+        units = k.rows * ceildiv(k.columns, lanes_of(k.operands[0].dtype)) if abreast else k.rows
+        return Emitted(text, symbol, tuple(self.params.dims), units, cost, units * cost, bytes_of(k.operands))
 
     def _positions(self, row: Any) -> None:
         """Store every index, and go on to the next place only where the mask is true: no branch."""

@@ -21,7 +21,7 @@ class Frame:
         self.module = ir.Module()
         b = self.b = kernel_function(self.module)
         bufs, self._dims, self.begin, self.end = b.fn.args
-        self.n, self.inner = self._size(kernel.size), self._size(kernel.inner)
+        self.n, self.inner, self.columns = (self._size(d) for d in (kernel.size, kernel.inner, kernel.columns))
         self.buffers = b.operands(bufs, len(kernel.operands))
         self._cells: dict[str, Any] = {name: b.alloca(I64, b.i64(count), 8) for name, count in cells.items()}
 

@@ -8,7 +8,7 @@ from ....ir import upper
 from ...kernel import KEPT, IrregularKernel
 from .. import llvm_ir as ir
 from ..build import I32, I64, storage, vec
-from .radix import Radix
+from .radix import Radix, lanes_of, word
 
 
 class Kept:
@@ -23,8 +23,8 @@ class Kept:
         b, i = self.b, self.b.ir
         self.dtype, self.descending = kernel.operands[0].dtype, "descending" in kernel.flags
         self.storage = storage(self.dtype)
-        self.word = I64 if self.dtype.itemsize == 8 else I32
-        self.lanes = lanes = 512 // self.word.width
+        self.word = word(self.dtype)
+        self.lanes = lanes = lanes_of(self.dtype)
         self.wide, self.align = vec(self.word, lanes), self.word.width // 8
         room = -(-min(KEPT, upper(kernel.inner)) // lanes) * lanes
         # one place before the first, which is read and not used
@@ -36,13 +36,7 @@ class Kept:
         self.seen = b.alloca_entry(self.word, lanes)
 
     def number(self, x: Any) -> Any:
-        """Signed, smaller the further to the front x belongs; of one key or a vector."""
-        i = self.b.ir
-        bits = self.frame.ordered_bits(x, self.dtype, self.descending)
-        width = 8 * self.dtype.itemsize
-        if width < self.word.width:
-            return i.zext(bits, self.wide if isinstance(x.type, ir.VectorType) else self.word)
-        return i.xor(bits, ir.Constant(bits.type, 1 << (width - 1)))
+        return self.frame.number(x, self.dtype, self.descending)
 
     def index(self, j: Any) -> Any:
         """Where the j-th of those kept stood in the row."""

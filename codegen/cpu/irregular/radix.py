@@ -6,12 +6,22 @@ from typing import Any
 
 from ....ir import DType
 from .. import llvm_ir as ir
-from ..build import I1, I64, storage
+from ..build import I1, I32, I64, storage, vec
 from .frame import Frame
 
 PLACES = 1 << 10  # buckets of a selection
+_WIDTH = 512  # bits of vectors of numbers in order
 _FEW = 32  # words that are put in their places one after another: counting alone takes longer
 _ENOUGH = 256  # candidates that are not worth another round
+
+
+def word(dtype: DType) -> Any:
+    """Type of the numbers that keys are compared as."""
+    return I64 if dtype.itemsize == 8 else I32
+
+
+def lanes_of(dtype: DType) -> int:
+    return _WIDTH // word(dtype).width
 
 
 class Radix(Frame):
@@ -123,6 +133,15 @@ class Radix(Frame):
         else:
             bits = i.xor(x, sign) if dtype.is_signed else x
         return i.not_(bits) if descending else bits
+
+    def number(self, x: Any, dtype: DType, descending: bool) -> Any:
+        """Signed, smaller the further to the front x belongs, of 32 bits or 64; of one key or a vector."""
+        i = self.b.ir
+        bits = self.ordered_bits(x, dtype, descending)
+        width, to = 8 * dtype.itemsize, word(dtype)
+        if width < to.width:
+            return i.zext(bits, vec(to, x.type.count) if isinstance(x.type, ir.VectorType) else to)
+        return i.xor(bits, ir.Constant(bits.type, 1 << (width - 1)))
 
     def _candidates(self, order: Any, k: Any, keys: Any, dtype: DType, descending: bool) -> Any:
         """Put indices in order of position into `order`, those of the first k of the row among them; how many. 1 ≤ k ≤ n.
