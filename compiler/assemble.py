@@ -9,10 +9,11 @@ from .. import __version__
 from ..codegen.plan import Buffer, Plan, Prologue
 from ..errors import CodegenError
 from ..ir import Dim, DType, TensorType, prod, symbols_of
-from ..ir.dims import Expr
+from ..ir.dims import Expr, Sym
 from ..runtime import artifact, memory
 from ..runtime.artifact import Parts
 from ..runtime.dimexpr import DimExpr
+from ..runtime.fields import LIMIT
 from ..runtime.manifest import FORMAT
 from .constants import Packed, behind, pack_constants
 from .program import Code, Linker
@@ -43,62 +44,66 @@ def assemble(
     Raises CodegenError when the plan contradicts itself.
     """
     roots = [_root(plan.buffers, i) for i in range(len(plan.buffers))]
-    dims = Slots()
-    code = Linker(plan, steps, roots, dims, {symbol: i for i, symbol in enumerate(functions)})
+    code = Linker(plan, steps, roots, Slots(), {symbol: i for i, symbol in enumerate(functions)})
     code.emit(plan.steps)
-    known = symbols_of(d for b in plan.buffers if b.kind == "input" for d in b.shape) | code.bound
     packed = packed or pack_constants(plan)
     if before is not None:
         taken = [(b.place, b.size) for m in before.manifest.programs for b in m.buffers if b.kind == "const"]
         packed = behind(before.weights, taken, packed)
-    weights, spans = packed.block, packed.spans
-    buffers = _buffers(plan, roots, code.live, spans, dims)
-    sizes = sorted({dims.slot(d) for b in plan.buffers for d in b.shape if isinstance(d, Expr)})
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "mlc": __version__,
-        "target": dict(target),
+    manifest = {"format": FORMAT, "mlc": __version__, "target": dict(target), **_program(code, packed, equal)}
+    if before is not None:
+        manifest = _among_others(before.manifest.raw, manifest)
+    return artifact.make(manifest, join(list(code.functions)), packed.block)
+
+
+def _program(code: Linker, packed: Packed, equal: Sequence[tuple[Dim, Dim]]) -> dict[str, Any]:
+    """What the manifest says of a program: its words, and all that they work on."""
+    plan, dims = code.plan, code.dims
+    shapes = [d for b in plan.buffers for d in b.shape]
+    known = symbols_of(d for b in plan.buffers if b.kind == "input" for d in b.shape) | code.bound
+    buffers = _buffers(code, packed.spans)
+    always = {
+        "sizes": sorted({dims.slot(d) for d in shapes if isinstance(d, Expr)}),
         "inputs": _tensors(plan.buffers, "input", plan.input_names, _kinds(plan.input_dtypes, plan.input_strings), dim_expr),
         "outputs": _tensors(plan.buffers, "output", plan.output_names, _kinds(plan.output_dtypes), dims.expr, plan.output_labels),
         "buffers": buffers,
         "program": code.words,
         "steps": code.steps,
-        "sizes": sizes,
         "equal": [[dims.slot(a), dims.slot(b)] for a, b in equal if symbols_of((a, b)) <= known],
-        "dims": dims.exprs,
+        "dims": dims.exprs,  # slots that are met below are added to it
     }
-    limits = [m for m in plan.limits if symbols_of(m.dims) <= known]
-    if limits:
-        manifest["limits"] = [[*map(dims.slot, m.dims), m.loc] for m in limits]
-    if code.expected:
-        manifest["expected"] = [" + ".join(loc) for loc in code.expected]
-    if packed.streamed:
-        manifest["streamed"] = packed.streamed
-    if plan.strings:
-        manifest["strings"] = list(plan.strings)
-    symbols = dims.symbols(d for b in plan.buffers for d in b.shape)
-    manifest["symbols"] = [{"name": s.name, "lo": max(0, s.lo), "hi": min(2**62, s.hi)} for s in symbols if s.name not in code.bound]
-    if code.handlers:
-        bounds = {s.name: (max(-(2**62), s.lo), min(2**62, s.hi)) for s in symbols}
-        manifest["handlers"] = [code.handler(h, bounds) for h in code.handlers]
-    if plan.prologue is not None:
-        manifest["prologue"] = _prologue(plan.prologue)
-    if not manifest["symbols"]:
-        manifest["layout"] = _layout(buffers, dims)
-    if before is not None:
-        first = before.manifest.raw
-        for a, b in zip(first["inputs"], manifest["inputs"], strict=True):
-            if a["dtype"] != b["dtype"]:  # strings that one of them does less with
-                a["dtype"] = b["dtype"] = DType.STRING.value
-        manifest = {**first, "others": [*first.get("others", ()), manifest]}
-    return artifact.make(manifest, join(list(code.functions)), weights)
+    limits = [[*map(dims.slot, m.dims), m.loc] for m in plan.limits if symbols_of(m.dims) <= known]
+    every = dims.symbols(shapes)
+    symbols = [_symbol(s) for s in every if s.name not in code.bound]
+    bounds = {s.name: (max(-LIMIT, s.lo), min(LIMIT, s.hi)) for s in every}
+    where_needed = {
+        "limits": limits,
+        "expected": [" + ".join(loc) for loc in code.expected],
+        "streamed": packed.streamed,
+        "strings": list(plan.strings),
+        "handlers": [code.handler(h, bounds) for h in code.handlers],
+        "prologue": plan.prologue and _prologue(plan.prologue),
+        "layout": None if symbols else _layout(buffers, dims),
+    }
+    return {**always, "symbols": symbols, **{key: value for key, value in where_needed.items() if value}}
+
+
+def _among_others(first: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    """A module's manifest with one more program."""
+    for a, b in zip(first["inputs"], manifest["inputs"], strict=True):
+        if a["dtype"] != b["dtype"]:  # strings that one of them does less with
+            a["dtype"] = b["dtype"] = DType.STRING.value
+    return {**first, "others": [*first.get("others", ()), manifest]}
+
+
+def _symbol(s: Sym) -> dict[str, Any]:
+    return {"name": s.name, "lo": max(0, s.lo), "hi": min(LIMIT, s.hi)}
 
 
 def _prologue(p: Prologue) -> dict[str, Any]:
-    symbols = Slots().symbols(d for t in p.inputs for d in t.shape)
     return {
         "inputs": [{"name": n, **_type(t)} for n, t in zip(p.input_names, p.inputs, strict=True)],
-        "symbols": [{"name": s.name, "lo": max(0, s.lo), "hi": min(2**62, s.hi)} for s in symbols],
+        "symbols": [_symbol(s) for s in Slots().symbols(d for t in p.inputs for d in t.shape)],
         "constants": [
             {"dtype": "str" if a.dtype.kind == "O" else DType.from_numpy(a.dtype).value, "shape": list(a.shape),
              "items": [str(s) for s in a.ravel()] if a.dtype.kind == "O" else a.ravel().tolist()}
@@ -118,14 +123,13 @@ def _type(t: TensorType) -> dict[str, Any]:
     return {"dtype": t.dtype.value, "shape": [d if isinstance(d, int) else str(d) for d in t.shape]}
 
 
-def _buffers(
-    plan: Plan, roots: Sequence[tuple[int, Dim]], live: Mapping[int, tuple[int, int]], spans: Mapping[int, tuple[int, int]], dims: Slots
-) -> list[dict[str, Any]]:
+def _buffers(code: Linker, spans: Mapping[int, tuple[int, int]]) -> list[dict[str, Any]]:
     """The buffers in the manifest: where each is, or how long it holds a value and how large it is."""
+    dims, live = code.dims, code.live
     records: list[dict[str, Any]] = []
-    for i, b in enumerate(plan.buffers):
+    for i, b in enumerate(code.plan.buffers):
         size = dims.slot(prod(b.shape) * b.dtype.itemsize)
-        root, shift = roots[i]
+        root, shift = code.roots[i]
         match b.kind:
             case "const":
                 records.append({"kind": "const", "offset": spans[i][0], "size": spans[i][1]})
