@@ -15,7 +15,8 @@ from .attention.schedule import AttentionHints, schedule_attention
 from .contract.schedule import ContractHints, schedule_contract
 from .dot.schedule import DotHints, schedule_dot
 from .grouped.schedule import GroupedHints, schedule_grouped
-from .loops.schedule import LoopHints, LoopSchedule, merge_axes, schedule
+from .loops.merge import merge_axes
+from .loops.schedule import LoopHints, LoopSchedule, schedule
 from .loops.transpose import moving
 from .recurrent_schedule import RecurrentHints, schedule_recurrent
 from .target import CpuTarget

@@ -8,7 +8,7 @@ import pytest
 from lowering import ap, graph, tensor
 from mlc.codegen.cpu.loops.emit import emit_loop
 from mlc.codegen.cpu.loops.interior import interior
-from mlc.codegen.cpu.loops.schedule import merge_axes
+from mlc.codegen.cpu.loops.merge import merge_axes
 from mlc.codegen.cpu.loops.segments import segments
 from mlc.codegen.cpu.loops.transpose import Turn, Weave, moving
 from mlc.codegen.cpu.loops.truths import as_bytes

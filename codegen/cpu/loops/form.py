@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ...kernel import LoopKernel
 from ..target import CpuTarget
 from .interior import Interior, interior
-from .schedule import NO_HINTS, LoopHints, LoopSchedule, merge_axes, schedule
+from .merge import merge_axes
+from .schedule import NO_HINTS, LoopHints, LoopSchedule, schedule
 from .segments import Segments, segments
 from .short_rows import ShortRows, short_rows
 from .tabulated import tabulated

@@ -1,4 +1,4 @@
-"""How a loop kernel runs: which axes merge, which one is the vector, how wide."""
+"""How a loop kernel runs: which axis is the vector, how wide."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from ....errors import ScheduleError
 from ....ir import COMPARISONS, Dim, DType, is_static, prod
 from ...affine import affine, stride_along
-from ...expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, postorder
+from ...expr import Axis, Bits, Call, Cast, DimParam, E, Load, Num, postorder
 from ...kernel import LoopKernel
 from ...running import running
 from ..target import CpuTarget
 from .recurrence import vectors
-from .rewrite import rebuilt, transform
 from .windows import windows
 
 UNROLL_POINTS = 64  # reduce spaces up to this size are unrolled,
 _WINDOW_FNS = ("sum", "max", "min")
 _COLUMNS = 4  # points of a window sum computed together: 3 are measurably slower, 6 no faster
 UNROLL_WORK = 640  # unless that makes more vector operations than this: compile time grows with them
+_SHORTEST = 4  # fewer elements are not worth a vector axis
 MOST_APART = 8  # a stride up to which whole lines are loaded and shuffled, instead of gathered
 _CHEAP = frozenset({"add", "sub", "mul", "min", "max", "neg", "abs", "and_", "or_", "xor", "not_", "select", "sqrt", "div", "fma"})
 
@@ -62,54 +62,6 @@ def work(root: E) -> int:
     )
 
 
-def merge_axes(k: LoopKernel) -> LoopKernel:
-    """Drop parallel axes of size 1, and merge neighbours that every offset walks as one."""
-    n = len(k.axes)
-    everything = postorder(k.roots)
-    offsets = [e.offset for e in everything if isinstance(e, Load)] + [s.offset for s in k.stores]
-    forms = [affine(o) for o in offsets]
-    inside_offsets = {id(x) for o in offsets for x in postorder([o])}
-    loose = {e.index for e in everything if isinstance(e, Axis) and id(e) not in inside_offsets}
-    # an Axis object may be shared between an offset and a body: count direct uses by bodies
-    for e in everything:
-        if not isinstance(e, Load):
-            loose |= {c.index for c in children(e) if isinstance(c, Axis) and id(e) not in inside_offsets}
-    for f, o in zip(forms, offsets, strict=True):
-        if f is None:
-            loose |= {e.index for e in postorder([o]) if isinstance(e, Axis)}
-    loose |= {e.index for e in [*(x.value for x in k.stages), *(x.value for x in k.stores)] if isinstance(e, Axis)}
-    mergeable = [
-        i + 1 < n and i not in loose and i + 1 not in loose
-        and all(f[1].get(i, 0) == f[1].get(i + 1, 0) * k.axes[i + 1] for f in forms if f is not None)
-        for i in range(n)
-    ]  # fmt: skip
-    if not any(mergeable) and 1 not in k.axes:
-        return k
-    # groups of old axes that become one new axis
-    groups: list[list[int]] = []
-    for i in range(n):
-        if groups and mergeable[i - 1] and i - 1 in groups[-1]:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    groups = [g for g in groups if prod(k.axes[i] for i in g) != 1]
-    number = {}
-    for new_index, g in enumerate(groups):
-        number[g[-1]] = new_index
-    shift = {n + j: len(groups) + j for j in range(len(k.reduce_axes))}
-    inner = {i for g in groups for i in g[:-1]}
-
-    def change(e: E, kids: tuple[E, ...]) -> E:
-        if not isinstance(e, Axis):
-            return rebuilt(e, kids)
-        if e.index in shift:
-            return Axis(shift[e.index])
-        # A merged axis: the last one walks all elements, the others stay 0 (their stride is included).
-        return Axis(number[e.index]) if e.index in number else Num(0) if e.index in inner or k.axes[e.index] == 1 else e
-
-    return transform(k, change, tuple(prod(k.axes[i] for i in g) for g in groups), k.reduce_axes)
-
-
 def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> LoopSchedule:
     """Rules in order; the last always applies. Raises ScheduleError for hints that the kernel cannot have."""
     n = len(k.axes)
@@ -117,47 +69,7 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
     if (found := running(k)) is not None:
         axis, group = vectors(k, found, width)
         return LoopSchedule(axis, width, group, width * group)
-    known: dict[tuple[int, int], Dim | None] = {}
-    views: list[object] = []  # keeps expressions alive that `known` has the ids of
-
-    def stride(offset: E, axis: int) -> Dim | None:
-        key = id(offset), axis
-        if key not in known:
-            known[key] = stride_along(offset, axis, None if axis < n else 0)
-        return known[key]
-
-    def access(offset: E, axis: int, load: bool = False) -> float:
-        """Cycles to move a vector, roughly: a gather costs an access per lane, a short stride one per vector that it touches."""
-        step = stride(offset, axis)
-        if not isinstance(step, int):
-            return 1.2 * width
-        if load and (step == -1 or 2 <= step <= MOST_APART):
-            return min(width, 2.0 * abs(step))
-        return {0: 0.3, 1: 1.0}.get(step, width)
-
-    def cost(axis: int, size: Dim, per_element: bool) -> float:
-        """Cycles per full vector of results, short axes filling theirs badly."""
-        inner = windows(k, axis) if axis < n and is_static(k.reduce_axes) else None
-        views.append(inner)
-        loads = [e for e in postorder((k if inner is None else inner.inside).roots) if isinstance(e, Load)]
-        stores = [s.offset for s in k.stores if s.per_element or not per_element]
-        fill = min(1.0, size / width) if isinstance(size, int) else _OPEN_FILL
-        return (sum(access(e.offset, axis, True) for e in loads) + sum(access(o, axis) for o in stores)) / fill
-
-    candidates: list[tuple[float, int]] = []
-    for axis, size in enumerate(k.axes):
-        if k.inward and (k.reduce_axes or axis < n - 1):
-            continue
-        if (isinstance(size, int) and size < 4) or any(stride(s.offset, axis) == 0 for s in k.stores):
-            continue
-        candidates.append((cost(axis, size, False), -axis))
-    if k.stages and k.reduce_axes:
-        size = k.reduce_axes[-1]
-        last = n + len(k.reduce_axes) - 1
-        short = 1.5 if isinstance(size, int) and size < 2 * width else 1.0  # the horizontal end weighs more
-        fixed = any(s.per_element and stride(s.offset, last) == 0 for s in k.stores)
-        if not (isinstance(size, int) and size < 4) and not fixed:
-            candidates.append(((cost(last, size, True) + 0.5) * short, -last))
+    candidates = _Costs(k, width).candidates()
     if not candidates:
         return LoopSchedule(-1, 1, 1, 256 if not k.reduce_axes else 8)
     if not 0 <= hints.choice < len(candidates) or not 0 <= hints.group <= 16 or hints.block < 0:
@@ -174,6 +86,60 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
     group = hints.group or group
     block = hints.block or (width * most if k.stages else max(1024, width * most))
     return LoopSchedule(axis, width, group, block, columns=columns)
+
+
+class _Costs:
+    """What it costs to make each axis the vector of `width` lanes."""
+
+    def __init__(self, k: LoopKernel, width: int) -> None:
+        self.k, self.width = k, width
+        self._strides: dict[tuple[int, int], Dim | None] = {}
+        self._views: list[object] = []  # keeps expressions alive that `_strides` has the ids of
+
+    def candidates(self) -> list[tuple[float, int]]:
+        """Cost and −axis of each that can be it: parallel axes, and the last one of reductions."""
+        k, n = self.k, len(self.k.axes)
+        found: list[tuple[float, int]] = []
+        for axis, size in enumerate(k.axes):
+            if k.inward and (k.reduce_axes or axis < n - 1):
+                continue
+            if not _too_short(size) and all(self._stride(s.offset, axis) != 0 for s in k.stores):
+                found.append((self._cost(axis, size, False), -axis))
+        if k.stages and k.reduce_axes:
+            axis, size = n + len(k.reduce_axes) - 1, k.reduce_axes[-1]
+            weight = 1.5 if isinstance(size, int) and size < 2 * self.width else 1.0  # the horizontal end weighs more
+            if not _too_short(size) and not any(s.per_element and self._stride(s.offset, axis) == 0 for s in k.stores):
+                found.append(((self._cost(axis, size, True) + 0.5) * weight, -axis))
+        return found
+
+    def _cost(self, axis: int, size: Dim, per_element: bool) -> float:
+        """Cycles per full vector of results, short axes filling theirs badly."""
+        k = self.k
+        inner = windows(k, axis) if axis < len(k.axes) and is_static(k.reduce_axes) else None
+        self._views.append(inner)
+        loads = [e for e in postorder((k if inner is None else inner.inside).roots) if isinstance(e, Load)]
+        stores = [s.offset for s in k.stores if s.per_element or not per_element]
+        fill = min(1.0, size / self.width) if isinstance(size, int) else _OPEN_FILL
+        return (sum(self._access(e.offset, axis, True) for e in loads) + sum(self._access(o, axis) for o in stores)) / fill
+
+    def _access(self, offset: E, axis: int, load: bool = False) -> float:
+        """Cycles to move a vector, roughly: a gather costs an access per lane, a short stride one per vector that it touches."""
+        step = self._stride(offset, axis)
+        if not isinstance(step, int):
+            return 1.2 * self.width
+        if load and (step == -1 or 2 <= step <= MOST_APART):
+            return min(self.width, 2.0 * abs(step))
+        return {0: 0.3, 1: 1.0}.get(step, self.width)
+
+    def _stride(self, offset: E, axis: int) -> Dim | None:
+        key = id(offset), axis
+        if key not in self._strides:
+            self._strides[key] = stride_along(offset, axis, None if axis < len(self.k.axes) else 0)
+        return self._strides[key]
+
+
+def _too_short(size: Dim) -> bool:
+    return isinstance(size, int) and size < _SHORTEST
 
 
 def _columns(k: LoopKernel, axis: int) -> tuple[int, bool]:

@@ -16,7 +16,8 @@ from ...affine import affine, axes_of
 from ...expr import Axis, Call, E, Load, Num, postorder
 from ...kernel import LoopKernel
 from ..target import CpuTarget
-from .schedule import LoopSchedule, rebuilt, schedule, transform
+from .rewrite import rebuilt, transform
+from .schedule import LoopSchedule, schedule
 
 _LONGEST = 1 << 20  # elements of an axis that are looked at
 _MOST = 12  # pieces that get a loop of their own; where there are more, long ones do
