@@ -108,18 +108,7 @@ def _by_rules(kernel: ContractKernel, target: CpuTarget, on_vectors: bool) -> Do
     limit = _COLUMN_BYTES if plain else _GATHERED_BYTES
     strips = max(1, limit // max(1, row_bytes * kernel.panel))
     if isinstance(total_strips, int):
-        even = max(1, -(-total_strips // strips))
-        strips = max(1, -(-total_strips // even))
-        known = isinstance(kernel.m, int)
-        m = kernel.m if isinstance(kernel.m, int) else rows  # sizes of every run: as if there were one block of rows
-        if known:
-            rows = min(rows, -(-max(1, m) // step) * step)
-        work = 2 * m * (row_bytes // size) * kernel.panel * total_strips
-        wanted = min(16, work // _UNIT_OPS)
-        while plain and strips > _STRIPS and -(-m // rows) * -(-total_strips // strips) < wanted:
-            strips = -(-strips // 2)
-        while known and how != "tiles" and rows > _FEW_ROWS and -(-m // rows) * -(-total_strips // strips) < wanted // 2:
-            rows = -(-rows // (2 * step)) * step
+        rows, strips = _units(kernel, how, (rows, strips), step, total_strips, row_bytes // size)
     gather = _gather(kernel, how, size) if plain else "conv"
     by_rows = (step * row_bytes if how == "tiles" else row_bytes * kernel.panel * strips) <= _TILE_BYTES
     share = _turns(how, by_rows, strips, rows // step)
@@ -129,6 +118,25 @@ def _by_rules(kernel: ContractKernel, target: CpuTarget, on_vectors: bool) -> Do
         fetch="a" if gather in ("never", "tail") and _tall(kernel) else "b",
         line=gather == "conv" and isinstance(kernel.k, int) and kernel.k * size <= 64,
     )  # fmt: skip
+
+
+def _units(kernel: ContractKernel, how: str, most: tuple[int, int], step: int, total_strips: int, depth: int) -> tuple[int, int]:
+    """(rows, strips) of a unit, as even as can be: at most those given, and fewer where a few threads would find too little to share.
+
+    step: rows of the tallest tile; depth: of k, padded.
+    """
+    rows, strips = most
+    strips = max(1, -(-total_strips // max(1, -(-total_strips // strips))))
+    known = isinstance(kernel.m, int)
+    m = kernel.m if isinstance(kernel.m, int) else rows  # sizes of every run: as if there were one block of rows
+    if known:
+        rows = min(rows, -(-max(1, m) // step) * step)
+    wanted = min(16, 2 * m * depth * kernel.panel * total_strips // _UNIT_OPS)
+    while kernel.at_a_stride and strips > _STRIPS and -(-m // rows) * -(-total_strips // strips) < wanted:
+        strips = -(-strips // 2)
+    while known and how != "tiles" and rows > _FEW_ROWS and -(-m // rows) * -(-total_strips // strips) < wanted // 2:
+        rows = -(-rows // (2 * step)) * step
+    return rows, strips
 
 
 def _departed(s: DotSchedule, kernel: ContractKernel, hints: DotHints) -> DotSchedule:

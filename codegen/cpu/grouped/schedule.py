@@ -83,39 +83,14 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
         raise CodegenError(f"groups of {kernel.group} rows of {kernel.bits}-bit weights", expected=f"a multiple of {each}")
     lanes = target.vector_bits // 32
     many = target.vector_bits >= 512 or "aarch64" in target.triple  # 32 vector registers
-    vectors = 4 if many else 2
-    if isinstance(kernel.m, int) and kernel.m == 1:
-        vectors = 4
-    while kernel.panel % (lanes * vectors):
-        vectors //= 2
-    if hints.vectors:
-        if kernel.panel % (lanes * hints.vectors) or hints.vectors > vectors:
-            raise ScheduleError(f"strips of {hints.vectors} vectors", expected=f"a divisor of {vectors}")
-        vectors = hints.vectors
-    tall = 6 if many else 4
-    heights = _heights(kernel.m, tall)
+    vectors = _vectors(kernel, lanes, many, hints)
     strip = lanes * vectors
-    tiles = lanes == 16 and target.masked and target.features >= _TILES and hints.tiles >= 0 and not hints.vectors
+    tall = 6 if many else 4
     few = _as_integers(kernel, target)
-    expand = max(few + 1, _EXPAND_TILES if tiles else _EXPAND)
-    deep = not tiles and 4 * kernel.k * strip > _EXPANDED_BYTES
-    if hints.expand < 0 or (isinstance(kernel.m, int) and kernel.m < expand) or deep:
-        expand, tiles = 0, False
+    expand, tiles = _expansion(kernel, target, strip, few, hints)
     depth = -(-kernel.k // max(1, -(-kernel.k // _DEPTH) if tiles else 1))  # blocks of about one size
     depth = -(-depth // _STEP) * _STEP
-    most = _ROWS
-    if tiles:
-        most = _SPLIT_ROWS
-    elif expand:
-        most = _WIDE_ROWS
-    rows = most
-    if isinstance(kernel.m, int):
-        rows = max(1, -(-kernel.m // max(1, -(-kernel.m // most))))  # blocks of about one size
-        rows = min(most, -(-rows // 32) * 32) if tiles else rows
-    if hints.rows:
-        if not isinstance(kernel.m, int) or not 1 <= hints.rows <= _MOST_ROWS or (tiles and hints.rows % 32):
-            raise ScheduleError(f"units of {hints.rows} rows", expected=f"1 to {_MOST_ROWS}, whole AMX tiles, of a known number")
-        rows = hints.rows
+    rows = _rows(kernel.m, expand, tiles, hints)
     strips = -(-kernel.n // strip)
     chunk, chunks = _chunks(kernel.m, strips, depth < kernel.k, expand) if tiles else (1, strips)
     if hints.chunk:
@@ -124,10 +99,45 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
             raise ScheduleError(f"units of {hints.chunk} strips", expected=f"1 to {most}, on AMX tiles")
         chunk, chunks = hints.chunk, -(-strips // hints.chunk)
     return GroupedSchedule(
-        lanes, vectors, heights, kernel.bits == 4 and lanes == 16 and target.is_x86, kernel.k % each, rows, ceildiv(kernel.m, rows), strips,
-        kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks, depth, few,
-        _heights(kernel.m, _TALL_INTEGERS) if few else (),
+        lanes, vectors, _heights(kernel.m, tall), kernel.bits == 4 and lanes == 16 and target.is_x86, kernel.k % each,
+        rows, ceildiv(kernel.m, rows), strips, kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks,
+        depth, few, _heights(kernel.m, _TALL_INTEGERS) if few else (),
     )  # fmt: skip
+
+
+def _vectors(kernel: GroupedKernel, lanes: int, many: bool, hints: GroupedHints) -> int:
+    """Of a register tile; a single row has room for more."""
+    vectors = 4 if many or kernel.m == 1 else 2
+    while kernel.panel % (lanes * vectors):
+        vectors //= 2
+    if not hints.vectors:
+        return vectors
+    if kernel.panel % (lanes * hints.vectors) or hints.vectors > vectors:
+        raise ScheduleError(f"strips of {hints.vectors} vectors", expected=f"a divisor of {vectors}")
+    return hints.vectors
+
+
+def _expansion(kernel: GroupedKernel, target: CpuTarget, strip: int, few: int, hints: GroupedHints) -> tuple[int, bool]:
+    """(rows of a unit from which on its weights become floats first, or 0; whether these are multiplied on AMX tiles)."""
+    tiles = target.vector_bits == 512 and target.masked and target.features >= _TILES and hints.tiles >= 0 and not hints.vectors
+    expand = max(few + 1, _EXPAND_TILES if tiles else _EXPAND)
+    deep = not tiles and 4 * kernel.k * strip > _EXPANDED_BYTES
+    if hints.expand < 0 or (isinstance(kernel.m, int) and kernel.m < expand) or deep:
+        return 0, False
+    return expand, tiles
+
+
+def _rows(m: Dim, expand: int, tiles: bool, hints: GroupedHints) -> int:
+    """Of a unit."""
+    if hints.rows:
+        if not isinstance(m, int) or not 1 <= hints.rows <= _MOST_ROWS or (tiles and hints.rows % 32):
+            raise ScheduleError(f"units of {hints.rows} rows", expected=f"1 to {_MOST_ROWS}, whole AMX tiles, of a known number")
+        return hints.rows
+    most = _SPLIT_ROWS if tiles else _WIDE_ROWS if expand else _ROWS
+    if not isinstance(m, int):
+        return most
+    rows = max(1, -(-m // max(1, -(-m // most))))  # blocks of about one size
+    return min(most, -(-rows // 32) * 32) if tiles else rows
 
 
 def _heights(m: Dim, tall: int) -> tuple[int, ...]:

@@ -68,9 +68,7 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     if kernel.groups > 1 and kernel.channels % lanes:
         raise CodegenError(f"minimal filtering of groups of {kernel.channels} channels", expected=f"a multiple of {lanes}")
     wide = target.vector_bits >= 512 or "aarch64" in target.triple  # 32 vector registers
-    vectors = next(v for v in ((4, 2, 1) if wide else (2, 1)) if kernel.panel // lanes % v == 0)
-    while vectors > 1 and kernel.n <= lanes * (vectors // 2):
-        vectors //= 2
+    vectors = _vectors(kernel, lanes, wide)
     strip = lanes * vectors
     of_group = -(-kernel.n // strip)
     strips = kernel.groups * of_group
@@ -80,25 +78,14 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     tile = points * lanes * -(-channels // lanes)
     if tile % 1024 == 0:  # rows a multiple of 4 KiB apart would share one set of the first-level cache
         tile += lanes
-    tiles = Places(kernel).tiles
-    one = 4 * (tile + points * strip)
-    streaming = 4 * points * channels * kernel.n > _KEPT
-    most = max(1, min(max(_LEAST, _CACHE // one), _STACK // one)) if streaming else max(1, _BESIDE // one)
+    one = 4 * (tile + points * strip)  # bytes that an image tile takes
+    weights = points * channels * kernel.n
+    streaming = 4 * weights > _KEPT
     tall = {4: 6, 2: 12, 1: 14}[vectors] if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}[vectors]
+    most = max(1, min(max(_LEAST, _CACHE // one), _STACK // one)) if streaming else max(1, _BESIDE // one)
     most = max(most // tall, 1) * tall
-    block, blocks = _blocks(tiles, most)
-    groups = 1
-    unit = 2 * points * channels * kernel.n * (block if isinstance(block, int) else most)
-    if isinstance(blocks, int):
-        if blocks < _UNITS and isinstance(block, int):
-            pieces = max(1, min(_UNITS // blocks, unit // _UNIT_OPS, block // _FEW))
-            block, blocks = _blocks(tiles, -(-block // pieces))
-        if kernel.groups == 1 and isinstance(blocks, int) and blocks < _UNITS:
-            # neighbours of a block share its transform, where one thread has them
-            groups = max(1, min(strips, unit // _UNIT_OPS))
-            groups = -(-strips // -(-strips // groups))  # none is empty
-    elif kernel.groups == 1:  # else the channels that a unit transforms are mostly those of others
-        groups = min(2, strips)
+    tiles = Places(kernel).tiles
+    block, blocks, groups = _units(tiles, most, strips, 2 * weights, kernel.groups > 1)
     if hints != NO_HINTS:
         if not isinstance(tiles, int) or hints.groups > strips or hints.block * one > _STACK:
             raise ScheduleError(f"{hints}", expected=f"known sizes, {strips} groups and {_STACK // one} image tiles at most")
@@ -113,6 +100,31 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
         lanes, vectors, tail, heights, 4, tile, prefetch, share, block, most, blocks,
         -(-strips // groups), groups, strips, of_group,
     )  # fmt: skip
+
+
+def _vectors(kernel: WinogradKernel, lanes: int, wide: bool) -> int:
+    """Of a strip: as many as registers have room for and the channels fill more than half of."""
+    vectors = next(v for v in ((4, 2, 1) if wide else (2, 1)) if kernel.panel // lanes % v == 0)
+    while vectors > 1 and kernel.n <= lanes * (vectors // 2):
+        vectors //= 2
+    return vectors
+
+
+def _units(tiles: Dim, most: int, strips: int, tile_ops: int, grouped: bool) -> tuple[Dim, Dim, int]:
+    """(tiles of a block, blocks, groups of strips): units enough for a few threads, and large enough to transform their input for
+    themselves. `tile_ops`: of an image tile's products. Strips of `grouped` channels stay together, as what a unit transforms
+    would mostly be for others."""
+    block, blocks = _blocks(tiles, most)
+    if not isinstance(block, int) or not isinstance(blocks, int):
+        return block, blocks, 1 if grouped else min(2, strips)
+    ops = tile_ops * block
+    if blocks < _UNITS:
+        pieces = max(1, min(_UNITS // blocks, ops // _UNIT_OPS, block // _FEW))
+        block, blocks = _blocks(tiles, -(-block // pieces))
+    if grouped or not isinstance(blocks, int) or blocks >= _UNITS:
+        return block, blocks, 1
+    groups = max(1, min(strips, ops // _UNIT_OPS))  # neighbours of a block share its transform, where one thread has them
+    return block, blocks, -(-strips // -(-strips // groups))  # none is empty
 
 
 def _blocks(tiles: Dim, most: int) -> tuple[Dim, Dim]:
