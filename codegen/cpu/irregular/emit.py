@@ -11,8 +11,9 @@ from ..build import I1, I8, I64, storage, vec
 from ..emitted import Emitted, named
 from ..target import CpuTarget
 from .abreast import Abreast
+from .candidates import CELLS as CANDIDATE_CELLS
 from .first_k import FirstK
-from .radix import RADIX_CELLS, SELECT_CELLS, lanes_of
+from .radix import RADIX_CELLS, lanes_of
 
 F32 = ir.FloatType()
 F32_LANES = vec(F32, BOX_LANES)
@@ -144,5 +145,5 @@ class _Emitter(FirstK, Abreast):
 
 
 # Stack words of each kind, for loops that do not just count.
-_CELLS = {"positions": {}, "top": {"hits": 1, **RADIX_CELLS, **SELECT_CELLS}, "sort": RADIX_CELLS,
+_CELLS = {"positions": {}, "top": {"hits": 1, **CANDIDATE_CELLS}, "sort": RADIX_CELLS,
           "suppress": {**RADIX_CELLS, "taken": 1, "at": 1}}  # fmt: skip

@@ -28,6 +28,10 @@ class Frame:
     def _size(self, dim: Dim) -> Any:
         return self.b.param(self._dims, self.params.add(dim))
 
+    def cell(self, name: str) -> Any:
+        """The address of the first of its words."""
+        return self._cells[name]
+
     def get(self, cell: str) -> Any:
         return self.b.load(I64, self._cells[cell], 8)
 

@@ -1,4 +1,4 @@
-"""Sorting indices by their keys, byte by byte; and which indices the first few of a row are among."""
+"""Sorting indices by their keys, byte by byte."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from .. import llvm_ir as ir
 from ..build import I1, I32, I64, storage, vec
 from .frame import Frame
 
-PLACES = 1 << 10  # buckets of a selection
 _WIDTH = 512  # bits of vectors of numbers in order
 _FEW = 32  # words that are put in their places one after another: counting alone takes longer
-_ENOUGH = 256  # candidates that are not worth another round
 
 
 def word(dtype: DType) -> Any:
@@ -25,7 +23,7 @@ def lanes_of(dtype: DType) -> int:
 
 
 class Radix(Frame):
-    """Needs the cells of `RADIX_CELLS`, and those of `SELECT_CELLS` for `_candidates`."""
+    """Needs the cells of `RADIX_CELLS`."""
 
     def _radix_sort(self, order: Any, spare: Any, n: Any, keys: Any, dtype: DType, descending: bool) -> None:
         """Stable, byte by byte from the lowest: words of 32 bits of key over 32 bits of index go from `order` to `spare` and back.
@@ -39,7 +37,7 @@ class Radix(Frame):
 
             def pack(j: Any, start: int = start) -> None:
                 index = self.element(order, j)
-                key = self._ordinal(self.element(keys, index, storage(dtype)), dtype, descending)
+                key = self.ordinal(self.element(keys, index, storage(dtype)), dtype, descending)
                 part = i.and_(i.lshr(key, b.i64(start)), low)
                 self.put(order, j, i.or_(i.shl(part, b.i64(32)), index))
 
@@ -78,7 +76,7 @@ class Radix(Frame):
     def _pass(self, order: Any, spare: Any, n: Any, shift: Any) -> None:
         """Distribute words by one byte; nothing to do where all have the same."""
         b, i = self.b, self.b.ir
-        zero, one, places = b.i64(0), b.i64(1), self._cells["places"]
+        zero, one, places = b.i64(0), b.i64(1), self.cell("places")
         flipped = i.trunc(self.get("flips"), I1)
         source, target = i.select(flipped, spare, order), i.select(flipped, order, spare)
 
@@ -111,7 +109,7 @@ class Radix(Frame):
                 self.each(zero, n, move)
                 self.set("flips", i.add(self.get("flips"), one))
 
-    def _ordinal(self, x: Any, dtype: DType, descending: bool) -> Any:
+    def ordinal(self, x: Any, dtype: DType, descending: bool) -> Any:
         """An unsigned 64-bit number that orders as x does (32 bits for smaller types); one for all NaN, above the others."""
         bits = self.ordered_bits(x, dtype, descending)
         return bits if bits.type.width == 64 else self.b.ir.zext(bits, I64)
@@ -143,72 +141,5 @@ class Radix(Frame):
             return i.zext(bits, vec(to, x.type.count) if isinstance(x.type, ir.VectorType) else to)
         return i.xor(bits, ir.Constant(bits.type, 1 << (width - 1)))
 
-    def _candidates(self, order: Any, k: Any, keys: Any, dtype: DType, descending: bool) -> Any:
-        """Put indices in order of position into `order`, those of the first k of the row among them; how many. 1 ≤ k ≤ n.
 
-        Keys are counted by bucket, from the least one to the greatest, until the k-th is in a small enough one.
-        """
-        b, i, places = self.b, self.b.ir, self._cells["places"]
-        zero, one = b.i64(0), b.i64(1)
-
-        def key(j: Any) -> Any:
-            return self._ordinal(self.element(keys, j, storage(dtype)), dtype, descending)
-
-        def extremes(j: Any, ends: list[Any]) -> list[Any]:
-            x = key(j)
-            return [b.call("llvm.umin.i64", I64, ends[0], x), b.call("llvm.umax.i64", I64, ends[1], x)]
-
-        low, high = b.loop(zero, self.n, one, [b.i64(-1), zero], extremes)
-        width = i.sub(b.i64(64), b.call("llvm.ctlz.i64", I64, i.xor(low, high), ir.Constant(I1, 0)))
-        bits = PLACES.bit_length() - 2  # so that the least and the greatest are less than PLACES buckets apart
-        self.set("shift", b.smax(i.sub(width, b.i64(bits)), zero))
-        self.set("base", i.lshr(low, self.get("shift")))
-        self.set("need", k)
-        self.set("found", self.n)
-        self.set("rounds", zero)
-
-        def more() -> Any:
-            first = i.icmp_signed("==", self.get("rounds"), zero)
-            large = i.icmp_signed(">", self.get("found"), i.add(i.shl(k, one), b.i64(_ENOUGH)))
-            return i.or_(first, i.and_(large, i.icmp_signed(">", self.get("shift"), zero)))
-
-        def narrow() -> None:
-            """Into the bucket of the k-th: what is below it stays a candidate."""
-            with i.if_then(i.icmp_signed(">", self.get("rounds"), zero)):
-                finer = b.smax(i.sub(self.get("shift"), b.i64(bits)), zero)
-                self.set("base", i.shl(i.add(self.get("base"), self.get("bucket")), i.sub(self.get("shift"), finer)))
-                self.set("shift", finer)
-            self.set("rounds", i.add(self.get("rounds"), one))
-            self.each(zero, b.i64(PLACES + 1), lambda d: self.put(places, d, zero))
-            base, shift = self.get("base"), self.get("shift")
-
-            def count(j: Any) -> None:
-                d = i.sub(i.lshr(key(j), shift), base)
-                d = b.call("llvm.umin.i64", I64, d, b.i64(PLACES))  # of other buckets of the last round
-                self.put(places, d, i.add(self.element(places, d), one))
-
-            self.each(zero, self.n, count)
-            self.set("bucket", zero)
-
-            def before() -> Any:
-                return i.icmp_signed(">", self.get("need"), self.element(places, self.get("bucket")))
-
-            def step() -> None:
-                self.set("need", i.sub(self.get("need"), self.element(places, self.get("bucket"))))
-                self.set("bucket", i.add(self.get("bucket"), one))
-
-            self.during(before, step)
-            self.set("found", i.add(i.sub(k, self.get("need")), self.element(places, self.get("bucket"))))
-
-        self.during(more, narrow)
-        last, shift = i.add(self.get("base"), self.get("bucket")), self.get("shift")
-
-        def candidate(j: Any, carried: list[Any]) -> list[Any]:
-            self.put(order, carried[0], j)
-            return [i.add(carried[0], i.zext(i.icmp_unsigned("<=", i.lshr(key(j), shift), last), I64))]
-
-        return b.loop(zero, self.n, one, [zero], candidate)[0]
-
-
-RADIX_CELLS = {"flips": 1, "places": PLACES + 1}
-SELECT_CELLS = {"shift": 1, "base": 1, "need": 1, "found": 1, "rounds": 1, "bucket": 1}
+RADIX_CELLS = {"flips": 1, "places": 256}
