@@ -21,7 +21,7 @@ from ..runtime.module import Module
 from .backends import Backend, backend_of
 from .dump import Dump
 from .importer import import_variants
-from .options import Options
+from .options import Options, whole_sizes
 from .precision.options import FLOAT32, Precision
 from .stages import Clock, Compilation, Progress, build_code, compile_graph, module_of
 
@@ -36,7 +36,7 @@ def compile(
     model: Source,
     *,
     target: str = "cpu",
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
     threads: int | None = None,
     opt_level: int = 3,
@@ -50,7 +50,7 @@ def compile(
 
     Args:
         model: path, serialized bytes, or ModelProto.
-        target, shapes, constants, threads, opt_level, exact, tune, dump: see `Options`.
+        target, shapes, constants, threads, opt_level, exact, tune, dump: see `Options`; None in a shape leaves a dim open, too.
         precision: "fp32", "bf16", "fp16", "int8-dynamic" …, or a `Precision` with calibration data and bounds.
         progress: called with (stage, done, total).
 
@@ -59,7 +59,7 @@ def compile(
     """
     if isinstance(precision, str):
         precision = Precision(precision)
-    options = Options(target, shapes, threads, opt_level, exact, precision, tune, dump, constants=constants)
+    options = Options(target, whole_sizes(shapes), threads, opt_level, exact, precision, tune, dump, constants=constants)
     return compile_with(model, options, progress)
 
 

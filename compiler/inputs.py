@@ -230,6 +230,8 @@ def _bind(spec: InputSpec, shape: tuple[int, ...], bound: dict[str, int]) -> Non
     if len(shape) != len(spec.shape):
         raise InputError(f"input {spec.name!r} has shape {list(shape)}", expected=f"rank {len(spec.shape)}: {wanted}")
     for got, dim in zip(shape, spec.shape, strict=True):
+        if got < 0:
+            continue  # left open
         if isinstance(dim, int) and got != dim:
             raise InputError(f"input {spec.name!r} has shape {list(shape)}", expected=wanted)
         if isinstance(dim, str) and bound.setdefault(dim, got) != got:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -23,7 +24,7 @@ class Options:
     Attributes:
         target: "cpu" (this machine), or "cpu:NAME" with an LLVM CPU name such as x86-64-v3 or znver4; "cuda" (the GPU here), or
             "cuda:ARCH" such as cuda:sm_90a, several by comma, which needs no GPU.
-        shapes: sizes that replace symbolic dims, by input name.
+        shapes: sizes that replace symbolic dims, by input name; −1 leaves a dim open.
         constants: values of inputs that never change, by name; the module does not take them.
         threads: threads that `run` may use; the module's default when None.
         opt_level: 0 (only what lowering needs) to 3.
@@ -35,6 +36,8 @@ class Options:
         dump: a folder to write every stage to.
         validate: run every kernel a second time by `codegen/interpret`, and raise VerifyError for the first that differs.
             By default as MLC_VALIDATE in the environment says. Raises InputError when that is neither yes nor no.
+
+    Raises InputError for values that are none of these.
     """
 
     target: str = "cpu"
@@ -47,6 +50,36 @@ class Options:
     dump: str | os.PathLike[str] | None = None
     validate: bool = field(default_factory=lambda: switch(os.environ, "MLC_VALIDATE"))
     constants: Mapping[str, np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.target, str), "target", self.target, "a text, such as 'cpu'")
+        _require(isinstance(self.precision, Precision), "precision", self.precision, "a text, such as 'bf16', or an mlc.Precision")
+        _require(self.opt_level in range(4), "opt_level", self.opt_level, "0 to 3")
+        _require(self.exact in (False, True), "exact", self.exact, "True or False")
+        fits = self.tune is None or (isinstance(self.tune, (int, float)) and self.tune >= 0)
+        _require(fits, "tune", self.tune, "seconds from 0, or None")
+        _require(self.dump is None or isinstance(self.dump, (str, os.PathLike)), "dump", self.dump, "the path of a folder")
+        _require(self.constants is None or isinstance(self.constants, Mapping), "constants", self.constants, "a dict from input to array")
+
+
+def whole_sizes(shapes: Mapping[str, Iterable[int | None]] | None) -> dict[str, tuple[int, ...]] | None:
+    """Sizes as `Options` has them, of those that a user gives, with None for a dim that is left open. Raises InputError."""
+    if shapes is None:
+        return None
+    _require(isinstance(shapes, Mapping), "shapes", shapes, "a dict from input name to sizes")
+    return {name: _sizes(name, given) for name, given in shapes.items()}
+
+
+def _require(fits: bool, name: str, value: object, expected: str) -> None:
+    if not fits:
+        raise InputError(f"{name}={repr(value)[:60]}", expected=expected)
+
+
+def _sizes(name: str, given: Iterable[int | None]) -> tuple[int, ...]:
+    try:
+        return tuple(-1 if n is None else index(n) for n in given)
+    except TypeError:  # no sequence, or no whole number in it
+        raise InputError(f"shapes[{name!r}]={str(given)[:60]}", expected="whole numbers, such as (1, 3, 224, 224)") from None
 
 
 def switch(environment: Mapping[str, str], name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from ..errors import InputError
@@ -20,11 +21,15 @@ def resolve(name: str) -> Path:
     prefix, colon, rest = name.partition(":")
     if not colon or prefix not in PREFIXES:
         path = Path(name)
-        if not path.exists():
+        try:
+            kind = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(
                 f"no such file: {name}", expected="a path, or sample:NAME, real:NAME, suite:NAME, quantized:NAME, trained:NAME"
-            )
-        if path.is_dir():
+            ) from None
+        except (OSError, ValueError) as e:  # a name too long, a folder that may not be searched; NUL in the name
+            raise InputError(f"cannot be read: {e.strerror if isinstance(e, OSError) else e}", loc=name) from None
+        if stat.S_ISDIR(kind):
             raise InputError(f"{name} is a folder", expected="an .onnx or .mlc file")
         return path
     match prefix:

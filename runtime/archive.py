@@ -14,6 +14,7 @@ from ..errors import ArtifactError
 NAMES = ("manifest.json", "code.bin", "weights.bin")
 PAGE = 4096
 _BLOCK = 4 << 20  # bytes written at once
+_SIGNATURE = b"PK\x03\x04"  # of a member's header
 _HEADER = 30  # bytes of a member's header before its name
 
 
@@ -43,7 +44,8 @@ def read(source: bytes | mmap.mmap) -> tuple[list[tuple[int, int]], bytes]:
         with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as z:  # type: ignore[arg-type]  # a file, too
             infos, comment = z.infolist(), z.comment
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OverflowError, EOFError, OSError) as e:
-        raise ArtifactError(f"no mlc file, or a truncated one ({str(e)[:80]})") from None
+        remedy = "" if bytes(source[:4]) == _SIGNATURE else "Of an ONNX model, `mlc compile` (mlc.compile) makes one."
+        raise ArtifactError(f"no mlc file, or a truncated one ({str(e)[:80]})", remedy=remedy) from None
     if tuple(i.filename for i in infos) != NAMES:
         raise ArtifactError("no mlc file: other members than expected", expected=", ".join(NAMES))
     return [_span(source, i) for i in infos], comment
@@ -53,7 +55,7 @@ def _span(source: bytes | mmap.mmap, member: zipfile.ZipInfo) -> tuple[int, int]
     """Where the bytes of a member are: behind its header, which has a name and extra fields of its own."""
     at = member.header_offset
     head = source[at : at + _HEADER] if at >= 0 else b""
-    if len(head) < _HEADER or head[:4] != b"PK\x03\x04" or member.compress_type != zipfile.ZIP_STORED:
+    if len(head) < _HEADER or head[:4] != _SIGNATURE or member.compress_type != zipfile.ZIP_STORED:
         raise ArtifactError(f"bad header of {member.filename}")
     start = at + _HEADER + sum(struct.unpack("<HH", head[26:30]))
     if member.file_size != member.compress_size or not 0 <= member.file_size <= len(source) - start:

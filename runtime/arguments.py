@@ -13,6 +13,7 @@ from .elements import STRINGS
 from .handles import held, strings
 from .manifest import TensorInfo
 
+_UNTYPED = (list, tuple, int, float, complex, bool)
 Bound = dict[str, tuple[int, TensorInfo, int]]  # the size of a symbolic dim, and where it was met: input, axis
 
 
@@ -21,12 +22,21 @@ def as_array(value: Any, info: TensorInfo) -> np.ndarray:
     loc = f"input {info.name}"
     if info.kind == "object":
         return held(value, loc)
+    if isinstance(value, Mapping):
+        raise InputError(
+            f"a {type(value).__name__}", expected="an array", remedy="`run` takes arrays by name, a call by position.", loc=loc
+        )
     try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as e:  # RuntimeError: a tensor of torch that needs gradients
-        raise InputError(f"a {type(value).__name__} that is no array: {str(e)[:80]}", expected=str(info.dtype), loc=loc) from None
+        array = _imported(value) if hasattr(value, "__dlpack__") and not hasattr(value, "__array__") else np.asarray(value)
+    except (ValueError, TypeError, RuntimeError, BufferError) as e:  # RuntimeError: a tensor of torch that needs gradients
+        found, remedy = f"a {type(value).__name__} that is no array: {str(e)[:200]}", ""
+        if info.dtype.kind == "V":  # of ml_dtypes, which no other library hands to NumPy
+            remedy = f"Reinterpret its bytes: x.view(torch.uint{8 * info.dtype.itemsize}).numpy().view(ml_dtypes.{info.dtype})."
+        raise InputError(found, expected=str(info.dtype), remedy=remedy, loc=loc) from None
     if info.kind in STRINGS:
         array = strings(array, loc)
+    elif array.dtype != info.dtype and type(value) in _UNTYPED:
+        array = _converted(array, info.dtype)
     if array.dtype != info.dtype:
         raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)
     if array.ndim != len(info.shape):
@@ -36,6 +46,30 @@ def as_array(value: Any, info: TensorInfo) -> np.ndarray:
     except MemoryError:
         found = f"shape {shape_text(array.shape)}, which is not contiguous"
         raise InputError(found, expected="an array whose copy fits into memory", loc=loc) from None
+
+
+def _imported(value: Any) -> np.ndarray:
+    """An array that is known by DLPack alone, where it lies."""
+    try:
+        return np.from_dlpack(value)
+    except BufferError:
+        raise
+    except Exception as e:  # whatever the other library raises for what is not in memory of the host
+        raise BufferError(str(e)) from None
+
+
+def _converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Numbers of Python's, which have no element type of their own, as the model's: whole ones where they stay what they are, others
+    where the model has such as well."""
+    whole, floating = array.dtype.kind in "iu", dtype.kind in "fc" or "float" in dtype.name
+    if array.size and not (
+        (array.dtype.kind == "f" and floating) or (whole and dtype.kind in "iufV") or array.dtype.kind == dtype.kind == "c"
+    ):
+        return array
+    with np.errstate(all="ignore"):
+        found = array.astype(dtype)
+    kept = not whole or (np.array_equal(found.astype(array.dtype), array) and np.array_equal(found < 0, array < 0))
+    return found if kept else array
 
 
 def bind_dims(bound: Bound, info: TensorInfo, shape: Sequence[int], dims: Sequence[Any]) -> None:

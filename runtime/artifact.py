@@ -85,7 +85,9 @@ def load(source: str | os.PathLike[str] | bytes, *, verify: bool = True) -> Part
 @contextmanager
 def opened(source: str | os.PathLike[str] | bytes, *, verify: bool = True) -> Iterator[Parts]:
     """Like `load`, but large weights are checked by other threads meanwhile and afterwards: see `Parts.ready`."""
-    loc = "" if isinstance(source, bytes) else str(source)
+    loc = str(source) if isinstance(source, (str, os.PathLike)) else ""
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
     try:
         if isinstance(source, bytes):
             yield _parts(source, verify, loc, None)

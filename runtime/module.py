@@ -27,7 +27,7 @@ _ndarray, _empty = np.ndarray, np.empty
 
 
 def load(source: str | os.PathLike[str] | bytes, threads: int | None = None, *, verify: bool = True) -> Module:
-    """Load a `.mlc` file (or its bytes). `verify=False` skips checking the digests of the weights.
+    """Load a `.mlc` file (or its bytes, in any buffer). `verify=False` skips checking the digests of the weights.
 
     Other threads check weights of more than 8 MB; the first run waits for them before it computes anything.
 
@@ -67,10 +67,10 @@ class Module:
 
     def __init__(self, parts: Parts, *, threads: int | None = None) -> None:
         manifest = parts.manifest
-        if threads is not None and (type(threads) is not int or threads < 1):
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1):
             raise InputError(f"threads={threads!r}", expected="a whole number from 1")
-        self._parts, self._manifest = parts, manifest
-        self.threads = min(threads or default_threads(), 256)
+        self._parts, self._manifest, self._asked = parts, manifest, threads
+        self._threads = min(int(threads or default_threads()), 256)
         self._names = [t.name for t in self.inputs]
         self._out_names = list(enumerate(t.name for t in self.outputs))
         self._symbols = [s.name for s in manifest.symbols]
@@ -93,7 +93,7 @@ class Module:
                 return
             check_target(self._manifest.raw.get("target"))
             self._run_native = native().run
-            self._bindings = BindingCache(Program.load(self._parts, self.threads))
+            self._bindings = BindingCache(Program.load(self._parts, self._threads))
         if not self._symbols:
             self._bindings.at(())
 
@@ -104,6 +104,11 @@ class Module:
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
         return self._manifest.outputs
+
+    @property
+    def threads(self) -> int:
+        """How many threads a run may use, at most 256."""
+        return self._threads
 
     @property
     def manifest(self) -> Manifest:
@@ -156,7 +161,7 @@ class Module:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made of the bytes of the module's file."""
-        return load, (self.to_bytes(), self.threads)
+        return load, (self.to_bytes(), self._asked)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.mlc` file, atomically. Raises ArtifactError."""
@@ -171,7 +176,10 @@ class Module:
         return self._bind([symbols.get(s, 1) for s in self._symbols])
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 1) -> dict[int, float]:
-        """Seconds per call of the program that serves these inputs, by word (see `steps`), mean over runs after one to warm up."""
+        """Seconds per call of the program that serves these inputs, by word (see `steps`), mean over `runs` (1 or more) after one to
+        warm up. Raises InputError."""
+        if runs < 1:
+            raise InputError(f"runs={runs}", expected="1 or more")
         self.run(feeds)
         arrays, binding = self._fit(self._ahead([feeds[name] for name in self._names]))
         assert self._bindings is not None

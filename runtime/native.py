@@ -194,10 +194,10 @@ def _machine_text() -> str:
 
 def _cached(key: str, kind: str, make: Callable[[], bytes]) -> bytes:
     """`make()`, or what it gave before for this key."""
-    if os.environ.get("MLC_NO_CACHE"):
-        return make()
     named = key.encode()
     path = cache_dir() / f"{kind}-{zlib.crc32(named):08x}"
+    if os.environ.get("MLC_NO_CACHE") or not path.is_absolute():
+        return make()
     found = _read_cache(path, named)
     if found is None:
         _write_cache(path, named, found := make())
@@ -205,9 +205,9 @@ def _cached(key: str, kind: str, make: Callable[[], bytes]) -> bytes:
 
 
 def cache_dir() -> Path:
-    """Folder of files that may be deleted any time, under the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "mlc"
+    """Folder of files that may be deleted any time, under the user's cache folder. Relative, and then not to be used, if there is none."""
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(xdg if os.path.isabs(xdg) else os.path.join(os.path.expanduser("~"), ".cache")) / "mlc"
 
 
 def _read_cache(path: Path, key: bytes) -> bytes | None:

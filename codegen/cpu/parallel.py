@@ -48,7 +48,8 @@ class CompilePool:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
         for _ in range(self.workers):
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+            # a group of its own: Ctrl-C on a terminal is for this process, which ends them
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, process_group=0)
             self._processes.append(process)
             self._helpers.append(threading.Thread(target=self._help, args=(self._remote(process),), daemon=True))
             self._helpers[-1].start()

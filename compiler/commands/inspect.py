@@ -177,7 +177,10 @@ def show(report: dict[str, Any], everything: bool) -> None:
     if report["yields"]:
         shown = ", ".join(f"{escape(k)} {v}" for k, v in report["yields"].items())
         console.print(f"the program stops for: {shown} (figures leave out sizes that data decide)")
-    console.print(f"{count_text(report['flops'])}flop and {bytes_text(report['bytes'])} moved in a run", highlight=False)
+    console.print(
+        f"{count_text(report['flops'])} flop and {bytes_text(report['bytes'])} moved in a run",
+        highlight=False,
+    )
 
 
 def _yields(manifest: Manifest) -> dict[str, int]:

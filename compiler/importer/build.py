@@ -142,7 +142,7 @@ class Importer(ImportContext):
             said = declared(inputs[name].type)
             array = np.asarray(array)
             if not isinstance(said, Element) or DType.from_numpy(array.dtype) is not said.dtype:
-                raise OnnxImportError(f"is an array of {array.dtype}", expected=str(said), loc=loc)
+                raise OnnxImportError(f"is an array of {array.dtype}", expected=_type_text(inputs[name].type), loc=loc)
             dims = inputs[name].type.tensor_type.shape.dim
             fits = len(dims) == array.ndim and all(
                 not d.HasField("dim_value") or d.dim_value == n for d, n in zip(dims, array.shape, strict=True)

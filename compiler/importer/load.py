@@ -56,6 +56,10 @@ def _map(path: Path) -> memoryview:
 
 
 def _parse(data: memoryview, loc: str) -> ModelProto:
+    if data[:4] == b"PK\x03\x04":
+        raise OnnxImportError(
+            "is a compiled module, or another zip archive", expected="an ONNX file", remedy="mlc.load loads modules.", loc=loc
+        )
     proto = ModelProto()
     try:
         small = without_weights(data)

@@ -69,8 +69,8 @@ class Signature:
                 continue
             loc = f"shape of input {name!r}"
             if len(given) != type_.rank:
-                raise OnnxImportError(f"{list(given)} has {len(given)} dims", expected=f"{type_.rank} as in {type_}", loc=loc)
-            for dim, size in zip(type_.shape, map(int, given), strict=True):
+                raise OnnxImportError(f"{[*given]} has {len(given)} dims", expected=f"{type_.rank} as in {type_}", loc=loc)
+            for dim, size in zip(type_.shape, given, strict=True):
                 if size < 0:
                     continue  # left open
                 have = substitute(dim, bindings)

@@ -43,6 +43,8 @@ class Records:
 
     def put(self, key: str, hints: Hints | None, speedup: float) -> None:
         """Keep the outcome of a search; `speedup` is for people."""
+        if not self.folder.is_absolute():
+            return  # no cache folder
         value = {"hints": None if hints is None else as_json(hints), "speedup": round(speedup, 3)}
         with suppress(OSError, ArtifactError):
             self.folder.mkdir(parents=True, exist_ok=True)

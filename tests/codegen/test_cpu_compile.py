@@ -9,8 +9,10 @@ from mlc.codegen.cpu import compile as compiling
 from mlc.codegen.cpu.emitted import REPEATS, TIDY
 from mlc.codegen.cpu.loops.repeated import repeated
 from mlc.codegen.cpu.target import CpuTarget, host, missing_features, parse
+from mlc.codegen.disk_cache import cache_dir, read_checked, write_checked
 from mlc.codegen.expr import Axis, Call, Load, Num
 from mlc.codegen.kernel import LoopKernel, Operand, Store
+from mlc.compiler.tuning.records import Records
 from mlc.errors import CodegenError, TargetError
 from mlc.ir import DType
 from mlc.runtime import native
@@ -106,3 +108,16 @@ def test_what_a_row_has_in_common_is_told_from_what_every_vector_computes():
     assert not repeats(f("add", f("exp", x), row))
     assert repeats(f("add", x, f("exp", row)))
     assert repeats(f("div", x, row)) and not repeats(f("div", row, x))
+
+
+def test_without_a_cache_folder_nothing_is_written(tmp_path, monkeypatch):
+    """A relative XDG_CACHE_HOME counts as none, and a user without a home has a relative one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLC_NO_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setenv("HOME", "~")
+    write_checked(cache_dir() / "ab" / "cd.o", b"code")
+    assert read_checked(cache_dir() / "ab" / "cd.o") is None
+    assert native._cached("key", "kind", lambda: b"made") == b"made"
+    Records("cpu", 1).put("key", None, 1.0)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,7 @@
 """Kernels compiled by several processes, some of them before all are written."""
 
+import os
+
 import pytest
 from mlc.codegen.cpu import parallel
 from mlc.codegen.cpu.parallel import CompilePool
@@ -58,3 +60,10 @@ def test_what_was_offered_is_not_waited_for():
         for symbol, text in texts(50).items():
             pool.offer(symbol, text)
     assert not pool._processes and not pool._helpers
+
+
+def test_an_interrupt_on_the_terminal_is_for_this_process_only():
+    """Else each further process prints where it was interrupted."""
+    with CompilePool(host(), 1) as pool:
+        pool.start()
+        assert all(os.getpgid(p.pid) != os.getpgid(0) for p in pool._processes)

@@ -7,9 +7,13 @@ import copy
 import multiprocessing
 import pickle
 
+import ml_dtypes
 import numpy as np
 import pytest
 from mlc.errors import InputError
+from mlc.runtime.arguments import as_array
+from mlc.runtime.manifest import TensorInfo
+from mlc.runtime.module import Module
 
 DOUBLE = np.arange(32, dtype=np.float32).reshape(4, 8)
 
@@ -92,3 +96,74 @@ def test_asyncio(static):
 def test_spawned_processes_take_modules_as_arguments(static):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         np.testing.assert_array_equal(pool.apply_async(static, (data(4, 8),)).get(120), static(data(4, 8)))
+
+
+def test_numbers_of_python_take_the_model_s_type(static):
+    x = np.arange(32, dtype=np.float32).reshape(4, 8)
+    for given in (x.tolist(), x.astype(int).tolist(), tuple(map(tuple, x.tolist()))):
+        np.testing.assert_array_equal(static(given), static(x))
+    for wrong in ((x > 3).tolist(), x.astype(complex).tolist(), [["1"] * 8] * 4, [[2**24 + 1] * 8] * 4):
+        with pytest.raises(InputError, match="dtype"):
+            static(wrong)
+
+
+@pytest.mark.parametrize(
+    "given, dtype, kept",
+    [
+        ([1, -1], "int8", True), ([1, 300], "int8", False), ([-1], "uint64", False), ([2**63], "int64", False), ([2**63], "uint64", True),
+        ([1.0], "int64", False), ([0.5], "bfloat16", True), ([1.5], "int4", False), ([7], "int4", True), ([9], "int4", False),
+        ([True], "bool", True), ([1], "bool", False), ([], "int64", True), (3, "int32", True), (3, "float16", True),
+    ],
+)  # fmt: skip
+def test_which_numbers_of_python_fit(given, dtype, kept):
+    wanted = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    info = TensorInfo("x", wanted, tuple(np.shape(given)))
+    if kept:
+        found = as_array(given, info)
+        assert found.dtype == wanted and np.array_equal(found.astype(np.float64), np.asarray(given, np.float64))
+    else:
+        with pytest.raises(InputError, match=dtype):
+            as_array(given, info)
+
+
+def test_arrays_known_by_dlpack_alone(static):
+    class Foreign:
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack__(self, **how):
+            return self.array.__dlpack__(**how)
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+    class Elsewhere(Foreign):
+        def __dlpack_device__(self):
+            return 2, 0
+
+        def __dlpack__(self, **how):
+            raise RuntimeError("on a GPU")
+
+    x = data(4, 8)
+    np.testing.assert_array_equal(static(Foreign(x)), static(x))
+    with pytest.raises(InputError, match="Elsewhere that is no array"):
+        static(Elsewhere(x))
+
+
+def test_a_call_with_names_points_to_run(static):
+    with pytest.raises(InputError, match="`run` takes arrays by name"):
+        static({"x": data(4, 8)})
+
+
+def test_threads_are_asked_for_or_left_to_the_machine(static_parts, monkeypatch):
+    assert Module(static_parts, threads=np.int64(3)).threads == 3
+    with pytest.raises(AttributeError):
+        Module(static_parts).threads = 1
+    default, asked = pickle.dumps(Module(static_parts)), pickle.dumps(Module(static_parts, threads=3))
+    monkeypatch.setattr("mlc.runtime.module.default_threads", lambda: 7)
+    assert pickle.loads(default).threads == 7 and pickle.loads(asked).threads == 3
+
+
+def test_a_profile_of_no_runs(static):
+    with pytest.raises(InputError, match="runs=0; expected 1 or more"):
+        static.profile({"x": data(4, 8)}, runs=0)

@@ -286,3 +286,10 @@ def test_jumps_and_writes_are_checked(control_parts):
 def test_other_programs_that_are_none(static_parts, others):
     with pytest.raises(ArtifactError, match=r"no program|malformed"):
         load(rebuild(static_parts, lambda m: m.update(others=others)))
+
+
+def test_bytes_in_any_buffer(blob):
+    assert load(bytearray(blob)).to_bytes() == load(memoryview(blob)).to_bytes() == blob
+    with pytest.raises(ArtifactError) as e:
+        load(bytearray(10**6))
+    assert len(str(e.value)) < 200  # not what it holds

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+import mlc
 import numpy as np
 import onnx
 import pytest
 from mlc.compiler.importer import import_model
-from mlc.errors import MlcError, OnnxImportError
+from mlc.errors import InputError, MlcError, OnnxImportError
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
@@ -251,3 +252,46 @@ def test_damaged_models_raise_nothing_but_our_errors():
         except MlcError:
             pass
     assert 0 < accepted < 4000
+
+
+def test_a_module_is_no_model(tmp_path):
+    assert "mlc.load" in message(b"PK\x03\x04 and more")
+    (tmp_path / "m.onnx").write_bytes(model([helper.make_node("Relu", ["x"], ["y"])]).SerializeToString())
+    with pytest.raises(MlcError, match="mlc compile"):
+        mlc.load(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"shapes": {"x": "ab"}}, "whole numbers"),
+        ({"shapes": {"x": (2.5, 3)}}, "whole numbers"),
+        ({"shapes": {"x": 3}}, "whole numbers"),
+        ({"shapes": [("x", (2, 3))]}, "a dict"),
+        ({"target": None}, "target=None"),
+        ({"opt_level": "2"}, "0 to 3"),
+        ({"opt_level": 4}, "0 to 3"),
+        ({"precision": None}, "mlc.Precision"),
+        ({"tune": -1}, "seconds from 0"),
+        ({"exact": "x"}, "True or False"),
+        ({"dump": 3}, "a folder"),
+        ({"constants": 3}, "a dict"),
+    ],
+)
+def test_options_that_are_none(options, words):
+    with pytest.raises(InputError, match=words):
+        mlc.compile(b"", **options)
+
+
+def test_constants_of_another_type_are_told_the_type_wanted():
+    relu = model([helper.make_node("Relu", ["x"], ["y"])], inputs=(("x", ["n", 3]),))
+    assert "int64; expected f32[n, 3]" in message(relu, constants={"x": 3})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8-dynamic"])
+def test_sizes_left_open(precision):
+    weights = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    product = model([helper.make_node("MatMul", ["x", "w"], ["y"])], inputs=(("x", ["n", "k"]),), initializers=[weights])
+    for size in (-1, None):
+        module = mlc.compile(product, shapes={"x": (size, 64)}, precision=mlc.Precision(precision, keep_slower=True))
+        assert module.inputs[0].shape == ("n", 64)
