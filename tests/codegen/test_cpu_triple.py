@@ -157,7 +157,7 @@ def test_when() -> None:
     s = schedule_triple(good, TILES)
     assert s is not None and not s.rows_pass and s.kept == 128 and s.depth == 768 and s.blocks * s.chunks % 2 == 0
     s = schedule_triple(kernel_of(3136, 64, 2048), TILES)
-    assert s is not None and s.rows_pass and s.kept == 64 and s.depth == 512
+    assert s is not None and s.rows_pass and s.kept == 64 and s.depth == 1024
     assert schedule_triple(good, parse("cpu:x86-64-v4")) is None and schedule_triple(good, parse("cpu:x86-64-v3")) is None
     for change in (
         {"m": 95}, {"n": 63}, {"k": 95}, {"m": 112, "n": 100}, {"m": sym("M", 1, 95)}, {"panel": 32}, {"b_row": 768}, {"diagonal": 2},
@@ -168,6 +168,19 @@ def test_when() -> None:
     conv = ConvGeometry((8, 16), (8, 16), (1, 1), (1, 1), (0, 0), (1, 1))
     assert schedule_triple(replace(good, conv=conv), TILES) is not None
     assert schedule_triple(replace(good, conv=replace(conv, strides=(2, 2))), TILES) is None
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(196, 384, 1536), (197, 768, 768), (1024, 1024, 1024), (1500, 384, 1536), (100, 50_000, 9_000), (90_000, 640, 97)]
+)
+def test_blocks_fit_the_cache(m, n, k) -> None:
+    """Rows that fit one block stay together, no block is nearly empty, and parts and waiting sums leave room in the second-level cache."""
+    s = schedule_triple(kernel_of(m, n, k), TILES)
+    assert s is not None
+    stays, blocks = (n, s.chunks) if s.rows_pass else (m, s.blocks)
+    assert s.kept * s.depth * 6 <= 704 << 10 and 4 * s.sums <= 704 << 10
+    assert blocks == 1 or stays / blocks > 0.75 * s.kept
+    assert s.depth >= k or s.sums == s.kept * s.passing * 64
 
 
 def test_one_text_for_all_sizes() -> None:

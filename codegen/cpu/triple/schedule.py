@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ....ir import Dim, DType, ceildiv, upper
 from ...kernel import ContractKernel
@@ -13,13 +14,17 @@ _LEAST_ROWS, _LEAST_COLUMNS, _LEAST_K = 96, 64, 96  # with fewer, splitting oper
 _LEAST_RESULTS = 5 << 12  # rows by columns, for the same reason
 _NARROW = 192  # columns or k, below which products want as many multiply-adds as
 _LEAST_OPS = 1 << 25  # this: else what each of several threads splits for itself is too much of its time (EfficientNet-B0: 0.92)
-_DEPTH, _DEEPEST = 512, 1024  # of k: what is split at a time; the same beside few rows
-_KEPT_BYTES = 640 << 10  # of parts that stay: with those that pass and the sums, half of the second-level cache
-_MOST_ROWS = 256  # that stay: beside fewer, as many columns are split in no further time
 _UNIT = 64  # rows, or columns, that pass
 _TALLER = 1.5  # times as many rows as columns, from which on columns stay
-_WAITING_BYTES = 256 << 10  # of sums that wait for more of k
-_SPLIT_BYTES = 6  # of a number, as three parts
+_PART_BYTES = 6  # of a number, as three parts
+_BLOCK = 256  # rows that stay, of an unknown number
+_KEPT = range(2 * TALL, 16 * TALL + 1, TALL)  # rows, or columns, that may stay
+_DEPTHS = range(4 * STRIP, 32 * STRIP + 1, STRIP)  # of k that may be split at a time
+_KEPT_BYTES = 704 << 10  # of parts that stay, which every tile reads: a third of the second-level cache
+_WAITING_BYTES = 704 << 10  # of sums that wait for more of k
+# Cycles that a number takes: split before products begin, and beside them; what vectors do at most beside a product of a tile
+# of 32 by a strip, a step of k; a sum that waits (fitted to times of 20 products, with the core alone and beside a busy neighbour).
+_SPLIT, _BESIDE, _SHADOW, _WAIT = 0.625, 0.35, 300, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +72,49 @@ def _least(n: int, k: int) -> int:
 
 def _by_columns(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
     """Columns stay, rows pass by."""
-    depth = _evenly(k, _DEPTH)
-    kept = _evenly(n, _KEPT_BYTES // (_SPLIT_BYTES * depth))
-    return _schedule(True, kept, depth, ceildiv(m, _UNIT), -(-n // kept), n, k)
+    blocks = _blocks(n, m, k)
+    return _schedule(True, blocks, ceildiv(m, _UNIT), -(-n // blocks.kept), n, k)
 
 
 def _by_rows(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
     """Rows stay, columns pass by."""
-    kept = _evenly(m, _MOST_ROWS) if isinstance(m, int) else _MOST_ROWS
-    depth = _evenly(k, max(_DEPTH, min(_DEEPEST, _KEPT_BYTES // (_SPLIT_BYTES * kept))))
-    kept = min(kept, _whole(_KEPT_BYTES // (_SPLIT_BYTES * depth)))
-    return _schedule(False, kept, depth, ceildiv(m, kept), -(-n // _UNIT), n, k)
+    blocks = _blocks(m if isinstance(m, int) else _BLOCK, n, k)
+    return _schedule(False, blocks, ceildiv(m, blocks.kept), -(-n // _UNIT), n, k)
 
 
-def _schedule(rows_pass: bool, kept: int, depth: int, blocks: Dim, chunks: int, n: int, k: int) -> TripleSchedule:
-    waiting = max(1, _WAITING_BYTES // (4 * kept * _UNIT)) if depth < k else 1 << 40
-    sums = TALL * STRIP * (kept // TALL * waiting * (_UNIT // STRIP) if depth < k else 2)
-    cost = _UNIT * kept * k
-    return TripleSchedule(_least(n, k), rows_pass, kept, waiting, blocks, chunks, depth, sums, cost, n % STRIP != 0, k % STRIP != 0)
+def _schedule(rows_pass: bool, of: _Blocks, blocks: Dim, chunks: int, n: int, k: int) -> TripleSchedule:
+    sums = of.kept * of.passing * _UNIT if of.depth < k else 2 * TALL * STRIP
+    passing = of.passing if of.depth < k else 1 << 40
+    cost = _UNIT * of.kept * k
+    return TripleSchedule(_least(n, k), rows_pass, of.kept, passing, blocks, chunks, of.depth, sums, cost, n % STRIP != 0, k % STRIP != 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """`kept` that stay, `passing` units that pass by in a call, `depth` of k."""
+
+    kept: int
+    depth: int
+    passing: int
+
+    def cycles(self, stays: int, passes: int, k: int) -> float:
+        """Of all but products, which take the same whatever the blocks are."""
+        blocks, calls = -(-stays // self.kept), -(-passes // (self.passing * _UNIT))
+        before = _SPLIT * (stays * calls + STRIP * blocks * calls) * k
+        in_excess = max(0.0, _SPLIT - _SHADOW * (self.kept // TALL) / STRIP**2)
+        return before + (_BESIDE + in_excess) * blocks * passes * k + _WAIT * (-(-k // self.depth) - 1) * stays * passes
+
+
+@lru_cache(1024)
+def _blocks(stays: int, passes: int, k: int) -> _Blocks:
+    """Those that fit the cache and take the least time."""
+    found: list[_Blocks] = []
+    for depth in {_evenly(k, d) for d in _DEPTHS}:
+        for kept in {_evenly(stays, most) for most in _KEPT}:
+            units = -(-passes // _UNIT) if depth >= k else _WAITING_BYTES // (4 * kept * _UNIT)
+            if _PART_BYTES * depth * kept <= _KEPT_BYTES:
+                found.append(_Blocks(kept, depth, min(units, -(-passes // _UNIT))))
+    return min(found, key=lambda x: (x.cycles(stays, passes, k), x.kept, x.depth))
 
 
 def _evenly(size: int, most: int) -> int:
