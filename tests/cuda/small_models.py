@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from mlc.ir import DType
 from onnx import numpy_helper, parser
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+NEWER = '<ir_version: 10, opset_import: ["" : 23]>\n'
 
 
-def model(text: str, **weights: tuple[int, ...] | np.ndarray) -> bytes:
+def model(
+    text: str, head: str = HEAD, dtype: DType = DType.F32, rounded: DType = DType.F32, **weights: tuple[int, ...] | np.ndarray
+) -> bytes:
+    """`dtype` is that of weights given by their shape, whose values `rounded` has too."""
     rng = np.random.default_rng(11)
-    m = parser.parse_model(HEAD + text)
+    m = parser.parse_model(head + text)
     for name, w in weights.items():
-        array = w if isinstance(w, np.ndarray) else (rng.standard_normal(w) / np.sqrt(max(1, w[0]))).astype(np.float32)
+        array = w if isinstance(w, np.ndarray) else (rng.standard_normal(w) / np.sqrt(max(1, w[0]))).astype(rounded.np).astype(dtype.np)
         m.graph.initializer.append(numpy_helper.from_array(array, name))
     onnx.checker.check_model(m)
     return m.SerializeToString()
@@ -90,3 +95,31 @@ def lstm() -> bytes:
 
 def topk() -> bytes:
     return model("topk (float[N, 30] x) => (float[N, 4] v, int64[N, 4] i) { v, i = TopK(x, k) }", k=np.array([4]))
+
+
+ONNX_NAMES = {DType.F32: "float", DType.F16: "float16", DType.BF16: "bfloat16"}
+# Models of 16-bit floats as they come, of operators that the others lack: text with T for the type of floats, and weights.
+FAMILIES: dict[str, tuple[str, dict[str, tuple[int, ...] | np.ndarray]]] = {
+    # A step of a decoder: grouped heads, whose keys and values grow by one.
+    "decoder": ("""(T[1, 1, 32] x, T[1, 2, P, 8] past_k, T[1, 2, P, 8] past_v) => (T[1, 1, 32] y, T[1, 2, S, 8] k, T[1, 2, S, 8] v) {
+        q0 = MatMul(x, wq)  k0 = MatMul(x, wk)  v0 = MatMul(x, wv)
+        a, k, v = Attention<q_num_heads = 4, kv_num_heads = 2>(q0, k0, v0, , past_k, past_v)  r = MatMul(a, wo)  y = Add(x, r) }""",
+        {"wq": (32, 32), "wk": (32, 16), "wv": (32, 16), "wo": (32, 32)}),
+    "recurrent": ("""(T[L, 2, 6] x) => (T[L, 2, 2, 12] y, T[2, 2, 12] h, T[L, 1, 2, 5] z) {
+        y, h = GRU<hidden_size = 12, direction = "bidirectional">(x, w1, r1)  z = LSTM<hidden_size = 5>(x, w2, r2) }""",
+        {"w1": (2, 36, 6), "r1": (2, 36, 12), "w2": (1, 20, 6), "r2": (1, 20, 5)}),
+    "windows": ("""(T[N, 8, 13, 11] x) => (T[N, 8, 6, 5] y, T[N, 8, 26, 22] u) {
+        a = Conv<group = 8, pads = [1, 1, 1, 1]>(x, w1)  m = MaxPool<kernel_shape = [3, 2], strides = [2, 2]>(a)
+        p = AveragePool<kernel_shape = [3, 2], strides = [2, 2]>(x)  s = Add(m, p)  y = Conv(s, w2)
+        u = Resize<mode = "linear">(x, , scales) }""",
+        {"w1": (8, 1, 3, 3), "w2": (8, 8, 1, 1), "scales": np.array([1, 1, 2, 2], np.float32)}),
+    "irregular": ("""(T[N, 30] x, int64[N, 4] at) => (T[N, 4] v, int64[N, 4] i, int64[2, K] z, T[N, 30] s, T[N, 30] c, int64[N] best) {
+        v, i = TopK(x, four)  r = Relu(x)  z = NonZero(r)  s = ScatterElements<axis = 1>(x, at, v)  c = CumSum(x, one)
+        best = ArgMax<axis = 1, keepdims = 0>(x) }""",
+        {"four": np.array([4]), "one": np.array(1)}),
+}  # fmt: skip
+
+
+def family(name: str, dtype: DType, rounded: DType) -> bytes:
+    text, weights = FAMILIES[name]
+    return model(name + text.replace("T[", f"{ONNX_NAMES[dtype]}["), NEWER, dtype, rounded, **weights)

@@ -21,6 +21,7 @@ from mlc.compiler.emulated import EmulatedBackend, emulate, emulated_module
 from mlc.compiler.options import Options
 from mlc.compiler.precision.options import Precision
 from mlc.errors import ArtifactError, DeviceError, InputError, TargetError
+from mlc.ir import DType
 from mlc.runtime import artifact
 from mlc.runtime.cuda import images
 from mlc.runtime.cuda.module import CudaModule
@@ -271,6 +272,53 @@ def test_models_in_16_bits(name: str, shape: tuple[int, ...], precision: str, li
     (got,) = emulate(model, target=target, precision=precision).run({"x": x}).values()
     (want,) = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": x})
     assert np.linalg.norm(got - want) < limit * np.linalg.norm(want)
+
+
+FAMILY_SIZES = {  # of inputs, in two runs
+    "decoder": [{"x": (1, 1, 32), "past_k": (1, 2, n, 8), "past_v": (1, 2, n, 8)} for n in (300, 7)],
+    "recurrent": [{"x": (n, 2, 6)} for n in (4, 1)],
+    "windows": [{"x": (n, 8, 13, 11)} for n in (2, 1)],
+    "irregular": [{"x": (n, 30)} for n in (5, 1)],
+}
+SIXTEEN_BIT_ERROR = {DType.F16: 3e-3, DType.BF16: 2e-2}
+
+
+def agrees_in_16_bits(module: CudaModule, name: str, dtype: DType) -> None:
+    """With onnxruntime on the same numbers in float32; it has few operators in bfloat16."""
+    session = ort.InferenceSession(small_models.family(name, DType.F32, dtype), providers=["CPUExecutionProvider"])
+    for sizes in FAMILY_SIZES[name]:
+        feeds = {n: floats(*s).astype(dtype.np) for n, s in sizes.items()}
+        if name == "irregular":
+            feeds["at"] = np.argsort(floats(*sizes["x"]), 1)[:, :4].copy()
+        wide = {n: a if a.dtype == np.int64 else a.astype(np.float32) for n, a in feeds.items()}
+        for (output, got), want in zip(module.run(feeds).items(), session.run(None, wide), strict=True):
+            assert got.shape == want.shape, output
+            if want.dtype == np.int64:
+                np.testing.assert_array_equal(got, want, output)
+                continue
+            assert got.dtype == dtype.np, output
+            assert np.linalg.norm(got.astype(np.float32) - want) <= SIXTEEN_BIT_ERROR[dtype] * np.linalg.norm(want), output
+
+
+@pytest.mark.parametrize(
+    "name,dtype", [("decoder", DType.F16), ("recurrent", DType.BF16), ("windows", DType.F16), ("irregular", DType.BF16)]
+)
+def test_families_of_operators_in_16_bits(name: str, dtype: DType) -> None:
+    agrees_in_16_bits(emulate(small_models.family(name, dtype, dtype)), name, dtype)
+
+
+FEW_BITS = [("int8-weight", 1e-2), ("int4", 0.12)]
+
+
+@pytest.mark.parametrize("precision,limit", FEW_BITS)
+def test_weights_of_few_bits(precision: str, limit: float) -> None:
+    """One row, few, and more than the weights are read as they are for."""
+    blob = small_models.wide()
+    exact, module = emulate(blob), emulate(blob, precision=precision)
+    for rows in (1, 9, 40):
+        feeds = {"x": floats(rows, 64)}
+        want, got = (m.run(feeds)["y"] for m in (exact, module))
+        assert 0 < np.linalg.norm(got - want) < limit * np.linalg.norm(want)
 
 
 def test_choice_of_code() -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import onnx_coverage
 import pytest
 import small_models
+from mlc.compiler.precision.options import Precision
 from mlc.errors import DeviceError, InputError
+from mlc.ir import DType
 from mlc.runtime.cuda.module import CudaModule
 from test_coverage import RUN
-from test_module import CASES, SIXTEEN_BITS, agree, floats
+from test_module import CASES, FAMILY_SIZES, FEW_BITS, SIXTEEN_BITS, agree, agrees_in_16_bits, floats
 
 
 def compiled(name: str, **options):
@@ -108,11 +110,39 @@ def test_models_in_16_bits(name: str, shape: tuple[int, ...], precision: str, li
     assert 0 < np.linalg.norm(got - exact) < limit * np.linalg.norm(exact)
 
 
-def test_tf32() -> None:
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+@pytest.mark.parametrize("name", FAMILY_SIZES)
+def test_families_of_operators_in_16_bits(name: str, dtype: DType) -> None:
+    agrees_in_16_bits(mlc.compile(small_models.family(name, dtype, dtype), target="cuda"), name, dtype)
+
+
+@pytest.mark.parametrize("precision,limit", FEW_BITS)
+def test_weights_of_few_bits(precision: str, limit: float) -> None:
+    modules = [compiled("wide", precision=p)[0] for p in ("fp32", precision)]
+    for rows in (1, 9, 40):
+        feeds = {"x": floats(rows, 64)}
+        want, got = (m.run(feeds)["y"] for m in modules)
+        assert 0 < np.linalg.norm(got - want) < limit * np.linalg.norm(want)
+
+
+def test_weights_of_few_bits_by_16_bit_floats() -> None:
+    """One row, those that multiply what tensor cores expand on the way, and those of weights expanded once."""
+    blob = small_models.wide()
+    exact = mlc.compile(blob, target="cuda")
+    module = mlc.compile(blob, target="cuda", precision=Precision("bf16", (("MatMul", "int4"),)))
+    for rows in (1, 40, 300):
+        feeds = {"x": floats(rows, 64)}
+        want, got = (m.run(feeds)["y"] for m in (exact, module))
+        assert 0 < np.linalg.norm(got - want) < 0.12 * np.linalg.norm(want)
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet", "heads"])
+def test_tf32(name: str) -> None:
+    """Given as `+tf32` behind an architecture: products, convolutions and attention round to it."""
     from mlc.runtime.cuda.cupy_device import present_architecture
 
-    blob = small_models.mlp()
-    feeds = {"x": floats(40, 16)}
+    blob = getattr(small_models, name)()
+    feeds = {"x": floats(*{"mlp": (40, 16), "unet": (1, 8, 16, 16), "heads": (1, 70, 16)}[name])}
     exact = mlc.compile(blob, target="cuda").run(feeds)["y"]
     got = mlc.compile(blob, target=f"cuda:{present_architecture()}+tf32").run(feeds)["y"]
     assert 0 < np.linalg.norm(got - exact) / np.linalg.norm(exact) < 5e-3
