@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...errors import CodegenError
 from ...ir import Dim, DType, ceildiv, prod, upper
 from ..kernel import AttentionKernel, bytes_of
-from .attention_mma import attention_tiles, partial_bytes, schedule_attention_mma, takes_attention
+from .attention_mma import attention_tiles, schedule_attention_mma, takes_attention
 from .attention_wgmma import attention_groups, schedule_attention_groups, takes_attention_groups
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .render import render
@@ -78,9 +78,8 @@ def emit_attention(kernel: AttentionKernel, aligned: Sequence[int], target: Cuda
     if groups is not None:
         return Emitted((attention_groups(kernel, groups, aligned),), flops, size)
     if takes_attention(kernel, target.tf32):
-        plan = schedule_attention_mma(kernel)
-        spaces = (partial_bytes(kernel, plan.splits),) if plan.splits > 1 else ()
-        return Emitted(attention_tiles(kernel, plan, aligned), flops, size, spaces)
+        launch, shared = attention_tiles(kernel, schedule_attention_mma(kernel), aligned)
+        return Emitted((launch,), flops, size, (shared.bytes,) if shared.counters else (), shared.counters)
     types = {o.dtype for o in kernel.operands}
     if types != {DType.F32}:
         raise CodegenError(f"attention on {', '.join(sorted(t.value for t in types))}", expected="f32, or heads of f16 or bf16 up to 256")

@@ -1,8 +1,9 @@
 """AttentionKernel on tensor cores (sm_80 and later): both products by mma.sync, weights of keys stay in registers.
 
 The method is that of FlashAttention-2 (Dao, 2023): a warp has 16 queries, carries their softmax along tiles of keys, and the scores of
-a tile are, as the instruction leaves them, its left operand for the values. With few queries and many keys blocks share
-the keys, and a second kernel puts their parts together (flash-decoding).
+a tile are, as the instruction leaves them, its left operand for the values. Of few queries the warps of a block share each tile of keys;
+with many keys blocks share those, and the last to come puts their parts together (flash-decoding). Few queries of heads that
+share keys are computed together, so that keys are read once for all of them.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from dataclasses import dataclass, replace
 from ...ir import Dim, DType, ceildiv, prod, upper
 from ..kernel import AttentionKernel
 from .contract_schedule import TF32, WAVE, Instruction
-from .emitted import PLACEHOLDER, Launch, named
-from .ranges import divisible
+from .contract_shares import Shares
+from .emitted import COUNTERS, PLACEHOLDER, Launch, named
+from .ranges import divisible, fits
 from .render import render
 from .scalars import literal, storage
 from .writer import Params, pointer_parameters
 
 WIDEST = {2: 256, 4: 128}  # elements of a head, by their bytes, whose accumulators and tiles fit
 LOG2_E = math.log2(math.e)
-_FINISH_THREADS = 128
+_WARPS = 4
+_ALONE = 16  # keys of a tile that a warp has at least
+_PACKED_QUERIES = 32  # that heads which share keys have at most where they are computed together
+_BLOCKS = 2 * WAVE  # that are at work at a time
 _SPLIT_KEYS = 128  # keys that a block should have at least where several share them
 _MAX_SPLITS = 32
 # The product of 16-bit floats, and how two of them become a word.
@@ -31,30 +36,43 @@ SIXTEEN = {DType.F16: (Instruction("mma_f16", 2), "pack_f16"), DType.BF16: (Inst
 
 @dataclass(frozen=True, slots=True)
 class AttentionMmaSchedule:
-    """`warps` of 16 queries a block, `keys` of a tile, `splits` blocks share the keys of a row."""
+    """`row_warps` of 16 queries a block, `keys` of a tile, which `sharing` warps share; `packed` heads that share keys are rows of one;
+    `splits` blocks share the keys of a row."""
 
-    warps: int
+    row_warps: int
     keys: int
+    sharing: int = 1
+    packed: int = 1
     splits: int = 1
 
+    @property
+    def threads(self) -> int:
+        return self.row_warps * self.sharing * 32
+
+    def blocks(self, kernel: AttentionKernel) -> Dim:
+        """Without splits."""
+        return prod((kernel.batch, ceildiv(kernel.heads, self.packed), ceildiv(kernel.rows * self.packed, self.row_warps * 16)))
+
     def shared(self, kernel: AttentionKernel) -> int:
-        """Bytes: queries, two tiles of keys and of values, rows padded by 16 bytes."""
+        """Bytes: queries, two tiles of keys and of values, rows padded by 16 bytes; in their place, what warps that share keys hand on."""
         item = kernel.operands[0].dtype.itemsize
         row, value = (-(-kernel.size * item // 32) * 32 + 16, -(-kernel.value_size // 16) * 16 * item + 16)
-        return self.warps * 16 * row + 2 * self.keys * (row + value)
+        handed = self.threads * (-(-kernel.value_size // 16) * 2 + 1) * 16 if self.sharing > 1 else 0
+        return max(handed, self.row_warps * 16 * row + 2 * self.keys * (row + value))
 
 
 def schedule_attention_mma(kernel: AttentionKernel) -> AttentionMmaSchedule:
     """As many queries a block as there are, up to 64; wide heads have smaller tiles of keys; splits fill an idle device."""
     wide = max(kernel.size, kernel.value_size) * kernel.operands[0].dtype.itemsize > 256
-    rows = upper(kernel.rows)
-    warps = 1 if rows <= 16 else 2 if rows <= 32 else 4
-    plan = AttentionMmaSchedule(warps, 32 if wide else 64)
-    blocks = prod((kernel.batch, kernel.heads, ceildiv(kernel.rows, warps * 16)))
-    slots = WAVE * (4 // warps)
-    if not isinstance(blocks, int) or not 0 < blocks <= slots // 2:
+    keys = 32 if wide else 64
+    packed = kernel.group if upper(kernel.rows) * kernel.group <= _PACKED_QUERIES else 1
+    queries = upper(kernel.rows) * packed
+    row_warps = 1 if queries <= 16 else 2 if queries <= 32 else _WARPS
+    plan = AttentionMmaSchedule(row_warps, keys, min(_WARPS // row_warps, keys // _ALONE), packed)
+    blocks = plan.blocks(kernel)
+    if not isinstance(blocks, int) or not 0 < blocks <= _BLOCKS // 2:
         return plan
-    return replace(plan, splits=max(1, min(_MAX_SPLITS, slots // blocks, upper(kernel.keys) // _SPLIT_KEYS)))
+    return replace(plan, splits=max(1, min(_MAX_SPLITS, _BLOCKS // blocks, upper(kernel.keys) // _SPLIT_KEYS)))
 
 
 @dataclass(frozen=True)
@@ -69,18 +87,20 @@ class AttentionMmaParameters:
     element: str
     out_element: str
     to_out: str
-    warps: int
+    row_warps: int
     keys_per_tile: int
+    sharing: int
+    packed: int
     splits: int
     size: int
     value_size: int
     group: int
     causal: bool
+    index: str
     scale: str
     rows: str
     keys: str
     heads: str
-    batches: str
     q_strides: list[str]
     k_strides: list[str]
     v_strides: list[str]
@@ -95,24 +115,6 @@ class AttentionMmaParameters:
     prologue: list[str]
 
 
-@dataclass(frozen=True)
-class AttentionFinishParameters:
-    """attention_finish.cu.j2"""
-
-    name: str
-    threads: int
-    splits: int
-    value_size: int
-    to_out: str
-    rows: str
-    heads: str
-    batches: str
-    out_strides: list[str]
-    result: str
-    parameters: list[str]
-    prologue: list[str]
-
-
 def takes_attention(kernel: AttentionKernel, tf32: bool) -> bool:
     """Whether q, k and v are of a type that tensor cores may multiply here, and not too wide."""
     types = {o.dtype for o in kernel.operands[:3]}
@@ -120,8 +122,8 @@ def takes_attention(kernel: AttentionKernel, tf32: bool) -> bool:
     return len(types) == 1 and allowed and max(kernel.size, kernel.value_size) <= WIDEST[kernel.operands[0].dtype.itemsize]
 
 
-def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned: Sequence[int]) -> tuple[Launch, ...]:
-    """The launch, and with splits the one that puts their parts together, which lie in the workspace behind the operands."""
+def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned: Sequence[int]) -> tuple[Launch, Shares]:
+    """The launch, and what its blocks share."""
     params = Params()
     name, dtype, last = params.name, kernel.operands[0].dtype, len(kernel.operands) - 1
     use, pack = SIXTEEN.get(dtype, (TF32, ""))
@@ -130,44 +132,30 @@ def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned
     def whole(operand: int, strides: Sequence[Dim], size: int) -> bool:
         return _divides(kernel, aligned, operand, (*strides, size), 16)
 
-    split = plan.splits > 1
-    pointers = operand_texts(kernel)
+    pointers, operands = operand_texts(kernel), tuple(range(last + 1))
+    if plan.splits > 1:
+        operands, pointers = (*operands, last + 1, COUNTERS), [*pointers, "float* __restrict__ partial", "u64* __restrict__ counters"]
     mask_strides, out_strides, pair_stores = mask_and_out(kernel, params, aligned)
-    operands = tuple(range(last + 1))
-    if split:
-        operands, pointers = (*operands[:-1], last + 1), [*pointers[:-1], "float* __restrict__ partial"]
     values = AttentionMmaParameters(
-        PLACEHOLDER, use.name, use.word, pack, use.group, storage(dtype), storage(out), converter(out), plan.warps, plan.keys, plan.splits,
-        kernel.size, kernel.value_size, kernel.group, kernel.causal, literal(kernel.scale * LOG2_E, DType.F32),
-        name(kernel.rows), name(kernel.keys), name(kernel.heads), name(kernel.batch),
+        PLACEHOLDER, use.name, use.word, pack, use.group, storage(dtype), storage(out), converter(out), plan.row_warps, plan.keys,
+        plan.sharing, plan.packed, plan.splits, kernel.size, kernel.value_size, kernel.group, kernel.causal, index_type(kernel),
+        literal(kernel.scale * LOG2_E, DType.F32), name(kernel.rows), name(kernel.keys), name(kernel.heads),
         _strides(params, kernel.q_strides), _strides(params, kernel.k_strides), _strides(params, kernel.v_strides),
         out_strides, mask_strides, whole(0, kernel.q_strides, kernel.size),
         whole(1, kernel.k_strides, kernel.size), whole(2, kernel.v_strides, kernel.value_size), pair_stores, f"b{last}", [], [],
     )  # fmt: skip
     values = replace(values, parameters=pointers + params.signature(), prologue=params.prologue())
     source, symbol = named(render("attention_mma.cu.j2", values))
-    blocks = prod((kernel.batch, kernel.heads, ceildiv(kernel.rows, plan.warps * 16), plan.splits))
-    launch = Launch(source, symbol, operands, tuple(params.dims), blocks, plan.warps * 32, plan.shared(kernel))
-    return (launch, _finish(kernel, plan.splits)) if split else (launch,)
+    blocks = plan.blocks(kernel) * plan.splits
+    return Launch(source, symbol, operands, tuple(params.dims), blocks, plan.threads, plan.shared(kernel)), _shares(kernel, plan)
 
 
-def partial_bytes(kernel: AttentionKernel, splits: int) -> Dim:
-    """Of the workspace of splits."""
-    return prod((splits, kernel.batch, kernel.heads, kernel.rows, kernel.value_size + 2)) * 4
-
-
-def _finish(kernel: AttentionKernel, splits: int) -> Launch:
-    params, last = Params(), len(kernel.operands) - 1
-    name, out = params.name, kernel.operands[last].dtype
-    values = AttentionFinishParameters(
-        PLACEHOLDER, _FINISH_THREADS, splits, kernel.value_size, converter(out), name(kernel.rows), name(kernel.heads), name(kernel.batch),
-        _strides(params, kernel.out_strides), f"b{last}", [], [],
-    )  # fmt: skip
-    pointers = [operand_texts(kernel)[-1], "const float* __restrict__ partial"]
-    values = replace(values, parameters=pointers + params.signature(), prologue=params.prologue())
-    source, symbol = named(render("attention_finish.cu.j2", values))
-    blocks = ceildiv(prod((kernel.batch, kernel.heads, kernel.rows, kernel.value_size)), _FINISH_THREADS)
-    return Launch(source, symbol, (last, last + 1), tuple(params.dims), blocks, _FINISH_THREADS)
+def _shares(kernel: AttentionKernel, plan: AttentionMmaSchedule) -> Shares:
+    """A row of sums for each query of a block, and two numbers of it, which take the room of four; a counter for each tile of queries."""
+    if plan.splits == 1:
+        return Shares()
+    rows = plan.blocks(kernel) * plan.splits * plan.row_warps * 16
+    return Shares(rows * (-(-kernel.value_size // 16) * 16 + 4) * 4, upper(plan.blocks(kernel)))
 
 
 def mask_and_out(kernel: AttentionKernel, params: Params, aligned: Sequence[int]) -> tuple[list[str], list[str], bool]:
@@ -176,6 +164,12 @@ def mask_and_out(kernel: AttentionKernel, params: Params, aligned: Sequence[int]
     piece = 2 * kernel.operands[last].dtype.itemsize
     pairs = _divides(kernel, aligned, last, (*kernel.out_strides, kernel.value_size), piece)
     return _strides(params, kernel.mask_strides or ()), _strides(params, kernel.out_strides), pairs
+
+
+def index_type(kernel: AttentionKernel) -> str:
+    """Of rows, keys and blocks, and of those a little behind the end of a tile."""
+    sizes = (kernel.rows * kernel.group, kernel.keys, kernel.heads, prod((kernel.batch, kernel.heads, kernel.rows)))
+    return "int" if all(fits((0, upper(d) + 4096)) for d in sizes) else "i64"
 
 
 def _divides(kernel: AttentionKernel, aligned: Sequence[int], operand: int, elements: Sequence[Dim], piece: int) -> bool:

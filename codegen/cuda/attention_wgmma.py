@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...ir import Dim, DType, ceildiv, lower, prod, upper
+from ...ir import Dim, DType, ceildiv, lower, prod
 from ..kernel import AttentionKernel
-from .attention_mma import LOG2_E, SIXTEEN, converter, mask_and_out, operand_texts
+from .attention_mma import LOG2_E, SIXTEEN, converter, index_type, mask_and_out, operand_texts
 from .contract_schedule import WAVE, typical
 from .contract_wgmma import GROUP_INSTRUCTIONS
 from .emitted import PLACEHOLDER, Launch, TensorMap, map_notes, named
-from .ranges import divisible, fits
+from .ranges import divisible
 from .render import render
 from .scalars import literal, storage
 from .writer import Params
@@ -114,13 +114,12 @@ def attention_groups(kernel: AttentionKernel, plan: AttentionGroupSchedule, alig
     params, last = Params(), len(kernel.operands) - 1
     name, dtype, out = params.name, kernel.operands[0].dtype, kernel.operands[last].dtype
     use = GROUP_INSTRUCTIONS[dtype, dtype]
-    small = all(fits((0, upper(d) + 4096)) for d in (kernel.rows, kernel.keys, kernel.heads, kernel.batch * kernel.heads * kernel.rows))
     mask_strides, out_strides, pair_stores = mask_and_out(kernel, params, aligned)
     values = AttentionGroupParameters(
         name=PLACEHOLDER, wgmma=use.wgmma, words=use.words, pack=SIXTEEN[dtype][1], groups=plan.groups, threads=plan.threads,
         registers=plan.registers, keys_per_tile=plan.keys, stages=plan.stages, size=kernel.size, value_size=kernel.value_size,
         values=-(-kernel.value_size // 8) * 8, group=kernel.group, causal=kernel.causal,
-        index="int" if small else "i64", scale=literal(kernel.scale * LOG2_E, DType.F32),
+        index=index_type(kernel), scale=literal(kernel.scale * LOG2_E, DType.F32),
         rows=name(kernel.rows), keys=name(kernel.keys), heads=name(kernel.heads),
         mask_strides=mask_strides, out_strides=out_strides, out_element=storage(out), to_out=converter(out), pair_stores=pair_stores,
         result=f"b{last}", parameters=[], prologue=[],

@@ -50,13 +50,16 @@ def test_tensor_cores(dtype: DType, target: str, tol: float) -> None:
         attention(2, 2, B, L, 32, 32, batch=1, B=19, L=70, dtype=dtype), attention(2, 2, 3, L, 8, 8, L=0, dtype=dtype),
         attention(2, 2, 9, 4, 8, 8, causal=True, dtype=dtype), attention(1, 1, 80, 300, 64, 33, causal=True, batch=1, dtype=dtype),
         attention(8, 2, 1, L, 72, 80, batch=1, L=300, dtype=dtype), attention(1, 1, 70, 70, 13, 7, mask=(1, 1, 1, 70), dtype=dtype),
+        attention(4, 1, 5, 300, 16, 24, mask=(2, 4, 5, 300), causal=True, dtype=dtype), attention(6, 2, 9, 40, 8, 8, causal=True, dtype=dtype),
     ]  # fmt: skip
     if dtype is not DType.F32:
-        jobs.append(attention(1, 1, 20, 50, 256, 256, batch=1, dtype=dtype))
+        jobs += [attention(1, 1, 20, 50, 256, 256, batch=1, dtype=dtype), attention(2, 1, 10, 300, 8, 256, batch=1, dtype=dtype)]
     plans = check_all(jobs, target, tol=tol)
     found = [s.kernel for p in plans for s in p.steps if isinstance(s.kernel, AttentionKernel)]
     assert len(found) == len(plans) and all(takes_attention(k, True) for k in found)
-    assert {schedule_attention_mma(k).splits > 1 for k in found} == {True, False}
+    chosen = [schedule_attention_mma(k) for k in found]
+    assert {(s.splits > 1, s.packed > 1) for s in chosen} == {(a, b) for a in (True, False) for b in (True, False)}
+    assert {s.sharing for s in chosen} == {1, 2, 4}
     assert all(schedule_attention_mma(k).shared(k) <= 99 << 10 for k in found)  # what every device from sm_80 on has
 
 

@@ -172,12 +172,16 @@ def test_machine_code_of_warp_groups(monkeypatch, plan: WgmmaSchedule | int) -> 
 
 @needs_nvrtc
 def test_sums_that_blocks_share_stay_in_registers(monkeypatch) -> None:
-    """Those of the largest tile of `mma.sync`, of which a thread has 128, on their way through memory too."""
+    """Those of the largest tile of `mma.sync`, of which a thread has 128, on their way through memory too; and those of attention."""
     monkeypatch.setattr(contract, "schedule_mma", lambda kernel, device: replace(contract_schedule._TILES[0], stream=108))
-    x = tensor(512, 4096, dtype=DType.BF16)
-    (step,) = lower(graph([x], ap(DotMatMul(), x, const(np.ones((4096, 512), DType.BF16.np)))), LOWERING).steps
-    (launch,) = emit(step.kernel, parse("cuda:sm_80"), [16] * 3).launches
-    assert re.search(r"0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", nvrtc().messages(launch.source, "sm_80"))
+    x, (q, k, v) = tensor(512, 4096, dtype=DType.BF16), (tensor(1, 8, n, 128, dtype=DType.BF16) for n in (1, 2048, 2048))
+    product = graph([x], ap(DotMatMul(), x, const(np.ones((4096, 512), DType.BF16.np))))
+    for g in (product, graph([q, k, v], ap(O.Attention(0.3), q, k, v))):
+        (step,) = lower(g, LOWERING).steps
+        (launch,) = emit(step.kernel, parse("cuda:sm_80"), [16] * len(step.buffers)).launches
+        assert "u64* __restrict__ counters" in launch.source
+        told = nvrtc().messages(launch.source, "sm_80")
+        assert re.search(r"0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", told), told
 
 
 @needs_nvrtc
