@@ -66,11 +66,11 @@ class Product:
             for u in range(count):
                 line, first = (base, u * self.panel) if row is None else (b.at(base, i.mul(row, b.i64(u)), element), 0)
                 at_v = [b.at(line, b.i64(first + v * self.lanes), element) for v in range(vectors)]
-                columns = [self._columns(b, ptr, masks[v] if masks else None) for v, ptr in enumerate(at_v)]
+                there = [self.columns(b, ptr, masks[v] if masks else None) for v, ptr in enumerate(at_v)]
                 for r, start in enumerate(here):
-                    x = self._broadcast(b, b.at(start, b.i64(u), element))
+                    x = self.broadcast(b, b.at(start, b.i64(u), element))
                     for v in range(vectors):
-                        acc[r * vectors + v] = self._fma(b, x, columns[v], acc[r * vectors + v])
+                        acc[r * vectors + v] = self.fma(b, x, there[v], acc[r * vectors + v])
             return acc
 
         main = length if self.exact else i.and_(length, b.i64(-self.unroll))
@@ -105,12 +105,12 @@ class Product:
                     b.prefetch(i.gep(far, [b.i64(line)], source_etype=I8), 2)
                 done = part
 
-    def _columns(self, b: Builder, ptr: Any, mask: Any) -> Any:
+    def columns(self, b: Builder, ptr: Any, mask: Any) -> Any:
         t = vec(storage(self.dtype), self.lanes)
         x = b.load(t, ptr, self.dtype.itemsize) if mask is None else b.masked_load(t, ptr, mask, self.dtype.itemsize)
         return self._widen(b, x)
 
-    def _broadcast(self, b: Builder, ptr: Any) -> Any:
+    def broadcast(self, b: Builder, ptr: Any) -> Any:
         x = b.load(storage(self.dtype), ptr, self.dtype.itemsize)
         if self.dtype is DType.F16 and not self.target.half:
             return self._widen(b, b.splat(x, self.lanes))
@@ -128,7 +128,7 @@ class Product:
             return b.ir.bitcast(b.ir.shl(b.ir.zext(x, t), shift), to)
         return b.ir.fpext(x, to) if self.target.half else decode(b, x, DType.F16)
 
-    def _fma(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
+    def fma(self, b: Builder, x: Any, y: Any, z: Any) -> Any:
         if not self.acc.is_float:
             return b.ir.add(b.ir.mul(x, y), z)
         return b.fma(x, y, z, self.target.fma)

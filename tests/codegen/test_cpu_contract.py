@@ -66,6 +66,21 @@ def test_b_in_place(m, n, k, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", [F, DType.F64, DType.I32], ids=str)
+@pytest.mark.parametrize("m, n, k, batch", [(1, 4500, 130, 2), (2, 301, 1753, 1), (5, 700, 611, 1), (8, 528, 509, 2)])
+def test_long_rows_of_b_in_place(m, n, k, batch, dtype, target):
+    """From end to end, or cut for several threads in the middle of a batch."""
+    want, got, e = matmul(m, n, k, batch=batch, target=target, dtype=dtype, epilogue=Acc(dtype=dtype), rows=True, parts=3)
+    close(got, want)
+    assert e.shared, "kept in strips"
+    if dtype is F:
+        x = np.random.default_rng(1).standard_normal(n, dtype=np.float32)
+        y = Call("max", (Call("add", (ACC, Load(2, Axis(2), dtype=F)), dtype=F), Num(0.5, dtype=F)), dtype=F)
+        want, got, _ = matmul(m, n, k, batch=batch, target=target, rows=True, epilogue=y, extra=(x,))
+        close(got, np.maximum(want + x, 0.5))
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     "m, n, k", [(1, 1, 1), (1, 100, 33), (2, 64, 7), (4, 200, 64), (5, 16, 3), (7, 65, 10), (13, 48, 129), (29, 31, 5),
                 (49, 130, 100), (126, 64, 64), (37, 24, 16), (61, 80, 6), (3, 129, 1), (64, 8, 27)],

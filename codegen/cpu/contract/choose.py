@@ -14,11 +14,14 @@ from ..text_cache import TextEmitter
 from ..triple.emit import TripleProduct
 from ..triple.schedule import schedule_triple
 from .emit import VectorProduct
+from .long_rows import LongRows, by_long_rows
 from .schedule import NO_HINTS, ContractHints, schedule_contract
 
 
 def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> Emitted:
     """Raises CodegenError for element types or epilogues that cannot be emitted, ScheduleError for hints that do not suit."""
+    if hints == NO_HINTS and by_long_rows(kernel, target):
+        return LongRows(kernel, target).emit()
     triple = schedule_triple(kernel, target) if hints == NO_HINTS else None
     if triple is not None and lower(kernel.m) >= triple.least:
         return TripleProduct(kernel, triple, target).emit()

@@ -79,7 +79,7 @@ NO_HINTS = ContractHints()
 
 def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHints = NO_HINTS) -> ContractSchedule:
     """Raises CodegenError for element types without a multiply-add, ScheduleError for hints that the kernel cannot have."""
-    acc, mode = _accumulator(kernel), _mode(kernel)
+    acc, mode = accumulator(kernel), _mode(kernel)
     lanes = target.vector_bits // 8 // acc.itemsize
     if kernel.panel % lanes:
         raise CodegenError(f"panel of {kernel.panel} columns", expected=f"a multiple of {lanes} lanes")
@@ -119,7 +119,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     )  # fmt: skip
 
 
-def _accumulator(kernel: ContractKernel) -> DType:
+def accumulator(kernel: ContractKernel) -> DType:
     a, b = (o.dtype for o in kernel.operands[:2])
     acc = _ACC.get(a)
     if acc is None or b is not a:
