@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, Node, Shape, Value, lower, prod
@@ -22,9 +23,51 @@ from .winograd import images
 _FEWEST_PLANES = 4  # that are worth turning squares of a vector's lanes
 
 
+@dataclass(frozen=True)
+class _Contraction:
+    """A node, and its operands as kernels read them."""
+
+    node: Node
+    extents: Shape  # batch, m, n
+    rows: Rows
+    columns: Columns
+    panel: int
+    levels: Levels | None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where results go, `row` and `batch` elements apart, or as planes; `final`: where they are copied to afterwards."""
+
+    to: View
+    batch: Dim
+    row: Dim
+    planes: Planes | None = None
+    final: View | None = None
+
+
 def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
     """Store `root`, an elementwise function of the contraction `node`, cutting the epilogue short where it does not fit."""
     behind = lw.fusion.between(node, root) if root != node.out else []
+    c = _contraction(lw, node)
+    for end in [*reversed(behind), node.out]:
+        if end != node.out and not _only_exit(lw, behind[: behind.index(end) + 1], node, end):
+            continue
+        k = KernelBuilder(c.extents)
+        epilogue = _epilogue(lw, k, node, end)
+        if epilogue is None:
+            _store_sides(lw, [v for v in behind if v == end or behind.index(v) <= behind.index(end)], {node.out, *behind})
+            k = KernelBuilder(c.extents)
+            epilogue = _epilogue(lw, k, node, end)
+        if epilogue is not None:
+            _emit(lw, c, end, contraction_linear(node, k.index), epilogue)
+            if end != root:
+                lw.materialise_plain(root)
+            return
+    raise CodegenError(f"{node.op.name} has no epilogue that fits", loc=" + ".join(node.loc))
+
+
+def _contraction(lw: Lowering, node: Node) -> _Contraction:
     extents = contraction_shape(node)
     rows = matmul_rows(lw, node, extents) if isinstance(node.op, MatMul) else conv_rows(lw, node)
     panel = panel_of(lw, node, extents)
@@ -38,21 +81,7 @@ def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
             pack(lw, node, extents, rows.k, panel, rows.diagonal),
             packed_size(rows.k // rows.diagonal, extents[2], panel, lane_group(node)),
         )  # fmt: skip
-    for end in [*reversed(behind), node.out]:
-        if end != node.out and not _only_exit(lw, behind[: behind.index(end) + 1], node, end):
-            continue
-        k = KernelBuilder(extents)
-        epilogue = _epilogue(lw, k, node, end)
-        if epilogue is None:
-            _store_sides(lw, [v for v in behind if v == end or behind.index(v) <= behind.index(end)], {node.out, *behind})
-            k = KernelBuilder(extents)
-            epilogue = _epilogue(lw, k, node, end)
-        if epilogue is not None:
-            _emit(lw, node, end, k, epilogue, extents, rows, columns, panel, levels)
-            if end != root:
-                lw.materialise_plain(root)
-            return
-    raise CodegenError(f"{node.op.name} has no epilogue that fits", loc=" + ".join(node.loc))
+    return _Contraction(node, extents, rows, columns, panel, levels)
 
 
 def _only_exit(lw: Lowering, inside: Sequence[Value], node: Node, end: Value) -> bool:
@@ -92,61 +121,64 @@ def _epilogue(lw: Lowering, k: KernelBuilder, node: Node, end: Value) -> E | Non
     return e
 
 
-def _emit(lw: Lowering, node: Node, end: Value, k: KernelBuilder, epilogue: E, extents: Shape, rows: Rows, columns: Columns,
-          panel: int, levels: Levels | None = None) -> None:  # fmt: skip
-    batch, m, n = extents
-    linear = contraction_linear(node, k.index)
-    target = _transposed_place(lw, end, linear)
-    turned = _planes(lw, node, end) if target is None and rows.tile is None else None
-    planes: Planes | None = None
-    strides: tuple[Dim, ...] | None
-    direct: View | None = None
-    if target is not None:
-        to, strides = target
-    elif turned is not None:
-        (to, planes), strides = turned, (0, 0, 1)
-    else:
-        to = lw.place(end)
-        strides = to.offset(unravel(linear, end.shape)).coefficients(3)
-        if strides is None or (strides[2] != 1 and n != 1):
-            direct, to = to, lw.storage.add("arena", end.dtype, end.shape)
-            strides = linear.coefficients(3)
-        lw.views[end] = to
-    assert strides is not None
-    c_batch, ldc, _ = strides
-    f = _Operands(rows.buffer, columns.buffer)
+def _emit(lw: Lowering, c: _Contraction, end: Value, linear: Affine, epilogue: E) -> None:
+    """`linear`: the number of a result, from its batch, row and column."""
+    place = _place(lw, c, end, linear)
+    f = _Operands(c.rows.buffer, c.columns.buffer)
     border = -1
-    if isinstance(node.op, DotConv) and len(node.inputs) == 3 and rows.conv is not None:
-        border = f.operand(lw.contiguous(node.inputs[2]).buffer)
-    for more in levels.others if levels is not None else ():
+    if isinstance(c.node.op, DotConv) and len(c.node.inputs) == 3 and c.rows.conv is not None:
+        border = f.operand(lw.contiguous(c.node.inputs[2]).buffer)
+    for more in c.levels.others if c.levels is not None else ():
         f.operand(more)
     value = f(convert(epilogue, end.dtype))
-    buffers = (*f.order, to.buffer)
+    buffers = (*f.order, place.to.buffer)
     operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
-    ldc = ldc if m != 1 or planes is not None else n
-    kernel: Kernel
+    lw.step(_kernel(c, operands, value, place, border), buffers, lw.fusion.locations(end) or c.node.loc)
+    if place.final is not None:
+        lw.copy(end, place.final)
+        lw.views[end] = place.final
+
+
+def _place(lw: Lowering, c: _Contraction, end: Value, linear: Affine) -> _Place:
+    target = _transposed_place(lw, end, linear)
+    if target is not None:
+        to, (batch, row, _) = target
+        return _Place(to, batch, row)
+    turned = _planes(lw, c.node, end) if c.rows.tile is None else None
+    if turned is not None:
+        to, planes = turned
+        return _Place(to, 0, 0, planes)
+    to = lw.place(end)
+    final: View | None = None
+    strides = to.offset(unravel(linear, end.shape)).coefficients(3)
+    if strides is None or (strides[2] != 1 and c.extents[2] != 1):
+        final, to = to, lw.storage.add("arena", end.dtype, end.shape)
+        strides = linear.coefficients(3)
+    lw.views[end] = to
+    assert strides is not None
+    return _Place(to, strides[0], strides[1], final=final)
+
+
+def _kernel(c: _Contraction, operands: tuple[Operand, ...], value: E, place: _Place, border: int) -> Kernel:
+    batch, m, n = c.extents
+    node, rows, columns, levels = c.node, c.rows, c.columns, c.levels
+    ldc = place.row if m != 1 or place.planes is not None else n
     if levels is not None and isinstance(node.op, GroupedMatMul):
         assert isinstance(n, int) and isinstance(rows.k, int)
-        kernel = GroupedKernel(m, n, rows.k, node.op.bits, node.op.group, levels.zero, operands, rows.lda if m != 1 else rows.k, ldc,
-                               value, panel, node.op.values, levels.blocks)  # fmt: skip
-    elif rows.tile is not None and rows.conv is not None:
+        return GroupedKernel(m, n, rows.k, node.op.bits, node.op.group, levels.zero, operands, rows.lda if m != 1 else rows.k, ldc,
+                             value, c.panel, node.op.values, levels.blocks)  # fmt: skip
+    if rows.tile is not None and rows.conv is not None:
         assert isinstance(n, int) and isinstance(rows.k, int) and isinstance(batch, int)
-        kernel = WinogradKernel(images=images(node, rows.conv), n=n, channels=rows.k // math.prod(rows.conv.kernel), conv=rows.conv,
-                                tile=rows.tile, operands=operands, lda=rows.lda, ldc=ldc, epilogue=value, panel=panel,
-                                groups=batch)  # fmt: skip
-    else:
-        one = batch == 1
-        kernel = ContractKernel(
-            batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 or rows.conv else rows.k,
-            a_batch=0 if one else rows.batch,
-            b_batch=0 if one else columns.batch, ldc=ldc, c_batch=0 if one else c_batch,
-            epilogue=value, conv=rows.conv, panel=panel, group=lane_group(node), border=border, b_row=columns.row,
-            b_column=columns.column, diagonal=rows.diagonal, planes=planes,
-        )  # fmt: skip
-    lw.step(kernel, buffers, lw.fusion.locations(end) or node.loc)
-    if direct is not None:
-        lw.copy(end, direct)
-        lw.views[end] = direct
+        return WinogradKernel(images=images(node, rows.conv), n=n, channels=rows.k // math.prod(rows.conv.kernel), conv=rows.conv,
+                              tile=rows.tile, operands=operands, lda=rows.lda, ldc=ldc, epilogue=value, panel=c.panel,
+                              groups=batch)  # fmt: skip
+    one = batch == 1
+    return ContractKernel(
+        batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 or rows.conv else rows.k,
+        a_batch=0 if one else rows.batch, b_batch=0 if one else columns.batch, ldc=ldc, c_batch=0 if one else place.batch,
+        epilogue=value, conv=rows.conv, panel=c.panel, group=lane_group(node), border=border, b_row=columns.row,
+        b_column=columns.column, diagonal=rows.diagonal, planes=place.planes,
+    )  # fmt: skip
 
 
 class _Operands(Finisher):

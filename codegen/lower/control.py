@@ -46,15 +46,7 @@ def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
     cond = lw.copy(go, new("arena", DType.BOOL, ()), node.loc)
     changing = [f.type != v.type or o.type != f.type
                 for f, v, o in zip(op.body.inputs[2:], rest[: op.n_state], op.body.outputs[1:], strict=False)]  # fmt: skip
-    state = []
-    for v, out, formal, changes in zip(rest[: op.n_state], node.outputs, op.body.inputs[2:], changing, strict=False):
-        if changes:
-            state.append(new("given", v.dtype, formal.shape))
-            lw.steps.append(Carry(_whole(lw, v).buffer, state[-1].buffer, False, node.loc))
-            continue
-        to = lw.place(out)
-        to = to if to.contiguous else new("arena", v.dtype, v.shape)
-        state.append(lw.copy(v, to, node.loc))
+    state = _first_states(lw, node, op, changing)
     captured = [lw.view(v) for v in rest[op.n_state :]]
     scans = [lw.place(v) for v in node.outputs[op.n_state :]]
     trips = lw.contiguous(trip)
@@ -65,28 +57,41 @@ def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
         graph = replace(graph, outputs=tuple(grown.get(i - 1, v) for i, v in enumerate(graph.outputs)))
     nexts = [new("arena", v.dtype, v.shape) for v in graph.outputs]
     body = lower_graph(graph, lw.options, lw.storage, [counter, cond, *state, *captured], nexts)
-    inner = Lowering(lw.graph, lw.options, lw.storage, lw.emit_anchor)
     always = _always(op.body.outputs[0]) and _always(go)
-    targets = [cond, *state]
-    for i, (source, to) in enumerate(zip(nexts[: 1 + op.n_state], targets, strict=True)):
-        if i - 1 in grown:
+    inner = Lowering(lw.graph, lw.options, lw.storage, lw.emit_anchor)
+    if not always:
+        _move(inner, nexts[0], cond, node.loc)
+    for i, (source, to) in enumerate(zip(nexts[1 : 1 + op.n_state], state, strict=True)):
+        if i in grown:
             inner.steps.append(Append(source.buffer, to.buffer, node.loc))
-        elif i and changing[i - 1]:
+        elif changing[i]:
             inner.steps.append(Carry(source.buffer, to.buffer, True, node.loc))
-        elif not (i == 0 and always):
+        else:
             _move(inner, source, to, node.loc)
     for source, to in zip(nexts[1 + op.n_state :], scans, strict=True):
         k = KernelBuilder(source.shape)
         at = opaque(k.load(counter, ()), 0)
-        e = k.load(source, k.index)
-        inner.loop(k, (), [k.store(to, (at, *k.index), e)], node.loc)
+        inner.loop(k, (), [k.store(to, (at, *k.index), k.load(source, k.index))], node.loc)
     lw.steps.append(Repeat(trips.buffer, -1 if always else cond.buffer, counter.buffer, (*body, *inner.steps), node.loc))
     for i, v in enumerate(node.outputs[: op.n_state]):
         if changing[i]:
             last, state[i] = state[i], new("given", v.dtype, v.shape)
             lw.steps.append(Carry(last.buffer, state[i].buffer, True, node.loc))
-    for v, view in zip(node.outputs, (*state, *scans), strict=True):
-        lw.views[v] = view
+    lw.views.update(zip(node.outputs, (*state, *scans), strict=True))
+
+
+def _first_states(lw: Lowering, node: Node, op: Loop, changing: Sequence[bool]) -> list[View]:
+    """Where states lie, which hold their first values: those that keep their type where the loop's results are, if that may be."""
+    found = []
+    for v, out, formal, changes in zip(node.inputs[2 : 2 + op.n_state], node.outputs, op.body.inputs[2:], changing, strict=False):
+        if changes:
+            to = lw.storage.add("given", v.dtype, formal.shape)
+            lw.steps.append(Carry(_whole(lw, v).buffer, to.buffer, False, node.loc))
+        else:
+            to = lw.place(out)
+            to = lw.copy(v, to if to.contiguous else lw.storage.add("arena", v.dtype, v.shape), node.loc)
+        found.append(to)
+    return found
 
 
 def _appended(body: Graph, i: int) -> Value | None:
