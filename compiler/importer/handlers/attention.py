@@ -61,6 +61,13 @@ def attend(b: Build, q: Value, k: Value, v: Value, mask: Value | None, scale: fl
     return b.reshape(b.matmul(weights, v5), (n, h, s, v.shape[3]))
 
 
+def unpacked(b: Build, qkv: Value, heads: int, groups: int) -> tuple[Value, Value, Value]:
+    """Queries, keys and values that lie one behind the other: [B, S, (heads + 2·groups)·D]."""
+    size = qkv.shape[2] // (heads + 2 * groups)
+    q, k, v = (b.slice(qkv, 2, at * size, count * size) for at, count in ((0, heads), (heads, groups), (heads + groups, groups)))
+    return q, k, v
+
+
 def scaled(ctx: ImportContext, node: NodeProto, b: Build, q: Value, k: Value) -> tuple[Value, float]:
     """The queries and the scale of the scores: 1/√(head size) if not given, put into the queries where that is symbolic."""
     given = ctx.attr(node, "scale", None)
@@ -86,49 +93,19 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
     """ONNX Attention: heads split, past joined, masks made additive, then one op."""
     q, k, v = required(ctx, node, ins, 3)
     b, flat = Build(ctx), ins[0] is not None and ins[0].type.rank == 3
-    left, right = int(ctx.attr(node, "left_window_size", -1)), int(ctx.attr(node, "right_window_size", -1))
     if flat:
         heads, kv_heads = int(ctx.attr(node, "q_num_heads", 0)), int(ctx.attr(node, "kv_num_heads", 0))
         if not heads or not kv_heads:
             raise ctx.unsupported("Attention of rank-3 inputs without q_num_heads and kv_num_heads")
         q, k, v = split_heads(b, q, heads), split_heads(b, k, kv_heads), split_heads(b, v, kv_heads)
-    mask, past_k, past_v, valid = (optional(ins, i) for i in (3, 4, 5, 6))
+    given, past_k, past_v, valid = (optional(ins, i) for i in (3, 4, 5, 6))
     past: Dim = 0
     if past_k is not None and past_v is not None:
         past = past_k.shape[2]
         k, v = b.concat(2, past_k, k), b.concat(2, past_v, v)
     rows, cols = q.shape[2], k.shape[2]
-    if mask is not None:
-        mask = _additive(b, mask, q.dtype)
-        short = mask.shape[-1]
-        if short != cols and short != 1 and isinstance(short, int) and isinstance(cols, int):
-            # A mask may cover only the first keys; those beyond are not attended.
-            pad = b.expand(b.const(-np.inf, q.dtype), (*mask.shape[:-1], cols - short))
-            mask = b.concat(mask.type.rank - 1, mask, pad)
-        elif ctx.stretch and short not in (cols, 1):
-            mask = _padded(b, mask, cols)
-        mask = _rank4(b, mask)
-
-    def also(allowed: Value) -> Value:
-        extra = _rank4(b, _additive(b, allowed, q.dtype))
-        return extra if mask is None else b.add(mask, extra)
-
-    causal = bool(ctx.attr(node, "is_causal", 0))
-    offset: Value = b.dim(past, DType.I64)
-    if valid is not None:
-        offset = b.sub(b.cast(valid, DType.I64), b.dim(rows, DType.I64))
-    if left >= 0:  # i + offset − left ≤ j, that is, not j ≤ i + offset − left − 1
-        mask = also(b.emit(O.Not(), _visible(b, rows, cols, b.sub(offset, left + 1))))
-    if right >= 0:
-        mask = also(_visible(b, rows, cols, b.add(offset, right)))
-    if valid is not None:
-        n = b.cast(valid, DType.I64)
-        limit = b.sub(b.reshape(n, (n.shape[0], 1, 1, 1)), b.const(1, DType.I64))
-        mask = also(b.emit(O.LessEqual(), b.reshape(b.iota(cols), (1, 1, 1, cols)), limit))
-        if causal:
-            mask, causal = also(_visible(b, rows, cols, offset)), False
-    elif causal and cols - past != rows:  # the op aligns the last query with the last key
-        mask, causal = also(_visible(b, rows, cols, past)), False
+    mask = None if given is None else _given_mask(ctx, b, given, q.dtype, cols)
+    mask, causal = _limited(ctx, node, b, mask, q.dtype, rows, cols, past, valid)
     q, scale = scaled(ctx, node, b, q, k)
     softcap = float(ctx.attr(node, "softcap", 0.0) or 0.0)
     y = attend(b, q, k, v, mask, scale, causal, softcap)
@@ -136,8 +113,47 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
     if not wanted(node, 3):
         return [y, k, v]
     if causal:
-        mask = also(_visible(b, rows, cols, past))
+        mask = _also(b, mask, _visible(b, rows, cols, past), q.dtype)
     return [y, k, v, score_products(b, q, k, mask, scale, softcap, int(ctx.attr(node, "qk_matmul_output_mode", 0)))]
+
+
+def _given_mask(ctx: ImportContext, b: Build, mask: Value, dtype: DType, cols: Dim) -> Value:
+    """A mask of rank 4 that is added to scores. It may cover only the first keys; those beyond are not attended."""
+    mask = _additive(b, mask, dtype)
+    short = mask.shape[-1]
+    if short != cols and short != 1 and isinstance(short, int) and isinstance(cols, int):
+        mask = b.concat(mask.type.rank - 1, mask, b.expand(b.const(-np.inf, dtype), (*mask.shape[:-1], cols - short)))
+    elif ctx.stretch and short not in (cols, 1):
+        mask = _padded(b, mask, cols)
+    return _rank4(b, mask)
+
+
+def _limited(ctx: ImportContext, node: NodeProto, b: Build, mask: Value | None, dtype: DType, rows: Dim, cols: Dim, past: Dim,
+             valid: Value | None) -> tuple[Value | None, bool]:  # fmt: skip
+    """The mask with the node's window, with the numbers of keys that are `valid` and, unless the op itself is to be causal (the second
+    result), with what is later."""
+    left, right = int(ctx.attr(node, "left_window_size", -1)), int(ctx.attr(node, "right_window_size", -1))
+    causal = bool(ctx.attr(node, "is_causal", 0))
+    offset: Value = b.dim(past, DType.I64)
+    if valid is not None:
+        offset = b.sub(b.cast(valid, DType.I64), b.dim(rows, DType.I64))
+    if left >= 0:  # i + offset − left ≤ j, that is, not j ≤ i + offset − left − 1
+        mask = _also(b, mask, b.emit(O.Not(), _visible(b, rows, cols, b.sub(offset, left + 1))), dtype)
+    if right >= 0:
+        mask = _also(b, mask, _visible(b, rows, cols, b.add(offset, right)), dtype)
+    if valid is not None:
+        n = b.cast(valid, DType.I64)
+        limit = b.sub(b.reshape(n, (n.shape[0], 1, 1, 1)), b.const(1, DType.I64))
+        mask = _also(b, mask, b.emit(O.LessEqual(), b.reshape(b.iota(cols), (1, 1, 1, cols)), limit), dtype)
+    if not causal or (valid is None and cols - past == rows):  # the op aligns the last query with the last key
+        return mask, causal
+    return _also(b, mask, _visible(b, rows, cols, past if valid is None else offset), dtype), False
+
+
+def _also(b: Build, mask: Value | None, allowed: Value, dtype: DType) -> Value:
+    """The mask where only those are seen that are allowed, too."""
+    more = _rank4(b, _additive(b, allowed, dtype))
+    return more if mask is None else b.add(mask, more)
 
 
 def score_products(b: Build, q: Value, k: Value, mask: Value | None, scale: float, softcap: float, mode: int) -> Value:

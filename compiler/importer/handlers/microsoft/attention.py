@@ -14,7 +14,7 @@ from .....ir import Dim, DType, Value, floordiv
 from .....ir import ops as O
 from ...compose import Build, optional, required, sized, wanted
 from ...context import HandlerTable, ImportContext
-from ..attention import attend, merge_heads, rotate, scaled, score_products, split_heads
+from ..attention import attend, merge_heads, rotate, scaled, score_products, split_heads, unpacked
 from .decoding import decoder_masked_attention
 from .masks import joined, key_mask
 
@@ -109,11 +109,9 @@ def group_query_attention(ctx: ImportContext, node: NodeProto, ins: list[Value |
     _refuse(ctx, node, ins)
     if lengths is None:
         raise ctx.unsupported("GroupQueryAttention without seqlens_k")
-    n, s, width = q.shape
+    n, s, _ = q.shape
     if k is None or v is None:
-        size = width // (heads + 2 * groups)
-        parts = (0, heads * size, groups * size), (heads * size, groups * size, groups * size)
-        q, k, v = (b.slice(q, 2, a, z) for a, z in zip((0, heads * size, (heads + groups) * size), parts[1], strict=True))
+        q, k, v = unpacked(b, q, heads, groups)
     q, k, v = split_heads(b, q, heads), split_heads(b, k, groups), split_heads(b, v, groups)
     q, k = (_normed(ctx, node, b, x, optional(ins, i)) for x, i in ((q, 14), (k, 15)))
     ends = b.add(b.reshape(b.cast(lengths, DType.I64), (n,)), b.const(1, DType.I64))

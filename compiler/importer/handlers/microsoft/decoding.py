@@ -11,7 +11,7 @@ from .....ir import Dim, DType, Value
 from .....ir import ops as O
 from ...compose import Build, optional, required, wanted
 from ...context import HandlerTable, ImportContext
-from ..attention import attend, merge_heads, rotate, scaled, score_products, split_heads
+from ..attention import attend, merge_heads, rotate, scaled, score_products, split_heads, unpacked
 from .masks import hidden, joined, key_mask
 
 Ins = list[Value | None]
@@ -111,10 +111,9 @@ def sparse_attention(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[
     )
     if q is None or past_k is None or past_v is None or lengths is None:
         raise ctx.unsupported("SparseAttention without its cache or its lengths")
-    n, s, width = q.shape
+    n, s, _ = q.shape
     if k is None or v is None:
-        size = width // (heads + 2 * groups)
-        q, k, v = (b.slice(q, 2, at * size, count * size) for at, count in ((0, heads), (heads, groups), (heads + groups, groups)))
+        q, k, v = unpacked(b, q, heads, groups)
     q, k, v = split_heads(b, q, heads), split_heads(b, k, groups), split_heads(b, v, groups)
     ends = b.reshape(b.cast(lengths, DType.I64), (n, 1))
     # A prompt begins at 0; a single token goes behind the others of its sequence.
