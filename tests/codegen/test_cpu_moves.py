@@ -17,8 +17,9 @@ from mlc.codegen.cpu.target import host, parse
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, Load, Num
 from mlc.codegen.kernel import LoopKernel, Operand, Store
 from mlc.codegen.lower import lower
+from mlc.compiler.stages import compile_graph
 from mlc.ir import Const, DType, prod, sym
-from mlc.ir.ops.move import Pad
+from mlc.ir.ops.move import Pad, ScatterND
 from running import TARGETS, execute
 
 PAD = 64
@@ -286,3 +287,19 @@ def test_choice():
         assert found is None if kind is None else isinstance(found, kind), (shape, dtype, found)
     kernel = moved((90, 12), (0, 1), elements(DType.F32, 12), DType.F32)  # rows repeated: nothing changes places
     assert moving(merge_axes(kernel), target) is None
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("reduction", ["none", "add", "max"])
+def test_rows_that_updates_replace_one_after_another(reduction, target):
+    """Of any length, cut for threads or not, with rows that come twice; by one index and by two; for sizes known late."""
+    rng, op = np.random.default_rng(5), ScatterND(reduction)
+    for shape, depth in (((7, 1029), 1), ((40, 3, 37), 1), ((3, 4, 2100), 2), ((9, 5), 1)):
+        x, updates = rng.integers(0, 99, shape).astype("f"), rng.integers(0, 99, (12, *shape[depth:])).astype("f")
+        rows = np.stack([rng.integers(0, size, 12) for size in shape[:depth]], 1)
+        (want,) = op.reference(x, rows, updates)
+        late = [sym(f"S{a}") for a in range(len(shape))]
+        for sizes, count in ((shape, 12), (late, sym("U"))):
+            inputs = [tensor(*sizes), tensor(count, depth, dtype=DType.I64), tensor(count, *sizes[depth:])]
+            module = compile_graph(graph(inputs, ap(op, *inputs)), target=target, threads=2)
+            np.testing.assert_array_equal(module(x, rows, updates), want)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....ir import Dim, ceildiv, is_static, prod, upper
+from ...affine import stride_along
 from ...expr import DimParam, postorder
 from ...kernel import LoopKernel
 from ...running import running
@@ -80,6 +81,10 @@ class Writer(Tiled, RunningStores, LineUnits):
         values = [x.value for x in inside.stages] + [x.value for x in inside.stores if x.per_element]
         self.work = max([1, 64 * any(x.fn.startswith("arg") for x in inside.stages), *(work(e) for e in values)])
         self.kernels = [self.k, *variants]
+        # Stores one after another, with nothing kept in between: lines of elements are stored whole, not a vector of them by all steps.
+        plain = tile is None and self.windows is None and self.running is None and self.lines is None and form.short is None
+        whole = all(x.per_element and stride_along(x.offset, plan.axis) == 1 for x in k.stores)
+        self.sweeps = plain and self.parallel and bool(k.reduce_axes) and not k.stages and whole
 
     def write(self) -> None:
         b, k = self.b, self.k
@@ -193,10 +198,22 @@ class Writer(Tiled, RunningStores, LineUnits):
             size, block = k.axes[self.plan.axis], self.plan.block
             start = b.ir.mul(part, b.i64(block))
             stop = b.smin(b.ir.add(start, b.i64(block)), self.dim(size))
-            self._along(axes, start, stop, block if isinstance(size, int) and size % block == 0 else None)
+            self._swept(axes, start, stop, block if isinstance(size, int) and size % block == 0 else None)
         else:
             size = k.axes[self.plan.axis]
-            self._along(axes, b.i64(0), self.dim(size), size if isinstance(size, int) else None)
+            self._swept(axes, b.i64(0), self.dim(size), size if isinstance(size, int) else None)
+
+    def _swept(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None, reduced: int = 0) -> None:
+        """The vector axis from start to stop; for each step of the reduce axes where those only store."""
+        if not self.sweeps or reduced == len(self.k.reduce_axes):
+            self._along(axes, start, stop, known)
+            return
+
+        def step(i: Any, _: list[Any]) -> list[Any]:
+            self._swept({**axes, len(self.k.axes) + reduced: i}, start, stop, known, reduced + 1)
+            return []
+
+        self.b.loop(self.b.i64(0), self.dim(self.k.reduce_axes[reduced]), self.b.i64(1), [], step)
 
     def _along(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None) -> None:
         """The vector axis from start to stop, in its segments; `known` as for `_span`."""
@@ -344,6 +361,10 @@ class Writer(Tiled, RunningStores, LineUnits):
         per_element = [s for s in self.k.stores if s.per_element]
         if self.running is not None:
             self._run_on(self.running, scopes)
+        elif self.sweeps:
+            for scope in scopes:
+                for store in per_element:
+                    self._store(store, scope)
         elif per_element:
 
             def each(inner: list[Scope], _: list[Any]) -> list[Any]:
