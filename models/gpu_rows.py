@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import compile as compile_model
+from ..compiler.inputs import generate, specs_of_module
 from ..errors import MlcError
 from . import suite
 from .gpu_cases import KernelCase, cases
@@ -71,7 +72,7 @@ def kernel_row(number: int) -> GpuRow:
         row.notes.append("torch is not installed")
         if case.cublas:
             row.milliseconds["cuBLAS by cupy"] = _device_time(cupy, _by_cublas(cupy, case))
-    except (RuntimeError, TypeError) as e:
+    except (RuntimeError, TypeError, AssertionError) as e:
         row.notes.append(f"torch: {short(str(e))}")
     return row
 
@@ -115,57 +116,42 @@ class _Torch:
         import torch
 
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        self.torch, self.name = torch, name
+        self.torch = torch
         torch.manual_seed(suite.SEED)
         model, example = suite.SUITE[name].build()
         self.model = model.eval().cuda()
         self.given = [x.cuda() for x in suite.batched(example, batch)]
         self.half = [x.bfloat16() if x.is_floating_point() else x for x in self.given]
-        self.stream = cupy.cuda.Stream(non_blocking=True)
         self.feeds = dict(zip(suite.SUITE[name].inputs, (cupy.from_dlpack(x.contiguous()) for x in self.given), strict=True))
 
-    def by_mlc(self, row: GpuRow, batch: int, precision: str) -> dict[str, Callable[[], Any]]:
-        """The model by mlc, if it compiles and runs; else a note. Raises MlcError when the device is lost."""
-        try:
-            path = suite.export(self.name, batch=batch)
-            start = time.perf_counter()
-            module: Any = compile_model(path, target="cuda", precision=precision)
-            row.notes.append(f"{precision} compiled in {time.perf_counter() - start:.1f} s")
-            module.run(self.feeds)
-        except MlcError as e:
-            row.notes.append(f"mlc {precision}: {short(e.found)}")
-            if not device_works():
-                raise
-            return {}
-        modules = {f"mlc {precision}": module}
-        if precision == "bf16":
-            modules["mlc bf16, overlapping"] = type(module)(module.parts, overlap=True)
-        return {n: partial(m.run, self.feeds, stream=self.stream, wait=False) for n, m in modules.items()}
+
+Engines = dict[str, Callable[[], Any]]
 
 
 def model_row(name: str, batch: int) -> GpuRow:
     """A suite model in float32 and bfloat16, with launches that overlap too, beside torch as it is."""
     row = GpuRow(_title(name, batch), dict.fromkeys(("mlc fp32", "mlc bf16", "mlc bf16, overlapping", "torch fp32", "torch bf16")))
-    found = _beside_torch(row, name, batch, "fp32", "bf16")
-    if found is None:
+    other = _torch(row, name, batch)
+    engines = _by_mlc(row, name, batch, other, "fp32", "bf16")
+    if other is None:
+        row.milliseconds |= by_turns(engines, row.notes, _finish)
         return row
-    other, engines = found
-    torch = other.torch
-    with torch.no_grad():
+    with other.torch.no_grad():
         low = other.model.bfloat16()
-        row.milliseconds |= by_turns({**engines, "torch bf16": lambda: low(*other.half)}, row.notes, torch.cuda.synchronize)
+        row.milliseconds |= by_turns({**engines, "torch bf16": lambda: low(*other.half)}, row.notes, _finish)
         single = other.model.float()  # last: the layers are the same ones
-        row.milliseconds |= by_turns({"torch fp32": lambda: single(*other.given)}, row.notes, torch.cuda.synchronize)
+        row.milliseconds |= by_turns({"torch fp32": lambda: single(*other.given)}, row.notes, _finish)
     return row
 
 
 def compiled_row(name: str, batch: int) -> GpuRow:
     """A suite model in bfloat16 beside torch.compile with CUDA graphs, which takes its time."""
     row = GpuRow(_title(name, batch), dict.fromkeys(("mlc bf16", "torch.compile bf16")))
-    found = _beside_torch(row, name, batch, "bf16")
-    if found is None:
+    other = _torch(row, name, batch)
+    engines = _by_mlc(row, name, batch, other, "bf16")
+    if other is None:
+        row.milliseconds |= by_turns(engines, row.notes, _finish)
         return row
-    other, engines = found
     torch = other.torch
     with torch.no_grad():
         try:
@@ -176,21 +162,51 @@ def compiled_row(name: str, batch: int) -> GpuRow:
             engines["torch.compile bf16"] = lambda: fast(*other.half)
         except Exception as e:  # compilers of others fail in their own ways
             row.notes.append(f"torch.compile: {type(e).__name__}")
-        row.milliseconds |= by_turns(engines, row.notes, torch.cuda.synchronize)
+        row.milliseconds |= by_turns(engines, row.notes, _finish)
     return row
 
 
-def _beside_torch(row: GpuRow, name: str, batch: int, *precisions: str) -> tuple[_Torch, dict[str, Callable[[], Any]]] | None:
-    """A model in torch, and by mlc in some precisions; where torch cannot have it, None and a note."""
+def _torch(row: GpuRow, name: str, batch: int) -> _Torch | None:
+    """The model in torch; None and a note where torch is not installed or cannot have it."""
     try:
-        other = _Torch(name, batch)
-        engines: dict[str, Callable[[], Any]] = {}
-        for precision in precisions:
-            engines |= other.by_mlc(row, batch, precision)
-    except (ImportError, RuntimeError) as e:
-        row.notes.append(short(str(e)))
+        return _Torch(name, batch)
+    except (ImportError, RuntimeError, AssertionError) as e:  # the last from a torch without CUDA
+        row.notes.append("torch is not installed" if getattr(e, "name", "") == "torch" else f"torch: {short(str(e))}")
+        if not device_works():
+            raise
         return None
-    return other, engines
+
+
+def _by_mlc(row: GpuRow, name: str, batch: int, other: _Torch | None, *precisions: str) -> Engines:
+    """The model in some precisions by mlc, on torch's inputs or, without torch, on generated ones of a file exported before; notes say
+    what does not compile or run. Raises MlcError when the device is lost."""
+    import cupy
+
+    stream, engines = cupy.cuda.Stream(non_blocking=True), Engines()
+    for precision in precisions:
+        try:
+            path = suite.export(name, batch=batch)
+            start = time.perf_counter()
+            module: Any = compile_model(path, target="cuda", precision=precision)
+            row.notes.append(f"{precision} compiled in {time.perf_counter() - start:.1f} s")
+            feeds = other.feeds if other else {n: cupy.asarray(a) for n, a in generate(specs_of_module(module), {}).items()}
+            module.run(feeds)
+        except MlcError as e:
+            row.notes.append(f"mlc {precision}: {short(e.found)}")
+            if not device_works():
+                raise
+            continue
+        engines[f"mlc {precision}"] = partial(module.run, feeds, stream=stream, wait=False)
+        if precision == "bf16":
+            overlapping = type(module)(module.parts, overlap=True)
+            engines["mlc bf16, overlapping"] = partial(overlapping.run, feeds, stream=stream, wait=False)
+    return engines
+
+
+def _finish() -> None:
+    import cupy
+
+    cupy.cuda.runtime.deviceSynchronize()
 
 
 def _title(name: str, batch: int) -> str:

@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from fake_cupy import RuntimeFault
 from fake_driver import MAP_BYTES, EmulatingCupy, parameters
 from mlc.codegen.cuda import nvrtc as nvrtc_module
@@ -47,10 +50,17 @@ class RehearsingCupy(EmulatingCupy):
         self.cuda.function = SimpleNamespace(Module=Module)
         self.library = self
         self.cuda.get_elapsed_time = lambda start, end: 1.0
+        self.cuda.runtime.deviceSynchronize = lambda: None
+        self.cuda.runtime.driverGetVersion = lambda: 13000
+        self.random = SimpleNamespace(standard_normal=lambda shape, dtype: np.zeros(shape, dtype))
+        self.matmul, self.empty = np.matmul, np.empty
+
+    def asarray(self, array: np.ndarray) -> Any:
+        return _Array(self._alloc(max(1, array.nbytes)), array)
 
     def run(self, symbol: str, *args: Any) -> None:
         """As a library does."""
-        what, _, name = os.environ["MLC_GPU_REHEARSAL"].partition(":")
+        what, _, name = os.environ.get("MLC_GPU_REHEARSAL", "").partition(":")
         if what in ("hang", "fault") and name in os.environ.get("PYTEST_CURRENT_TEST", ""):
             if what == "hang":
                 time.sleep(10_000)
@@ -65,15 +75,29 @@ class RehearsingCupy(EmulatingCupy):
         super()._copy(to, source, size, kind, stream)
 
 
-def begin() -> None:
-    """Put the stand-ins in place, for this process."""
+class _Array:
+    """What `cupy.asarray` makes."""
+
+    def __init__(self, memory: Any, array: np.ndarray) -> None:
+        self.memory, self.dtype = memory, array.dtype
+        ctypes.memmove(memory.ptr, np.ascontiguousarray(array).ctypes.data, array.nbytes)
+        self._interface = {"shape": array.shape, "typestr": array.dtype.str, "data": (memory.ptr, False), "version": 3, "stream": 1}
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return self._interface
+
+
+def begin(replace: Callable[[Any, str, Any], None] = setattr) -> RehearsingCupy:
+    """Put the stand-ins in place, by `replace(module, name, value)`: for this process, unless that says otherwise."""
     fake = RehearsingCupy()
-    cupy_device._cupy = lambda: fake  # type: ignore[assignment]
-    cupy_device._driver = fake.driver  # type: ignore[assignment]
+    replace(cupy_device, "_cupy", lambda: fake)
+    replace(cupy_device, "_driver", fake.driver)
     os.environ["MLC_NO_CACHE"] = "1"
 
     def compile(self: Any, source: str, arch: str) -> bytes:
         assert re.fullmatch(r"(sm|compute)_\d+a?", arch)
         return _ELF * arch.startswith("sm_") + source.encode()
 
-    nvrtc_module.Nvrtc.compile = compile  # type: ignore[method-assign]
+    replace(nvrtc_module.Nvrtc, "compile", compile)
+    return fake

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import mlc
 import onnx
 import pytest
 from click.testing import CliRunner
 from mlc.errors import MlcError
-from mlc.models import gpu, gpu_cases, gpu_rows, suite
+from mlc.models import gpu, gpu_cases, gpu_rows, suite, turns
 from mlc.models.__main__ import cli
+from mlc.runtime.cuda import cupy_device
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cuda"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "gpu"))
+import rehearsal
+import small_models
+from emulated import needs_gxx
 from fake_cupy import FakeCupy
 
 
@@ -67,6 +75,61 @@ def test_device_times_are_medians_behind_cold_caches() -> None:
     times, ran = iter([5.0, *[1.0] * (gpu_rows.RUNS // 2), *[2.0] * gpu_rows.RUNS]), []
     assert gpu_rows._device_time(cupy, lambda: ran.append(1)) == 1.5 and len(ran) == gpu_rows.RUNS + gpu_rows.WARM
     assert cupy.log.count("memsetAsync") == gpu_rows.RUNS
+
+
+class Here:
+    """`Isolated`, in this process."""
+
+    def __init__(self, healthy: Callable[[], bool]) -> None:
+        self.healthy = healthy
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.healthy()
+
+    def call(self, function: Callable[..., Any], *args: Any, seconds: float) -> Any:
+        assert seconds > 0
+        return function(*args)
+
+
+@pytest.fixture
+def emulated_gpu(monkeypatch, tmp_path):
+    """A cupy that runs kernels by the emulation, no torch, and one suite model that was exported before."""
+    monkeypatch.setenv("MLC_NO_CACHE", "1")
+    cupy_device.device.cache_clear()
+    monkeypatch.setitem(sys.modules, "cupy", rehearsal.begin(monkeypatch.setattr))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(gpu, "Isolated", Here)
+    monkeypatch.setattr(turns, "SECONDS", 0.0)
+    monkeypatch.setattr(suite, "path_of", lambda name, batch=1: tmp_path / f"{name}{batch}.onnx")
+    (tmp_path / "mlp1.onnx").write_bytes(small_models.mlp())
+    yield tmp_path
+    cupy_device.device.cache_clear()
+
+
+@needs_gxx
+def test_the_command_from_end_to_end(emulated_gpu, monkeypatch) -> None:
+    """Operators, a model, and one that is not there, where torch is missing: mlc's times, what it took to compile, and what is missing."""
+    few = [gpu_cases._product(32, 16, 24, "fp32"), gpu_cases._attention(1, 4, 2, 1, 300, 8, False)]
+    monkeypatch.setattr(gpu, "cases", lambda: few)
+    monkeypatch.setattr(gpu_rows, "cases", lambda: few)
+    monkeypatch.setattr(gpu, "MODELS", ("mlp", "lstm"))
+    monkeypatch.setattr(gpu, "exported_ahead", lambda models: nullcontext())
+    path = emulated_gpu / "gpu.md"
+    done = CliRunner().invoke(cli, ["bench-gpu", "--append", str(path)], catch_exceptions=False)
+    assert done.exit_code == 0
+    lines = {line.split(" | ")[0].lstrip("| "): line for line in path.read_text().splitlines() if line.startswith("| ")}
+    product, attention = (lines[c.name] for c in few)
+    assert "1.000" in product and "TFLOP/s" in product and "torch is not installed" in product and "cuBLAS by cupy ms" in path.read_text()
+    assert "| 2.000 |" in attention and "GB/s" in attention  # its counters are cleared by a launch of its own
+    for title in (suite.SUITE["mlp"].title, suite.SUITE["lstm"].title):
+        tables = [line for line in path.read_text().splitlines() if line.startswith(f"| {title} |")]
+        assert len(tables) == 2 and all("torch is not installed" in line for line in tables)
+        assert all(("bf16 compiled in" in line) == (title == suite.SUITE["mlp"].title) for line in tables)
+    assert all("exporting the benchmark suite needs torch" in line for line in tables)
+    assert "torch not installed" in path.read_text() and "a fake" in path.read_text()
 
 
 def test_without_a_gpu() -> None:
