@@ -36,49 +36,18 @@ def _corners(b: Build, pixels: Value, base: Value, y: Value, x: Value, size: tup
 
 
 def roi_align(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """Each box divided into output_height × output_width cells, averaged over points in each (or their maximum).
-
-    There are sampling_ratio² points in a cell; with 0, as many as a cell has pixels: then all boxes get as many as the largest
-    needs, and those that are too many count nothing.
-    """
+    """Each box divided into output_height × output_width cells, averaged over points in each (or their maximum)."""
     x, rois, batch = required(ctx, node, ins, 3)
     b = Build(ctx)
     mode, samples = ctx.attr(node, "mode", "avg"), int(ctx.attr(node, "sampling_ratio", 0))
     if mode not in ("avg", "max"):
         raise ctx.unsupported(f"RoiAlign: mode {mode!r}")
-    shift = ctx.attr(node, "coordinate_transformation_mode", "half_pixel" if ctx.opset() >= 16 else "output_half_pixel")
-    half = shift == "half_pixel"
     n, c, height, width = x.shape
-    count = rois.shape[0]
-    dtype = rois.dtype
+    half = ctx.attr(node, "coordinate_transformation_mode", "half_pixel" if ctx.opset() >= 16 else "output_half_pixel") == "half_pixel"
     boxes = b.sub(b.mul(rois, float(ctx.attr(node, "spatial_scale", 1.0))), 0.5 if half else 0.0)
-
-    def points(low: int, cells: int, size: Dim) -> tuple[Value, Value, Value]:
-        """Along one axis [R, cells, samples]: coordinates, and whether they touch the image; points per cell [R, 1, 1]."""
-        start = b.reshape(b.slice(boxes, 1, low, 1), (count, 1, 1))
-        extent = b.sub(b.reshape(b.slice(boxes, 1, low + 2, 1), (count, 1, 1)), start)
-        cell = b.div(extent if half else b.max(extent, 1.0), float(cells))
-        number = b.const(np.full((1, 1, 1), max(samples, 1)), dtype)
-        most: Dim = samples
-        if samples <= 0:
-            number = b.max(b.emit(O.Ceil(), cell), 0.0)
-            most = ctx.size(b.cast(b.max(b.reduce("max", number, [0, 1, 2]), 1.0), DType.I64), lo=1)  # also of no boxes
-        step = b.reshape(b.cast(b.iota(most), dtype), (1, 1, most))
-        beyond = b.emit(O.GreaterEqual(), step, number)
-        if mode == "max":  # again the last one
-            step = b.emit(O.Min(), step, b.max(b.sub(number, 1.0), 0.0))
-        inner = b.div(b.add(step, 0.5), b.max(number, 1.0))
-        at = b.add(start, b.mul(cell, b.add(b.reshape(b.cast(b.iota(cells), dtype), (1, cells, 1)), inner)))
-        end = b.dim(size, dtype)
-        touches = b.emit(O.And(), b.emit(O.GreaterEqual(), at, b.const(-1, dtype)), b.emit(O.LessEqual(), at, end))
-        if samples <= 0 and mode == "avg":
-            touches = b.emit(O.And(), touches, b.emit(O.Not(), beyond))
-        shape = (count, cells * most)
-        clamped = b.min(b.max(at, 0.0), b.sub(end, 1.0))
-        return b.reshape(clamped, shape), b.reshape(b.expand(touches, at.shape), shape), number
-
+    count = rois.shape[0]
     cells = int(ctx.attr(node, "output_height", 1)), int(ctx.attr(node, "output_width", 1))
-    (ys, in_y, tall), (xs, in_x, wide) = points(1, cells[0], height), points(0, cells[1], width)
+    (ys, in_y, tall), (xs, in_x, wide) = (_points(ctx, node, boxes, half, 1 - a, cells[a], x.shape[2 + a]) for a in (0, 1))
     rows, cols = ys.shape[1], xs.shape[1]
     full = (count, rows, cols)
     ys, in_y = (b.expand(b.reshape(v, (count, rows, 1)), full) for v in (ys, in_y))
@@ -98,6 +67,38 @@ def roi_align(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
         return [b.channels_first(b.reduce("mean", total, (2, 4), False))]
     area = b.cast(b.reshape(b.max(b.mul(tall, wide), 1.0), (count, 1, 1, 1)), x.dtype)
     return [b.channels_first(b.div(b.reduce("sum", total, (2, 4), False), area))]
+
+
+def _points(ctx: ImportContext, node: NodeProto, boxes: Value, half: bool, low: int, cells: int, size: Dim) -> tuple[Value, Value, Value]:
+    """Of RoiAlign along one axis, where boxes begin at boxes[:, low] [R, cells · samples]: coordinates, and whether they touch the
+    image; points per cell [R, 1, 1].
+
+    There are sampling_ratio² points in a cell; with 0, as many as a cell has pixels: then all boxes get as many as the largest
+    needs, and those that are too many count nothing.
+    """
+    b, count, dtype = Build(ctx), boxes.shape[0], boxes.dtype
+    mode, samples = ctx.attr(node, "mode", "avg"), int(ctx.attr(node, "sampling_ratio", 0))
+    start = b.reshape(b.slice(boxes, 1, low, 1), (count, 1, 1))
+    extent = b.sub(b.reshape(b.slice(boxes, 1, low + 2, 1), (count, 1, 1)), start)
+    cell = b.div(extent if half else b.max(extent, 1.0), float(cells))
+    number = b.const(np.full((1, 1, 1), max(samples, 1)), dtype)
+    most: Dim = samples
+    if samples <= 0:
+        number = b.max(b.emit(O.Ceil(), cell), 0.0)
+        most = ctx.size(b.cast(b.max(b.reduce("max", number, [0, 1, 2]), 1.0), DType.I64), lo=1)  # also of no boxes
+    step = b.reshape(b.cast(b.iota(most), dtype), (1, 1, most))
+    beyond = b.emit(O.GreaterEqual(), step, number)
+    if mode == "max":  # again the last one
+        step = b.emit(O.Min(), step, b.max(b.sub(number, 1.0), 0.0))
+    inner = b.div(b.add(step, 0.5), b.max(number, 1.0))
+    at = b.add(start, b.mul(cell, b.add(b.reshape(b.cast(b.iota(cells), dtype), (1, cells, 1)), inner)))
+    end = b.dim(size, dtype)
+    touches = b.emit(O.And(), b.emit(O.GreaterEqual(), at, b.const(-1, dtype)), b.emit(O.LessEqual(), at, end))
+    if samples <= 0 and mode == "avg":
+        touches = b.emit(O.And(), touches, b.emit(O.Not(), beyond))
+    shape = (count, cells * most)
+    clamped = b.min(b.max(at, 0.0), b.sub(end, 1.0))
+    return b.reshape(clamped, shape), b.reshape(b.expand(touches, at.shape), shape), number
 
 
 def deform_conv(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

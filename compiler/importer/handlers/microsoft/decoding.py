@@ -27,27 +27,8 @@ def decoder_masked_attention(ctx: ImportContext, node: NodeProto, ins: Ins, shar
     b, heads = Build(ctx), int(ctx.attr(node, "num_heads"))
     k, v, mask, extra, past_k, past_v, past, beams, beam_of, bias = (optional(ins, i) for i in range(1, 11))
     cross = k is not None and k.type.rank == 4
-    parts = [q, k, v]
-    if k is None:
-        width = q.shape[2] // 3
-        if v is not None or not isinstance(q.shape[2], int) or (bias is not None and bias.shape[0] != q.shape[2]):
-            raise ctx.unsupported(f"{node.op_type} of a packed query {q.type}")
-        parts = [b.slice(q, 2, at * width, width) for at in range(3)]
-    elif v is None:
-        raise ctx.unsupported(f"{node.op_type} without values")
-    start: Dim = 0
-    rows = []
-    for x in parts:
-        assert x is not None
-        if x.type.rank == 3:
-            if bias is not None:
-                x = b.add(x, b.slice(bias, 0, start, x.shape[2]))
-            start = start + x.shape[2]
-            x = split_heads(b, x, heads)
-        rows.append(x)
-    q4, k4, v4 = rows
+    q4, k4, v4 = _projected(ctx, node, b, (q, k, v), bias, heads)
     seen: Value | None = None
-    presents: list[Value] = []
     if not cross and past_k is not None and past_v is not None:
         if ctx.attr(node, "past_present_share_buffer", 0) if shared is None else shared:
             if past is None:
@@ -73,6 +54,32 @@ def decoder_masked_attention(ctx: ImportContext, node: NodeProto, ins: Ins, shar
     if wanted(node, 3):
         outs.append(score_products(b, q4, k4, total, scale, 0.0, 0 if total is None else 2))
     return outs
+
+
+def _projected(
+    ctx: ImportContext, node: NodeProto, b: Build, given: tuple[Value, Value | None, Value | None], bias: Value | None, heads: int
+) -> list[Value]:
+    """Queries, keys and values [B, H, S, D] with their parts of the bias; given all in the first, one by one, or as heads already."""
+    q, k, v = given
+    if k is not None and v is not None:
+        parts = [q, k, v]
+    elif k is None:
+        width = q.shape[2] // 3
+        if v is not None or not isinstance(q.shape[2], int) or (bias is not None and bias.shape[0] != q.shape[2]):
+            raise ctx.unsupported(f"{node.op_type} of a packed query {q.type}")
+        parts = [b.slice(q, 2, at * width, width) for at in range(3)]
+    else:
+        raise ctx.unsupported(f"{node.op_type} without values")
+    start: Dim = 0
+    found = []
+    for x in parts:
+        if x.type.rank == 3:
+            if bias is not None:
+                x = b.add(x, b.slice(bias, 0, start, x.shape[2]))
+            start = start + x.shape[2]
+            x = split_heads(b, x, heads)
+        found.append(x)
+    return found
 
 
 def _padded(b: Build, mask: Value, keys: Dim) -> Value:
