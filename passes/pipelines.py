@@ -22,6 +22,7 @@ from .integer_products import IntegerProducts
 from .repeated_matrices import RepeatedMatrices
 from .simplify import Simplify
 from .sink_transposes import SinkTransposes
+from .stacked_products import StackedProducts
 from .subgraphs import Subgraphs
 from .subpixel_convolutions import SubpixelConvolutions
 
@@ -56,6 +57,7 @@ O2: tuple[Runnable, ...] = (
     FusePatterns(moved_norms=False),  # before layout: fewer nodes to choose for
     FuseRotary(),
     FuseAttention(),  # before layout: what it makes of kᵀ merges there
+    StackedProducts(),
     SinkTransposes(),
     CLEAN,  # before scales: factors must meet their convolution, without reshapes of constants between
     FoldScale(),
