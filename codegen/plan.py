@@ -127,7 +127,17 @@ class Expect:
     loc: tuple[str, ...] = ()
 
 
-PlanStep = Step | Branch | Repeat | Bind | Carry | Append | HostStep | Expect
+@dataclass(frozen=True, slots=True)
+class Require:
+    """The run fails unless a size is within lo to hi, both included."""
+
+    dim: Dim
+    lo: Dim
+    hi: Dim
+    loc: str = ""
+
+
+PlanStep = Step | Branch | Repeat | Bind | Carry | Append | HostStep | Expect | Require
 
 
 @dataclass(frozen=True, slots=True)

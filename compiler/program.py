@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..codegen.cpu.emitted import Emitted
-from ..codegen.plan import Append, Bind, Branch, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
+from ..codegen.plan import Append, Bind, Branch, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Require, Step
 from ..errors import CodegenError
 from ..ir import Dim, DType, dim_max, floordiv
-from ..runtime.instructions import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD
+from ..runtime.instructions import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, REQUIRE, TEAM_CALL, YIELD
 from .slots import Slots
 
 CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)
@@ -85,7 +85,7 @@ class _End:
 @dataclass
 class Linker:
     """Writes the program (`words`) and what the manifest says of it: `steps` (for profiles), `functions` (numbers of symbols),
-    `handlers` of what Python does, `expected` (nodes whose indices are compared), and `live`: the first and the last position at
+    `handlers` of what Python does, `expected` (nodes whose indices or sizes are compared), and `live`: the first and the last position at
     which each arena buffer holds a value.
     """
 
@@ -101,7 +101,7 @@ class Linker:
         self.live: dict[int, tuple[int, int]] = {}
         self._loops: list[tuple[int, int]] = []  # (start, end) words
         self.handlers: list[Bind | Carry | Append | HostStep] = []
-        self.expected: list[tuple[str, ...]] = []  # where the node is that an EXPECT is for
+        self.expected: list[tuple[str, ...]] = []  # where the nodes are that checks are for
         self.bound: set[str] = set()  # symbols that handlers bind
 
     def emit(self, steps: tuple[PlanStep, ...]) -> None:
@@ -146,14 +146,20 @@ class Linker:
                     touched += [(len(self.words), self.roots[b][0]) for b in self._yield(item)]
                 case Expect():
                     touched.append((len(self.words), self.roots[item.buffer][0]))
-                    if not self.expected or self.expected[-1] != item.loc:
-                        self.expected.append(item.loc)
                     limits = self.dims.slot(item.lo), self.dims.slot(item.hi)
-                    self.words += [EXPECT, len(self.expected) - 1, item.buffer, item.k, *limits]
+                    self.words += [EXPECT, self._expectation(item.loc), item.buffer, item.k, *limits]
+                case Require():
+                    self.words += [REQUIRE, self._expectation((item.loc,)), *map(self.dims.slot, (item.dim, item.lo, item.hi))]
                 case _End():
                     self._loops.append((item.start, len(self.words)))
                     self.words += [INCREMENT, item.counter, JUMP, item.start]
         self._ranges(touched)
+
+    def _expectation(self, loc: tuple[str, ...]) -> int:
+        """The number of a node that needs something checked."""
+        if not self.expected or self.expected[-1] != loc:
+            self.expected.append(loc)
+        return len(self.expected) - 1
 
     def _calls(self, step: Step) -> list[tuple[int, int]]:
         """The instructions of a step; returns (word, buffer) for each buffer that one touches."""

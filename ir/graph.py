@@ -143,7 +143,7 @@ class RunTimeSize:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`dim` has to be within lo to hi, both included, for the node at `loc` to make sense; checked when sizes are bound."""
+    """`dim` has to be within lo to hi, both included, for the node at `loc` to make sense."""
 
     dim: Dim
     lo: Dim
@@ -160,7 +160,7 @@ class Graph:
     """inputs are values of `Input` nodes, in order; outputs any values. Names live here, not on values.
 
     `equal` are pairs of dims that have to agree for the model to be legal; they are checked when sizes are bound.
-    `limits` likewise.
+    `limits` likewise; those of a graph inside of another are checked when it runs.
     `sizes` say where symbols of data-dependent dims come from. A node that mentions such a symbol comes after the value, and
     the value is computed when some node mentions the symbol, or it is wanted, even if nothing else reads it.
     """
@@ -305,7 +305,8 @@ def _mentioned(attribute: object) -> set[str]:
     if isinstance(attribute, TensorType):
         return symbols_of(attribute.shape)
     if isinstance(attribute, Graph):
-        return {s for n in attribute.nodes for s in symbols_in(n)} - {s.symbol for s in attribute.sizes}
+        limits = symbols_of(d for limit in attribute.limits for d in limit.dims)
+        return ({s for n in attribute.nodes for s in symbols_in(n)} | limits) - {s.symbol for s in attribute.sizes}
     return set()
 
 

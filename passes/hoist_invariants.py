@@ -28,7 +28,7 @@ def _hoisted(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
     assert isinstance(op, Loop)
     first = 2 + op.n_state
     outside: dict[Value, Value] = dict(zip(op.body.inputs[first:], inputs[first:], strict=True))
-    roots = _roots(op.body, set(outside))
+    roots = [] if op.body.limits else _roots(op.body, set(outside))  # sizes may only fit where the loop does not run
     if not roots:
         return None
     for inner in _needed(op.body, roots):

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from .handlers import Handler, HostHandler
     from .manifest import BufferSpec
 
-CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD, EXPECT = range(1, 10)
-_LENGTHS = {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, CLEAR: 2, JUMP_IF_GE: 4, YIELD: 2, EXPECT: 6}
+CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD, EXPECT, REQUIRE = range(1, 11)
+_LENGTHS = {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, CLEAR: 2, JUMP_IF_GE: 4, YIELD: 2, EXPECT: 6, REQUIRE: 5}
 
 
 def instruction_length(program: Sequence[int], pc: int) -> int:
@@ -79,6 +79,9 @@ class CheckedProgram:
             below(w[1], self.n_expected, "expectation")
             self._touch(w[2], 16 * (below(w[3], 2**20, "element") + 1), False)
             self._slots(w[4:6])
+        elif op == REQUIRE:
+            below(w[1], self.n_expected, "expectation")
+            self._slots(w[2:])
         elif op == YIELD:
             if w[1] != len(self.yields) or w[1] >= len(self.handlers):
                 raise ArtifactError(f"yield to handler {w[1]}", expected=f"handler {len(self.yields)} of {len(self.handlers)}")

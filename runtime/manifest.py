@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .handlers import Handler
     from .prologue import Prologue
 
-FORMAT = 5  # 1 had other digests, 2 no slots in expressions of dims, 3 one other program at most, 4 no prologues
+FORMAT = 6  # 1 had other digests, 2 no slots in expressions of dims, 3 one other program at most, 4 no prologues, 5 no REQUIRE
 
 KINDS = ("input", "output", "const", "arena", "given", "alias")
 
@@ -99,7 +99,7 @@ class Manifest(NamedTuple):
     strings: tuple[str, ...] = ()  # of the first handles
     streamed: int = 0  # the first bytes of the weights, which every run reads from end to end
     limits: tuple[tuple[int, int, int, str], ...] = ()  # slots of a size and its limits; where this is needed
-    expected: tuple[str, ...] = ()  # where the model needs what EXPECT checks
+    expected: tuple[str, ...] = ()  # where the model needs what EXPECT and REQUIRE check
     others: tuple[Manifest, ...] = ()  # programs with the same inputs and outputs, for sizes that `equal` forbids
     prologue: Prologue | None = None  # gives what the program reads as inputs
 

@@ -636,6 +636,7 @@ step:
 ;   7 as 1                                                   call of a team
 ;   8 handler                                                yield: its shortcut, or the caller runs a handler and calls again
 ;   9 expectation buf k lo_slot hi_slot                      unless i64 buf[2k] >= lo and buf[2k+1] <= hi: return 3, resume at this word
+;  10 expectation slot lo_slot hi_slot                      the same of the size in a slot
 define i32 @mlc_run(ptr %ctx) {
 entry:
   %p0 = getelementptr %Ctx, ptr %ctx, i32 0, i32 0
@@ -660,7 +661,7 @@ entry:
   br label %fetch
 fetch:
   %pc = phi i64 [ %pc0, %entry ], [ %pc.call, %called ], [ %pc.call, %record ], [ %w1, %jump ], [ %pc.br, %branch ],
-                [ %pc.inc, %step2 ], [ %pc.ge, %compare ], [ %pc.met, %expect ], [ %pc.next, %short ]
+                [ %pc.inc, %step2 ], [ %pc.ge, %compare ], [ %pc.met, %expect ], [ %pc.kept, %require ], [ %pc.next, %short ]
   %in = icmp ult i64 %pc, %words
   br i1 %in, label %decode, label %end
 end:
@@ -702,7 +703,8 @@ decode:
   %w1 = load i64, ptr %at1
   switch i64 %op, label %bad [ i64 1, label %call i64 2, label %jump i64 3, label %branch
                                i64 4, label %increment i64 5, label %clear i64 6, label %compare
-                               i64 7, label %call i64 8, label %yield i64 9, label %expect ]
+                               i64 7, label %call i64 8, label %yield i64 9, label %expect
+                               i64 10, label %require ]
 call:
   %together = icmp eq i64 %op, 7
   %kind = zext i1 %together to i32
@@ -787,6 +789,23 @@ expect:
   %out = or i1 %low, %high
   %pc.met = add i64 %pc, 6
   br i1 %out, label %unmet, label %fetch
+require:
+  %size.slot = load i64, ptr %at2
+  %sizep = getelementptr i64, ptr %dims, i64 %size.slot
+  %needed = load i64, ptr %sizep
+  %at.rlo = getelementptr i64, ptr %at, i64 3
+  %rlo.slot = load i64, ptr %at.rlo
+  %rlop = getelementptr i64, ptr %dims, i64 %rlo.slot
+  %rlo = load i64, ptr %rlop
+  %at.rhi = getelementptr i64, ptr %at, i64 4
+  %rhi.slot = load i64, ptr %at.rhi
+  %rhip = getelementptr i64, ptr %dims, i64 %rhi.slot
+  %rhi = load i64, ptr %rhip
+  %below = icmp slt i64 %needed, %rlo
+  %above = icmp sgt i64 %needed, %rhi
+  %wrong = or i1 %below, %above
+  %pc.kept = add i64 %pc, 5
+  br i1 %wrong, label %unmet, label %fetch
 increment:
   %ib = call ptr @buffer(ptr %bufs, ptr %at1)
   %iv = load i64, ptr %ib, align 1

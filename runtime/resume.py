@@ -9,10 +9,12 @@ import numpy as np
 
 from ..errors import ArtifactError, InputError, MlcError
 from .binding import Binding, Execution, Program, Sizes
+from .dimexpr import show
 from .elements import STRINGS
 from .handlers import AppendHandler, BindHandler, CarryHandler, HostHandler, HostOperand
 from .handles import Handles
 from .host import TEXT_CALLS, results_of
+from .instructions import REQUIRE
 from .manifest import Manifest
 from .native import native
 from .shortcuts import KEPT, SPARE
@@ -20,6 +22,7 @@ from .space import HOST, Space
 from .stages import Stage
 from .tables import Tables
 from .texts import Texts
+from .words import UnequalError
 
 YIELDED = 2
 _UNMET = 3
@@ -30,9 +33,19 @@ def stopped(m: Manifest, code: int, word: int, bufs: Any, dims: Any) -> MlcError
     """Why a native call returned `code` at an instruction, from what its buffers and dim slots hold now."""
     if code != _UNMET:
         return MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
+    if m.program[word] == REQUIRE:
+        return unfit(m, word, dims)
     at = bufs[m.program[word + 2]] + 16 * m.program[word + 3]
     found = out_of_range(m, word, dims, HOST.word(at), HOST.word(at + 8))
     return found or MlcError("a check failed of indices that are in range", remedy="This is a bug in mlc.")
+
+
+def unfit(m: Manifest, word: int, dims: Any) -> UnequalError:
+    """What the REQUIRE at an instruction says of a size that is not as it has to be."""
+    where, slot, lo, hi = m.program[word + 1 : word + 5]
+    expr, low, high = m.raw["dims"][slot], int(dims[lo]), int(dims[hi])
+    found = f"{show(expr, m.raw['dims'])} = {int(dims[slot])}"
+    return UnequalError(found, expected=str(low) if low == high else f"{low} to {high}", loc=m.expected[where])
 
 
 def out_of_range(m: Manifest, word: int, dims: Any, least: int, greatest: int) -> InputError | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from ...ir import Const, DType, Graph, Node, Value
+from ...ir import Const, DType, Graph, Node, Value, lower, upper
 from ...ir.ops import Concat, If, Loop
-from ..plan import Append, Branch, Carry, PlanStep, Repeat
+from ..plan import Append, Branch, Carry, PlanStep, Repeat, Require
 from ..simplify import opaque
 from .builder import KernelBuilder, View
 from .state import Lowering, LowerOptions, Storage
@@ -26,7 +26,7 @@ def emit_if(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
     sides = []
     for graph in (op.then_branch, op.else_branch):
         outs = [r if s else lw.storage.add("arena", v.dtype, v.shape) for r, s, v in zip(results, same, graph.outputs, strict=True)]
-        steps = lower_graph(graph, lw.options, lw.storage, captured, outs)
+        steps = [*_requirements(graph), *lower_graph(graph, lw.options, lw.storage, captured, outs)]
         carries = [Carry(o.buffer, r.buffer, True, node.loc) for o, r, s in zip(outs, results, same, strict=True) if not s]
         sides.append((*steps, *carries))
     lw.steps.append(Branch(cond.buffer, sides[0], sides[1], node.loc))
@@ -72,7 +72,8 @@ def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
         k = KernelBuilder(source.shape)
         at = opaque(k.load(counter, ()), 0)
         inner.loop(k, (), [k.store(to, (at, *k.index), k.load(source, k.index))], node.loc)
-    lw.steps.append(Repeat(trips.buffer, -1 if always else cond.buffer, counter.buffer, (*body, *inner.steps), node.loc))
+    steps = (*_requirements(graph), *body, *inner.steps)
+    lw.steps.append(Repeat(trips.buffer, -1 if always else cond.buffer, counter.buffer, steps, node.loc))
     for i, v in enumerate(node.outputs[: op.n_state]):
         if changing[i]:
             last, state[i] = state[i], new("given", v.dtype, v.shape)
@@ -92,6 +93,13 @@ def _first_states(lw: Lowering, node: Node, op: Loop, changing: Sequence[bool]) 
             to = lw.copy(v, to if to.contiguous else lw.storage.add("arena", v.dtype, v.shape), node.loc)
         found.append(to)
     return found
+
+
+def _requirements(graph: Graph) -> Iterator[Require]:
+    """What a graph that may not run needs of sizes, where they are not known to be so."""
+    for m in graph.limits:
+        if lower(m.dim - m.lo) < 0 or upper(m.dim - m.hi) > 0:
+            yield Require(m.dim, m.lo, m.hi, m.loc)
 
 
 def _appended(body: Graph, i: int) -> Value | None:

@@ -365,16 +365,17 @@ class Importer(ImportContext):
     @contextmanager
     def _scope(self, region: Region | None) -> Iterator[None]:
         """Names of their own; with a region also its border."""
-        saved = self.scope, self.in_region, self.sizes, self.open_sizes
+        saved = self.scope, self.in_region, self.sizes, self.open_sizes, self.limits
         self.scope = Scope(saved[0], captures=None if region is None else region.captures)
         if region is not None:
             self.in_region, self.sizes, self.open_sizes = True, region.sizes, [*self.open_sizes, region.sizes]
+            self.limits = region.limits
         self.depth += 1
         try:
             yield
         finally:
             self.depth -= 1
-            self.scope, self.in_region, self.sizes, self.open_sizes = saved
+            self.scope, self.in_region, self.sizes, self.open_sizes, self.limits = saved
 
 
 def _differentiates_by(node: NodeProto) -> Iterator[str]:

@@ -57,10 +57,12 @@ FOLD_LIMIT = 4096
 
 @dataclass
 class Region:
-    """A subgraph being imported as a graph of its own: its inputs for values from outside, and its run-time sizes."""
+    """A subgraph being imported as a graph of its own: its inputs for values from outside, its run-time sizes, and what it needs of
+    sizes known before it runs."""
 
     captures: dict[Value, Value] = field(default_factory=dict)
     sizes: list[RunTimeSize] = field(default_factory=list)
+    limits: list[Limit] = field(default_factory=list)
 
     def drop_unused(self, *graphs: Graph) -> None:
         """Forget captured values that none of these graphs, which have them as inputs, reads."""
@@ -70,7 +72,7 @@ class Region:
         """The region: formals, then captures, are its inputs."""
         inputs = (*formals, *self.captures.values())
         names = tuple(f"i{k}" for k in range(len(inputs))), tuple(f"o{k}" for k in range(len(outputs)))
-        return Graph(inputs, tuple(outputs), *names, name, sizes=tuple(self.sizes))
+        return Graph(inputs, tuple(outputs), *names, name, sizes=tuple(self.sizes), limits=tuple(dict.fromkeys(self.limits)))
 
 
 class ImportContext(NodeView, Contents):
@@ -102,7 +104,8 @@ class ImportContext(NodeView, Contents):
         node = Node.make(op, self._settled(op, inputs), self.loc)
         if not self.in_region:
             self.extents.update(d for t in node.types for d in t.shape if isinstance(d, Expr) and lower(d) < 0)
-        self.equal.update(dict.fromkeys(constraints(node), True))
+        for pair in constraints(node):
+            self._require(*pair)
         for pair in assumptions(node):
             self.equal.setdefault(pair, False)
         foldable = (
@@ -266,20 +269,28 @@ class ImportContext(NodeView, Contents):
         return found
 
     def require_equal(self, a: Dim, b: Dim) -> None:
-        """Two dims have to agree whenever the model runs."""
+        """Two dims have to agree whenever the model runs, or the region that is being imported."""
         if isinstance(a, int) and isinstance(b, int) and a != b:
             raise OnnxImportError(f"dimension {a}", expected=str(b), loc=", ".join(self.loc))
         if a != b:
+            self._require(a, b)
+
+    def _require(self, a: Dim, b: Dim) -> None:
+        if self.in_region and not self._data_decide(a, b):
+            self.limits.append(Limit(a, b, b, ", ".join(self.loc)))
+        else:
             self.equal[a, b] = True
 
     def require_within(self, d: Dim, lo: Dim, hi: Dim) -> bool:
-        """A dim has to be within lo to hi, both included, whenever the model runs. False inside a graph that may not run: nothing
-        is required then. Raises OnnxImportError where it never is."""
+        """A dim has to be within lo to hi, both included, whenever the model runs, or the region that is being imported. False where
+        that computes one of them, or where it never is inside of one: nothing is required then. Raises OnnxImportError where it
+        never is elsewhere."""
         if lower(d - lo) >= 0 and upper(d - hi) <= 0:
             return True
-        if self.in_region:
+        never = upper(d - lo) < 0 or lower(d - hi) > 0
+        if self.in_region and (never or self._data_decide(d, lo, hi)):
             return False
-        if upper(d - lo) < 0 or lower(d - hi) > 0:
+        if never:
             raise OnnxImportError(f"{d}", expected=f"{lo} to {hi}", loc=", ".join(self.loc))
         self.limits.append(Limit(d, lo, hi, ", ".join(self.loc)))
         return True
@@ -316,13 +327,20 @@ class ImportContext(NodeView, Contents):
         asked = symbols_of((truth,))
         for sizes in self.open_sizes:
             sizes[:] = [replace(s, wanted=True) if s.symbol in asked else s for s in sizes]
-        pair = equality_of(truth) if taken else None
-        self.require_equal(*(pair or (truth, int(taken))))
+        self.equal[_stated(truth, taken)] = True
         return taken
 
-    def data_decide(self, d: Dim) -> bool:
-        """Whether a size depends on data that the region being imported computes: what is required of it is compared there."""
-        return self.in_region and bool(symbols_of((d,)) & {s.symbol for s in self.sizes})
+    def choose(self, truth: Dim, first: bool) -> bool:
+        """`decide`, and what is being imported, be it a region, is for runs of that answer only."""
+        if not self.in_region or self._data_decide(truth):
+            return self.assume(truth, first)
+        taken = self.decide(truth, first)
+        self._require(*_stated(truth, taken))
+        return taken
+
+    def _data_decide(self, *dims: Dim) -> bool:
+        """Whether sizes depend on data that an open region computes: what is required of them is compared where they are bound."""
+        return bool(symbols_of(dims) & {s.symbol for sizes in self.open_sizes[1:] for s in sizes})
 
     def _needs_one(self, d: Dim) -> bool:
         """Whether the sizes that have to be equal make d equal 1."""
@@ -361,6 +379,11 @@ class ImportContext(NodeView, Contents):
     def trace(self, graph: GraphProto, args: Sequence[Value], region: Region) -> list[Value]:
         """Import a subgraph as a region of its own; values from outside become `Input` values in its captures."""
         raise NotImplementedError
+
+
+def _stated(truth: Dim, taken: bool) -> tuple[Dim, Dim]:
+    """Two dims that are equal exactly when a truth value is that."""
+    return (equality_of(truth) if taken else None) or (truth, int(taken))
 
 
 def _symbolic(op: Op) -> bool:

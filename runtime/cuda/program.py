@@ -14,9 +14,9 @@ from ...errors import ArtifactError, DeviceError, TargetError
 from ..artifact import Parts
 from ..binding import Binding, Sizes
 from ..handles import Handles
-from ..instructions import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, YIELD, instruction_length
+from ..instructions import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, REQUIRE, YIELD, instruction_length
 from ..manifest import Manifest
-from ..resume import Yields, out_of_range
+from ..resume import Yields, out_of_range, unfit
 from ..tables import Tables
 from . import images
 from .device import Device, Memory
@@ -233,6 +233,11 @@ class CudaExecution:
                 pc += 2
             elif op == EXPECT:
                 self._expect(pc, stream)
+                pc += instruction_length(words, pc)
+            elif op == REQUIRE:
+                size, lo, hi = (int(self.dims[slot]) for slot in words[pc + 2 : pc + 5])
+                if not lo <= size <= hi:
+                    raise unfit(self.binding.manifest, pc, self.dims)
                 pc += instruction_length(words, pc)
             elif op != CALL:
                 pc = control.step(words, pc)

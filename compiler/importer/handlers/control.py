@@ -125,13 +125,12 @@ def _held_by_either(ctx: ImportContext, values: Sequence[Value], regions: Sequen
 def _assume_branch(ctx: ImportContext, cond: Value, then: GraphProto, orelse: GraphProto) -> Sequence[Value]:
     """One branch, where the branches' results do not fit together; the other one is taken in a graph of its own.
 
-    PyTorch exports x.squeeze(d) as "if size d is 1: Squeeze, else Identity", of which often only one fits what follows. Inside of a
-    graph that may not run, sizes known before are not required to fit: another one may be for them (silero-vad has one for each of two
-    sampling rates).
+    PyTorch exports x.squeeze(d) as "if size d is 1: Squeeze, else Identity", of which often only one fits what follows. What a region
+    needs of sizes known before is compared where it runs: another one may be for them (silero-vad has one for each of two sampling rates).
     """
     content = ctx.content(cond)
     holds = ctx.size(Build(ctx).cast(cond, DType.I64)) if content is None else content.ravel()[0]
-    answer = ctx.assume if not ctx.in_region or content is None or ctx.data_decide(holds) else ctx.decide
+    answer = ctx.assume if content is None else ctx.choose
     if equality_of(1 - holds):
         return ctx.inline(orelse if answer(1 - holds, False) else then, [])
     return ctx.inline(then if answer(holds, True) else orelse, [])

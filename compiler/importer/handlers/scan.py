@@ -63,7 +63,7 @@ def _kept(ctx: ImportContext, region: Region, before: Value, after: Value) -> Va
     inner = {s.symbol for s in region.sizes}
     alike = before.dtype is after.dtype and before.type.rank == after.type.rank
     differ = [(d, e) for d, e in zip(before.shape, after.shape, strict=False) if d != e]
-    if not alike or (differ and (ctx.in_region or symbols_of(d for pair in differ for d in pair) & inner)):
+    if not alike or symbols_of(d for pair in differ for d in pair) & inner:
         raise ctx.unsupported(f"Scan that turns a state of {before.type} into {after.type}")
     for d, e in differ:
         ctx.require_equal(d, e)

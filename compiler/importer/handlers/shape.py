@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto, SparseTensorProto
 
-from ....ir import Dim, DType, Value, ceildiv, dim_max, dim_min, floordiv, lower, prod, upper
+from ....ir import Dim, DType, Value, ceildiv, dim_max, floordiv, lower, prod, upper
 from ....ir import ops as O
 from ..compose import Build, axis_in, optional, required, vector
 from ..context import FOLD_LIMIT, HandlerTable, ImportContext
@@ -120,15 +120,9 @@ def squeeze(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
         for a in picked:
             if isinstance(x.shape[a], int) and x.shape[a] != 1:
                 raise ctx.unsupported(f"Squeeze of axis {a} of size {x.shape[a]}")
-    b = Build(ctx)
     for a in picked:
-        if x.shape[a] != 1 and ctx.in_region and not ctx.data_decide(x.shape[a]):
-            # The graph may not run at these sizes at all: keep it harmless instead of refusing the sizes.
-            ctx.require_equal(dim_min(x.shape[a], 1), 1)
-            x = b.slice(x, a, 0, 1)
-        else:
-            ctx.require_equal(x.shape[a], 1)
-    return [b.reshape(x, [d for i, d in enumerate(x.shape) if i not in picked])]
+        ctx.require_equal(x.shape[a], 1)
+    return [Build(ctx).reshape(x, [d for i, d in enumerate(x.shape) if i not in picked])]
 
 
 def unsqueeze(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:

@@ -265,3 +265,44 @@ def test_a_branch_that_does_not_run_requires_nothing():
                {{ z = If (c) <then_branch = a () => (float[6] y) {branch(2)}, else_branch = b () => (float[6] y) {branch(4)}> }}"""
     w = f(6)
     check(text, {"x": f(2, 3), "w": w, "c": np.array(True)}, {"x": f(4, 3), "w": w, "c": np.array(False)})
+
+
+HALVES = """<then_branch = a () => (float[?] s) {{ r = Reshape(x, {0}) s = ReduceSum<keepdims = 0>(r, axis) }},
+             else_branch = b () => (float[?] s) {{ r = Reshape(x, {1}) s = ReduceSum<keepdims = 0>(r, axis) }}>"""
+
+
+@pytest.mark.parametrize("shapes", [("{2, -1}", "{3, -1}"), ("{2, 2}", "{3, 3}")])
+def test_what_a_branch_needs_of_sizes_is_needed_where_it_runs(shapes):
+    text = f"""g (float[n] x, bool c) => (float[m] z) <int64[2] p = {shapes[0]}, int64[2] q = {shapes[1]}, int64[1] axis = {{0}}> {{
+               y = If (c) {HALVES.format("p", "q")} z = Exp(y) }}"""
+    module = check(text, {"x": f(4), "c": np.array(True)}, {"x": f(9), "c": np.array(False)})
+    for n, c in ((9, True), (4, False)):
+        with pytest.raises(mlc.errors.InputError, match=f"Reshape.*n = {n}; expected"):
+            module.run({"x": f(n), "c": np.array(c)})
+    check(text, {"x": f(4), "c": np.array(True)}, {"x": f(9), "c": np.array(False)})  # a run that failed leaves nothing behind
+
+
+def test_what_a_loop_needs_of_sizes_is_needed_where_it_runs():
+    """Nothing of a body is computed before its first iteration, either."""
+    text = """g (float[n] x, float[4,4] w, int64 trips, bool go) => (float[2,4] z) <int64[2] p = {2, 4}, float[2,4] start = {0, 0, 0, 0, 0, 0, 0, 0}> {
+              z = Loop (trips, go, start) <body = b (int64 i, bool k, float[2,4] s) => (bool l, float[2,4] t) {
+                  l = Identity(k) r = Reshape(x, p) m = MatMul(r, w) t = Add(s, m) }> }"""
+    w, go = f(4, 4), np.array(True)
+    module = check(text, {"x": f(8), "w": w, "trips": np.array(3), "go": go}, {"x": f(5), "w": w, "trips": np.array(0), "go": go})
+    with pytest.raises(mlc.errors.InputError, match="n = 5; expected 8"):
+        module.run({"x": f(5), "w": w, "trips": np.array(1), "go": go})
+
+
+def test_a_choice_of_sizes_in_a_branch_is_compared_where_it_runs():
+    """Each branch gives ranks that only one answer to its own question fits, or two; the program that fits is found."""
+    ranks = "<then_branch = t () => (float[?] u) { u = Squeeze(x, one) }, else_branch = o () => (float[?] v) { v = Identity(x) }>"
+    text = f"""g (float[n,m,3] x, bool c) => (float[?] z, int64[r] shape) <int64[1] one = {{1}}> {{
+               y = If (c) <then_branch = a () => (float[?] p) {{ sizes = Shape(x) k = Gather(sizes, one) single = Equal(k, one)
+                               q = If (single) {ranks} p = Neg(q) }},
+                           else_branch = b () => (float[?] e) {{ g = Squeeze(x, one) e = Exp(g) }}>
+               z = Abs(y) shape = Shape(z) }}"""
+    module = check(
+        text, *({"x": f(n, 1, 3), "c": np.array(c)} for n in (1, 4) for c in (True, False)), {"x": f(4, 2, 3), "c": np.array(True)}
+    )
+    with pytest.raises(mlc.errors.InputError):
+        module.run({"x": f(4, 2, 3), "c": np.array(False)})
