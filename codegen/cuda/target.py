@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...errors import TargetError
 from ...ir import DType
-from ..lower.state import LowerOptions
+from ..lower.options import LowerOptions
 
 # How plans are lowered for CUDA: B by columns, as tensor cores read it; one that lies in rows is read so too. Indices that data
 # give are compared with their limits at the end of a run (`late_checks`); until then clamping keeps what reads by them in memory.

@@ -10,7 +10,9 @@ from ...ir.ops import Concat, If, Loop
 from ..plan import Append, Branch, Carry, PlanStep, Repeat, Require
 from ..simplify import opaque
 from .builder import KernelBuilder, View
-from .state import Lowering, LowerOptions, Storage
+from .options import LowerOptions
+from .state import Lowering
+from .storage import Storage
 
 LowerGraph = Callable[[Graph, LowerOptions, Storage, Sequence[View], Sequence[View]], list[PlanStep]]
 

@@ -38,6 +38,7 @@ from .host import HostCall, chained, emit_host, encode_handles, unmapped, uses_h
 from .in_place import share_memory
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
 from .moves import define_elementwise, define_move
+from .options import LowerOptions
 from .pools import separate_pools
 from .prologue import split
 from .recurrent import emit_recurrent
@@ -45,7 +46,8 @@ from .rotary import emit_rotary
 from .scattered_taps import scatter_taps
 from .select import emit_positions, emit_sort, emit_suppress, emit_top
 from .sequential import emit_clock, emit_running
-from .state import Lowering, LowerOptions, Storage, check
+from .state import Lowering, check
+from .storage import Storage
 from .string_uses import string_uses
 from .top_k import TopOrder
 from .trees import emit_asked_leaves, emit_asked_sum, emit_tree_leaves, emit_tree_sum

@@ -1,129 +1,26 @@
-"""What lowering knows while it walks a graph: buffers, steps, and where each value is or how to compute it."""
+"""What lowering knows while it walks a graph: steps, and where each value is or how to compute it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
-import numpy as np
-
 from ...errors import CodegenError
-from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, dim_min, floordiv, lower, prod, symbols_of
+from ...ir import Const, Dim, DType, Elementwise, Graph, Node, Op, Shape, Value, floordiv, prod, symbols_of
 from ...ir.ops import Concat, Conv, MatMul, Pool, Reduce, Reshape, Transpose
 from ..expr import E
 from ..kernel import Kernel, Reduction, Store
-from ..packing import Deferred
-from ..plan import Buffer, PlanStep, Step
+from ..plan import PlanStep, Step
 from ..simplify import Affine, nested, ravel, strides_of, unravel
 from .builder import KernelBuilder, View, computed, convert, finish, number, repeats
 from .fusion import ANCHORS, Fusion
-from .scattered_taps import ScatterCosts
-from .winograd import ConvCosts
+from .options import LowerOptions
+from .storage import Storage
 
 Virtual = Callable[[KernelBuilder, tuple[Affine, ...]], E]
 EmitAnchor = Callable[["Lowering", Node, Value], None]
 
 _DEPTH = 24  # virtual values on top of each other, before one is stored
-
-
-DEEPEST_WALK = 48  # steps in one kernel; each is code
-
-
-@dataclass(frozen=True)
-class LowerOptions:
-    """opt_level 0 stores every computed value. `panel`: columns of 4 bytes in a packed panel of B; 1 stores B by
-    columns, as tensor cores read it, and `in_place` is the number of rows of A up to which a B that is not constant is read where it is.
-
-    `inner`: the number of rows of A up to which vectors go along k, where that pays, if B is not constant and lies by columns.
-    `winograd`: estimates by which convolutions are computed by minimal filtering; None: never.
-    `scatter`: the same for those of few channels that become products by all taps at once.
-    `overwrite`: results of contractions may take the memory of an operand of their epilogue.
-    `diagonal`: products of groups of few channels keep the blocks of B only, not the zeros between them.
-    `planes`: convolutions store channels first where that is what is read.
-    `attention`: element types of heads that there is a kernel for.
-    `attention_units`: heads and groups of queries below which the keys of attention are cut into parts; 0: never.
-    `ranked`: longest rows whose first k are found by counting ranks, which is n² comparisons in vectors.
-    `abreast`: the first k along an axis that is not the last are kept for neighbouring lines at once, in lanes of vectors.
-    `walk`: steps that few rows go down trees in one kernel; deeper ones are walked in turns, after each of which the program asks
-    whether any row still moves.
-    `passes`: pooling over large windows goes along one axis after the other.
-    `prologue`: what is done to texts before anything else is no part of the program.
-    `checks`: indices that data give are compared with their limits; otherwise they are clamped without a word.
-    """
-
-    opt_level: int = 3
-    panel: int = 64
-    in_place: int = 128  # packing costs as much as about 3 rows of A on CPUs
-    inner: int = 0
-    winograd: ConvCosts | None = None
-    scatter: ScatterCosts | None = None
-    diagonal: bool = False
-    overwrite: bool = False
-    planes: bool = False
-    attention: frozenset[DType] = frozenset({DType.F32})
-    attention_units: int = 0
-    ranked: int = 0
-    abreast: bool = False
-    walk: int = DEEPEST_WALK
-    passes: bool = False
-    checks: bool = False
-    prologue: bool = False
-
-
-class Storage:
-    """Buffers and constants of the plan, shared by nested graphs."""
-
-    def __init__(self) -> None:
-        self.buffers: list[Buffer] = []
-        self.constants: dict[int, object] = {}
-        self._const_of: dict[object, tuple[int, object]] = {}
-        self._alias_of: dict[tuple[int, Dim, Shape], int] = {}
-
-    def add(self, kind: str, dtype: DType, shape: Shape, index: int = 0) -> View:
-        self.buffers.append(Buffer(kind, dtype, shape, index))
-        return View(len(self.buffers) - 1, dtype, shape, strides_of(shape))
-
-    def const_lazy(self, key: object, array: Deferred, keep: object) -> View:
-        """A constant computed once per key; `keep` is what the key's ids refer to."""
-        dtype = DType.from_numpy(array.dtype)
-        if key not in self._const_of:
-            buffer = self.add("const", dtype, array.shape).buffer
-            self.constants[buffer] = array
-            self._const_of[key] = (buffer, keep)
-        return View(self._const_of[key][0], dtype, array.shape, (1,))
-
-    def const(self, array: np.ndarray, key: object = None) -> View:
-        """A constant buffer; one per array object, or per `key`."""
-        name = id(array) if key is None else key
-        if name not in self._const_of:
-            data = np.ascontiguousarray(array).reshape(array.shape)
-            view = self.add("const", DType.from_numpy(array.dtype), tuple(map(int, array.shape)))
-            self.constants[view.buffer] = data
-            self._const_of[name] = (view.buffer, array)
-        shape = tuple(map(int, array.shape))
-        return View(self._const_of[name][0], DType.from_numpy(array.dtype), shape, strides_of(shape))
-
-    def shifted(self, view: View, shift: Dim) -> View:
-        """The same strides, starting `shift` elements later: an alias buffer, so that kernels do not embed the shift."""
-        if shift == 0 and view.span == self.extent(view.buffer)[1]:
-            return view
-        of, total = view.buffer, shift
-        base = self.buffers[of]
-        if base.kind == "alias":
-            of, total = base.of, base.shift + shift
-        key = (of, total, (view.span,))
-        if key not in self._alias_of:
-            span = view.span
-            for d in view.shape:  # nothing is reached where an axis has size 0
-                span = span * dim_min(1, d) if lower(d) <= 0 else span
-            self.buffers.append(Buffer("alias", view.dtype, (span,), of=of, shift=total))
-            self._alias_of[key] = len(self.buffers) - 1
-        return View(self._alias_of[key], view.dtype, view.shape, view.strides)
-
-    def extent(self, buffer: int) -> tuple[DType, Dim]:
-        b = self.buffers[buffer]
-        return b.dtype, prod(b.shape)
 
 
 class Lowering:

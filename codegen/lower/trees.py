@@ -17,7 +17,8 @@ from ..kernel import COMBINE, Reduction
 from ..plan import Branch, Repeat
 from ..simplify import Affine, as_affine
 from .builder import KernelBuilder, View, fn, index_expr, number
-from .state import DEEPEST_WALK, Lowering
+from .options import DEEPEST_WALK
+from .state import Lowering
 
 _MANY = 8  # rows from which on vectors run over rows: the nodes of a tree stay in cache, and its first ones are shared;
 _STEPS = 4  # of a walk in turns

@@ -1,0 +1,52 @@
+"""What a backend asks of lowering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir import DType
+from .scattered_taps import ScatterCosts
+from .winograd import ConvCosts
+
+DEEPEST_WALK = 48  # steps in one kernel; each is code
+
+
+@dataclass(frozen=True)
+class LowerOptions:
+    """opt_level 0 stores every computed value. `panel`: columns of 4 bytes in a packed panel of B; 1 stores B by
+    columns, as tensor cores read it, and `in_place` is the number of rows of A up to which a B that is not constant is read where it is.
+
+    `inner`: the number of rows of A up to which vectors go along k, where that pays, if B is not constant and lies by columns.
+    `winograd`: estimates by which convolutions are computed by minimal filtering; None: never.
+    `scatter`: the same for those of few channels that become products by all taps at once.
+    `overwrite`: results of contractions may take the memory of an operand of their epilogue.
+    `diagonal`: products of groups of few channels keep the blocks of B only, not the zeros between them.
+    `planes`: convolutions store channels first where that is what is read.
+    `attention`: element types of heads that there is a kernel for.
+    `attention_units`: heads and groups of queries below which the keys of attention are cut into parts; 0: never.
+    `ranked`: longest rows whose first k are found by counting ranks, which is n² comparisons in vectors.
+    `abreast`: the first k along an axis that is not the last are kept for neighbouring lines at once, in lanes of vectors.
+    `walk`: steps that few rows go down trees in one kernel; deeper ones are walked in turns, after each of which the program asks
+    whether any row still moves.
+    `passes`: pooling over large windows goes along one axis after the other.
+    `prologue`: what is done to texts before anything else is no part of the program.
+    `checks`: indices that data give are compared with their limits; otherwise they are clamped without a word.
+    """
+
+    opt_level: int = 3
+    panel: int = 64
+    in_place: int = 128  # packing costs as much as about 3 rows of A on CPUs
+    inner: int = 0
+    winograd: ConvCosts | None = None
+    scatter: ScatterCosts | None = None
+    diagonal: bool = False
+    overwrite: bool = False
+    planes: bool = False
+    attention: frozenset[DType] = frozenset({DType.F32})
+    attention_units: int = 0
+    ranked: int = 0
+    abreast: bool = False
+    walk: int = DEEPEST_WALK
+    passes: bool = False
+    checks: bool = False
+    prologue: bool = False
