@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from .. import compile as compile_model
-from ..compiler.inputs import generate, specs_of_module
 from ..errors import MlcError
 from . import suite
 from .gpu_cases import KernelCase, cases
@@ -189,7 +188,7 @@ def _by_mlc(row: GpuRow, name: str, batch: int, other: _Torch | None, *precision
             start = time.perf_counter()
             module: Any = compile_model(path, target="cuda", precision=precision)
             row.notes.append(f"{precision} compiled in {time.perf_counter() - start:.1f} s")
-            feeds = other.feeds if other else {n: cupy.asarray(a) for n, a in generate(specs_of_module(module), {}).items()}
+            feeds = other.feeds if other else {t.name: cupy.asarray(_made(t.shape, t.dtype)) for t in module.inputs}
             module.run(feeds)
         except MlcError as e:
             row.notes.append(f"mlc {precision}: {short(e.found)}")
@@ -201,6 +200,11 @@ def _by_mlc(row: GpuRow, name: str, batch: int, other: _Torch | None, *precision
             overlapping = type(module)(module.parts, overlap=True)
             engines["mlc bf16, overlapping"] = partial(overlapping.run, feeds, stream=stream, wait=False)
     return engines
+
+
+def _made(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An input of a model of the suite: noise, or the numbers of tokens, all the same, and masks that hide none."""
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.ones(shape, dtype)
 
 
 def _finish() -> None:
