@@ -202,9 +202,10 @@ def _by_mlc(row: GpuRow, name: str, batch: int, other: _Torch | None, *precision
     return engines
 
 
-def _made(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _made(shape: tuple[int | str, ...], dtype: np.dtype) -> np.ndarray:
     """An input of a model of the suite: noise, or the numbers of tokens, all the same, and masks that hide none."""
-    return np.random.default_rng(0).standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.ones(shape, dtype)
+    sizes = [d if isinstance(d, int) else 1 for d in shape]
+    return np.random.default_rng(0).standard_normal(sizes).astype(dtype) if dtype.kind == "f" else np.ones(sizes, dtype)
 
 
 def _finish() -> None:
