@@ -9,6 +9,7 @@ from .contraction import is_contraction
 from .planes import emit_planes
 from .rows import emit_rows
 from .state import Lowering
+from .windows import WINDOWS, emit_windows
 
 
 def emit_anchor(lw: Lowering, node: Node, root: Value) -> None:
@@ -17,5 +18,7 @@ def emit_anchor(lw: Lowering, node: Node, root: Value) -> None:
         emit_contraction(lw, node, root)
     elif isinstance(node.op, PlaneConv):
         emit_planes(lw, node, node.op, root)
+    elif isinstance(node.op, WINDOWS):
+        emit_windows(lw, node, root)
     else:
         emit_rows(lw, node, root)
