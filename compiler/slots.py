@@ -6,6 +6,7 @@ Minima, quotients … are slots, too: written out, a dim that is made of dims th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import reduce
 
 from ..errors import CodegenError
 from ..ir import Dim
@@ -13,20 +14,27 @@ from ..ir.dims import Atom, Expr, Sym
 from ..runtime.dimexpr import DimExpr
 from ..runtime.fields import LIMIT
 
+_LONG = 64  # terms or factors
+
 
 def dim_expr(dim: Dim, atom: Callable[[Atom], DimExpr] | None = None) -> DimExpr:
     """A dim as JSON; `atom`: how to write its minima, quotients …, by default as expressions like itself."""
     if isinstance(dim, int):
         return int(dim)
     atom = atom or (lambda f: _atom_expr(f, dim_expr))
-    total: DimExpr = 0
+    terms = []
     for mono, c in dim.terms:
-        term: DimExpr = c
-        for factor in mono:
-            f = ["sym", factor.name] if isinstance(factor, Sym) else atom(factor)
-            term = f if term == 1 else ["mul", term, f]
-        total = term if total == 0 else ["add", total, term]
-    return total
+        factors: list[DimExpr] = [["sym", f.name] if isinstance(f, Sym) else atom(f) for f in mono]
+        terms.append(_folded("mul", factors if c == 1 and factors else [c, *factors]))
+    return _folded("add", terms)
+
+
+def _folded(fn: str, operands: list[DimExpr]) -> DimExpr:
+    """Of long ones the halves first: readers of JSON and of dims bound how deep lists lie in each other."""
+    if len(operands) > _LONG:
+        half = len(operands) // 2
+        return [fn, _folded(fn, operands[:half]), _folded(fn, operands[half:])]
+    return reduce(lambda a, b: [fn, a, b], operands)
 
 
 def _atom_expr(atom: Atom, operand: Callable[[Dim], DimExpr]) -> DimExpr:

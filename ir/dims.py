@@ -14,6 +14,8 @@ from functools import cached_property
 
 from ..errors import VerifyError
 
+_MOST_TERMS, _MOST_FACTORS = 4096, 512
+
 
 @dataclass(frozen=True, order=True)
 class Sym:
@@ -108,9 +110,15 @@ class Expr:
         return self * -1 + other
 
     def __mul__(self, other: Dim) -> Dim:
+        """Raises VerifyError for a product of more terms than any model needs: those of n sums of two are 2ⁿ."""
+        ours, theirs = self.terms, _terms(other)
+        if min(len(ours), len(theirs)) > 1 and len(ours) * len(theirs) > _MOST_TERMS:
+            raise VerifyError(f"a product of sums of {len(ours)} and {len(theirs)} sizes", expected=f"at most {_MOST_TERMS} terms")
+        if theirs and len(ours[0][0]) + len(theirs[0][0]) > _MOST_FACTORS:
+            raise VerifyError("a product of sizes of too many factors", expected=f"at most {_MOST_FACTORS}")
         out: dict[Monomial, int] = {}
-        for m1, c1 in self.terms:
-            for m2, c2 in _terms(other):
+        for m1, c1 in ours:
+            for m2, c2 in theirs:
                 mono = tuple(sorted(m1 + m2, key=_sort_key))
                 out[mono] = out.get(mono, 0) + c1 * c2
         return _make(out)

@@ -65,12 +65,11 @@ def parse_prologue(raw: Mapping[str, Any], inputs: Sequence[TensorInfo], outputs
         infos[i].dtype != t.dtype or len(infos[i].shape) != len(t.shape) for i, t in zip(feeds, inputs, strict=True)
     ):
         raise ArtifactError("the prologue does not give what the program reads")
-    passed, shown, numbers = iter(outputs), [], []
-    for name, number in raw["outputs"]:
-        numbers.append(-1 if number == -1 else below(number, len(infos), "value"))
-        shown.append(next(passed) if number == -1 else infos[number]._replace(name=text(name)))
-    if any(True for _ in passed) or any(-1 < n < len(given) + len(constants) for n in numbers):
+    numbers = [-1 if number == -1 else below(number, len(infos), "value") for _, number in raw["outputs"]]
+    if numbers.count(-1) != len(outputs) or any(-1 < n < len(given) + len(constants) for n in numbers):
         raise ArtifactError("outputs that the prologue does not give")
+    passed, names = iter(outputs), [text(name) for name, _ in raw["outputs"]]
+    shown = [next(passed) if n == -1 else infos[n]._replace(name=name) for name, n in zip(names, numbers, strict=True)]
     symbols = tuple(Symbol(text(s["name"]), _size(s["lo"]), _size(s["hi"])) for s in raw["symbols"])
     shapes = tuple([d if type(d) is int else ["sym", d] for d in t.shape] for t in given)
     if {s.name for s in symbols} != {d for t in given for d in t.shape if type(d) is str}:

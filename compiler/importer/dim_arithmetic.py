@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from ...errors import VerifyError
 from ...ir import Dim, Expr, ceildiv, dim_max, dim_min, floordiv, lower, upper
 from ...ir.dims import Atom
 from .contents import whole
@@ -56,7 +57,10 @@ def _add(a: Element, b: Element) -> Element:
 
 def _mul(a: Element, b: Element) -> Element:
     (an, ad), (bn, bd) = _split(a), _split(b)
-    return _join(an * bn, ad * bd)
+    try:
+        return _join(an * bn, ad * bd)
+    except VerifyError:  # of too many terms
+        raise UnknownError from None
 
 
 def _neg(a: Element) -> Element:

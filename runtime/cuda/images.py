@@ -71,7 +71,8 @@ def split(code: bytes) -> list[tuple[str, Image]]:
             for arch, size in entries:
                 blob = code[at : at + size]
                 binary = arch.startswith("sm_") and blob[:4] == b"\x7fELF"
-                if not re.fullmatch(r"(sm|compute)_\d+a?", arch) or size < 1 or len(blob) != size or binary == arch.startswith("compute_"):
+                known = re.fullmatch(r"(sm|compute)_\d{2,4}a?", arch, re.ASCII)
+                if not known or size < 1 or len(blob) != size or binary == arch.startswith("compute_"):
                     raise ValueError
                 images[arch] = blob
                 at += size

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
+import mlc
 import numpy as np
+import onnx.parser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlc.compiler.slots import Slots, dim_expr
-from mlc.errors import ArtifactError
-from mlc.ir import ceildiv, dim_max, dim_min, evaluate, floordiv, sym
+from mlc.errors import ArtifactError, VerifyError
+from mlc.ir import ceildiv, dim_max, dim_min, evaluate, floordiv, prod, sym
 from mlc.runtime.dimexpr import DimTable, show
 from mlc.runtime.native import native
 
@@ -109,3 +111,29 @@ def test_overflow():
     assert values([e], {"A": 2**30}) == [2**60]
     assert values([e], {"A": 2**40}) is None
     assert values([["add", ["sym", "A"], ["sym", "A"]]], {"A": 2**61 + 1}) is None
+
+
+def test_long_sums_and_products():
+    """However many terms: JSON and the checks of a manifest bound how deep lists lie in each other."""
+    names = [f"s{i}" for i in range(2000)]
+    total = sum(map(sym, names), start=0)
+    product = prod(map(sym, names[:500]))
+    exprs = json.loads(json.dumps([dim_expr(total), dim_expr(product)]))
+    table = DimTable.build(exprs, names)
+    assert len(table.slots) == 2 and len(table.code[0]) == 1999 + 499
+
+
+def test_products_of_sums_are_bounded():
+    """2ⁿ terms of n factors: a typed error at once; the importer leaves such elements to the program."""
+    factors = [sym(f"a{i}") + sym(f"b{i}") for i in range(40)]
+    with pytest.raises(VerifyError, match="a product of sums"):
+        prod(factors)
+    power = sym("n")
+    with pytest.raises(VerifyError, match="factors"):
+        for _ in range(40):
+            power = power * power
+    squares = " ".join(f"q{i + 1} = Mul(q{i}, q{i})" for i in range(40))
+    body = f"s = Shape(x) q0 = ReduceProd<keepdims = 1>(s) {squares} y = ConstantOfShape(q40)"
+    text = f'<ir_version: 9, opset_import: ["": 18]> g (float[a, b] x) => (float[n] y) {{ {body} }}'
+    module = mlc.compile(onnx.parser.parse_model(text), threads=1)
+    assert module(np.zeros((1, 1), np.float32)).shape == (1,)
