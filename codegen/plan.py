@@ -190,3 +190,18 @@ class Plan:
     input_strings: tuple[str, ...] = ()  # as `HostOperand.strings`, of each input
     strings: tuple[str, ...] = ()  # what handles 0, 1, … stand for before anything has run
     prologue: Prologue | None = None
+
+
+def steps_of(steps: tuple[PlanStep, ...]) -> list[Step]:
+    """All kernel steps, those inside branches and loops included, in program order."""
+    found: list[Step] = []
+    stack: list[PlanStep] = list(reversed(steps))
+    while stack:
+        match stack.pop():
+            case Step() as s:
+                found.append(s)
+            case Branch(then=then, orelse=orelse):
+                stack.extend(reversed(then + orelse))
+            case Repeat(body=body):
+                stack.extend(reversed(body))
+    return found

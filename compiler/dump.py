@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..codegen.plan import steps_of
 from ..errors import InputError
 from ..ir import Graph
 from ..ir.printer import print_graph
-from .backends import steps_of
 
 if TYPE_CHECKING:
     from .stages import Compilation

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..codegen.lower import LowerOptions, lower
-from ..codegen.plan import Plan
+from ..codegen.plan import Plan, steps_of
 from ..errors import TargetError
 from ..ir import Graph
 from ..runtime.artifact import Parts
 from ..runtime.module import Module, open_parts
-from .backends import Backend, backend_of, steps_of
+from .backends import Backend, backend_of
 from .constants import Packed, pack_constants
 from .validate import ValidatingModule
 

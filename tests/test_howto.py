@@ -9,7 +9,7 @@ import onnx
 import pytest
 from mlc.codegen.cpu.target import parse
 from mlc.compiler.api import Options, compile_stages
-from mlc.compiler.backends import CpuBackend
+from mlc.compiler.cpu_backend import CpuBackend
 from mlc.compiler.importer.handlers import table as handlers
 from mlc.compiler.importer.handlers.elementwise import plain
 from mlc.compiler.stages import module_of

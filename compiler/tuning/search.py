@@ -17,11 +17,12 @@ from ...codegen.cpu.hints import Hints, candidates
 from ...codegen.cpu.parallel import CompilePool
 from ...codegen.cpu.target import CpuTarget, missing_features
 from ...codegen.kernel import Kernel
+from ...codegen.plan import steps_of
 from ...errors import CodegenError, ScheduleError
 from ...ir import symbols_of
 from ...runtime.threads import default_threads
 from .. import bench
-from ..backends import CpuBackend, steps_of
+from ..cpu_backend import CpuBackend
 from ..inputs import generate, specs_of_module, symbols_of_module, workable_shapes
 from ..options import Options
 from ..stages import Compilation, Progress, module_of

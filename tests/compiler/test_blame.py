@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from mlc.codegen.lower import driver
-from mlc.compiler import backends
+from mlc.compiler import cpu_backend
 from mlc.compiler.blame import blame
 from mlc.compiler.cli import main
 from mlc.ir import Node
@@ -64,13 +64,13 @@ def test_lowering_with_fusion(source, monkeypatch):
 
 
 def test_code_generation(source, monkeypatch):
-    emit = backends.cpu_emit.emit
+    emit = cpu_backend.cpu_emit.emit
 
     def planted(kernel, target):
         e = emit(kernel, target)
         return replace(e, ir_text=e.ir_text.replace(" fdiv ", " fmul "))
 
-    monkeypatch.setattr(backends.cpu_emit, "emit", planted)
+    monkeypatch.setattr(cpu_backend.cpu_emit, "emit", planted)
     found = blame(source, {"x": X})
     assert found.culprit == "code generation" and "rows: kernel mlc_" in found.why
 

@@ -260,12 +260,12 @@ def test_names_of_any_kind(run, model: Path, tmp_path: Path, command: str) -> No
 
 @pytest.mark.parametrize("moment", ["import", "compile"])
 def test_an_interrupt_is_quiet_and_leaves_nothing(run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    from mlc.compiler import api, backends
+    from mlc.compiler import api, cpu_backend
 
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(*{"import": (api, "import_variants"), "compile": (backends.CompilePool, "compile")}[moment], interrupt)
+    monkeypatch.setattr(*{"import": (api, "import_variants"), "compile": (cpu_backend.CompilePool, "compile")}[moment], interrupt)
     code, out, err = run("compile", model, "-o", tmp_path / "m.mlc")
     assert code == 130 and err.strip() == "interrupted" and not out
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]

@@ -8,8 +8,8 @@ import onnx.parser
 import pytest
 from mlc.codegen.cpu.target import missing_features, parse
 from mlc.codegen.kernel import ContractKernel
+from mlc.codegen.plan import steps_of
 from mlc.compiler.api import compile_stages
-from mlc.compiler.backends import steps_of
 from mlc.compiler.options import Options
 
 

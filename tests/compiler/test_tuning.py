@@ -22,8 +22,8 @@ from mlc.codegen.cpu.hints import (
 from mlc.codegen.cpu.recurrent import LENGTHS, Y
 from mlc.codegen.cpu.target import parse
 from mlc.codegen.kernel import ContractKernel, GroupedKernel, RecurrentKernel
+from mlc.codegen.plan import steps_of
 from mlc.compiler.api import compile_stages, compile_with
-from mlc.compiler.backends import steps_of
 from mlc.compiler.cli import main
 from mlc.compiler.options import Options
 from mlc.compiler.stages import module_of

@@ -7,7 +7,7 @@ from dataclasses import replace
 import mlc
 import numpy as np
 import pytest
-from mlc.compiler import backends
+from mlc.compiler import cpu_backend
 from mlc.compiler.options import Options
 from mlc.compiler.validate import ValidatingModule
 from mlc.errors import InputError, VerifyError
@@ -37,7 +37,7 @@ def chain():
 
 def plant(monkeypatch, node, old, new):
     """Change the code of the kernels of one node, and nothing else."""
-    emit = backends.cpu_emit.emit
+    emit = cpu_backend.cpu_emit.emit
     wrong = []
 
     def planted(kernel, target):
@@ -50,7 +50,7 @@ def plant(monkeypatch, node, old, new):
         return e
 
     order = ["project", "rows", "shift"]
-    monkeypatch.setattr(backends.cpu_emit, "emit", planted)
+    monkeypatch.setattr(cpu_backend.cpu_emit, "emit", planted)
 
 
 @pytest.fixture

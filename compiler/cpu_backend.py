@@ -1,0 +1,127 @@
+"""The backend of CPUs: LLVM text, compiled in parallel processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ..codegen.cpu import emit as cpu_emit
+from ..codegen.cpu.dot.instructions import dot_kind, instruction
+from ..codegen.cpu.emitted import Emitted
+from ..codegen.cpu.parallel import CompilePool
+from ..codegen.cpu.target import CpuTarget
+from ..codegen.kernel import Kernel
+from ..codegen.lower import LowerOptions
+from ..codegen.lower.scattered_taps import ScatterCosts
+from ..codegen.lower.winograd import ConvCosts
+from ..codegen.plan import Plan
+from ..ir import DType
+from ..passes.base import Runnable
+from ..passes.half_products import HalfProducts
+from ..passes.long_reductions import LongReductions
+from ..passes.pipelines import CLEAN
+from ..passes.separate_resizes import SeparateResizes
+from ..runtime import objects
+from ..runtime.artifact import Parts
+from .assemble import assemble
+from .constants import Packed
+from .emission import emit_once, kernel_key
+from .program import cpu_code
+
+if TYPE_CHECKING:
+    from .backends import Done, Equal
+
+_WALK = 12  # steps down a tree before asking whether any row still moves costs less than going on
+_ATTENTION_UNITS = 8  # a few threads then have something to share out
+_INNER_ROWS = 32  # beyond, turning B once is little beside the products
+_SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
+
+
+class CpuBackend:
+    runs_here = True
+
+    def __init__(self, target: CpuTarget) -> None:
+        self.target = target
+        self._pool = CompilePool(target)
+        self._written: dict[object, Emitted] = {}  # by what they are built from: layers repeat, and so do programs
+
+    def __enter__(self) -> CpuBackend:
+        self._pool.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.__exit__(kind, error, trace)
+
+    def prepare(self, nodes: int) -> None:
+        if nodes > _SMALL:
+            self._pool.start()
+
+    def options(self, opt_level: int, exact: bool) -> LowerOptions:
+        panel = self.target.lanes(4) * (4 if self.target.vector_registers == 32 else 2)  # columns of a register tile
+        return LowerOptions(
+            opt_level=opt_level,
+            panel=max(16, panel),
+            inner=_INNER_ROWS if opt_level > 0 else 0,
+            diagonal=True,
+            overwrite=opt_level > 0,
+            planes=opt_level > 0,
+            passes=opt_level > 0,
+            prologue=opt_level > 0,
+            attention_units=_ATTENTION_UNITS if opt_level > 0 else 0,
+            checks=True,
+            walk=_WALK,
+            winograd=None if exact or opt_level == 0 else ConvCosts(),
+            abreast=opt_level > 0,
+            scatter=ScatterCosts() if opt_level > 0 else None,
+        )
+
+    def attention(self, precision: str) -> DType | None:
+        return None
+
+    def passes(self, opt_level: int) -> tuple[Runnable, ...]:
+        how = instruction(dot_kind(DType.BF16, DType.BF16), self.target)
+        halves = HalfProducts(dots=how != "lanes", split=how == "tiles")
+        return (SeparateResizes(), halves, CLEAN, LongReductions()) if opt_level > 0 else ()
+
+    def emit(self, plan: Plan) -> dict[int, Emitted]:
+        return emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: self._emit(step.kernel)), self._written)
+
+    def _emit(self, kernel: Kernel) -> Emitted:
+        made = cpu_emit.emit(kernel, self.target)
+        self._pool.offer(made.symbol, made.ir_text)
+        return made
+
+    def texts(self, emitted: Mapping[int, Emitted], known: Mapping[str, bytes]) -> dict[str, str]:
+        return {e.symbol: e.ir_text for e in emitted.values() if e.symbol not in known}
+
+    def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, bytes]:
+        return self._pool.compile(texts, done)
+
+    def parts(
+        self,
+        plan: Plan,
+        emitted: Mapping[int, Emitted],
+        compiled: Mapping[str, bytes],
+        equal: Equal,
+        packed: Packed,
+        before: Parts | None = None,
+    ) -> Parts:
+        code = {i: cpu_code(e) for i, e in emitted.items()}
+
+        known = [] if before is None else [symbol for symbol, _ in objects.split(before.code)]
+
+        def join(symbols: Sequence[str]) -> bytes:
+            return objects.join([(s, compiled[s]) for s in symbols])
+
+        return assemble(plan, code, join, self.target.manifest, equal, packed, before, known)
+
+    def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, bytes]) -> None:
+        for symbol, text in texts.items():
+            (folder / f"{symbol}.ll").write_text(text)
+        for symbol, code in compiled.items():
+            (folder / f"{symbol}.o").write_bytes(code)
+
+    def describe(self, emitted: Emitted) -> list[str]:
+        return [f"{emitted.symbol} units={emitted.units}"]
