@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mlc.ir import DType, Graph, Input, Node, TensorType, const, dim_min, sym
+from mlc.ir import DType, Graph, Input, TensorType, const, dim_min, sym
 from mlc.ir.ops import (
     Add,
     Cast,
@@ -27,16 +27,13 @@ from mlc.ir.ops import (
 )
 from mlc.ir.verify import verify
 from mlc.passes import PassContext, run_passes
+from mlc.passes.base import apply
 from mlc.passes.fuse_attention import FuseAttention
 from mlc.passes.simplify import Simplify
 from mlc.passes.triangle import halves
 
 PASSES = (Simplify(), FuseAttention(), Simplify())
 LOW = float(np.finfo(np.float32).min)
-
-
-def apply(op, *ins):
-    return Node.make(op, ins).out
 
 
 def c(value, dtype=np.float32):

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mlc.ir import DType, Graph, Input, Node, TensorType, const
+from mlc.ir import DType, Graph, Input, TensorType, const
 from mlc.ir.ops import Add, Conv, ConvTranspose, Div, MatMul, Mul, Relu, Reshape, Transpose
 from mlc.ir.verify import verify
 from mlc.passes import PassContext
+from mlc.passes.base import apply
 from mlc.passes.fold_scale import FoldScale
 
 RNG = np.random.default_rng(0)
-
-
-def apply(op, *ins):
-    return Node.make(op, ins).out
 
 
 def weights(*shape):

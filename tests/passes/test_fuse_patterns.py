@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from mlc.ir import DType, Graph, Input, Node, TensorType, const
+from mlc.ir import DType, Graph, Input, TensorType, const
 from mlc.ir.ops import (
     Add,
     Div,
@@ -36,15 +36,12 @@ from mlc.ir.ops import (
 )  # fmt: skip
 from mlc.ir.verify import verify
 from mlc.passes import PassContext, run_passes
+from mlc.passes.base import apply
 from mlc.passes.fuse_attention import FuseAttention
 from mlc.passes.fuse_patterns import FusePatterns
 from mlc.passes.simplify import Simplify
 
 PASSES = (Simplify(), FusePatterns(), FusePatterns())
-
-
-def apply(op, *ins):
-    return Node.make(op, ins).out
 
 
 def c(value):

@@ -7,15 +7,12 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from mlc.ir import DType, Graph, Input, Node, TensorType
+from mlc.ir import DType, Graph, Input, TensorType
 from mlc.ir.ops import Add, Concat, Mul, Neg, Rotary, Slice
 from mlc.ir.verify import verify
 from mlc.passes import PassContext, run_passes
+from mlc.passes.base import apply
 from mlc.passes.fuse_rotary import FuseRotary
-
-
-def apply(op, *ins):
-    return Node.make(op, ins).out
 
 
 def source(*shape):

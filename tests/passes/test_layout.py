@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlc.ir import DType, Graph, Input, Node, TensorType, const, sym
+from mlc.ir import DType, Graph, Input, TensorType, const, sym
 from mlc.ir.ops import (
     Add,
     ArgReduce,
@@ -31,15 +31,11 @@ from mlc.ir.ops import (
 )  # fmt: skip
 from mlc.ir.verify import verify
 from mlc.passes import PassContext, optimize
-from mlc.passes.base import is_trivial
+from mlc.passes.base import apply, is_trivial
 from mlc.passes.layout_ops import axis_groups, reshape_perm
 from mlc.passes.sink_transposes import SinkTransposes, moved_elements
 
 RNG = np.random.default_rng(0)
-
-
-def apply(op, *ins):
-    return Node.make(op, ins).out
 
 
 def transposes(graph):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlc.errors import PassError, VerifyError
-from mlc.ir import DType, Graph, Input, Node, TensorType, const
+from mlc.ir import DType, Graph, Input, TensorType, const
 from mlc.ir.ops import (
     Abs,
     Add,
@@ -38,13 +38,10 @@ from mlc.ir.parser import parse
 from mlc.ir.printer import constants_of, print_graph
 from mlc.ir.verify import verify
 from mlc.passes import PassContext, optimize
+from mlc.passes.base import apply
 
 UNARY = (Abs(), Neg(), Relu(), Sigmoid(), Tanh())
 BINARY = (Add(), Sub(), Mul(), Max(), Min())
-
-
-def apply(op, *ins):
-    return Node.make(op, ins).out
 
 
 @st.composite
