@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,8 @@ import ctypes
 import emulated
 from mlc.codegen.cuda.emulate.compiler import EmulateOptions, build
 options = EmulateOptions(("address", "undefined"))
-emulated.build = lambda sources, _=None: build(sources, options)
 import numpy as np
 import lowering as emulated_graphs
-from mlc.codegen.cuda import contract, contract_schedule
-import test_attention, test_contract, test_contract_mma, test_grouped, test_irregular, test_loops
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -34,10 +32,22 @@ def exact(size, dtype, offset=0):  # memory of exactly this size, so that every 
     return out
 
 emulated.aligned_array = exact
+
+def work():
 {body}
+
+# Twice, first to learn which kernels there are: one run of g++ makes what they have in common once.
+sources, compare = {}, emulated.compare
+emulated.build, emulated.compare = lambda found, _=None: sources.update(found), lambda *_: None
+work()
+library = build(sources, options)
+emulated.build, emulated.compare = lambda found, _=None: library, compare
+work()
 print("clean")
 """
 KERNELS = """
+from mlc.codegen.cuda import contract, contract_schedule
+import test_attention, test_contract, test_contract_mma, test_loops
 for test in (test_loops.test_maps, test_loops.test_irregular, test_contract.test_b_in_place):
     test()
 for hiding in test_attention.HIDING:
@@ -49,13 +59,16 @@ emulated.check_all([test_contract.conv(x, 3, 3, 4, 6, strides=(2, 2), pads=(1, 1
                     test_contract_mma.dot(70, 70, 200, half, half),  # by warp groups, as the convolution
                     test_contract_mma.convolution(image, 3, 3, 16, 40, dtypes=(half, half), pads=(1, 1)),
                     test_attention.attention(4, 2, 5, 300, 24, 8, causal=True, batch=1, dtype=half)], tol=1e-2)
+usual = contract.schedule_wgmma, contract.schedule_mma
 contract.schedule_wgmma = lambda kernel: contract_schedule.WgmmaSchedule(64, 64, 3, 1, 1.0, stream=3)
 contract.schedule_mma = lambda kernel, device: contract_schedule.MmaSchedule(64, 64, 16, 2, 2, 3, 1, 1.0, stream=3)
 for target in ("cuda:sm_90a", "cuda:sm_80"):  # blocks share steps, and in true float32 splits of k
     emulated.check_all([test_contract_mma.dot(70, 72, 320, half, half), test_contract.product(emulated_graphs.tensor(9, 1600), emulated_graphs.tensor(1600, 20))],
                        target, tol=1e-2)
+contract.schedule_wgmma, contract.schedule_mma = usual
 """
 IRREGULAR = """
+import test_grouped, test_irregular, test_loops
 x, wide, levels = emulated_graphs.tensor(40, 33), emulated_graphs.tensor(1, 2100), test_grouped.layer
 test_irregular.test_positions()
 test_irregular.check_all([
@@ -82,7 +95,7 @@ def run(body: str) -> subprocess.CompletedProcess[str]:
     paths = [str(HERE), str(HERE.parent / "codegen"), *(p for p in sys.path if p)]
     env = {**os.environ, "LD_PRELOAD": ":".join(found), "PYTHONPATH": os.pathsep.join(paths), "PYTHONMALLOC": "malloc",
            "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0", "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
-    script = SCRIPT.replace("{body}", body)
+    script = SCRIPT.replace("{body}", textwrap.indent(body, "    "))
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=900)
 
 
