@@ -13,6 +13,7 @@ import numpy as np
 
 from ..elements import dtype_of
 from ..texts import Texts, murmur, print_integers, read_integers
+from .regular import full_match
 
 _FEW = 32  # elements that are done one by one
 
@@ -86,10 +87,10 @@ def in_rows(rows: list[list[str]], pad: str, shape: tuple[int, ...]) -> Texts:
 
 def regex_full_match(x: Texts, pattern: str) -> np.ndarray:
     try:
-        compiled = re.compile(pattern)
-    except re.error as e:
+        matches = full_match(pattern)
+    except (re.error, RecursionError, OverflowError) as e:
         raise ValueError(f"pattern {pattern[:80]!r}: {e}") from None
-    return np.array([m is not None for m in map(compiled.fullmatch, x.items)], bool).reshape(x.shape)
+    return np.array([*map(bool, map(matches, x.items))], bool).reshape(x.shape)
 
 
 def murmur_hash(x: Texts, seed: int) -> np.ndarray:
