@@ -19,7 +19,7 @@ from mlc.codegen.kernel import LoopKernel, Operand, Store
 from mlc.codegen.lower import lower
 from mlc.compiler.stages import compile_graph
 from mlc.ir import Const, DType, prod, sym
-from mlc.ir.ops.move import Pad, ScatterND
+from mlc.ir.ops.move import Gather, GatherElements, Pad, ScatterND
 from running import TARGETS, execute
 
 PAD = 64
@@ -303,3 +303,21 @@ def test_rows_that_updates_replace_one_after_another(reduction, target):
             inputs = [tensor(*sizes), tensor(count, depth, dtype=DType.I64), tensor(count, *sizes[depth:])]
             module = compile_graph(graph(inputs, ap(op, *inputs)), target=target, threads=2)
             np.testing.assert_array_equal(module(x, rows, updates), want)
+
+
+@pytest.mark.parametrize("dtype", [DType.U8, DType.I8, DType.BOOL, DType.F16, DType.BF16, DType.I16], ids=str)
+def test_narrow_elements_gathered_from_anywhere(dtype):
+    """By an index for each lane, also from an array that starts in the middle of a word; negative numbers and the last element, too."""
+    rng = np.random.default_rng(6)
+    sizes = (7, 5, 53), (sym("A"), sym("B"), sym("C"))
+    flat = np.zeros(7 * 5 * 53 + 3, dtype.np)
+    for start in (0, 1, 3):
+        data = flat[start : start + 7 * 5 * 53].reshape(7, 5, 53)
+        data[...] = rng.integers(-100, 100, data.shape).astype(dtype.np)
+        rows, each = rng.integers(0, 53, 37), rng.integers(0, 53, (7, 5, 37))
+        rows[0] = each[-1, -1, -1] = 52
+        for shape in sizes if start == 1 else sizes[:1]:
+            x, i, j = tensor(*shape, dtype=dtype), tensor(37, dtype=DType.I64), tensor(*shape[:2], 37, dtype=DType.I64)
+            got = compile_graph(graph([x, i, j], ap(Gather(2), x, i), ap(GatherElements(2), x, j)), threads=1)(data, rows, each)
+            np.testing.assert_array_equal(got[0], data[..., rows])
+            np.testing.assert_array_equal(got[1], np.take_along_axis(data, each, 2))

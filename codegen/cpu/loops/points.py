@@ -306,12 +306,28 @@ class Points:
             mask = s.mask if s.mask is not None else ir.Constant(vec(I1, lanes), [1] * lanes)
             raw = b.call(name, wide, pointers, ir.Constant(I32, align), mask, ir.Constant(wide, None))
             return math.from_storage(raw, dtype)
+        if self.target.masked and dtype.itemsize < 4 and stride is None:
+            return math.from_storage(self._gathered_narrow(e, s, lanes, t), dtype)
         index = self._lane_offsets(e.offset, s, lanes)
         raw = ir.Constant(wide, ir.Undefined)
         for lane in range(lanes):
             at = ir.Constant(I32, lane)
             raw = b.ir.insert_element(raw, b.load(t, b.at(base, b.ir.extract_element(index, at), t), align), at)
         return math.from_storage(raw, dtype)
+
+    def _gathered_narrow(self, e: Load, s: Scope, lanes: int, t: Any) -> Any:
+        """Elements of 8 or 16 bits, which no instruction gathers: the aligned words that they are in, which are on the same page."""
+        b, i, size = self.b, self.b.ir, self.k.operands[e.operand].dtype.itemsize
+        words, places = vec(I32, lanes), vec(I64, lanes)
+        offsets = i.mul(self._widen(self.value(e.offset, s), lanes), ir.Constant(places, size))
+        addresses = i.add(b.splat(i.ptrtoint(self.pointers[e.operand], I64), lanes), offsets)
+        pointers = i.inttoptr(i.and_(addresses, ir.Constant(places, -4)), vec(PTR, lanes))
+        mask = s.mask if s.mask is not None else ir.Constant(vec(I1, lanes), [1] * lanes)
+        name = f"llvm.masked.gather.{mangle(words)}.{mangle(pointers.type)}"
+        found = b.call(name, words, pointers, ir.Constant(I32, 4), mask, ir.Constant(words, None))
+        within = i.shl(i.and_(i.trunc(addresses, words), ir.Constant(words, 3)), ir.Constant(words, 3))
+        narrow = i.trunc(i.lshr(found, within), vec(ir.IntType(8 * size), lanes))
+        return narrow if t == ir.IntType(8 * size) else i.bitcast(narrow, vec(t, lanes))
 
     def _fixed(self, e: Load) -> bool:
         """Whether it loads one element that is there in any case, and the kernel writes nothing to its operand."""
