@@ -10,7 +10,9 @@ from ..codegen.cpu.emitted import Emitted
 from ..codegen.plan import Append, Bind, Branch, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Require, Step
 from ..errors import CodegenError
 from ..ir import Dim, DType, dim_max, floordiv
-from ..runtime.instructions import CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, REQUIRE, TEAM_CALL, YIELD
+from ..runtime.instructions import (
+    CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, REQUIRE, TAKING_CALL, TEAM_CALL, YIELD,
+)  # fmt: skip
 from .slots import Slots
 
 CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)
@@ -46,7 +48,9 @@ class Code:
 def cpu_code(e: Emitted) -> Code:
     """The call of a CPU kernel, cut so that threads are worth it."""
     op, grain = CALL, dim_max(_units(CHUNK_COST, e.unit_cost), e.least)
-    if e.shared:
+    if e.takes:
+        op = TAKING_CALL
+    elif e.shared:
         grain = -grain
     if e.rounds is not None:
         op = TEAM_CALL

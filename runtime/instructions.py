@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from .handlers import Handler, HostHandler
     from .manifest import BufferSpec
 
-CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD, EXPECT, REQUIRE = range(1, 11)
+CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD, EXPECT, REQUIRE, TAKING_CALL = range(1, 12)
+CALLS = (CALL, TEAM_CALL, TAKING_CALL)
 _LENGTHS = {JUMP: 2, JUMP_IF_FALSE: 3, INCREMENT: 2, CLEAR: 2, JUMP_IF_GE: 4, YIELD: 2, EXPECT: 6, REQUIRE: 5}
 
 
 def instruction_length(program: Sequence[int], pc: int) -> int:
     """Words of the instruction at `pc` of a checked program."""
-    return 6 + program[pc + 2] + program[pc + 3] if program[pc] in (CALL, TEAM_CALL) else _LENGTHS[program[pc]]
+    return 6 + program[pc + 2] + program[pc + 3] if program[pc] in CALLS else _LENGTHS[program[pc]]
 
 
 class CheckedProgram:
@@ -39,7 +40,7 @@ class CheckedProgram:
         while pc < n:
             starts.add(pc)
             w = self._words(pc, _LENGTHS.get(words[pc], 6))
-            pc += self._call(pc, w) if w[0] in (CALL, TEAM_CALL) else self._instruction(pc, w)
+            pc += self._call(pc, w) if w[0] in CALLS else self._instruction(pc, w)
         if not self.targets <= starts | {n}:
             raise ArtifactError("a jump leads into the middle of an instruction")
         if len(self.yields) != len(handlers):

@@ -14,12 +14,14 @@
 ; A team step (kind 1) is one call on each of several threads at once, which meet at barriers. The caller waits a moment for
 ; workers to join, then closes the job; the threads that are in by then are the team, each working already, so that none is
 ; waited for in vain: a caller whom nobody joins, or who finds the pool held, is a team of one.
+;
+; A kernel that takes its chunks by itself (kind 2) is called once on each thread: it keeps what it prepared for one for the next.
 
 %Pool = type {
   i64, [15 x i64],                 ;  0 ctl
   i64, i64, [14 x i64],            ;  2 pieces: number of chunks, 3 parts: number of ranges
   i32, i32, [15 x i64],            ;  5 left, 6 parked: the caller sleeps on `left`
-  i32, i32, i32, i32, [14 x i64],  ;  8 busy, 9 sleepers, 10 workers, 11 kind: 0 chunks, 1 team
+  i32, i32, i32, i32, [14 x i64],  ;  8 busy, 9 sleepers, 10 workers, 11 kind: 0 chunks, 1 team, 2 takes chunks
   ptr, ptr, ptr, i64, [12 x i64],  ; 13 fn, 14 bufs, 15 dims, 16 units
   i64, [15 x i64],                 ; 18 arrived at the barrier
   i64                              ; 20 phase: barriers passed
@@ -110,26 +112,30 @@ check:
   ret i1 %ok
 }
 
-; Take chunks of the published job until none is left, from range %start on.
-define internal void @chunks(i64 %start) {
+; The next chunk of the published job: its first unit and the one behind its last; 0 when none is left. %share: the range at which
+; its thread is, counted from its own on, and the one where it has been to all.
+define internal i64 @take(ptr %share, ptr %chunk) {
 entry:
   %pieces = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 2)
   %parts = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 3)
-  %fn = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
-  %bufs = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
-  %dims = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
   %units = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 16)
-  %stop = add i64 %start, %parts
+  %start = load i64, ptr %share
+  %stopp = getelementptr i64, ptr %share, i64 1
+  %stop = load i64, ptr %stopp
   br label %part
 part:
   %s = phi i64 [ %start, %entry ], [ %s1, %finished ]
+  %more = icmp ult i64 %s, %stop
+  br i1 %more, label %look, label %none
+none:
+  store i64 %s, ptr %share
+  ret i64 0
+look:
   %p = urem i64 %s, %parts
   %p1 = add i64 %p, 1
   %e0 = mul i64 %p1, %pieces
   %last = udiv i64 %e0, %parts
   %next = getelementptr [256 x [8 x i64]], ptr @next, i64 0, i64 %p
-  br label %take
-take:
   %seen = load atomic i64, ptr %next monotonic, align 8 ; spares others' lines a write when all is taken
   %any = icmp ult i64 %seen, %last
   br i1 %any, label %grab, label %finished
@@ -137,17 +143,62 @@ grab:
   %i = atomicrmw add ptr %next, i64 1 monotonic
   %mine = icmp ult i64 %i, %last
   br i1 %mine, label %work, label %finished
-work:
-  %b0 = mul i64 %i, %units
-  %begin = udiv i64 %b0, %pieces
-  %b1 = add i64 %b0, %units
-  %end = udiv i64 %b1, %pieces
-  call void %fn(ptr %bufs, ptr %dims, i64 %begin, i64 %end)
-  br label %take
 finished:
   %s1 = add i64 %s, 1
-  %more = icmp ult i64 %s1, %stop
-  br i1 %more, label %part, label %done
+  br label %part
+work:
+  store i64 %s, ptr %share
+  %b0 = mul i64 %i, %units
+  %begin = udiv i64 %b0, %pieces
+  store i64 %begin, ptr %chunk
+  %b1 = add i64 %b0, %units
+  %end = udiv i64 %b1, %pieces
+  %endp = getelementptr i64, ptr %chunk, i64 1
+  store i64 %end, ptr %endp
+  ret i64 1
+}
+
+; As @take, for a caller alone: all units, whose number %share holds, then none.
+define internal i64 @take_all(ptr %share, ptr %chunk) {
+  %units = load i64, ptr %share
+  store i64 0, ptr %share
+  store i64 0, ptr %chunk
+  %endp = getelementptr i64, ptr %chunk, i64 1
+  store i64 %units, ptr %endp
+  %any = icmp ne i64 %units, 0
+  %found = zext i1 %any to i64
+  ret i64 %found
+}
+
+; Work on chunks of the published job until none is left, from range %start on.
+define internal void @chunks(i64 %start) {
+entry:
+  %share = alloca [2 x i64]
+  %chunk = alloca [2 x i64]
+  %parts = load i64, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 3)
+  %kind = load i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 11)
+  %fn = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
+  %bufs = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 14)
+  %dims = load ptr, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 15)
+  store i64 %start, ptr %share
+  %stop = add i64 %start, %parts
+  %stopp = getelementptr i64, ptr %share, i64 1
+  store i64 %stop, ptr %stopp
+  %takes = icmp eq i32 %kind, 2
+  br i1 %takes, label %once, label %next
+once:
+  call void %fn(ptr %bufs, ptr %dims, ptr @take, ptr %share)
+  ret void
+next:
+  %found = call i64 @take(ptr %share, ptr %chunk)
+  %any = icmp ne i64 %found, 0
+  br i1 %any, label %work, label %done
+work:
+  %begin = load i64, ptr %chunk
+  %endp = getelementptr i64, ptr %chunk, i64 1
+  %end = load i64, ptr %endp
+  call void %fn(ptr %bufs, ptr %dims, i64 %begin, i64 %end)
+  br label %next
 done:
   ret void
 }
@@ -270,7 +321,7 @@ join:
   br i1 %won, label %run, label %try
 run:
   %kind = load i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 11)
-  %team = icmp ne i32 %kind, 0
+  %team = icmp eq i32 %kind, 1
   br i1 %team, label %together, label %apart
 together:
   %rank = add i64 %joined, 1
@@ -342,19 +393,33 @@ define void @mlc_team(ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64
   ret void
 }
 
+; Run fn(bufs, dims, take, share) on up to %threads threads, which take chunks of at least %grain units by i64 take(share, chunk).
+define void @mlc_taking(ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64 %threads) {
+  call void @launch(i32 2, ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i64 %threads)
+  ret void
+}
+
 define internal void @launch(i32 %kind, ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain.or.minus, i64 %threads) {
 entry:
   %deadline = alloca i64
+  %alone.share = alloca i64
   %minus = sub i64 0, %grain.or.minus
   %grain = call i64 @llvm.smax.i64(i64 %grain.or.minus, i64 %minus)
   %fewest = icmp slt i64 %grain.or.minus, 0
-  %team = icmp ne i32 %kind, 0
+  %team = icmp eq i32 %kind, 1
+  %takes = icmp eq i32 %kind, 2
   %few = icmp ule i64 %units, %grain
   %one = icmp ule i64 %threads, 1
   %alone = or i1 %few, %one
   br i1 %alone, label %serial, label %acquire
 serial:
-  br i1 %team, label %single, label %whole
+  br i1 %team, label %single, label %apart.serial
+apart.serial:
+  br i1 %takes, label %at.once, label %whole
+at.once:
+  store i64 %units, ptr %alone.share
+  call void %fn(ptr %bufs, ptr %dims, ptr @take_all, ptr %alone.share)
+  ret void
 single:
   call void %fn(ptr %bufs, ptr %dims, i64 0, i64 1, ptr @barrier)
   ret void
@@ -370,14 +435,15 @@ swap:
   %won = extractvalue { i32, i1 } %x, 1
   br i1 %won, label %plan, label %serial
 plan:
-  ; four chunks a thread: enough to even out, few enough to stay cheap. Sizes differ by one unit at most, and threads get as
-  ; many chunks each, if there are enough.
+  ; four chunks a thread: enough to even out, few enough to stay cheap; eight where they cost no call. Sizes differ by one unit at
+  ; most, and threads get as many chunks each, if there are enough.
   %least = call i64 @llvm.umax.i64(i64 %grain, i64 1)
   %rest = sub i64 %least, 1
   %u1 = add i64 %units, %rest
   %u2 = select i1 %team, i64 %u1, i64 %units
   %grains = udiv i64 %u2, %least
-  %t.log = select i1 %fewest, i64 0, i64 2
+  %t.call = select i1 %fewest, i64 0, i64 2
+  %t.log = select i1 %takes, i64 3, i64 %t.call
   %t4 = shl i64 %threads, %t.log
   %c0 = call i64 @llvm.umin.i64(i64 %grains, i64 %t4)
   %odd = urem i64 %c0, %threads
@@ -637,6 +703,7 @@ step:
 ;   8 handler                                                yield: its shortcut, or the caller runs a handler and calls again
 ;   9 expectation buf k lo_slot hi_slot                      unless i64 buf[2k] >= lo and buf[2k+1] <= hi: return 3, resume at this word
 ;  10 expectation slot lo_slot hi_slot                      the same of the size in a slot
+;  11 as 1                                                   call of a kernel that takes its chunks
 define i32 @mlc_run(ptr %ctx) {
 entry:
   %p0 = getelementptr %Ctx, ptr %ctx, i32 0, i32 0
@@ -704,10 +771,12 @@ decode:
   switch i64 %op, label %bad [ i64 1, label %call i64 2, label %jump i64 3, label %branch
                                i64 4, label %increment i64 5, label %clear i64 6, label %compare
                                i64 7, label %call i64 8, label %yield i64 9, label %expect
-                               i64 10, label %require ]
+                               i64 10, label %require i64 11, label %call ]
 call:
   %together = icmp eq i64 %op, 7
-  %kind = zext i1 %together to i32
+  %takes = icmp eq i64 %op, 11
+  %apart = select i1 %takes, i32 2, i32 0
+  %kind = select i1 %together, i32 1, i32 %apart
   %nbufs = load i64, ptr %at2
   %at3 = getelementptr i64, ptr %at, i64 3
   %ndims = load i64, ptr %at3

@@ -41,7 +41,7 @@ class Context(ctypes.Structure):
 
 
 class Native(NamedTuple):
-    """Entry points of native.ll; `run(address of a Context)` and the pool's `forget`, `workers`, `parallel`, `team`;
+    """Entry points of native.ll; `run(address of a Context)` and the pool's `forget`, `workers`, `parallel`, `taking`, `team`;
     `checksum(address, bytes)` as a signed integer, `checksums(address, bytes, bytes of a block, a counter, where to)`;
     `evaluate(address of tables, address of words)`: −1, or the number of the word that failed."""
 
@@ -49,6 +49,7 @@ class Native(NamedTuple):
     forget: Any
     workers: Any
     parallel: Any
+    taking: Any
     team: Any
     checksum: Any
     checksums: Any
@@ -115,6 +116,7 @@ def native() -> Native:
             forget=ctypes.CFUNCTYPE(None)(code.address("mlc_forget")),
             workers=ctypes.CFUNCTYPE(i64)(code.address("mlc_workers")),
             parallel=ctypes.CFUNCTYPE(None, ptr, ptr, ptr, i64, i64, i64)(code.address("mlc_parallel")),
+            taking=ctypes.CFUNCTYPE(None, ptr, ptr, ptr, i64, i64, i64)(code.address("mlc_taking")),
             team=ctypes.CFUNCTYPE(None, ptr, ptr, ptr, i64, i64, i64)(code.address("mlc_team")),
             checksum=ctypes.CFUNCTYPE(i64, ptr, i64)(code.address("mlc_checksum")),
             checksums=ctypes.CFUNCTYPE(None, ptr, i64, i64, ptr, ptr)(code.address("mlc_checksums")),

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import MlcError
 from .binding import Binding, Execution, Program
 from .handles import Handles
-from .instructions import CALL, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, TEAM_CALL, YIELD, instruction_length
+from .instructions import CALLS, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, YIELD, instruction_length
 from .native import native
 from .resume import Run
 
@@ -36,7 +36,7 @@ class Trace(Run):
         while pc < len(words):
             after = pc + instruction_length(words, pc)
             match words[pc]:
-                case op if op in (CALL, TEAM_CALL):
+                case op if op in CALLS:
                     self._call(pc, after)
                 case op if op == JUMP:
                     after = words[pc + 1]

@@ -206,6 +206,24 @@ class Builder:
         self.ir.ret_void()
         return self.fn
 
+    def during(self, carried: Sequence[Any], more: Callable[[list[Any]], Any], body: Callable[[list[Any]], Sequence[Any]]) -> list[Any]:
+        """while more(carried): carried = body(carried). Returns the final `carried`."""
+        b = self.ir
+        before = b.block
+        head, inside, after = (b.append_basic_block(n) for n in ("head", "body", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        phis = [b.phi(v.type) for v in carried]
+        b.cbranch(more(list(phis)), inside, after)
+        b.position_at_end(inside)
+        out = body(list(phis))
+        for phi, first, following in zip(phis, carried, out, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(following, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return list(phis)
+
     def walk(self, start: Any, stop: Any, body: Callable[[Any], Any]) -> None:
         """i = start; while i < stop: i = body(i)."""
         b = self.ir

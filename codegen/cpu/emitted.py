@@ -19,6 +19,8 @@ class Emitted:
     `unit_cost` is the approximate number of scalar operations of one unit; `flops` and `bytes` are of the whole kernel.
     With `rounds`, it is `void symbol(ptr* bufs, i64* dims, i64 part, i64 parts, void (*barrier)(i64 parts))`, run by a team of
     threads at once: in each of that many rounds, between barriers, a part does its share of `units`.
+    With `takes`, it is `void symbol(ptr* bufs, i64* dims, i64 (*take)(ptr share, i64* chunk), ptr share)`, called once on each of
+    some threads, and takes chunks of units until `take` returns 0; else it has written the first unit and the one behind the last.
     `shared`: neighbouring units share work, which every call does again: few calls are better than even ones. `least`: units of
     a call, where fewer would be slow.
     """
@@ -32,6 +34,7 @@ class Emitted:
     bytes: Dim
     rounds: Dim | None = None
     shared: bool = False
+    takes: bool = False
     least: Dim = 1
 
 

@@ -14,10 +14,13 @@ from mlc.ir import evaluate
 
 TARGETS = [t for t in ("cpu", "cpu:x86-64-v3", "cpu:x86-64-v2") if not missing_features(parse(t).triple, parse(t).features)]
 _ENGINES = {}
+_TAKE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64))
+_CALLED = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)
+_TAKING = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, _TAKE, ctypes.c_void_p)
 
 
 def execute(kernel, buffers, target="cpu", bindings=None, parts=1):
-    """Run all units, in `parts` calls in reverse order (units must not depend on each other)."""
+    """Run all units, in `parts` chunks in reverse order (units must not depend on each other)."""
     t = parse(target)
     e = emit(kernel, t)
     key = e.symbol, target
@@ -27,19 +30,36 @@ def execute(kernel, buffers, target="cpu", bindings=None, parts=1):
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         engine.add_object_file(llvm.ObjectFileRef.from_data(compile_ir(e.ir_text, t)))
         engine.finalize_object()
-        _ENGINES[key] = (
-            engine,
-            ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)(engine.get_function_address(e.symbol)),
-        )
+        _ENGINES[key] = engine, (_TAKING if e.takes else _CALLED)(engine.get_function_address(e.symbol))
     fn = _ENGINES[key][1]
     bindings = bindings or {}
     dims = (ctypes.c_int64 * len(e.dims))(*[evaluate(d, bindings) for d in e.dims])
     pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
     units = evaluate(e.units, bindings)
     cuts = np.linspace(0, units, parts + 1).astype(int)
-    for lo, hi in reversed(list(itertools.pairwise(cuts))):
-        fn(pointers, dims, int(lo), int(hi))
+    chunks = [(int(lo), int(hi)) for lo, hi in itertools.pairwise(cuts)]
+    if e.takes:
+        fn(pointers, dims, _giving(chunks), None)
+        fn(pointers, dims, _giving([]), None)  # a thread that comes late
+    else:
+        for lo, hi in reversed(chunks):
+            fn(pointers, dims, lo, hi)
     return e
+
+
+def _giving(chunks):
+    """What a kernel takes its chunks from, the last one first."""
+
+    @_TAKE
+    def take(share, chunk):
+        while chunks:
+            lo, hi = chunks.pop()
+            if lo < hi:
+                chunk[0], chunk[1] = lo, hi
+                return 1
+        return 0
+
+    return take
 
 
 def close(got, want, tolerance=1e-5):

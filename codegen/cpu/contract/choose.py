@@ -7,8 +7,9 @@ from collections.abc import Hashable
 from ....ir import dim_min, floordiv, lower
 from ...kernel import ContractKernel
 from .. import llvm_ir as ir
-from ..build import I64, kernel_function
+from ..build import I64
 from ..emitted import PLACEHOLDER, Emitted, named
+from ..taking import each_chunk, taking_function
 from ..target import CpuTarget
 from ..text_cache import TextEmitter
 from ..triple.emit import TripleProduct
@@ -48,20 +49,20 @@ class _Either(TextEmitter):
         tall = dim_min(1, floordiv(m, least))
         units = few.units + tall * (many.units - few.units)
         dims = (m, least, len(few.dims), *few.dims, *many.dims)
-        return Emitted(text, symbol, dims, units, few.unit_cost, few.flops, few.bytes, shared=many.shared)
+        return Emitted(text, symbol, dims, units, few.unit_cost, few.flops, few.bytes, takes=True)
 
     def text(self) -> tuple[str, str]:
         module = ir.Module()
         few, many = self.few.write(module, f"{PLACEHOLDER}.vectors"), self.many.write(module, f"{PLACEHOLDER}.tiles")
-        b = kernel_function(module)
+        b = taking_function(module)
         i = b.ir
-        bufs, dims, begin, end = b.fn.args
+        bufs, dims, take, share = b.fn.args
         own = b.at(dims, b.i64(3), I64)
         with i.if_else(i.icmp_signed(">=", b.param(dims, 0), b.param(dims, 1))) as (tall, short):
             with tall:
-                i.call(many, [bufs, b.at(own, b.param(dims, 2), I64), begin, end])
+                i.call(many, [bufs, b.at(own, b.param(dims, 2), I64), take, share])
             with short:
-                i.call(few, [bufs, own, begin, end])
+                each_chunk(b, take, share, lambda begin, end: i.call(few, [bufs, own, begin, end]))
         i.ret_void()
         for part in (few, many):
             part.linkage = "internal"

@@ -16,14 +16,15 @@ from typing import Any
 from ....ir import DType
 from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import I8, I64, PTR, Builder
+from ..build import I8, I64, Builder
 from ..emitted import PLACEHOLDER, Emitted, named
 from ..epilogue import Epilogue
 from ..float_mode import flush_subnormals
+from ..taking import taking_function
 from ..target import CpuTarget
 from ..text_cache import TextEmitter
 from ..tiles import Tiles
-from . import multiply, walk
+from . import multiply, queue, walk
 from .finish import AGAIN_ARGS, FINISH_ARGS, write_again, write_finish
 from .operands import Operands
 from .schedule import STRIP, TALL, TripleSchedule
@@ -48,7 +49,7 @@ class TripleProduct(TextEmitter):
     def described(self, text: str, symbol: str) -> Emitted:
         k, s = self.kernel, self.schedule
         units, flops = k.batch * s.blocks * s.chunks, 2 * k.batch * k.m * k.n * k.k
-        return Emitted(text, symbol, tuple(self.params.dims), units, s.unit_cost, flops, bytes_of(k.operands), shared=True)
+        return Emitted(text, symbol, tuple(self.params.dims), units, s.unit_cost, flops, bytes_of(k.operands), takes=True)
 
     def text(self) -> tuple[str, str]:
         module = ir.Module()
@@ -71,42 +72,39 @@ class TripleProduct(TextEmitter):
         write_again(again, self.kernel.panel)
         finish = function("finish", ir.VoidType(), FINISH_ARGS)
         write_finish(finish, self.operands, self.epilogue, again)
+        more = function("more", I64, queue.MORE_ARGS)
+        queue.write_more(more)
+        following = function("following", I64, queue.FOLLOWING_ARGS)
+        queue.write_following(following, self.operands, more)
         run = function("run", ir.VoidType(), walk.ARGS)
-        walk.Walk(run, self.operands, products, finish).write()
-        return self._units(ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), name), run)
+        walk.Walk(run, self.operands, walk.Functions(products, finish, following)).write()
+        return self._units(taking_function(module, name), more, run)
 
-    def _units(self, fn: ir.Function, run: ir.Function) -> ir.Function:
-        """void kernel(bufs, dims, begin, end): units that have what stays in common are walked as one."""
-        b = Builder(fn)
-        bufs, dims, begin, end = fn.args
+    def _units(self, b: Builder, more: ir.Function, run: ir.Function) -> ir.Function:
+        """void kernel(bufs, dims, take, share): units that have what stays in common are walked as one."""
+        bufs, dims, take, share = b.fn.args
         i, p, rows_pass = b.ir, self.operands.sizes(b, dims), self.schedule.rows_pass
+        waiting = b.alloca(I64, b.i64(queue.WORDS))
+        units = queue.Queue(b, waiting)
+        units.start(take, share)
         parts = [b.alloca(I8, i.mul(i.mul(p["depth"], x), b.i64(2 * PARTS))) for x in (p["kept"], b.i64(2 * STRIP))]
         sums = b.alloca(ir.FloatType(), p["sums"])
         tables = b.alloca(I64, b.i64(walk.TABLES * TALL) if rows_pass else p["kept"])
+        listed = b.alloca(I64, p["listed"])
         tiles = Tiles(b, DType.BF16)
         tiles.configure()
         restore = flush_subnormals(b, self.target)
-        outer, inner = ("chunks", "blocks") if rows_pass else ("blocks", "chunks")
+        outer, inner, size = ("chunks", "blocks", "n") if rows_pass else ("blocks", "chunks", "m")
 
-        def units(u: Any) -> Any:
-            first, rest = i.urem(u, p[inner]), i.udiv(u, p[inner])
-            kept, batch = i.urem(rest, p[outer]), i.udiv(rest, p[outer])
-            count = b.smin(b.smin(i.sub(end, u), i.sub(p[inner], first)), p["passing"])
-            edges = {outer: [kept, i.add(kept, b.i64(1))], inner: [first, i.add(first, count)]}
-            rows = [_share(b, p["m"], TALL, p["blocks"], at) for at in edges["blocks"]]
-            columns = [_share(b, p["n"], STRIP, p["chunks"], at) for at in edges["chunks"]]
-            i.call(run, [bufs, dims, batch, *rows, *columns, *parts, sums, tables])
-            return i.add(u, count)
+        def walk_some(_: list[Any]) -> Sequence[Any]:
+            whole = i.udiv(units.unit, p[inner])
+            kept, batch = i.urem(whole, p[outer]), i.udiv(whole, p[outer])
+            stay, end = (queue.share(b, p[size], TALL, p[outer], at) for at in (kept, i.add(kept, b.i64(1))))
+            i.call(run, [bufs, dims, batch, stay, end, i.mul(whole, p[inner]), *parts, sums, tables, waiting, listed])
+            return ()
 
-        b.walk(begin, end, units)
+        b.during([], lambda _: i.icmp_signed("!=", i.call(more, [waiting]), b.i64(0)), walk_some)
         restore()
         tiles.release()
         i.ret_void()
-        return fn
-
-
-def _share(b: Builder, size: Any, step: int, parts: Any, at: Any) -> Any:
-    """Where part number `at` begins, of equal ones (but for a step)."""
-    i = b.ir
-    steps = i.udiv(i.add(size, b.i64(step - 1)), b.i64(step))
-    return b.smin(size, i.mul(i.udiv(i.mul(at, steps), parts), b.i64(step)))
+        return b.fn

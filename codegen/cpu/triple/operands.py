@@ -26,7 +26,7 @@ class Operands:
             for name, dim in {
                 "m": k.m, "n": k.n, "k": k.k, "lda": k.lda, "a_batch": k.a_batch, "b_batch": k.b_batch, "ldc": k.ldc,
                 "c_batch": k.c_batch, "blocks": s.blocks, "chunks": s.chunks, "depth": s.depth, "kept": s.kept, "passing": s.passing,
-                "sums": s.sums,
+                "sums": s.sums, "listed": s.listed,
             }.items()
         }  # fmt: skip
         of_rows, of_strips = (Splitter(rows, kernel.panel, s.short) for rows in (True, False))

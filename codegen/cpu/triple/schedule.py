@@ -42,6 +42,7 @@ class TripleSchedule:
     chunks: int
     depth: int
     sums: int  # elements
+    listed: int  # tiles that pass at most, and one, where sums wait
     unit_cost: int
     ragged: bool  # n does not fill the last strip
     short: bool  # k does not fill the last 32 of a tile
@@ -83,10 +84,10 @@ def _by_rows(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
 
 
 def _schedule(rows_pass: bool, of: _Blocks, blocks: Dim, chunks: int, n: int, k: int) -> TripleSchedule:
-    sums = of.kept * of.passing * _UNIT if of.depth < k else 2 * TALL * STRIP
-    passing = of.passing if of.depth < k else 1 << 40
-    cost = _UNIT * of.kept * k
-    return TripleSchedule(_least(n, k), rows_pass, of.kept, passing, blocks, chunks, of.depth, sums, cost, n % STRIP != 0, k % STRIP != 0)
+    waiting = of.kept * of.passing * _UNIT, of.passing * _UNIT // STRIP + 1
+    sums, listed = waiting if of.depth < k else (2 * TALL * STRIP, 1)
+    cost, short = _UNIT * of.kept * k, (n % STRIP != 0, k % STRIP != 0)
+    return TripleSchedule(_least(n, k), rows_pass, of.kept, of.passing, blocks, chunks, of.depth, sums, listed, cost, *short)
 
 
 @dataclass(frozen=True, slots=True)
