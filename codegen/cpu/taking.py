@@ -26,7 +26,7 @@ def take(b: Builder, function: Any, share: Any, chunk: Any) -> Any:
     return b.ir.icmp_signed("!=", b.ir.call_through(_TAKE, function, [share, chunk]), b.i64(0))
 
 
-def each_chunk(b: Builder, function: Any, share: Any, body: Callable[[Any, Any], None]) -> None:
+def each_chunk(b: Builder, function: Any, share: Any, body: Callable[[Any, Any], object]) -> None:
     """`body` of the first unit of a chunk and the one behind its last, until none is left."""
     chunk = b.alloca(I64, b.i64(2))
 

@@ -14,11 +14,12 @@ from typing import Any
 from ....ir import DType
 from ...kernel import WinogradKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import I64, PTR, kernel_function, subroutine
+from ..build import I64, PTR, subroutine
 from ..emitted import Emitted, named
 from ..float_mode import flush_subnormals
 from ..product import Product
 from ..row_tiles import cut_rows
+from ..taking import each_chunk, taking_function
 from ..target import CpuTarget
 from ..text_cache import TextEmitter
 from .frame import F32, Frame
@@ -52,9 +53,7 @@ class _Emitter(TextEmitter):
         k, s = self.kernel, self.schedule
         flops = 2 * self.frame.places.tiles * self.frame.points * k.channels * k.n * k.groups
         unit = 2 * s.block * self.frame.points * k.channels * s.group * self.frame.strip
-        return Emitted(
-            text, symbol, tuple(self.frame.params.dims), s.blocks * s.groups, unit, flops, bytes_of(k.operands), shared=s.groups > 1
-        )
+        return Emitted(text, symbol, tuple(self.frame.params.dims), s.blocks * s.groups, unit, flops, bytes_of(k.operands), takes=True)
 
     def text(self) -> tuple[str, str]:
         s = self.schedule
@@ -69,22 +68,24 @@ class _Emitter(TextEmitter):
         return named(str(self.module))
 
     def _entry(self, into: ir.Function, strips: dict[bool, ir.Function]) -> None:
-        """void kernel(bufs, dims, begin, end): units, groups of strips fastest, so that they share a transformed input."""
-        b = kernel_function(self.module)
-        bufs, dims, begin, end = b.fn.args
+        """void kernel(bufs, dims, take, share): units, groups of strips fastest, so that they share a transformed input."""
+        b = taking_function(self.module)
+        bufs, dims, take, share = b.fn.args
         i, p = b.ir, b.params(dims, self.frame.size)
         v = b.alloca(F32, i.mul(p["most"], p["tile"]))
         products = b.alloca(F32, i.mul(p["most"], b.i64(self.frame.points * self.frame.strip)))
         zeros = b.alloca(F32, i.add(p["total"], b.i64(self.schedule.lanes)))
         b.clear(zeros, i.mul(p["total"], b.i64(4)))
+        transformed = b.alloca(I64, b.i64(1))  # the block whose input is in v
+        i.store(b.i64(-1), transformed, align=8)
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             group, block = i.urem(u, p["groups"]), i.udiv(u, p["groups"])
             first = i.mul(block, p["block"])
             count = b.smin(p["block"], i.sub(p["tiles"], first))
-            fresh = i.or_(i.icmp_signed("==", u, begin), i.icmp_signed("==", group, b.i64(0)))
-            with i.if_then(fresh):
+            with i.if_then(i.icmp_signed("!=", block, b.load(I64, transformed, 8))):
                 i.call(into, [bufs, dims, v, first, count, zeros])
+                i.store(block, transformed, align=8)
             low = i.mul(group, p["group"])
             high = b.smin(i.add(low, p["group"]), p["strips"])
 
@@ -108,7 +109,7 @@ class _Emitter(TextEmitter):
             return ()
 
         restore = flush_subnormals(b, self.target)
-        b.loop(begin, end, b.i64(1), [], unit)
+        each_chunk(b, take, share, lambda begin, end: b.loop(begin, end, b.i64(1), [], unit))
         restore()
         i.ret_void()
 
