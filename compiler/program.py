@@ -11,8 +11,18 @@ from ..codegen.plan import Append, Bind, Branch, Carry, Expect, HostOperand, Hos
 from ..errors import CodegenError
 from ..ir import Dim, DType, dim_max, floordiv
 from ..runtime.instructions import (
-    CALL, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, REQUIRE, TAKING_CALL, TEAM_CALL, YIELD,
-)  # fmt: skip
+    CALL,
+    CLEAR,
+    EXPECT,
+    INCREMENT,
+    JUMP,
+    JUMP_IF_FALSE,
+    JUMP_IF_GE,
+    REQUIRE,
+    TAKING_CALL,
+    TEAM_CALL,
+    YIELD,
+)
 from .slots import Slots
 
 CHUNK_COST = 20_000  # scalar operations that pay for handing a chunk to another thread (about a microsecond)

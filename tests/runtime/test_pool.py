@@ -61,6 +61,58 @@ def test_threads_get_equally_many_chunks():
         assert len(parallel(units, grain, threads)[1]) == chunks
 
 
+TAKE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64))
+TAKING = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, TAKE, ctypes.c_void_p)
+
+
+def taking(units, grain, threads, slow=0.0):
+    """Units counted, and the chunks that each call took, whose first thread waits a while for each."""
+    counts, calls = np.zeros(units, np.int64), []
+
+    @TAKING
+    def kernel(bufs, dims, take, share):
+        chunk, taken = (ctypes.c_int64 * 2)(), []
+        calls.append((threading.get_ident(), taken))
+        while take(share, chunk):
+            counts[chunk[0] : chunk[1]] += 1
+            taken.append((chunk[0], chunk[1]))
+            time.sleep(slow if threading.get_ident() == threading.main_thread().ident else 0)
+
+    native().taking(ctypes.cast(kernel, ctypes.c_void_p).value, 0, 0, units, grain, threads)
+    return counts, calls
+
+
+@pytest.mark.parametrize("units, grain, threads", [(1, 1, 4), (2, 1, 2), (7, 3, 4), (1000, 1, 3), (1001, 17, 2), (64, 64, 8), (5, 1, 1)])
+def test_kernels_take_each_unit_once(units, grain, threads):
+    counts, calls = taking(units, grain, threads)
+    assert (counts == 1).all() and 1 <= len(calls) <= threads
+    chunks = [c for _, taken in calls for c in taken]
+    if units <= grain or threads == 1:
+        assert chunks == [(0, units)]
+    assert min(e - b for b, e in chunks) >= min(grain, units) and len(chunks) <= 8 * threads
+
+
+def test_a_thread_that_is_slow_takes_fewer_chunks():
+    until = time.monotonic() + 30  # a worker that is kept off its core may miss it all
+    while True:
+        counts, calls = taking(64, 1, 2, slow=0.002)
+        assert (counts == 1).all() and sum(len(taken) for _, taken in calls) == 16
+        own = [len(taken) for who, taken in calls if who == threading.main_thread().ident]
+        if own[0] < 8:
+            break
+        assert time.monotonic() < until, "no worker ever took a chunk of the caller's"
+
+
+def test_many_takers_at_once():
+    def work(k):
+        for i in range(20):
+            counts, _ = taking(k * 10 + i + 1, 1 + i % 3, 1 + k % 5) if i % 2 else parallel(k * 10 + i + 1, 1, 3)
+            assert (counts == 1).all()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(16)))
+
+
 def test_many_callers_at_once():
     def work(k):
         for i in range(30):
