@@ -38,7 +38,7 @@ from ...ir import (
     symbols_of,
     upper,
 )  # fmt: skip
-from ...ir.ops import Cast, Host, Reshape, Stretch, Within
+from ...ir.ops import Cast, Concat, Host, Reshape, Stretch, Within
 from ...ir.ops.host import OBJECT, is_open
 from .constraints import assumptions, constraints, contracted, narrowed, stretched
 from .contents import Contents
@@ -132,6 +132,13 @@ class ImportContext(NodeView, Contents):
                 shape = list(inputs[i].shape)
                 shape[axis] = e
                 settled[i] = self.emit(Reshape(tuple(shape)), inputs[i]).out
+        if isinstance(op, Concat) and self.in_region:  # parts are written where the whole has room for them, in every run
+            whole = Node.make(op, settled, self.loc).types[0].shape
+            for i, v in enumerate(settled):
+                part = tuple(d if axis == op.axis else e for axis, (d, e) in enumerate(zip(v.shape, whole, strict=True)))
+                for d, e in zip(v.shape, part, strict=True):
+                    self.require_equal(d, e)
+                settled[i] = v if part == v.shape else self.emit(Reshape(part), v).out
         if self.stretch:
             for i, wide in list(stretched(op, settled)):
                 settled[i] = self.emit(Stretch(wide), settled[i]).out
@@ -282,15 +289,13 @@ class ImportContext(NodeView, Contents):
             self.equal[a, b] = True
 
     def require_within(self, d: Dim, lo: Dim, hi: Dim) -> bool:
-        """A dim has to be within lo to hi, both included, whenever the model runs, or the region that is being imported. False where
-        that computes one of them, or where it never is inside of one: nothing is required then. Raises OnnxImportError where it
-        never is elsewhere."""
+        """A dim has to be within lo to hi, both included, whenever the model runs. False inside a graph that may not run: nothing
+        is required then, as memory could not be addressed there in runs that it is not for. Raises OnnxImportError where it never is."""
         if lower(d - lo) >= 0 and upper(d - hi) <= 0:
             return True
-        never = upper(d - lo) < 0 or lower(d - hi) > 0
-        if self.in_region and (never or self._data_decide(d, lo, hi)):
+        if self.in_region:
             return False
-        if never:
+        if upper(d - lo) < 0 or lower(d - hi) > 0:
             raise OnnxImportError(f"{d}", expected=f"{lo} to {hi}", loc=", ".join(self.loc))
         self.limits.append(Limit(d, lo, hi, ", ".join(self.loc)))
         return True

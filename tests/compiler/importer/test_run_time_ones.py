@@ -306,3 +306,13 @@ def test_a_choice_of_sizes_in_a_branch_is_compared_where_it_runs():
     )
     with pytest.raises(mlc.errors.InputError):
         module.run({"x": f(4, 2, 3), "c": np.array(False)})
+
+
+@pytest.mark.parametrize("misfit", ["o = Concat<axis = 1>(x, u)", "v = Exp(u) o = Concat<axis = 1>(x, v)", "o = MatMul(x, u)",
+                                    "o = Gather<axis = 0>(x, five)"])  # fmt: skip
+def test_sizes_that_a_branch_could_not_address_are_no_matter_where_it_does_not_run(misfit):
+    text = f"""g (float[n,3] x, float[m,5] u, bool c) => (float[?,?] y) <int64[1] five = {{5}}> {{
+               y = If (c) <then_branch = a () => (float[?,?] o) {{ {misfit} }}, else_branch = b () => (float[?,?] r) {{ r = Identity(x) }}> }}"""
+    module = check(text, {"x": f(2, 3), "u": f(4, 5), "c": np.array(False)})
+    with pytest.raises(mlc.errors.InputError):
+        module.run({"x": f(2, 3), "u": f(4, 5), "c": np.array(True)})
