@@ -435,17 +435,16 @@ swap:
   %won = extractvalue { i32, i1 } %x, 1
   br i1 %won, label %plan, label %serial
 plan:
-  ; four chunks a thread: enough to even out, few enough to stay cheap; eight where they cost no call. Sizes differ by one unit at
+  ; eight chunks a thread: enough to even out what another program slows down, few enough to stay cheap. Sizes differ by one unit at
   ; most, and threads get as many chunks each, if there are enough.
   %least = call i64 @llvm.umax.i64(i64 %grain, i64 1)
   %rest = sub i64 %least, 1
   %u1 = add i64 %units, %rest
   %u2 = select i1 %team, i64 %u1, i64 %units
   %grains = udiv i64 %u2, %least
-  %t.call = select i1 %fewest, i64 0, i64 2
-  %t.log = select i1 %takes, i64 3, i64 %t.call
-  %t4 = shl i64 %threads, %t.log
-  %c0 = call i64 @llvm.umin.i64(i64 %grains, i64 %t4)
+  %t.log = select i1 %fewest, i64 0, i64 3
+  %most = shl i64 %threads, %t.log
+  %c0 = call i64 @llvm.umin.i64(i64 %grains, i64 %most)
   %odd = urem i64 %c0, %threads
   %c1 = sub i64 %c0, %odd
   %scarce = icmp ult i64 %c0, %threads

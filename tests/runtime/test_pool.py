@@ -47,7 +47,7 @@ def test_each_unit_runs_once(units, grain, threads):
 
 def test_threads_get_equally_many_chunks():
     for units, grain, threads, chunks in (
-        (36, 1, 2, 8),
+        (36, 1, 2, 16),
         (7, 1, 2, 6),
         (7, 2, 2, 2),
         (3, 1, 2, 2),
