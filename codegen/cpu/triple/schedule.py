@@ -30,8 +30,8 @@ _SPLIT, _BESIDE, _SHADOW, _WAIT = 0.625, 0.35, 300, 0.25
 @dataclass(frozen=True, slots=True)
 class TripleSchedule:
     """Units are blocks of rows by chunks of columns, all of them within a tile or a strip of equal. One of the two stays, split, while
-    up to `passing` of the other pass by in a call; `kept`: rows or columns at most that stay, `depth` of k. `least`: rows from which on
-    tiles are faster.
+    the other passes by; `kept`: rows or columns at most that stay, `depth` of k. If that is not all of k, the sums of up to `passing` units
+    wait for the rest. `least`: rows from which on tiles are faster.
     """
 
     least: int
@@ -84,15 +84,26 @@ def _by_rows(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
 
 
 def _schedule(rows_pass: bool, of: _Blocks, blocks: Dim, chunks: int, n: int, k: int) -> TripleSchedule:
-    waiting = of.kept * of.passing * _UNIT, of.passing * _UNIT // STRIP + 1
-    sums, listed = waiting if of.depth < k else (2 * TALL * STRIP, 1)
-    cost, short = _UNIT * of.kept * k, (n % STRIP != 0, k % STRIP != 0)
-    return TripleSchedule(_least(n, k), rows_pass, of.kept, of.passing, blocks, chunks, of.depth, sums, listed, cost, *short)
+    waits = of.depth < k
+    return TripleSchedule(
+        least=_least(n, k),
+        rows_pass=rows_pass,
+        kept=of.kept,
+        passing=of.passing,
+        blocks=blocks,
+        chunks=chunks,
+        depth=of.depth,
+        sums=of.kept * of.passing * _UNIT if waits else 2 * TALL * STRIP,
+        listed=of.passing * _UNIT // STRIP + 1 if waits else 1,
+        unit_cost=_UNIT * of.kept * k,
+        ragged=n % STRIP != 0,
+        short=k % STRIP != 0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """`kept` that stay, `passing` units that pass by in a call, `depth` of k."""
+    """`kept` that stay, `depth` of k, `passing` units that pass by before more of k does, or something else stays."""
 
     kept: int
     depth: int
@@ -100,8 +111,8 @@ class _Blocks:
 
     def cycles(self, stays: int, passes: int, k: int) -> float:
         """Of all but products, which take the same whatever the blocks are."""
-        blocks, calls = -(-stays // self.kept), -(-passes // (self.passing * _UNIT))
-        before = _SPLIT * (stays * calls + STRIP * blocks * calls) * k
+        blocks, times = -(-stays // self.kept), -(-passes // (self.passing * _UNIT))
+        before = _SPLIT * (stays + STRIP * blocks) * times * k
         in_excess = max(0.0, _SPLIT - _SHADOW * (self.kept // TALL) / STRIP**2)
         return before + (_BESIDE + in_excess) * blocks * passes * k + _WAIT * (-(-k // self.depth) - 1) * stays * passes
 
