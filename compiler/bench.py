@@ -41,6 +41,7 @@ class Timing:
     threads: int
     median: float
     minimum: float
+    p99: float  # of a hundred runs one takes longer
     runs: int
 
     def as_json(self) -> dict[str, Any]:
@@ -49,6 +50,7 @@ class Timing:
             "threads": self.threads,
             "median_ms": self.median,
             "min_ms": self.minimum,
+            "p99_ms": self.p99,
             "runs": self.runs,
         }
 
@@ -81,7 +83,12 @@ def measure(engines: Mapping[str, Run], threads: int, options: Options, tell: Pr
     finally:
         if collecting:
             gc.enable()
-    return [Timing(n, threads, statistics.median(t), min(t), len(t)) for n, t in samples.items()]
+    return [Timing(n, threads, statistics.median(t), min(t), _p99(t), len(t)) for n, t in samples.items()]
+
+
+def _p99(times: Sequence[float]) -> float:
+    """The least that 99 of 100 do not exceed."""
+    return sorted(times)[-(-99 * len(times) // 100) - 1]
 
 
 def table(timings: Sequence[Timing]) -> list[dict[str, Any]]:

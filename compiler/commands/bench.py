@@ -25,6 +25,7 @@ from .common import (
     find,
     input_options,
     knobs_json,
+    opened,
     progress,
     static_shapes,
     write_json,
@@ -62,11 +63,10 @@ def command(
     shapes: tuple[str, ...],
     knobs: Options,
 ) -> None:
-    """Time MODEL, in blocks of runs that take turns with other engines in this process."""
+    """Time MODEL, an ONNX file or a .mlc file, in blocks of runs that take turns with other engines in this process."""
     peers = parse_engines(against)
     counts = parse_threads(threads_text)
     found = find(model, shapes)
-    found.require_onnx()
     options = bench.Options(seconds, rounds)
     timings: list[bench.Timing] = []
     profiles: list[roofline.Profile] = []
@@ -115,7 +115,9 @@ def _prepare(
     knobs: Options,
     tell: Any,
 ) -> tuple[bytes, dict[str, Any], dict[str, int]]:
-    """Compiles once: the module as bytes, to be loaded once for each number of threads."""
+    """The module as bytes, to be loaded once for each number of threads, and what it is run with."""
+    if found.is_module:
+        return _prepare_module(found, given, static, knobs)
     from ..api import compile_with
 
     feeds = found.feeds(found.onnx_specs(), given) if static else None
@@ -125,6 +127,18 @@ def _prepare(
         feeds = found.feeds(specs, given, module)
     sizes = inputs.symbols_of_sizes(specs, static_shapes(feeds)) if static else {}
     return module.to_bytes(), feeds, sizes
+
+
+def _prepare_module(found: Model, given: Given, static: bool, knobs: Options) -> tuple[bytes, dict[str, Any], dict[str, int]]:
+    from ... import load
+
+    found.require_no_options(knobs)
+    if static:
+        raise InputError(f"--static, but {found.name} is a compiled module", expected="an ONNX model")
+    with opened(found.path) as f:
+        blob = f.read()
+    module = load(blob)
+    return blob, found.feeds(inputs.specs_of_module(module), given, module), {}
 
 
 def _engines(
@@ -143,6 +157,9 @@ def _engines(
 
     module = load(blob, threads=threads)
     ready: dict[str, bench.Run] = {"mlc": lambda: module.run(feeds)}
+    if found.is_module:
+        refusals.update(dict.fromkeys(names, f"{found.name} is a compiled module; it runs ONNX models"))
+        return ready
     precision = "bf16" if knobs.precision.default == "bf16" else "f32"
     makers: dict[str, Callable[[], bench.Run]] = {
         "onnxruntime": lambda: engines.onnxruntime_engine(found.path, feeds, threads, sizes),
@@ -212,10 +229,12 @@ def show_kernels(p: roofline.Profile) -> None:
 
 
 def show(name: str, rows: list[dict[str, Any]], refusals: dict[str, str]) -> None:
-    table = Table("threads", "engine", "median ms", "min ms", "runs", "time / mlc's", title=escape(name))
+    table = Table("threads", "engine", "median ms", "min ms", "p99 ms", "runs", "time / mlc's", title=escape(name))
     for r in rows:
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
-        table.add_row(str(r["threads"]), r["engine"], f"{r['median_ms']:.3f}", f"{r['min_ms']:.3f}", str(r["runs"]), ratio)
+        table.add_row(
+            str(r["threads"]), r["engine"], f"{r['median_ms']:.3f}", f"{r['min_ms']:.3f}", f"{r['p99_ms']:.3f}", str(r["runs"]), ratio
+        )
     console = out()
     console.print(table)
     for engine, why in refusals.items():

@@ -118,6 +118,11 @@ class Model:
         if self.is_module:
             raise InputError(f"{self.name} is a compiled module", expected="an ONNX model, which onnxruntime can run too")
 
+    def require_no_options(self, knobs: Options) -> None:
+        """Raises InputError for options of compilation beside a compiled module."""
+        if knobs != Options():
+            raise InputError(f"options of compilation, but {self.name} is a compiled module", expected="an ONNX model, or no such options")
+
     def onnx_specs(self) -> list[InputSpec]:
         """The model's inputs. Call after compiling, whose errors say more about a broken file."""
         with opened(self.path) as f:

@@ -40,6 +40,7 @@ def command(
 
     found = find(model, shapes)
     if found.is_module:
+        found.require_no_options(knobs)
         module = load(found.path, threads=threads)
         specs = specs_of_module(module)
     else:

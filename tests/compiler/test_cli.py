@@ -130,7 +130,20 @@ def test_bench(run, model: Path, tmp_path: Path) -> None:
     code, out, _ = run("bench", model, "--threads", "1", "--seconds", "0.02", "--rounds", "2", "--json", tmp_path / "b.json")
     assert code == 0 and "onnxruntime" in out
     timings = json.loads((tmp_path / "b.json").read_text())["timings"]
-    assert [t["engine"] for t in timings] == ["mlc", "onnxruntime"] and all(t["min_ms"] > 0 for t in timings)
+    assert [t["engine"] for t in timings] == ["mlc", "onnxruntime"]
+    assert all(0 < t["min_ms"] <= t["median_ms"] <= t["p99_ms"] for t in timings)
+
+
+def test_bench_of_a_compiled_module(run, model: Path, tmp_path: Path) -> None:
+    module = tmp_path / "m.mlc"
+    assert run("compile", model, "-o", module)[0] == 0
+    few = "--threads", "1", "--seconds", "0.02", "--rounds", "2"
+    code, out, _ = run("bench", module, *few, "--kernels", "--json", tmp_path / "b.json")
+    assert code == 0 and "onnxruntime does not take part" in out and "calls" in out
+    assert [t["engine"] for t in json.loads((tmp_path / "b.json").read_text())["timings"]] == ["mlc"]
+    for command, option in (("bench", "--static"), ("bench", "--exact"), ("run", "-O1")):
+        code, _, err = run(command, module, option)
+        assert code == 2 and "compiled module" in err
 
 
 @pytest.mark.parametrize("command", ["run", "check", "bench", "inspect"])

@@ -201,7 +201,7 @@ def test_a_slower_module_is_not_kept_silently(model, monkeypatch):
     from mlc.compiler import bench
 
     def measured(engines, threads, options, tell=None):
-        return [bench.Timing(n, threads, ms, ms, 1) for n, ms in zip(engines, (1.0, 2.0), strict=True)]
+        return [bench.Timing(n, threads, ms, ms, ms, 1) for n, ms in zip(engines, (1.0, 2.0), strict=True)]
 
     monkeypatch.setattr(bench, "measure", measured)
     with pytest.warns(SlowerWarning, match="float32 is kept"):
@@ -246,7 +246,7 @@ def test_pareto_goes_on_from_its_file_and_draws_a_page(model, samples, tmp_path,
     monkeypatch.setattr(
         bench,
         "measure",
-        lambda engines, threads, options, tell=None: runs.append(1) or [bench.Timing(n, threads, 1.0, 1.0, 1) for n in engines],
+        lambda engines, threads, options, tell=None: runs.append(1) or [bench.Timing(n, threads, 1.0, 1.0, 1.0, 1) for n in engines],
     )
     np.savez(tmp_path / "data.npz", x=np.stack([s["x"] for s in samples]))
     arguments = ("pareto", model, "--data", tmp_path / "data.npz", "--json", tmp_path / "p.json", "--max-drop", "relative-l2=0.05")
@@ -272,7 +272,7 @@ def test_samples_that_can_be_read_only_once_serve_every_use(model, samples, monk
     from mlc.compiler import bench
 
     def measured(engines, threads, options, tell=None):
-        return [bench.Timing(n, threads, ms, ms, 1) for n, ms in zip(engines, (2.0, 1.0), strict=True)]
+        return [bench.Timing(n, threads, ms, ms, ms, 1) for n, ms in zip(engines, (2.0, 1.0), strict=True)]
 
     monkeypatch.setattr(bench, "measure", measured)
     precision = mlc.Precision("int8", calibration=(dict(s) for s in samples), max_drop="relative-l2=0.5")
@@ -314,7 +314,7 @@ def test_a_search_whose_time_is_up_takes_the_best_so_far(model, samples, monkeyp
     from mlc.compiler.precision import workbench
 
     def measured(engines, threads, options, tell=None):
-        return [bench.Timing(n, threads, ms, ms, 1) for n, ms in zip(engines, (2.0, 1.0), strict=True)]
+        return [bench.Timing(n, threads, ms, ms, ms, 1) for n, ms in zip(engines, (2.0, 1.0), strict=True)]
 
     monkeypatch.setattr(bench, "measure", measured)
     monkeypatch.setattr(workbench, "monotonic", Clock())
