@@ -6,7 +6,7 @@ known at run time. Expressions are immutable and shared; emitters must memoise b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from ..ir import COMPARISONS, Dim, DType
@@ -41,6 +41,13 @@ class Ticks(E):
 @dataclass(frozen=True, slots=True, eq=False)
 class Num(E):
     value: float | int | bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Param(E):
+    """A float32 constant that the kernel reads from its table of sizes. Emitters make these."""
+
+    value: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,18 +193,21 @@ def quantizing(e: E) -> Quantizing | None:
     return Quantizing(x, zero if isinstance(zero, E) else int(zero), int(bounds["max"]), int(bounds["min"]))
 
 
-def structure(roots: Sequence[E]) -> tuple[object, ...]:
-    """A hashable value, equal for expressions that are built alike: nodes in postorder, operands by their position."""
+def structure(roots: Sequence[E], blank: Collection[int] = ()) -> tuple[object, ...]:
+    """A hashable value, equal for expressions that are built alike: nodes in postorder, operands by their position. What is told
+    of those `blank`, by id(), is their type only."""
     at: dict[int, int] = {}
     nodes: list[object] = []
     for e in postorder(roots):
         own: object = None
         match e:
+            case _ if id(e) in blank:
+                pass
             case Axis(index=i) | Load(operand=i) | Reduced(stage=i):
                 own = i
             case DimParam(dim=d):
                 own = d
-            case Num(value=v):
+            case Num(value=v) | Param(value=v):
                 own = (type(v), repr(v))  # repr: 0.0 and -0.0 differ, and a NaN equals itself
             case Call(fn=fn):
                 own = fn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -11,12 +11,13 @@ from ..codegen.cpu import emit as cpu_emit
 from ..codegen.cpu.dot.instructions import dot_kind, instruction
 from ..codegen.cpu.emitted import Emitted
 from ..codegen.cpu.parallel import CompilePool
+from ..codegen.cpu.shared_numbers import share_numbers
 from ..codegen.cpu.target import CpuTarget
 from ..codegen.kernel import Kernel
 from ..codegen.lower import LowerOptions
 from ..codegen.lower.scattered_taps import ScatterCosts
 from ..codegen.lower.winograd import ConvCosts
-from ..codegen.plan import Plan
+from ..codegen.plan import Plan, Step, steps_of
 from ..ir import DType
 from ..passes.base import Runnable
 from ..passes.half_products import HalfProducts
@@ -86,7 +87,13 @@ class CpuBackend:
         return (SeparateResizes(), halves, CLEAN, LongReductions()) if opt_level > 0 else ()
 
     def emit(self, plan: Plan) -> dict[int, Emitted]:
-        return emit_once(plan, lambda step: (kernel_key(step.kernel), lambda: self._emit(step.kernel)), self._written)
+        kernels = share_numbers(step.kernel for step in steps_of(plan.steps))
+
+        def one(step: Step) -> tuple[object, Callable[[], Emitted]]:
+            kernel = kernels[id(step.kernel)]
+            return kernel_key(kernel), lambda: self._emit(kernel)
+
+        return emit_once(plan, one, self._written)
 
     def _emit(self, kernel: Kernel) -> Emitted:
         made = cpu_emit.emit(kernel, self.target)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from ...errors import CodegenError
 from ...ir import Dim, DType
 from . import llvm_ir as ir
@@ -71,6 +73,10 @@ class Params:
         self.dims.append(dim)
         return len(self.dims) - 1
 
+    def add_number(self, value: float) -> int:
+        """A float32, as its bits."""
+        return self.add(int(np.float32(value).view(np.uint32)))
+
 
 class Builder:
     """IRBuilder of one function, with `b.<anything of IRBuilder>` at hand as `self.ir`."""
@@ -110,6 +116,11 @@ class Builder:
 
     def param(self, dims: Any, index: int) -> Any:
         return self.load(I64, self.at(dims, self.i64(index), I64), 8)
+
+    def number(self, dims: Any, index: int, lanes: int) -> Any:
+        """What `Params.add_number` added, in so many lanes."""
+        bits = self.ir.trunc(self.param(dims, index), I32)
+        return self.splat(self.ir.bitcast(bits, ir.FloatType()), lanes)
 
     def params(self, dims: Any, slots: Mapping[str, int]) -> dict[str, Any]:
         """Sizes by name, all in registers."""

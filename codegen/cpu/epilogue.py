@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import CodegenError
 from ...ir import DType
-from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, children, clamped, postorder, quantizing
+from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Param, children, clamped, postorder, quantizing
 from ..kernel import ContractKernel, GroupedKernel, WinogradKernel
 from . import llvm_ir as ir
 from .build import I64, Builder, Params, storage, vec
@@ -68,9 +68,12 @@ class Epilogue:
         self.order = postorder([unrounded(kernel.epilogue)], lambda e: () if isinstance(e, Load) else children(e))
         self.strides: dict[int, int] = {}
         self.slots: dict[int, int] = {}  # sizes go to the params table, so that they do not tell kernels apart
+        self.numbers: dict[int, int] = {}
         for e in self.order:
             if isinstance(e, DimParam):
                 self.slots[id(e)] = params.add(e.dim)
+            if isinstance(e, Param):
+                self.numbers[id(e)] = params.add_number(e.value)
             if not isinstance(e, Load):
                 continue
             stride = column_stride(e.offset)
@@ -102,7 +105,7 @@ class Epilogue:
                     return e.index
                 case Num() if id(e) not in self.slots:
                     return repr(e.value)
-            return self.slots.get(id(e))
+            return self.slots.get(id(e), self.numbers.get(id(e)))
 
         return tuple((type(e).__name__, e.dtype, own(e), tuple(at[id(c)] for c in children(e))) for e in nodes)
 
@@ -121,6 +124,7 @@ class ActiveEpilogue:
         self.e, self.b, self.pointers, self.column, self.masks = e, b, pointers, column, masks
         self.axes = {_B: batch, _N: column}
         self.sizes = {key: b.param(dims, slot) for key, slot in e.slots.items()}
+        self.numbers = {key: b.number(dims, slot, e.lanes) for key, slot in e.numbers.items()}
         self.math = Functions(b, e.lanes, e.target, e.flush)
         self.out = e.kernel.operands[-1].dtype
         self.held: dict[tuple[int, int], Any] = {}
@@ -168,6 +172,8 @@ class ActiveEpilogue:
                     x = self.math.from_accumulator(acc, e.dtype)
                 case Num():
                     x = self.math.const(e.value, e.dtype)
+                case Param():
+                    x = self.numbers[id(e)]
                 case Load():
                     x = self._load(e, v, addresses, splats)
                 case Axis(index=2):

@@ -10,7 +10,7 @@ from typing import Any
 from ....errors import CodegenError
 from ....ir import Dim, DType, lower
 from ...affine import Affine, affine, axes_of, stride_along
-from ...expr import Axis, Bits, Call, Cast, DimParam, E, Guarded, Load, Num, Quantizing, Reduced, Table, Ticks, clamped, quantizing
+from ...expr import Axis, Bits, Call, Cast, DimParam, E, Guarded, Load, Num, Param, Quantizing, Reduced, Table, Ticks, clamped, quantizing
 from ...kernel import LoopKernel, Store
 from .. import llvm_ir as ir
 from ..build import I1, I8, I32, I64, PTR, Params, kernel_function, mangle, storage, vec
@@ -61,6 +61,7 @@ class Points:
         self.strides: dict[int, Dim | None] = {}
         self.sums: dict[Any, Any] = {}
         self.tables: dict[tuple[int, ...], Any] = {}  # in memory
+        self.numbers: dict[int, Any] = {}  # by id() of a `Param`
         self.fixed: dict[tuple[int, int], Any] = {}  # elements that were loaded on entry
 
     def dependence(self, k: LoopKernel) -> dict[int, frozenset[int]]:
@@ -79,6 +80,13 @@ class Points:
             with self.b.ir.goto_block(self.b.entry):
                 self.sizes[d] = self.b.param(self.dims, self.params.add(d))
         return self.sizes[d]
+
+    def number(self, e: Param) -> Any:
+        """In one lane, read from the table in the entry block."""
+        if id(e) not in self.numbers:
+            with self.b.ir.goto_block(self.b.entry):
+                self.numbers[id(e)] = self.b.number(self.dims, self.params.add_number(e.value), 1)
+        return self.numbers[id(e)]
 
     # expressions -----------------------------------------------------------------------------------------------------
     def varies(self, e: E, s: Scope) -> bool:
@@ -132,6 +140,8 @@ class Points:
         match e:
             case Num(value=v):
                 return math.const(v, e.dtype)
+            case Param():
+                return self.number(e)
             case DimParam(dim=d):
                 return b.splat(self.dim(d), 1)
             case Ticks():  # AArch64 lets programs read the steady counter only
