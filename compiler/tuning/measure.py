@@ -60,7 +60,8 @@ class Runner:
         self._fn = self._code.address(code.symbol)
         self._dims = np.array([evaluate(d, bench.sizes) for d in code.dims] or [0], np.int64)
         self._units = evaluate(code.units, bench.sizes)
-        self._launch = native().parallel if code.rounds is None else native().team
+        of = native()
+        self._launch = of.team if code.rounds is not None else of.taking if code.takes else of.parallel
         self._grain = evaluate(cpu_code(code).calls[0].grain, bench.sizes)
         self._turn = 0
 
