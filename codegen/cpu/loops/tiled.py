@@ -16,7 +16,7 @@ from .transpose import Turn, Weave
 
 _AHEAD = 2  # tiles along the read axis, whose lines are asked for early: rows far apart are no stream that hardware would see
 _WIDE = 4  # bytes of elements from which on tiles read whole lines,
-_FAR_AWAY = 4 << 20  # and bytes of an operand that second-level caches do not hold
+_FAR_AWAY = 1 << 20  # and bytes of an operand that second-level caches do not hold beside the result
 
 
 class Tiled(Reductions):
@@ -64,8 +64,11 @@ class Tiled(Reductions):
             end = b.smin(b.ir.add(w, b.i64(tile.strip)), stop)
 
             def rows(r: Any, _: list[Any]) -> list[Any]:
-                first = b.smin(r, b.ir.sub(across, b.i64(tile.depth)))
-                self._row_of_tiles(tile, first, w, end, outer)
+                last = b.ir.sub(across, b.i64(tile.depth))
+                first, following = b.smin(r, last), b.ir.add(r, b.i64(tile.depth))
+                below = b.ir.icmp_signed("<", following, high)
+                ahead = b.smin(b.ir.select(below, following, low), last), b.ir.select(below, b.i64(0), b.i64(tile.strip))
+                self._row_of_tiles(tile, first, w, end, outer, ahead)
                 return []
 
             b.loop(low, high, b.i64(tile.depth), [], rows)
@@ -73,8 +76,12 @@ class Tiled(Reductions):
 
         b.loop(start, stop, b.i64(tile.strip), [], piece)
 
-    def _row_of_tiles(self, tile: Turn, first: Any, start: Any, stop: Any, outer: dict[int, Any]) -> None:
-        """Tiles of `depth` elements from `first` along the read axis, from start to stop along the write axis."""
+    def _row_of_tiles(self, tile: Turn, first: Any, start: Any, stop: Any, outer: dict[int, Any], ahead: tuple[Any, Any]) -> None:
+        """Tiles of `depth` elements from `first` along the read axis, from start to stop along the write axis.
+
+        ahead: where the next row of tiles begins along the read axis, and how much farther along the write axis. Lines that are not in a
+        cache when a vector is stored across two of them are fetched one after another.
+        """
         b, k, n = self.b, self.k, tile.lanes
         long = self.dim(k.axes[tile.write])
         rows = [b.ir.add(first, b.i64(j)) for j in range(tile.depth)]
@@ -87,9 +94,11 @@ class Tiled(Reductions):
                 dtype = k.operands[e.operand].dtype
                 for s, x in zip(scopes, self._columns(tile, e, scopes[0], storage(dtype), dtype.itemsize), strict=True):
                     s.memo[id(e), False] = math.from_storage(x, dtype)
-            for s in scopes:
+            for j, s in enumerate(scopes):
                 for store in k.stores:
                     self._store(store, s)
+                    there = {**outer, tile.write: b.ir.add(at, ahead[1]), tile.read: b.ir.add(ahead[0], b.i64(j))}
+                    b.prefetch(self.address(store.operand, store.offset, Scope(there, n, None, [], {})), write=True)
             return []
 
         b.loop(start, stop, b.i64(n), [], body)
