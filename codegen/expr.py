@@ -109,11 +109,16 @@ class Guarded(E):
     facts: tuple[tuple[Dim, dict[int, Dim]], ...]
 
 
+_LEAVES = (Axis, Num, DimParam)
+
+
 def children(e: E) -> tuple[E, ...]:
     """Operands of an expression, an index included."""
+    if isinstance(e, Call):
+        return e.args
+    if isinstance(e, _LEAVES):  # most nodes are one of these two
+        return ()
     match e:
-        case Call(args=args):
-            return args
         case Cast(arg=arg) | Bits(arg=arg) | Table(arg=arg):
             return (arg,)
         case Load(offset=offset):
@@ -127,15 +132,20 @@ def postorder(roots: Sequence[E], into: Callable[[E], tuple[E, ...]] = children)
     """Every node once, operands first. Iterative: fused chains get long."""
     seen: set[int] = set()
     order: list[E] = []
-    stack: list[tuple[E, bool]] = [(r, False) for r in reversed(roots)]
+    stack: list[E | None] = list(reversed(roots))  # None: the operands of what is below it are done
     while stack:
-        e, done = stack.pop()
-        if done:
-            order.append(e)
+        e = stack.pop()
+        if e is None:
+            done = stack.pop()
+            assert done is not None
+            order.append(done)
         elif id(e) not in seen:
             seen.add(id(e))
-            stack.append((e, True))
-            stack.extend((c, False) for c in reversed(into(e)))
+            operands = into(e)
+            if operands:
+                stack += (e, None, *reversed(operands))
+            else:
+                order.append(e)
     return order
 
 
