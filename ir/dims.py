@@ -111,10 +111,13 @@ class Expr:
 
     def __mul__(self, other: Dim) -> Dim:
         """Raises VerifyError for a product of more terms than any model needs: those of n sums of two are 2ⁿ."""
-        ours, theirs = self.terms, _terms(other)
+        if not isinstance(other, Expr):  # terms stay in order
+            times = int(other)
+            return self if times == 1 else Expr(tuple((m, c * times) for m, c in self.terms)) if times else 0
+        ours, theirs = self.terms, other.terms
         if min(len(ours), len(theirs)) > 1 and len(ours) * len(theirs) > _MOST_TERMS:
             raise VerifyError(f"a product of sums of {len(ours)} and {len(theirs)} sizes", expected=f"at most {_MOST_TERMS} terms")
-        if theirs and len(ours[0][0]) + len(theirs[0][0]) > _MOST_FACTORS:
+        if len(ours[0][0]) + len(theirs[0][0]) > _MOST_FACTORS:
             raise VerifyError("a product of sizes of too many factors", expected=f"at most {_MOST_FACTORS}")
         out: dict[Monomial, int] = {}
         for m1, c1 in ours:
