@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MlcError
 from .binding import Binding, Execution, Program
 from .handles import Handles
-from .instructions import CALLS, CLEAR, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, YIELD, instruction_length
+from .instructions import CALLS, CLEAR, EXPECT, INCREMENT, JUMP, JUMP_IF_FALSE, JUMP_IF_GE, REQUIRE, YIELD, instruction_length
 from .native import native
-from .resume import Run
+from .resume import Run, stopped
 
 Visit = Callable[[int, Sequence[np.ndarray], Callable[[], None]], None]
 """visit(call, operands, launch): `call` counts as `manifest.steps`; operands are the bytes of its buffers, changed by `launch()`."""
@@ -38,6 +37,8 @@ class Trace(Run):
             match words[pc]:
                 case op if op in CALLS:
                     self._call(pc, after)
+                case op if op in (EXPECT, REQUIRE):
+                    self._native(pc, after)
                 case op if op == JUMP:
                     after = words[pc + 1]
                 case op if op == JUMP_IF_FALSE:
@@ -54,18 +55,19 @@ class Trace(Run):
             pc = after
 
     def _call(self, pc: int, after: int) -> None:
-        words, struct = self.manifest.program, self.execution.struct
+        words = self.manifest.program
         buffers = words[pc + 6 : pc + 6 + words[pc + 2]]
+        self.visit(self.calls[pc], [self._bytes(b) for b in buffers], lambda: self._native(pc, after))
 
-        def launch() -> None:
-            struct.resume, struct.words = pc, after  # from here to the end, which is behind this call
-            try:
-                if native().run(self.execution.at):
-                    raise MlcError("the program holds an unknown instruction", remedy="This is a bug in mlc.")
-            finally:
-                struct.resume, struct.words = 0, len(words)
-
-        self.visit(self.calls[pc], [self._bytes(b) for b in buffers], launch)
+    def _native(self, pc: int, after: int) -> None:
+        """One instruction. Raises what a run raises that stops there."""
+        struct = self.execution.struct
+        struct.resume, struct.words = pc, after  # from here to the end, which is behind it
+        try:
+            if code := native().run(self.execution.at):
+                raise stopped(self.manifest, code, pc, self.bufs, self.execution.dims)
+        finally:
+            struct.resume, struct.words = 0, len(self.manifest.program)
 
     def _bytes(self, buffer: int) -> np.ndarray:
         size = self.sizes[buffer]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import mlc
 import numpy as np
+import onnx
 import pytest
 from mlc.compiler import cpu_backend
 from mlc.compiler.options import Options
@@ -106,6 +107,23 @@ def test_control_flow_and_sizes_from_data(validating):
             np.testing.assert_allclose(got["u"], np.maximum(x**4, 0))
             np.testing.assert_array_equal(got["z"], -x if c else abs(x))
             np.testing.assert_array_equal(got["where"], [[0, 2, 3]])
+
+
+def test_checks_of_a_run_are_made(validating):
+    """Of indices, and of what a branch needs of sizes."""
+    rows = model([helper.make_node("Gather", ["x", "i"], ["y"])], [("x", F, [5, 3]), ("i", I, ["n"])], [("y", F, ["n", 3])])
+    module = mlc.compile(rows)
+    with pytest.raises(InputError, match="index 7; expected -5 to 4"):
+        module.run({"x": np.ones((5, 3), np.float32), "i": np.array([2, 7])})
+    branches = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+        g (bool c, float[N] x) => (float[A, B] y) {
+            y = If (c) <then_branch = t () => (float[P, 4] p) { s = Constant<value_ints = [-1, 4]>() p = Reshape(x, s) },
+                        else_branch = e () => (float[Q, 3] q) { z = Constant<value_ints = [-1, 3]>() q = Reshape(x, z) }>
+        }""")
+    module, x = mlc.compile(branches), np.ones(6, np.float32)
+    assert module.run({"c": np.array(False), "x": x})["y"].shape == (2, 3)
+    with pytest.raises(InputError, match="N = 6"):
+        module.run({"c": np.array(True), "x": x})
 
 
 def test_recurrent_scratch_is_not_compared(validating):
