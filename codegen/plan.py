@@ -127,17 +127,7 @@ class Expect:
     loc: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Require:
-    """The run fails unless a size is within lo to hi, both included."""
-
-    dim: Dim
-    lo: Dim
-    hi: Dim
-    loc: str = ""
-
-
-PlanStep = Step | Branch | Repeat | Bind | Carry | Append | HostStep | Expect | Require
+PlanStep = Step | Branch | Repeat | Bind | Carry | Append | HostStep | Expect | Limit  # a run that comes to a `Limit` fails unless it holds
 
 
 @dataclass(frozen=True, slots=True)

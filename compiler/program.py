@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..codegen.cpu.emitted import Emitted
-from ..codegen.plan import Append, Bind, Branch, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Require, Step
+from ..codegen.plan import Append, Bind, Branch, Carry, Expect, HostOperand, HostStep, Plan, PlanStep, Repeat, Step
 from ..errors import CodegenError
-from ..ir import Dim, DType, dim_max, floordiv
+from ..ir import Dim, DType, Limit, dim_max, floordiv
 from ..runtime.instructions import (
     CALL,
     CLEAR,
@@ -162,8 +162,8 @@ class Linker:
                     touched.append((len(self.words), self.roots[item.buffer][0]))
                     limits = self.dims.slot(item.lo), self.dims.slot(item.hi)
                     self.words += [EXPECT, self._expectation(item.loc), item.buffer, item.k, *limits]
-                case Require():
-                    self.words += [REQUIRE, self._expectation((item.loc,)), *map(self.dims.slot, (item.dim, item.lo, item.hi))]
+                case Limit():
+                    self.words += [REQUIRE, self._expectation((item.loc,)), *map(self.dims.slot, item.dims)]
                 case _End():
                     self._loops.append((item.start, len(self.words)))
                     self.words += [INCREMENT, item.counter, JUMP, item.start]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...errors import InputError, VerifyError
-from ...ir import evaluate, symbols_of
-from ..plan import Append, Bind, Branch, Carry, Expect, HostStep, Plan, PlanStep, Repeat, Require
+from ...ir import Limit, evaluate, symbols_of
+from ..plan import Append, Bind, Branch, Carry, Expect, HostStep, Plan, PlanStep, Repeat
 from .kernels import run_kernel
 from .values import Bindings
 
@@ -99,8 +99,8 @@ class Machine:
                     lo, hi = evaluate(step.lo, self.bound), evaluate(step.hi, self.bound)
                     if least < lo or greatest > hi:
                         raise InputError(f"index {least if least < lo else greatest}", expected=f"{lo} to {hi}", loc=" + ".join(step.loc))
-                case Require():
-                    size, lo, hi = (evaluate(d, self.bound) for d in (step.dim, step.lo, step.hi))
+                case Limit():
+                    size, lo, hi = (evaluate(d, self.bound) for d in step.dims)
                     if not lo <= size <= hi:
                         raise InputError(f"a size of {size}", expected=f"{lo} to {hi}", loc=step.loc)
                 case HostStep():

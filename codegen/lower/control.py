@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ...ir import Const, DType, Graph, Node, Value, lower, upper
+from ...ir import Const, DType, Graph, Limit, Node, Value, lower, upper
 from ...ir.ops import Concat, If, Loop
-from ..plan import Append, Branch, Carry, PlanStep, Repeat, Require
+from ..plan import Append, Branch, Carry, PlanStep, Repeat
 from ..simplify import opaque
 from .builder import KernelBuilder, View
 from .options import LowerOptions
@@ -97,11 +97,9 @@ def _first_states(lw: Lowering, node: Node, op: Loop, changing: Sequence[bool]) 
     return found
 
 
-def _requirements(graph: Graph) -> Iterator[Require]:
+def _requirements(graph: Graph) -> list[Limit]:
     """What a graph that may not run needs of sizes, where they are not known to be so."""
-    for m in graph.limits:
-        if lower(m.dim - m.lo) < 0 or upper(m.dim - m.hi) > 0:
-            yield Require(m.dim, m.lo, m.hi, m.loc)
+    return [m for m in graph.limits if lower(m.dim - m.lo) < 0 or upper(m.dim - m.hi) > 0]
 
 
 def _appended(body: Graph, i: int) -> Value | None:
