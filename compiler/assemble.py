@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from .. import __version__
 from ..codegen.plan import Buffer, Plan, Prologue
@@ -20,31 +20,40 @@ from .program import Code, Linker
 from .slots import Slots, dim_expr
 
 
+class Block(Protocol):
+    """How functions, by symbol, lie in one block of code: `runtime/objects.py`, or `runtime/cuda/images.py`."""
+
+    def join(self, functions: Sequence[tuple[str, Any]], /) -> bytes: ...
+
+    def split(self, code: bytes, /) -> Sequence[tuple[str, Any]]: ...
+
+
 def assemble(
     plan: Plan,
     steps: Mapping[int, Code],
-    join: Callable[[Sequence[str]], bytes],
+    functions: Mapping[str, Any],
+    block: Block,
     target: Mapping[str, Any],
     equal: Sequence[tuple[Dim, Dim]] = (),
     packed: Packed | None = None,
     before: Parts | None = None,
-    functions: Sequence[str] = (),
 ) -> Parts:
     """Parts of the module that runs `plan`.
 
     Args:
         steps: code of each step, by id() of the step (branches and loops included).
-        join: the machine code of functions, given by symbol in the order of their numbers, as one block.
+        functions: their machine code, by symbol; also those of `before`.
+        block: how they lie in the module.
         target: what the manifest says of the machine.
         packed: what `pack_constants(plan)` gave, if it ran already.
         equal: pairs of dims that the model needs to be equal; checked when sizes are bound.
         before: the module to which this program is added, for sizes that those before it do not serve.
-        functions: symbols of its functions, in the order of their numbers.
 
     Raises CodegenError when the plan contradicts itself.
     """
     roots = [_root(plan.buffers, i) for i in range(len(plan.buffers))]
-    code = Linker(plan, steps, roots, Slots(), {symbol: i for i, symbol in enumerate(functions)})
+    known = [] if before is None else [symbol for symbol, _ in block.split(before.code)]
+    code = Linker(plan, steps, roots, Slots(), {symbol: i for i, symbol in enumerate(known)})
     code.emit(plan.steps)
     packed = packed or pack_constants(plan)
     if before is not None:
@@ -53,7 +62,7 @@ def assemble(
     manifest = {"format": FORMAT, "mlc": __version__, "target": dict(target), **_program(code, packed, equal)}
     if before is not None:
         manifest = _among_others(before.manifest.raw, manifest)
-    return artifact.make(manifest, join(list(code.functions)), packed.block)
+    return artifact.make(manifest, block.join([(symbol, functions[symbol]) for symbol in code.functions]), packed.block)
 
 
 def _program(code: Linker, packed: Packed, equal: Sequence[tuple[Dim, Dim]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -116,13 +116,7 @@ class CpuBackend:
         before: Parts | None = None,
     ) -> Parts:
         code = {i: cpu_code(e) for i, e in emitted.items()}
-
-        known = [] if before is None else [symbol for symbol, _ in objects.split(before.code)]
-
-        def join(symbols: Sequence[str]) -> bytes:
-            return objects.join([(s, compiled[s]) for s in symbols])
-
-        return assemble(plan, code, join, self.target.manifest, equal, packed, before, known)
+        return assemble(plan, code, compiled, objects, self.target.manifest, equal, packed, before)
 
     def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, bytes]) -> None:
         for symbol, text in texts.items():

@@ -110,13 +110,7 @@ class CudaBackend:
         before: Parts | None = None,
     ) -> Parts:
         plan, code = cuda_code(plan, emitted, self.target.all)
-
-        known = [] if before is None else [symbol for symbol, _ in images.split(before.code)]
-
-        def join(symbols: Sequence[str]) -> bytes:
-            return images.join([(s, compiled[s]) for s in symbols])
-
-        return assemble(plan, code, join, self.target.manifest, equal, packed, before, known)
+        return assemble(plan, code, compiled, images, self.target.manifest, equal, packed, before)
 
     def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, Any]) -> None:
         for symbol, text in texts.items():

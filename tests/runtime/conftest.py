@@ -13,8 +13,8 @@ from mlc.codegen.plan import Branch, Buffer, Plan, Repeat, Step
 from mlc.compiler.assemble import assemble
 from mlc.compiler.program import cpu_code
 from mlc.ir import DType, sym
+from mlc.runtime import objects
 from mlc.runtime.module import Module
-from mlc.runtime.objects import join
 
 # Over units [begin, end): out[i] = a[i] OP b[i * stride], with the stride in dims[0]
 BINARY = """
@@ -95,9 +95,9 @@ class Builder:
 
     def parts(self, *steps, **options):
         target = parse("cpu")
-        objects = {e.symbol: compile_text(e.ir_text) for e in self.emitted.values()}
+        functions = {e.symbol: compile_text(e.ir_text) for e in self.emitted.values()}
         code = {i: cpu_code(e) for i, e in self.emitted.items()}
-        return assemble(self.plan(*steps), code, lambda symbols: join([(s, objects[s]) for s in symbols]), target.manifest, **options)
+        return assemble(self.plan(*steps), code, functions, objects, target.manifest, **options)
 
 
 ADD, MUL = "%z = fadd float %x, %y", "%z = fmul float %x, %y"
