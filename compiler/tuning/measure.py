@@ -15,6 +15,7 @@ from ...codegen.cpu.target import CpuTarget
 from ...codegen.kernel import Kernel, RecurrentKernel
 from ...ir import evaluate
 from ...runtime.address import address, aligned
+from ...runtime.instructions import CALL, TAKING_CALL, TEAM_CALL
 from ...runtime.native import Code, native
 from ..program import cpu_code
 
@@ -60,9 +61,9 @@ class Runner:
         self._fn = self._code.address(code.symbol)
         self._dims = np.array([evaluate(d, bench.sizes) for d in code.dims] or [0], np.int64)
         self._units = evaluate(code.units, bench.sizes)
-        of = native()
-        self._launch = of.team if code.rounds is not None else of.taking if code.takes else of.parallel
-        self._grain = evaluate(cpu_code(code).calls[0].grain, bench.sizes)
+        (call,) = cpu_code(code).calls
+        self._launch = {CALL: native().parallel, TEAM_CALL: native().team, TAKING_CALL: native().taking}[call.op]
+        self._grain = evaluate(call.grain, bench.sizes)
         self._turn = 0
 
     def __call__(self, calls: int) -> float:
