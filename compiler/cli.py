@@ -13,7 +13,7 @@ import click
 from .. import __version__
 from ..errors import MlcError
 
-COMMANDS = ("compile", "run", "check", "bench", "inspect", "export", "pareto", "blame")
+COMMANDS = ("compile", "run", "check", "bench", "inspect", "export", "pareto", "blame", "cache")
 INTERNAL = 70  # EX_SOFTWARE: a bug in mlc, told apart from what the user can mend
 
 
