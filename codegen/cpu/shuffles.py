@@ -58,11 +58,13 @@ def woven(b: Builder, vectors: Sequence[Any]) -> list[Any]:
 
 
 def unwoven(b: Builder, vectors: Sequence[Any]) -> list[Any]:
-    """The inverse of `woven`, for a power of two of vectors: every k-th element of the line that they are, from each of the first k on."""
+    """The inverse of `woven`: every k-th element of the line that k vectors are, from each of the first k on."""
     k = len(vectors)
     if k == 1:
         return list(vectors)
     n = vectors[0].type.count
+    if k % 2:
+        return [every(b, vectors, range(-first, n * k - first, n), k) for first in range(k)]
     pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
     even, odd = (unwoven(b, [shuffle(b, x, y, range(start, 2 * n, 2)) for x, y in pairs]) for start in (0, 1))
     return [x for pair in zip(even, odd, strict=True) for x in pair]

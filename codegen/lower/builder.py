@@ -224,14 +224,18 @@ def finish(k: KernelBuilder, stages: Sequence[Reduction], stores: Sequence[Store
     """The kernel and its buffers in operand order. `numel` gives dtype and number of elements of a buffer."""
     roots = [r.value for r in stages] + [e for s in stores for e in (s.offset, s.value, s.guard) if e is not None]
     indices = list(dict.fromkeys(x for e in reachable(roots) if isinstance(e, Index) for x in nested(e.value)))
-    reduce_axes, apart = split_axes(k.parallel, k.reduce_axes, indices)
-    split = len(reduce_axes) > len(k.reduce_axes)
+    parallel, reduce_axes = k.axes, k.reduce_axes
+    if k.reduce_axes:
+        reduce_axes, apart = split_axes(k.parallel, k.reduce_axes, indices)
+    else:
+        parallel, apart = split_axes((), k.axes, indices, numbers=not stages)
+    split = len(parallel) + len(reduce_axes) > len(k.axes) + len(k.reduce_axes)
     if split:
         moved: dict[Affine, Affine] = {}
         indices = list(dict.fromkeys(y for x in indices for y in nested(substitute_axes(x, apart, lambda a: a, moved, apart=True))))
-    axes, new = collapse(k.axes, 0, indices, 0)
+    axes, new = collapse(parallel, 0, indices, 0)
     base = max(len(axes), 1)
-    reduce_axes, new_reduce = collapse(reduce_axes, len(k.axes), indices, base)
+    reduce_axes, new_reduce = collapse(reduce_axes, len(parallel), indices, base)
     if k.reduce_axes and not reduce_axes:
         reduce_axes = (1,)
     new |= new_reduce

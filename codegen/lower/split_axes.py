@@ -1,23 +1,27 @@
 """Axes that indices take apart: where ⌊i / d⌋ is read of an axis of e·d elements, an axis of e around one of d.
 
 A norm over a group of channels, flattened, has a factor for each channel: ⌊i / (height · width)⌋. Numbers are divided by quickly;
-sizes that only a run knows are not, once per element.
+sizes that only a run knows are not, once per element. Maps are taken apart by numbers, too: what moves where is seen in strides only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ...ir import Dim, Expr, Shape, floordiv
+from ...ir import Dim, Expr, Shape, floordiv, prod
 from ..simplify import Affine, axis, nested, substitute_axes
 
+_ROW = 16  # elements of the last axis that stay together: a vector
 
-def split_axes(outer: Sequence[Affine], extents: Shape, indices: Iterable[Affine]) -> tuple[Shape, dict[int, Affine]]:
-    """The extents of the axes behind those `outer` ones, and what each axis is of the new ones."""
+
+def split_axes(
+    outer: Sequence[Affine], extents: Shape, indices: Iterable[Affine], *, numbers: bool = False
+) -> tuple[Shape, dict[int, Affine]]:
+    """The extents of the axes behind those `outer` ones, and what each axis is of the new ones. numbers: also where d is one."""
     before = dict(enumerate(outer))
     new = before | {len(outer) + i: _axis(len(outer) + i, d) for i, d in enumerate(extents)}
     read = list(indices)
-    while (step := _once(len(outer), extents, read)) is not None:
+    while (step := _once(len(outer), extents, read, numbers)) is not None:
         extents, change = step[0], before | step[1]
         memo: dict[Affine, Affine] = {}
         new = {i: substitute_axes(x, change, lambda a: a, memo, apart=True) for i, x in new.items()}
@@ -29,11 +33,12 @@ def _axis(index: int, extent: Dim) -> Affine:
     return Affine({}) if extent == 1 else axis(index, extent)
 
 
-def _once(first: int, extents: Shape, indices: Sequence[Affine]) -> tuple[Shape, dict[int, Affine]] | None:
+def _once(first: int, extents: Shape, indices: Sequence[Affine], numbers: bool) -> tuple[Shape, dict[int, Affine]] | None:
     """One axis split; None if there is none to split."""
     for i, extent in enumerate(extents):
         whole = _axis(first + i, extent)
-        size = _quotient(whole, extent, indices)
+        least = None if not numbers else _ROW if prod(extents[i + 1 :]) == 1 else 1
+        size = _quotient(whole, extent, indices, least)
         if size is not None:
             count = floordiv(extent, size)
             sizes = (*extents[:i], count, size, *extents[i + 1 :])
@@ -42,10 +47,12 @@ def _once(first: int, extents: Shape, indices: Sequence[Affine]) -> tuple[Shape,
     return None
 
 
-def _quotient(whole: Affine, extent: Dim, indices: Sequence[Affine]) -> Dim | None:
-    """A symbolic size that the axis itself is divided by, and that divides its extent; one that others divide comes first."""
-    atoms = (a for x in indices for a in x.terms if a.kind == "div" and a.args[0] == whole)
-    sizes = dict.fromkeys(a.args[1] for a in atoms if isinstance(a.args[1], Expr) and _divides(a.args[1], extent))
+def _quotient(whole: Affine, extent: Dim, indices: Sequence[Affine], least: int | None) -> Dim | None:
+    """A size that the axis itself is divided by, and that divides its extent: symbolic, or a number from `least` on; one that others
+    divide comes first."""
+    found = (a.args[1] for x in indices for a in x.terms if a.kind == "div" and a.args[0] == whole)
+    known = (d for d in found if isinstance(d, Expr) or (least is not None and d >= least))
+    sizes = dict.fromkeys(d for d in known if _divides(d, extent))
     return max(sizes, key=lambda d: sum(_divides(e, d) for e in sizes), default=None)
 
 

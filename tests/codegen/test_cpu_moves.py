@@ -72,7 +72,24 @@ def transposed(x, perm, to=None):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
     "shape",
-    [(70, 67), (130, 3), (3, 130), (131, 4), (70, 8), (7, 200), (200, 7), (9, 90), (16, 65), (65, 17), (80, 2), (6, 70), (4, 40), (3, 9)],
+    [
+        (70, 67),
+        (130, 3),
+        (3, 130),
+        (131, 4),
+        (70, 8),
+        (7, 200),
+        (200, 7),
+        (9, 90),
+        (16, 65),
+        (65, 17),
+        (80, 2),
+        (6, 70),
+        (4, 40),
+        (3, 9),
+        (90, 5),
+        (66, 6),
+    ],
 )
 def test_matrices(dtype, shape):
     x = elements(dtype, *shape)
@@ -282,7 +299,8 @@ def test_choice():
         ((3, 90), DType.U8, Weave),
         ((4, 32), DType.U8, Weave),  # a panel of bytes for dot instructions
         ((15, 90), DType.F32, Weave),
-        ((90, 3), DType.F32, None),
+        ((90, 3), DType.F32, Turn),
+        ((90, 3), DType.U8, None),
     ]:
         kernel, _ = transposed(elements(dtype, *shape), (1, 0))
         found = moving(merge_axes(kernel), target)

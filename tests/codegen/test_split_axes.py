@@ -1,10 +1,12 @@
-"""Axes that indices divide by sizes known only to a run become two."""
+"""Axes that indices divide by sizes known only to a run become two, and those of maps that numbers divide."""
 
 import numpy as np
 import pytest
 from lowering import ap, graph, run, tensor
+from mlc.codegen.affine import affine
+from mlc.codegen.expr import Load, postorder
 from mlc.ir import const, sym
-from mlc.ir.ops import Add, LayerNorm, Mul, Reduce, Reshape, Softmax
+from mlc.ir.ops import Add, LayerNorm, Mul, Reduce, Reshape, Softmax, Transpose
 
 H, W = sym("H"), sym("W")
 R = np.random.default_rng(5)
@@ -25,7 +27,23 @@ def test_norms_of_flattened_groups(h, w):
     assert [s.kernel.reduce_axes for s in plan.steps] == [(2, H * W)]
 
 
-def test_known_sizes_are_divided_by():
+def test_maps_are_taken_apart_by_numbers():
+    """Space to depth: four channels of the result are an axis of rows, one of columns, and one of channels."""
+    x = tensor(2, 3, 8, 6)
+    blocks = ap(Transpose((0, 3, 5, 1, 2, 4)), ap(Reshape((2, 3, 4, 2, 3, 2)), x))
+    (step,) = run(graph([x], ap(Reshape((2, 12, 4, 3)), blocks))).steps
+    assert all(affine(e.offset) is not None for e in postorder(step.kernel.roots) if isinstance(e, Load))
+
+
+@pytest.mark.parametrize(("size", "axes"), [(32, 3), (8, 2)])
+def test_rows_of_maps_stay_vectors(size, axes):
+    x = tensor(4, 3, size)
+    flat = ap(Reshape((3, 4 * size)), ap(Transpose((1, 0, 2)), x))
+    (step,) = run(graph([x], flat)).steps
+    assert len(step.kernel.axes) == axes
+
+
+def test_reductions_divide_by_known_sizes():
     plan = run(grouped(4, 8))
     assert [s.kernel.reduce_axes for s in plan.steps] == [(64,)]
 

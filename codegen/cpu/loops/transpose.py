@@ -21,7 +21,8 @@ _MOST_WOVEN = 15  # vectors that are interleaved before they are stored
 
 @dataclass(frozen=True)
 class Turn:
-    """Vectors of `lanes` are stored along axis `write`; `loads` are read along axis `read`, `depth` elements at a time, and turned.
+    """Vectors of `lanes` are stored along axis `write`; `loads` are read along axis `read`, `depth` elements at a time, and turned: a
+    power of two, or all of a short axis.
 
     A unit takes `strip` elements along the read axis and `run` along the write axis. `open`: which of the two axes may turn
     out to be shorter than a tile when the kernel runs; it then does without tiles.
@@ -97,8 +98,10 @@ def turning(k: LoopKernel, target: CpuTarget) -> Turn | None:
         return None
     (read, size), loads = max(found.items(), key=lambda item: len(item[1]))
     lanes = _halved(target.vector_bits // 8 // max(size, *sizes), k.axes[write])
-    depth = _halved(min(lanes, lanes if size >= 4 else _PIECE // size), k.axes[read])
-    least = _LEAST_PIECE if upper(k.axes[read]) > _FEW else _PIECE
+    row = k.axes[read]
+    side_by_side = isinstance(row, int) and row <= MOST_APART and all(stride_along(e.offset, write) == row for e in loads)
+    depth = row if side_by_side and isinstance(row, int) else _halved(min(lanes, lanes if size >= 4 else _PIECE // size), row)
+    least = _LEAST_PIECE if upper(row) > _FEW or side_by_side else _PIECE
     if len(loads) > 2 or depth < 2 or lanes * size < _PIECE or depth * size < min(least, lanes * size):
         return None
     short = tuple(a for a, least in ((write, lanes), (read, depth)) if lower(k.axes[a]) < least)
