@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -42,6 +42,11 @@ def load(source: str | os.PathLike[str] | bytes, threads: int | None = None, *, 
     return module
 
 
+def closed() -> InputError:
+    """What using a closed module raises."""
+    return InputError("the module is closed", expected="one in use", remedy="Load it again.")
+
+
 def open_parts(parts: Parts, *, threads: int | None = None) -> Module:
     """The module of the kind that the parts are for: `Module` on CPUs, `CudaModule` on GPUs."""
     target = parts.manifest.raw.get("target")
@@ -57,7 +62,7 @@ def open_parts(parts: Parts, *, threads: int | None = None) -> Module:
 
 
 class Module:
-    """Runs a compiled model; may be used by several threads at once.
+    """Runs a compiled model; may be used by several threads at once. A `with` block closes it at its end.
 
     Args:
         parts: from `mlc.compile` or a file.
@@ -69,7 +74,8 @@ class Module:
         manifest = parts.manifest
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1):
             raise InputError(f"threads={threads!r}", expected="a whole number from 1")
-        self._parts, self._manifest, self._asked = parts, manifest, threads
+        self._manifest, self._asked = manifest, threads
+        self._held_parts: Parts | None = parts  # none of a closed one
         self._threads = min(int(threads or default_threads()), 256)
         self._names = [t.name for t in self.inputs]
         self._out_names = list(enumerate(t.name for t in self.outputs))
@@ -93,9 +99,25 @@ class Module:
                 return
             check_target(self._manifest.raw.get("target"))
             self._run_native = native().run
-            self._bindings = BindingCache(Program.load(self._parts, self._threads))
+            bindings = self._bindings = BindingCache(Program.load(self.parts, self._threads))
         if not self._symbols:
-            self._bindings.at(())
+            bindings.at(())
+
+    def close(self) -> None:
+        """Give back code, weights and memory; runs that other threads are in end first. Outputs stay what they are. Without it, that
+        happens when nothing refers to the module any more.
+
+        What needs them raises InputError afterwards. Threads are the process's, and serve its other modules.
+        """
+        with self._lock:
+            self._held_parts = self._bindings = self._last = None
+            self._outputs = Recycled()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -116,13 +138,16 @@ class Module:
 
     @property
     def parts(self) -> Parts:
-        """What the module's file holds."""
-        return self._parts
+        """What the module's file holds. Raises InputError when the module is closed."""
+        parts = self._held_parts
+        if parts is None:
+            raise closed()
+        return parts
 
     @property
     def code_bytes(self) -> int:
         """The size of the object code."""
-        return len(self._parts.code)
+        return len(self.parts.code)
 
     def run(self, feeds: Mapping[str, Any], out: Mapping[str, np.ndarray] | None = None) -> dict[str, Any]:
         """Outputs by name, in the model's order.
@@ -148,16 +173,28 @@ class Module:
             results[name] = outputs[i]
         return results
 
-    def __call__(self, *arrays: Any) -> Any:
-        """Inputs by position; one array, or a tuple when the model has several outputs."""
-        if len(arrays) != len(self._names):
+    def __call__(self, /, *arrays: Any, **named: Any) -> Any:
+        """Inputs by position, those behind by name; one array, or a tuple when the model has several outputs."""
+        if named:
+            arrays = self._all_of(arrays, named)
+        elif len(arrays) != len(self._names):
             raise InputError(f"{len(arrays)} arrays", expected=f"{len(self._names)}: {', '.join(self._names)}")
         outputs = self._execute(arrays)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
+    def _all_of(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Inputs in order, of those given by position and by name. Raises InputError."""
+        first = dict(zip(self._names, arrays, strict=False))
+        if twice := first.keys() & named.keys():
+            raise InputError(f"input {min(twice)} by position and by name", expected="each once")
+        feeds = {**first, **named}
+        if len(arrays) > len(first) or feeds.keys() != set(self._names):
+            complain(feeds, self._names)
+        return tuple([feeds[name] for name in self._names])
+
     def __repr__(self) -> str:
         ins, outs = (", ".join(f"{t.name}: {t.dtype}{shape_text(t.shape)}" for t in of) for of in (self.inputs, self.outputs))
-        return f"<{type(self).__name__} ({ins}) -> ({outs})>"
+        return f"<{type(self).__name__} ({ins}) -> ({outs}){' closed' * (self._held_parts is None)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made of the bytes of the module's file."""
@@ -165,11 +202,11 @@ class Module:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.mlc` file, atomically. Raises ArtifactError."""
-        artifact.save(self._parts, path)
+        artifact.save(self.parts, path)
 
     def to_bytes(self) -> bytes:
         """What `save` writes."""
-        return artifact.to_bytes(self._parts)
+        return artifact.to_bytes(self.parts)
 
     def binding(self, **symbols: int) -> Binding:
         """Sizes, arena and layout at these symbol values (for inspection). Raises InputError."""
@@ -182,8 +219,7 @@ class Module:
             raise InputError(f"runs={runs}", expected="1 or more")
         self.run(feeds)
         arrays, binding = self._fit(self._ahead([feeds[name] for name in self._names]))
-        assert self._bindings is not None
-        binding, times = self._bindings.by_any(binding, lambda b: (b, self._timed(b, arrays, runs)))
+        binding, times = self._opened().by_any(binding, lambda b: (b, self._timed(b, arrays, runs)))
         manifest = binding.program.manifest
         first = self._first_word(manifest)
         return {first + s.word: int(times[s.word]) * 1e-9 / runs for s in manifest.steps}
@@ -229,8 +265,7 @@ class Module:
         try:
             return self._run_bound(binding, arrays, out)
         except UnequalError as unequal:  # as `by_any` does, without its cost
-            assert self._bindings is not None
-            return self._bindings.by_others(binding, unequal, lambda b: self._run_bound(b, arrays, out))
+            return self._opened().by_others(binding, unequal, lambda b: self._run_bound(b, arrays, out))
 
     def _run_bound(self, binding: Binding, arrays: Sequence[np.ndarray], out: Mapping[str, np.ndarray] | None) -> list[Any]:
         execution = binding.acquire()
@@ -338,9 +373,19 @@ class Module:
         return as_array(value, info)
 
     def _bind(self, sizes: Sequence[int]) -> Binding:
+        bindings = self._opened()
+        self.parts.ready()
+        binding = bindings.at(sizes)
+        with self._lock:
+            if self._bindings is bindings:  # it was not closed meanwhile
+                self._last = binding
+        return binding
+
+    def _opened(self) -> BindingCache:
+        """The module's bindings. Raises InputError when it is closed."""
         if self._bindings is None:
             self.prepare()
-        assert self._bindings is not None
-        self._parts.ready()
-        binding = self._last = self._bindings.at(sizes)
-        return binding
+        bindings = self._bindings
+        if bindings is None:
+            raise closed()
+        return bindings

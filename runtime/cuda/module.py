@@ -70,7 +70,7 @@ class CudaModule(Module):
             if self._bindings is not None:
                 return
             check = bool(os.environ.get("MLC_CUDA_CHECK"))
-            self._bindings = BindingCache(CudaProgram.load(self._parts, device, check, self.overlap))
+            self._bindings = BindingCache(CudaProgram.load(self.parts, device, check, self.overlap))
         if not self._symbols:
             self._bind(())
 
@@ -111,7 +111,7 @@ class CudaModule(Module):
         execution: Any = binding.acquire()
         try:
             s = execution.stream
-            handles = self._handles()
+            handles = self._handles(binding)
             outputs = self._place(execution, binding, [encode_input(handles, a, t) for a, t in self._given(arrays)], s, handles)
             for _ in range(runs):
                 marks: list[tuple[int, Any, Any]] = []
@@ -142,8 +142,7 @@ class CudaModule(Module):
         resident = any(isinstance(a, DeviceArray) for a in arrays) if on_device is None else on_device
         if out and (resident or not wait):
             raise InputError("out, and outputs on the device", expected="outputs on the host", remedy="Pass on_device=False, or no out.")
-        assert self._bindings is not None
-        return self._bindings.by_any(binding, lambda b: self._run_at(b, arrays, stream, wait, resident, out))
+        return self._opened().by_any(binding, lambda b: self._run_at(b, arrays, stream, wait, resident, out))
 
     def _run_at(
         self, binding: Binding, arrays: Sequence[Any], stream: object, wait: bool, resident: bool, out: Mapping[str, np.ndarray] | None
@@ -151,7 +150,7 @@ class CudaModule(Module):
         d = self.device
         targets = given_outputs(out, self.outputs, binding.out_shapes, arrays) if out else {}
         execution: Any = binding.acquire()
-        handles = self._handles()
+        handles = self._handles(binding)
         try:
             s = execution.stream if stream is None else d.stream(stream)
             if execution.event is not None:
@@ -172,10 +171,8 @@ class CudaModule(Module):
             binding.release(execution)
         return results
 
-    def _handles(self) -> Handles:
-        assert self._bindings is not None
-        program = self._bindings.program
-        return Handles(program.strings, program.string_handles)
+    def _handles(self, binding: Binding) -> Handles:
+        return Handles(binding.program.strings, binding.program.string_handles)
 
     def _given(self, arrays: Sequence[Any]) -> Iterable[tuple[Any, TensorInfo]]:
         return zip(arrays, self._manifest.inputs, strict=True)

@@ -258,7 +258,7 @@ def test_a_module_without_code_for_the_device() -> None:
     blob = small_models.mlp()
     with pytest.raises(TargetError, match="sm_90a"):
         module = emulate(blob, target="cuda:sm_90a")
-        CudaModule(module._parts, device=type(module.device)(module.device.library, capability=80)).run({"x": floats(1, 16)})
+        CudaModule(module.parts, device=type(module.device)(module.device.library, capability=80)).run({"x": floats(1, 16)})
 
 
 SIXTEEN_BITS = [("unet", (2, 8, 16, 16), "fp16", 3e-3), ("transformer", (1, 70, 16), "bf16", 2e-2), ("wide", (130, 64), "fp16", 3e-3)]
@@ -330,7 +330,7 @@ def test_choice_of_code() -> None:
 def test_artifacts() -> None:
     module = emulate(small_models.mlp())
     parts = artifact.load(module.to_bytes())
-    assert parts.code == module._parts.code
+    assert parts.code == module.parts.code
     again = CudaModule(parts, device=module.device)
     x = floats(2, 16)
     np.testing.assert_array_equal(again.run({"x": x})["y"], module.run({"x": x})["y"])

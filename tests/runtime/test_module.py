@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -198,3 +200,62 @@ def test_load_and_save(static_parts, static, tmp_path):
         m = load(source, threads=1)
         np.testing.assert_array_equal(m(x), static(x))
         assert m.to_bytes() == raw
+
+
+def test_inputs_by_name(dynamic):
+    x, u = data(3, 4), data(3, 4) + 1
+    first, second = (t.name for t in dynamic.inputs)
+    expected = dynamic.run({first: x, second: u})
+    for got in (dynamic(x, u), dynamic(**{first: x, second: u}), dynamic(x, **{second: u}), dynamic(**{second: u, first: x})):
+        for a, b in zip(got, expected.values(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for args, named, words in (
+        ((x, u), {second: u}, f"{second} by position and by name"),
+        ((x,), {"q": u}, f"missing input {second} and unknown input q"),
+        ((x, u), {"q": u}, "unknown input q"),
+        ((), {first: x}, f"missing input {second}"),
+        ((x, u, x), {"q": x}, "unknown input q"),
+    ):
+        with pytest.raises(InputError, match=words):
+            dynamic(*args, **named)
+
+
+def test_a_closed_module_gives_everything_back(static_parts):
+    x = data(4, 8)
+    gc.collect()
+    gc.disable()  # nothing waits for a search for cycles
+    try:
+        with Module(static_parts) as m:
+            y = m(x)
+            expected = y.copy()
+            program, binding = weakref.ref(m._bindings.program), weakref.ref(m._last)
+            assert "closed" not in repr(m)
+        assert program() is None and binding() is None
+    finally:
+        gc.enable()
+    np.testing.assert_array_equal(y, expected)
+    assert m.inputs[0].name == "x" and repr(m).endswith("closed>")
+    for use in (lambda: m(x), lambda: m.run({"x": x}), m.to_bytes, m.prepare, lambda: pickle.dumps(m), lambda: m.profile({"x": x})):
+        with pytest.raises(InputError, match="closed"):
+            use()
+    m.close()
+
+
+def test_runs_end_while_the_module_is_closed(dynamic_parts):
+    x = data(5000, 4)
+
+    def work(m, expected):
+        with pytest.raises(InputError, match="closed"):
+            while True:
+                for a, b in zip(m(x, x), expected, strict=True):
+                    assert a.tobytes() == b.tobytes()
+
+    for _ in range(10):
+        m = Module(dynamic_parts, threads=2)
+        expected = m(x, x)
+        with ThreadPoolExecutor(3) as pool:
+            ends = [pool.submit(work, m, expected) for _ in range(3)]
+            m.close()
+            for end in ends:
+                end.result()
+        assert m._bindings is None and m._last is None

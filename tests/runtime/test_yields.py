@@ -25,7 +25,7 @@ agraph (float[N] x, string[K] s) => (float[M] y, string[K] t) {
 
 @pytest.fixture(scope="module")
 def parts() -> Parts:
-    return mlc.compile(onnx.parser.parse_model(MODEL), opt_level=0)._parts  # without a prologue
+    return mlc.compile(onnx.parser.parse_model(MODEL), opt_level=0).parts  # without a prologue
 
 
 def changed(parts: Parts, **handler: object) -> Parts:
