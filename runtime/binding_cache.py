@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from .binding import Binding, Sizes
@@ -35,10 +36,14 @@ class BindingCache:
     def at(self, sizes: Sequence[int]) -> Binding:
         """The binding of the first program that serves these sizes of the symbols. Raises InputError."""
         key = tuple(sizes)
+        return self._remembered(key, lambda: self._new(dict(zip(self._symbols, key, strict=True))))
+
+    def _remembered(self, key: tuple[int, ...], make: Callable[[], Binding]) -> Binding:
+        """The binding of sizes, behind which is the number of a program that is not the first."""
         with self._lock:
             binding = self._kept.get(key)
         if binding is None:
-            binding = self._new(dict(zip(self._symbols, key, strict=True)))
+            binding = make()
             if len(self._kept) >= _INHERIT_FROM:
                 with self._lock:  # sizes that keep changing hand one arena on, whose pages are there already
                     for b in self._kept.values():
@@ -76,9 +81,10 @@ class BindingCache:
 
     def _behind(self, manifest: Manifest, symbols: Mapping[str, int]) -> Iterator[Binding]:
         """Of the programs behind this one, as far as inputs say that they serve these sizes."""
-        for other in self.program.others[self.program.manifest.number(manifest) :]:
+        begin = self.program.manifest.number(manifest)
+        for number, other in enumerate(self.program.others[begin:], begin + 1):
             with suppress(UnequalError):
-                yield Binding(other, symbols)
+                yield self._remembered((*(symbols[s] for s in self._symbols), number), partial(Binding, other, symbols))
 
     def _trim(self, current: Binding) -> None:
         """Forget old sizes, and free memory of sizes not in use: after a peak, memory returns to what the present needs."""

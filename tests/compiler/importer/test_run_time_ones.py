@@ -5,6 +5,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from mlc.compiler.importer import import_variants
+from mlc.runtime import binding_cache
+from mlc.runtime.binding import Binding
 from onnx import numpy_helper, parser
 
 R = np.random.default_rng(3)
@@ -316,3 +318,15 @@ def test_sizes_that_a_branch_could_not_address_are_no_matter_where_it_does_not_r
     module = check(text, {"x": f(2, 3), "u": f(4, 5), "c": np.array(False)})
     with pytest.raises(mlc.errors.InputError):
         module.run({"x": f(2, 3), "u": f(4, 5), "c": np.array(True)})
+
+
+def test_sizes_that_data_decide_are_bound_once(monkeypatch):
+    text = """g (float[a] x, float[c] y) => (float[m] z) <int64[1] ax = {0}>
+              { i = NonZero(x) s = Squeeze(i, ax) t = Cast<to = 1>(s) z = Add(t, y) }"""
+    module = mlc.compile(model(text))
+    bound = []
+    monkeypatch.setattr(binding_cache, "Binding", lambda *args: bound.append(args) or Binding(*args))
+    for x, k in [([1, 0, 1], 2), ([0, 0, 1], 3), ([0, 0, 1], 4)] * 3:
+        want = np.flatnonzero(x) + np.zeros(k, np.float32)
+        np.testing.assert_array_equal(module.run({"x": np.array(x, np.float32), "y": np.zeros(k, np.float32)})["z"], want)
+    assert len(bound) == 3 + 2  # of three sizes, and of two for another program
