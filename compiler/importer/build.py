@@ -12,12 +12,13 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from ...errors import MlcError, OnnxImportError, VerifyError
 from ...ir import Const, Dim, DType, Graph, Input, Node, TensorType, Value, substitute, sym
 from ...ir.ops import DimTensor
-from .context import ImportContext, Region
+from .context import ImportContext
 from .functions import resolved, schema_function, without_absent
 from .handlers.table import find_handler
 from .held import Element, Held, declared, to_proto
 from .load import free_names, node_loc
 from .node_view import UnsupportedError
+from .region import Region
 from .shapes import evaluate_shapes
 from .signature import Signature
 from .stacked import stack_of

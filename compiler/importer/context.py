@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
@@ -22,7 +22,6 @@ from ...ir import (
     Dim,
     DType,
     Expr,
-    Graph,
     Limit,
     Node,
     Op,
@@ -46,6 +45,7 @@ from .dim_arithmetic import equal, equality_of
 from .held import Element, Held
 from .index_ranges import ends
 from .node_view import NodeView, UnsupportedError
+from .region import Region
 
 Handler = Callable[["ImportContext", NodeProto, list[Value | None]], Sequence[Value]]
 HandlerTable = Mapping[tuple[str, int], Handler]
@@ -53,26 +53,6 @@ HandlerTable = Mapping[tuple[str, int], Handler]
 # Emitted nodes whose inputs are constants are evaluated at once up to this many elements, so that shapes and scales
 # computed from constants are known to later handlers. Larger ones are left to the folding pass.
 FOLD_LIMIT = 4096
-
-
-@dataclass
-class Region:
-    """A subgraph being imported as a graph of its own: its inputs for values from outside, its run-time sizes, and what it needs of
-    sizes known before it runs."""
-
-    captures: dict[Value, Value] = field(default_factory=dict)
-    sizes: list[RunTimeSize] = field(default_factory=list)
-    limits: list[Limit] = field(default_factory=list)
-
-    def drop_unused(self, *graphs: Graph) -> None:
-        """Forget captured values that none of these graphs, which have them as inputs, reads."""
-        self.captures = {v: inner for v, inner in self.captures.items() if any(inner in g.uses or inner in g.kept for g in graphs)}
-
-    def graph(self, outputs: Sequence[Value], formals: Sequence[Value], name: str) -> Graph:
-        """The region: formals, then captures, are its inputs."""
-        inputs = (*formals, *self.captures.values())
-        names = tuple(f"i{k}" for k in range(len(inputs))), tuple(f"o{k}" for k in range(len(outputs)))
-        return Graph(inputs, tuple(outputs), *names, name, sizes=tuple(self.sizes), limits=tuple(dict.fromkeys(self.limits)))
 
 
 class ImportContext(NodeView, Contents):

@@ -10,9 +10,10 @@ from onnx import GraphProto, NodeProto
 from ....ir import Dim, DType, Graph, RunTimeSize, TensorType, Value, depth_of, dim_max, lower, sym, symbols_of
 from ....ir import ops as O
 from ..compose import Build, optional, required
-from ..context import HandlerTable, ImportContext, Region
+from ..context import HandlerTable, ImportContext
 from ..dim_arithmetic import equality_of
 from ..held import Held, join
+from ..region import Region
 from ..stacked import no_rows, sequence_of, split_stack, stack_of, with_rows
 from .loop_states import ChangedTypeError, LoopStates, alike
 from .scan import scan, scan_8

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from onnx import NodeProto
 
-from ....ir import DType, Graph, Input, Node, TensorType, Value, prod
+from ....ir import DType, Graph, Value, prod
 from ....ir import ops as O
 from ..compose import Build, required
 from ..context import Handler, HandlerTable, ImportContext
+from ..region import formal, iteration
 from .runtime_axes import around_axis
 
 
@@ -37,10 +38,10 @@ def det(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     wide = DType.F64 if x.dtype is DType.F64 else DType.F32
     matrix = b.reshape(b.cast(x, wide), (batch, n, n))
     one = b.expand(b.const(1, wide), (batch,))
-    types = (TensorType(DType.I64, ()), TensorType(DType.BOOL, ()), matrix.type, one.type)
-    formals = [Node.make(Input(t), (), ctx.loc).out for t in types]
-    after, total = _eliminate(b, *formals[:1], *formals[2:])
-    body = Graph(tuple(formals), (b.const(True, DType.BOOL), after, total), tuple("icmd"), tuple("cmd"), "det")
+    k, going = iteration(ctx.loc)
+    m, product = formal(matrix.type, ctx.loc), formal(one.type, ctx.loc)
+    after, total = _eliminate(b, k, m, product)
+    body = Graph((k, going, m, product), (b.const(True, DType.BOOL), after, total), tuple("icmd"), tuple("cmd"), "det")
     outs = ctx.emit(O.Loop(body, 2, 0), b.dim(n, DType.I64), b.const(True, DType.BOOL), matrix, one).outputs
     return [b.cast(b.reshape(outs[1], x.shape[:-2]), x.dtype)]
 
@@ -84,10 +85,9 @@ def inverse(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seq
     at = b.iota(n)
     unit = b.cast(b.emit(O.Equal(), b.reshape(at, (n, 1)), b.reshape(at, (1, n))), wide)
     beside = b.concat(2, b.reshape(b.cast(x, wide), (batch, n, n)), b.expand(unit, (batch, n, n)))
-    types = (TensorType(DType.I64, ()), TensorType(DType.BOOL, ()), beside.type)
-    formals = [Node.make(Input(t), (), ctx.loc).out for t in types]
-    after = _jordan(b, formals[0], formals[2])
-    body = Graph(tuple(formals), (b.const(True, DType.BOOL), after), tuple("icm"), tuple("cm"), "inverse")
+    (k, going), m = iteration(ctx.loc), formal(beside.type, ctx.loc)
+    after = _jordan(b, k, m)
+    body = Graph((k, going, m), (b.const(True, DType.BOOL), after), tuple("icm"), tuple("cm"), "inverse")
     (out,) = ctx.emit(O.Loop(body, 1, 0), b.dim(n, DType.I64), b.const(True, DType.BOOL), beside).outputs
     return [b.cast(b.reshape(b.slice(out, 2, n, n), x.shape), x.dtype)]
 

@@ -12,10 +12,10 @@ from ....ir import Const, Dim, DType, RunTimeSize, TensorType, Value, sym, symbo
 from ....ir import ops as O
 from ....ir.ops.host import OBJECT
 from ..compose import Build
-from ..context import ImportContext, Region
+from ..context import ImportContext
 from ..held import Element, Held, join
+from ..region import Region, formal, iteration
 from ..stacked import empty_stack, sequence_of, stack_of
-from .scan import formal
 
 
 def alike(x: Value, y: Value) -> bool:
@@ -78,7 +78,7 @@ class LoopStates:
     def _trace_once(self) -> bool:
         ctx = self.ctx
         self.region = region = Region()
-        self.counter, self.running = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
+        self.counter, self.running = iteration(ctx.loc)
         self.formals = []
         names = {place: ctx.fresh() for place in self.open}
         for i, v in enumerate(self.initial):
@@ -172,8 +172,7 @@ class LoopStates:
                     types[i] = TensorType(types[i].dtype, (sym(iterations), *types[i].shape[1:]))
         types += [f.type for f in formals[len(types) :]]
         outs, inputs = [self.go, *following, *self.scanned], (self.counter, self.running, *formals)
-        self.region.drop_unused(self.region.graph(outs, inputs, self.body.name))
-        graph = self.region.graph(outs, inputs, self.body.name)
+        graph = self.region.trimmed(outs, inputs, self.body.name)
         changing = tuple(types) if places or self.collected else ()
         op = O.Loop(graph, len(initial), len(self.scanned), trips if self.scanned else None, changing)
         node = ctx.emit(op, limit, start, *initial, *self.region.captures)

@@ -24,8 +24,17 @@ _ACTIVATIONS: dict[str, Activation] = {
         ("Elu", 1.0, 0.0), ("Affine", 1.0, 0.0),
     )
 }  # fmt: skip
+_SIDES = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 _USES_ALPHA = {"LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu", "Affine"}
 _USES_BETA = {"ScaledTanh", "HardSigmoid", "Affine"}
+
+
+def sides_of(ctx: ImportContext, node: NodeProto) -> tuple[bool, ...]:
+    """For each direction of the layer, whether it goes backwards."""
+    direction = ctx.attr(node, "direction", "forward")
+    if direction not in _SIDES:
+        raise ctx.unsupported(f"{node.op_type}: direction {direction!r}")
+    return _SIDES[direction]
 
 
 def activations_of(ctx: ImportContext, node: NodeProto, cell: str, directions: int) -> tuple[Activation, ...]:
@@ -64,10 +73,7 @@ def recurrent(ctx: ImportContext, node: NodeProto, ins: list[Value | None], cell
     ranks = [v.type.rank for v in (x, w, r)]
     if ranks != [3, 3, 3]:
         raise ctx.unsupported(f"{node.op_type} of operands of ranks {ranks}, expected 3 each")
-    direction = ctx.attr(node, "direction", "forward")
-    sides = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}.get(direction)
-    if sides is None:
-        raise ctx.unsupported(f"{node.op_type}: direction {direction!r}")
+    sides = sides_of(ctx, node)
     dn, declared = len(sides), ctx.attr(node, "hidden_size", None)
     found = (r.shape[2], floordiv(r.shape[1], GATES[cell]), floordiv(w.shape[1], GATES[cell]), declared)
     hidden = next((h for h in found if isinstance(h, int)), None)

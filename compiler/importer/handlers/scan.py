@@ -7,15 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, NodeProto
 
-from ....ir import DType, Input, Node, TensorType, Value, symbols_of
+from ....ir import DType, Value, symbols_of
 from ....ir import ops as O
 from ..compose import Build, axis_in, optional, required
-from ..context import ImportContext, Region
-
-
-def formal(type_: TensorType, loc: tuple[str, ...]) -> Value:
-    """An input of a region."""
-    return Node.make(Input(type_), (), loc).out
+from ..context import ImportContext
+from ..region import Region, formal, iteration
 
 
 def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -30,21 +26,17 @@ def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
     backward = ctx.attr(node, "scan_input_directions", (0,) * n_in)
     steps = xs[0].shape[axes[0]]
     region = Region()
-    captures = region.captures
-    counter, running = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
+    counter, running = iteration(ctx.loc)
     formals = [formal(v.type, ctx.loc) for v in states]
     elements = []
     for x, axis, reverse in zip(xs, axes, backward, strict=True):
-        if x not in captures:
-            captures[x] = formal(x.type, ctx.loc)
         at = b.sub(b.dim(steps - 1, DType.I64), counter) if reverse else counter
-        elements.append(b.emit(O.Gather(axis), captures[x], at))
+        elements.append(b.emit(O.Gather(axis), region.capture(x, ctx.loc), at))
     outs = ctx.trace(body, [*formals, *elements], region)
     outs[:n_state] = [_kept(ctx, region, f, o) for f, o in zip(formals, outs, strict=False)]
-    region.drop_unused(region.graph([running, *outs], (counter, running, *formals), body.name))
-    captures = region.captures
-    graph = region.graph([running, *outs], (counter, running, *formals), body.name)
-    results = ctx.emit(O.Loop(graph, n_state, n_out, steps), b.dim(steps, DType.I64), ctx.const(np.bool_(True)), *states, *captures).outputs
+    graph = region.trimmed([running, *outs], (counter, running, *formals), body.name)
+    op = O.Loop(graph, n_state, n_out, steps)
+    results = ctx.emit(op, b.dim(steps, DType.I64), ctx.const(np.bool_(True)), *states, *region.captures).outputs
     stacked = []
     out_axes = ctx.attr(node, "scan_output_axes", (0,) * n_out)
     out_backward = ctx.attr(node, "scan_output_directions", (0,) * n_out)
@@ -83,31 +75,27 @@ def scan_8(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     backward = ctx.attr(node, "directions", (0,) * n_in)
     outer, inner = Region(), Region()
 
-    def into(region: Region, value: Value) -> Value:
-        if value not in region.captures:
-            region.captures[value] = formal(value.type, ctx.loc)
-        return region.captures[value]
-
-    item, going = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
-    rows = [b.emit(O.Gather(0), into(outer, v), item) for v in values]
+    item, going = iteration(ctx.loc)
+    rows = [b.emit(O.Gather(0), outer.capture(v, ctx.loc), item) for v in values]
     states, xs = rows[:n_state], rows[n_state:]
-    length = None if lengths is None else b.cast(b.emit(O.Gather(0), into(outer, lengths), item), DType.I64)
+    length = None if lengths is None else b.cast(b.emit(O.Gather(0), outer.capture(lengths, ctx.loc), item), DType.I64)
 
-    counter, running = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
+    counter, running = iteration(ctx.loc)
     formals = [formal(v.type, ctx.loc) for v in states]
     last = b.dim(steps - 1, DType.I64)
     elements = [
-        b.emit(O.Gather(0), into(inner, x), b.sub(last, counter) if reverse else counter) for x, reverse in zip(xs, backward, strict=True)
+        b.emit(O.Gather(0), inner.capture(x, ctx.loc), b.sub(last, counter) if reverse else counter)
+        for x, reverse in zip(xs, backward, strict=True)
     ]
     outs = ctx.trace(body, [*formals, *elements], inner)
     outs[:n_state] = [_kept(ctx, inner, f, o) for f, o in zip(formals, outs, strict=False)]
     if length is not None:
-        within = b.emit(O.Less(), counter, into(inner, length))
+        within = b.emit(O.Less(), counter, inner.capture(length, ctx.loc))
         before = [*formals, *(b.const(0, o.dtype) for o in outs[n_state:])]
         outs = [b.where(within, o, old) for o, old in zip(outs, before, strict=True)]
     # what the body reads from outside crosses the loop over the batch too; `rows` and `length` are inside it already
     here = {*xs, *(() if length is None else (length,))}
-    operands = [v if v in here else into(outer, v) for v in inner.captures]
+    operands = [v if v in here else outer.capture(v, ctx.loc) for v in inner.captures]
     yes = ctx.const(np.bool_(True))
     graph = inner.graph([running, *outs], (counter, running, *formals), body.name)
     op = O.Loop(graph, n_state, len(outs) - n_state, steps)

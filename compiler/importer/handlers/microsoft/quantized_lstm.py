@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
-from .....ir import Const, DType, TensorType, Value
+from .....ir import Const, DType, Value
 from .....ir import ops as O
 from ...compose import Build, optional, required
-from ...context import ImportContext, Region
+from ...context import ImportContext
+from ...region import Region, formal, iteration
 from ..quantized import dequantize, dynamic_quantize, integer_matmul
-from ..recurrent import recurrent
-from ..scan import formal
+from ..recurrent import recurrent, sides_of
 
-_SIDES = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 _SCALES = range(8, 12)  # inputs: scale and zero point of W, then of R
 _PLAIN = (4, 7)  # inputs that the loop has no use for: lengths of sequences, peepholes
 
@@ -31,13 +30,13 @@ def dynamic_quantize_lstm(ctx: ImportContext, node: NodeProto, ins: list[Value |
     for i in _SCALES:
         if optional(ins, i) is None:
             raise ctx.unsupported(f"{node.op_type} without its input {i}")
-    sides = _SIDES.get(ctx.attr(node, "direction", "forward"))
+    sides = sides_of(ctx, node)
     special = any(optional(ins, i) is not None for i in _PLAIN) or any(
         ctx.attr(node, name, default) != default for name, default in (("clip", 0.0), ("input_forget", 0), ("layout", 0))
     )
-    usual = [b"Sigmoid", b"Tanh", b"Tanh"] * len(sides or ())
-    given = [a if isinstance(a, bytes) else a.encode() for a in ctx.attr(node, "activations", usual)]
-    if sides is None or special or [a.lower() for a in given] != [a.lower() for a in usual] or not isinstance(r.shape[1], int):
+    activations = [a.lower() for a in ctx.attr(node, "activations", ())]
+    special |= activations not in ([], ["sigmoid", "tanh", "tanh"] * len(sides))
+    if special or not isinstance(r.shape[1], int):
         return recurrent(ctx, node, [x, *_floats(ctx, w, r, ins), *ins[3:8]], "lstm")
     b = Build(ctx)
     q, scale, zero = dynamic_quantize(b, x)
@@ -74,11 +73,7 @@ def _direction(
         return b.reshape(b.slice(v, 0, d, 1), v.shape[1:])
 
     def inside(v: Value) -> Value:
-        if isinstance(v.node.op, Const):
-            return v
-        if v not in region.captures:
-            region.captures[v] = formal(v.type, ctx.loc)
-        return region.captures[v]
+        return ctx.captured(region, v)
 
     def product(q: Value, scale: Value, zero: Value, w: Value, w_scale: Value, w_zero: Value) -> Value:
         acc = integer_matmul(b, q, w, zero, w_zero)
@@ -95,7 +90,7 @@ def _direction(
     def state(index: int) -> Value:
         return b.expand(b.const(0, DType.F32), (batch, hidden)) if optional(ins, index) is None else part(index)
 
-    counter, running = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
+    counter, running = iteration(ctx.loc)
     h0, c0 = state(5), state(6)
     h, c = formal(h0.type, ctx.loc), formal(c0.type, ctx.loc)
     at = b.sub(b.dim(steps - 1, DType.I64), counter) if reverse else counter

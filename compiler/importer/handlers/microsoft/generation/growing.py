@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from ......ir import Dim, DType, RunTimeSize, TensorType, Value, lower, sym
 from ......ir import ops as O
 from ....compose import Build
-from ....context import ImportContext, Region
-from ...scan import formal
+from ....context import ImportContext
+from ....region import Region, formal, iteration
 
 Inside = Callable[[Value], Value]  # what a value from outside is inside of the Loop's body
 Body = Callable[[Inside, list[Value], Dim], tuple[Value, list[Value]]]  # (states, length) -> (whether to go on, next states)
@@ -25,7 +25,7 @@ def growing_loop(
     b, region = Build(ctx), Region()
     names = ctx.fresh(), ctx.fresh()
     inner, outer = (sym(name, lower(first)) for name in names)
-    counter, running = formal(TensorType(DType.I64, ()), ctx.loc), formal(TensorType(DType.BOOL, ()), ctx.loc)
+    counter, running = iteration(ctx.loc)
     extent = formal(TensorType(DType.I64, (1,)), ctx.loc)
     region.sizes.append(RunTimeSize(names[0], extent))
 
