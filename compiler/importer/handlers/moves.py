@@ -102,8 +102,11 @@ def split(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seque
         parts = ctx.attr(node, "num_outputs")
         if parts not in (None, count):
             raise ctx.unsupported(f"Split into num_outputs = {parts} with {count} outputs")
-        part = ceildiv(d, count) if parts else floordiv(d, count)
-        given = [part] * (count - 1) + [d - part * (count - 1)]
+        if parts:  # the last may be smaller
+            part = ceildiv(d, count)
+            given = [part] * (count - 1) + [d - part * (count - 1)]
+        else:
+            given = [floordiv(d, count)] * count
     total: Dim = sum(given, 0)
     if len(given) < count or (isinstance(d, int) and isinstance(total, int) and total != d):
         raise ctx.unsupported(f"Split of {d} into {list(given)}")

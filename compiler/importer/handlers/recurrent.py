@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     )
 }  # fmt: skip
 _SIDES = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+_MOST_FILLED = 1 << 22  # elements of a constant; attributes alone may say that there are more
 _USES_ALPHA = {"LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu", "Affine"}
 _USES_BETA = {"ScaledTanh", "HardSigmoid", "Affine"}
 
@@ -58,7 +60,7 @@ def activations_of(ctx: ImportContext, node: NodeProto, cell: str, directions: i
 
 
 def _filled(b: Build, value: object, shape: Shape, dtype: DType) -> Value:
-    if is_static(shape):
+    if is_static(shape) and math.prod(int(d) for d in shape) <= _MOST_FILLED:
         return b.ctx.const(np.full([int(d) for d in shape], value, dtype.np))
     return b.expand(b.reshape(b.const(value, dtype), (1,) * len(shape)), shape)
 
@@ -79,6 +81,8 @@ def recurrent(ctx: ImportContext, node: NodeProto, ins: list[Value | None], cell
     hidden = next((h for h in found if isinstance(h, int)), None)
     if hidden is None:
         raise ctx.unsupported(f"{node.op_type}: hidden size {r.shape[2]} is not known at compile time")
+    if declared not in (None, hidden):
+        raise ctx.unsupported(f"{node.op_type}: hidden_size = {declared} with weights for {hidden}")
     gates, size = GATES[cell] * hidden, one_size(ctx, w.shape[2], x.shape[2])
     initial = [optional(ins, 5), optional(ins, 6) if cell == "lstm" else None]
     initial = [b.transpose(v, (1, 0, 2)) if batch_first and v is not None else v for v in initial]

@@ -26,6 +26,11 @@ def build(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
+def with_inputs(model: onnx.ModelProto, **shapes: tuple[int | str, ...]) -> onnx.ModelProto:
+    model.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    return model
+
+
 def promised() -> bytes:
     model = build([helper.make_node("Relu", ["x"], ["y"])])
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
@@ -166,6 +171,25 @@ BROKEN: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda f: build([helper.make_node("Split", ["x"], ["y", "z"], num_outputs=0, axis=1)]).SerializeToString(),
         "num_outputs = 0",
     ),
+    "an uneven split": (
+        lambda f: build([helper.make_node("Split", ["x"], ["y", "z"], axis=1)], shape=(2, 7), opset=17).SerializeToString(),
+        "Split of 7 into [3, 3]",
+    ),
+    "another hidden size than the weights'": (
+        lambda f: build(
+            [helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=2**60)],
+            shape=(1, 1, 3),
+            w=np.ones((1, 4, 3), np.float32),
+            r=np.ones((1, 4, 1), np.float32),
+        ).SerializeToString(),
+        f"hidden_size = {2**60} with weights for 1",
+    ),
+    "a hidden size alone": (
+        lambda f: with_inputs(
+            build([helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=2**60)], shape=(1, 1, 3)), w=(1, "a", 3), r=(1, "b", "c")
+        ).SerializeToString(),
+        "2^62",
+    ),
     "types": (lambda f: build([helper.make_node("Add", ["x", "w"], ["y"])], w=np.ones(4, np.int64)).SerializeToString(), "x"),
     "missing data": (lambda f: external(f, "weights.bin"), "weights.bin"),
     "data outside": (outside, "secret.bin"),
@@ -190,6 +214,14 @@ def test_broken_model(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert message.lower() in text.lower()
     assert "Traceback" not in text and "internal error" not in text
     assert sorted(p.name for p in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_symbolic_sizes_that_do_not_split_evenly(opset: int) -> None:
+    module = mlc.compile(build([helper.make_node("Split", ["x"], ["y", "z"], axis=0)], opset=opset))
+    assert module(np.ones((6, 4), np.float32)).shape == (3, 4)
+    with pytest.raises(MlcError, match="n = 7"):
+        module(np.ones((7, 4), np.float32))
 
 
 @pytest.mark.parametrize("what", [None, 5, ["m.onnx"]])
