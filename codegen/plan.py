@@ -16,7 +16,8 @@ class Buffer:
     """A piece of memory of the plan. kind: "input", "output", "const", "arena", "given", or "alias" of another buffer.
 
     `index` is the input/output position. What "given" buffers hold, and how large they are, a `Carry` decides when the
-    program runs. An alias shares the memory of `of`, shifted by `shift` elements (same dtype).
+    program runs. An alias shares the memory of `of`, shifted by `shift` elements (same dtype). `kept` memory of the arena is
+    zero before the first run there, and each run finds what the one before left.
     """
 
     kind: str
@@ -25,6 +26,7 @@ class Buffer:
     index: int = 0
     of: int = -1
     shift: Dim = 0
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)

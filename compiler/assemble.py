@@ -144,6 +144,8 @@ def _buffers(code: Linker, spans: Mapping[int, tuple[int, int]]) -> list[dict[st
                 records.append({"kind": "const", "offset": spans[i][0], "size": spans[i][1]})
             case "alias":
                 records.append({"kind": "alias", "bytes": size, "of": root, "shift": dims.slot(shift * b.dtype.itemsize)})
+            case "arena" if b.kept:
+                records.append({"kind": "arena", "bytes": size, "first": 0, "last": len(code.words), "kept": True})
             case "arena" if i not in live:  # storage nobody touches takes no room
                 records.append({"kind": "arena", "bytes": dims.slot(0), "first": 0, "last": 0})
             case "arena" | "given":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import zip_longest
@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..codegen.cuda.compile import compile_all
-from ..codegen.cuda.counters import BYTES, clearing
 from ..codegen.cuda.emit import emit_forms
 from ..codegen.cuda.emitted import Form
 from ..codegen.cuda.nvrtc import nvrtc
@@ -72,8 +71,6 @@ class CudaBackend:
 
     def texts(self, emitted: Mapping[int, tuple[Form, ...]], known: Mapping[str, Image]) -> dict[str, str]:
         every = [f for forms in emitted.values() for f in forms]
-        _, first = clearing(every)
-        every += [first] if first is not None else []
         self._launches = {k.symbol: k for f in every for k in f.emitted.launches}
         self._archs: dict[str, list[str]] = {s: [] for s in self._launches}
         for f in every:
@@ -129,7 +126,7 @@ class CudaBackend:
 
 def cuda_code(plan: Plan, emitted: Mapping[int, tuple[Form, ...]], archs: Sequence[str]) -> tuple[Plan, dict[int, Code]]:
     """The plan with the workspaces of its steps as buffers and its checks at the end, and the calls of each step, each for some of
-    `archs`. Counters are one buffer of all steps, which is cleared before the first of them."""
+    `archs`. Counters are one buffer of all steps, which leave it zero, as it is before the first run."""
 
     def calls_of(f: Form, memory: Sequence[int]) -> tuple[Call, ...]:
         mask = sum(1 << archs.index(a) for a in f.archs)
@@ -137,32 +134,19 @@ def cuda_code(plan: Plan, emitted: Mapping[int, tuple[Form, ...]], archs: Sequen
 
     buffers = list(plan.buffers)
     code: dict[int, Code] = {}
-    count, clear = clearing(f for forms in emitted.values() for f in forms)
+    count = max((f.emitted.counters for forms in emitted.values() for f in forms), default=0)
     counters = len(buffers)
-    if clear is not None:
-        buffers.append(Buffer("arena", DType.U8, (BYTES * count,)))
-    cleared_at = _first_steps(plan, {i for i, forms in emitted.items() if any(f.emitted.counters for f in forms)})
+    if count:
+        buffers.append(Buffer("arena", DType.U64, (count,), kept=True))
     for step in steps_of(plan.steps):
         forms = emitted[id(step)]
         spaces = []
         for sizes in zip_longest(*(f.emitted.workspaces for f in forms), fillvalue=0):  # a device runs one of the forms
             spaces.append(len(buffers))
             buffers.append(Buffer("arena", DType.U8, (reduce(dim_max, sizes),)))
-        calls = [c for f in forms for c in calls_of(f, (*step.buffers, *spaces[: len(f.emitted.workspaces)], counters))]
-        if clear is not None and id(step) in cleared_at:
-            calls = [*calls_of(clear, (counters,)), *calls]
-        code[id(step)] = Code(tuple(calls), forms[0].emitted.flops, forms[0].emitted.bytes)
+        calls = tuple(c for f in forms for c in calls_of(f, (*step.buffers, *spaces[: len(f.emitted.workspaces)], counters)))
+        code[id(step)] = Code(calls, forms[0].emitted.flops, forms[0].emitted.bytes)
     return replace(plan, buffers=tuple(buffers), steps=late_checks(plan.steps)), code
-
-
-def _first_steps(plan: Plan, users: Collection[int]) -> Collection[int]:
-    """Steps (by id) before which what `users` share is prepared: the first, or all users where a branch or loop has one before it."""
-    for item in plan.steps:
-        if isinstance(item, Step):
-            return {id(item)}
-        if any(id(s) in users for s in steps_of((item,))):
-            break
-    return users
 
 
 def late_checks(steps: Sequence[PlanStep]) -> tuple[PlanStep, ...]:

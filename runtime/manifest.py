@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .handlers import Handler
     from .prologue import Prologue
 
-FORMAT = 6  # 1 had other digests, 2 no slots in expressions of dims, 3 one other program at most, 4 no prologues, 5 no REQUIRE
+# 1 had other digests, 2 no slots in expressions of dims, 3 one other program at most, 4 no prologues, 5 no REQUIRE, 6 no kept buffers.
+FORMAT = 7
 
 KINDS = ("input", "output", "const", "arena", "given", "alias")
 
@@ -56,7 +57,7 @@ class Symbol(NamedTuple):
 class BufferSpec(NamedTuple):
     """`size` and `shift` are dim slots, in bytes; `place` is an input or output position, an alias's buffer (never an
     alias itself), or a constant's offset in the weights. Arena and given buffers live from word `first` to `last`.
-    Memory of given buffers comes from a handler."""
+    Memory of given buffers comes from a handler. `kept` memory of the arena is zero before the first run there."""
 
     kind: str
     size: int
@@ -64,6 +65,7 @@ class BufferSpec(NamedTuple):
     shift: int
     first: int
     last: int
+    kept: bool = False
 
 
 class StepInfo(NamedTuple):
@@ -260,7 +262,7 @@ class _Parser:
             index = 0
         else:
             raise ArtifactError(f"buffer kind {brief(kind)}", expected=", ".join(KINDS))
-        return BufferSpec(kind, size, index, shift, first, last)
+        return BufferSpec(kind, size, index, shift, first, last, s.get("kept") is True)
 
     def _layout(self, n_buffers: int) -> tuple[tuple[int, ...], int] | None:
         value = self.raw.get("layout")

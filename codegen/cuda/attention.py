@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import CodegenError
-from ...ir import Dim, DType, ceildiv, prod, upper
+from ...ir import Dim, DType, ceildiv, dim_max, dim_min, lower, prod, upper
 from ..kernel import AttentionKernel, bytes_of
+from .attention_few import FEW, attention_few, schedule_few
 from .attention_mma import attention_tiles, schedule_attention_mma, takes_attention
 from .attention_wgmma import attention_groups, schedule_attention_groups, takes_attention_groups
 from .emitted import PLACEHOLDER, Emitted, Launch, named
@@ -83,7 +84,15 @@ def emit_attention(kernel: AttentionKernel, aligned: Sequence[int], target: Cuda
     types = {o.dtype for o in kernel.operands}
     if types != {DType.F32}:
         raise CodegenError(f"attention on {', '.join(sorted(t.value for t in types))}", expected="f32, or heads of f16 or bf16 up to 256")
-    return Emitted((_by_multiply_add(kernel),), flops, size)
+    many = _by_multiply_add(kernel)
+    plan = schedule_few(kernel, many.blocks)
+    if plan is None:
+        return Emitted((many,), flops, size)
+    unknown = lower(kernel.rows) <= FEW < upper(kernel.rows)
+    gate = dim_min(1, dim_max(0, FEW + 1 - kernel.rows)) if unknown else 1
+    launch, shared = attention_few(kernel, plan, aligned, gate)
+    launches = (launch, replace(many, blocks=many.blocks * (1 - gate))) if unknown else (launch,)
+    return Emitted(launches, flops, size, (shared.bytes,) if shared.counters else (), shared.counters)
 
 
 def _by_multiply_add(kernel: AttentionKernel) -> Launch:

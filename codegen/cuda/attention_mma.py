@@ -69,10 +69,14 @@ def schedule_attention_mma(kernel: AttentionKernel) -> AttentionMmaSchedule:
     queries = upper(kernel.rows) * packed
     row_warps = 1 if queries <= 16 else 2 if queries <= 32 else _WARPS
     plan = AttentionMmaSchedule(row_warps, keys, min(_WARPS // row_warps, keys // _ALONE), packed)
-    blocks = plan.blocks(kernel)
+    return replace(plan, splits=key_splits(plan.blocks(kernel), kernel.keys))
+
+
+def key_splits(blocks: Dim, keys: Dim) -> int:
+    """Blocks that share the keys of a row, where rows alone give `blocks`."""
     if not isinstance(blocks, int) or not 0 < blocks <= _BLOCKS // 2:
-        return plan
-    return replace(plan, splits=max(1, min(_MAX_SPLITS, _BLOCKS // blocks, upper(kernel.keys) // _SPLIT_KEYS)))
+        return 1
+    return max(1, min(_MAX_SPLITS, _BLOCKS // blocks, upper(keys) // _SPLIT_KEYS))
 
 
 @dataclass(frozen=True)
@@ -130,17 +134,17 @@ def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned
     out = kernel.operands[last].dtype
 
     def whole(operand: int, strides: Sequence[Dim], size: int) -> bool:
-        return _divides(kernel, aligned, operand, (*strides, size), 16)
+        return divides(kernel, aligned, operand, (*strides, size), 16)
 
     pointers, operands = operand_texts(kernel), tuple(range(last + 1))
     if plan.splits > 1:
-        operands, pointers = (*operands, last + 1, COUNTERS), [*pointers, "float* __restrict__ partial", "u64* __restrict__ counters"]
+        operands, pointers = (*operands, last + 1, COUNTERS), [*pointers, "float* partial", "u64* counters"]
     mask_strides, out_strides, pair_stores = mask_and_out(kernel, params, aligned)
     values = AttentionMmaParameters(
         PLACEHOLDER, use.name, use.word, pack, use.group, storage(dtype), storage(out), converter(out), plan.row_warps, plan.keys,
         plan.sharing, plan.packed, plan.splits, kernel.size, kernel.value_size, kernel.group, kernel.causal, index_type(kernel),
         literal(kernel.scale * LOG2_E, DType.F32), name(kernel.rows), name(kernel.keys), name(kernel.heads),
-        _strides(params, kernel.q_strides), _strides(params, kernel.k_strides), _strides(params, kernel.v_strides),
+        stride_texts(params, kernel.q_strides), stride_texts(params, kernel.k_strides), stride_texts(params, kernel.v_strides),
         out_strides, mask_strides, whole(0, kernel.q_strides, kernel.size),
         whole(1, kernel.k_strides, kernel.size), whole(2, kernel.v_strides, kernel.value_size), pair_stores, f"b{last}", [], [],
     )  # fmt: skip
@@ -162,8 +166,8 @@ def mask_and_out(kernel: AttentionKernel, params: Params, aligned: Sequence[int]
     """Strides of the mask and of the result as texts, and whether two neighbours of the result may be stored at once."""
     last = len(kernel.operands) - 1
     piece = 2 * kernel.operands[last].dtype.itemsize
-    pairs = _divides(kernel, aligned, last, (*kernel.out_strides, kernel.value_size), piece)
-    return _strides(params, kernel.mask_strides or ()), _strides(params, kernel.out_strides), pairs
+    pairs = divides(kernel, aligned, last, (*kernel.out_strides, kernel.value_size), piece)
+    return stride_texts(params, kernel.mask_strides or ()), stride_texts(params, kernel.out_strides), pairs
 
 
 def index_type(kernel: AttentionKernel) -> str:
@@ -172,12 +176,13 @@ def index_type(kernel: AttentionKernel) -> str:
     return "int" if all(fits((0, upper(d) + 4096)) for d in sizes) else "i64"
 
 
-def _divides(kernel: AttentionKernel, aligned: Sequence[int], operand: int, elements: Sequence[Dim], piece: int) -> bool:
+def divides(kernel: AttentionKernel, aligned: Sequence[int], operand: int, elements: Sequence[Dim], piece: int) -> bool:
+    """Whether an operand begins at a multiple of `piece` bytes, and what so many elements are."""
     item = kernel.operands[operand].dtype.itemsize
     return aligned[operand] % piece == 0 and all(divisible(d * item, piece) for d in elements)
 
 
-def _strides(params: Params, shape: Sequence[Dim]) -> list[str]:
+def stride_texts(params: Params, shape: Sequence[Dim]) -> list[str]:
     return [f"(i64){params.name(d)}" for d in shape]
 
 

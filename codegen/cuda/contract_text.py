@@ -168,11 +168,12 @@ def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLin
 
 def contract_launch(template: str, kernel: ContractKernel, values: ContractParameters, params: Params, blocks: Dim, shared: int,
                     maps: tuple[TensorMap, ...] = (), map_names: tuple[str, ...] = ()) -> Launch:  # fmt: skip
-    """The launch of a rendered template. Where blocks share k, partial sums and counters follow the operands (`contract_shares.py`)."""
+    """The launch of a rendered template. Where blocks share k, partial sums and counters follow the operands (`contract_shares.py`). Other
+    blocks write them while a block runs, so that they are not `__restrict__`."""
     operands, pointers = tuple(range(len(kernel.operands))), operand_pointers(kernel)
     if values.stream or values.splits > 1:
         operands = (*operands, len(operands), COUNTERS)
-        pointers = [*pointers, f"{values.acc}* __restrict__ partial", "u64* __restrict__ counters"]
+        pointers = [*pointers, f"{values.acc}* partial", "u64* counters"]
     notes = map_notes(maps, map_names, params.name)
     more = [f"const __grid_constant__ TensorMap {name}" for name in map_names]
     values = replace(values, parameters=pointers + params.signature() + more, prologue=params.prologue())

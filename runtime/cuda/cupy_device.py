@@ -343,7 +343,12 @@ class _Block:
         self.pointer, self.ptr, self.nbytes = pointer, int(pointer.ptr), nbytes
 
 
-@functools.cache
+_opened = functools.cache(CupyDevice)
+
+
 def device(number: int | None = None) -> CupyDevice:
-    """The device of that number, or cupy's current one; made once."""
-    return CupyDevice(number)
+    """The device of that number, or the one that is cupy's current one now; each is opened once."""
+    if number is None:
+        device_count()  # whose errors say what is missing
+        number = int(_cupy().cuda.runtime.getDevice())
+    return _opened(number)

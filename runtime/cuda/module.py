@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -156,17 +157,23 @@ class CudaModule(Module):
             if execution.event is not None:
                 d.wait(s, execution.event)
                 execution.event = None
-            encoded = [encode_input(handles, a, t) for a, t in self._given(arrays)]
-            outputs = self._place(execution, binding, encoded, s, handles, resident or not wait)
-            results = [
-                self._result(o, t, handles, s, resident or not wait, targets.get(i))
-                for i, (o, t) in enumerate(zip(outputs, self.outputs, strict=True))
-            ]
-            if wait:
-                d.synchronize(s)
-                execution.check(s)
-            else:
-                execution.event = d.record(s)
+            try:
+                encoded = [encode_input(handles, a, t) for a, t in self._given(arrays)]
+                outputs = self._place(execution, binding, encoded, s, handles, resident or not wait)
+                results = [
+                    self._result(o, t, handles, s, resident or not wait, targets.get(i))
+                    for i, (o, t) in enumerate(zip(outputs, self.outputs, strict=True))
+                ]
+                if wait:
+                    d.synchronize(s)
+                    execution.check(s)
+                else:
+                    execution.event = d.record(s)
+            except BaseException:
+                # What was launched before works on in memory that others may have from now on: the caller's, and this execution's.
+                with suppress(DeviceError):
+                    d.synchronize(s)
+                raise
         finally:
             binding.release(execution)
         return results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,6 +44,7 @@ class CudaProgram(Sizes):
         self.weights_at = self.streamed_at = self.weights.ptr
         self.locations = {s.word: (s.symbol, " + ".join(s.loc)) for s in m.steps}
         self.segments = segments(m.program, self.skipped)
+        self.kept = [i for i, b in enumerate(m.buffers) if b.kept]
         self.checks = _checks(m.program)  # the word from which on there are only checks
 
     @staticmethod
@@ -146,6 +148,9 @@ class CudaExecution:
         self.resumed: Yields | None = None
         self.event: Any = None  # the end of the last run, where the host did not wait for it
         self.bufs = binding.addresses(self.arena.ptr).tolist()
+        for buffer in program.kept:
+            d.upload(self.bufs[buffer], np.zeros(binding.slots[program.manifest.buffers[buffer].size], np.uint8), self.stream)
+            self.event = d.record(self.stream)
         self.staging: dict[tuple[str, int], Memory] = {}
         self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._maps: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
@@ -156,7 +161,8 @@ class CudaExecution:
     def __del__(self) -> None:
         event, self.event = getattr(self, "event", None), None
         if event is not None:
-            self.program.device.finish(event)  # memory goes back to the pool only when nothing runs in it
+            with suppress(DeviceError):  # of a device that is lost
+                self.program.device.finish(event)  # memory goes back to the pool only when nothing runs in it
         if hasattr(self, "stream"):
             self.program.device.recycle(self.stream)
 

@@ -38,6 +38,22 @@ def test_attention() -> None:
     assert {schedule_attention(k).staged for k in found} == {True, False}
 
 
+def test_few_queries_in_float32() -> None:
+    """Keys that blocks share, heads that share keys, rows that no piece of 16 bytes divides, masks; and numbers of queries that are not known."""
+    few = sym("R", 1, 40)
+    plans = check_all([
+        attention(12, 12, 1, 1000, 64, 64, batch=1), attention(8, 2, 1, 300, 64, 128, batch=1, causal=True), attention(3, 3, 2, 33, 13, 7),
+        attention(2, 2, 20, 600, 64, 64, mask=(2, 2, 20, 600), causal=True), attention(8, 2, 2, L, 128, 256, batch=1, L=300),
+        attention(2, 2, few, L, 32, 32, batch=1, R=3, L=300), attention(2, 2, few, L, 32, 32, batch=1, R=19, L=300),
+    ])  # fmt: skip
+    kernels = [s.kernel for p in plans for s in p.steps if isinstance(s.kernel, AttentionKernel)]
+    found = [emit(k, parse("cuda:sm_80"), [16] * len(k.operands)) for k in kernels]
+    assert [len(e.launches) for e in found] == [1] * 5 + [2] * 2 and all("of few queries" in e.launches[0].source for e in found)
+    assert [bool(e.counters) for e in found] == [True, True, False, True, True, True, True]
+    many = lower(attention(8, 8, 512, 512, 64, 64)[0], LOWERING).steps[0].kernel
+    assert "of few queries" not in emit(many, parse("cuda:sm_80"), [16] * 4).launches[0].source
+
+
 TENSOR_CORES = [(DType.BF16, "cuda:sm_80", 1e-2), (DType.F16, "cuda:sm_90a", 3e-3), (DType.F32, "cuda:sm_80+tf32", 4e-3)]
 
 

@@ -175,6 +175,20 @@ def test_streams_of_others_are_taken_without_a_warning() -> None:
         assert cupy.cuda.Stream.from_external(cupy_device._Foreign(7, None)).ptr == 7
 
 
+def test_no_device_named_is_the_current_one(monkeypatch) -> None:
+    """That of now, not of the first time; each is opened once."""
+    fake = FakeCupy(devices=2)
+    monkeypatch.setattr(cupy_device, "_cupy", lambda: fake)
+    cupy_device._opened.cache_clear()
+    try:
+        first = cupy_device.device()
+        fake.current = 1
+        second = cupy_device.device()
+        assert (first.number, second.number) == (0, 1) and cupy_device.device(0) is first and cupy_device.device() is second
+    finally:
+        cupy_device._opened.cache_clear()
+
+
 def test_the_device_that_was_current_is_so_again(monkeypatch) -> None:
     """After errors, too; and a device that is current already is not made so at each call."""
     fake = FakeCupy(devices=2)

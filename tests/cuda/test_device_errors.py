@@ -143,6 +143,25 @@ def test_a_launch_that_the_driver_refuses(fake: FakeCupy) -> None:
     made.run(X)  # nothing is broken by it
 
 
+def test_a_run_that_fails_half_way_is_waited_for(fake: FakeCupy) -> None:
+    """What it launched before works in memory that the next run, or the caller, has from then on."""
+    made = module(fake, graphs=False)
+    made.run(X)
+    real, calls = fake.cuda.driver.launchKernel, []
+
+    def once(*args: int) -> None:
+        calls.append(args)
+        if len(calls) > 1:
+            raise DriverFault("CUDA_ERROR_INVALID_VALUE: invalid argument")
+        real(*args)
+
+    fake.cuda.driver.launchKernel = once
+    fake.log.clear()
+    with pytest.raises(DeviceError, match="invalid argument"):
+        made.run(X, stream=7)
+    assert len(calls) == 2 and "synchronize" in fake.log[fake.log.index("launchKernel") :]
+
+
 def test_an_array_elsewhere(fake: FakeCupy) -> None:
     made = module(fake)
     given = np.ones((4, 16), np.float32)

@@ -164,12 +164,11 @@ SHARED = """shared (float[48, 1600] x, int64 n) => (float[48, 64] y) {
 
 @pytest.mark.parametrize("target,inside", [("cuda:sm_90a", False), ("cuda:sm_80", True)])
 def test_blocks_that_share_k_are_counted(target: str, inside: bool) -> None:
-    """In one launch, plainly and as graphs, before a loop and in it; the counters are cleared once, or where a loop has the first of them."""
+    """Plainly and as graphs, before a loop and in it: counters are zero where memory begins, and each launch leaves them so."""
     text = SHARED.replace("h = MatMul(x, w)", "h = Identity(g)" if inside else "h = MatMul(x, w)")
     blob = small_models.model(text, w=(1600, 64), g=np.zeros((48, 64), np.float32), go=np.array(True))
     result = compile_stages(blob, Options(target, precision=Precision("bf16")), backend=EmulatedBackend(parse(target)))
-    clears = [s for s, text in result.texts.items() if "when a program begins" in text]
-    assert len(clears) == 1 and any("last_of(" in text for text in result.texts.values())
+    assert any("last_of(" in text for text in result.texts.values())
     module = emulated_module(result)
     for n in (2, 0, 3, 3):
         feeds = {"x": floats(48, 1600) / 40, "n": np.array(n)}

@@ -85,9 +85,9 @@ def test_not_a_module(tmp_path):
 
 
 def test_newer_format(static_parts):
-    with pytest.raises(ArtifactError, match=r"format 7; expected format 6\. Install a newer mlc"):
-        load(rebuild(static_parts, lambda m: m.update(format=7)))
-    with pytest.raises(ArtifactError, match=r"format 1; expected format 6\. Compile the model again"):
+    with pytest.raises(ArtifactError, match=r"format 8; expected format 7\. Install a newer mlc"):
+        load(rebuild(static_parts, lambda m: m.update(format=8)))
+    with pytest.raises(ArtifactError, match=r"format 1; expected format 7\. Compile the model again"):
         load(rebuild(static_parts, lambda m: m.update(format=1)))
 
 
@@ -150,7 +150,7 @@ def test_checksum(size):
 def test_files_of_format_1_are_named(blob):
     end = blob.rindex(b"mlc checksum ")
     comment = b"mlc sha256 " + b"0" * 64
-    with pytest.raises(ArtifactError, match=r"format 1; expected format 6\. Compile the model again"):
+    with pytest.raises(ArtifactError, match=r"format 1; expected format 7\. Compile the model again"):
         load(blob[: end - 2] + len(comment).to_bytes(2, "little") + comment)
 
 

@@ -1,4 +1,4 @@
-// How blocks of a grid wait for each other: by words in memory that are 0 when a program begins, and after each launch again. What is
+// How blocks of a grid wait for each other: by words in memory that are 0 before the first run, and after each launch again. What is
 // to be seen by others is written before a barrier of the threads that write, and read behind one.
 #pragma once
 

@@ -1,0 +1,131 @@
+"""AttentionKernel of few queries in true float32: keys and values are read once from memory, by lanes that have pieces of them.
+
+Decoders ask for one query at a time, of many keys: reading these is what takes the time. Warps of a block take keys in turns, blocks
+share them where they are many, and the last block to come puts the parts together (flash-decoding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...ir import Dim, DType, ceildiv, dim_min, lower, prod, upper
+from ..kernel import AttentionKernel
+from .attention_mma import divides, index_type, key_splits, operand_texts, stride_texts
+from .contract_schedule import WAVE
+from .contract_shares import Shares
+from .emitted import COUNTERS, PLACEHOLDER, Launch, named
+from .render import render
+from .scalars import literal
+from .writer import Params
+
+FEW = 4  # queries of a head that these are for, where their number is not known
+_MOST = 8  # of a block
+_WIDEST = 256  # elements of a head, whose results fit registers
+_WARPS = 4
+_PIECE = 4  # elements that a lane has of a row
+
+
+@dataclass(frozen=True, slots=True)
+class FewSchedule:
+    """`queries` of a block, of `packed` heads that share keys; `lanes` have a key, of which a warp takes 32 / lanes at a time, `steps`
+    times a turn; `splits` blocks share the keys of a query."""
+
+    queries: int
+    packed: int
+    lanes: int
+    steps: int
+    splits: int = 1
+
+    @property
+    def threads(self) -> int:
+        return _WARPS * 32
+
+    def blocks(self, kernel: AttentionKernel, rows: Dim) -> Dim:
+        """Without splits."""
+        return prod((kernel.batch, ceildiv(kernel.heads, self.packed), ceildiv(rows * self.packed, self.queries)))
+
+    def pitch(self, kernel: AttentionKernel) -> int:
+        """Elements of a part of a query: its values, and two numbers in the room of four."""
+        return -(-kernel.value_size // _PIECE) * _PIECE + 4
+
+    def shared(self, kernel: AttentionKernel) -> int:
+        """Bytes of what the warps hand on."""
+        return _WARPS * (32 // self.lanes) * self.queries * self.pitch(kernel) * 4
+
+
+def schedule_few(kernel: AttentionKernel, others: Dim) -> FewSchedule | None:
+    """For FEW queries, and for more where tiles of many queries would give few blocks (`others`); else None. Where their number is not
+    known, what computes up to FEW."""
+    wide = max(kernel.size, kernel.value_size)
+    if wide > _WIDEST or (lower(kernel.rows) > FEW and not (isinstance(others, int) and others <= WAVE // 2)):
+        return None
+    known = isinstance(kernel.rows, int) or upper(kernel.rows) <= FEW
+    packed = kernel.group if known and upper(kernel.rows) * kernel.group <= _MOST else 1
+    most = _MOST if wide <= _WIDEST // 2 else _MOST // 2
+    queries = next((n for n in (1, 2, 4, 8) if n >= min(upper(kernel.rows) * packed, most)), most) if known else 1
+    lanes = next(n for n in (2, 4, 8, 16, 32) if n * _PIECE >= wide or n == 32)
+    pieces = -(-wide // (lanes * _PIECE))
+    plan = FewSchedule(queries, packed, lanes, (8 if queries < 4 else 4) // pieces)
+    least = plan.blocks(kernel, kernel.rows if known else 1)
+    return FewSchedule(plan.queries, packed, lanes, plan.steps, key_splits(least, kernel.keys))
+
+
+@dataclass(frozen=True)
+class AttentionFewParameters:
+    """attention_few.cu.j2"""
+
+    name: str
+    queries: int
+    warps: int
+    packed: int
+    lanes: int
+    steps: int
+    splits: int
+    size: int
+    value_size: int
+    group: int
+    causal: bool
+    index: str
+    scale: str
+    rows: str
+    keys: str
+    heads: str
+    q_strides: list[str]
+    k_strides: list[str]
+    v_strides: list[str]
+    out_strides: list[str]
+    mask_strides: list[str]
+    whole_k: bool  # rows of keys are read in pieces of 16 bytes
+    whole_v: bool
+    result: str
+    parameters: list[str]
+    prologue: list[str]
+
+
+def attention_few(kernel: AttentionKernel, plan: FewSchedule, aligned: Sequence[int], gate: Dim = 1) -> tuple[Launch, Shares]:
+    """The launch, which has blocks where `gate` is 1, and what they share. Where there is a gate, rows are FEW at most."""
+    params, last = Params(), len(kernel.operands) - 1
+    name = params.name
+
+    def whole(operand: int, strides: Sequence[Dim], size: int) -> bool:
+        return divides(kernel, aligned, operand, (*strides, size), 4 * _PIECE)
+
+    pointers, operands = operand_texts(kernel), tuple(range(last + 1))
+    if plan.splits > 1:
+        operands, pointers = (*operands, last + 1, COUNTERS), [*pointers, "float* partial", "u64* counters"]
+    values = AttentionFewParameters(
+        PLACEHOLDER, plan.queries, _WARPS, plan.packed, plan.lanes, plan.steps, plan.splits, kernel.size, kernel.value_size, kernel.group,
+        kernel.causal, index_type(kernel), literal(kernel.scale, DType.F32), name(kernel.rows), name(kernel.keys), name(kernel.heads),
+        stride_texts(params, kernel.q_strides), stride_texts(params, kernel.k_strides), stride_texts(params, kernel.v_strides),
+        stride_texts(params, kernel.out_strides), stride_texts(params, kernel.mask_strides or ()),
+        whole(1, kernel.k_strides, kernel.size), whole(2, kernel.v_strides, kernel.value_size), f"b{last}",
+        pointers + params.signature(), params.prologue(),
+    )  # fmt: skip
+    source, symbol = named(render("attention_few.cu.j2", values))
+    blocks = plan.blocks(kernel, kernel.rows) * plan.splits * gate
+    launch = Launch(source, symbol, operands, tuple(params.dims), blocks, plan.threads, plan.shared(kernel))
+    if plan.splits == 1:
+        return launch, Shares()
+    places = plan.blocks(kernel, kernel.rows if isinstance(gate, int) else dim_min(kernel.rows, FEW))
+    return launch, Shares(places * plan.splits * plan.queries * plan.pitch(kernel) * 4, upper(places))
