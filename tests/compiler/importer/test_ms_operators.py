@@ -55,6 +55,15 @@ def test_qlinear_arithmetic(op, shape):
     compare(op, operands, steps=1)
 
 
+@pytest.mark.parametrize("op", ["QLinearAdd", "QLinearMul"])
+def test_qlinear_arithmetic_rounds_halves_with_the_zero_point(op):
+    """To even when it is added, and not before."""
+    x, y = u8(40, 60), u8(40, 60)
+    zeros = [number(z, np.uint8) for z in (120, 131, 125)]
+    operands = [x, number(0.5), zeros[0], y, number(0.25), zeros[1], number(1 if op == "QLinearAdd" else 0.5), zeros[2]]
+    compare(op, operands, constants=(1, 2, 4, 5, 6, 7), steps=0)
+
+
 def test_qlinear_concat():
     operands = [number(0.04), number(5, np.uint8), u8(2, 3), number(0.02), number(1, np.uint8), u8(2, 4), number(0.04), number(5, np.uint8)]
     compare("QLinearConcat", operands, constants=(0, 1, 3, 4, 6, 7), axis=1, steps=1)

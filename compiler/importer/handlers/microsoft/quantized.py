@@ -71,14 +71,37 @@ def _back(ctx: ImportContext, y: Value, scale: Value, zero: Value | None, dtype:
     return quantize(b, y, _number(b, scale), _number(b, zero_of(b, zero, dtype)))
 
 
-def _binary(op: O.Add | O.Mul) -> Callable[[ImportContext, NodeProto, list[Value | None]], Sequence[Value]]:
-    def handler(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-        x, x_scale, y, y_scale, z_scale = (_need(ctx, node, ins, i) for i in (0, 1, 3, 4, 6))
-        b = Build(ctx)
-        total = b.emit(op, _floats(ctx, x, x_scale, optional(ins, 2)), _floats(ctx, y, y_scale, optional(ins, 5)))
-        return [_back(ctx, total, z_scale, optional(ins, 7), x.dtype)]
+def qlinear_add(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """round(a·(a_scale / scale) + b·(b_scale / scale) + offset), saturated; the zero points make the offset, as in onnxruntime."""
+    b, (x, x_scale, x_zero), (y, y_scale, y_zero), scale, zero = _operands(ctx, node, ins)
+    x_ratio, y_ratio = b.div(x_scale, scale), b.div(y_scale, scale)
+    offset = b.sub(zero, b.add(b.mul(x_ratio, x_zero), b.mul(y_ratio, y_zero)))
+    total = b.add(b.add(b.mul(b.cast(x, DType.F32), x_ratio), offset), b.mul(b.cast(y, DType.F32), y_ratio))
+    return [_saturated(b, total, x.dtype)]
 
-    return handler
+
+def qlinear_mul(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """round((a − a_zero)·(b − b_zero)·(a_scale·b_scale / scale) + zero), saturated; the product of integers is exact."""
+    b, (x, x_scale, x_zero), (y, y_scale, y_zero), scale, zero = _operands(ctx, node, ins)
+    product = b.mul(b.sub(b.cast(x, DType.F32), x_zero), b.sub(b.cast(y, DType.F32), y_zero))
+    return [_saturated(b, b.add(b.mul(product, b.div(b.mul(x_scale, y_scale), scale)), zero), x.dtype)]
+
+
+Operand = tuple[Value, Value, Value]
+
+
+def _operands(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> tuple[Build, Operand, Operand, Value, Value]:
+    """Two tensors of integers, each with its scale and zero point, and the scale and zero point of the result, as float32 numbers."""
+    b = Build(ctx)
+    dtype = _need(ctx, node, ins, 0).dtype
+    scales = [_number(b, _need(ctx, node, ins, i)) for i in (1, 4, 6)]
+    zeros = [b.cast(_number(b, zero_of(b, optional(ins, i), dtype)), DType.F32) for i in (2, 5, 7)]
+    x, y = _need(ctx, node, ins, 0), _need(ctx, node, ins, 3)
+    return b, (x, scales[0], zeros[0]), (y, scales[1], zeros[1]), scales[2], zeros[2]
+
+
+def _saturated(b: Build, x: Value, dtype: DType) -> Value:
+    return b.emit(O.Quantize(dtype, inverse=True), x, b.const(1, DType.F32), b.const(0, dtype))
 
 
 def _need(ctx: ImportContext, node: NodeProto, ins: list[Value | None], index: int) -> Value:
@@ -207,8 +230,8 @@ QUANT_MS_HANDLERS: HandlerTable = {
         "DynamicQuantizeLSTM": dynamic_quantize_lstm,
         "QGemm": qgemm,
         "QAttention": qattention,
-        "QLinearAdd": _binary(O.Add()),
-        "QLinearMul": _binary(O.Mul()),
+        "QLinearAdd": qlinear_add,
+        "QLinearMul": qlinear_mul,
         "QLinearConcat": qlinear_concat,
         "QLinearConv": qlinear_conv_ms,
         "QLinearWhere": qlinear_where,
