@@ -16,7 +16,7 @@ from .. import compile as compile_model
 from ..errors import DeviceError
 from . import suite
 from .gpu_cases import cases, text
-from .gpu_rows import GpuRow, compiled_row, device_works, kernel_row, model_row
+from .gpu_rows import GpuRow, autotuned_row, compiled_row, device_works, kernel_row, model_row
 from .isolated import Isolated
 from .turns import short
 
@@ -29,8 +29,8 @@ _EXPORTERS, _EXPORTER_THREADS = 3, 2
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a kind. `share`: none begins after this part of the time, where all parts run; `limit`: seconds of a row, compiling
-    included."""
+    """Rows of a kind. `share`: none begins after this part of the time, where all parts run (0: they run alone only); `limit`: seconds
+    of a row, compiling included."""
 
     title: str
     measure: Callable[..., GpuRow]
@@ -42,6 +42,7 @@ PARTS = {
     "kernels": Part("kernels", kernel_row, 0.35, 60.0),
     "models": Part("models", model_row, 0.8, 100.0),
     "compiled": Part("models beside torch.compile", compiled_row, 1.0, 150.0),
+    "autotuned": Part("models beside torch.compile, autotuned", autotuned_row, 0.0, 400.0),
 }
 
 

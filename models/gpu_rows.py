@@ -143,9 +143,9 @@ def model_row(name: str, batch: int) -> GpuRow:
     return row
 
 
-def compiled_row(name: str, batch: int) -> GpuRow:
-    """A suite model in bfloat16 beside torch.compile with CUDA graphs, which takes its time."""
-    row = GpuRow(_title(name, batch), dict.fromkeys(("mlc bf16", "torch.compile bf16")))
+def compiled_row(name: str, batch: int, mode: str = "reduce-overhead") -> GpuRow:
+    """A suite model in bfloat16 beside torch.compile with CUDA graphs, which takes its time; it has none of an LSTM."""
+    row = GpuRow(_title(name, batch), dict.fromkeys(("mlc bf16", f"torch.compile bf16, {mode}")))
     other = _torch(row, name, batch)
     engines = _by_mlc(row, name, batch, other, "bf16")
     if other is None:
@@ -155,14 +155,19 @@ def compiled_row(name: str, batch: int) -> GpuRow:
     with torch.no_grad():
         try:
             start = time.perf_counter()
-            fast = torch.compile(other.model.bfloat16(), mode="max-autotune-no-cudagraphs" if name == "lstm" else "reduce-overhead")
+            fast = torch.compile(other.model.bfloat16(), mode="max-autotune-no-cudagraphs" if name == "lstm" else mode)
             fast(*other.half)
             row.notes.append(f"torch.compile took {time.perf_counter() - start:.0f} s")
-            engines["torch.compile bf16"] = lambda: fast(*other.half)
+            engines[f"torch.compile bf16, {mode}"] = lambda: fast(*other.half)
         except Exception as e:  # compilers of others fail in their own ways
             row.notes.append(f"torch.compile: {type(e).__name__}")
         row.milliseconds |= by_turns(engines, row.notes, _finish)
     return row
+
+
+def autotuned_row(name: str, batch: int) -> GpuRow:
+    """The same where torch.compile measures which kernels are best, for minutes."""
+    return compiled_row(name, batch, "max-autotune")
 
 
 def _torch(row: GpuRow, name: str, batch: int) -> _Torch | None:

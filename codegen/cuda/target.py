@@ -105,13 +105,19 @@ def parse(text: str, present: str | None = None) -> CudaTarget:
                 expected="an architecture",
                 remedy="Name one, as in --target=cuda:sm_90a (any of " + ", ".join(ARCHITECTURES) + "; several by comma).",
             )
-        names = present
+        names = nearest(present)
     archs = [n.strip() for n in names.split(",")]
     for a in archs:
         if a not in ARCHITECTURES:
             raise TargetError(f"CUDA architecture {a!r}", expected="one of " + ", ".join(ARCHITECTURES),
                               remedy="e.g. --target=cuda:sm_80,sm_90a")  # fmt: skip
     return CudaTarget(tuple(sorted(set(archs), key=lambda a: (capability(a), a))), bool(plus))
+
+
+def nearest(present: str) -> str:
+    """What to compile for on a device: its architecture, or the last one known before it, whose machine code or PTX it takes."""
+    known = [a for a in ARCHITECTURES if not a.endswith("a") and capability(a) <= capability(present)]
+    return present if present in ARCHITECTURES or not known else max(known, key=capability)
 
 
 def capability(arch: str) -> int:

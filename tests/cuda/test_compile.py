@@ -39,6 +39,7 @@ def test_targets() -> None:
     assert parse("cuda:sm_90a,sm_80").archs == ("sm_80", "sm_90a")
     assert parse("cuda:sm_90a,sm_80").base == "sm_80" and parse("cuda:sm_90a").ptx == "compute_90"
     assert parse("cuda", "sm_86").archs == ("sm_86",)
+    assert [parse("cuda", later).base for later in ("sm_88", "sm_103", "sm_110", "sm_121")] == ["sm_87", "sm_100", "sm_100", "sm_120"]
     assert capability("sm_90a") == 90
     with pytest.raises(TargetError, match="--target=cuda:sm_90a"):
         parse("cuda")
