@@ -36,7 +36,10 @@ class ValidatingModule(Module):
         self._steps = steps
         self._plain = False  # every kernel call is a stop
 
-    def _step(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
+    def _step(
+        self, program: Program, binding: Binding, execution: Execution, arrays: list[Any], outputs: list[Any], handles: Handles
+    ) -> None:
+        execution.hand_over(arrays, outputs)
         steps = next(s for m, s in zip(self.manifest.programs, self._steps, strict=True) if m is program.manifest)
         trace = Trace(program, binding, execution, outputs, handles, lambda *call: self._check(trace, steps, *call))
         trace.run()

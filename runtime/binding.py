@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ArtifactError, InputError
 from . import objects
 from .address import address, aligned
+from .calls import fitting, starting
 from .handles import words
 from .manifest import Manifest
 from .memory import Layout, Planner
@@ -121,13 +122,13 @@ class Program(Sizes):
 
 
 class Execution:
-    """One run at a time: a buffer table with its arena.
+    """One run at a time: a buffer table with its arena. `start(inputs, outputs)` runs the program on lists of arrays, until it stops.
 
     Of a program that yields, `memory` is what buffers own that got their size while it ran, by address, and `rooms` are where
     outputs of unknown sizes go if they are small: (position, dim slots of the shape, dtype, memory).
     """
 
-    __slots__ = ("_keep", "_staged", "arena", "at", "bufs", "dims", "memory", "rooms", "struct", "tables")
+    __slots__ = ("_keep", "_staged", "arena", "at", "bufs", "dims", "memory", "rooms", "start", "struct", "tables")
 
     def __init__(self, program: Program, binding: Binding, arena: np.ndarray | None) -> None:
         self.arena = arena = aligned(binding.layout.total) if arena is None else arena
@@ -158,6 +159,7 @@ class Execution:
             where[1], program.threads, address(scratch), 0, 0, *more,
         )  # fmt: skip
         self.at = ctypes.addressof(self.struct)
+        self.start = starting(self.at, where[0], binding.in_patches, binding.out_patches)
         self._keep = (scratch, program, binding.table)
 
     def _make_rooms(self, program: Program) -> None:
@@ -171,6 +173,12 @@ class Execution:
                 room = aligned(KEPT)
                 self.tables.begin_with(i, 0, KEPT, address(room))
                 self.rooms.append((b.place, m.output_shapes[b.place], m.outputs[b.place].stored, room))
+
+    def hand_over(self, inputs: list[Any], outputs: list[Any]) -> None:
+        """As `start`, but runs nothing."""
+        words, self.struct.words = self.struct.words, 0
+        self.start(inputs, outputs)
+        self.struct.words = words
 
     def forget(self) -> None:
         """Drop the memory of a run that was broken off."""
@@ -200,7 +208,6 @@ class Binding:
             tuple([slots[s] for s in shape]) if known else None
             for (_, _, known), shape in zip(program.results, m.output_shapes, strict=True)
         ]
-        self.checks = [(i, m.inputs[i].dtype, shape) for i, shape in enumerate(self.in_shapes)]
         sizes = table[p.sizes : p.room]
         nbytes = [*sizes.tolist(), 0]
         # shape, dtype, and the bytes of an output that is to lie at a cache line, else 0
@@ -219,6 +226,11 @@ class Binding:
         )
         self.idle: list[Execution] = []
         self._inherited: list[np.ndarray] = []
+
+    @cached_property
+    def fits(self) -> Callable[[list[Any]], bool]:
+        """Whether NumPy's arrays of a list are inputs as native code reads them."""
+        return fitting([(i, self.manifest.inputs[i].dtype, shape) for i, shape in enumerate(self.in_shapes)])
 
     def acquire(self) -> Execution:
         """An execution for this caller alone."""

@@ -177,7 +177,7 @@ class _File:
 
 
 def _resolve(name: str) -> int:
-    """Address of a function of the C library, or its mathematical part."""
+    """Address of a function of this process, the C library, or its mathematical part."""
     for library in (None, "libm.so.6"):
         try:
             found = ctypes.cast(getattr(ctypes.CDLL(library), name), ctypes.c_void_p).value

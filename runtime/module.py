@@ -18,7 +18,7 @@ from .binding import Binding, Execution, Program
 from .binding_cache import BindingCache
 from .handles import Handles, decode_output, encode_input
 from .manifest import Manifest, StepInfo, TensorInfo
-from .native import check_target, native
+from .native import check_target
 from .recycled import Recycled
 from .threads import default_threads
 from .words import UnequalError
@@ -98,7 +98,6 @@ class Module:
             if self._bindings is not None:
                 return
             check_target(self._manifest.raw.get("target"))
-            self._run_native = native().run
             bindings = self._bindings = BindingCache(Program.load(self.parts, self._threads))
         if not self._symbols:
             bindings.at(())
@@ -179,7 +178,7 @@ class Module:
             arrays = self._all_of(arrays, named)
         elif len(arrays) != len(self._names):
             raise InputError(f"{len(arrays)} arrays", expected=f"{len(self._names)}: {', '.join(self._names)}")
-        outputs = self._execute(arrays)
+        outputs = self._execute([*arrays])
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _all_of(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -238,7 +237,7 @@ class Module:
         """What the program reads where the module is given these."""
         return arrays
 
-    def _timed(self, binding: Binding, arrays: Sequence[np.ndarray], runs: int) -> np.ndarray:
+    def _timed(self, binding: Binding, arrays: list[Any], runs: int) -> np.ndarray:
         """Nanoseconds by word, of all runs together."""
         times = np.zeros(len(binding.program.manifest.program) + 1, np.int64)
         execution = binding.acquire()
@@ -251,32 +250,23 @@ class Module:
             binding.release(execution)
         return times
 
-    def _execute(self, arrays: Sequence[Any], out: Mapping[str, np.ndarray] | None = None) -> list[Any]:
+    def _execute(self, arrays: list[Any], out: Mapping[str, np.ndarray] | None = None) -> list[Any]:
         binding = self._last
-        if binding is None:
+        if binding is None or not binding.fits(arrays):
             arrays, binding = self._fit(arrays)
-        else:
-            for i, dtype, shape in binding.checks:
-                a = arrays[i]
-                # equal dtypes are mostly one object, but for arrays that were pickled
-                if type(a) is not _ndarray or a.shape != shape or not a.flags.c_contiguous or (a.dtype is not dtype and a.dtype != dtype):
-                    arrays, binding = self._fit(arrays)
-                    break
         try:
             return self._run_bound(binding, arrays, out)
         except UnequalError as unequal:  # as `by_any` does, without its cost
             return self._opened().by_others(binding, unequal, lambda b: self._run_bound(b, arrays, out))
 
-    def _run_bound(self, binding: Binding, arrays: Sequence[np.ndarray], out: Mapping[str, np.ndarray] | None) -> list[Any]:
+    def _run_bound(self, binding: Binding, arrays: list[Any], out: Mapping[str, np.ndarray] | None) -> list[Any]:
         execution = binding.acquire()
         try:
             return self._launch(binding, execution, arrays, out)
         finally:
             binding.release(execution)
 
-    def _launch(
-        self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], out: Mapping[str, np.ndarray] | None = None
-    ) -> list[Any]:
+    def _launch(self, binding: Binding, execution: Any, arrays: list[Any], out: Mapping[str, np.ndarray] | None = None) -> list[Any]:
         given = given_outputs(out, self._manifest.outputs, binding.out_shapes, arrays) if out else None
         try:
             outputs: list[Any] = []
@@ -293,16 +283,11 @@ class Module:
             raise InputError(f"outputs of {shapes}", expected="what fits into memory") from None
         if not self._plain:
             return self._launch_yielding(binding, execution, arrays, outputs)
-        bufs = execution.bufs
-        for i, position, shift in binding.in_patches:
-            bufs[i] = address(arrays[position]) + shift
-        for i, position, shift in binding.out_patches:
-            bufs[i] = address(outputs[position]) + shift
-        if code := self._run_native(execution.at):
+        if code := execution.start(arrays, outputs):
             from .resume import stopped
 
             word, execution.struct.resume = execution.struct.resume, 0
-            raise stopped(binding.program.manifest, code, word, bufs, execution.dims)
+            raise stopped(binding.program.manifest, code, word, execution.bufs, execution.dims)
         if self._held:
             program = binding.program
             self._show(outputs, Handles(program.strings, program.string_handles))
@@ -319,21 +304,18 @@ class Module:
             return None
         return self._outputs.array(shape, dtype, size) if size else _empty(shape, dtype)
 
-    def _launch_yielding(self, binding: Binding, execution: Any, arrays: Sequence[np.ndarray], outputs: list[Any]) -> list[Any]:
+    def _launch_yielding(self, binding: Binding, execution: Any, arrays: list[Any], outputs: list[Any]) -> list[Any]:
         """A program that asks for sizes or host functions, or whose inputs or outputs are not plain tensors."""
         program = binding.program
         assert isinstance(program, Program)
         handles = Handles(program.strings, program.string_handles)
         if self._given_held:
             arrays = [encode_input(handles, a, t) for a, t in zip(arrays, self._manifest.inputs, strict=True)]
-        bufs, tables = execution.bufs, execution.tables
+        tables = execution.tables
         if tables is not None:
             tables.start()
-        for i, position, shift in binding.in_patches:
-            bufs[i] = address(arrays[position]) + shift
-        for i, position, shift in binding.out_patches:
-            bufs[i] = address(outputs[position]) + shift
-        self._step(program, binding, execution, outputs, handles)
+        execution.struct.resume = 0
+        self._step(program, binding, execution, arrays, outputs, handles)
         for position, slots, dtype, room in execution.rooms:
             if outputs[position] is None:
                 outputs[position] = _ndarray([tables.slots[s] for s in slots], dtype, room).copy()
@@ -341,10 +323,11 @@ class Module:
             self._show(outputs, handles)
         return outputs
 
-    def _step(self, program: Program, binding: Binding, execution: Execution, outputs: list[Any], handles: Handles) -> None:
+    def _step(
+        self, program: Program, binding: Binding, execution: Execution, arrays: list[Any], outputs: list[Any], handles: Handles
+    ) -> None:
         """Run a program that may stop between native calls."""
-        execution.struct.resume = 0
-        if code := self._run_native(execution.at):
+        if code := execution.start(arrays, outputs):
             from .resume import Run
 
             Run(program, binding, execution, outputs, handles).run(code)
