@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto
 
 from ...errors import MlcError, OnnxImportError, VerifyError
-from ...ir import Const, Dim, DType, Graph, Input, Node, TensorType, Value, substitute, sym
-from ...ir.ops import DimTensor
-from .context import ImportContext
+from ...ir import Dim, DType, Graph, Input, Node, TensorType, Value, substitute, sym
 from .functions import resolved, schema_function, without_absent
 from .handlers.table import find_handler
 from .held import Element, Held, declared, to_proto
 from .load import free_names, node_loc
+from .names import Names, PoisonedError, Scope
 from .node_view import UnsupportedError
 from .region import Region
 from .shapes import evaluate_shapes
 from .signature import Signature
-from .stacked import stack_of
 from .tensors import TensorReader
 
 _MAX_DEPTH = 64  # of functions and subgraphs inside each other
@@ -29,37 +26,19 @@ _MAX_RANK = 64  # as NumPy
 _MAX_EXPANDED = 1 << 18  # nodes of all functions that are expanded: n of them that call the next twice make 2ⁿ nodes
 
 
-class _PoisonedError(Exception):
-    """A value that depends on an unsupported node is needed."""
-
-
-@dataclass
-class Scope:
-    """Names visible at one level. `captures`, if not None, marks the border of a region: outer values become its inputs."""
-
-    parent: Scope | None = None
-    values: dict[str, Value | None] = field(default_factory=dict)  # None: depends on an unsupported node
-    initializers: dict[str, TensorProto] = field(default_factory=dict)
-    captures: dict[Value, Value] | None = None
-    declared: dict[str, TypeProto] = field(default_factory=dict)  # from value_info
-
-
-class Importer(ImportContext):
+class Importer(Names):
     """Imports one model; use `run` once."""
 
     def __init__(
         self, model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
         departures: Sequence[bool] = (), pin: bool = False, constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__({("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}, reader)
+        super().__init__({("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}, reader, model.graph)
         self.model = model
-        self.reader = reader
         self.shapes = dict(shapes or {})
         self.constants = dict(constants or {})
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
-        self.scope = Scope()
         self.problems: list[str] = []
-        self.depth = 0
         self.expanded_nodes = 0
         self.in_function = False
         self.attr_bindings: Mapping[str, AttributeProto] = {}  # of the function being expanded
@@ -68,14 +47,11 @@ class Importer(ImportContext):
         self.stretch = stretch
         self.pin = pin  # keep symbols that `shapes` fixes, and require their sizes
         self.failed_in_region = False
-        # constants that the model differentiates by stand as inputs until it is imported, so that what they lead to is not folded
-        self.differentiated = {name for node in model.graph.node for name in _differentiates_by(node)}
-        self.variables: dict[Value, np.ndarray] = {}
 
     def run(self) -> Graph:
         """The typed graph. Raises OnnxImportError."""
         proto = self.model.graph
-        self._enter_graph(proto)
+        self.enter_graph(proto)
         self._fix_inputs(proto)
         formals = [i for i in proto.input if i.name not in self.scope.initializers and i.name not in self.constants]
         signature = Signature(self.shapes)
@@ -97,7 +73,7 @@ class Importer(ImportContext):
         self._nodes(proto.node)
         outputs = []
         for o in proto.output:
-            with suppress(_PoisonedError):
+            with suppress(PoisonedError):
                 outputs.append(self._declared_output(o))
         if self.problems:
             shown = "".join(f"\n  - {p}" for p in self.problems)
@@ -114,24 +90,12 @@ class Importer(ImportContext):
             return graph
         return graph.rewrite(lambda n, _: [self.const(variables[n.outputs[0]])] if n.outputs[0] in variables else None)
 
-    def _constant(self, name: str, array: np.ndarray, scope: Scope) -> Value:
-        """What a name of a graph in the file stands for whose content is known."""
-        value = Node.make(Const(array), (), (f"initializer:{name}",)).out
-        if name not in self.differentiated or scope.parent is not None:
-            return value
-        variable = Node.make(Input(value.type), (), value.node.loc).out
-        self.variables[variable] = array
-        return variable
-
     def _declared_output(self, info: ValueInfoProto) -> Value:
         """The value of an output. A model that promises its callers another element type is malformed; dims may be out of date."""
-        value, said = self._lookup(info.name), info.type.tensor_type.elem_type
+        value, said = self.lookup(info.name), info.type.tensor_type.elem_type
         if said and value not in self.held and DType.from_onnx(said) is not value.type.dtype:
             raise OnnxImportError(f"is computed as {value.type}", expected=_type_text(info.type), loc=f"output {info.name!r}")
         return value
-
-    def declared(self, name: str) -> Element | Held | None:
-        return declared(self.scope.declared[name]) if name in self.scope.declared else None
 
     def _fix_inputs(self, proto: GraphProto) -> None:
         """Inputs that the caller made constants."""
@@ -150,58 +114,13 @@ class Importer(ImportContext):
             )
             if inputs[name].type.tensor_type.HasField("shape") and not fits:
                 raise OnnxImportError(f"has shape {list(array.shape)}", expected=_type_text(inputs[name].type), loc=loc)
-            self.scope.values[name] = self._constant(name, array.astype(object) if said.dtype is DType.STRING else array, self.scope)
+            self.scope.values[name] = self.constant(name, array.astype(object) if said.dtype is DType.STRING else array, self.scope)
 
     def decide(self, truth: Dim, first: bool) -> bool:
         if truth not in self.choices:
             asked = len(self.choices)
             self.choices[truth] = first != (asked < len(self.departures) and self.departures[asked])
         return self.choices[truth]
-
-    # --- names ----------------------------------------------------------------------------------------------------
-
-    def _enter_graph(self, proto: GraphProto) -> None:
-        self.scope.initializers.update({t.name: t for t in proto.initializer})
-        for s in proto.sparse_initializer:
-            self.scope.values[s.values.name] = self.const(self.reader.sparse(s))
-        for info in (*proto.value_info, *proto.output, *proto.input):
-            self.scope.declared[info.name] = info.type
-
-    def _lookup(self, name: str) -> Value:
-        crossed: list[dict[Value, Value]] = []
-        scope: Scope | None = self.scope
-        while scope is not None:
-            if name in scope.values:
-                value = scope.values[name]
-                if value is None:
-                    raise _PoisonedError
-                return self._capture(value, crossed)
-            if name in scope.initializers:
-                t = scope.initializers[name]
-                value = self._constant(name, self.reader(t), scope)
-                scope.values[name] = value
-                return value
-            if scope.captures is not None:
-                crossed.append(scope.captures)
-            scope = scope.parent
-        raise OnnxImportError(f"value {name!r} is not defined", loc=", ".join(self.loc))
-
-    def _capture(self, value: Value, crossed: Sequence[dict[Value, Value]]) -> Value:
-        if isinstance(value.node.op, (Const, DimTensor)):
-            return value
-        for captures in reversed(crossed):
-            if value not in captures:
-                inner = Node.make(Input(value.type), (), self.loc).out
-                content = self._contents.get(value)
-                if content is not None:
-                    self.set_content(inner, content)
-                if value in self.held:
-                    stacked = stack_of(self, value)
-                    within = None if stacked is None else self._capture(stacked, [captures])
-                    self.held[inner] = replace(self.held[value].abroad(frozenset()), stacked=within)
-                captures[value] = inner
-            value = captures[value]
-        return value
 
     # --- nodes ----------------------------------------------------------------------------------------------------
 
@@ -212,11 +131,11 @@ class Importer(ImportContext):
                 self.loc = (node_loc(node),)
             try:
                 self._node(node)
-            except _PoisonedError:
-                self._poison(node)
+            except PoisonedError:
+                self.poison(node)
             except UnsupportedError as e:
                 self._report(node, str(e.found) + (f"; expected {e.expected}" if e.expected else ""))
-                self._poison(node)
+                self.poison(node)
             except VerifyError as e:
                 self.failed_in_region |= self.in_region
                 raise OnnxImportError(e.found, expected=e.expected, remedy=e.remedy, loc=", ".join(self.loc)) from e
@@ -243,11 +162,11 @@ class Importer(ImportContext):
             body = self._schema_function(node, domain)
         if handler is None and body is None:
             self._report(node, "")
-            raise _PoisonedError
-        ins = [self._lookup(name) if name else None for name in node.input]
+            raise PoisonedError
+        ins = [self.lookup(name) if name else None for name in node.input]
         if domain == "" or local:
             for name in free_names(node) - set(node.input) if any(a.type == AttributeProto.GRAPH for a in node.attribute) else ():
-                self._check_poison(name)
+                self.check_poison(name)
         if handler is not None:
             outs: Sequence[Value] | None = evaluate_shapes(self, node, ins, handler)
             if outs is None:
@@ -264,26 +183,12 @@ class Importer(ImportContext):
         if missing:
             raise self.unsupported(f"output {missing[0]!r} of {node.op_type} is not computed")
 
-    def _check_poison(self, name: str) -> None:
-        scope: Scope | None = self.scope
-        while scope is not None:
-            if name in scope.values:
-                if scope.values[name] is None:
-                    raise _PoisonedError
-                return
-            scope = scope.parent
-
-    def _poison(self, node: NodeProto) -> None:
-        for name in node.output:
-            if name and self.scope.values.get(name) is None:
-                self.scope.values[name] = None
-
     def _input_types(self, node: NodeProto) -> list[str]:
         texts = []
         for name in node.input:
             try:
-                texts.append(str(self._lookup(name).type) if name else "–")
-            except (MlcError, _PoisonedError):
+                texts.append(str(self.lookup(name).type) if name else "–")
+            except (MlcError, PoisonedError):
                 texts.append(_type_text(self.scope.declared[name]) if name in self.scope.declared else "?")
         return texts
 
@@ -300,7 +205,7 @@ class Importer(ImportContext):
             node,
             domain,
             self.opset(domain),
-            lambda: [to_proto(self.holding(self._lookup(n))).SerializeToString() if n else b"" for n in node.input],
+            lambda: [to_proto(self.holding(self.lookup(n))).SerializeToString() if n else b"" for n in node.input],
         )
 
     def _expand(self, node: NodeProto, body: FunctionProto, ins: Sequence[Value | None]) -> list[Value]:
@@ -323,7 +228,7 @@ class Importer(ImportContext):
         try:
             self._nodes(without_absent(body, scope.values))
             wanted = [name for name, out in zip(body.output, node.output, strict=False) if out]
-            found = {name: self._lookup(name) for name in wanted}
+            found = {name: self.lookup(name) for name in wanted}
             # A skipped optional output keeps its place; any value will do there.
             return [found.get(name, next(iter(found.values()))) for name in body.output[: len(node.output)]]
         finally:
@@ -338,7 +243,7 @@ class Importer(ImportContext):
         return self._expand(node, body, ins)
 
     def named(self, name: str) -> Value:
-        return self._lookup(name)
+        return self.lookup(name)
 
     def inline(self, graph: GraphProto, args: Sequence[Value]) -> list[Value]:
         return self._subgraph(graph, args, None)
@@ -346,42 +251,16 @@ class Importer(ImportContext):
     def trace(self, graph: GraphProto, args: Sequence[Value], region: Region) -> list[Value]:
         return self._subgraph(graph, args, region)
 
-    def captured(self, region: Region, value: Value) -> Value:
-        return self._capture(value, [region.captures])
-
     def _subgraph(self, graph: GraphProto, args: Sequence[Value], region: Region | None) -> list[Value]:
         if self.depth >= _MAX_DEPTH:
             raise OnnxImportError(f"subgraphs are nested more than {_MAX_DEPTH} deep", loc=", ".join(self.loc))
         if len(args) != len(graph.input):
             raise OnnxImportError(f"subgraph has {len(graph.input)} inputs", expected=str(len(args)), loc=", ".join(self.loc))
-        with self._scope(region):
+        with self.nested(region):
             self.scope.values.update({formal.name: value for formal, value in zip(graph.input, args, strict=True)})
-            self._enter_graph(graph)
+            self.enter_graph(graph)
             self._nodes(graph.node)
-            return [self._lookup(o.name) for o in graph.output]
-
-    def inside(self, region: Region) -> AbstractContextManager[None]:
-        return self._scope(region)
-
-    @contextmanager
-    def _scope(self, region: Region | None) -> Iterator[None]:
-        """Names of their own; with a region also its border."""
-        saved = self.scope, self.in_region, self.sizes, self.open_sizes, self.limits
-        self.scope = Scope(saved[0], captures=None if region is None else region.captures)
-        if region is not None:
-            self.in_region, self.sizes, self.open_sizes = True, region.sizes, [*self.open_sizes, region.sizes]
-            self.limits = region.limits
-        self.depth += 1
-        try:
-            yield
-        finally:
-            self.depth -= 1
-            self.scope, self.in_region, self.sizes, self.open_sizes, self.limits = saved
-
-
-def _differentiates_by(node: NodeProto) -> Iterator[str]:
-    if (node.domain, node.op_type) == ("ai.onnx.preview.training", "Gradient"):
-        yield from (s.decode() for a in node.attribute if a.name in ("xs", "zs") for s in a.strings)
+            return [self.lookup(o.name) for o in graph.output]
 
 
 def _type_text(type_: TypeProto) -> str:

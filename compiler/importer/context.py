@@ -11,41 +11,35 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
-from ...errors import OnnxImportError
 from ...ir import (
     Const,
     Dim,
     DType,
     Expr,
-    Limit,
     Node,
     Op,
     RunTimeSize,
     TensorType,
     Trait,
     Value,
-    broadcast,
-    dim_stretch,
     is_static,
     lower,
     sym,
-    symbols_of,
     upper,
 )  # fmt: skip
 from ...ir.ops import Cast, Concat, Host, Reshape, Stretch, Within
 from ...ir.ops.host import OBJECT, is_open
 from .constraints import assumptions, constraints, contracted, narrowed, stretched
 from .contents import Contents
-from .dim_arithmetic import equal, equality_of
 from .held import Element, Held
 from .index_ranges import ends
 from .node_view import NodeView, UnsupportedError
 from .region import Region
+from .requirements import Requirements
 
 Handler = Callable[["ImportContext", NodeProto, list[Value | None]], Sequence[Value]]
 HandlerTable = Mapping[tuple[str, int], Handler]
@@ -55,22 +49,15 @@ HandlerTable = Mapping[tuple[str, int], Handler]
 FOLD_LIMIT = 4096
 
 
-class ImportContext(NodeView, Contents):
+class ImportContext(NodeView, Contents, Requirements):
     """State of one import. `loc` is that of the node being imported; `opsets` those of the enclosing model or function."""
 
     def __init__(self, opsets: Mapping[str, int], tensor: Callable[[TensorProto], np.ndarray]) -> None:
         self.opsets = dict(opsets)
         NodeView.__init__(self, tensor)
         Contents.__init__(self)
-        # pairs of dims that must agree at run time; False where one of them might be 1 instead
-        self.equal: dict[tuple[Dim, Dim], bool] = {}
-        self.limits: list[Limit] = []
+        Requirements.__init__(self)
         self._checked: dict[Op, dict[Value, Value]] = {}
-        self.extents: set[Dim] = set()  # sizes of tensors that may seem negative, and are not: a run with such sizes is refused
-        self.stretch = False  # broadcast sizes that may turn out to be 1, instead of assuming that they do not
-        self.in_region = False  # inside a graph that may not run at all
-        self.sizes: list[RunTimeSize] = []  # symbols of the region being imported that data decide
-        self.open_sizes = [self.sizes]  # those of the main graph and of each region that this one is in
         self._size_of: dict[tuple[Value, int], Dim] = {}
         self._fresh = itertools.count()
         self.held: dict[Value, Held] = {}  # of values that are no tensors
@@ -85,7 +72,7 @@ class ImportContext(NodeView, Contents):
         if not self.in_region:
             self.extents.update(d for t in node.types for d in t.shape if isinstance(d, Expr) and lower(d) < 0)
         for pair in constraints(node):
-            self._require(*pair)
+            self.require(*pair)
         for pair in assumptions(node):
             self.equal.setdefault(pair, False)
         foldable = (
@@ -134,32 +121,6 @@ class ImportContext(NodeView, Contents):
             return x
         wide = tuple(d if d == 1 else e for d, e in zip(x.shape, shape[len(shape) - x.type.rank :], strict=True))
         return x if wide == x.shape else self.emit(Stretch(wide), x).out
-
-    def broadcast(self, a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
-        """The shape that two shapes broadcast to. Sizes that might be 1 are assumed equal (then it is a's), or stretched; those
-        that are never more are assumed to be 1."""
-        shape = broadcast(tuple(a), tuple(b))
-        ones = (1,) * len(shape)
-        out: list[Dim] = []
-        for d, *sides in zip(shape, (*ones[len(a) :], *a), (*ones[len(b) :], *b), strict=True):
-            narrow = [] if self.stretch else [side for side in sides if upper(side) == 1 != side]
-            if isinstance(d, Expr) and self.stretch:
-                d = dim_stretch(*sides)
-            elif narrow:
-                d = next((side for side in sides if side not in narrow), d)
-            out.append(d)
-            for side in sides:
-                if side in (1, d):
-                    continue
-                if self.stretch:
-                    self.require_equal((side - d) * (side - 1), 0)
-                else:
-                    self.equal.setdefault((side, 1 if side in narrow else d), False)
-        return tuple(out)
-
-    def natural(self, d: Dim) -> bool:
-        """Whether d is not negative in any run."""
-        return lower(d) >= 0 or d in self.extents
 
     def require_dims(self, value: Value | None, what: str) -> tuple[Dim, ...]:
         """`dims`, or an OnnxImportError that says `what` has to be known at compile time."""
@@ -255,31 +216,6 @@ class ImportContext(NodeView, Contents):
             raise UnsupportedError(f"{what} is not a constant", expected="a constant", loc=", ".join(self.loc))
         return found
 
-    def require_equal(self, a: Dim, b: Dim) -> None:
-        """Two dims have to agree whenever the model runs, or the region that is being imported."""
-        if isinstance(a, int) and isinstance(b, int) and a != b:
-            raise OnnxImportError(f"dimension {a}", expected=str(b), loc=", ".join(self.loc))
-        if a != b:
-            self._require(a, b)
-
-    def _require(self, a: Dim, b: Dim) -> None:
-        if self.in_region and not self._data_decide(a, b):
-            self.limits.append(Limit(a, b, b, ", ".join(self.loc)))
-        else:
-            self.equal[a, b] = True
-
-    def require_within(self, d: Dim, lo: Dim, hi: Dim) -> bool:
-        """A dim has to be within lo to hi, both included, whenever the model runs. False inside a graph that may not run: nothing
-        is required then, as memory could not be addressed there in runs that it is not for. Raises OnnxImportError where it never is."""
-        if lower(d - lo) >= 0 and upper(d - hi) <= 0:
-            return True
-        if self.in_region:
-            return False
-        if upper(d - lo) < 0 or lower(d - hi) > 0:
-            raise OnnxImportError(f"{d}", expected=f"{lo} to {hi}", loc=", ".join(self.loc))
-        self.limits.append(Limit(d, lo, hi, ", ".join(self.loc)))
-        return True
-
     def checked(self, index: Value, lo: Sequence[Dim], hi: Sequence[Dim]) -> Value:
         """Integers, each within lo to hi (`Within`): as they are where that is known, else compared when the model runs."""
         if index.dtype not in (DType.I32, DType.I64):
@@ -296,50 +232,6 @@ class ImportContext(NodeView, Contents):
     def index_of(self, index: Value, *sizes: Dim) -> Value:
         """Indices into axes of these sizes, where negative ones count from the end, compared with them if need be."""
         return self.checked(index, [d * -1 for d in sizes], [d - 1 for d in sizes])
-
-    def is_one(self, d: Dim) -> bool:
-        """Whether an axis of size d goes where axes of size 1 go, which changes the rank of a result.
-
-        A symbolic size is first taken as another than 1, unless something before needs it to be 1.
-        """
-        if not isinstance(d, Expr) or not lower(d) <= 1 <= upper(d):
-            return d == 1
-        return self._needs_one(d) or self.assume(equal(d, 1), False)
-
-    def assume(self, truth: Dim, first: bool) -> bool:
-        """`decide`, and this graph is for runs of that answer only; the others are left to graphs of the other choice."""
-        taken = self.decide(truth, first)
-        asked = symbols_of((truth,))
-        for sizes in self.open_sizes:
-            sizes[:] = [replace(s, wanted=True) if s.symbol in asked else s for s in sizes]
-        self.equal[_stated(truth, taken)] = True
-        return taken
-
-    def choose(self, truth: Dim, first: bool) -> bool:
-        """`decide`, and what is being imported, be it a region, is for runs of that answer only."""
-        if not self.in_region or self._data_decide(truth):
-            return self.assume(truth, first)
-        taken = self.decide(truth, first)
-        self._require(*_stated(truth, taken))
-        return taken
-
-    def _data_decide(self, *dims: Dim) -> bool:
-        """Whether sizes depend on data that an open region computes: what is required of them is compared where they are bound."""
-        return bool(symbols_of(dims) & {s.symbol for sizes in self.open_sizes[1:] for s in sizes})
-
-    def _needs_one(self, d: Dim) -> bool:
-        """Whether the sizes that have to be equal make d equal 1."""
-        seen, left = {d}, [d]
-        while left:
-            x = left.pop()
-            found = [b if a == x else a for (a, b), required in self.equal.items() if required and x in (a, b)]
-            left += [y for y in found if y not in seen]
-            seen.update(found)
-        return 1 in seen
-
-    def decide(self, truth: Dim, first: bool) -> bool:
-        """Whether to take it that a dim that is 0 or 1 is 1: as `first` says, but where that choice failed or is done with."""
-        raise NotImplementedError
 
     def named(self, name: str) -> Value:
         """The value that a name stands for where the node is."""
@@ -364,11 +256,6 @@ class ImportContext(NodeView, Contents):
     def trace(self, graph: GraphProto, args: Sequence[Value], region: Region) -> list[Value]:
         """Import a subgraph as a region of its own; values from outside become `Input` values in its captures."""
         raise NotImplementedError
-
-
-def _stated(truth: Dim, taken: bool) -> tuple[Dim, Dim]:
-    """Two dims that are equal exactly when a truth value is that."""
-    return (equality_of(truth) if taken else None) or (truth, int(taken))
 
 
 def _symbolic(op: Op) -> bool:
