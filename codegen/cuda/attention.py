@@ -103,13 +103,28 @@ def _by_multiply_add(kernel: AttentionKernel) -> Launch:
         return [f"(i64){name(d)}" for d in shape or ()]
 
     values = AttentionParameters(
-        PLACEHOLDER, plan.warps, plan.rows, plan.staged, kernel.size, kernel.value_size, kernel.group, kernel.causal,
-        literal(kernel.scale, DType.F32), name(kernel.rows), name(kernel.keys), name(kernel.heads), strides(kernel.q_strides),
-        strides(kernel.k_strides), strides(kernel.v_strides), strides(kernel.out_strides), strides(kernel.mask_strides),
-        f"b{len(kernel.operands) - 1}",
-        pointer_parameters([o.dtype for o in kernel.operands], [o.written for o in kernel.operands], frozenset()) + params.signature(),
-        params.prologue(),
-    )  # fmt: skip
+        name=PLACEHOLDER,
+        warps=plan.warps,
+        rows_per_warp=plan.rows,
+        staged=plan.staged,
+        size=kernel.size,
+        value_size=kernel.value_size,
+        group=kernel.group,
+        causal=kernel.causal,
+        scale=literal(kernel.scale, DType.F32),
+        rows=name(kernel.rows),
+        keys=name(kernel.keys),
+        heads=name(kernel.heads),
+        q_strides=strides(kernel.q_strides),
+        k_strides=strides(kernel.k_strides),
+        v_strides=strides(kernel.v_strides),
+        out_strides=strides(kernel.out_strides),
+        mask_strides=strides(kernel.mask_strides),
+        result=f"b{len(kernel.operands) - 1}",
+        parameters=pointer_parameters([o.dtype for o in kernel.operands], [o.written for o in kernel.operands], frozenset())
+        + params.signature(),
+        prologue=params.prologue(),
+    )
     source, symbol = named(render("attention.cu.j2", values))
     blocks = prod((kernel.batch, kernel.heads, ceildiv(kernel.rows, plan.warps * plan.rows)))
     return Launch(source, symbol, tuple(range(len(kernel.operands))), tuple(params.dims), blocks, plan.warps * 32,

@@ -115,13 +115,33 @@ def attention_few(kernel: AttentionKernel, plan: FewSchedule, aligned: Sequence[
     if plan.splits > 1:
         operands, pointers = (*operands, last + 1, COUNTERS), [*pointers, "float* partial", "u64* counters"]
     values = AttentionFewParameters(
-        PLACEHOLDER, plan.queries, _WARPS, plan.packed, plan.lanes, plan.steps, plan.splits, kernel.size, kernel.value_size, kernel.group,
-        kernel.causal, index_type(kernel), literal(kernel.scale, DType.F32), name(kernel.rows), name(kernel.keys), name(kernel.heads),
-        stride_texts(params, kernel.q_strides), stride_texts(params, kernel.k_strides), stride_texts(params, kernel.v_strides),
-        stride_texts(params, kernel.out_strides), stride_texts(params, kernel.mask_strides or ()),
-        whole(1, kernel.k_strides, kernel.size), whole(2, kernel.v_strides, kernel.value_size), f"b{last}",
-        pointers + params.signature(), params.prologue(),
-    )  # fmt: skip
+        name=PLACEHOLDER,
+        queries=plan.queries,
+        warps=_WARPS,
+        packed=plan.packed,
+        lanes=plan.lanes,
+        steps=plan.steps,
+        splits=plan.splits,
+        size=kernel.size,
+        value_size=kernel.value_size,
+        group=kernel.group,
+        causal=kernel.causal,
+        index=index_type(kernel),
+        scale=literal(kernel.scale, DType.F32),
+        rows=name(kernel.rows),
+        keys=name(kernel.keys),
+        heads=name(kernel.heads),
+        q_strides=stride_texts(params, kernel.q_strides),
+        k_strides=stride_texts(params, kernel.k_strides),
+        v_strides=stride_texts(params, kernel.v_strides),
+        out_strides=stride_texts(params, kernel.out_strides),
+        mask_strides=stride_texts(params, kernel.mask_strides or ()),
+        whole_k=whole(1, kernel.k_strides, kernel.size),
+        whole_v=whole(2, kernel.v_strides, kernel.value_size),
+        result=f"b{last}",
+        parameters=pointers + params.signature(),
+        prologue=params.prologue(),
+    )
     source, symbol = named(render("attention_few.cu.j2", values))
     blocks = plan.blocks(kernel, kernel.rows) * plan.splits * gate
     launch = Launch(source, symbol, operands, tuple(params.dims), blocks, plan.threads, plan.shared(kernel))

@@ -141,13 +141,41 @@ def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned
         operands, pointers = (*operands, last + 1, COUNTERS), [*pointers, "float* partial", "u64* counters"]
     mask_strides, out_strides, pair_stores = mask_and_out(kernel, params, aligned)
     values = AttentionMmaParameters(
-        PLACEHOLDER, use.name, use.word, pack, use.group, storage(dtype), storage(out), converter(out), plan.row_warps, plan.keys,
-        plan.sharing, plan.packed, plan.splits, kernel.size, kernel.value_size, kernel.group, kernel.causal, index_type(kernel),
-        literal(kernel.scale * LOG2_E, DType.F32), name(kernel.rows), name(kernel.keys), name(kernel.heads),
-        stride_texts(params, kernel.q_strides), stride_texts(params, kernel.k_strides), stride_texts(params, kernel.v_strides),
-        out_strides, mask_strides, whole(0, kernel.q_strides, kernel.size),
-        whole(1, kernel.k_strides, kernel.size), whole(2, kernel.v_strides, kernel.value_size), pair_stores, f"b{last}", [], [],
-    )  # fmt: skip
+        name=PLACEHOLDER,
+        mma=use.name,
+        word=use.word,
+        pack=pack,
+        group_of_word=use.group,
+        element=storage(dtype),
+        out_element=storage(out),
+        to_out=converter(out),
+        row_warps=plan.row_warps,
+        keys_per_tile=plan.keys,
+        sharing=plan.sharing,
+        packed=plan.packed,
+        splits=plan.splits,
+        size=kernel.size,
+        value_size=kernel.value_size,
+        group=kernel.group,
+        causal=kernel.causal,
+        index=index_type(kernel),
+        scale=literal(kernel.scale * LOG2_E, DType.F32),
+        rows=name(kernel.rows),
+        keys=name(kernel.keys),
+        heads=name(kernel.heads),
+        q_strides=stride_texts(params, kernel.q_strides),
+        k_strides=stride_texts(params, kernel.k_strides),
+        v_strides=stride_texts(params, kernel.v_strides),
+        out_strides=out_strides,
+        mask_strides=mask_strides,
+        async_q=whole(0, kernel.q_strides, kernel.size),
+        async_k=whole(1, kernel.k_strides, kernel.size),
+        async_v=whole(2, kernel.v_strides, kernel.value_size),
+        pair_stores=pair_stores,
+        result=f"b{last}",
+        parameters=[],
+        prologue=[],
+    )
     values = replace(values, parameters=pointers + params.signature(), prologue=params.prologue())
     source, symbol = named(render("attention_mma.cu.j2", values))
     blocks = plan.blocks(kernel) * plan.splits

@@ -120,7 +120,20 @@ def _product(k: GroupedKernel) -> ContractKernel:
     """The contraction of expanded weights [n, k]: operand 1 is these, the others keep their numbers."""
     weights = Operand(k.operands[0].dtype, k.k * k.n)
     operands = (k.operands[0], weights, *k.operands[2:])
-    return ContractKernel(1, k.m, k.n, k.k, operands, k.lda, 0, 0, k.ldc, 0, k.epilogue, panel=1)
+    return ContractKernel(
+        batch=1,
+        m=k.m,
+        n=k.n,
+        k=k.k,
+        operands=operands,
+        lda=k.lda,
+        a_batch=0,
+        b_batch=0,
+        ldc=k.ldc,
+        c_batch=0,
+        epilogue=k.epilogue,
+        panel=1,
+    )
 
 
 def _may_be(m: Dim, least: int, most: int) -> bool:
@@ -166,10 +179,29 @@ def _few_rows(k: GroupedKernel, product: ContractKernel, rows: int, least: int, 
     if k.k % run:
         a_pack = 1
     pack = _widest(4, -(-k.k // each)) if aligned[1] >= 16 else 1
-    values = GroupedParameters(PLACEHOLDER, THREADS, rows, COLUMNS, k.bits, k.group, each, run, pack, a_pack, k.k, k.n, params.name(k.m),
-                               params.name(k.lda), index_type(product), _zero(k), _whole(k), _values(k),
-                               _pointers(k) + params.signature(), params.prologue(),
-                               [*lines.batch, *lines.row, *lines.column])  # fmt: skip
+    values = GroupedParameters(
+        name=PLACEHOLDER,
+        threads=THREADS,
+        rows=rows,
+        columns=COLUMNS,
+        bits=k.bits,
+        group=k.group,
+        each=each,
+        run=run,
+        pack=pack,
+        a_pack=a_pack,
+        k=k.k,
+        n=k.n,
+        m=params.name(k.m),
+        lda=params.name(k.lda),
+        index=index_type(product),
+        zero=_zero(k),
+        whole=_whole(k),
+        values=_values(k),
+        parameters=_pointers(k) + params.signature(),
+        prologue=params.prologue(),
+        finish=[*lines.batch, *lines.row, *lines.column],
+    )
     source, symbol = named(render("grouped_rows.cu.j2", values))
     teams = ceildiv(k.n, COLUMNS) * ceildiv(k.m, rows)
     blocks = ceildiv(teams, THREADS // 32) * _between(k.m, least, most)
@@ -182,8 +214,23 @@ def _expand(k: GroupedKernel, at: int, gate: Dim) -> Launch:
     to = k.operands[0].dtype
     pack = 1 if k.k % run else _widest(PIECE // to.itemsize, run, k.k)
     params = Params()
-    values = ExpandParameters(PLACEHOLDER, THREADS, storage(to), k.bits, k.group, each, run, pack, k.k, k.n, _zero(k), _whole(k),
-                              _values(k), [*_pointers(k), f"{storage(to)}* __restrict__ expanded"], params.prologue())  # fmt: skip
+    values = ExpandParameters(
+        name=PLACEHOLDER,
+        threads=THREADS,
+        element=storage(to),
+        bits=k.bits,
+        group=k.group,
+        each=each,
+        run=run,
+        pack=pack,
+        k=k.k,
+        n=k.n,
+        zero=_zero(k),
+        whole=_whole(k),
+        values=_values(k),
+        parameters=[*_pointers(k), f"{storage(to)}* __restrict__ expanded"],
+        prologue=params.prologue(),
+    )
     source, symbol = named(render("grouped_expand.cu.j2", values))
     blocks = ceildiv(-(-k.k // each) * k.n, THREADS) * gate
     return Launch(source, symbol, (*range(len(k.operands)), at), (), blocks, THREADS, 4 * len(k.values))

@@ -59,9 +59,21 @@ class Points(LoopText):
             self.store_all(per_element, inner)
             self._nest(inner, point)
         items = self.params.name(self.items)
-        return render("points.cu.j2", PointsParameters(
-            "map" if not k.reduce_axes else "reduction", PLACEHOLDER, self.plan.threads, self.pack, index, items,
-            self.signature(), self.params.prologue(), [*self.root.lines, *unravel], point.lines))  # fmt: skip
+        return render(
+            "points.cu.j2",
+            PointsParameters(
+                title="map" if not k.reduce_axes else "reduction",
+                name=PLACEHOLDER,
+                threads=self.plan.threads,
+                pack=self.pack,
+                index=index,
+                items=items,
+                parameters=self.signature(),
+                prologue=self.params.prologue(),
+                unravel=[*self.root.lines, *unravel],
+                body=point.lines,
+            ),
+        )
 
     def _reduce_scope(self, point: Scope) -> Scope:
         n = len(self.k.axes)

@@ -102,6 +102,39 @@ class _Statements:
         return Term(text, self.dtype)
 
 
+@dataclass(frozen=True)
+class _Cell:
+    """What an element of the state becomes: statements, and the terms that they leave the reset gate and the next h and c in."""
+
+    reset_lines: list[str]
+    reset: Term
+    lines: list[str]
+    h: Term
+    c: Term
+
+
+def _cell(kernel: RecurrentKernel, dtype: DType) -> _Cell:
+    out, n = _Statements(dtype), kernel.gate_count
+    gates = Gates(kernel, out.call, out.const)
+    xs = {q: out.given(f"x[{q} * H + j]") for q in range(n)}
+    hs = {q: out.given(f"total(r, {q} * H + j)") for q in range(n)}
+    rb = {q: out.given(f"bias[{q} * H + j]") for q in range(n)}
+    old_h, old_c = out.given("h[i]"), out.given("c[i]")
+    reset_lines: list[str] = []
+    reset, c = Term("0", dtype), Term("0", dtype)
+    if len(kernel.gate_groups) > 1:
+        reset = gates.reset(xs, hs, rb, old_h)
+        reset_lines, out.lines = out.lines, []
+    match kernel.cell:
+        case "lstm":
+            h, c = gates.lstm(xs, hs, rb, old_c, [out.given(f"peephole[{q} * H + j]") for q in range(3)])
+        case "gru":
+            h = gates.gru(xs, hs, rb, old_h)
+        case _:
+            h = gates.rnn(xs, hs, rb)
+    return _Cell(reset_lines, reset, out.lines, h, c)
+
+
 def emit_recurrent(kernel: RecurrentKernel) -> Emitted:
     """Raises CodegenError for cells and element types that cannot be emitted."""
     dtype = kernel.operands[0].dtype
@@ -110,38 +143,44 @@ def emit_recurrent(kernel: RecurrentKernel) -> Emitted:
     if dtype not in (DType.F32, DType.F64) or kernel.operands[1].dtype is not dtype:
         raise CodegenError(f"recurrent {kernel.cell} on {dtype.value}", expected="f32 or f64")
     plan, params, n, hidden = schedule_recurrent(kernel), Params(), kernel.gate_count, kernel.hidden
-    two_stage = len(kernel.gate_groups) > 1
-    out = _Statements(dtype)
-    gates = Gates(kernel, out.call, out.const)
-    xs = {q: out.given(f"x[{q} * H + j]") for q in range(n)}
-    hs = {q: out.given(f"total(r, {q} * H + j)") for q in range(n)}
-    rb = {q: out.given(f"bias[{q} * H + j]") for q in range(n)}
-    old_h, old_c = out.given("h[i]"), out.given("c[i]")
-    reset_lines: list[str] = []
-    reset_value, new_c = Term("0", dtype), Term("0", dtype)
-    if two_stage:
-        reset_value = gates.reset(xs, hs, rb, old_h)
-        reset_lines, out.lines = out.lines, []
-    match kernel.cell:
-        case "lstm":
-            new_h, new_c = gates.lstm(xs, hs, rb, old_c, [out.given(f"peephole[{q} * H + j]") for q in range(3)])
-        case "gru":
-            new_h = gates.gru(xs, hs, rb, old_h)
-        case _:
-            new_h = gates.rnn(xs, hs, rb)
-    t = storage(dtype)
-    name = params.name
-    sizes = (name(kernel.steps), name(kernel.batch), name(kernel.y_step), name(kernel.y_direction), name(kernel.y_batch))
+    cell, t, name = _cell(kernel, dtype), storage(dtype), params.name
     pointers = pointer_parameters([o.dtype for o in kernel.operands], [o.written for o in kernel.operands], frozenset())
     state = plan.state(hidden, n)
     if not plan.in_shared:
         pointers.append(f"{t}* __restrict__ space")
-    first = "2 * H" if two_stage else "COLUMNS"
+    two_stage = len(kernel.gate_groups) > 1
+    together, place = _places(kernel)
     values = RecurrentParameters(
-        PLACEHOLDER, kernel.cell, t, plan.threads, plan.rows, plan.slices, plan.in_shared, state, hidden, n,
-        kernel.block, *_places(kernel), kernel.directions, two_stage, first, "fmaf" if dtype is DType.F32 else "fma",
-        *sizes, pointers + params.signature(), params.prologue(), reset_lines, reset_value.text, out.lines, new_h.text, new_c.text,
-    )  # fmt: skip
+        name=PLACEHOLDER,
+        cell=kernel.cell,
+        type=t,
+        threads=plan.threads,
+        rows=plan.rows,
+        slices=plan.slices,
+        in_shared=plan.in_shared,
+        state=state,
+        hidden=hidden,
+        gates=n,
+        width=kernel.block,
+        together=together,
+        place=place,
+        reversed=kernel.directions,
+        two_stage=two_stage,
+        first_columns="2 * H" if two_stage else "COLUMNS",
+        fma="fmaf" if dtype is DType.F32 else "fma",
+        steps=name(kernel.steps),
+        batch=name(kernel.batch),
+        y_step=name(kernel.y_step),
+        y_direction=name(kernel.y_direction),
+        y_batch=name(kernel.y_batch),
+        parameters=pointers + params.signature(),
+        prologue=params.prologue(),
+        reset_lines=cell.reset_lines,
+        reset_value=cell.reset.text,
+        gate_lines=cell.lines,
+        new_h=cell.h.text,
+        new_c=cell.c.text,
+    )
     source, symbol = named(render("recurrent.cu.j2", values))
     blocks = ceildiv(kernel.batch, plan.rows) * len(kernel.directions)
     spaces: tuple[Dim, ...] = () if plan.in_shared else (blocks * state * dtype.itemsize,)

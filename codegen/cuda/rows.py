@@ -65,9 +65,21 @@ class Rows(LoopText):
                 guard = "" if s.guard is None else f" && {self.w.value(s.guard, row).text}"
                 row.add(f"if (lane == 0{guard}) b{s.operand}[{offset}] = {value};")
         items = self.params.name(self.items)
-        return render("rows.cu.j2", RowsParameters(
-            "row", PLACEHOLDER, self.plan.threads, self.plan.group, index, items,
-            self.signature(), self.params.prologue(), [*self.root.lines, *unravel], row.lines))  # fmt: skip
+        return render(
+            "rows.cu.j2",
+            RowsParameters(
+                title="row",
+                name=PLACEHOLDER,
+                threads=self.plan.threads,
+                group=self.plan.group,
+                index=index,
+                items=items,
+                parameters=self.signature(),
+                prologue=self.params.prologue(),
+                unravel=[*self.root.lines, *unravel],
+                body=row.lines,
+            ),
+        )
 
     def _keep(self, row: Scope) -> None:
         """Loads that several stages read stay in registers, when the row is static and short enough."""

@@ -94,7 +94,23 @@ class Scans(LoopText):
         read, write = (Scope(row, {n: self.axis_name(n)}) for _ in range(2))
         value = self.w.value(store.value, read).text
         write.add(f"b{store.operand}[{self.w.value(store.offset, write).text}] = {self.w.to_storage(Term('x', dtype))};")
-        return render("scan.cu.j2", ScanParameters(
-            PLACEHOLDER, plan.threads, _FUNCTORS[plan.fn], register(dtype), literal(neutral(_REDUCTIONS[plan.fn], dtype), dtype), index,
-            place, self.params.name(size), self.axis_name(n), self.signature(), self.params.prologue(),
-            [*self.root.lines, *unravel, *row.lines], read.lines, value, write.lines))  # fmt: skip
+        return render(
+            "scan.cu.j2",
+            ScanParameters(
+                name=PLACEHOLDER,
+                threads=plan.threads,
+                functor=_FUNCTORS[plan.fn],
+                type=register(dtype),
+                start=literal(neutral(_REDUCTIONS[plan.fn], dtype), dtype),
+                index=index,
+                place=place,
+                size=self.params.name(size),
+                position=self.axis_name(n),
+                parameters=self.signature(),
+                prologue=self.params.prologue(),
+                unravel=[*self.root.lines, *unravel, *row.lines],
+                element=read.lines,
+                value=value,
+                store=write.lines,
+            ),
+        )

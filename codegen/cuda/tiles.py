@@ -75,10 +75,28 @@ class Tiles(LoopText):
         self.store_all(k.stores, store)
         index = self.index_type(self.blocks)
         unravel = self._unravel(index)
-        return render("tiles.cu.j2", TilesParameters(
-            PLACEHOLDER, p.threads, p.side, p.row - p.side, index, along, other, self.index_type(k.axes[p.along], p.side),
-            self.index_type(k.axes[p.other], p.side), self.params.name(k.axes[p.along]), self.params.name(k.axes[p.other]), self.staged,
-            self.signature(), self.params.prologue(), [*self.root.lines, *unravel, *tile.lines], load.lines, store.lines))  # fmt: skip
+        return render(
+            "tiles.cu.j2",
+            TilesParameters(
+                name=PLACEHOLDER,
+                threads=p.threads,
+                side=p.side,
+                pad=p.row - p.side,
+                index=index,
+                along=along,
+                other=other,
+                along_type=self.index_type(k.axes[p.along], p.side),
+                other_type=self.index_type(k.axes[p.other], p.side),
+                along_size=self.params.name(k.axes[p.along]),
+                other_size=self.params.name(k.axes[p.other]),
+                staged=self.staged,
+                parameters=self.signature(),
+                prologue=self.params.prologue(),
+                unravel=[*self.root.lines, *unravel, *tile.lines],
+                load=load.lines,
+                store=store.lines,
+            ),
+        )
 
     def _unravel(self, index: str) -> list[str]:
         """Declares the loop variables of a tile; those that run inside it by where it starts."""

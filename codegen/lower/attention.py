@@ -37,9 +37,24 @@ def emit_attention(lw: Lowering, node: Node) -> None:
     buffers = (*(x[0] for x in inputs), *([] if mask is None else [mask[0]]), *results)
     operands = tuple(Operand(*lw.storage.extent(b), written=b in results) for b in buffers)
     kernel = AttentionKernel(
-        batch, heads, group, rows, keys, int(size), int(value_size), op.scale, causal, operands, qs[:3],
-        inputs[1][1][:3], inputs[2][1][:3], out[:3], None if mask is None else mask[1], op.rounded, parts,
-    )  # fmt: skip
+        batch=batch,
+        heads=heads,
+        group=group,
+        rows=rows,
+        keys=keys,
+        size=int(size),
+        value_size=int(value_size),
+        scale=op.scale,
+        causal=causal,
+        operands=operands,
+        q_strides=qs[:3],
+        k_strides=inputs[1][1][:3],
+        v_strides=inputs[2][1][:3],
+        out_strides=out[:3],
+        mask_strides=None if mask is None else mask[1],
+        rounded=op.rounded,
+        parts=parts,
+    )
     lw.step(kernel, buffers, node.loc)
     if stats is not None:
         _weigh(lw, node, to, stats)

@@ -165,8 +165,21 @@ def _kernel(c: _Contraction, operands: tuple[Operand, ...], value: E, place: _Pl
     ldc = place.row if m != 1 or place.planes is not None else n
     if levels is not None and isinstance(node.op, GroupedMatMul):
         assert isinstance(n, int) and isinstance(rows.k, int)
-        return GroupedKernel(m, n, rows.k, node.op.bits, node.op.group, levels.zero, operands, rows.lda if m != 1 else rows.k, ldc,
-                             value, c.panel, node.op.values, levels.blocks)  # fmt: skip
+        return GroupedKernel(
+            m=m,
+            n=n,
+            k=rows.k,
+            bits=node.op.bits,
+            group=node.op.group,
+            zero=levels.zero,
+            operands=operands,
+            lda=rows.lda if m != 1 else rows.k,
+            ldc=ldc,
+            epilogue=value,
+            panel=c.panel,
+            values=node.op.values,
+            blocks=levels.blocks,
+        )
     if rows.tile is not None and rows.conv is not None:
         assert isinstance(n, int) and isinstance(rows.k, int) and isinstance(batch, int)
         return WinogradKernel(images=images(node, rows.conv), n=n, channels=rows.k // math.prod(rows.conv.kernel), conv=rows.conv,

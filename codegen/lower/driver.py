@@ -86,9 +86,19 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
     steps = lower_graph(graph, options, storage, inputs, outputs)
     buffers = share_memory(storage.buffers, steps) if options.overwrite else tuple(storage.buffers)
     return Plan(
-        buffers, tuple(steps), storage.constants, graph.input_names, graph.output_names,
-        tuple(public[0]), tuple(public[1]), labels, graph.limits, input_strings, strings, prologue,
-    )  # fmt: skip
+        buffers=buffers,
+        steps=tuple(steps),
+        constants=storage.constants,
+        input_names=graph.input_names,
+        output_names=graph.output_names,
+        input_dtypes=tuple(public[0]),
+        output_dtypes=tuple(public[1]),
+        output_labels=labels,
+        limits=graph.limits,
+        input_strings=input_strings,
+        strings=strings,
+        prologue=prologue,
+    )
 
 
 def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: Sequence[View], outputs: Sequence[View]) -> list:

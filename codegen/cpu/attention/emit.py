@@ -35,7 +35,20 @@ def emit_attention(kernel: AttentionKernel, target: CpuTarget, hints: AttentionH
     mask = None if k.mask_strides is None else int(k.mask_strides[3] != 0)
     copied = k.v_strides[2] != k.value_size or k.value_size % s.lanes != 0
     fixed = replace(s, strips=0, groups=0, together=0, block=0)
-    text, symbol = _text(Spec(fixed, k.size, k.value_size, k.scale, k.causal, mask, copied, s.copied_keys, k.parts is not None, target))
+    text, symbol = _text(
+        Spec(
+            schedule=fixed,
+            size=k.size,
+            value_size=k.value_size,
+            scale=k.scale,
+            causal=k.causal,
+            mask=mask,
+            copied=copied,
+            copied_keys=s.copied_keys,
+            parts=k.parts is not None,
+            target=target,
+        )
+    )
     parts: Dim = 1 if k.parts is None else k.parts
     part, results = ceildiv(k.keys, parts), k.batch * k.heads * k.rows
     strides = (*k.q_strides, *k.k_strides, *k.v_strides, *k.out_strides)

@@ -120,14 +120,39 @@ def _by_rules(kernel: AttentionKernel, target: CpuTarget) -> AttentionSchedule:
         together, groups = _groups(kernel, strips, 2 * lanes)
         block = -(-block_of(kernel.keys, _TILE_KEYS) // 32) * 32
         keys = min(_TILE_KEYS, block) if isinstance(kernel.keys, int) else _TILE_KEYS
-        return AttentionSchedule(lanes, 2, (2,), (tall[2],), keys, block, values, strips, together, groups, False, narrow, True)
+        return AttentionSchedule(
+            lanes=lanes,
+            most=2,
+            widths=(2,),
+            tall=(tall[2],),
+            most_keys=keys,
+            block=block,
+            values=values,
+            strips=strips,
+            together=together,
+            groups=groups,
+            copied_keys=False,
+            narrow=narrow,
+            tiles=True,
+        )
     heights = tuple(tall[w] for w in widths)
     together, groups = _groups(kernel, count, most * lanes)
     row = kernel.k_strides[2]
     copied_keys = together != 1 and isinstance(row, int) and row > kernel.size and 4 * row % _SAME_SETS == 0
     return AttentionSchedule(
-        lanes, most, widths, heights, most_keys, max(1, block), values, count, together, groups, copied_keys, narrow
-    )  # fmt: skip
+        lanes=lanes,
+        most=most,
+        widths=widths,
+        tall=heights,
+        most_keys=most_keys,
+        block=max(1, block),
+        values=values,
+        strips=count,
+        together=together,
+        groups=groups,
+        copied_keys=copied_keys,
+        narrow=narrow,
+    )
 
 
 def block_of(keys: Dim, most: int) -> int:

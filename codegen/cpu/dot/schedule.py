@@ -113,11 +113,22 @@ def _by_rules(kernel: ContractKernel, target: CpuTarget, on_vectors: bool) -> Do
     by_rows = (step * row_bytes if how == "tiles" else row_bytes * kernel.panel * strips) <= _TILE_BYTES
     share = _turns(how, by_rows, strips, rows // step)
     return DotSchedule(
-        how, lanes, kernel.panel // lanes, heights, gather, not plain and _segments(kernel), rows, ceildiv(kernel.m, rows),
-        strips, ceildiv(total_strips, strips), masked, share=share, by_rows=by_rows,
+        how=how,
+        lanes=lanes,
+        vectors=kernel.panel // lanes,
+        heights=heights,
+        gather=gather,
+        segments=not plain and _segments(kernel),
+        rows=rows,
+        blocks=ceildiv(kernel.m, rows),
+        strips=strips,
+        chunks=ceildiv(total_strips, strips),
+        masked=masked,
+        share=share,
+        by_rows=by_rows,
         fetch="a" if gather in ("never", "tail") and _tall(kernel) else "b",
         line=gather == "conv" and isinstance(kernel.k, int) and kernel.k * size <= 64,
-    )  # fmt: skip
+    )
 
 
 def _units(kernel: ContractKernel, how: str, most: tuple[int, int], step: int, total_strips: int, depth: int) -> tuple[int, int]:
@@ -208,9 +219,20 @@ def _windowed(kernel: ContractKernel, window: WindowShape, lanes: int, row_bytes
         strips = -(-strips // 2)
     strips = -(-total_strips // -(-total_strips // strips))
     return DotSchedule(
-        "tiles", lanes, kernel.panel // lanes, _HEIGHTS["tiles"], "window", False, rows, floordiv(kernel.m, pixels) * bands, strips,
-        -(-total_strips // strips), masked, window, share=_share(-(-window.length(rows) // _HEIGHTS["tiles"][0])),
-    )  # fmt: skip
+        how="tiles",
+        lanes=lanes,
+        vectors=kernel.panel // lanes,
+        heights=_HEIGHTS["tiles"],
+        gather="window",
+        segments=False,
+        rows=rows,
+        blocks=floordiv(kernel.m, pixels) * bands,
+        strips=strips,
+        chunks=-(-total_strips // strips),
+        masked=masked,
+        window=window,
+        share=_share(-(-window.length(rows) // _HEIGHTS["tiles"][0])),
+    )
 
 
 def _share(tiles: int) -> int:

@@ -82,7 +82,17 @@ def window_shape(kernel: ContractKernel, size: int) -> WindowShape | None:
         return None
     behind = max(0, (out[1] - 1) * strides[1] + (taps[1] - 1) * dilations[1] - pads[1] - (spatial[1] - 1))
     width = -(-(spatial[1] + max(pads[1], behind)) // strides[1]) * strides[1]
-    shape = WindowShape(spatial, out, taps, strides, pads, dilations, width, width // strides[1], channels * size)
+    shape = WindowShape(
+        spatial=spatial,
+        out=out,
+        kernel=taps,
+        strides=strides,
+        pads=pads,
+        dilations=dilations,
+        width=width,
+        line=width // strides[1],
+        pixel=channels * size,
+    )
     return shape if shape.bytes(1) <= _MOST_BYTES else None
 
 

@@ -99,10 +99,24 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
             raise ScheduleError(f"units of {hints.chunk} strips", expected=f"1 to {most}, on AMX tiles")
         chunk, chunks = hints.chunk, -(-strips // hints.chunk)
     return GroupedSchedule(
-        lanes, vectors, _heights(kernel.m, tall), kernel.bits == 4 and lanes == 16 and target.is_x86, kernel.k % each,
-        rows, ceildiv(kernel.m, rows), strips, kernel.n % strip != 0, expand, (tall, tall - 1) if expand else (), tiles, chunk, chunks,
-        depth, few, _heights(kernel.m, _TALL_INTEGERS) if few else (),
-    )  # fmt: skip
+        lanes=lanes,
+        vectors=vectors,
+        heights=_heights(kernel.m, tall),
+        table=kernel.bits == 4 and lanes == 16 and target.is_x86,
+        tail=kernel.k % each,
+        rows=rows,
+        blocks=ceildiv(kernel.m, rows),
+        strips=strips,
+        masked=kernel.n % strip != 0,
+        expand=expand,
+        wide=(tall, tall - 1) if expand else (),
+        tiles=tiles,
+        chunk=chunk,
+        chunks=chunks,
+        depth=depth,
+        few=few,
+        integers=_heights(kernel.m, _TALL_INTEGERS) if few else (),
+    )
 
 
 def _vectors(kernel: GroupedKernel, lanes: int, many: bool, hints: GroupedHints) -> int:

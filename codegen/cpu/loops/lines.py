@@ -77,19 +77,16 @@ def lines(k: LoopKernel, axis: int, width: int, target: CpuTarget) -> Lines | No
     cuts = () if win is None or win.cuts is None else tuple(f for f in win.cuts[0] if column not in f[1])
     if any(set(f[1]) - {column, tap} or not isinstance(f[0], int) for f in facts) or any(tap in f[1] for f in cuts):
         return None
-    moving = [affine(e.offset) for e in postorder([(k if win is None else win.inside).stages[0].value]) if isinstance(e, Load)]
-    forms = [f[1] for f in moving if f is not None and any(a >= n for a in f[1])]
-    if None in moving or any(f.get(axis) != 1 for f in forms):
+    found = _reads(k if win is None else win.inside, axis, column, tap)
+    if found is None:
         return None
-    read = [f for f in forms if column in f]
-    if len(read) != 1 or not isinstance(along := read[0].get(column), int) or not isinstance(step := read[0].get(tap), int):
-        return None
+    reads, along, step = found
     # windows of three taps are bound by memory: neighbouring channels are better read one after the other
     if not 1 <= along <= step or (taps < _LEAST_TAPS and size > _SHORT):
         return None
     apart = k.stages[0].fn == "sum" and upper(prod(k.reduce_axes)) > _CHAIN
     registers = target.vector_registers - 2
-    held = len(forms) > 1 and not apart and taps <= registers // 2  # weights, in registers for all points
+    held = reads > 1 and not apart and taps <= registers // 2  # weights, in registers for all points
     most = min((registers - taps if held else registers) // (2 if apart else 1), _MOST_POINTS, _MOST_CODE // taps)
     if most < min(size, _LEAST_POINTS):
         return None
@@ -103,16 +100,49 @@ def lines(k: LoopKernel, axis: int, width: int, target: CpuTarget) -> Lines | No
         ((j, t) for j in range(points) for t in range(taps)), key=lambda x: (x[0] * along + x[1] * step, x[1]) if held else x[::-1]
     )
     height = k.axes[others[-2]]
-    rows = _BAND
     if height == 0:
         return None
-    if isinstance(height, int):
-        rows = max(1, -(-height // (max(2, round(height / _BAND)) if height >= _BAND // 2 else 1)))
+    rows = _band(height)
     bands = ceildiv(height, rows)
     vectors = -(-lanes // width)
     wanted = min(vectors, max(1, _UNITS // bands)) if isinstance(bands, int) else 1
     block = -(-vectors // wanted) * width
-    return Lines(column, tap, points, tiles, facts, cuts, tuple(order), apart, known, rows, bands, block, -(-lanes // block))
+    return Lines(
+        column=column,
+        tap=tap,
+        points=points,
+        tiles=tiles,
+        facts=facts,
+        cuts=cuts,
+        order=tuple(order),
+        apart=apart,
+        known=known,
+        rows=rows,
+        bands=bands,
+        block=block,
+        blocks=-(-lanes // block),
+    )
+
+
+def _reads(k: LoopKernel, axis: int, column: int, tap: int) -> tuple[int, int, int] | None:
+    """How many loads the taps have, and how far the elements of the one that moves along a line are apart: from point to point, from
+    tap to tap."""
+    forms = [affine(e.offset) for e in postorder([k.stages[0].value]) if isinstance(e, Load)]
+    of_taps = [f[1] for f in forms if f is not None and any(a >= len(k.axes) for a in f[1])]
+    if None in forms or any(f.get(axis) != 1 for f in of_taps):
+        return None
+    moving = [f for f in of_taps if column in f]
+    if len(moving) != 1:
+        return None
+    along, step = moving[0].get(column), moving[0].get(tap)
+    return (len(of_taps), along, step) if isinstance(along, int) and isinstance(step, int) else None
+
+
+def _band(height: Dim) -> int:
+    """How many rows follow each other: about `_BAND`, and as many in all bands; two bands at least where rows are not few."""
+    if not isinstance(height, int):
+        return _BAND
+    return max(1, -(-height // (max(2, round(height / _BAND)) if height >= _BAND // 2 else 1)))
 
 
 def _at(fact: Fact, column: int, point: int, tap: int, t: int) -> int:

@@ -97,9 +97,22 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     share = min(3, round(math.log2(max(1, most // heights[0]))))  # spread evenly, even if the last part is left to the hardware
     prefetch = streaming and kernel.panel == strip
     return WinogradSchedule(
-        lanes, vectors, tail, heights, 4, tile, prefetch, share, block, most, blocks,
-        -(-strips // groups), groups, strips, of_group,
-    )  # fmt: skip
+        lanes=lanes,
+        vectors=vectors,
+        tail=tail,
+        heights=heights,
+        unroll=4,
+        tile=tile,
+        prefetch=prefetch,
+        share=share,
+        block=block,
+        most=most,
+        blocks=blocks,
+        group=-(-strips // groups),
+        groups=groups,
+        strips=strips,
+        of_group=of_group,
+    )
 
 
 def _vectors(kernel: WinogradKernel, lanes: int, wide: bool) -> int:
