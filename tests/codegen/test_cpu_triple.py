@@ -180,7 +180,15 @@ def test_blocks_fit_the_cache(m, n, k) -> None:
     stays, blocks = (n, s.chunks) if s.rows_pass else (m, s.blocks)
     assert s.kept * s.depth * 6 <= 704 << 10 and 4 * s.sums <= 704 << 10
     assert blocks == 1 or stays / blocks > 0.75 * s.kept
-    assert s.depth >= k or s.sums == s.kept * s.passing * 64
+    assert s.depth >= k or s.sums == s.kept * s.passing * 32
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(784, 192, 768), (196, 320, 1280), (300, 352, 256), (160, 1000, 500), (3136, 96, 384)])
+def test_threads_have_even_shares(m, n, k) -> None:
+    """What passes by is dealt out by single tiles: halves differ by one at most."""
+    s = schedule_triple(kernel_of(m, n, k), TILES)
+    assert s is not None
+    assert s.blocks * s.chunks == (-(-m // 32) * -(-n // s.kept) if s.rows_pass else -(-m // s.kept) * -(-n // 32))
 
 
 def test_one_text_for_all_sizes() -> None:

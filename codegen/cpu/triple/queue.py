@@ -93,7 +93,7 @@ def write_following(fn: ir.Function, operands: Operands, more: ir.Function) -> N
         found(b.i64(-1))
     inner, size = (p["blocks"], p["m"]) if operands.schedule.rows_pass else (p["chunks"], p["n"])
     unit = i.sub(queue.unit, first)
-    room = i.sub(p["passing"], i.udiv(i.add(behind, b.i64(1)), b.i64(2)))
+    room = i.sub(p["passing"], behind)
     count = b.smin(b.smin(queue.left(), i.sub(inner, unit)), i.select(deep, room, inner))
     other = i.or_(i.icmp_signed("<", unit, b.i64(0)), i.icmp_signed("<=", count, b.i64(0)))
     with i.if_then(other):

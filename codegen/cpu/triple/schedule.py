@@ -14,7 +14,6 @@ _LEAST_ROWS, _LEAST_COLUMNS, _LEAST_K = 96, 64, 96  # with fewer, splitting oper
 _LEAST_RESULTS = 5 << 12  # rows by columns, for the same reason
 _NARROW = 192  # columns or k, below which products want as many multiply-adds as
 _LEAST_OPS = 1 << 25  # this: else what each of several threads splits for itself is too much of its time (EfficientNet-B0: 0.92)
-_UNIT = 64  # rows, or columns, that pass
 _TALLER = 1.5  # times as many rows as columns, from which on columns stay
 _PART_BYTES = 6  # of a number, as three parts
 _BLOCK = 256  # rows that stay, of an unknown number
@@ -29,9 +28,9 @@ _SPLIT, _BESIDE, _SHADOW, _WAIT = 0.625, 0.35, 300, 0.25
 
 @dataclass(frozen=True, slots=True)
 class TripleSchedule:
-    """Units are blocks of rows by chunks of columns, all of them within a tile or a strip of equal. One of the two stays, split, while
-    the other passes by; `kept`: rows or columns at most that stay, `depth` of k. If that is not all of k, the sums of up to `passing` units
-    wait for the rest. `least`: rows from which on tiles are faster.
+    """Units are blocks of rows by chunks of columns. One of the two stays, split, in blocks within a tile of equal, while the other passes
+    by, a tile a unit, so that threads get even shares; `kept`: rows or columns at most that stay, `depth` of k. If that is not all of k,
+    the sums of up to `passing` units wait for the rest. `least`: rows from which on tiles are faster.
     """
 
     least: int
@@ -42,7 +41,7 @@ class TripleSchedule:
     chunks: int
     depth: int
     sums: int  # elements
-    listed: int  # tiles that pass at most, and one, where sums wait
+    listed: int  # units that pass at most, and one, where sums wait
     unit_cost: int
     ragged: bool  # n does not fill the last strip
     short: bool  # k does not fill the last 32 of a tile
@@ -74,13 +73,13 @@ def _least(n: int, k: int) -> int:
 def _by_columns(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
     """Columns stay, rows pass by."""
     blocks = _blocks(n, m, k)
-    return _schedule(True, blocks, ceildiv(m, _UNIT), -(-n // blocks.kept), n, k)
+    return _schedule(True, blocks, ceildiv(m, TALL), -(-n // blocks.kept), n, k)
 
 
 def _by_rows(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
     """Rows stay, columns pass by."""
     blocks = _blocks(m if isinstance(m, int) else _BLOCK, n, k)
-    return _schedule(False, blocks, ceildiv(m, blocks.kept), -(-n // _UNIT), n, k)
+    return _schedule(False, blocks, ceildiv(m, blocks.kept), -(-n // STRIP), n, k)
 
 
 def _schedule(rows_pass: bool, of: _Blocks, blocks: Dim, chunks: int, n: int, k: int) -> TripleSchedule:
@@ -93,9 +92,9 @@ def _schedule(rows_pass: bool, of: _Blocks, blocks: Dim, chunks: int, n: int, k:
         blocks=blocks,
         chunks=chunks,
         depth=of.depth,
-        sums=of.kept * of.passing * _UNIT if waits else 2 * TALL * STRIP,
-        listed=of.passing * _UNIT // STRIP + 1 if waits else 1,
-        unit_cost=_UNIT * of.kept * k,
+        sums=of.kept * of.passing * STRIP if waits else 2 * TALL * STRIP,
+        listed=of.passing + 1 if waits else 1,
+        unit_cost=STRIP * of.kept * k,
         ragged=n % STRIP != 0,
         short=k % STRIP != 0,
     )
@@ -111,7 +110,7 @@ class _Blocks:
 
     def cycles(self, stays: int, passes: int, k: int) -> float:
         """Of all but products, which take the same whatever the blocks are."""
-        blocks, times = -(-stays // self.kept), -(-passes // (self.passing * _UNIT))
+        blocks, times = -(-stays // self.kept), -(-passes // (self.passing * STRIP))
         before = _SPLIT * (stays + STRIP * blocks) * times * k
         in_excess = max(0.0, _SPLIT - _SHADOW * (self.kept // TALL) / STRIP**2)
         return before + (_BESIDE + in_excess) * blocks * passes * k + _WAIT * (-(-k // self.depth) - 1) * stays * passes
@@ -123,9 +122,9 @@ def _blocks(stays: int, passes: int, k: int) -> _Blocks:
     found: list[_Blocks] = []
     for depth in {_evenly(k, d) for d in _DEPTHS}:
         for kept in {_evenly(stays, most) for most in _KEPT}:
-            units = -(-passes // _UNIT) if depth >= k else _WAITING_BYTES // (4 * kept * _UNIT)
+            units = -(-passes // STRIP) if depth >= k else _WAITING_BYTES // (4 * kept * STRIP)
             if _PART_BYTES * depth * kept <= _KEPT_BYTES:
-                found.append(_Blocks(kept, depth, min(units, -(-passes // _UNIT))))
+                found.append(_Blocks(kept, depth, min(units, -(-passes // STRIP))))
     return min(found, key=lambda x: (x.cycles(stays, passes, k), x.kept, x.depth))
 
 
