@@ -206,8 +206,8 @@ class WgmmaSchedule:
         return None if self.bn < 256 else (88, 208) if by_copies else (40, 232)
 
 
-_GROUPS = (WgmmaSchedule(128, 256, 4, 1, 1.0), WgmmaSchedule(128, 128, 6, 1, 0.85), WgmmaSchedule(64, 128, 4, 2, 0.7),
-           WgmmaSchedule(64, 64, 6, 2, 0.5))  # fmt: skip
+_GROUPS = (WgmmaSchedule(128, 256, 4, 1, 1.0), WgmmaSchedule(128, 192, 4, 1, 0.95), WgmmaSchedule(128, 128, 6, 1, 0.85),
+           WgmmaSchedule(64, 128, 4, 2, 0.7), WgmmaSchedule(64, 64, 6, 2, 0.5))  # fmt: skip
 STREAM_GAIN = 0.95  # of the time, at most: blocks of a stream read less of what their neighbours read
 LEAST_STEPS, MOST_STEPS = 4, 2**30  # that a block's share of a stream has; of all blocks
 LEAST_ROWS, LEAST_COLUMNS = 48, 32  # fewer leave most of a tile of 64 idle

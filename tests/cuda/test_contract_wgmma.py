@@ -48,7 +48,7 @@ def products(a: DType, b: DType):
     return [dot(m, n, k, a, b) for m, n, k in ((70, 72, 40), (150, 130, 200), (64, 256, 64), (200, 300, 97 * 16))]
 
 
-@pytest.mark.parametrize("bm,bn", [(128, 256), (128, 128), (64, 64)])
+@pytest.mark.parametrize("bm,bn", [(128, 256), (128, 192), (128, 128), (64, 64)])
 def test_tiles(tile, bm: int, bn: int) -> None:
     """Sizes with and without whole tiles; several tiles a block; more steps along k than stages."""
     tile(bm, bn)
@@ -67,7 +67,7 @@ def test_element_types(tile) -> None:
     check(single, target="cuda:sm_90a+tf32", tol=5e-3)
 
 
-@pytest.mark.parametrize("bm,bn", [(128, 128), (64, 64)])
+@pytest.mark.parametrize("bm,bn", [(128, 192), (128, 128), (64, 64)])
 def test_results_by_the_engine(tile, bm: int, bn: int) -> None:
     """Rows that begin at multiples of 16 bytes go through shared memory, clipped to the result; others are stored by threads."""
     tile(bm, bn, 3)
@@ -131,7 +131,7 @@ def test_batches(tile) -> None:
     check_all([(g, None, {"B": 3}) for g in jobs], tol=1e-4)
 
 
-@pytest.mark.parametrize("bm,bn,splits", [(64, 128, 1), (64, 64, 3), (128, 256, 1)])
+@pytest.mark.parametrize("bm,bn,splits", [(64, 128, 1), (64, 64, 3), (128, 192, 1), (128, 256, 1)])
 def test_b_in_rows(tile, bm: int, bn: int, splits: int) -> None:
     """B as it is computed, n next to each other: turned by the product. Sizes of k and n that fill no tile, batches, both types."""
     tile(bm, bn, 3, splits)
@@ -192,6 +192,9 @@ def test_schedules() -> None:
     assert small is not None and (small.bm, small.splits > 1) == (64, True)
     assert chosen(8, 4096, 64) is None and chosen(M, 4096, 64) is not None
     assert replace(large, splits=2).shared == large.shared
+    # 128 tiles of 192 columns, where 96 of 256 would leave a quarter of the device idle.
+    even = chosen(4096, 768, 768)
+    assert even is not None and (even.bm, even.bn, even.splits, even.stream) == (128, 192, 1, 0)
     # A little more than a wave of tiles, and long sums: shared evenly. Not where that saves less than it takes, or sizes are unknown.
     streamed = chosen(6304, 768, 3072)
     assert streamed is not None and streamed.stream and streamed.splits == 1

@@ -72,17 +72,17 @@ def hopper(device):
         pytest.skip("warp groups multiply on Hopper only")
 
 
-@pytest.mark.parametrize("bm,bn", [(128, 256), (128, 128), (64, 64)])
+@pytest.mark.parametrize("bm,bn", [(128, 256), (128, 192), (128, 128), (64, 64)])
 def test_tiles_of_warp_groups(hopper, tile, bm: int, bn: int) -> None:
     test_contract_wgmma.test_tiles(tile, bm, bn)
 
 
-@pytest.mark.parametrize("bm,bn,splits", [(64, 128, 1), (64, 64, 3), (128, 256, 1)])
+@pytest.mark.parametrize("bm,bn,splits", [(64, 128, 1), (64, 64, 3), (128, 192, 1), (128, 256, 1)])
 def test_b_in_rows_by_warp_groups(hopper, tile, bm: int, bn: int, splits: int) -> None:
     test_contract_wgmma.test_b_in_rows(tile, bm, bn, splits)
 
 
-@pytest.mark.parametrize("bm,bn", [(128, 128), (64, 64)])
+@pytest.mark.parametrize("bm,bn", [(128, 192), (128, 128), (64, 64)])
 def test_results_by_the_engine(hopper, tile, bm: int, bn: int) -> None:
     test_contract_wgmma.test_results_by_the_engine(tile, bm, bn)
 
@@ -142,7 +142,7 @@ def test_large_attention(device, real, heads: int, shared: int, rows: int, keys:
     assert np.linalg.norm(got - want) < 3e-3 * np.linalg.norm(want)
 
 
-@pytest.mark.parametrize("m,n,k", [(2048, 2048, 4096), (1000, 1536, 1000), (4096, 256, 8192), (6304, 768, 3072)])
+@pytest.mark.parametrize("m,n,k", [(2048, 2048, 4096), (4096, 768, 768), (1000, 1536, 1000), (4096, 256, 8192), (6304, 768, 3072)])
 def test_large_products(device, real, m: int, n: int, k: int) -> None:
     """As many tiles as the device has room for, and more: the pipeline runs many times around its stages. The last is a stream."""
     rng = np.random.default_rng(0)
