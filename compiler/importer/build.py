@@ -83,7 +83,7 @@ class Importer(Names):
             )
         graph = Graph(
             tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output),
-            proto.name or "main", tuple(self.equal), tuple(self.sizes), tuple(self.limits),
+            proto.name or "main", tuple(self.equal), tuple(self.sizes), (*self.limits, *self.bound_limits),
         )  # fmt: skip
         variables = self.variables
         if not variables:

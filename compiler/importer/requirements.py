@@ -18,7 +18,8 @@ class Requirements:
     def __init__(self) -> None:
         # pairs of dims that must agree at run time; False where one of them might be 1 instead
         self.equal: dict[tuple[Dim, Dim], bool] = {}
-        self.limits: list[Limit] = []
+        self.limits: list[Limit] = []  # of the region that is being imported,
+        self.bound_limits: list[Limit] = []  # and of sizes that data decide inside of regions
         self.extents: set[Dim] = set()  # sizes of tensors that may seem negative, and are not: a run with such sizes is refused
         self.stretch = False  # broadcast sizes that may turn out to be 1, instead of assuming that they do not
         self.in_region = False  # inside a graph that may not run at all
@@ -76,6 +77,15 @@ class Requirements:
             raise OnnxImportError(f"{d}", expected=f"{lo} to {hi}", loc=", ".join(self.loc))
         self.limits.append(Limit(d, lo, hi, ", ".join(self.loc)))
         return True
+
+    def require_at_most(self, d: Dim, most: Dim) -> None:
+        """A dim has to be at most another whenever the model runs, or the region that is being imported."""
+        if upper(d - most) <= 0:
+            return
+        if lower(d - most) > 0:
+            raise OnnxImportError(f"dimension {d}", expected=f"at most {most}", loc=", ".join(self.loc))
+        limits = self.bound_limits if self.in_region and self._data_decide(d, most) else self.limits
+        limits.append(Limit(d, 0, most, ", ".join(self.loc)))
 
     def is_one(self, d: Dim) -> bool:
         """Whether an axis of size d goes where axes of size 1 go, which changes the rank of a result.

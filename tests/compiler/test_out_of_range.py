@@ -4,7 +4,7 @@ import mlc
 import numpy as np
 import onnxruntime as ort
 import pytest
-from mlc.errors import InputError
+from mlc.errors import InputError, MlcError, OnnxImportError
 from onnx import parser
 from onnx_nodes import feeds, node_model, run_mlc, run_ort
 
@@ -157,3 +157,42 @@ def test_positions_of_rotary_embedding(positions):
         run_mlc(model, given)
     with pytest.raises(Exception, match=r"position|sequence"):
         run_ort(model, given)
+
+
+SHAPES = [
+    ("GatherElements", [X, np.zeros((9, 2), np.int64)], {"axis": 1}, "9"),
+    ("GatherElements", [X, np.zeros((2, 5), np.int64)], {"axis": 0}, "5"),
+    ("ScatterElements", [X, np.zeros((4, 2), np.int64), np.ones((4, 2), np.float32)], {"axis": 1}, "4"),
+    ("ScatterElements", [X, np.zeros((3, 2), np.int64), np.ones((2, 2), np.float32)], {"axis": 1}, "2"),
+    ("ScatterND", [X, np.zeros((3, 1), np.int64), np.ones((2, 4), np.float32)], {}, "2"),
+    ("ScatterND", [X, np.zeros((3, 1), np.int64), np.ones((3, 2), np.float32)], {}, "2"),
+]
+
+
+@pytest.mark.parametrize(("op", "inputs", "attributes", "size"), SHAPES, ids=[f"{i}_{c[0]}" for i, c in enumerate(SHAPES)])
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_indices_that_lie_outside_by_their_shape(op, inputs, attributes, size, symbolic):
+    """Memory behind the tensors was read, and written."""
+    model = node_model(op, inputs, opset=18, symbolic=symbolic, **attributes)
+    given = feeds(model, inputs)
+    with pytest.raises(Exception, match=r"(?s).") as refused:
+        run_ort(model, given)
+    assert "onnxruntime" in type(refused.value).__module__
+    with pytest.raises(MlcError, match=rf"\b{size}\b") as error:
+        run_mlc(model, given)
+    assert isinstance(error.value, InputError if symbolic else OnnxImportError)
+
+
+def test_shapes_of_indices_in_a_branch():
+    """What sizes allow is asked where the branch runs, also of sizes that it computes from data."""
+    text = """<ir_version: 8, opset_import: ["": 18]> g (bool c, float[a,b] x, int64[d,e] i, float[h] v) => (float[m,n] y) { y = If(c) <
+      then_branch = t () => (float[p,q] z) { k = NonZero(v) l = Transpose(k) r = GatherElements<axis = 1>(x, l)
+                                             s = GatherElements<axis = 1>(x, i) z = Concat<axis = 0>(r, s) },
+      else_branch = f () => (float[p,q] z) { z = Neg(x) }> }"""
+    module = mlc.compile(parser.parse_model(text))
+    i, v = np.zeros((2, 1), np.int64), np.array([1, 0, 1], np.float32)
+    assert module(np.array(True), X, i, v).shape == (4, 1)
+    assert module(np.array(False), X[:1], np.zeros((9, 1), np.int64), v).shape == (1, 4)
+    for x, index, data in ((X[:1], i[:1], v), (X, np.zeros((9, 1), np.int64), v), (X, i, np.ones(4, np.float32))):
+        with pytest.raises(InputError, match="expected 0 to"):
+            module(np.array(True), x, index, data)

@@ -140,7 +140,16 @@ def gather(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
 def gather_elements(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, index = required(ctx, node, ins, 2)
     axis = axis_of(ctx, node, x.type.rank)
-    return ctx.emit(O.GatherElements(axis), x, ctx.index_of(index, x.shape[axis])).outputs
+    return ctx.emit(O.GatherElements(axis), x, _beside(ctx, x, index, axis)).outputs
+
+
+def _beside(ctx: ImportContext, x: Value, index: Value, axis: int) -> Value:
+    """Indices along an axis of x, which lie within it along the others."""
+    if index.type.rank == x.type.rank:  # else the op says what is wrong
+        for i, (d, most) in enumerate(zip(index.shape, x.shape, strict=True)):
+            if i != axis:
+                ctx.require_at_most(d, most)
+    return ctx.index_of(index, x.shape[axis])
 
 
 def gather_nd(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -164,6 +173,8 @@ def _places(ctx: ImportContext, node: NodeProto, x: Value, index: Value, batch: 
         index = sized(ctx, index, (*index.shape[:-1], depth := index.type.rank - 1 + x.type.rank - rank))
     if not isinstance(depth, int) or not 1 <= depth <= x.type.rank - batch:
         raise ctx.unsupported(f"{node.op_type} of {x.type} by {index.type}")
+    for d, wanted in zip(index.shape[:batch], x.shape[:batch], strict=True):
+        ctx.require_equal(d, wanted)
     return ctx.index_of(index, *x.shape[batch : batch + depth])
 
 
@@ -171,14 +182,16 @@ def scatter_elements(ctx: ImportContext, node: NodeProto, ins: list[Value | None
     x, index, updates = required(ctx, node, ins, 3)
     axis = axis_of(ctx, node, x.type.rank)
     op = O.ScatterElements(axis, ctx.attr(node, "reduction", "none"))
-    return ctx.emit(op, x, ctx.index_of(index, x.shape[axis]), updates).outputs
+    return ctx.emit(op, x, _beside(ctx, x, index, axis), sized(ctx, updates, index.shape)).outputs
 
 
 def scatter_nd(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x, index, updates = required(ctx, node, ins, 3)
-    return ctx.emit(
-        O.ScatterND(ctx.attr(node, "reduction", "none")), x, _places(ctx, node, x, index, 0, updates.type.rank), updates
-    ).outputs
+    index = _places(ctx, node, x, index, 0, updates.type.rank)
+    depth = index.shape[-1]
+    assert isinstance(depth, int)
+    updates = sized(ctx, updates, (*index.shape[:-1], *x.shape[depth:]))
+    return ctx.emit(O.ScatterND(ctx.attr(node, "reduction", "none")), x, index, updates).outputs
 
 
 def pad(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
