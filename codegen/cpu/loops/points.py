@@ -17,6 +17,7 @@ from ..build import I1, I8, I32, I64, PTR, Params, kernel_function, mangle, stor
 from ..math.functions import Functions
 from ..shuffles import every, shuffle
 from ..target import CpuTarget
+from .ahead import LINE
 from .schedule import MOST_APART, LoopSchedule
 
 _FAR = 1 << 30  # further out than any lane of a vector reaches
@@ -63,6 +64,7 @@ class Points:
         self.tables: dict[tuple[int, ...], Any] = {}  # in memory
         self.numbers: dict[int, Any] = {}  # by id() of a `Param`
         self.fixed: dict[tuple[int, int], Any] = {}  # elements that were loaded on entry
+        self.ahead: dict[int, int] = {}  # operand -> elements from a vector stored to the line to ask for
 
     def dependence(self, k: LoopKernel) -> dict[int, frozenset[int]]:
         """id(node) -> axes it depends on; a result of a reduction differs between lanes along a parallel axis."""
@@ -420,6 +422,8 @@ class Points:
         at = self.address(store.operand, store.offset, s)
         if mask is None:
             b.ir.store(x, at, align=dtype.itemsize)
+            if store.operand in self.ahead and s.shift * dtype.itemsize % LINE == 0:
+                b.prefetch(b.at(at, b.i64(self.ahead[store.operand]), storage(dtype)), write=True)
         else:
             b.masked_store(x, at, mask, dtype.itemsize)
 

@@ -11,6 +11,7 @@ from ...kernel import LoopKernel
 from ...running import running
 from ..build import PTR
 from ..target import CpuTarget
+from .ahead import ahead
 from .form import Form
 from .lines import Lines, LineUnits, lines
 from .points import Scope
@@ -65,6 +66,8 @@ class Writer(Tiled, RunningStores, LineUnits):
         if self.parallel and tile is None and not self.parts and self.running is None:
             self.lines = lines(k, plan.axis, plan.width, target)
         self.blocked = tile is not None or not self.outer or self.blocks != 1
+        if tile is None and plan.axis >= 0:
+            self.ahead = ahead(k, plan.axis, self.outer)
         self.units: Dim = outer * self.blocks
         if (found := self.lines) is not None:
             self.units = prod(k.axes[i] for i in self.outer[:-2]) * found.bands * found.blocks
@@ -346,13 +349,13 @@ class Writer(Tiled, RunningStores, LineUnits):
             self._rows(self.short, outer, start, None, self._all_stages)
             return
         scopes = []
-        for ahead in range(self.together):
+        for column in range(self.together):
             for g in range(group):
                 axes = dict(outer)
                 if start is not None:
                     axes[axis] = start
                 own = mask[g] if isinstance(mask, list) else mask
-                scopes.append(Scope(axes, lanes, own, [], {}, g * w, ahead))
+                scopes.append(Scope(axes, lanes, own, [], {}, g * w, column))
         self._all_stages(scopes)
         per_point = [s for s in self.k.stores if not s.per_element]
         for scope in scopes:

@@ -1,0 +1,38 @@
+"""Loops over results that caches do not hold ask for their lines."""
+
+import pytest
+from mlc.codegen.cpu.loops.ahead import ahead
+from mlc.codegen.cpu.loops.emit import emit_loop
+from mlc.codegen.cpu.target import host
+from mlc.codegen.expr import Axis, Call, Load, Num
+from mlc.codegen.kernel import LoopKernel, Operand, Store
+from mlc.ir import DType
+
+F = DType.F32
+
+
+def rows(count, size, pitch):
+    """`count` rows of `size` elements, stored `pitch` apart."""
+
+    def at(step):
+        return Call("add", (Call("mul", (Axis(0), Num(step))), Axis(1)))
+
+    operands = (Operand(F, count * size), Operand(F, count * pitch, written=True))
+    return LoopKernel((count, size), (), operands, (), (Store(1, at(pitch), Call("neg", (Load(0, at(size), dtype=F),), dtype=F)),))
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "pitch", "want"),
+    [
+        (1000, 500, 500, {1: 256}),  # 1 KiB further along rows that follow each other,
+        (1000, 2000, 2003, {1: 256}),  # or are long
+        (1000, 500, 700, {1: 700}),  # the next row
+        (1000, 100, 300, {1: 900}),  # three rows of 400 bytes further on
+        (10000, 40, 60, {}),  # hardly more than a vector
+        (100, 100, 300, {}),  # in the cache
+    ],
+)
+def test_lines_of_results(count, size, pitch, want):
+    kernel = rows(count, size, pitch)
+    assert ahead(kernel, 1, (0,)) == want
+    assert ("llvm.prefetch" in emit_loop(kernel, host()).ir_text) == bool(want)
