@@ -10,16 +10,12 @@ from .dims import (
     depth_of,
     dim_max,
     dim_min,
-    dim_stretch,
-    evaluate,
     floordiv,
     is_static,
     is_symbol,
     lower,
-    may_stretch,
     mod,
     prod,
-    substitute,
     sym,
     symbols_of,
     upper,
@@ -28,6 +24,8 @@ from .dtypes import DType
 from .graph import Const, Graph, Input, Limit, Node, RunTimeSize, Value, const
 from .op import Elementwise, Op, Trait, broadcast
 from .scalar import COMPARISONS, NUMPY, SCALAR_FNS, S, ScalarOps
+from .stretch import dim_stretch, may_stretch
+from .substitute import evaluate, substitute
 from .types import TensorType
 
 __all__ = [

@@ -7,9 +7,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ..errors import VerifyError
-from .dims import Dim, Expr, evaluate, substitute, symbols_of
+from .dims import Dim, Expr, symbols_of
 from .graph import Const, Graph, Limit, Node, Value
 from .op import Op
+from .substitute import evaluate, substitute
 from .types import TensorType
 
 

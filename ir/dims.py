@@ -8,7 +8,7 @@ arguments are canonical in turn. A constant expression is always a plain `int`.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,7 +31,7 @@ class Sym:
 
 @dataclass(frozen=True)
 class Atom:
-    """fn is "floordiv", "mod", "min", "max" or "stretch" of two dims."""
+    """fn is "floordiv", "min", "max" or "stretch" (`stretch.py`) of two dims."""
 
     fn: str
     args: tuple[Dim, Dim]
@@ -56,7 +56,7 @@ Monomial = tuple[Sym | Atom, ...]
 
 @dataclass(frozen=True, eq=True)
 class Expr:
-    """Sum of coefficient × monomial, sorted; never constant (see `_make`)."""
+    """Sum of coefficient × monomial, sorted; never constant (see `make_sum`)."""
 
     terms: tuple[tuple[Monomial, int], ...]
 
@@ -91,7 +91,7 @@ class Expr:
         for mono, c in _terms(other):
             terms[mono] = terms.get(mono, 0) + c
         if 2 * len(fresh) >= len(self.terms):
-            return _make(terms)
+            return make_sum(terms)
         kept = [t for t in terms.items() if t[1] and t not in fresh]
         for t in fresh:  # the others are in order already, and long sums grow by a term at a time
             if t[1]:
@@ -124,7 +124,7 @@ class Expr:
             for m2, c2 in theirs:
                 mono = tuple(sorted(m1 + m2, key=_sort_key))
                 out[mono] = out.get(mono, 0) + c1 * c2
-        return _make(out)
+        return make_sum(out)
 
     __rmul__ = __mul__
 
@@ -181,7 +181,7 @@ def floordiv(a: Dim, b: Dim) -> Dim:
         q: Dim = 0
         r: Dim = 0
         for mono, c in a.terms:
-            term = _make({mono: 1})
+            term = make_sum({mono: 1})
             whole = c // b
             q, r = q + whole * term, r + (c - whole * b) * term
         if q != 0:
@@ -189,14 +189,13 @@ def floordiv(a: Dim, b: Dim) -> Dim:
         # ⌊(⌊x / c⌋ + k) / b⌋ = ⌊(x + c·k) / (c·b)⌋ for positive constants c and b
         shift = next((c for mono, c in a.terms if not mono), 0)
         rest = a - shift
-        if isinstance(rest, Expr) and len(rest.terms) == 1 and rest.terms[0][1] == 1 and len(rest.terms[0][0]) == 1:
-            inner = rest.terms[0][0][0]
-            if isinstance(inner, Atom) and inner.fn == "floordiv" and isinstance(inner.args[1], int) and inner.args[1] > 0:
-                return floordiv(inner.args[0] + inner.args[1] * shift, inner.args[1] * b)
+        inner = factor_of(rest)
+        if isinstance(inner, Atom) and inner.fn == "floordiv" and isinstance(inner.args[1], int) and inner.args[1] > 0:
+            return floordiv(inner.args[0] + inner.args[1] * shift, inner.args[1] * b)
         lo, hi = a.bounds
         if lo // b == hi // b:
             return lo // b
-    return _atom("floordiv", a, b)
+    return atom("floordiv", a, b)
 
 
 def ceildiv(a: Dim, b: Dim) -> Dim:
@@ -214,7 +213,7 @@ def dim_min(a: Dim, b: Dim) -> Dim:
         return min(a, b)
     if a == b or upper(a - b) <= 0:
         return a
-    return b if lower(a - b) >= 0 else _atom("min", *sorted((a, b), key=str))
+    return b if lower(a - b) >= 0 else atom("min", *sorted((a, b), key=str))
 
 
 def dim_max(a: Dim, b: Dim) -> Dim:
@@ -222,47 +221,7 @@ def dim_max(a: Dim, b: Dim) -> Dim:
         return max(a, b)
     if a == b or lower(a - b) >= 0:
         return a
-    return b if upper(a - b) <= 0 else _atom("max", *sorted((a, b), key=str))
-
-
-def dim_stretch(a: Dim, b: Dim) -> Dim:
-    """What two dims broadcast to that are equal, or one of them 1: a, or b where a is 1."""
-    if a == b or b == 1 or lower(a) >= 2 or _one_alike(a, b):
-        return a
-    if a == 1 or lower(b) >= 2 or a in _stretched_from(b):
-        return b
-    if b in _stretched_from(a):
-        return a
-    return _atom("stretch", *sorted((a, b), key=str))
-
-
-def _stretched_from(d: Dim) -> tuple[Dim, ...]:
-    """The dims that `d` is a broadcast of."""
-    found: list[Dim] = []
-    stack = [d]
-    while stack:
-        x = stack.pop()
-        if isinstance(x, Expr) and len(x.terms) == 1 and x.terms[0][1] == 1 and len(x.terms[0][0]) == 1:
-            atom = x.terms[0][0][0]
-            if isinstance(atom, Atom) and atom.fn == "stretch":
-                found += atom.args
-                stack += atom.args
-    return tuple(found)
-
-
-def may_stretch(a: Dim, b: Dim) -> bool:
-    """Whether one of two dims may be 1 where the other is not."""
-    return a != b and not _one_alike(a, b) and (lower(a) <= 1 <= upper(a) or lower(b) <= 1 <= upper(b))
-
-
-def _one_alike(a: Dim, b: Dim) -> bool:
-    """Whether one is the other, cut at 2 or more: where either is 1, both are."""
-    for x, y in ((a, b), (b, a)):
-        if isinstance(x, Expr) and len(x.terms) == 1 and x.terms[0][1] == 1 and len(x.terms[0][0]) == 1:
-            atom = x.terms[0][0][0]
-            if isinstance(atom, Atom) and atom.fn == "min" and y in atom.args and all(z == y or lower(z) >= 2 for z in atom.args):
-                return True
-    return False
+    return b if upper(a - b) <= 0 else atom("max", *sorted((a, b), key=str))
 
 
 def prod(dims: Iterable[Dim]) -> Dim:
@@ -273,43 +232,17 @@ def prod(dims: Iterable[Dim]) -> Dim:
     return size
 
 
-def evaluate(dim: Dim, bindings: Mapping[str, int]) -> int:
-    """The value of a dim under symbol bindings. Raises VerifyError for an unbound symbol."""
-    if isinstance(dim, int):
-        return dim
-    total = 0
-    for mono, c in dim.terms:
-        for f in mono:
-            if isinstance(f, Sym):
-                if f.name not in bindings:
-                    raise VerifyError(f"symbolic dimension {f.name} is not bound")
-                c *= bindings[f.name]
-            else:
-                c *= _FNS[f.fn](evaluate(f.args[0], bindings), evaluate(f.args[1], bindings))
-        total += c
-    return total
-
-
-def substitute(dim: Dim, bindings: Mapping[str, Dim]) -> Dim:
-    """Replace symbols by dims, re-canonicalised."""
-    if isinstance(dim, int) or not (dim.symbols & bindings.keys()):
-        return dim
-    total: Dim = 0
-    for mono, c in dim.terms:
-        term: Dim = c
-        for f in mono:
-            if isinstance(f, Sym):
-                term = term * bindings.get(f.name, _make({(f,): 1}))
-            else:
-                a, b = (substitute(x, bindings) for x in f.args)
-                term = term * _BUILD[f.fn](a, b)
-        total = total + term
-    return total
+def factor_of(dim: Dim) -> Sym | Atom | None:
+    """The symbol or function that a dim is, and nothing else."""
+    if isinstance(dim, Expr) and len(dim.terms) == 1:
+        mono, c = dim.terms[0]
+        return mono[0] if c == 1 and len(mono) == 1 else None
+    return None
 
 
 def is_symbol(dim: Dim) -> bool:
     """Whether it is one symbol, and nothing else."""
-    return isinstance(dim, Expr) and len(dim.terms) == 1 and dim.terms[0][1] == 1 and [type(f) for f in dim.terms[0][0]] == [Sym]
+    return isinstance(factor_of(dim), Sym)
 
 
 def symbols_of(dims: Iterable[Dim]) -> set[str]:
@@ -386,7 +319,8 @@ def _order(term: tuple[Monomial, int]) -> tuple[int, list[tuple[bool, str]]]:
     return -len(term[0]), [_sort_key(f) for f in term[0]]
 
 
-def _make(terms: Mapping[Monomial, int]) -> Dim:
+def make_sum(terms: Mapping[Monomial, int]) -> Dim:
+    """A sum of coefficients × monomials, in canonical form."""
     kept = [(m, c) for m, c in terms.items() if c]
     if len(kept) > 1:
         kept.sort(key=_order)
@@ -400,7 +334,8 @@ def _sum(terms: list[tuple[Monomial, int]]) -> Dim:
     return terms[0][1] if len(terms) == 1 and not terms[0][0] else Expr(tuple(terms))
 
 
-def _atom(fn: str, a: Dim, b: Dim) -> Expr:
+def atom(fn: str, a: Dim, b: Dim) -> Expr:
+    """A function of two dims that is nothing simpler."""
     return Expr((((Atom(fn, (a, b)),), 1),))
 
 
@@ -420,7 +355,7 @@ def _divide_exact(a: Dim, b: Dim) -> Dim | None:
             if c % bc:
                 return None
             out[tuple(rest)] = c // bc
-        return _make(out)
+        return make_sum(out)
     lead = _leading(bt)
     quotient: Dim = 0
     for _ in range(len(at) * len(bt)):  # what is divisible takes no more steps than the product has terms
@@ -436,13 +371,4 @@ def _divide_exact(a: Dim, b: Dim) -> Dim | None:
 def _leading(terms: tuple[tuple[Monomial, int], ...]) -> Dim:
     """A term of most factors."""
     mono, c = max(terms, key=lambda term: len(term[0]))
-    return _make({mono: c})
-
-
-_FNS: dict[str, Callable[[int, int], int]] = {
-    "floordiv": lambda a, b: a // b,
-    "min": min,
-    "max": max,
-    "stretch": lambda a, b: b if a == 1 else a,
-}
-_BUILD: dict[str, Callable[[Dim, Dim], Dim]] = {"floordiv": floordiv, "min": dim_min, "max": dim_max, "stretch": dim_stretch}
+    return make_sum({mono: c})

@@ -12,11 +12,12 @@ import numpy as np
 
 from ..errors import VerifyError
 from . import ops as _ops
-from .dims import Dim, Sym, dim_max, dim_min, floordiv, sym
+from .dims import Dim, Sym, sym
 from .dtypes import DType
 from .graph import Const, Graph, Input, Node, RunTimeSize, Value
 from .op import Op
 from .printer import DIGEST_LENGTH
+from .substitute import FUNCTIONS
 from .types import TensorType
 
 _TOKEN = re.compile(
@@ -24,7 +25,6 @@ _TOKEN = re.compile(
     | (?P<int>-?\d+) | (?P<name>[A-Za-z_](?:[A-Za-z0-9_]|\.(?!\.))*) | (?P<mark>\.\.|[%$!\#:;,=+*(){}\[\]-])""",
     re.VERBOSE,
 )
-_FNS = {"floordiv": floordiv, "min": dim_min, "max": dim_max}
 _DTYPES = {d.value: d for d in DType}
 
 
@@ -298,7 +298,7 @@ class _Parser:
     def factor(self) -> Dim:
         if self.kind == "int":
             return int(self.take("int"))
-        for word, fn in _FNS.items():
+        for word, fn in FUNCTIONS.items():
             if self.skip(word):
                 self.mark("(")
                 a = self.dim()

@@ -26,9 +26,10 @@ from .dims import Atom, Dim, Expr, Sym
 from .dtypes import DType
 from .graph import Const, Graph, Input, Node, Value, symbols_in
 from .op import Op
+from .substitute import FUNCTIONS
 from .types import TensorType
 
-RESERVED = frozenset({"true", "false", "none", "inf", "nan", "floordiv", "min", "max", "graph", "return", "size", "where", "in"})
+RESERVED = frozenset({"true", "false", "none", "inf", "nan", "graph", "return", "size", "where", "in", *FUNCTIONS})
 DIGEST_LENGTH = 12
 INLINE_LIMIT = 8
 _IDENT = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")

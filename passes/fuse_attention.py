@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import Dim, Graph, Value, lower
-from ..ir.dims import Atom, Expr
+from ..ir.dims import Atom, factor_of
 from ..ir.ops import Add, Attention, Div, Expand, IsNaN, MatMul, Mul, Reshape, Softmax, Transpose, Where
 from .base import Pass, PassContext, apply, const_of, is_float, like, reshape, scalar_of, transpose
 from .rewrite import Num, P, Pattern, Rule, X, rewrite
@@ -108,9 +108,8 @@ def _covers(dim: Dim, size: Dim) -> bool:
     """Whether an axis of a mask is as long as scores are: equal, or cut to what a table has, from which scores must not differ."""
     if dim == size:
         return True
-    factors = dim.terms[0][0] if isinstance(dim, Expr) and len(dim.terms) == 1 and dim.terms[0][1] == 1 else ()
-    match factors:
-        case (Atom("min", (a, b)),):
+    match factor_of(dim):
+        case Atom("min", (a, b)):
             return size in (a, b) and lower(b if a == size else a) >= 2
     return False
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import VerifyError
 from ...ir import Dim, Expr, ceildiv, dim_max, dim_min, floordiv, lower, upper
-from ...ir.dims import Atom
+from ...ir.dims import Atom, factor_of
 from .contents import whole
 
 
@@ -160,7 +160,7 @@ def equality_of(truth: Dim) -> tuple[Dim, Dim] | None:
         if len(mono) == 1 and c == -1 and isinstance(mono[0], Atom) and mono[0].fn == "min":
             inner = next((x for x in mono[0].args if isinstance(x, Expr)), None)
             for _ in range(2):  # max(0, max(gap, −gap)), the arguments in either order
-                found = inner.terms[0][0][0] if inner is not None and len(inner.terms) == 1 and inner.terms[0][0] else None
+                found = None if inner is None else factor_of(inner)
                 if not isinstance(found, Atom) or found.fn != "max":
                     return None
                 gap, inner = found.args[0], next((x for x in found.args if isinstance(x, Expr)), None)

@@ -9,10 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from ...errors import VerifyError
-from ..dims import Dim, evaluate
+from ..dims import Dim
 from ..dtypes import DType
 from ..graph import Graph
 from ..op import Op, Trait
+from ..substitute import evaluate
 from ..types import TensorType
 
 

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import VerifyError
-from ..dims import Dim, Shape, evaluate, is_static, prod
+from ..dims import Dim, Shape, is_static, prod
 from ..dtypes import DType
 from ..op import Op, Trait, broadcast
+from ..substitute import evaluate
 from ..types import TensorType
 from .reduce import check_axis
 from .resize import Resize

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import VerifyError
-from ..dims import Dim, Shape, evaluate
+from ..dims import Dim, Shape
 from ..dtypes import DType
 from ..op import Op, broadcast
+from ..substitute import evaluate
 from ..types import TensorType
 
 

@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from ...errors import InputError, VerifyError
-from ..dims import Dim, evaluate
+from ..dims import Dim
 from ..dtypes import DType
 from ..op import Op, Trait
+from ..substitute import evaluate
 from ..types import TensorType
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mlc.errors import VerifyError
-from mlc.ir import DType, Graph, Input, Node, RunTimeSize, TensorType, const, dim_max, dim_min, floordiv, sym
+from mlc.ir import DType, Graph, Input, Node, RunTimeSize, TensorType, const, dim_max, dim_min, dim_stretch, floordiv, sym
 from mlc.ir.ops import Add, Cast, Expand, If, LeakyRelu, Mul, Pad, Reshape, Resize, TopK, Transpose
 from mlc.ir.parser import parse
 from mlc.ir.printer import constants_of, print_graph
@@ -89,6 +89,7 @@ dims = st.recursive(
     lambda d: st.one_of(
         st.builds(lambda a, b: a + b, d, d), st.builds(lambda a, b: a * b, d, d), st.builds(lambda a, b: a - b, d, d),
         st.builds(lambda a, k: floordiv(a, k), d, st.integers(1, 5)), st.builds(dim_min, d, d), st.builds(dim_max, d, d),
+        st.builds(dim_stretch, d, d),
     ),
     max_leaves=6,
 )  # fmt: skip
