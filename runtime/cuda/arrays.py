@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import InputError
 
 _CUDA = (2, 13)  # DLPack's device types of CUDA memory, plain and managed
+_LEGACY = 1  # cudaStreamLegacy, the default stream
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def device_array(value: Any, loc: str) -> DeviceArray:
         array = cupy.from_dlpack(value)
     except Exception as e:  # producers raise what they like
         raise InputError(f"a {type(value).__name__} that DLPack does not hand over: {str(e)[:100]}", loc=loc) from None
-    return _from_interface(array.__cuda_array_interface__, array)
+    # By its attributes: an array interface has no name for bfloat16. DLPack lets cupy's current stream wait for whoever fills it.
+    stream = int(cupy.cuda.get_current_stream().ptr) or _LEGACY
+    return DeviceArray(int(array.data.ptr), array.shape, np.dtype(array.dtype), bool(array.flags.c_contiguous), stream, array)
 
 
 def _from_interface(given: dict[str, Any], keep: Any) -> DeviceArray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime as ort
@@ -18,7 +20,8 @@ from mlc.compiler.emulated import EmulatedBackend
 from mlc.compiler.options import Options
 from mlc.compiler.precision.options import Precision
 from mlc.errors import DeviceError
-from mlc.runtime.cuda import cupy_device
+from mlc.ir import DType
+from mlc.runtime.cuda import arrays, cupy_device
 from mlc.runtime.cuda.module import CudaModule
 
 rng = np.random.default_rng(3)
@@ -78,6 +81,28 @@ def test_a_thread_that_has_called_nothing_yet(monkeypatch) -> None:
     want = module.run({"x": x})["y"]
     with ThreadPoolExecutor(1) as pool:
         np.testing.assert_array_equal(pool.submit(module.run, {"x": x}).result()["y"], want)
+
+
+@pytest.mark.parametrize("current,stream", [(0, 1), (40, 40)])
+def test_arrays_that_only_dlpack_describes(monkeypatch, current: int, stream: int) -> None:
+    """As torch's, whose interface names no stream; of a type that no array interface has a name for. cupy's current stream is told."""
+    cupy, bf16 = FakeCupy(), DType.BF16.np
+    cupy.streams.append(current)
+
+    class Tensor:
+        @property
+        def __cuda_array_interface__(self) -> dict[str, object]:
+            raise TypeError("Got unsupported ScalarType BFloat16")
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 0
+
+    taken = SimpleNamespace(data=SimpleNamespace(ptr=4096), shape=(3, 5), dtype=bf16, flags=SimpleNamespace(c_contiguous=True))
+    cupy.from_dlpack = lambda given: taken
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    tensor = Tensor()
+    assert arrays.is_device_array(tensor)
+    assert arrays.device_array(tensor, "x") == arrays.DeviceArray(4096, (3, 5), bf16, True, stream, taken)
 
 
 @needs_gxx
