@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from mlc.codegen.cpu.winograd.schedule import _units
 from mlc.codegen.expr import Acc, Axis, Call, Load, Num
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import ConvGeometry, Operand, WinogradKernel
@@ -114,6 +115,15 @@ def test_symbolic_sizes_in_parts():
 def test_epilogue_and_strided_input():
     conv(*CASES["3x3"], wide=5, epilogue=True)
     conv(*CASES["odd channels"], wide=3, epilogue=True, parts=2)
+
+
+@pytest.mark.parametrize(
+    "tiles, channels, strips, units", [(4, 64, 2, 2), (4, 128, 2, 2), (4, 160, 3, 3), (49, 128, 2, 2), (4, 16, 2, 1), (9, 64, 1, 1)]
+)
+def test_small_maps_are_shared_out(tiles, channels, strips, units):
+    """Strips of one block of image tiles, unless they are next to no work."""
+    _, blocks, groups = _units(tiles, 36, strips, 2 * 36 * channels * 64 * strips, False)
+    assert blocks * groups == units
 
 
 @pytest.mark.parametrize("target", TARGETS)

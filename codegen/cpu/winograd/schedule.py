@@ -19,7 +19,8 @@ _KEPT = 3 << 18  # bytes of weights that stay in the cache from one unit to the 
 _BESIDE = 1 << 18  # when a unit is no larger than this
 _STACK = 3 << 20  # bytes of a unit at most: it lives on the stack
 _UNITS = 8  # enough for a few threads to share evenly
-_UNIT_OPS = 4_000_000  # smaller units are not worth transforming the input again
+_UNIT_OPS = 4_000_000  # smaller units of fewer image tiles are not worth streaming the weights again,
+_GROUP_OPS = 500_000  # and of fewer strips not worth transforming the input again
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def _units(tiles: Dim, most: int, strips: int, tile_ops: int, grouped: bool) -> 
         block, blocks = _blocks(tiles, -(-block // pieces))
     if grouped or not isinstance(blocks, int) or blocks >= _UNITS:
         return block, blocks, 1
-    groups = max(1, min(strips, ops // _UNIT_OPS))  # neighbours of a block share its transform, where one thread has them
+    groups = max(1, min(strips, ops // _GROUP_OPS))  # neighbours of a block share its transform, where one thread has them
     return block, blocks, -(-strips // -(-strips // groups))  # none is empty
 
 
