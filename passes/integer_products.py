@@ -39,7 +39,8 @@ from ..ir.ops.quantized import integer_range, is_finite_positive
 from .base import Pass, PassContext, apply, const_of, reshape, scalar_of, transpose
 from .upsampling_products import biased, columns_of, dealt, is_disjoint
 
-_BYTES = (DType.U8, DType.I8)
+_BYTES = (DType.U8, DType.I8)  # what products take
+_EXACT = (*_BYTES, DType.U16, DType.I16)  # quantizing what was dequantized on the same grid gives the same integer
 _BIAS_ERROR = 1e-3  # of a step of the accumulator: biases quantized with the product's scale are whole numbers of steps
 
 
@@ -94,13 +95,13 @@ def _equal(a: Value, b: Value) -> bool:
     return a == b or (x is not None and y is not None and x.size == y.size == 1 and x.reshape(())[()] == y.reshape(())[()])
 
 
-def _source(v: Value) -> _Quantized | None:
+def _source(v: Value, dtypes: tuple[DType, ...] = _BYTES) -> _Quantized | None:
     """The integers that a float value is made of, seen through moves of whole axes."""
     moves: list[Transpose | Reshape] = []
     while isinstance(v.node.op, (Transpose, Reshape)):
         moves.append(v.node.op)
         v = v.node.inputs[0]
-    if not isinstance(v.node.op, Dequantize) or v.node.inputs[0].dtype not in _BYTES:
+    if not isinstance(v.node.op, Dequantize) or v.node.inputs[0].dtype not in dtypes:
         return None
     q, scale, *given = v.node.inputs
     zero = given[0] if given else const(np.zeros((), q.dtype.np))
@@ -248,7 +249,7 @@ def _already(v: Value, scale: Value, zero: Value) -> Value | None:
     """Integers that lie on the wanted grid, perhaps after choosing among them."""
 
     def on_grid(u: Value) -> Value | None:
-        found = _source(u)
+        found = _source(u, _EXACT)
         return found.q if found is not None and found.same_grid(_Quantized(found.q, scale, zero)) and zero.dtype is found.q.dtype else None
 
     match v.node.op:
@@ -258,7 +259,7 @@ def _already(v: Value, scale: Value, zero: Value) -> Value | None:
             inner = on_grid(v.node.inputs[0])
             return None if inner is None else apply(v.node.op, inner)
         case Concat():
-            if all(_source(u) is not None for u in v.node.inputs):  # parts on other grids are moved there one by one
+            if all(_source(u, _EXACT) is not None for u in v.node.inputs):  # parts on other grids are moved there one by one
                 parts = (on_grid(u) or apply(Quantize(zero.dtype), u, scale, zero) for u in v.node.inputs)
                 return apply(v.node.op, *parts)
     return None

@@ -19,6 +19,7 @@ _B, _M, _N = 0, 1, 2
 _HELD = 4  # operands of a strip that stay in registers
 _LONG = frozenset({"exp", "tanh", "erf", "normcdf", "log", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
                    "acosh", "atanh", "mod", "fmod"})  # fmt: skip
+_MANY = 10  # operations of an epilogue that is long without them: to quantize and dequantize again takes 12
 
 
 def _correctable(divisor: float) -> bool:
@@ -88,7 +89,8 @@ class Epilogue:
 
     @property
     def long(self) -> bool:
-        return any(isinstance(e, Call) and e.fn in _LONG for e in self.order)
+        operations = [e for e in self.order if isinstance(e, (Call, Cast))]
+        return len(operations) > _MANY or any(isinstance(e, Call) and e.fn in _LONG for e in operations)
 
     def fingerprint(self) -> tuple[object, ...]:
         """The structure, with sizes and index constants left out: those are in the params table."""

@@ -15,7 +15,7 @@ from mlc.codegen.packing import pack_levels, unpack_levels
 from mlc.compiler.stages import compile_graph
 from mlc.errors import ArtifactError, CodegenError, VerifyError
 from mlc.ir import DType, Graph, Input, Node, TensorType, const, evaluate, sym
-from mlc.ir.ops import Add, GroupedMatMul, Relu, Transpose
+from mlc.ir.ops import Add, Dequantize, GroupedMatMul, Quantize, Relu, Tanh, Transpose
 from mlc.passes.base import apply
 from mlc.runtime import artifact
 from mlc.runtime.module import load
@@ -58,6 +58,29 @@ def test_sums_are_float32_sums(m, target):
         assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want), (k, n, bits, group, asymmetric)
         (interpreted,) = run_plan(lower(g), [x])
         assert np.array_equal(interpreted, want)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu:x86-64-v3", "cpu:x86-64-v2"])
+@pytest.mark.parametrize("m", [3, 40])
+def test_rows_of_a_tile_share_a_long_epilogue(m, target):
+    g = graph(m, 64, 70)
+    y = Graph(g.inputs, (apply(Tanh(), g.outputs[0]),), ("x",), ("y",))
+    x = (RNG.standard_normal((m, 64)) / 64).astype(np.float32)
+    got = compile_graph(y, target=target).run({"x": x})["y"]
+    assert np.allclose(got, y.evaluate(x)[0], atol=1e-4)
+
+
+def test_text_grows_little_with_what_is_quantized_on_the_way():
+    def size(times):
+        g = graph(40, 64, 128)
+        y = g.outputs[0]
+        for zero in range(times):
+            grid = const(0.01, DType.F32), const(zero, DType.U16)
+            y = apply(Dequantize(), apply(Quantize(DType.U16), y, *grid), *grid)
+        (step,) = lower(Graph(g.inputs, (y,), ("x",), ("y",))).steps
+        return len(emit_grouped(step.kernel, parse("cpu:sapphirerapids")).ir_text)
+
+    assert size(2) < 1.3 * size(0), (size(0), size(1), size(2))
 
 
 ROWS = [

@@ -121,14 +121,15 @@ def test_clips_move_to_the_integers():
     check(graph(x, quantized(y, 0.03, 10)), Max, Min)
 
 
-def test_values_on_the_grid_are_left_alone():
-    x = tensor(1, 6, 6, 3)
+@pytest.mark.parametrize("dtype", [U8, DType.I8, DType.U16, DType.I16])
+def test_values_on_the_grid_are_left_alone(dtype):
+    x = tensor(1, 6, 6, 3, dtype=dtype)
     pool = Pool("max", (2, 2), (2, 2), (0, 0), (0, 0), (1, 1))
-    same = quantized(ap(pool, dequantized(x)), 0.05, 3)
+    same = quantized(ap(pool, dequantized(x)), 0.05, 3, dtype)
     check(graph(x, same), Pool, absent=(Quantize, Dequantize), tolerance=0)
-    moved = quantized(ap(Reshape((9, 12)), dequantized(x)), 0.05, 3)
+    moved = quantized(ap(Reshape((9, 12)), dequantized(x)), 0.05, 3, dtype)
     check(graph(x, moved), Reshape, absent=(Quantize, Dequantize), tolerance=0)
-    joined = quantized(ap(Concat(3), dequantized(x), dequantized(x)), 0.05, 3)
+    joined = quantized(ap(Concat(3), dequantized(x), dequantized(x)), 0.05, 3, dtype)
     check(graph(x, joined), Concat, absent=(Quantize, Dequantize), tolerance=0)
 
 

@@ -32,21 +32,19 @@ class DecodedTile:
         self.strip = Strip(b, f, self.p, operands[1], column)
         self.results = Results(b, f, self.p, dims, operands, column, masked)
         count = height * self.s.vectors
-        totals = b.alloca(self.vector, b.i64(count))
-        self.totals = [b.at(totals, b.i64(x), self.vector) for x in range(count)]
+        self.shelf = b.alloca(self.vector, b.i64(count))
+        self.totals = [b.at(self.shelf, b.i64(x), self.vector) for x in range(count)]
 
     def write(self) -> ir.Function:
         return self.b.whole(self.row, self.row_end, self.b.i64(self.height), self._tile)
 
     def _tile(self, at: Any, _: list[Any]) -> Sequence[Any]:
-        b, i, vectors = self.b, self.b.ir, self.s.vectors
+        b, i = self.b, self.b.ir
         self.starts = [b.at(self.a, i.mul(i.add(at, b.i64(r)), self.p["lda"]), F32) for r in range(self.height)]
         for total in self.totals:
             i.store(ir.Constant(self.vector, None), total, align=64)
         b.loop(b.i64(0), self.p["groups"], b.i64(1), [], self._group)
-        for r in range(self.height):
-            m = i.add(at, b.i64(r))
-            self.results.store(m, [b.load(self.vector, self.totals[r * vectors + v], 64) for v in range(vectors)])
+        self.results.store_rows(at, self.height, self.shelf)
         return ()
 
     def _group(self, g: Any, _: list[Any]) -> Sequence[Any]:

@@ -85,13 +85,19 @@ class Expanded:
         operands = b.operands(bufs, len(f.kernel.operands))
         results = Results(b, f, p, dims, operands, column, masked)
         product = Product(DType.F32, DType.F32, s.lanes, f.columns, 4, False, f.target)
+        shelf = b.alloca(self.vector, b.i64(height * s.vectors)) if f.epilogue.long else None
 
         def tile(at: Any, _: list[Any]) -> Sequence[Any]:
             starts = [b.at(operands[0], i.mul(i.add(at, b.i64(r)), p["lda"]), F32) for r in range(height)]
             acc = [ir.Constant(self.vector, None)] * (height * s.vectors)
             acc = product.accumulate(b, p["k"], starts, scratch, acc, s.vectors)
-            for r in range(height):
-                results.store(i.add(at, b.i64(r)), acc[r * s.vectors : (r + 1) * s.vectors])
+            if shelf is None:
+                for r in range(height):
+                    results.store(i.add(at, b.i64(r)), acc[r * s.vectors : (r + 1) * s.vectors])
+                return ()
+            for x, value in enumerate(acc):
+                i.store(value, b.at(shelf, b.i64(x), self.vector), align=4 * s.lanes)
+            results.store_rows(at, height, shelf)
             return ()
 
         b.loop(row, row_end, b.i64(height), [], tile)
