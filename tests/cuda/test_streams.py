@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import small_models
+import test_yields
 from emulated import needs_gxx
 from lazy_cupy import LazyCupy
 from mlc.codegen.cuda.target import parse
@@ -26,7 +27,11 @@ SPLIT = "split (float[20, 2100] x) => (float[20, 64] y) { h = MatMul(x, w)  y = 
 @pytest.fixture(scope="module")
 def compiled():
     """By name: sources, and what a module is made of."""
-    models = {"mlp": (small_models.mlp(), (4, 16)), "split": (small_models.model(SPLIT, w=(2100, 64)), (20, 2100))}
+    models = {
+        "mlp": (small_models.mlp(), (4, 16)),
+        "split": (small_models.model(SPLIT, w=(2100, 64)), (20, 2100)),
+        "chosen": (test_yields.chosen(), (300,)),
+    }
     found = {}
     for name, (blob, shape) in models.items():
         r = compile_stages(blob, Options("cuda:sm_80", {"x": shape}), backend=EmulatedBackend(parse("cuda:sm_80")))
@@ -99,6 +104,23 @@ def test_modules_in_turns(fake: LazyCupy, compiled) -> None:
     gc.collect()
     c = CudaModule(parts, device=device)
     run(c, given[0][1], THIRD, want_b[0])
+    fake.finish()
+    for read, w in found:
+        np.testing.assert_array_equal(read(), w)
+
+
+def test_sizes_that_depend_on_data(fake: LazyCupy, compiled) -> None:
+    """The host waits in the middle of such runs, frees and allocates; those after each other in two streams share an execution."""
+    _, parts, shape = compiled["chosen"]
+    module, found = CudaModule(parts, device=cupy_device.CupyDevice()), []
+    inputs = [rng.standard_normal(shape).astype(np.float32) for _ in range(6)]
+    wants = [module.run({"x": x}) for x in inputs]
+    given = [fake.filled(x, THIRD) for x in inputs]
+    for i, (x, want) in enumerate(zip(given, wants, strict=True)):
+        stream = MINE if i % 2 else OTHER
+        got = module.run({"x": x}, stream=stream, wait=False)
+        found += [(fake.read(got[name], stream), want[name]) for name in want]
+        del got
     fake.finish()
     for read, w in found:
         np.testing.assert_array_equal(read(), w)
