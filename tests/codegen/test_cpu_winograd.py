@@ -118,7 +118,7 @@ def test_epilogue_and_strided_input():
 
 
 @pytest.mark.parametrize(
-    "tiles, channels, strips, units", [(4, 64, 2, 2), (4, 128, 2, 2), (4, 160, 3, 3), (49, 128, 2, 2), (4, 16, 2, 1), (9, 64, 1, 1)]
+    "tiles, channels, strips, units", [(4, 64, 2, 2), (4, 128, 2, 2), (4, 160, 3, 3), (49, 128, 2, 4), (4, 16, 2, 1), (9, 64, 1, 1)]
 )
 def test_small_maps_are_shared_out(tiles, channels, strips, units):
     """Strips of one block of image tiles, unless they are next to no work."""
