@@ -422,10 +422,15 @@ class Points:
         at = self.address(store.operand, store.offset, s)
         if mask is None:
             b.ir.store(x, at, align=dtype.itemsize)
-            if store.operand in self.ahead and s.shift * dtype.itemsize % LINE == 0:
-                b.prefetch(b.at(at, b.i64(self.ahead[store.operand]), storage(dtype)), write=True)
+            self._ask(store.operand, s.shift, at)
         else:
             b.masked_store(x, at, mask, dtype.itemsize)
+
+    def _ask(self, operand: int, shift: int, at: Any) -> None:
+        """For a line ahead of `at`, where a vector was stored; once for vectors that share a line, as far as `shift` says."""
+        dtype = self.k.operands[operand].dtype
+        if operand in self.ahead and shift * dtype.itemsize % LINE == 0:
+            self.b.prefetch(self.b.at(at, self.b.i64(self.ahead[operand]), storage(dtype)), write=True)
 
 
 def _plain_zero(e: E) -> bool:

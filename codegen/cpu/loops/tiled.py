@@ -133,7 +133,9 @@ class Tiled(Reductions):
                 values = [math.to_storage(self.value(store.value, s, True), dtype) for s in scopes]
                 address = self.address(store.operand, store.offset, scopes[0])
                 for j, x in enumerate(woven(b, values)):
-                    b.ir.store(x, b.at(address, b.i64(j * n), storage(dtype)), align=dtype.itemsize)
+                    here = b.at(address, b.i64(j * n), storage(dtype))
+                    b.ir.store(x, here, align=dtype.itemsize)
+                    self._ask(store.operand, j * n, here)
             return []
 
         def whole() -> None:

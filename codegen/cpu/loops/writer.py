@@ -66,7 +66,7 @@ class Writer(Tiled, RunningStores, LineUnits):
         if self.parallel and tile is None and not self.parts and self.running is None:
             self.lines = lines(k, plan.axis, plan.width, target)
         self.blocked = tile is not None or not self.outer or self.blocks != 1
-        if tile is None and plan.axis >= 0:
+        if not isinstance(tile, Turn) and plan.axis >= 0:
             self.ahead = ahead(k, plan.axis, self.outer)
         self.units: Dim = outer * self.blocks
         if (found := self.lines) is not None:
