@@ -20,7 +20,8 @@ _BESIDE = 1 << 18  # when a unit is no larger than this
 _STACK = 3 << 20  # bytes of a unit at most: it lives on the stack
 _UNITS = 8  # enough for a few threads to share evenly
 _UNIT_OPS = 4_000_000  # smaller units of fewer image tiles are not worth streaming the weights again,
-_GROUP_OPS = 500_000  # and of fewer strips not worth transforming the input again
+_GROUP_OPS = 500_000  # and of fewer strips not worth transforming the input again,
+_NARROW = 32  # nor groups of fewer channels, most of whose input is of others
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     most = max(1, min(max(_LEAST, _CACHE // one), _STACK // one)) if streaming else max(1, _BESIDE // one)
     most = max(most // tall, 1) * tall
     tiles = Places(kernel).tiles
-    block, blocks, groups = _units(tiles, most, strips, 2 * weights, kernel.groups > 1)
+    block, blocks, groups = _units(tiles, most, strips, 2 * weights, kernel.groups > 1 and kernel.n < _NARROW)
     if hints != NO_HINTS:
         if not isinstance(tiles, int) or hints.groups > strips or hints.block * one > _STACK:
             raise ScheduleError(f"{hints}", expected=f"known sizes, {strips} groups and {_STACK // one} image tiles at most")
@@ -126,8 +127,7 @@ def _vectors(kernel: WinogradKernel, lanes: int, wide: bool) -> int:
 
 def _units(tiles: Dim, most: int, strips: int, tile_ops: int, grouped: bool) -> tuple[Dim, Dim, int]:
     """(tiles of a block, blocks, groups of strips): units enough for a few threads, and large enough to transform their input for
-    themselves. `tile_ops`: of an image tile's products. Strips of `grouped` channels stay together, as what a unit transforms
-    would mostly be for others."""
+    themselves. `tile_ops`: of an image tile's products. Strips of narrow groups (`grouped`) stay together."""
     block, blocks = _blocks(tiles, most)
     if not isinstance(block, int) or not isinstance(blocks, int):
         return block, blocks, 1 if grouped else min(2, strips)
