@@ -254,6 +254,15 @@ class Graph:
                 found.setdefault(v, []).append(node)
         return {v: tuple(ns) for v, ns in found.items()}
 
+    @cached_property
+    def places(self) -> Mapping[Value, tuple[tuple[Node, int], ...]]:
+        """Value -> nodes that read it, each with the position of the operand: looking for it takes long where a node has thousands."""
+        found: dict[Value, list[tuple[Node, int]]] = {}
+        for node in self.nodes:
+            for position, v in enumerate(node.inputs):
+                found.setdefault(v, []).append((node, position))
+        return {v: tuple(ps) for v, ps in found.items()}
+
     def rewrite(self, fn: Callable[[Node, tuple[Value, ...]], Sequence[Value] | None]) -> Graph:
         """Rebuild in topological order. `fn(old_node, new_inputs)` returns replacement values, or None to keep.
 

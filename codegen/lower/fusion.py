@@ -166,15 +166,12 @@ class Fusion:
         keys: set[Key] = set()
         repeated = False
         cost = self.cost(node)
-        for c in set(self.graph.uses[v]):
-            for position, u in enumerate(c.inputs):
-                if u != v:
-                    continue
-                key, again = self._accepts(c, position, v)
-                if key is None or key == ANYWHERE:
-                    return None
-                keys.add(key)
-                repeated = repeated or again
+        for c, position in self.graph.places[v]:
+            key, again = self._accepts(c, position, v)
+            if key is None or key == ANYWHERE:
+                return None
+            keys.add(key)
+            repeated = repeated or again
         if len(keys) != 1:
             return None
         (key,) = keys

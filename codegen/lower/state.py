@@ -61,7 +61,7 @@ class Lowering:
             if isinstance(node.op, Reshape):
                 self._placed[w] = View(view.buffer, w.dtype, w.shape, _split_strides(view, w.shape))
             else:
-                self._placed[w] = self.slice_of(view, node, node.inputs.index(w))
+                self._placed[w] = self.slice_of(view, node, next(p for n, p in self.graph.places[w] if n is node))
         return self._placed[v]
 
     def _into(self, v: Value) -> tuple[Value, Node] | None:
