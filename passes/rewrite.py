@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import PassError
-from ..ir import Graph, Node, Op, Trait, Value
+from ..ir import Const, Graph, Node, Op, Trait, Value
 from .base import close, const_of, scalar_of
 
 MAX_LOC = 16  # merged nodes name at most this many ONNX nodes
@@ -83,32 +83,47 @@ def match(pattern: Pattern, value: Value, bound: _Bound = _Bound()) -> Iterator[
         if close(scalar_of(value), pattern.value, pattern.tolerance):
             yield bound
         return
+    orders: Sequence[tuple[Value, ...]] = ()
     if isinstance(pattern, P):
-        node = value.node
-        if value.index or not isinstance(node.op, pattern.classes) or (pattern.operands and len(node.inputs) != len(pattern.operands)):
+        if value.index or not isinstance(value.node.op, pattern.classes) or not (orders := _orders(pattern, value.node)):
             return
     elif isinstance(pattern, C) and const_of(value) is None:
         return
     if pattern.where is not None and not pattern.where(value):
         return
-    known = dict(bound.values)
-    if known.get(pattern.name, value) != value:
-        return
-    if pattern.name and pattern.name not in known:
-        bound = _Bound((*bound.values, (pattern.name, value)), bound.interior)
+    values, interior = bound.values, bound.interior
+    if pattern.name:
+        known = next((v for name, v in values if name == pattern.name), None)
+        if known is None:
+            values = (*values, (pattern.name, value))
+        elif known != value:
+            return
     if not isinstance(pattern, P):
-        yield bound
+        yield _Bound(values, interior)
         return
-    bound = _Bound(bound.values, (*bound.interior, (value.node, pattern.shared)))
-    if not pattern.operands:
-        yield bound
-        return
-    orders = [value.node.inputs]
-    if Trait.COMMUTATIVE in value.node.op.traits and len(value.node.inputs) == 2:
-        orders.append(value.node.inputs[::-1])
+    bound = _Bound(values, (*interior, (value.node, pattern.shared)))
     for order in orders:
-        if all(not isinstance(p, P) or isinstance(v.node.op, p.classes) for p, v in zip(pattern.operands, order, strict=True)):
-            yield from _match_all(pattern.operands, order, bound)
+        yield from _match_all(pattern.operands, order, bound)
+
+
+def _orders(pattern: P, node: Node) -> list[tuple[Value, ...]]:
+    """The orders of a node's operands in which they are of the pattern's classes: most patterns fail here, so it is asked first."""
+    if not pattern.operands:
+        return [()]
+    if len(node.inputs) != len(pattern.operands):
+        return []
+    orders = [node.inputs]
+    if Trait.COMMUTATIVE in node.op.traits and len(node.inputs) == 2:
+        orders.append(node.inputs[::-1])
+    return [order for order in orders if _classes_fit(pattern.operands, order)]
+
+
+def _classes_fit(patterns: Sequence[Pattern], values: Sequence[Value]) -> bool:
+    for p, v in zip(patterns, values, strict=True):
+        op = v.node.op
+        if not isinstance(op, p.classes) if isinstance(p, P) else isinstance(p, C) and not isinstance(op, Const):
+            return False
+    return True
 
 
 def _match_all(patterns: Sequence[Pattern], values: Sequence[Value], bound: _Bound) -> Iterator[_Bound]:
@@ -188,12 +203,13 @@ class _Sweep:
                 self.redirect(a, b)
         if len(node.types) != 1 or node.out not in self.users:
             return []
+        root = node.out
         for rule in self.rules.get(type(node.op), ()):
-            for bound in match(rule.pattern, node.out):
+            for bound in match(rule.pattern, root):
                 if not self.interior_is_private(node, bound.interior):
                     continue
                 got = rule.fn(**dict(bound.values))
-                if got is not None and got != node.out:
+                if got is not None and got != root:
                     return self.replace(rule, node, got, bound)
         return []
 
