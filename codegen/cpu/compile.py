@@ -13,10 +13,13 @@ import llvmlite.binding as llvm
 
 from ...errors import CodegenError
 from ..disk_cache import cache_dir, read_checked, write_checked
-from .emitted import REPEATS, TIDY
+from .emitted import REPEATS, TIDY, WALKED
 from .target import CpuTarget, initialize
 
 _LOCAL = threading.local()
+# LLVM's reduction of strength takes a quarter of making machine code, and finds nothing where loops step their pointers. It is an
+# option of the process, so that kernels are emitted one at a time (as they are anyway: llvmlite has a lock, too).
+_EMITTING = threading.Lock()
 # Emitters write vectors and loops explicitly, so cleaning up is all that is wanted of LLVM. Its own list runs most passes several
 # times, and takes as long as making machine code does; these take a quarter of that, and the code is as fast.
 _BETWEEN_FUNCTIONS = ("ipsccp", "dead_arg_elimination", "global_opt")
@@ -48,7 +51,15 @@ def _identity(target: CpuTarget) -> tuple[str, str, str]:
 
 def _compile(ir_text: str, target: CpuTarget) -> bytes:
     module, _context = _optimised(ir_text, target)
-    return _machine(target).emit_object(module)
+    reduce = not (target.is_x86 and target.vector_registers == 32 and ir_text.startswith(WALKED))
+    with _EMITTING:
+        try:
+            if not reduce:
+                llvm.set_option("", "-disable-lsr=true")
+            return bytes(_machine(target).emit_object(module))
+        finally:
+            if not reduce:
+                llvm.set_option("", "-disable-lsr=false")
 
 
 def _optimised(ir_text: str, target: CpuTarget) -> tuple[Any, Any]:
@@ -67,7 +78,7 @@ def _optimised(ir_text: str, target: CpuTarget) -> tuple[Any, Any]:
 
 
 def _optimise(module: Any, target: CpuTarget, ir_text: str) -> None:
-    if ir_text.startswith(TIDY):
+    if ir_text.startswith((TIDY, WALKED)):
         builder = _pass_builder(target, 2)
         _passes(_BETWEEN_FUNCTIONS + _WITHIN).run(module, builder)
     elif ir_text.startswith(REPEATS):  # llvmlite has no pass alone that moves work out of loops: LLVM's shortest list for functions

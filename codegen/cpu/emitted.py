@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from ...ir import Dim
 
 PLACEHOLDER = "mlc_kernel"  # name of the function before it is known by the hash of its text
-TIDY, REPEATS = "; tidy\n", "; repeats\n"  # first lines: whether loops repeat what is worth moving out of them
+# First lines of texts. REPEATS: loops repeat what is worth moving out of them. WALKED: they step pointers, so that there are no
+# products of indices to get rid of; TIDY: neither.
+TIDY, REPEATS, WALKED = "; tidy\n", "; repeats\n", "; walked\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class Emitted:
     least: Dim = 1
 
 
-def named(ir_text: str, repeats: bool = False) -> tuple[str, str]:
-    """(text, symbol) with the placeholder name replaced by one derived from the content. `repeats`: see `REPEATS`."""
-    ir_text = (REPEATS if repeats else TIDY) + ir_text
+def named(ir_text: str, first: str = TIDY) -> tuple[str, str]:
+    """(text, symbol) with the placeholder name replaced by one derived from the content. `first`: its first line."""
+    ir_text = first + ir_text
     symbol = "mlc_" + hashlib.sha256(ir_text.encode()).hexdigest()[:24]
     return ir_text.replace(PLACEHOLDER, symbol), symbol

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 from mlc.codegen import disk_cache
 from mlc.codegen.cpu import compile as compiling
-from mlc.codegen.cpu.emitted import REPEATS, TIDY
+from mlc.codegen.cpu.emitted import REPEATS, TIDY, WALKED
 from mlc.codegen.cpu.loops.repeated import repeated
 from mlc.codegen.cpu.target import CpuTarget, host, missing_features, parse
 from mlc.codegen.disk_cache import cache_dir, read_checked, write_checked
@@ -83,7 +83,7 @@ def test_rejected_text_is_a_typed_error():
         compiling.compile_ir("define nonsense", host())
 
 
-@pytest.mark.parametrize("first", [TIDY, REPEATS, ""])
+@pytest.mark.parametrize("first", [TIDY, REPEATS, WALKED, ""])
 def test_every_list_of_passes_compiles(first):
     text = first + TEXT.replace("  ret", "  call void @g(ptr %p, i64 0)\n  ret")
     text += "define internal void @g(ptr %p, i64 %n) {\n  store i64 %n, ptr %p\n  ret void\n}\n"

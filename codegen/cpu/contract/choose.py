@@ -8,7 +8,7 @@ from ....ir import dim_min, floordiv, lower
 from ...kernel import ContractKernel
 from .. import llvm_ir as ir
 from ..build import I64
-from ..emitted import PLACEHOLDER, Emitted, named
+from ..emitted import PLACEHOLDER, WALKED, Emitted, named
 from ..taking import each_chunk, taking_function
 from ..target import CpuTarget
 from ..text_cache import TextEmitter
@@ -66,4 +66,4 @@ class _Either(TextEmitter):
         i.ret_void()
         for part in (few, many):
             part.linkage = "internal"
-        return named(str(module))
+        return named(str(module), WALKED)

@@ -16,7 +16,7 @@ from ....ir import Dim
 from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import Params, kernel_function, storage, vec
-from ..emitted import PLACEHOLDER, Emitted, named
+from ..emitted import PLACEHOLDER, TIDY, WALKED, Emitted, named
 from ..epilogue import Epilogue
 from ..float_mode import flush_subnormals
 from ..product import Product
@@ -109,7 +109,8 @@ class VectorProduct(TextEmitter):
     def text(self) -> tuple[str, str]:
         module = ir.Module()
         self.write(module, PLACEHOLDER)
-        return named(str(module))
+        walked = self.schedule.mode != "segments" and self.kernel.diagonal == 1
+        return named(str(module), WALKED if walked else TIDY)
 
     def write(self, module: ir.Module, name: str) -> ir.Function:
         """The kernel's function, called `name`, and those that it calls."""

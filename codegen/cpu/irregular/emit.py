@@ -8,7 +8,7 @@ from ....ir import DType, ceildiv
 from ...kernel import BOX_LANES, IrregularKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import I1, I8, I64, storage, vec
-from ..emitted import Emitted, named
+from ..emitted import REPEATS, Emitted, named
 from ..target import CpuTarget
 from .abreast import Abreast
 from .candidates import CELLS as CANDIDATE_CELLS
@@ -37,7 +37,7 @@ class _Emitter(FirstK, Abreast):
 
         b.loop(self.begin, self.end, b.i64(1), [], body)
         b.ir.ret_void()
-        text, symbol = named(str(self.module), repeats=True)
+        text, symbol = named(str(self.module), REPEATS)
         cost = k.size * (k.inner if abreast else {"positions": 2, "sort": 20, "suppress": 40, "top": 4}[k.kind])
         units = k.rows * ceildiv(k.columns, lanes_of(k.operands[0].dtype)) if abreast else k.rows
         return Emitted(text, symbol, tuple(self.params.dims), units, cost, units * cost, bytes_of(k.operands))

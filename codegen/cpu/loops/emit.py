@@ -5,7 +5,7 @@ from __future__ import annotations
 from ....ir import prod
 from ...expr import Call, postorder
 from ...kernel import LoopKernel, bytes_of
-from ..emitted import Emitted, named
+from ..emitted import REPEATS, TIDY, Emitted, named
 from ..target import CpuTarget
 from .form import form_of
 from .repeated import repeated
@@ -19,7 +19,7 @@ def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS
     kernel, width = form.kernel, form.schedule.width
     writer = Writer(form, target)
     writer.write()
-    text, symbol = named(str(writer.module), repeats=repeated(writer.kernels, form.schedule.axis))
+    text, symbol = named(str(writer.module), REPEATS if repeated(writer.kernels, form.schedule.axis) else TIDY)
     nodes = postorder(kernel.roots)
     points = max_dim(prod(kernel.reduce_axes) * max(1, len(kernel.stages)))
     cost = writer.elements_per_unit * points * max(1, len(nodes) // max(1, width))

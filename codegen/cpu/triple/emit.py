@@ -17,7 +17,7 @@ from ....ir import DType
 from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import I8, I64, Builder
-from ..emitted import PLACEHOLDER, Emitted, named
+from ..emitted import PLACEHOLDER, WALKED, Emitted, named
 from ..epilogue import Epilogue
 from ..float_mode import flush_subnormals
 from ..taking import taking_function
@@ -54,7 +54,7 @@ class TripleProduct(TextEmitter):
     def text(self) -> tuple[str, str]:
         module = ir.Module()
         self.write(module, PLACEHOLDER)
-        return named(str(module))
+        return named(str(module), WALKED)
 
     def write(self, module: ir.Module, name: str) -> ir.Function:
         """The kernel's function, called `name`, and those that it calls."""
