@@ -23,7 +23,7 @@ def constraints(node: Node) -> Iterator[tuple[Dim, Dim]]:
                 for i, (a, b) in enumerate(zip(t.shape, node.types[0].shape, strict=True)):
                     if i != axis:
                         yield from _differing(a, b)
-        case O.MatMul():
+        case O.MatMul() | O.IntegerMatMul():
             yield from _differing(types[0].shape[-1], types[1].shape[-2])
         case O.Attention():
             q, k, v = (t.shape for t in types[:3])

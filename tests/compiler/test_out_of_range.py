@@ -196,3 +196,31 @@ def test_shapes_of_indices_in_a_branch():
     for x, index, data in ((X[:1], i[:1], v), (X, np.zeros((9, 1), np.int64), v), (X, i, np.ones(4, np.float32))):
         with pytest.raises(InputError, match="expected 0 to"):
             module(np.array(True), x, index, data)
+
+
+F, U8 = np.float32, np.uint8
+CONTRADICTIONS = {
+    "MatMulInteger": ("uint8[a,b] x, uint8[c,d] y", "MatMulInteger(x, y)", [np.ones((4, 6), U8), np.ones((1, 2), U8)]),
+    "MatMulInteger, zero points": ("uint8[a,b] x, uint8[b,d] y, uint8[e] p, uint8[h] q", "MatMulInteger(x, y, p, q)",
+                                   [np.ones((4, 2), U8), np.ones((2, 3), U8), np.ones(4, U8), np.ones(2, U8)]),
+    "DequantizeLinear": ("uint8[a,b] x, float[c] s, uint8[d] p", "DequantizeLinear<axis = 1>(x, s, p)",
+                         [np.ones((2, 3), U8), np.ones(3, F), np.ones(2, U8)]),
+    "blocks": ("uint8[a,b] x, float[c,d] s", "DequantizeLinear<axis = 1, block_size = 2>(x, s)", [np.ones((2, 8), U8), np.ones((2, 3), F)]),
+    "LayerNormalization": ("float[a,b] x, float[c] s", "LayerNormalization(x, s)", [X, np.ones(3, F)]),
+    "RMSNormalization": ("float[a,b] x, float[c] s", "RMSNormalization(x, s)", [X, np.ones(3, F)]),
+    "GridSample, no pixels": ("float[n,c,h,w] x, float[n,p,q,2] g", "GridSample(x, g)", [np.ones((1, 1, 0, 3), F), np.zeros((1, 2, 2, 2), F)]),
+    "GridSample, batches": ("float[n,c,h,w] x, float[m,p,q,2] g", "GridSample(x, g)", [np.ones((1, 1, 3, 3), F), np.zeros((2, 2, 2, 2), F)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_sizes_that_contradict_each_other(name):
+    """Kernels read behind the smaller tensor."""
+    inputs, call, arrays = CONTRADICTIONS[name]
+    dtype = "int32" if "Integer" in call else "float"
+    rank = 4 if "Grid" in call else 2
+    result = f"{dtype}[{','.join(f'o{i}' for i in range(rank))}] z"
+    model = parser.parse_model(f'<ir_version: 10, opset_import: ["": 23]> g ({inputs}) => ({result}) {{ z = {call} }}')
+    module = mlc.compile(model, threads=1)
+    with pytest.raises(InputError):
+        module(*arrays)

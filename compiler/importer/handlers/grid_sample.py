@@ -106,6 +106,10 @@ def grid_sample(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) ->
         raise ctx.unsupported(f"GridSample with mode {mode.between!r} and padding {mode.outside!r} on {rank} axes")
     n, c, *spatial = x.shape
     out = grid.shape[1:-1]
+    ctx.require_equal(grid.shape[0], n)
+    ctx.require_equal(grid.shape[-1], rank)
+    for size in spatial:  # an empty image has no nearest pixel
+        ctx.require_at_most(1, size)
     pixels = b.reshape(b.channels_last(x), (n * prod(spatial), c))
     # the last grid component is x, the last spatial axis
     along = [b.reshape(b.slice(grid, rank + 1, rank - 1 - axis, 1), (n, *out)) for axis in range(rank)]

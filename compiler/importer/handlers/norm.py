@@ -93,13 +93,13 @@ def group_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | N
 
 
 def fitted(ctx: ImportContext, x: Value, *params: Value) -> Value:
-    """x with open dims replaced by the known ones of parameters that broadcast to it (and have to be equal)."""
+    """x with open dims replaced by the known ones of parameters that broadcast to it; all but 1 have to be equal."""
     shape = list(x.shape)
     for p in params:
         for i, d in enumerate(reversed(p.shape[-len(shape) :]), 1):
-            if isinstance(d, int) and d != 1 and not isinstance(shape[-i], int):
+            if d != 1:
                 ctx.require_equal(shape[-i], d)
-                shape[-i] = d
+                shape[-i] = d if isinstance(d, int) else shape[-i]
     return Build(ctx).reshape(x, shape)
 
 

@@ -25,9 +25,16 @@ def _per_block(ctx: ImportContext, node: NodeProto, b: Build, x: Value, p: Value
     if p.type.rank == 0 or p.shape == (1,):
         return b.reshape(p, ())
     if p.type.rank == 1 and not (block and rank == 1):
+        if 0 <= axis < rank:
+            ctx.require_equal(p.shape[0], x.shape[axis])
         return b.along(p, axis, rank)
     if block < 1 or p.type.rank != rank:
         raise ctx.unsupported(f"{node.op_type}: scale of rank {p.type.rank} for a tensor of rank {rank}")
+    for i, (d, wanted) in enumerate(zip(p.shape, x.shape, strict=True)):
+        if i == axis:
+            ctx.require_at_most(wanted, d * block)
+        else:
+            ctx.require_equal(d, wanted)
     wide = b.reshape(p, (*p.shape[: axis + 1], 1, *p.shape[axis + 1 :]))
     wide = b.expand(wide, (*p.shape[: axis + 1], block, *p.shape[axis + 1 :]))
     full = b.reshape(wide, (*p.shape[:axis], p.shape[axis] * block, *p.shape[axis + 1 :]))
@@ -103,8 +110,20 @@ def zero_of(b: Build, zero: Value | None, dtype: DType) -> Value:
     return b.const(0, dtype) if zero is None else zero
 
 
+def _lying_along(ctx: ImportContext, v: Value, x: Value, axis: int) -> None:
+    """Scales or zero points, if there are several, have the sizes of x along an axis, and of those before."""
+    if v.type.numel == 1 or x.type.rank < 2 or v.type.rank > x.type.rank:
+        return
+    ctx.require_equal(v.shape[axis if v.type.rank > 1 else 0], x.shape[axis])
+    for d, wanted in zip(v.shape[:-2], x.shape[x.type.rank - v.type.rank : -2], strict=True):
+        ctx.require_equal(d, wanted)
+
+
 def integer_matmul(b: Build, x: Value, y: Value, x_zero: Value | None, y_zero: Value | None) -> Value:
     """Σ (x − x_zero)·(y − y_zero) in i32, as numpy.matmul; vectors of zero points belong to rows of x, columns of y."""
+    for zero, of, axis in ((x_zero, x, -2), (y_zero, y, -1)):
+        if zero is not None:
+            _lying_along(b.ctx, zero, of, axis)
     x_zero, y_zero = (z if z.type.numel != 1 else b.reshape(z, ()) for z in (zero_of(b, x_zero, x.dtype), zero_of(b, y_zero, y.dtype)))
     if x_zero.type.rank == 1:
         x_zero = b.reshape(x_zero, (x_zero.shape[0], 1))
@@ -135,6 +154,8 @@ def qlinear_matmul(ctx: ImportContext, node: NodeProto, ins: list[Value | None])
     b = Build(ctx)
     acc = integer_matmul(b, x, w, x_zero, w_zero)
     x_scale, w_scale, y_scale = (b.cast(s, DType.F32) for s in (x_scale, w_scale, y_scale))
+    _lying_along(ctx, x_scale, x, -2)
+    _lying_along(ctx, w_scale, w, -1)
     if x_scale.type.rank == 1 and x_scale.shape != (1,):
         x_scale = b.reshape(x_scale, (x_scale.shape[0], 1))
     return [b.reshape(requantize(b, acc, b.div(b.mul(x_scale, w_scale), y_scale), y_zero), acc.shape)]

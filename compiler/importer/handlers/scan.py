@@ -25,6 +25,8 @@ def scan(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
     axes = [axis_in(ctx, node, a, x.type.rank) for a, x in zip(ctx.attr(node, "scan_input_axes", (0,) * n_in), xs, strict=True)]
     backward = ctx.attr(node, "scan_input_directions", (0,) * n_in)
     steps = xs[0].shape[axes[0]]
+    for x, axis in zip(xs[1:], axes[1:], strict=True):
+        ctx.require_equal(x.shape[axis], steps)
     region = Region()
     counter, running = iteration(ctx.loc)
     formals = [formal(v.type, ctx.loc) for v in states]
@@ -72,6 +74,12 @@ def scan_8(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequ
     b, n_in = Build(ctx), int(ctx.attr(node, "num_scan_inputs"))
     n_state = len(values) - n_in
     batch, steps = values[n_state].shape[:2]
+    for i, v in enumerate(values):
+        ctx.require_equal(v.shape[0], batch)
+        if i >= n_state:
+            ctx.require_equal(v.shape[1], steps)
+    if lengths is not None:
+        ctx.require_equal(lengths.type.numel, batch)
     backward = ctx.attr(node, "directions", (0,) * n_in)
     outer, inner = Region(), Region()
 
