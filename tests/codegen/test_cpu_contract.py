@@ -165,6 +165,8 @@ def test_an_even_number_of_row_blocks():
         s = schedule(m, n, k)
         assert (s.block, s.blocks) == (s.whole_block, s.whole_blocks)
     assert schedule(49, 320, 960).blocks == 2  # five strips, which two threads could not share evenly
+    assert schedule(36, 320, 960).blocks == 1 and schedule(36, 192, 768).blocks == 2  # three are still more uneven
+    assert schedule(24, 192, 768).blocks == schedule(36, 192, 4096).blocks == 1 and schedule(0, 192, 768).blocks == 0
     assert schedule(49, 960, 160).block == 25  # nearly a half, as whole register tiles would not be: 30 and 19
     m = sym("M", 0, 100_000)
     s = schedule(m, 768, 768)

@@ -20,6 +20,7 @@ _SHORT = 256  # k below which multiply-adds do not hide that stores wait for the
 _READ_AGAIN = 4  # B's size over that of A and C up to which each half of the threads reads all of B, and half of the rows
 _SMALL_BYTES = 1 << 20  # of B that several threads may each read for a part of the rows of a single unit
 _UNEVEN = 0.9  # share of the time of two threads that has to be work, else rows are halved for the sake of it
+_MOST_UNEVEN = 0.8  # and fewer rows, too
 _UNEVEN_ROWS = 0.95  # share of a half of the rows in the same half of whole register tiles, below which the other thread waits
 
 
@@ -95,8 +96,9 @@ def shared_blocks(kernel: ContractKernel, strips: Dim, whole: Blocks, tall: int,
     worth_two = 2 * m * k * n >= _UNIT_OPS
     if units == 1 and row_tiles > 1 and worth_two and 4 * b <= _SMALL_BYTES:
         return _blocks_of(m, -(-row_tiles // 2) * tall)  # else all but one thread would have nothing to do
-    uneven = units < _UNEVEN * 2 * -(-units // 2)
-    if m < 2 * _least(tall) or not worth_two or (m < enough and not uneven) or whole.count % 2 == 0:
+    work = units / max(1, 2 * -(-units // 2))  # of two threads' time
+    fewest = 6 * tall if work < _MOST_UNEVEN and 4 * b <= _SMALL_BYTES else 2 * _least(tall)
+    if m < fewest or not worth_two or (m < enough and work >= _UNEVEN) or whole.count % 2 == 0:
         return whole
     exact = -(-m // (whole.count + 1))
     rows = _whole_tiles(exact, tall)
