@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -17,8 +20,36 @@ COMMANDS = ("compile", "run", "check", "bench", "inspect", "export", "pareto", "
 INTERNAL = 70  # EX_SOFTWARE: a bug in mlc, told apart from what the user can mend
 
 
+class _SystemError(Exception):
+    """An OSError, which click would end a command for with 1: "differs"."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+@contextmanager
+def _all_written() -> Iterator[None]:
+    """What the block prints has left the process behind it. Raises _SystemError."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as e:
+        raise _SystemError(e) from e
+
+
 class _Commands(click.Group):
     """Imports a command's module only when it is called for: `mlc --help` needs neither onnx nor LLVM."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _all_written():  # --help prints here
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _all_written():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -59,13 +90,21 @@ def main(args: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader went away; keep the interpreter from complaining when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except _SystemError as e:
+        with suppress(OSError, ValueError):  # keep the interpreter from complaining when it flushes at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(e.cause, BrokenPipeError):  # the reader went away
+            sys.exit(141)
+        if e.cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            _fail(e, f"cannot write: {e.cause.strerror}", debug, 2)
+        _fail(e, _internal(e.cause), debug, INTERNAL)
     except Exception as e:
-        _fail(e, f"internal error: {type(e).__name__}: {e}\nThis is a bug in mlc; --debug shows where.", debug, INTERNAL)
+        _fail(e, _internal(e), debug, INTERNAL)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _internal(error: Exception) -> str:
+    return f"internal error: {type(error).__name__}: {error}\nThis is a bug in mlc; --debug shows where."
 
 
 def _warn(message: Warning | str, *where: Any, **more: Any) -> None:

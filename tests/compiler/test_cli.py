@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -254,6 +255,22 @@ def test_bugs_are_told_apart(run, model: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(api, "compile_with", broken)
     code, _, err = run("run", model)
     assert code == 70 and "internal error: RuntimeError: boom" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["cache", "--json", "-"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_takes(args: list[str], unbuffered: str) -> None:
+    """A reader that went away is no result that differs (1), and a full disk no bug (70)."""
+    command = [sys.executable, "-m", "mlc", *args]
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
+    assert (done.returncode, done.stderr) == (2, "error: cannot write: No space left on device\n")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_help_lists_every_command_without_the_compiler() -> None:
