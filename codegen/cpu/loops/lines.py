@@ -17,7 +17,7 @@ from ...expr import Load, postorder
 from ...kernel import COMBINE, LoopKernel
 from ..math.functions import Functions
 from ..target import CpuTarget
-from .points import Scope
+from .accesses import Scope
 from .reductions import Reductions
 from .windows import Fact, windows
 

@@ -14,7 +14,7 @@ from .. import llvm_ir as ir
 from ..build import I32, I64, vec
 from ..math.functions import Functions
 from ..math.lanes import compute
-from .points import Scope
+from .accesses import Scope
 from .schedule import UNROLL_POINTS, UNROLL_WORK
 from .short_rows import ShortRowUnits
 from .spill import Spill

@@ -12,7 +12,7 @@ from ....ir import DType
 from ...running import Running
 from ..math.functions import Functions
 from ..shuffles import shuffle
-from .points import Scope
+from .accesses import Scope
 from .reductions import Reductions
 
 

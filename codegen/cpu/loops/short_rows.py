@@ -20,7 +20,8 @@ from ..build import I1, storage, vec
 from ..math.functions import Functions
 from ..shuffles import every, shuffle, turned, unwoven, woven
 from ..target import CpuTarget
-from .points import Points, Scope
+from .accesses import Scope
+from .points import Points
 from .schedule import LoopSchedule, lane_bytes
 from .windows import windows
 

@@ -10,7 +10,7 @@ from ...expr import Load
 from ..build import storage, vec
 from ..math.functions import Functions
 from ..shuffles import turned, unwoven, woven
-from .points import Scope
+from .accesses import Scope
 from .reductions import Reductions
 from .transpose import Turn, Weave
 

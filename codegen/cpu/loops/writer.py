@@ -11,10 +11,10 @@ from ...kernel import LoopKernel
 from ...running import running
 from ..build import PTR
 from ..target import CpuTarget
+from .accesses import Scope
 from .ahead import ahead
 from .form import Form
 from .lines import Lines, LineUnits, lines
-from .points import Scope
 from .running import RunningStores
 from .schedule import work
 from .segments import FILLED
