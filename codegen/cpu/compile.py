@@ -17,8 +17,9 @@ from .emitted import REPEATS, TIDY, WALKED
 from .target import CpuTarget, initialize
 
 _LOCAL = threading.local()
-# LLVM's reduction of strength takes a quarter of making machine code, and finds nothing where loops step their pointers. It is an
-# option of the process, so that kernels are emitted one at a time (as they are anyway: llvmlite has a lock, too).
+# LLVM's reduction of strength takes a quarter of making machine code, and saves an instruction of a hundred where loops step
+# their pointers. It is an option of the process, so that kernels are emitted one at a time (as they are anyway: llvmlite has a
+# lock, too).
 _EMITTING = threading.Lock()
 # Emitters write vectors and loops explicitly, so cleaning up is all that is wanted of LLVM. Its own list runs most passes several
 # times, and takes as long as making machine code does; these take a quarter of that, and the code is as fast.

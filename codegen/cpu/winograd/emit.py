@@ -15,7 +15,7 @@ from ....ir import DType
 from ...kernel import WinogradKernel, bytes_of
 from .. import llvm_ir as ir
 from ..build import I64, PTR, subroutine
-from ..emitted import WALKED, Emitted, named
+from ..emitted import Emitted, named
 from ..float_mode import flush_subnormals
 from ..product import Product
 from ..row_tiles import cut_rows
@@ -65,7 +65,7 @@ class _Emitter(TextEmitter):
         if s.tail:
             ends[True] = self._strip_function(s.tail, masked=self.kernel.n % s.lanes != 0)
         self._entry(into, ends)
-        return named(str(self.module), WALKED)
+        return named(str(self.module))
 
     def _entry(self, into: ir.Function, strips: dict[bool, ir.Function]) -> None:
         """void kernel(bufs, dims, take, share): units, groups of strips fastest, so that they share a transformed input."""
