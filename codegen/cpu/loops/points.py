@@ -117,7 +117,7 @@ class Points(Accesses):
 
     def _quantized(self, q: Quantizing, s: Scope, lanes: int) -> Any:
         math, x, over, zero = Functions(self.b, lanes, self.target), q.x, None, q.zero
-        if isinstance(x, Call) and x.fn == "div" and lanes > 1 and self.target.fma and not self.varies(x.args[1], s):
+        if isinstance(x, Call) and x.fn == "div" and lanes > 1 and self.target.fma and not self.varies(x.args[1], s) and _bounds(x.args[1]):
             over = self._narrow(s.memo[id(x.args[1]), False])
             x = x.args[0]
         offset = math.cast(self._widen(s.memo[id(zero), False], lanes), zero.dtype, DType.I32) if isinstance(zero, E) else zero
@@ -170,3 +170,8 @@ class Points(Accesses):
 def _plain_zero(e: E) -> bool:
     """The number 0, but not −0."""
     return isinstance(e, Num) and not e.value and (not e.dtype.is_float or math.copysign(1.0, e.value) > 0)
+
+
+def _bounds(step: E) -> bool:
+    """Whether both ends of a range of 16 bits are finite in such steps."""
+    return not isinstance(step, Num) or abs(float(step.value)) < 2.0**111
