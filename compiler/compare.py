@@ -144,8 +144,20 @@ def compare(name: str, got: np.ndarray, want: np.ndarray, limit: Limits) -> Diff
         over = error > atol + rtol * np.abs(b)
         why = f"{int(over.sum())} of {want.size} elements are over atol={atol:g} rtol={rtol:g}" if over.any() else ""
     else:
-        why = f"relative L2 {relative:.2e} is over {limit.relative_l2:.0e}" if relative > limit.relative_l2 else ""
+        why = _over(relative, limit.relative_l2)
     return Difference(name, dtype, shape, not why, why, limit.relative_l2, max_abs, ulps, relative, cosine, _arg_max_agreement(got, want))
+
+
+def _over(relative: float, limit: float) -> str:
+    return f"relative L2 {relative:.2e} is over {limit:.0e}" if relative > limit else ""
+
+
+def held_to(d: Difference, limit: float) -> Difference:
+    """A difference whose size alone is wrong, by another limit of the relative L2 error, if that is larger."""
+    if d.agrees or limit <= d.limit or not math.isfinite(d.relative_l2):
+        return d
+    why = _over(d.relative_l2, limit)
+    return replace(d, limit=limit, agrees=not why, why=why)
 
 
 def excuse(d: Difference, noise: float) -> Difference:

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from google.protobuf.message import EncodeError
 
 from ..errors import InputError, OnnxImportError
+from .coarsest import coarsest_types, settle_by_type
 from .compare import Difference, compare, excuse, limits
 from .float64 import evaluate, settle
 from .held_arrays import flatten
@@ -169,6 +170,8 @@ def check(
     optimized = Oracle(source, optimize=True, threads=threads).run(feeds)
     got = flatten(run(feeds))
     outputs = compare_outputs(got, want, rtol=rtol, atol=atol, lowered=lowered)
+    if rtol is None and atol is None:
+        outputs = settle_by_type(outputs, lambda: coarsest_types(source))
     if rtol is None and atol is None and (wide or not lowered):
         outputs = settle(outputs, got, want, lambda: evaluate(source, feeds), always=wide)
     noise = {d.name: d.relative_l2 for d in compare_outputs(optimized, want)}
@@ -197,6 +200,8 @@ def check_layers(
     want = Oracle(_serialized(exposed.model), threads=threads).run(feeds)
     got = flatten(compile_model(exposed.model)(feeds))
     found = compare_outputs(got, want, rtol=rtol, atol=atol, lowered=lowered)
+    if rtol is None and atol is None:
+        found = settle_by_type(found, lambda: coarsest_types(exposed.model))
     if rtol is None and atol is None and (wide or not lowered):
         found = settle(found, got, want, lambda: evaluate(exposed.model, feeds), always=wide)
     differences = {d.name: d for d in found}
