@@ -182,6 +182,7 @@ class Plan:
     input_strings: tuple[str, ...] = ()  # as `HostOperand.strings`, of each input
     strings: tuple[str, ...] = ()  # what handles 0, 1, … stand for before anything has run
     prologue: Prologue | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)  # the model's own
 
 
 def steps_of(steps: tuple[PlanStep, ...]) -> list[Step]:

@@ -62,6 +62,8 @@ def assemble(
     manifest = {"format": FORMAT, "mlc": __version__, "target": dict(target), **_program(code, packed, equal)}
     if before is not None:
         manifest = _among_others(before.manifest.raw, manifest)
+    elif plan.metadata:
+        manifest["metadata"] = dict(plan.metadata)
     return artifact.make(manifest, block.join([(symbol, functions[symbol]) for symbol in code.functions]), packed.block)
 
 

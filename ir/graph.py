@@ -163,6 +163,7 @@ class Graph:
     `limits` likewise; those of a graph inside of another are checked when it runs.
     `sizes` say where symbols of data-dependent dims come from. A node that mentions such a symbol comes after the value, and
     the value is computed when some node mentions the symbol, or it is wanted, even if nothing else reads it.
+    `metadata` is what the model's author wrote beside it, by key.
     """
 
     inputs: tuple[Value, ...]
@@ -173,6 +174,7 @@ class Graph:
     equal: tuple[tuple[Dim, Dim], ...] = ()
     sizes: tuple[RunTimeSize, ...] = ()
     limits: tuple[Limit, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def bound(self) -> tuple[RunTimeSize, ...]:

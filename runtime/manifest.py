@@ -5,7 +5,7 @@ Object code is trusted (it is covered by a digest, and runs natively by its natu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -104,6 +104,7 @@ class Manifest(NamedTuple):
     expected: tuple[str, ...] = ()  # where the model needs what EXPECT and REQUIRE check
     others: tuple[Manifest, ...] = ()  # programs with the same inputs and outputs, for sizes that `equal` forbids
     prologue: Prologue | None = None  # gives what the program reads as inputs
+    metadata: Mapping[str, str] = {}  # of the ONNX model
 
     @property
     def programs(self) -> tuple[Manifest, ...]:
@@ -183,6 +184,7 @@ class _Parser:
             tuple(text(s) for s in items(raw.get("strings", []))), self.streamed,
             tuple((self.slot(d), self.slot(lo), self.slot(hi), text(loc)) for d, lo, hi, loc in items(raw.get("limits", []))),
             expected, self._others(inputs, outputs, symbols), self._prologue(inputs, outputs),
+            {text(key): text(value) for key, value in raw.get("metadata", {}).items()},
         )  # fmt: skip
 
     def _prologue(self, inputs: Infos, outputs: Infos) -> Prologue | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -125,6 +126,11 @@ class Module:
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
         return self._manifest.outputs
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The ONNX model's `metadata_props`: what its author wrote beside it (names of classes, strides …)."""
+        return MappingProxyType(self._manifest.metadata)
 
     @property
     def threads(self) -> int:

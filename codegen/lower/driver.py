@@ -98,6 +98,7 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
         input_strings=input_strings,
         strings=strings,
         prologue=prologue,
+        metadata=graph.metadata,
     )
 
 

@@ -107,6 +107,7 @@ def describe(module: Any, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
         "target": manifest.raw.get("target"),
         "inputs": [{"name": i.name, "dtype": str(i.dtype), "shape": list(i.shape)} for i in module.inputs],
         "outputs": [{"name": o.name, "dtype": str(o.dtype), "shape": list(o.shape)} for o in module.outputs],
+        "metadata": dict(module.metadata),
         "sizes": sizes,
         "calls": calls,
         "yields": _yields(manifest),
@@ -142,6 +143,8 @@ def show(report: dict[str, Any], everything: bool) -> None:
         for t in report[kind + "s"]:
             table.add_row(kind, escape(t["name"]), t["dtype"], escape(shape_text(t["shape"])))
     console.print(table)
+    for key, value in report["metadata"].items():
+        console.print(escape(f"{key}: {value if len(value) < 150 else value[:149] + '…'}"), highlight=False)
     if report["operators"]:
         total = sum(report["operators"].values())
         console.print(f"[bold]{total} operators[/bold]: " + ", ".join(f"{escape(k)} {v}" for k, v in report["operators"].items()))

@@ -84,6 +84,7 @@ class Importer(Names):
         graph = Graph(
             tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output),
             proto.name or "main", tuple(self.equal), tuple(self.sizes), (*self.limits, *self.bound_limits),
+            {p.key: p.value for p in self.model.metadata_props},
         )  # fmt: skip
         variables = self.variables
         if not variables:
