@@ -10,6 +10,7 @@ from rich.markup import escape
 from ..options import Options
 from .common import Given, compile_options, find, input_options, progress, threads_option, write_json
 from .console import out
+from .output_file import OUTPUT_FILE
 
 _SHOWN = 40  # lines of the diff on the terminal
 
@@ -18,7 +19,7 @@ _SHOWN = 40  # lines of the diff on the terminal
 @click.argument("model")
 @click.option("--rtol", type=click.FloatRange(0), help="Element-wise relative tolerance, instead of relative L2.")
 @click.option("--atol", type=click.FloatRange(0), help="Element-wise absolute tolerance, instead of relative L2.")
-@click.option("--json", "json_path", metavar="FILE", help="Write the report as JSON (- for standard output).")
+@click.option("--json", "json_path", type=OUTPUT_FILE, metavar="FILE", help="Write the report as JSON (- for standard output).")
 @input_options
 @compile_options
 @threads_option

@@ -8,12 +8,13 @@ from rich.markup import escape
 from ...codegen import disk_cache
 from .common import bytes_text, write_json
 from .console import out
+from .output_file import OUTPUT_FILE
 
 
 @click.command("cache")
 @click.option("--clear", is_flag=True, help="Remove all kernels.")
 @click.option("--trim", is_flag=True, help="Remove what was used longest ago, as far as the cache is above its limit.")
-@click.option("--json", "json_path", metavar="FILE", help="Write the figures as JSON (- for standard output).")
+@click.option("--json", "json_path", type=OUTPUT_FILE, metavar="FILE", help="Write the figures as JSON (- for standard output).")
 def command(clear: bool, trim: bool, json_path: str | None) -> None:
     """Show, trim or clear the cache of compiled kernels.
 

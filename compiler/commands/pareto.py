@@ -13,6 +13,7 @@ from .. import engines
 from ..precision.options import Precision
 from .common import bytes_text, find, progress, shape_option, threads_option, write_whole
 from .console import out
+from .output_file import OUTPUT_FILE
 from .precision_options import tuning_options
 
 
@@ -20,8 +21,8 @@ from .precision_options import tuning_options
 @click.argument("model")
 @click.option("--data", "calibration", metavar="PATH", required=True, help="Sample inputs: an .npz, or a folder of them.")
 @click.option("--max-drop", metavar="METRIC=VALUE", help="Mark the fastest point within this bound.")
-@click.option("--json", "json_path", metavar="FILE", help="Keep measurements here as they are made; an interrupted run goes on from it.")
-@click.option("--html", metavar="FILE", help="Write the frontier as one self-contained page.")
+@click.option("--json", "json_path", type=OUTPUT_FILE, metavar="FILE", help="Keep measurements here as they are made, to go on from.")
+@click.option("--html", type=OUTPUT_FILE, metavar="FILE", help="Write the frontier as one self-contained page.")
 @tuning_options
 @shape_option
 @threads_option

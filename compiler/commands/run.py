@@ -19,11 +19,12 @@ from ..inputs import specs_of_module
 from ..options import Options
 from .common import Given, compile_options, find, input_options, native_work, progress, shape_text, threads_option
 from .console import err, out
+from .output_file import OUTPUT_FILE
 
 
 @click.command("run")
 @click.argument("model")
-@click.option("-o", "--output", metavar="FILE.npz", help="Write the outputs here, by name; those of a sequence s as s[0], s[1] …")
+@click.option("-o", "--output", type=OUTPUT_FILE, metavar="FILE.npz", help="Write the outputs here; those of a sequence s as s[0], s[1] …")
 @input_options
 @compile_options
 @threads_option

@@ -168,6 +168,12 @@ def test_sample_is_resolved(run) -> None:
     assert code == 0 and json.loads(out)["operators"]["Conv"] == 5
 
 
+@pytest.mark.parametrize("args", [("compile", "-o"), ("run", "-o"), ("check", "--json"), ("bench", "--json"), ("inspect", "--json")])
+def test_files_that_cannot_be_written_are_told_first(run, tmp_path: Path, args: tuple[str, str]) -> None:
+    code, _, err = run(args[0], tmp_path / "no_such_model.onnx", args[1], tmp_path / "missing" / "file")
+    assert code == 2 and "no folder" in err and "no_such_model" not in err
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
