@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable
@@ -19,14 +20,16 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
     """
     temporary: Path | None = None
     try:
-        target = Path(os.path.realpath(path))
-        mode = _mode(target)
+        mode = _mode(Path(path))
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(0, "it is a folder")
         if mode and not stat.S_ISREG(mode):
-            with open(target, "wb") as f:
-                write(f)
+            whole = io.BytesIO()  # archives go back and forth in their files
+            write(whole)
+            with open(path, "wb") as f:  # the path as given: where /dev/stdout is a pipe, that has no path of its own
+                f.write(whole.getbuffer())
             return
+        target = Path(os.path.realpath(path))
         temporary = target.with_name(f".mlc-{os.urandom(8).hex()}")
         with open(temporary, "xb") as f:
             write(f)

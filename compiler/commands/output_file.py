@@ -17,7 +17,7 @@ class OutputFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "-":
             return value
-        path = super().convert(value, param, ctx)
+        path = os.fsdecode(super().convert(value, param, ctx))
         folder = os.path.dirname(os.path.realpath(path))
         if not os.path.exists(path) and not os.path.isdir(folder):
             self.fail(f"{path} cannot be written: there is no folder {folder}", param, ctx)

@@ -2,7 +2,10 @@
 
 import errno
 import os
+import subprocess
+import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,24 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     assert pipe.read_bytes() == b"content"
     writer.join()
     assert pipe.is_fifo() and [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+def archive(f) -> None:
+    with zipfile.ZipFile(f, "w") as z:
+        z.writestr("a", b"content")
+
+
+def test_archives_go_through_pipes_and_to_devices(tmp_path: Path) -> None:
+    write_whole("/dev/null", archive)
+    script = (
+        "import zipfile\nfrom mlc.runtime.files import write_whole\n"
+        "def archive(f):\n    with zipfile.ZipFile(f, 'w') as z:\n        z.writestr('a', b'content')\n"
+        "write_whole('/dev/stdout', archive)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    (tmp_path / "a.zip").write_bytes(told.stdout)
+    with zipfile.ZipFile(tmp_path / "a.zip") as z:
+        assert z.read("a") == b"content"
 
 
 def test_devices() -> None:
