@@ -9,7 +9,7 @@ from dataclasses import fields
 from onnx import ModelProto
 
 from ..errors import MlcError
-from ..ir import Const, DType, Graph, Input, Node, Trait
+from ..ir import DType, Graph, Input, Node, Trait
 from .compare import RELATIVE_L2, Difference, held_to
 from .importer import import_model
 
@@ -32,9 +32,8 @@ def settle_by_type(differences: Sequence[Difference], types: Callable[[], Mappin
     Args:
         types: see `coarsest_types`; called at most once, and not at all when nothing is in question.
     """
-    asked = [d for d in differences if not d.agrees and d.limit]
-    known = types() if asked else {}
-    return tuple(held_to(d, RELATIVE_L2[known[d.name]][1]) if d in asked and d.name in known else d for d in differences)
+    known = {} if all(d.agrees or not d.limit for d in differences) else types()
+    return tuple(held_to(d, RELATIVE_L2[known[d.name]][1]) if d.name in known else d for d in differences)
 
 
 def _behind(graph: Graph) -> list[DType | None]:
@@ -43,9 +42,11 @@ def _behind(graph: Graph) -> list[DType | None]:
     varies: set[Node] = set()
     for node in graph.nodes:
         types = [found[v.node] for v in node.inputs]
-        if isinstance(node.op, Input) or any(v.node in varies for v in node.inputs):
+        if isinstance(node.op, Input):
             varies.add(node)
-            if not isinstance(node.op, (Input, Const)) and not node.op.traits & _EXACT:
+        elif any(v.node in varies for v in node.inputs):
+            varies.add(node)
+            if not node.op.traits & _EXACT:
                 types += [t.dtype for t in node.types]
                 types += [t for f in fields(node.op) if isinstance(body := getattr(node.op, f.name), Graph) for t in _behind(body)]
         found[node] = _coarser(types)

@@ -153,8 +153,8 @@ def _over(relative: float, limit: float) -> str:
 
 
 def held_to(d: Difference, limit: float) -> Difference:
-    """A difference whose size alone is wrong, by another limit of the relative L2 error, if that is larger."""
-    if d.agrees or limit <= d.limit or not math.isfinite(d.relative_l2):
+    """A difference whose size alone is wrong, by a larger limit of the relative L2 error. What has to be exact stays so."""
+    if d.agrees or not 0 < d.limit < limit or not math.isfinite(d.relative_l2):
         return d
     why = _over(d.relative_l2, limit)
     return replace(d, limit=limit, agrees=not why, why=why)

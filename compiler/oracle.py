@@ -170,14 +170,19 @@ def check(
     optimized = Oracle(source, optimize=True, threads=threads).run(feeds)
     got = flatten(run(feeds))
     outputs = compare_outputs(got, want, rtol=rtol, atol=atol, lowered=lowered)
-    if rtol is None and atol is None:
-        outputs = settle_by_type(outputs, lambda: coarsest_types(source))
-    if rtol is None and atol is None and (wide or not lowered):
-        outputs = settle(outputs, got, want, lambda: evaluate(source, feeds), always=wide)
     noise = {d.name: d.relative_l2 for d in compare_outputs(optimized, want)}
     if rtol is None and atol is None:
+        outputs = _settled(outputs, got, want, source, feeds, wide, lowered)
         outputs = tuple(excuse(d, noise[d.name]) for d in outputs)
     return Report(outputs, noise)
+
+
+def _settled(
+    found: tuple[Difference, ...], got: Feeds, want: Feeds, model: Source | onnx.ModelProto, feeds: Feeds, wide: bool, lowered: float
+) -> tuple[Difference, ...]:
+    """Differences whose size alone is wrong, judged by the types that the model computes in, and by float64."""
+    found = settle_by_type(found, lambda: coarsest_types(model))
+    return settle(found, got, want, lambda: evaluate(model, feeds), always=wide) if wide or not lowered else found
 
 
 def check_layers(
@@ -201,9 +206,7 @@ def check_layers(
     got = flatten(compile_model(exposed.model)(feeds))
     found = compare_outputs(got, want, rtol=rtol, atol=atol, lowered=lowered)
     if rtol is None and atol is None:
-        found = settle_by_type(found, lambda: coarsest_types(exposed.model))
-    if rtol is None and atol is None and (wide or not lowered):
-        found = settle(found, got, want, lambda: evaluate(exposed.model, feeds), always=wide)
+        found = _settled(found, got, want, exposed.model, feeds, wide, lowered)
     differences = {d.name: d for d in found}
     operands = {name: tuple(n.input) for n in exposed.model.graph.node for name in n.output}
     return tuple(Layer(node, op, differences[name], operands[name]) for name, node, op in exposed.tensors if name in differences)

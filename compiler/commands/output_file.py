@@ -18,10 +18,12 @@ class OutputFile(click.Path):
         if value == "-":
             return value
         path = os.fsdecode(super().convert(value, param, ctx))
+        if os.path.exists(path):
+            return path
         folder = os.path.dirname(os.path.realpath(path))
-        if not os.path.exists(path) and not os.path.isdir(folder):
+        if not os.path.isdir(folder):
             self.fail(f"{path} cannot be written: there is no folder {folder}", param, ctx)
-        if not os.path.exists(path) and not os.access(folder, os.W_OK | os.X_OK):
+        if not os.access(folder, os.W_OK | os.X_OK):
             self.fail(f"{path} cannot be written: the folder {folder} takes no files of yours", param, ctx)
         return path
 
