@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import CodegenError
-from ...ir import Dim, DType, ceildiv, dim_max, dim_min, lower, prod, upper
+from ...ir import DType, ceildiv, dim_max, dim_min, lower, prod, upper
 from ..kernel import AttentionKernel, bytes_of
 from .attention_few import FEW, attention_few, schedule_few
 from .attention_mma import attention_tiles, schedule_attention_mma, takes_attention
+from .attention_text import LoadingText, loading_text
 from .attention_wgmma import attention_groups, schedule_attention_groups, takes_attention_groups
-from .emitted import PLACEHOLDER, Emitted, Launch, named
-from .render import render
-from .scalars import literal
+from .emitted import Emitted, Launch
+from .launching import launch_of
 from .target import CudaTarget
-from .writer import Params, pointer_parameters
+from .writer import Params, operand_pointers
 
 SHARED_LIMIT = 48 << 10  # bytes a block has without asking the driver for more
 
@@ -32,30 +32,13 @@ class AttentionSchedule:
         return 4 * (32 * (size + 1 + value_size) + self.warps * self.rows * size) if self.staged else 0
 
 
-@dataclass(frozen=True)
-class AttentionParameters:
+@dataclass(frozen=True, kw_only=True)
+class AttentionParameters(LoadingText):
     """attention.cu.j2"""
 
-    name: str
     warps: int
     rows_per_warp: int
     staged: bool
-    size: int
-    value_size: int
-    group: int
-    causal: bool
-    scale: str
-    rows: str
-    keys: str
-    heads: str
-    q_strides: list[str]
-    k_strides: list[str]
-    v_strides: list[str]
-    out_strides: list[str]
-    mask_strides: list[str]
-    result: str
-    parameters: list[str]
-    prologue: list[str]
 
 
 def schedule_attention(kernel: AttentionKernel) -> AttentionSchedule:
@@ -97,35 +80,7 @@ def emit_attention(kernel: AttentionKernel, aligned: Sequence[int], target: Cuda
 
 def _by_multiply_add(kernel: AttentionKernel) -> Launch:
     plan, params = schedule_attention(kernel), Params()
-    name = params.name
-
-    def strides(shape: tuple[Dim, ...] | None) -> list[str]:
-        return [f"(i64){name(d)}" for d in shape or ()]
-
-    values = AttentionParameters(
-        name=PLACEHOLDER,
-        warps=plan.warps,
-        rows_per_warp=plan.rows,
-        staged=plan.staged,
-        size=kernel.size,
-        value_size=kernel.value_size,
-        group=kernel.group,
-        causal=kernel.causal,
-        scale=literal(kernel.scale, DType.F32),
-        rows=name(kernel.rows),
-        keys=name(kernel.keys),
-        heads=name(kernel.heads),
-        q_strides=strides(kernel.q_strides),
-        k_strides=strides(kernel.k_strides),
-        v_strides=strides(kernel.v_strides),
-        out_strides=strides(kernel.out_strides),
-        mask_strides=strides(kernel.mask_strides),
-        result=f"b{len(kernel.operands) - 1}",
-        parameters=pointer_parameters([o.dtype for o in kernel.operands], [o.written for o in kernel.operands], frozenset())
-        + params.signature(),
-        prologue=params.prologue(),
-    )
-    source, symbol = named(render("attention.cu.j2", values))
+    values = AttentionParameters(**loading_text(kernel, params), warps=plan.warps, rows_per_warp=plan.rows, staged=plan.staged)
     blocks = prod((kernel.batch, kernel.heads, ceildiv(kernel.rows, plan.warps * plan.rows)))
-    return Launch(source, symbol, tuple(range(len(kernel.operands))), tuple(params.dims), blocks, plan.warps * 32,
-                  plan.shared(kernel.size, kernel.value_size))  # fmt: skip
+    shared = plan.shared(kernel.size, kernel.value_size)
+    return launch_of("attention.cu.j2", operand_pointers(kernel.operands), values, params, blocks, plan.warps * 32, shared)

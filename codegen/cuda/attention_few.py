@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir import Dim, DType, ceildiv, dim_min, lower, prod, upper
+from ...ir import Dim, ceildiv, dim_min, lower, prod, upper
 from ..kernel import AttentionKernel
-from .attention_mma import divides, index_type, key_splits, operand_texts, stride_texts
+from .attention_mma import key_splits
+from .attention_text import LoadingText, loading_text, whole_rows
 from .contract_schedule import WAVE
 from .contract_shares import Shares
-from .emitted import COUNTERS, PLACEHOLDER, Launch, named
-from .render import render
-from .scalars import literal
-from .writer import Params
+from .emitted import Launch
+from .launching import launch_of
+from .writer import Params, operand_pointers
 
 FEW = 4  # queries of a head that these are for, where their number is not known
 _MOST = 8  # of a block
@@ -71,80 +71,38 @@ def schedule_few(kernel: AttentionKernel, others: Dim) -> FewSchedule | None:
     return FewSchedule(plan.queries, packed, lanes, plan.steps, key_splits(least, kernel.keys))
 
 
-@dataclass(frozen=True)
-class AttentionFewParameters:
+@dataclass(frozen=True, kw_only=True)
+class AttentionFewParameters(LoadingText):
     """attention_few.cu.j2"""
 
-    name: str
     queries: int
     warps: int
     packed: int
     lanes: int
     steps: int
     splits: int
-    size: int
-    value_size: int
-    group: int
-    causal: bool
-    index: str
-    scale: str
-    rows: str
-    keys: str
-    heads: str
-    q_strides: list[str]
-    k_strides: list[str]
-    v_strides: list[str]
-    out_strides: list[str]
-    mask_strides: list[str]
     whole_k: bool  # rows of keys are read in pieces of 16 bytes
     whole_v: bool
-    result: str
-    parameters: list[str]
-    prologue: list[str]
 
 
 def attention_few(kernel: AttentionKernel, plan: FewSchedule, aligned: Sequence[int], gate: Dim = 1) -> tuple[Launch, Shares]:
     """The launch, which has blocks where `gate` is 1, and what they share. Where there is a gate, rows are FEW at most."""
-    params, last = Params(), len(kernel.operands) - 1
-    name = params.name
-
-    def whole(operand: int, strides: Sequence[Dim], size: int) -> bool:
-        return divides(kernel, aligned, operand, (*strides, size), 4 * _PIECE)
-
-    pointers, operands = operand_texts(kernel), tuple(range(last + 1))
-    if plan.splits > 1:
-        operands, pointers = (*operands, last + 1, COUNTERS), [*pointers, "float* partial", "u64* counters"]
+    params = Params()
+    _, whole_k, whole_v = whole_rows(kernel, aligned, 4 * _PIECE)
     values = AttentionFewParameters(
-        name=PLACEHOLDER,
+        **loading_text(kernel, params),
         queries=plan.queries,
         warps=_WARPS,
         packed=plan.packed,
         lanes=plan.lanes,
         steps=plan.steps,
         splits=plan.splits,
-        size=kernel.size,
-        value_size=kernel.value_size,
-        group=kernel.group,
-        causal=kernel.causal,
-        index=index_type(kernel),
-        scale=literal(kernel.scale, DType.F32),
-        rows=name(kernel.rows),
-        keys=name(kernel.keys),
-        heads=name(kernel.heads),
-        q_strides=stride_texts(params, kernel.q_strides),
-        k_strides=stride_texts(params, kernel.k_strides),
-        v_strides=stride_texts(params, kernel.v_strides),
-        out_strides=stride_texts(params, kernel.out_strides),
-        mask_strides=stride_texts(params, kernel.mask_strides or ()),
-        whole_k=whole(1, kernel.k_strides, kernel.size),
-        whole_v=whole(2, kernel.v_strides, kernel.value_size),
-        result=f"b{last}",
-        parameters=pointers + params.signature(),
-        prologue=params.prologue(),
+        whole_k=whole_k,
+        whole_v=whole_v,
     )
-    source, symbol = named(render("attention_few.cu.j2", values))
+    pointers, sums = operand_pointers(kernel.operands), "float" if plan.splits > 1 else ""
     blocks = plan.blocks(kernel, kernel.rows) * plan.splits * gate
-    launch = Launch(source, symbol, operands, tuple(params.dims), blocks, plan.threads, plan.shared(kernel))
+    launch = launch_of("attention_few.cu.j2", pointers, values, params, blocks, plan.threads, plan.shared(kernel), sums=sums)
     if plan.splits == 1:
         return launch, Shares()
     places = plan.blocks(kernel, kernel.rows if isinstance(gate, int) else dim_min(kernel.rows, FEW))

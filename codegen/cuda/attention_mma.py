@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 
 from ...ir import Dim, DType, ceildiv, prod, upper
 from ..kernel import AttentionKernel
+from .attention_text import LoadingText, loading_text, pair_stores, whole_rows
 from .contract_schedule import TF32, WAVE, Instruction
 from .contract_shares import Shares
-from .emitted import COUNTERS, PLACEHOLDER, Launch, named
-from .ranges import divisible, fits
-from .render import render
-from .scalars import literal, storage
-from .writer import Params, pointer_parameters
+from .emitted import Launch
+from .launching import launch_of
+from .scalars import storage
+from .writer import Params, operand_pointers
 
 WIDEST = {2: 256, 4: 128}  # elements of a head, by their bytes, whose accumulators and tiles fit
 LOG2_E = math.log2(math.e)
@@ -79,11 +79,10 @@ def key_splits(blocks: Dim, keys: Dim) -> int:
     return max(1, min(_MAX_SPLITS, _BLOCKS // blocks, upper(keys) // _SPLIT_KEYS))
 
 
-@dataclass(frozen=True)
-class AttentionMmaParameters:
+@dataclass(frozen=True, kw_only=True)
+class AttentionMmaParameters(LoadingText):
     """attention_mma.cu.j2"""
 
-    name: str
     mma: str
     word: str
     pack: str
@@ -96,27 +95,10 @@ class AttentionMmaParameters:
     sharing: int
     packed: int
     splits: int
-    size: int
-    value_size: int
-    group: int
-    causal: bool
-    index: str
-    scale: str
-    rows: str
-    keys: str
-    heads: str
-    q_strides: list[str]
-    k_strides: list[str]
-    v_strides: list[str]
-    out_strides: list[str]
-    mask_strides: list[str]
     async_q: bool
     async_k: bool
     async_v: bool
     pair_stores: bool
-    result: str
-    parameters: list[str]
-    prologue: list[str]
 
 
 def takes_attention(kernel: AttentionKernel, tf32: bool) -> bool:
@@ -128,20 +110,11 @@ def takes_attention(kernel: AttentionKernel, tf32: bool) -> bool:
 
 def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned: Sequence[int]) -> tuple[Launch, Shares]:
     """The launch, and what its blocks share."""
-    params = Params()
-    name, dtype, last = params.name, kernel.operands[0].dtype, len(kernel.operands) - 1
+    params, dtype, out = Params(), kernel.operands[0].dtype, kernel.operands[-1].dtype
     use, pack = SIXTEEN.get(dtype, (TF32, ""))
-    out = kernel.operands[last].dtype
-
-    def whole(operand: int, strides: Sequence[Dim], size: int) -> bool:
-        return divides(kernel, aligned, operand, (*strides, size), 16)
-
-    pointers, operands = operand_texts(kernel), tuple(range(last + 1))
-    if plan.splits > 1:
-        operands, pointers = (*operands, last + 1, COUNTERS), [*pointers, "float* partial", "u64* counters"]
-    mask_strides, out_strides, pair_stores = mask_and_out(kernel, params, aligned)
+    whole_q, whole_k, whole_v = whole_rows(kernel, aligned)
     values = AttentionMmaParameters(
-        name=PLACEHOLDER,
+        **loading_text(kernel, params, LOG2_E),
         mma=use.name,
         word=use.word,
         pack=pack,
@@ -154,32 +127,14 @@ def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned
         sharing=plan.sharing,
         packed=plan.packed,
         splits=plan.splits,
-        size=kernel.size,
-        value_size=kernel.value_size,
-        group=kernel.group,
-        causal=kernel.causal,
-        index=index_type(kernel),
-        scale=literal(kernel.scale * LOG2_E, DType.F32),
-        rows=name(kernel.rows),
-        keys=name(kernel.keys),
-        heads=name(kernel.heads),
-        q_strides=stride_texts(params, kernel.q_strides),
-        k_strides=stride_texts(params, kernel.k_strides),
-        v_strides=stride_texts(params, kernel.v_strides),
-        out_strides=out_strides,
-        mask_strides=mask_strides,
-        async_q=whole(0, kernel.q_strides, kernel.size),
-        async_k=whole(1, kernel.k_strides, kernel.size),
-        async_v=whole(2, kernel.v_strides, kernel.value_size),
-        pair_stores=pair_stores,
-        result=f"b{last}",
-        parameters=[],
-        prologue=[],
+        async_q=whole_q,
+        async_k=whole_k,
+        async_v=whole_v,
+        pair_stores=pair_stores(kernel, aligned),
     )
-    values = replace(values, parameters=pointers + params.signature(), prologue=params.prologue())
-    source, symbol = named(render("attention_mma.cu.j2", values))
-    blocks = plan.blocks(kernel) * plan.splits
-    return Launch(source, symbol, operands, tuple(params.dims), blocks, plan.threads, plan.shared(kernel)), _shares(kernel, plan)
+    pointers, sums, blocks = operand_pointers(kernel.operands), "float" if plan.splits > 1 else "", plan.blocks(kernel) * plan.splits
+    launch = launch_of("attention_mma.cu.j2", pointers, values, params, blocks, plan.threads, plan.shared(kernel), sums=sums)
+    return launch, _shares(kernel, plan)
 
 
 def _shares(kernel: AttentionKernel, plan: AttentionMmaSchedule) -> Shares:
@@ -188,34 +143,6 @@ def _shares(kernel: AttentionKernel, plan: AttentionMmaSchedule) -> Shares:
         return Shares()
     rows = plan.blocks(kernel) * plan.splits * plan.row_warps * 16
     return Shares(rows * (-(-kernel.value_size // 16) * 16 + 4) * 4, upper(plan.blocks(kernel)))
-
-
-def mask_and_out(kernel: AttentionKernel, params: Params, aligned: Sequence[int]) -> tuple[list[str], list[str], bool]:
-    """Strides of the mask and of the result as texts, and whether two neighbours of the result may be stored at once."""
-    last = len(kernel.operands) - 1
-    piece = 2 * kernel.operands[last].dtype.itemsize
-    pairs = divides(kernel, aligned, last, (*kernel.out_strides, kernel.value_size), piece)
-    return stride_texts(params, kernel.mask_strides or ()), stride_texts(params, kernel.out_strides), pairs
-
-
-def index_type(kernel: AttentionKernel) -> str:
-    """Of rows, keys and blocks, and of those a little behind the end of a tile."""
-    sizes = (kernel.rows * kernel.group, kernel.keys, kernel.heads, prod((kernel.batch, kernel.heads, kernel.rows)))
-    return "int" if all(fits((0, upper(d) + 4096)) for d in sizes) else "i64"
-
-
-def divides(kernel: AttentionKernel, aligned: Sequence[int], operand: int, elements: Sequence[Dim], piece: int) -> bool:
-    """Whether an operand begins at a multiple of `piece` bytes, and what so many elements are."""
-    item = kernel.operands[operand].dtype.itemsize
-    return aligned[operand] % piece == 0 and all(divisible(d * item, piece) for d in elements)
-
-
-def stride_texts(params: Params, shape: Sequence[Dim]) -> list[str]:
-    return [f"(i64){params.name(d)}" for d in shape]
-
-
-def operand_texts(kernel: AttentionKernel) -> list[str]:
-    return pointer_parameters([o.dtype for o in kernel.operands], [o.written for o in kernel.operands], frozenset())
 
 
 def converter(dtype: DType) -> str:

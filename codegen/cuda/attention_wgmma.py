@@ -8,18 +8,19 @@ their values, so that tensor cores work while weights are exponentiated. Values 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ...ir import Dim, DType, ceildiv, lower, prod
+from ...ir import Dim, ceildiv, lower, prod
 from ..kernel import AttentionKernel
-from .attention_mma import LOG2_E, SIXTEEN, converter, index_type, mask_and_out, operand_texts
+from .attention_mma import LOG2_E, SIXTEEN, converter
+from .attention_text import AttentionText, pair_stores, shared_text
 from .contract_schedule import WAVE, typical
 from .contract_wgmma import GROUP_INSTRUCTIONS
-from .emitted import PLACEHOLDER, Launch, TensorMap, map_notes, named
+from .emitted import Launch, TensorMap
+from .launching import launch_of
 from .ranges import divisible
-from .render import render
-from .scalars import literal, storage
-from .writer import Params
+from .scalars import storage
+from .writer import Params, operand_pointers
 
 PIECE = 64  # elements of a row of 128 bytes
 WIDEST = 256
@@ -76,11 +77,10 @@ def takes_attention_groups(kernel: AttentionKernel, aligned: Sequence[int]) -> b
     return kernel.scale > 0 and all(a % 16 == 0 and all(divisible(d * 2, 16) for d in s) for a, (s, _) in zip(aligned, every, strict=False))
 
 
-@dataclass(frozen=True)
-class AttentionGroupParameters:
+@dataclass(frozen=True, kw_only=True)
+class AttentionGroupParameters(AttentionText):
     """attention_wgmma.cu.j2. `values`: columns of the result that are computed, a multiple of 8."""
 
-    name: str
     wgmma: str
     words: str
     pack: str
@@ -89,54 +89,40 @@ class AttentionGroupParameters:
     registers: tuple[int, int] | None
     keys_per_tile: int
     stages: int
-    size: int
-    value_size: int
     values: int
-    group: int
-    causal: bool
-    index: str
-    scale: str
-    rows: str
-    keys: str
-    heads: str
-    mask_strides: list[str]
-    out_strides: list[str]
     out_element: str
     to_out: str
     pair_stores: bool
-    result: str
-    parameters: list[str]
-    prologue: list[str]
 
 
 def attention_groups(kernel: AttentionKernel, plan: AttentionGroupSchedule, aligned: Sequence[int]) -> Launch:
     """The launch; `takes_attention_groups` must hold."""
-    params, last = Params(), len(kernel.operands) - 1
-    name, dtype, out = params.name, kernel.operands[0].dtype, kernel.operands[last].dtype
+    params, dtype, out = Params(), kernel.operands[0].dtype, kernel.operands[-1].dtype
     use = GROUP_INSTRUCTIONS[dtype, dtype]
-    mask_strides, out_strides, pair_stores = mask_and_out(kernel, params, aligned)
     values = AttentionGroupParameters(
-        name=PLACEHOLDER, wgmma=use.wgmma, words=use.words, pack=SIXTEEN[dtype][1], groups=plan.groups, threads=plan.threads,
-        registers=plan.registers, keys_per_tile=plan.keys, stages=plan.stages, size=kernel.size, value_size=kernel.value_size,
-        values=-(-kernel.value_size // 8) * 8, group=kernel.group, causal=kernel.causal,
-        index=index_type(kernel), scale=literal(kernel.scale * LOG2_E, DType.F32),
-        rows=name(kernel.rows), keys=name(kernel.keys), heads=name(kernel.heads),
-        mask_strides=mask_strides, out_strides=out_strides, out_element=storage(out), to_out=converter(out), pair_stores=pair_stores,
-        result=f"b{last}", parameters=[], prologue=[],
-    )  # fmt: skip
+        **shared_text(kernel, params, LOG2_E),
+        wgmma=use.wgmma,
+        words=use.words,
+        pack=SIXTEEN[dtype][1],
+        groups=plan.groups,
+        threads=plan.threads,
+        registers=plan.registers,
+        keys_per_tile=plan.keys,
+        stages=plan.stages,
+        values=-(-kernel.value_size // 8) * 8,
+        out_element=storage(out),
+        to_out=converter(out),
+        pair_stores=pair_stores(kernel, aligned),
+    )
     shared_heads = ceildiv(kernel.heads, kernel.group)
     maps = (
         _map(kernel, 0, kernel.size, kernel.rows, kernel.heads, kernel.q_strides, plan.groups * 64),
         _map(kernel, 1, kernel.size, kernel.keys, shared_heads, kernel.k_strides, plan.keys),
         _map(kernel, 2, kernel.value_size, kernel.keys, shared_heads, kernel.v_strides, plan.keys),
     )
-    names = ("map_q", "map_k", "map_v")
-    notes = map_notes(maps, names, name)
-    texts = operand_texts(kernel) + params.signature() + [f"const __grid_constant__ TensorMap {n}" for n in names]
-    values = replace(values, parameters=texts, prologue=params.prologue())
-    source, symbol = named(render("attention_wgmma.cu.j2", values) + notes)
     blocks = prod((kernel.batch, kernel.heads, ceildiv(kernel.rows, plan.groups * 64)))
-    return Launch(source, symbol, tuple(range(last + 1)), tuple(params.dims), blocks, plan.threads, plan.shared(kernel), maps)
+    return launch_of("attention_wgmma.cu.j2", operand_pointers(kernel.operands), values, params, blocks, plan.threads, plan.shared(kernel),
+                     maps=maps, map_names=("map_q", "map_k", "map_v"))  # fmt: skip
 
 
 def _map(kernel: AttentionKernel, operand: int, size: int, rows: Dim, heads: Dim, strides: Sequence[Dim], box: int) -> TensorMap:

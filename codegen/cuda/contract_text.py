@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CodegenError
@@ -11,12 +11,12 @@ from ...ir import Dim, DType, upper
 from ..kernel import ContractKernel
 from ..packing import padded_k
 from .contract_schedule import WAVE
-from .emitted import COUNTERS, PLACEHOLDER, Launch, TensorMap, map_notes, named
+from .emitted import PLACEHOLDER, Launch, TensorMap
 from .epilogue import EpilogueLines
+from .launching import launch_of
 from .ranges import divisible, fits
-from .render import render
 from .scalars import SMALL, storage
-from .writer import Params, pointer_parameters
+from .writer import Params, operand_pointers
 
 PIECE = 16  # bytes that the widest loads and copies take
 
@@ -100,10 +100,6 @@ def outside(kernel: ContractKernel) -> str:
     return zero(kernel.operands[0].dtype) if kernel.border < 0 else f"b{kernel.border}[0]"
 
 
-def operand_pointers(kernel: ContractKernel) -> list[str]:
-    return pointer_parameters([o.dtype for o in kernel.operands], [o.written for o in kernel.operands], frozenset())
-
-
 def zero(dtype: DType) -> str:
     return f"{storage(dtype)}{{0}}"
 
@@ -168,14 +164,7 @@ def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLin
 
 def contract_launch(template: str, kernel: ContractKernel, values: ContractParameters, params: Params, blocks: Dim, shared: int,
                     maps: tuple[TensorMap, ...] = (), map_names: tuple[str, ...] = ()) -> Launch:  # fmt: skip
-    """The launch of a rendered template. Where blocks share k, partial sums and counters follow the operands (`contract_shares.py`). Other
-    blocks write them while a block runs, so that they are not `__restrict__`."""
-    operands, pointers = tuple(range(len(kernel.operands))), operand_pointers(kernel)
-    if values.stream or values.splits > 1:
-        operands = (*operands, len(operands), COUNTERS)
-        pointers = [*pointers, f"{values.acc}* partial", "u64* counters"]
-    notes = map_notes(maps, map_names, params.name)
-    more = [f"const __grid_constant__ TensorMap {name}" for name in map_names]
-    values = replace(values, parameters=pointers + params.signature() + more, prologue=params.prologue())
-    source, symbol = named(render(template, values) + notes)
-    return Launch(source, symbol, operands, tuple(params.dims), blocks, values.threads, shared, maps)
+    """The launch of a rendered template. Where blocks share k, they hand partial sums to each other (`contract_shares.py`)."""
+    sums = values.acc if values.stream or values.splits > 1 else ""
+    pointers = operand_pointers(kernel.operands)
+    return launch_of(template, pointers, values, params, blocks, values.threads, shared, sums=sums, maps=maps, map_names=map_names)

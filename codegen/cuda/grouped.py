@@ -20,7 +20,7 @@ from .ranges import divisible
 from .render import render
 from .scalars import storage
 from .target import CudaTarget
-from .writer import Params, pointer_parameters
+from .writer import Params, operand_pointers
 
 THREADS = 256
 COLUMNS = 4  # of a warp, which share what is loaded of A
@@ -160,7 +160,7 @@ def _values(k: GroupedKernel) -> list[str]:
 
 
 def _pointers(k: GroupedKernel) -> list[str]:
-    return pointer_parameters([o.dtype for o in k.operands], [o.written for o in k.operands], frozenset())
+    return operand_pointers(k.operands)
 
 
 def _widest(limit: int, *sizes: Dim) -> int:

@@ -11,7 +11,7 @@ from ..kernel import RecurrentKernel, bytes_of
 from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .render import render
 from .scalars import CudaScalars, Term, storage
-from .writer import Params, pointer_parameters
+from .writer import Params, operand_pointers
 
 CELLS = ("lstm", "gru", "rnn")
 SHARED_LIMIT = 48 << 10  # bytes of state that stay in shared memory; more lies in device memory, which caches hold
@@ -144,7 +144,7 @@ def emit_recurrent(kernel: RecurrentKernel) -> Emitted:
         raise CodegenError(f"recurrent {kernel.cell} on {dtype.value}", expected="f32 or f64")
     plan, params, n, hidden = schedule_recurrent(kernel), Params(), kernel.gate_count, kernel.hidden
     cell, t, name = _cell(kernel, dtype), storage(dtype), params.name
-    pointers = pointer_parameters([o.dtype for o in kernel.operands], [o.written for o in kernel.operands], frozenset())
+    pointers = operand_pointers(kernel.operands)
     state = plan.state(hidden, n)
     if not plan.in_shared:
         pointers.append(f"{t}* __restrict__ space")

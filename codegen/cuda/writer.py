@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ...errors import CodegenError
 from ...ir import Dim, DType, lower, upper
 from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Reduced, Ticks, children, postorder
+from ..kernel import Operand
 from .ranges import UNKNOWN, Interval, fits, intervals
 from .scalars import CudaScalars, Term, literal, register, storage
 
@@ -217,4 +218,9 @@ def pointer_parameters(dtypes: Sequence[DType], written: Sequence[bool], read: f
     return out
 
 
-__all__ = ["STAGES", "Params", "Scope", "Writer", "literal", "pointer_parameters"]
+def operand_pointers(operands: Sequence[Operand]) -> list[str]:
+    """Those of operands that are not read again once they are written."""
+    return pointer_parameters([o.dtype for o in operands], [o.written for o in operands], frozenset())
+
+
+__all__ = ["STAGES", "Params", "Scope", "Writer", "literal", "operand_pointers", "pointer_parameters"]
