@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import llvm_ir as ir
 from ..build import I64, PTR, storage, subroutine
+from ..shelf import Shelf
 
 if TYPE_CHECKING:
     from .emit import VectorProduct
@@ -39,7 +40,7 @@ class RegisterTile:
         self.masks = self._masks(i.sub(p["n"], column)) if masked else [None] * vectors
         self.epilogue = product.epilogue.begin(b, dims, pointers, batch, column, self.masks)
         # A long epilogue runs row by row from the stack: unrolled over the tile it would be mostly compile time.
-        self.shelf = b.alloca(product.vector, b.i64(height * vectors)) if product.epilogue.long and height > 1 else None
+        self.shelf = Shelf(b, product.vector, height, vectors) if product.epilogue.long and height > 1 else None
         self.rows = product.rows.begin(b, dims, p, a, height, storage(product.dtype), product.dtype)
 
     def _find_strip(self, packed: Any, batch: Any, column: Any) -> None:
@@ -130,24 +131,15 @@ class RegisterTile:
         """The epilogue of all rows of the tile."""
         b, i, vectors = self.b, self.b.ir, self.vectors
         if self.shelf is not None:
-            self._finish_from_shelf(first, acc)
+            for x, value in enumerate(acc):
+                self.shelf.put(b.i64(x), value)
+            left = b.smin(i.sub(self.row_end, first), b.i64(self.height))
+            self.shelf.each(left, lambda r, sums: self._finish_row(i.add(first, r), sums))
             return
         self._finish_row(first, acc[:vectors])
         for r in range(1, self.height):
             with i.if_then(i.icmp_signed("<", i.add(first, b.i64(r)), self.row_end)):
                 self._finish_row(indices[r], acc[r * vectors : (r + 1) * vectors])
-
-    def _finish_from_shelf(self, first: Any, acc: list[Any]) -> None:
-        b, i, vector = self.b, self.b.ir, self.of.vector
-        for x, value in enumerate(acc):
-            i.store(value, b.at(self.shelf, b.i64(x), vector), align=64)
-
-        def one(r: Any, _: list[Any]) -> Sequence[Any]:
-            at = b.at(self.shelf, i.mul(r, b.i64(self.vectors)), vector)
-            self._finish_row(i.add(first, r), [b.load(vector, b.at(at, b.i64(v), vector), 16) for v in range(self.vectors)])
-            return ()
-
-        b.loop(b.i64(0), b.smin(i.sub(self.row_end, first), b.i64(self.height)), b.i64(1), [], one)
 
     def _finish_row(self, m: Any, sums: Sequence[Any]) -> None:
         i = self.b.ir

@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import llvm_ir as ir
 from ..build import I32, I64, PTR, subroutine, vec
+from ..shelf import Shelf
 from .frame import Frame, Results
 from .strip import Strip
 
@@ -32,8 +33,8 @@ class DecodedTile:
         self.strip = Strip(b, f, self.p, operands[1], column)
         self.results = Results(b, f, self.p, dims, operands, column, masked)
         count = height * self.s.vectors
-        self.shelf = b.alloca(self.vector, b.i64(count))
-        self.totals = [b.at(self.shelf, b.i64(x), self.vector) for x in range(count)]
+        self.shelf = Shelf(b, self.vector, height, self.s.vectors)
+        self.totals = [b.at(self.shelf.memory, b.i64(x), self.vector) for x in range(count)]
 
     def write(self) -> ir.Function:
         return self.b.whole(self.row, self.row_end, self.b.i64(self.height), self._tile)

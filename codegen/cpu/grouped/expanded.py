@@ -9,6 +9,7 @@ from ....ir import DType
 from .. import llvm_ir as ir
 from ..build import I64, PTR, subroutine, vec
 from ..product import Product
+from ..shelf import Shelf
 from ..tiles import ROWS
 from .frame import Frame, Results
 from .strip import Strip
@@ -85,7 +86,7 @@ class Expanded:
         operands = b.operands(bufs, len(f.kernel.operands))
         results = Results(b, f, p, dims, operands, column, masked)
         product = Product(DType.F32, DType.F32, s.lanes, f.columns, 4, False, f.target)
-        shelf = b.alloca(self.vector, b.i64(height * s.vectors)) if f.epilogue.long else None
+        shelf = Shelf(b, self.vector, height, s.vectors) if f.epilogue.long else None
 
         def tile(at: Any, _: list[Any]) -> Sequence[Any]:
             starts = [b.at(operands[0], i.mul(i.add(at, b.i64(r)), p["lda"]), F32) for r in range(height)]
@@ -96,7 +97,7 @@ class Expanded:
                     results.store(i.add(at, b.i64(r)), acc[r * s.vectors : (r + 1) * s.vectors])
                 return ()
             for x, value in enumerate(acc):
-                i.store(value, b.at(shelf, b.i64(x), self.vector), align=4 * s.lanes)
+                shelf.put(b.i64(x), value)
             results.store_rows(at, height, shelf)
             return ()
 

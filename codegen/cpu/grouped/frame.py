@@ -9,8 +9,9 @@ from typing import Any
 from ...group_blocks import GroupBlocks
 from ...kernel import GroupedKernel
 from .. import llvm_ir as ir
-from ..build import Builder, storage, vec
+from ..build import Builder, storage
 from ..epilogue import Epilogue
+from ..shelf import Shelf
 from ..target import CpuTarget
 from .levels import Levels
 from .schedule import GroupedSchedule
@@ -46,7 +47,7 @@ class Results:
     def __init__(
         self, b: Builder, f: Frame, p: dict[str, Any], dims: Any, operands: list[Any], column: Any, masked: bool, hold: bool = False
     ) -> None:
-        self.b, self.p, self.column, self.vectors = b, p, column, f.schedule.vectors
+        self.b, self.p, self.column = b, p, column
         self.c, self.element = operands[-1], storage(f.kernel.operands[-1].dtype)
         masks = b.column_masks(b.ir.sub(p["n"], column), f.schedule.lanes, f.schedule.vectors, masked)
         self.epilogue = f.epilogue.begin(b, dims, operands, b.i64(0), column, masks, hold)
@@ -56,19 +57,15 @@ class Results:
         b, i = self.b, self.b.ir
         self.epilogue.row(m, sums, b.at(self.c, i.add(i.mul(m, self.p["ldc"]), self.column), self.element))
 
-    def store_rows(self, m: Any, height: int, sums: Any) -> None:
-        """Rows [m, m + height), whose vectors lie at `sums`; a long epilogue is written once, not once a row."""
-        b, i = self.b, self.b.ir
-        lanes = self.epilogue.e.lanes
-        vector = vec(ir.FloatType(), lanes)
+    def store_rows(self, m: Any, height: int, sums: Shelf) -> None:
+        """Rows [m, m + height); a long epilogue is written once, not once a row."""
+        b = self.b
 
-        def one(r: Any, _: list[Any]) -> Sequence[Any]:
-            at = b.at(sums, i.mul(r, b.i64(self.vectors)), vector)
-            self.store(i.add(m, r), [b.load(vector, b.at(at, b.i64(v), vector), 4 * lanes) for v in range(self.vectors)])
-            return ()
+        def one(r: Any, row: Sequence[Any]) -> None:
+            self.store(b.ir.add(m, r), row)
 
         if self.epilogue.e.long and height > 1:
-            b.loop(b.i64(0), b.i64(height), b.i64(1), [], one)
+            sums.each(b.i64(height), one)
         else:
             for r in range(height):
-                one(b.i64(r), [])
+                one(b.i64(r), sums.row(b.i64(r)))

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import llvm_ir as ir
 from ..build import I64, PTR, storage, subroutine
+from ..shelf import Shelf
 from .frame import F32, Frame
 from .transform import both_axes, output_transform, repeat, third_axis
 
@@ -31,7 +32,7 @@ class OutputTiles:
         self.element = storage(operands[-1].dtype)
         self.c = b.at(pointers[-1], i.add(i.mul(group, p["n"]), column), self.element)
         self.outputs = self.rows.m * self.columns.m  # of a plane
-        self.shelf = b.alloca(f.vector, b.i64(self.planes.m * self.outputs * vectors))
+        self.shelf = Shelf(b, f.vector, self.planes.m * self.outputs, vectors)
         self.deep, self.along, self.across = (output_transform(b, x) for x in f.filters)
 
     def write(self) -> ir.Function:
@@ -70,21 +71,20 @@ class OutputTiles:
             ]
             shelved = i.add(i.mul(z, b.i64(self.outputs * self.vectors)), v)
             for n, value in enumerate(value for line in both_axes(self.along, self.across, points) for value in line):
-                i.store(value, b.at(self.shelf, i.add(shelved, b.i64(n * self.vectors)), vector), align=16)
+                self.shelf.put(i.add(shelved, b.i64(n * self.vectors)), value)
 
         repeat(b, self.planes.m, plane)
         return ()
 
     def _row(self, image: Any, corner: Sequence[Any], z: Any, y: Any, count: Any) -> Sequence[Any]:
         """The first `count` pixels of row y of plane z, from the shelf."""
-        b, i, p, vector = self.b, self.b.ir, self.p, self.f.vector
+        b, i, p = self.b, self.b.ir, self.p
         at = [i.add(corner[0], self.places.ahead(b, p, 0, z)), i.add(corner[1], self.places.ahead(b, p, 1, y)), corner[2]]
         first = self.places.line(b, p, "out", image, at)
         shelved = i.mul(i.add(i.mul(z, b.i64(self.rows.m)), y), b.i64(self.columns.m))
 
         def pixel(x: Any, _: list[Any]) -> Sequence[Any]:
-            at = b.at(self.shelf, i.mul(i.add(shelved, x), b.i64(self.vectors)), vector)
-            values = [b.load(vector, b.at(at, b.i64(v), vector), 16) for v in range(self.vectors)]
+            values = self.shelf.row(i.add(shelved, x))
             m = i.add(first, self.places.ahead(b, p, 2, x))
             self.epilogue.row(m, values, b.at(self.c, i.mul(m, p["ldc"]), self.element))
             return ()
