@@ -10,7 +10,7 @@ from functools import partial
 
 from ...errors import SlowerWarning
 from ...ir import Node, prod
-from .choose import assign, supported, within_groups
+from .choose import assign, supported
 from .data import Feeds
 from .expected import expected_error
 from .metrics import relative_l2
@@ -150,7 +150,7 @@ def _savings(bench: Workbench) -> Savings:
     found: dict[str, dict[str, float]] = {name: {} for name in names}
     fixed = _overridden(bench)
     for precision in tried:
-        chosen = within_groups(bench.graph, replace(options, default=precision))
+        chosen = assign(bench.graph, replace(options, default=precision))
         chosen = {n: p for n, p in chosen.items() if n in found and n not in fixed}
         if precision in WEIGHT_ONLY and auto:
             chosen = {n: p for n, p in chosen.items() if _few_rows(bench.layers[n])}

@@ -15,7 +15,7 @@ from ...ir.ops import MatMul
 from ...passes.precision import BFloat16, Choice, DynamicInt8, Float16, StaticInt8, WeightOnly, layers, weights_of
 from .gguf_weights import read_gguf
 from .observers import LEVELS, OBSERVERS
-from .options import GGUF, WEIGHT_ONLY, Precision
+from .options import GGUF, Precision
 from .search import Assignment
 from .statistics import Statistics
 from .weights import awq, gptq, nearest, per_column, smoothing
@@ -26,18 +26,6 @@ def supported(node: Node) -> tuple[str, ...]:
     if weights_of(node) is None:
         return ("bf16", "fp16")
     return ("int8", "int8-dynamic", "int8-weight", "int4", "bf16", "fp16") if isinstance(node.op, MatMul) else ("int8", "bf16", "fp16")
-
-
-def divides(node: Node, options: Precision) -> bool:
-    """Whether groups of rows divide a layer's weights (a group larger than all of them is one)."""
-    data = weights_of(node)
-    return data is None or data.shape[-2] % min(options.group, data.shape[-2]) == 0
-
-
-def within_groups(graph: Graph, options: Precision) -> Assignment:
-    """As `assign`, without layers whose weights groups do not divide: for searches, that no single layer shall stop."""
-    known = layers(graph)
-    return {name: p for name, p in assign(graph, options).items() if p not in WEIGHT_ONLY or divides(known[name], options)}
 
 
 def assign(graph: Graph, options: Precision) -> Assignment:
@@ -107,7 +95,7 @@ class Chooser:
                 case "gguf":
                     made = self._from_file(name, node)
                 case "int4" | "int8-weight":
-                    made = self._weight_only(name, node, 4 if precision == "int4" else 8)
+                    made = self._weight_only(node, 4 if precision == "int4" else 8)
                 case "int8":
                     made = self._static(node)
                 case _:
@@ -127,15 +115,8 @@ class Chooser:
             raise InputError(f"tensor {tensor!r} is {list(found.levels.shape)}", expected=f"{wanted} for {name}", loc=str(path))
         return found
 
-    def _weight_only(self, name: str, node: Node, bits: int) -> WeightOnly:
+    def _weight_only(self, node: Node, bits: int) -> WeightOnly:
         o, w = self.options, _weights(node)
-        if not divides(node, o):
-            raise InputError(
-                f"groups of {o.group} rows do not divide weights of {len(w)}",
-                expected="another --group",
-                remedy=f"Or leave the layer out: --layer {name}=fp32.",
-                loc=name,
-            )
         settings: dict[str, Any] = {"bits": bits, "group": min(o.group, len(w)), "symmetric": o.symmetric}
         if o.method == "nearest":
             return nearest(w, **settings)

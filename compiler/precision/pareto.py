@@ -16,7 +16,7 @@ from typing import Any
 
 from ...errors import InputError
 from .. import bench
-from .choose import within_groups
+from .choose import assign
 from .metrics import METRICS
 from .search import Assignment
 from .switches import Switches
@@ -93,7 +93,7 @@ def _candidates(bench_: Workbench, done: dict[str, Point], tell: Progress) -> It
     yield "fp32", {}
     uniform: dict[str, Assignment] = {}
     for precision in _UNIFORM:
-        asked = within_groups(bench_.graph, replace(bench_.options, default=precision))
+        asked = assign(bench_.graph, replace(bench_.options, default=precision))
         if asked:
             uniform[precision] = asked
             yield precision, asked

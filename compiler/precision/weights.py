@@ -1,7 +1,8 @@
 """Weights [K, N] to few bits: per column for integer products, per group of rows for weight-only ones.
 
 Rounding to nearest; GPTQ (Frantar et al., arXiv:2210.17323), which lets later rows make up for the errors of earlier ones; AWQ
-(Lin et al., arXiv:2306.00978), which scales up the rows that matter before rounding. Products are y[M, N] = x[M, K] · w[K, N].
+(Lin et al., arXiv:2306.00978), which scales up the rows that matter before rounding. Products are y[M, N] = x[M, K] · w[K, N]; the
+last group of rows may be short.
 """
 
 from __future__ import annotations
@@ -10,20 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...errors import InputError
 from ...passes.precision import WeightOnly
 
 _DAMPING = 0.01  # of the mean diagonal of the Hessian, as GPTQ's authors use
 _BLOCK = 128  # rows of GPTQ whose updates are gathered before they reach the rest
 _HALF = np.finfo(np.float16)
-
-
-def check_group(k: int, group: int, bits: int) -> None:
-    """Raises InputError for a width that is not 4 or 8, or a group that does not divide k."""
-    if bits not in (4, 8):
-        raise InputError(f"{bits}-bit weights", expected="4 or 8 bits")
-    if group < 1 or k % group:
-        raise InputError(f"groups of {group} rows in weights of {k}", expected="a divisor of the number of rows, such as 32, 64 or 128")
 
 
 def per_column(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -35,10 +27,11 @@ def per_column(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def nearest(w: np.ndarray, *, bits: int = 4, group: int = 32, symmetric: bool = True) -> WeightOnly:
     """Each weight to the nearest level of its group."""
-    check_group(w.shape[0], group, bits)
-    blocks = w.reshape(-1, group, w.shape[1]).astype(np.float32)
+    k, n = w.shape
+    blocks = np.zeros((-(-k // group), group, n), np.float32)  # rows that the last group lacks are 0, which every range holds
+    blocks.reshape(-1, n)[:k] = w
     scales, zeros = _range(blocks, bits, symmetric)
-    levels = _levels(blocks, scales[:, None], zeros[:, None], bits).reshape(w.shape)
+    levels = np.ascontiguousarray(_levels(blocks, scales[:, None], zeros[:, None], bits).reshape(-1, n)[:k])
     return WeightOnly(bits, group, levels, scales, zeros.astype(np.float32))
 
 
@@ -46,10 +39,9 @@ def gptq(w: np.ndarray, hessian: np.ndarray, *, bits: int = 4, group: int = 32, 
     """Rounds row by row, correcting the rows that follow for each error.
 
     Args:
-        w: f32 [K, N].
+        w: f32 [K, N]; bits: 4 or 8.
         hessian: f64 [K, K], Σ xᵀx over the calibration data.
     """
-    check_group(w.shape[0], group, bits)
     k, n = w.shape
     h = hessian.astype(np.float64).copy()
     dead = np.diag(h) <= 0
@@ -60,7 +52,8 @@ def gptq(w: np.ndarray, hessian: np.ndarray, *, bits: int = 4, group: int = 32, 
     rest = w.astype(np.float64).copy()
     rest[dead] = 0.0
     levels = np.empty((k, n), np.uint8)
-    scales, zeros = np.empty((k // group, n), np.float32), np.empty((k // group, n), np.uint8)
+    groups = -(-k // group), n
+    scales, zeros = np.empty(groups, np.float32), np.empty(groups, np.uint8)
     for start in range(0, k, _BLOCK):
         stop = min(start + _BLOCK, k)
         errors = np.empty((stop - start, n))
@@ -84,7 +77,6 @@ def awq(w: np.ndarray, hessian: np.ndarray, *, bits: int = 4, group: int = 32, s
 
     Args: as `gptq`. The cost of an error E is tr(Eᵀ·H·E), the squared error of the product over the calibration data.
     """
-    check_group(w.shape[0], group, bits)
     magnitude = np.sqrt(np.maximum(np.diag(hessian), 0.0))
     best: tuple[float, WeightOnly] | None = None
     for power in np.linspace(0.0, 1.0, 21):

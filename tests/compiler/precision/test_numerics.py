@@ -159,11 +159,17 @@ def test_smoothing_evens_out_columns():
     assert np.allclose(x / s, np.sqrt(x * np.abs(w).max(axis=1)), rtol=1e-5)
 
 
-def test_groups_and_widths_that_cannot_be_are_refused():
-    with pytest.raises(InputError, match="groups of 48"):
-        weights.nearest(np.ones((64, 2), np.float32), group=48)
-    with pytest.raises(InputError, match="3-bit"):
-        weights.nearest(np.ones((64, 2), np.float32), bits=3)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_last_group_may_be_short(symmetric):
+    rng = np.random.default_rng(7)
+    x, w = rng.standard_normal((200, 42)), rng.uniform(1, 2, (42, 5)).astype(np.float32)
+    settings = {"group": 32, "symmetric": symmetric}
+    for q in (weights.nearest(w, **settings), weights.gptq(w, x.T @ x, **settings), weights.awq(w, x.T @ x, **settings)):
+        assert q.levels.shape == (42, 5) and q.scales.shape == q.zeros.shape == (2, 5)
+        lost = np.linalg.norm(x @ (q.dequantize() - w), axis=0)
+        assert (lost < 0.1 * np.linalg.norm(x @ w, axis=0)).all()
+    alone = weights.nearest(w[32:], group=10, symmetric=symmetric)
+    assert np.array_equal(weights.nearest(w, **settings).dequantize()[32:], alone.dequantize())
 
 
 def test_metrics_and_bounds(tmp_path):
