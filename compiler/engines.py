@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,26 @@ from .oracle import Oracle
 FLOAT32 = "mlc-fp32"  # this compiler at full precision, to compare a lowered module with
 _PACKAGES = {"iree": "iree-base-compiler"}
 ENGINES = ("onnxruntime", "openvino", "iree", FLOAT32)
+_NEEDED = {
+    "openvino": ("OpenVINO", ("openvino",), "pip install openvino, or use --against onnxruntime"),
+    "iree": ("IREE", ("iree.compiler", "iree.runtime"), "pip install 'iree-base-compiler[onnx]' iree-base-runtime, or name other engines"),
+}
 
 
 class Refusal(InputError):
     """A peer cannot run the model; the others can still be timed."""
+
+
+def require_installed(engine: str) -> None:
+    """Raises InputError for an engine whose packages do not import."""
+    if engine not in _NEEDED:
+        return
+    title, packages, remedy = _NEEDED[engine]
+    try:
+        for name in packages:
+            import_module(name)
+    except ImportError as e:
+        raise InputError(f"{title} is not installed", remedy=remedy, loc="--against") from e
 
 
 def onnxruntime_engine(path: Path, feeds: Mapping[str, np.ndarray], threads: int, sizes: Mapping[str, int]) -> Run:
@@ -39,10 +56,9 @@ def onnxruntime_engine(path: Path, feeds: Mapping[str, np.ndarray], threads: int
 
 def openvino_engine(path: Path, feeds: Mapping[str, np.ndarray], threads: int, static: bool, precision: str = "f32") -> Run:
     """OpenVINO's CPU plugin at a precision, "f32" or "bf16" (it would pick bfloat16 by itself where the machine has it)."""
-    try:
-        import openvino as ov
-    except ImportError as e:
-        raise InputError("OpenVINO is not installed", remedy="pip install openvino, or use --against onnxruntime", loc="--against") from e
+    require_installed("openvino")
+    import openvino as ov
+
     core = ov.Core()
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     ready = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
@@ -67,12 +83,10 @@ def iree_engine(path: Path, feeds: Mapping[str, np.ndarray], threads: int) -> Ru
 
     The sizes must be those of the file: IREE reads symbolic dims, and makes slow code of them, which says nothing of its speed.
     """
-    try:
-        import iree.compiler
-        import iree.runtime
-    except ImportError as e:
-        remedy = "pip install 'iree-base-compiler[onnx]' iree-base-runtime, or name other engines"
-        raise InputError("IREE is not installed", remedy=remedy, loc="--against") from e
+    require_installed("iree")
+    import iree.compiler
+    import iree.runtime
+
     # Large rows of layer norms want more stack than its default allows, and are refused with it.
     options = ["--iree-llvmcpu-target-cpu=host", "--iree-opt-level=O3", "--iree-llvmcpu-stack-allocation-limit=1048576"]
     with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from .. import bench, engines, inputs, roofline
 from ..held_arrays import flatten
 from ..options import Options
 from ..precision.options import FLOAT32
+from ..trial import crashes
 from .common import (
     Given,
     Model,
@@ -67,15 +69,20 @@ def command(
     """Time MODEL, an ONNX file or a .mlc file, in blocks of runs that take turns with other engines in this process."""
     peers = parse_engines(against)
     counts = parse_threads(threads_text)
+    for name in peers:
+        engines.require_installed(name)
     found = find(model, shapes)
     options = bench.Options(seconds, rounds)
     timings: list[bench.Timing] = []
     profiles: list[roofline.Profile] = []
-    refusals: dict[str, str] = {}
+    refusals = dict.fromkeys(peers, f"{found.name} is a compiled module; it runs ONNX models") if found.is_module else {}
     with progress() as tell:
         blob, feeds, sizes = _prepare(found, given, static, knobs, tell)
+        makers = {n: _makers(found, feeds, sizes, peers, n, static, knobs) for n in counts}
+        tell("trying the other engines", 0, 1)
+        refusals.update(_crashes(makers))
         for threads in counts:
-            ready = _engines(found, blob, feeds, sizes, peers, threads, static, knobs, refusals)
+            ready = _engines(found, blob, feeds, makers[threads], threads, refusals)
             timings += bench.measure(ready, threads, options, tell)
         if kernels:
             profiles = _profiles(blob, feeds, counts, seconds, timings, tell)
@@ -142,15 +149,44 @@ def _prepare_module(found: Model, given: Given, static: bool, knobs: Options) ->
     return blob, found.feeds(inputs.specs_of_module(module), given, module), {}
 
 
-def _engines(
+def _makers(
     found: Model,
-    blob: bytes,
     feeds: dict[str, Any],
     sizes: dict[str, int],
     names: list[str],
     threads: int,
     static: bool,
     knobs: Options,
+) -> dict[str, Callable[[], bench.Run]]:
+    """What makes the model ready in each peer; picklable for those that are not mlc. None for a compiled module."""
+    if found.is_module:
+        return {}
+    precision = "bf16" if knobs.precision.default == "bf16" else "f32"
+    makers: dict[str, Callable[[], bench.Run]] = {
+        "onnxruntime": partial(engines.onnxruntime_engine, found.path, feeds, threads, sizes),
+        "openvino": partial(engines.openvino_engine, found.path, feeds, threads, static, precision),
+        "iree": partial(engines.iree_engine, found.path, feeds, threads),
+        engines.FLOAT32: partial(_float32, found, feeds, static, replace(knobs, precision=FLOAT32, threads=threads, dump=None)),
+    }
+    return {name: makers[name] for name in names}
+
+
+def _crashes(makers: dict[int, dict[str, Callable[[], bench.Run]]]) -> dict[str, str]:
+    """Peers that end the process which makes the model ready in them, by a segmentation fault, say."""
+    tried: dict[str, list[Callable[[], bench.Run]]] = {}
+    for named in makers.values():
+        for name, make in named.items():
+            if name != engines.FLOAT32:
+                tried.setdefault(name, []).append(make)
+    return {name: f"crashed ({signal}) on this model" for name, signal in crashes(tried).items()}
+
+
+def _engines(
+    found: Model,
+    blob: bytes,
+    feeds: dict[str, Any],
+    makers: dict[str, Callable[[], bench.Run]],
+    threads: int,
     refusals: dict[str, str],
 ) -> dict[str, bench.Run]:
     """mlc and those peers that take the model; why the others do not goes into `refusals`."""
@@ -158,19 +194,11 @@ def _engines(
 
     module = load(blob, threads=threads)
     ready: dict[str, bench.Run] = {"mlc": lambda: module.run(feeds)}
-    if found.is_module:
-        refusals.update(dict.fromkeys(names, f"{found.name} is a compiled module; it runs ONNX models"))
-        return ready
-    precision = "bf16" if knobs.precision.default == "bf16" else "f32"
-    makers: dict[str, Callable[[], bench.Run]] = {
-        "onnxruntime": lambda: engines.onnxruntime_engine(found.path, feeds, threads, sizes),
-        "openvino": lambda: engines.openvino_engine(found.path, feeds, threads, static, precision),
-        "iree": lambda: engines.iree_engine(found.path, feeds, threads),
-        engines.FLOAT32: lambda: _float32(found, feeds, static, replace(knobs, precision=FLOAT32, threads=threads, dump=None)),
-    }
-    for name in names:
+    for name, make in makers.items():
+        if name in refusals:
+            continue
         try:
-            ready[name] = makers[name]()
+            ready[name] = make()
         except (engines.Refusal, OnnxImportError) as e:
             refusals[name] = str(e)
     return ready

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from mlc.compiler import engines
+from mlc.compiler.cli import main
+from mlc.compiler.trial import crashes
 from mlc.errors import InputError
 from onnx import helper as h
 from onnx import numpy_helper
@@ -52,6 +56,21 @@ def test_engines_that_are_not_installed(model: Path, monkeypatch, package: str, 
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match="pip install"):
         make(model)
+
+
+def test_what_crashes_is_told_and_ends_nothing_else() -> None:
+    calls = {"fault": [int, partial(signal.raise_signal, signal.SIGSEGV)], "error": [partial(int, "x")], "fine": [int]}
+    assert crashes(calls) == {"fault": "SIGSEGV"}
+
+
+def test_bench_beside_a_peer_that_crashes(model: Path, tmp_path: Path, monkeypatch, capfd) -> None:
+    (tmp_path / "openvino.py").write_text("import os\nCore = os.abort\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    with pytest.raises(SystemExit) as end:
+        main(["bench", str(model), "--against", "openvino,onnxruntime", "--threads", "1", "--seconds", "0.01", "--rounds", "1"])
+    out = " ".join(capfd.readouterr().out.split())
+    assert end.value.code == 0 and "openvino does not take part: crashed (SIGABRT) on this model" in out and "│ 1 │ onnxruntime │" in out
 
 
 def test_versions() -> None:
