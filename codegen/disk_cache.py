@@ -45,14 +45,19 @@ def read_checked(path: Path) -> bytes | None:
     try:
         with path.open("rb") as f:
             raw = f.read()
-            if abs(time.time() - os.fstat(f.fileno()).st_mtime) > _FRESH:
-                with suppress(OSError):  # another user's, or a file system that is only read
-                    os.utime(f.fileno())
+            mark_used(f.fileno())
     except OSError:
         return None
     head = len(_MAGIC) + 32
     data = raw[head:]
     return data if raw[: len(_MAGIC)] == _MAGIC and hashlib.sha256(data).digest() == raw[len(_MAGIC) : head] else None
+
+
+def mark_used(file: int | Path) -> None:
+    """Say that a file, or folder, is used now: others go first."""
+    with suppress(OSError):  # another user's, or a file system that is only read; gone meanwhile
+        if abs(time.time() - os.stat(file).st_mtime) > _FRESH:
+            os.utime(file)
 
 
 def write_checked(path: Path, data: bytes) -> None:
@@ -73,6 +78,22 @@ def write_checked(path: Path, data: bytes) -> None:
         except BaseException:  # Ctrl-C, too
             os.unlink(temporary)
             raise
+    _trim_sometimes(path, most)
+
+
+def move_in(made: Path, path: Path) -> None:
+    """Make a finished file, of the same file system, part of the cache under a name that is a digest; it stays there at any limit, for now.
+
+    Raises OSError, and InputError when MLC_CACHE_LIMIT is no size.
+    """
+    most = limit()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(made, path)
+    if most:
+        _trim_sometimes(path, most)
+
+
+def _trim_sometimes(path: Path, most: int) -> None:
     if path.name[2:3] in "07":  # one in eight, as names are digests: listing a folder takes as long as writing three files
         trim(path.parent, most // _FOLDERS)
 

@@ -58,6 +58,20 @@ def test_one_larger_than_its_share_is_kept(monkeypatch):
     assert read_checked(entry("ef00")) == bytes(5000)
 
 
+def test_files_that_were_made_elsewhere_are_trimmed_too(folder, monkeypatch):
+    monkeypatch.setenv("MLC_CACHE_LIMIT", "2560K")
+    for i in range(40):
+        made = folder / "made.so"
+        made.write_bytes(bytes(3000))
+        disk_cache.move_in(made, entry(f"cd{i % 16:x}{i // 16:x}.so"))
+        age(entry(f"cd{i % 16:x}{i // 16:x}.so"), 50 - i)
+    assert not made.exists() and sum(e.size for e in disk_cache.entries(cache_dir() / "cd")) <= 10240 + 9 * 3040
+    monkeypatch.setenv("MLC_CACHE_LIMIT", "0")
+    made.write_bytes(b"x")
+    disk_cache.move_in(made, entry("ab0.so"))
+    assert entry("ab0.so").exists()  # whoever made it opens it now
+
+
 def test_processes_that_trim_at_once_do_not_disturb_readers(monkeypatch):
     monkeypatch.setenv("MLC_CACHE_LIMIT", "256K")
 

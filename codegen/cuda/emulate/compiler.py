@@ -9,13 +9,15 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from ....errors import CodegenError, TargetError, VerifyError
+from ...disk_cache import cache_dir, mark_used, move_in
 from ..nvrtc import headers
 
 _FLAGS = ("-std=c++17", "-O1", "-g0", "-DMLC_EMULATE", "-fPIC", "-fwrapv", "-ffp-contract=on", "-Wno-unknown-pragmas", "-Wno-div-by-zero",
@@ -24,6 +26,7 @@ _MESSAGE = 256
 _EMULATION = tuple(f"emulate{part}.h" for part in ("", "_language", "_fibers", "_rules", "_tensor", "_grid", "_hopper"))
 _GRID = "emulate_grid.cpp"
 _FIRST = "mlc.cuh"  # what every kernel includes first
+_OLD = 7 * 24 * 3600  # seconds after which headers that nobody used go
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +70,16 @@ def build(sources: Mapping[str, str], options: EmulateOptions | None = None) -> 
     # Not optimised: g++ takes longer over instrumented code than that then saves.
     flags = [*_FLAGS, *(f"-fsanitize={s}" for s in sanitize), *(["-fno-sanitize-recover=all", "-O0"] if sanitize else [])]
     text, common, folder = translation_unit(sources), _common(compiler, flags), _cache()
-    library = folder / f"{_digest((text, common.name))}.so"
-    if not library.exists():
+    name = _digest((text, common.name))
+    library = cache_dir() / name[:2] / f"{name}.so"
+    if library.exists():
+        mark_used(library)
+    else:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             source, out = Path(work) / "kernels.cpp", Path(work) / "kernels.so"
             source.write_text(text)
             _run(compiler, *flags, "-shared", "-I", common, source, common / f"{_GRID}.o", "-o", out)
-            os.replace(out, library)
+            move_in(out, library)
     return Library(library)
 
 
@@ -81,7 +87,9 @@ def _common(compiler: str, flags: Sequence[str]) -> Path:
     """A folder of what all kernels have in common: headers, the first precompiled, as g++ then finds it, and the code that runs grids."""
     files = {name: _resource(f"emulate/{name}") for name in (*_EMULATION, _GRID)} | headers()
     folder = _cache() / _digest((*files.values(), *flags, compiler))
-    if not folder.exists():
+    if folder.exists():
+        mark_used(folder)
+    else:
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
             made = Path(work) / folder.name
             made.mkdir()
@@ -94,6 +102,10 @@ def _common(compiler: str, flags: Sequence[str]) -> Path:
             except OSError:  # another process was first
                 if not folder.is_dir():
                     raise
+        for other in folder.parent.iterdir():  # of earlier versions, and of processes that were killed
+            with suppress(OSError):
+                if time.time() - other.stat().st_mtime > _OLD:
+                    (shutil.rmtree if other.is_dir() else os.unlink)(other)
     return folder
 
 
@@ -127,7 +139,6 @@ def _resource(name: str) -> str:
 
 
 def _cache() -> Path:
-    base: Any = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(base) / "mlc" / "emulated"
+    folder = cache_dir() / "emulated"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
