@@ -67,7 +67,8 @@ class _Commands(click.Group):
 def cli(debug: bool) -> None:
     """Compile ONNX models to native code, and check them against onnxruntime.
 
-    MODEL is a path, or sample:NAME (carried by the onnx package), real:NAME or suite:NAME (see: python -m mlc.models list).
+    MODEL is a path, - for standard input, sample:NAME (carried by the onnx package), real:NAME, suite:NAME and others
+    (see: python -m mlc.models list).
     """
 
 

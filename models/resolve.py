@@ -25,12 +25,15 @@ def resolve(name: str) -> Path:
             kind = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(
-                f"no such file: {name}", expected="a path, or sample:NAME, real:NAME, suite:NAME, quantized:NAME, trained:NAME"
+                f"no such file: {name}",
+                expected="a path, - for standard input, or sample:NAME, real:NAME, suite:NAME, quantized:NAME, trained:NAME",
             ) from None
         except (OSError, ValueError) as e:  # a name too long, a folder that may not be searched; NUL in the name
             raise InputError(f"cannot be read: {e.strerror if isinstance(e, OSError) else e}", loc=name) from None
         if stat.S_ISDIR(kind):
             raise InputError(f"{name} is a folder", expected="an .onnx or .mlc file")
+        if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
+            raise InputError(f"{name} is a device", expected="an .onnx or .mlc file")
         return path
     match prefix:
         case "sample":

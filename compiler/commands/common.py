@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -145,9 +147,20 @@ class Model:
 
 
 def find(name: str, shapes: Sequence[str]) -> Model:
-    """The model of a command line argument. Raises InputError."""
+    """The model of a command line argument, "-" for standard input. Raises InputError."""
     asked = parse_shapes(shapes)
-    return Model(name, resolve(name), asked, {**default_shapes(name), **asked})
+    path = Path("/dev/stdin") if name == "-" else resolve(name)
+    if name == "-" or path.is_fifo():
+        path = _kept(path)
+    return Model(name, path, asked, {**default_shapes(name), **asked})
+
+
+def _kept(pipe: Path) -> Path:
+    """What a pipe gives, as a file until the command ends: a model is read more than once."""
+    path = Path(click.get_current_context().with_resource(tempfile.TemporaryDirectory()), "stdin.onnx")
+    with opened(pipe) as given, path.open("wb") as f:
+        shutil.copyfileobj(given, f)
+    return path
 
 
 def static_shapes(feeds: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -29,6 +29,7 @@ def command(model: str, output: str | None, name: str | None, shapes: tuple[str,
 
     found = find(model, shapes)
     if found.is_module:
+        found.require_no_options(replace(knobs, shapes=found.asked or None))
         parts = artifact.load(found.path)
     else:
         from ..api import compile_with

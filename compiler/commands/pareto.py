@@ -40,12 +40,14 @@ def command(
     from ...passes.base import PassContext
     from ...passes.pipelines import optimize
     from ..importer import import_model
-    from ..precision.page import page
+    from ..precision.page import page, require_plots
     from ..precision.pareto import measure
     from ..precision.workbench import Workbench
 
     found = find(model, shapes)
     found.require_onnx()
+    if html:
+        require_plots()
     options = Precision("fp32", calibration=calibration, max_drop=max_drop, **tuning)
     with progress() as tell:
         tell("import", 0, 1)

@@ -13,6 +13,16 @@ from .metrics import Bound, shown
 from .pareto import Point, choice, frontier
 
 
+def require_plots() -> None:
+    """Raises InputError without matplotlib."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as e:
+        raise InputError(
+            "drawing the frontier needs matplotlib", remedy="pip install 'mlc[plot]', or leave --html out", loc="--html"
+        ) from e
+
+
 def page(title: str, points: Sequence[Point], bound: Bound | None, about: dict[str, Any]) -> str:
     """HTML text. `about` are further facts to list (versions, data). Raises InputError without matplotlib."""
     metric = bound.name if bound else "relative-l2"
@@ -27,12 +37,9 @@ def page(title: str, points: Sequence[Point], bound: Bound | None, about: dict[s
 
 def _plot(points: Sequence[Point], best: Sequence[Point], chosen: Point | None, metric: str, bound: Bound | None) -> str:
     """An SVG element: speed-up against loss."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise InputError(
-            "drawing the frontier needs matplotlib", remedy="pip install 'mlc[plot]', or leave --html out", loc="--html"
-        ) from e
+    require_plots()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([p.losses[metric] for p in best], [p.speedup for p in best], color="#888", drawstyle="steps-post", zorder=1, label="frontier")

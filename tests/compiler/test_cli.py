@@ -135,6 +135,28 @@ def test_bench(run, model: Path, tmp_path: Path) -> None:
     assert all(0 < t["min_ms"] <= t["median_ms"] <= t["p99_ms"] for t in timings)
 
 
+def test_models_from_pipes(run, model: Path, tmp_path: Path) -> None:
+    assert run("compile", model, "-o", tmp_path / "m.mlc")[0] == 0
+    for name, command in ((model, ("inspect", "--json", "-")), (tmp_path / "m.mlc", ("run", "-o", tmp_path / "o.npz"))):
+        read, write = os.pipe()
+        with os.fdopen(write, "wb") as f:
+            f.write(name.read_bytes())
+        code, out, err = run(command[0], f"/dev/fd/{read}", *command[1:])
+        os.close(read)
+        assert code == 0, out + err
+    assert np.load(tmp_path / "o.npz")["y"].shape[1] == 6
+    command = [sys.executable, "-m", "mlc", "inspect", "-", "--capability"]
+    done = subprocess.run(command, input=model.read_bytes(), capture_output=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == 0 and b"every node can be compiled" in done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.mlc", "model.onnx", "o.npz"]
+
+
+def test_exports_of_modules_take_no_options(run, model: Path, tmp_path: Path) -> None:
+    assert run("compile", model, "-o", tmp_path / "m.mlc")[0] == 0
+    code, _, err = run("export", tmp_path / "m.mlc", "--shape", "x=1,4", "-o", tmp_path / "d")
+    assert code == 2 and "options of compilation" in err and not (tmp_path / "d").exists()
+
+
 def test_bench_of_a_compiled_module(run, model: Path, tmp_path: Path) -> None:
     module = tmp_path / "m.mlc"
     assert run("compile", model, "-o", module)[0] == 0
@@ -208,6 +230,7 @@ def test_files_that_cannot_be_written_are_told_first(run, tmp_path: Path, args: 
         (["run", "{model}", "--inputs", "{array}"], "one array"),
         (["run", "{model}", "-o", "{folder}/missing/o.npz"], "written"),
         (["run", "{mlc}"], "mlc"),
+        (["run", "/dev/zero"], "is a device"),
         (["bench", "{model}", "--threads", "0"], "--threads"),
         (["bench", "{model}", "--against", "pytorch"], "pytorch"),
         (["check", "{model}", "-O7"], "7"),

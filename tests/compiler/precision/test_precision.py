@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import warnings
 
 import mlc
@@ -239,6 +240,13 @@ def test_check_names_where_error_enters(model, samples, tmp_path, capsys):
     assert {x["node"] for x in found["error_enters"][:3]} <= {"conv", "up", "down"} and found["precision"] == "int8"
     assert "error enters at" in capsys.readouterr().out
     assert run(*arguments, "--max-drop", "relative-l2=1e-9") == 2
+
+
+def test_pareto_says_before_it_measures_that_it_cannot_draw(model, tmp_path, monkeypatch, capsys):
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert run("pareto", model, "--data", "missing.npz", "--html", tmp_path / "p.html") == 2
+    assert "matplotlib" in capsys.readouterr().err
 
 
 def test_pareto_goes_on_from_its_file_and_draws_a_page(model, samples, tmp_path, monkeypatch, capsys):
