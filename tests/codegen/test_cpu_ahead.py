@@ -36,3 +36,14 @@ def test_lines_of_results(count, size, pitch, want):
     kernel = rows(count, size, pitch)
     assert ahead(kernel, 1, (0,)) == want
     assert ("llvm.prefetch" in emit_loop(kernel, host()).ir_text) == bool(want)
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_lines_of_results_that_go_on_from_each_other(step):
+    """The next row along the reduce axis is stored next, wherever the other parallel axes lead."""
+    count, size = 5000, 100
+    row = Axis(2) if step == 1 else Call("sub", (Num(count - 1), Axis(2)))
+    at = Call("add", (Call("add", (Call("mul", (Axis(0), Num(count * size))), Call("mul", (row, Num(size))))), Axis(1)))
+    operand = Operand(F, 3 * count * size, written=True)
+    kernel = LoopKernel((3, size), (count,), (operand,), (), (Store(0, at, Num(0.0, dtype=F), per_element=True),))
+    assert ahead(kernel, 1, (0, 2)) == {0: 256 if step == 1 else -300}

@@ -159,11 +159,23 @@ def test_running_sums_of_sizes_known_at_once(dtype, shape):
         np.testing.assert_array_equal(got, op.reference(data)[0])
 
 
+@pytest.mark.parametrize(("dtype", "shape"), [(DType.F32, (40, 333)), (DType.F64, (3, 50, 150)), (DType.F32, (33, 70_000))])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_running_sums_that_go_on_from_lines_of_memory(dtype, shape, threads):
+    """Lines of more vectors than registers hold, of neighbouring units as one, and longer than what is walked at once."""
+    x = tensor(*shape, dtype=dtype)
+    ops = [CumSum(len(shape) - 2, *order) for order in ((False, False), (True, True))]
+    data = RNG.integers(-4, 5, shape).astype(dtype.np)
+    module = compile_graph(graph([x], *(ap(op, x) for op in ops)), threads=threads)
+    for op, got in zip(ops, module(data), strict=True):
+        np.testing.assert_array_equal(got, op.reference(data)[0])
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_running_sums_of_nothing_and_of_one(axis):
     x = tensor(N, N, dtype=DType.F32)
     module = compile_graph(graph([x], ap(CumSum(axis, False, False), x)), threads=1)
-    for n in (0, 1, 2, 40):
+    for n in (0, 1, 2, 40, 150):
         data = RNG.integers(-4, 5, (n, n)).astype("f")
         np.testing.assert_array_equal(module(data), data.cumsum(axis))
 

@@ -24,4 +24,5 @@ def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS
     points = max_dim(prod(kernel.reduce_axes) * max(1, len(kernel.stages)))
     cost = writer.elements_per_unit * points * max(1, len(nodes) // max(1, width))
     flops = prod(kernel.axes) * points * sum(isinstance(e, Call) and e.dtype.is_float for e in nodes)
-    return Emitted(text, symbol, tuple(writer.params.dims), writer.units, cost, flops, bytes_of(kernel.operands))
+    dims, moved = tuple(writer.params.dims), bytes_of(kernel.operands)
+    return Emitted(text, symbol, dims, writer.units, cost, flops, moved, shared=form.schedule.by_lines)

@@ -28,7 +28,8 @@ class LoopSchedule:
     """axis: the vector axis (parallel axes first, then reduce axes), −1 for scalar code; width: lanes;
     group: vectors per iteration; block: elements of a unit when the vector axis is the only parallel one;
     chain: terms that one accumulator of a sum takes before it is added to another (see `reductions.Parts`);
-    columns: neighbours along the last other parallel axis that are computed together, sharing what they load."""
+    columns: neighbours along the last other parallel axis that are computed together, sharing what they load;
+    by_lines: running sums go on from lines of memory (see `recurrence.vectors`)."""
 
     axis: int
     width: int
@@ -36,6 +37,7 @@ class LoopSchedule:
     block: int
     chain: int = 256
     columns: int = 1
+    by_lines: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,8 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
     n = len(k.axes)
     width = target.vector_bits // (8 * lane_bytes(k))
     if (found := running(k)) is not None:
-        axis, group = vectors(k, found, width)
-        return LoopSchedule(axis, width, group, width * group)
+        axis, group, lines = vectors(k, found, width)
+        return LoopSchedule(axis, width, group, width * group, by_lines=lines)
     candidates = _Costs(k, width).candidates()
     if not candidates:
         return LoopSchedule(-1, 1, 1, 256 if not k.reduce_axes else 8)

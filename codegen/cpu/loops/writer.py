@@ -15,6 +15,7 @@ from .accesses import Scope
 from .ahead import ahead
 from .form import Form
 from .lines import Lines, LineUnits, lines
+from .recurrence import ROOM
 from .running import RunningStores
 from .schedule import work
 from .segments import FILLED
@@ -45,7 +46,7 @@ class Writer(Tiled, RunningStores, LineUnits):
         saved = spill(k) if plan.axis >= len(k.axes) or plan.axis < 0 else None
         super().__init__(k if saved is None else saved.kernel, plan, target)
         self.tile, self.short, self.inner, self.spill, k = tile, form.short, form.inner, saved, self.k
-        self.running = running(k)
+        self.running = None if plan.by_lines else running(k)
         if self.running is not None:
             self.depends |= self.dependence_of([self.running.element])
         self.parts = () if form.parts is None else form.parts.parts
@@ -60,14 +61,12 @@ class Writer(Tiled, RunningStores, LineUnits):
         self.elements_per_unit: Dim = max_dim(last)
         if tile is not None:
             self.blocks, self.elements_per_unit = tile.units(k.axes)
-        elif self.parallel and (not self.outer or (upper(outer) < _FEW_UNITS and upper(last) >= 2 * plan.block)):
+        elif plan.by_lines or (self.parallel and (not self.outer or (upper(outer) < _FEW_UNITS and upper(last) >= 2 * plan.block))):
             self.blocks, self.elements_per_unit = ceildiv(last, plan.block), plan.block
         self.lines = None
-        if self.parallel and tile is None and not self.parts and self.running is None:
+        if self.parallel and tile is None and not self.parts and self.running is None and not plan.by_lines:
             self.lines = lines(k, plan.axis, plan.width, target)
         self.blocked = tile is not None or not self.outer or self.blocks != 1
-        if not isinstance(tile, Turn) and plan.axis >= 0:
-            self.ahead = ahead(k, plan.axis, self.outer)
         self.units: Dim = outer * self.blocks
         if (found := self.lines) is not None:
             self.units = prod(k.axes[i] for i in self.outer[:-2]) * found.bands * found.blocks
@@ -88,6 +87,9 @@ class Writer(Tiled, RunningStores, LineUnits):
         plain = tile is None and self.windows is None and self.running is None and self.lines is None and form.short is None
         whole = all(x.per_element and stride_along(x.offset, plan.axis) == 1 for x in k.stores)
         self.sweeps = plain and self.parallel and bool(k.reduce_axes) and not k.stages and whole
+        if not isinstance(tile, Turn) and plan.axis >= 0:
+            down = self.sweeps or (self.running is not None and self.parallel)  # the reduce axes are walked around the vector axis
+            self.ahead = ahead(k, plan.axis, [*self.outer, *(n + j for j in range(len(k.reduce_axes)))] if down else self.outer)
 
     def write(self) -> None:
         b, k = self.b, self.k
@@ -111,6 +113,8 @@ class Writer(Tiled, RunningStores, LineUnits):
                     axes[i] = rest
                 else:
                     axes[i], rest = self._split(rest, k.axes[i])
+            if self.plan.by_lines:
+                return b.ir.add(u, self._joined_blocks(u, part, axes))
             if self.column_axis < 0:
                 self._single(part, axes)
                 return b.ir.add(u, b.i64(1))
@@ -205,6 +209,15 @@ class Writer(Tiled, RunningStores, LineUnits):
         else:
             size = k.axes[self.plan.axis]
             self._swept(axes, b.i64(0), self.dim(size), size if isinstance(size, int) else None)
+
+    def _joined_blocks(self, u: Any, part: Any, axes: dict[int, Any]) -> Any:
+        """Neighbouring blocks of a line as one, as many as the call has and `ROOM`; returns how many."""
+        b, i, block = self.b, self.b.ir, self.plan.block
+        most = ROOM // (block * max(self.k.operands[s.operand].dtype.itemsize for s in self.k.stores))
+        count = b.smin(b.smin(i.sub(self.end, u), i.sub(self.dim(self.blocks), part)), b.i64(most))
+        start = i.mul(part, b.i64(block))
+        self._swept(axes, start, b.smin(i.add(start, i.mul(count, b.i64(block))), self.dim(self.k.axes[self.plan.axis])), None)
+        return count
 
     def _swept(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None, reduced: int = 0) -> None:
         """The vector axis from start to stop; for each step of the reduce axes where those only store."""
