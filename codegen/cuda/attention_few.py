@@ -13,7 +13,6 @@ from ...ir import Dim, ceildiv, dim_min, lower, prod, upper
 from ..kernel import AttentionKernel
 from .attention_mma import key_splits
 from .attention_text import LoadingText, loading_text, whole_rows
-from .contract_schedule import WAVE
 from .contract_shares import Shares
 from .emitted import Launch
 from .launching import launch_of
@@ -54,11 +53,10 @@ class FewSchedule:
         return _WARPS * (32 // self.lanes) * self.queries * self.pitch(kernel) * 4
 
 
-def schedule_few(kernel: AttentionKernel, others: Dim) -> FewSchedule | None:
-    """For FEW queries, and for more where tiles of many queries would give few blocks (`others`); else None. Where their number is not
-    known, what computes up to FEW."""
+def schedule_few(kernel: AttentionKernel) -> FewSchedule | None:
+    """For FEW queries, else None. Where their number is not known, what computes up to FEW."""
     wide = max(kernel.size, kernel.value_size)
-    if wide > _WIDEST or (lower(kernel.rows) > FEW and not (isinstance(others, int) and others <= WAVE // 2)):
+    if wide > _WIDEST or lower(kernel.rows) > FEW:
         return None
     known = isinstance(kernel.rows, int) or upper(kernel.rows) <= FEW
     packed = kernel.group if known and upper(kernel.rows) * kernel.group <= _MOST else 1

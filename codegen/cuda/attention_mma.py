@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ...ir import Dim, DType, ceildiv, prod, upper
 from ..kernel import AttentionKernel
-from .attention_text import LoadingText, loading_text, pair_stores, whole_rows
+from .attention_text import LoadingText, loading_text, whole_out, whole_rows
 from .contract_schedule import TF32, WAVE, Instruction
 from .contract_shares import Shares
 from .emitted import Launch
@@ -130,7 +130,7 @@ def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned
         async_q=whole_q,
         async_k=whole_k,
         async_v=whole_v,
-        pair_stores=pair_stores(kernel, aligned),
+        pair_stores=whole_out(kernel, aligned),
     )
     pointers, sums, blocks = operand_pointers(kernel.operands), "float" if plan.splits > 1 else "", plan.blocks(kernel) * plan.splits
     launch = launch_of("attention_mma.cu.j2", pointers, values, params, blocks, plan.threads, plan.shared(kernel), sums=sums)

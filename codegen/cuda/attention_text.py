@@ -77,10 +77,10 @@ def whole_rows(kernel: AttentionKernel, aligned: Sequence[int], piece: int = 16)
     return [_divides(kernel, aligned, i, (*strides, size), piece) for i, (strides, size) in enumerate(operands)]
 
 
-def pair_stores(kernel: AttentionKernel, aligned: Sequence[int]) -> bool:
-    """Whether two neighbours of the result may be stored at once."""
+def whole_out(kernel: AttentionKernel, aligned: Sequence[int], count: int = 2) -> bool:
+    """Whether `count` neighbours of the result may be stored at once."""
     last = len(kernel.operands) - 1
-    return _divides(kernel, aligned, last, (*kernel.out_strides, kernel.value_size), 2 * kernel.operands[last].dtype.itemsize)
+    return _divides(kernel, aligned, last, (*kernel.out_strides, kernel.value_size), count * kernel.operands[last].dtype.itemsize)
 
 
 def _divides(kernel: AttentionKernel, aligned: Sequence[int], operand: int, elements: Sequence[Dim], piece: int) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ...ir import Dim, ceildiv, lower, prod
 from ..kernel import AttentionKernel
 from .attention_mma import LOG2_E, SIXTEEN, converter
-from .attention_text import AttentionText, pair_stores, shared_text
+from .attention_text import AttentionText, shared_text, whole_out
 from .contract_schedule import WAVE, typical
 from .contract_wgmma import GROUP_INSTRUCTIONS
 from .emitted import Launch, TensorMap
@@ -112,7 +112,7 @@ def attention_groups(kernel: AttentionKernel, plan: AttentionGroupSchedule, alig
         values=-(-kernel.value_size // 8) * 8,
         out_element=storage(out),
         to_out=converter(out),
-        pair_stores=pair_stores(kernel, aligned),
+        pair_stores=whole_out(kernel, aligned),
     )
     shared_heads = ceildiv(kernel.heads, kernel.group)
     maps = (

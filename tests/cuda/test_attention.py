@@ -7,7 +7,7 @@ import pytest
 from emulated import check_all, needs_gxx
 from lowering import ap, graph, tensor
 from mlc.codegen.cuda import attention as cuda_attention
-from mlc.codegen.cuda.attention import schedule_attention
+from mlc.codegen.cuda.attention_fma import AttentionFmaSchedule, schedule_attention_fma
 from mlc.codegen.cuda.attention_mma import schedule_attention_mma, takes_attention
 from mlc.codegen.cuda.attention_wgmma import AttentionGroupSchedule
 from mlc.codegen.cuda.emit import emit
@@ -27,15 +27,30 @@ def attention(heads, kv_heads, rows, keys, size, value, mask=None, causal=False,
     return graph(xs, ap(O.Attention(0.3, causal), *xs)), None, bindings
 
 
-def test_attention() -> None:
+def test_attention_in_float32() -> None:
+    """Heads of all sizes, rows and keys that fill no tile, masks, causal, grouped heads, keys that warps and blocks share."""
     plans = check_all([
         attention(3, 3, 7, 40, 16, 24), attention(4, 2, 37, 37, 8, 8, causal=True), attention(2, 2, 5, 9, 8, 8, mask=(2, 1, 5, 9)),
-        attention(2, 2, B, L, 32, 32, batch=1, B=19, L=70), attention(2, 1, 1, 33, 16, 40), attention(2, 2, 3, L, 8, 8, L=0),
+        attention(2, 2, B, L, 32, 32, batch=1, B=19, L=70), attention(2, 1, 17, 33, 13, 7), attention(2, 2, 30, L, 8, 8, L=0),
         attention(2, 2, 3, 5, 300, 260), attention(2, 2, 9, 4, 8, 8, causal=True), attention(1, 1, 70, 70, 64, 64, mask=(1, 1, 70, 70), causal=True),
+        attention(2, 2, 20, 600, 64, 64, mask=(2, 2, 20, 600), causal=True), attention(1, 1, 6, 40, 80, 80), attention(1, 1, 5, 9, 2500, 600),
     ])  # fmt: skip
     found = [s.kernel for p in plans for s in p.steps if isinstance(s.kernel, AttentionKernel)]
-    assert len(found) == len(plans)
-    assert {schedule_attention(k).staged for k in found} == {True, False}
+    chosen = [schedule_attention_fma(k) for k in found]
+    assert len(found) == len(plans) and {(s.sharing, s.splits > 1) for s in chosen} >= {(1, False), (4, False), (4, True)}
+    assert {s.resident(k) for k, s in zip(found, chosen, strict=True)} == {True, False}
+    assert all(s.shared(k) <= 99 << 10 for k, s in zip(found, chosen, strict=True))
+
+
+@pytest.mark.parametrize("plan", [(4, 8, 32), (4, 4, 64), (2, 4, 32, 2), (2, 2, 16, 2, 3)], ids=str)
+def test_tiles_of_attention_in_float32(plan: tuple[int, ...]) -> None:
+    jobs = [
+        attention(2, 1, 150, 130, 64, 64, batch=1), attention(1, 1, 70, 170, 36, 100, causal=True, batch=1),
+        attention(1, 1, 40, 300, 72, 136, mask=(1, 1, 1, 300), causal=True, batch=1), attention(2, 2, 9, L, 32, 40, L=70),
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:  # no fixture: tests of devices call this, too
+        patch.setattr(cuda_attention, "schedule_attention_fma", lambda kernel: AttentionFmaSchedule(*plan))
+        check_all(jobs)
 
 
 def test_few_queries_in_float32() -> None:
@@ -43,7 +58,7 @@ def test_few_queries_in_float32() -> None:
     few = sym("R", 1, 40)
     plans = check_all([
         attention(12, 12, 1, 1000, 64, 64, batch=1), attention(8, 2, 1, 300, 64, 128, batch=1, causal=True), attention(3, 3, 2, 33, 13, 7),
-        attention(2, 2, 20, 600, 64, 64, mask=(2, 2, 20, 600), causal=True), attention(8, 2, 2, L, 128, 256, batch=1, L=300),
+        attention(2, 2, 4, 600, 64, 64, mask=(2, 2, 4, 600), causal=True), attention(8, 2, 2, L, 128, 256, batch=1, L=300),
         attention(2, 2, few, L, 32, 32, batch=1, R=3, L=300), attention(2, 2, few, L, 32, 32, batch=1, R=19, L=300),
     ])  # fmt: skip
     kernels = [s.kernel for p in plans for s in p.steps if isinstance(s.kernel, AttentionKernel)]

@@ -183,6 +183,20 @@ def test_sums_that_blocks_share_stay_in_registers(monkeypatch) -> None:
 
 
 @needs_nvrtc
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_attention_in_float32_stays_in_registers(arch: str) -> None:
+    for size, keys, causal in ((64, 1024, False), (128, 2048, True)):
+        q, k, v, mask = (tensor(8, 16, n, m) for n, m in ((1024, size), (keys, size), (keys, size), (1024, keys)))
+        steps = lower(graph([q, k, v, mask], ap(O.Attention(0.3, causal), q, k, v, mask)), LOWERING).steps  # a mask is turned first, maybe
+        step = next(s for s in steps if isinstance(s.kernel, AttentionKernel))
+        (launch,) = emit(step.kernel, parse(f"cuda:{arch}"), [16] * len(step.buffers)).launches
+        told = nvrtc().messages(launch.source, arch)
+        assert "by multiply-add" in launch.source and re.search(r"0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", told), (
+            told
+        )
+
+
+@needs_nvrtc
 def test_refused_source() -> None:
     with pytest.raises(CodegenError, match=r"kernel k: .*sm_80") as e:
         compile_all({"k": '#include "mlc.cuh"\nextern "C" __global__ void k() { nonsense; }'}, lambda symbol: ["sm_80"])
