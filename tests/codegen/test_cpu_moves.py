@@ -309,6 +309,25 @@ def test_choice():
     assert moving(merge_axes(kernel), target) is None
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_rows_too_short_for_vectors(size):
+    """With a factor of their own, behind an axis that fills half a vector, and one that other factors follow."""
+    shape = 6, 5, 7, size
+    x, own, other = (elements(DType.F32, *s) for s in (shape, (size,), (5,)))
+    factors = Load(1, Axis(3), dtype=DType.F32), Load(2, Axis(1), dtype=DType.F32)
+    at = offset(*row_major(shape))
+    value = Call("add", (Call("mul", (Load(0, at, dtype=DType.F32), factors[0]), dtype=DType.F32), factors[1]), dtype=DType.F32)
+    operands = (*(Operand(DType.F32, a.size) for a in (x, own, other)), Operand(DType.F32, x.size, written=True))
+    kernel = LoopKernel(shape, (), operands, (), (Store(3, at, value),))
+    assert isinstance(moving(merge_axes(kernel), parse("cpu:x86-64-v4")), Weave)
+    want = x * own + other[:, None, None]
+    for target in TARGETS[:2]:
+        got = np.full(x.size + PAD, 77, x.dtype)
+        execute(kernel, [x, own, other, got], target)
+        np.testing.assert_array_equal(got[: x.size].reshape(shape), want)
+        assert (got[x.size :] == 77).all()
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("reduction", ["none", "add", "max"])
 def test_rows_that_updates_replace_one_after_another(reduction, target):

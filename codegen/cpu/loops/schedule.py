@@ -18,7 +18,7 @@ UNROLL_POINTS = 64  # reduce spaces up to this size are unrolled,
 _WINDOW_FNS = ("sum", "max", "min")
 _COLUMNS = 4  # points of a window sum computed together: 3 are measurably slower, 6 no faster
 UNROLL_WORK = 640  # unless that makes more vector operations than this: compile time grows with them
-_SHORTEST = 4  # fewer elements are not worth a vector axis
+SHORTEST = 4  # fewer elements are not worth a vector axis
 MOST_APART = 8  # a stride up to which whole lines are loaded and shuffled, instead of gathered
 _CHEAP = frozenset({"add", "sub", "mul", "min", "max", "neg", "abs", "and_", "or_", "xor", "not_", "select", "sqrt", "div", "fma"})
 
@@ -141,7 +141,7 @@ class _Costs:
 
 
 def _too_short(size: Dim) -> bool:
-    return isinstance(size, int) and size < _SHORTEST
+    return isinstance(size, int) and size < SHORTEST
 
 
 def _columns(k: LoopKernel, axis: int) -> tuple[int, bool]:

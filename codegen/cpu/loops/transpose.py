@@ -9,7 +9,7 @@ from ...affine import affine, stride_along
 from ...expr import Load, postorder
 from ...kernel import LoopKernel
 from ..target import CpuTarget
-from .schedule import MOST_APART, LoopSchedule
+from .schedule import MOST_APART, SHORTEST, LoopSchedule
 
 _STRIP = 64  # elements: four lines of 4 bytes each
 _RUN = 512  # elements, so that a unit moves up to 128 KiB
@@ -127,9 +127,9 @@ def weaving(k: LoopKernel, target: CpuTarget, least: int | None = None) -> Weave
 
 
 def _worth_weaving(k: LoopKernel, read: int, size: int, lanes: int) -> bool:
-    """Whether vectors along `read` are cheap to load, and those along the short axis bad: mostly empty, or gathered."""
+    """Whether vectors along `read` are cheap to load, and those along the short axis bad: not to be had, mostly empty, or gathered."""
     strides = [stride_along(e.offset, read) for e in postorder(k.roots) if isinstance(e, Load)]
-    return all(isinstance(s, int) and 0 <= s <= MOST_APART for s in strides) and (size <= lanes // 4 or 1 in strides)
+    return all(isinstance(s, int) and 0 <= s <= MOST_APART for s in strides) and (size < SHORTEST or size <= lanes // 4 or 1 in strides)
 
 
 def _plain_map(k: LoopKernel) -> bool:
