@@ -49,37 +49,32 @@ def scale_after(product: Value, w: Value, c: Value, root: Value) -> Value | None
         if (factor == 0).any():
             return None
         factor = 1 / factor
-    op, data = product.node.op, _data(w)
+    op = product.node.op
     if isinstance(op, ConvTranspose):  # w[*K, O/groups, C]
         if factor.size > 1 and op.groups != 1:
             return None
         factor = factor[:, None]
-    return _reweighed(product, data * factor)
+    return _reweighed(product, product.node.inputs[0], w, factor)
 
 
 def scale_before(product: Value, x: Value, w: Value, c: Value) -> Value | None:
     """(x · c) ∗ w → x ∗ (c · w): zero padding stays zero."""
-    op, data = product.node.op, _data(w)
+    op = product.node.op
     factor = _per_channel(c, x.shape[-1])
     if factor is None or product.node.inputs[0].type != x.type:
         return None
     if isinstance(op, Conv) and factor.size > 1 and op.groups != 1:
         return None
-    scaled = data * (factor if isinstance(op, ConvTranspose) else factor[:, None])
-    return apply(op, x, const(scaled.astype(data.dtype), loc=w.node.loc))
+    return _reweighed(product, x, w, factor if isinstance(op, ConvTranspose) else factor[:, None])
 
 
-def _reweighed(product: Value, data: np.ndarray) -> Value | None:
-    x, w = product.node.inputs
-    if data.shape != w.shape or not _finite(data):
-        return None
-    return apply(product.node.op, x, const(data.astype(w.dtype.np, copy=False), loc=w.node.loc), loc=product.node.loc)
-
-
-def _finite(data: np.ndarray) -> bool:
-    """Whether all elements are. A sum shows it without an array of answers, unless it overflows itself."""
+def _reweighed(product: Value, x: Value, w: Value, factor: np.ndarray) -> Value | None:
+    """The product of x with weights times a factor; None where that has another shape, or they overflow."""
     with np.errstate(all="ignore"):
-        return bool(np.isfinite(data.sum()) or np.isfinite(data).all())
+        data = (_data(w) * factor).astype(w.dtype.np, copy=False)
+        # a sum shows whether all are finite without an array of answers, unless it overflows itself
+        sound = data.shape == w.shape and bool(np.isfinite(data.sum()) or np.isfinite(data).all())
+    return apply(product.node.op, x, const(data, loc=w.node.loc), loc=product.node.loc) if sound else None
 
 
 def scale_of_sum(x: Value, b: Value, c: Value, root: Value) -> Value | None:

@@ -35,17 +35,9 @@ def attention(q: Value, kt: Value, v: Value, p: Value, scaled: Value, product: V
         return None
     if any(len(t.shape) != rank for t in (q, kt, v)) or not q.shape[:-2] == kt.shape[:-2] == v.shape[:-2]:
         return None
-    scale = 1.0
-    if scaled != product:
-        factors = [s for t in scaled.node.inputs if (s := scalar_of(t)) is not None]
-        if len(factors) != 1:
-            return None
-        scale = 1 / factors[0] if isinstance(scaled.node.op, Div) else factors[0]
-        if scaled.type != product.type:
-            return None
-    (q, sq), (kt, sk) = _unscaled(q), _unscaled(kt)
+    (unscaled, scale), (q, sq), (kt, sk) = _unscaled(scaled), _unscaled(q), _unscaled(kt)
     scale *= sq * sk
-    if not np.isfinite(scale):
+    if unscaled != product or not np.isfinite(scale):
         return None
     k = _turned(kt)
     causal = mask is not None and _is_causal(mask, product)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..ir import DType, Graph, Node, Value, const, evaluate, prod, symbols_of
 from ..ir.ops import Attention, Cast, Conv, DotConv, DotMatMul, GroupedMatMul, MatMul
-from .base import Pass, PassContext, apply, const_of
+from .base import Pass, PassContext, apply, const_of, reshape
 
 _FEW_ROWS = 4  # or that may be so few: they read weights for so little work that half of the bytes are worth converting them each time
 _MANY_ROWS = 12  # from which on AMX tiles pay
@@ -148,4 +148,5 @@ def _levels(node: Node, x: Value, weights: np.ndarray) -> Value:
     k, n = weights.shape
     sides = (const(np.full((1, n), v, np.float32)) for v in (1, 0))
     halves = const(np.ascontiguousarray(weights), loc=node.inputs[1].node.loc)
-    return apply(GroupedMatMul(16, k), apply(Cast(DType.F32), x, loc=node.loc), halves, *sides, loc=node.loc)
+    y = apply(GroupedMatMul(16, k), apply(Cast(DType.F32), x, loc=node.loc), halves, *sides, loc=node.loc)
+    return reshape(y, node.out.shape)  # the weights may have had axes of size 1 in front

@@ -24,13 +24,15 @@ from ..ir.ops import (
     IntegerConv,
     IntegerMatMul,
     MatMul,
+    Max,
+    Min,
     Mul,
     Neg,
     Quantize,
     Reduce,
     Round,
 )
-from .base import Pass, PassContext, apply, const_of
+from .base import Pass, PassContext, apply, const_of, reshape
 
 _LEVELS = 255
 _SMALLEST = 1e-12  # a row of zeros has no scale of its own
@@ -184,8 +186,6 @@ def _dynamic_int8(node: Node, inputs: tuple[Value, ...], choice: DynamicInt8) ->
         )
     x, loc = inputs[0], node.loc
     last = (len(x.shape) - 1,)
-    from ..ir.ops import Max, Min
-
     lo = apply(Min(), apply(Reduce("min", last, True), x, loc=loc), const(np.float32(0)), loc=loc)
     hi = apply(Max(), apply(Reduce("max", last, True), x, loc=loc), const(np.float32(_SMALLEST)), loc=loc)
     scale = apply(Mul(), apply(Add(), hi, apply(Neg(), lo, loc=loc), loc=loc), const(np.float32(1 / _LEVELS)), loc=loc)
@@ -202,7 +202,8 @@ def _weight_only(node: Node, inputs: tuple[Value, ...], choice: WeightOnly) -> V
     if choice.rows is not None:
         x = apply(Mul(), x, const(choice.rows.astype(np.float32)), loc=loc)
     weights = (const(a, loc=inputs[1].node.loc) for a in (choice.levels, choice.scales.astype(np.float32), choice.zeros.astype(np.float32)))
-    return apply(GroupedMatMul(choice.bits, choice.group), x, *weights, loc=loc)
+    y = apply(GroupedMatMul(choice.bits, choice.group), x, *weights, loc=loc)
+    return reshape(y, node.out.shape)  # the layer's weights may have axes of size 1 in front
 
 
 def _integer(node: Node, q: Value, weights: np.ndarray, zero: Value) -> Value:

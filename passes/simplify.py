@@ -124,7 +124,7 @@ def max_with_zero(x: Value, root: Value) -> Value | None:
     return apply(Relu(), x) if x.type == root.type and is_float(x) else None
 
 
-def relu_then_min(x: Value, c: Value, root: Value) -> Value | None:
+def relu_then_max(x: Value, c: Value, root: Value) -> Value | None:
     """max(relu(x), c) with c ≤ 0 is relu(x)."""
     got = scalar_of(c)
     return x if got is not None and got <= 0 and x.type == root.type else None
@@ -149,11 +149,17 @@ def cast_to_same(x: Value, root: Value) -> Value | None:
 _LOSSLESS = {DType.BOOL, DType.U8, DType.I8, DType.U16, DType.I16, DType.I32, DType.I64, DType.U32, DType.F16, DType.F32, DType.F64}
 
 
+def _holds(wide: DType, narrow: DType) -> bool:
+    """Whether `wide` has every number of `narrow`. NumPy calls float64 safe for int64, and it is not from 2⁵³ on."""
+    safe = {wide, narrow} <= _LOSSLESS and np.can_cast(narrow.np, wide.np, "safe")
+    return bool(safe) and (wide, narrow) != (DType.F64, DType.I64)
+
+
 def cast_of_cast(x: Value, mid: Value, root: Value) -> Value | None:
     """Drop the inner cast where it loses nothing."""
     if x.dtype is root.dtype is DType.BF16 and mid.dtype in (DType.F32, DType.F64):
         return x
-    if x.dtype not in _LOSSLESS or mid.dtype not in _LOSSLESS or not np.can_cast(x.dtype.np, mid.dtype.np, "safe"):
+    if not _holds(mid.dtype, x.dtype):
         return None
     return x if x.dtype is root.dtype else apply(Cast(root.dtype), x)
 
@@ -174,12 +180,15 @@ def reduce_nothing(x: Value, root: Value) -> Value | None:
 
 
 def scale_of_scale(x: Value, a: Value, b: Value, root: Value) -> Value | None:
-    """(x · a) · b → x · (a · b) for one-element constants, one of which is a power of two (so nothing rounds)."""
+    """(x · a) · b → x · (a · b) for one-element constants, one of which is a power of two, where their product does not round."""
     p, q = scalar_of(a), scalar_of(b)
     if p is None or q is None or not is_float(x) or x.type != root.type:
         return None
-    exact = any(v != 0 and abs(math.frexp(v)[0]) == 0.5 for v in (p, q))
-    return apply(Mul(), x, like(x, p * q)) if exact and 1e-30 < abs(p * q) < 1e30 else None
+    if not any(abs(math.frexp(v)[0]) == 0.5 for v in (p, q)):
+        return None
+    with np.errstate(over="ignore", under="ignore"):
+        both = like(x, p * q)
+    return apply(Mul(), x, both) if scalar_of(both) == p * q else None
 
 
 def pad_into_conv(x: Value, w: Value, pad: Value, conv: Value) -> Value | None:
@@ -238,7 +247,7 @@ RULES: tuple[Rule, ...] = (
     Rule(P(Relu, X("x", lambda v: isinstance(v.node.op, Relu))), relu_twice),
     *(Rule(P(cls, P(cls, _x, _a), _b, name="root"), clip_merge) for cls in (Max, Min)),
     Rule(P(Max, _x, Num(0), name="root"), max_with_zero),
-    Rule(P(Max, X("x", lambda v: isinstance(v.node.op, Relu)), _c, name="root"), relu_then_min),
+    Rule(P(Max, X("x", lambda v: isinstance(v.node.op, Relu)), _c, name="root"), relu_then_max),
     Rule(P(Where, _c, X("a"), X("b"), name="root"), where_constant),
     Rule(P(Where, X("c"), X("a"), X("a"), name="root"), where_same),
     Rule(P(Cast, _x, name="root"), cast_to_same),

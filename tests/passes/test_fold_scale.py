@@ -18,6 +18,10 @@ def weights(*shape):
     return const(RNG.standard_normal(shape).astype(np.float32) + 2)
 
 
+def large(*shape):
+    return const(np.full(shape, 1e25, np.float32))
+
+
 def source(*shape):
     return apply(Input(TensorType(DType.F32, shape)))
 
@@ -83,6 +87,8 @@ STAYS = {
     "constant before a padded sum": lambda x: conv(apply(Add(), x, weights(4))),
     "outer sum of constants": lambda x: apply(Add(), apply(Add(), x, weights(5, 1)), weights(4)),
     "division by zero": lambda x: apply(Div(), conv(x), const(np.zeros(6, np.float32))),
+    "weights that would overflow": lambda x: apply(Mul(), apply(MatMul(), x, large(4, 6)), large(1)),
+    "weights that would overflow, before": lambda x: apply(MatMul(), apply(Mul(), x, large(1)), large(4, 6)),
     "broadcast up": lambda x: apply(Mul(), conv(x), weights(2, 1, 1, 1)),
 }  # fmt: skip
 

@@ -173,8 +173,8 @@ def attention(q, k, v, mask=None, scale="after", nan=False):
     scores = apply(MatMul(), apply(Div(), q, c(2)) if scale == "q" else q, kt)
     if scale == "after":
         scores = apply(Mul(), scores, s)
-    if scale == "div":
-        scores = apply(Div(), scores, c(2))
+    if scale in ("div", "zero"):
+        scores = apply(Div(), scores, c(2 if scale == "div" else 0))
     if mask is not None:
         scores = apply(Add(), scores, mask)
     p = apply(Softmax(len(q.shape) - 1), scores)
@@ -193,6 +193,12 @@ def test_attention(numbers, scale, mask, nan):
     assert compute(new) == ["attention"]
     op = next(n.op for n in new.nodes if n.op.name == "attention")
     assert op.scale == pytest.approx(1.0 if scale == "none" else 0.5) and not op.causal
+
+
+def test_scores_divided_by_zero_stay(numbers):
+    shapes = [(1, 2, 3, 4), (1, 2, 5, 4), (1, 2, 5, 6)]
+    new = fused(numbers, lambda q, k, v: attention(q, k, v, scale="zero"), *shapes, passes=(FuseAttention(),))
+    assert "attention" not in compute(new)
 
 
 def replaced(q, k, v, seen, fill, hidden=False, bias=None, order="bias first"):

@@ -48,6 +48,14 @@ def test_products_are_of_float32(op, shape, weights, dtype):
         compared(g, wide, R.standard_normal(shape).astype(dtype.np))
 
 
+@pytest.mark.parametrize("by", [HalfProducts(), TILES])
+def test_weights_with_axes_of_size_1_in_front_give_the_result_those(by):
+    g = made(MatMul(), (48, 80), R.standard_normal((1, 80, 64)))
+    new = by.run(g, PassContext(verify=True))
+    assert new is not g and new.outputs[0].shape == (1, 48, 64)
+    compared(g, new, R.standard_normal((48, 80)).astype(np.float16))
+
+
 @pytest.mark.parametrize("shape,dtype", [((4, 40), DType.F16), ((9, 40), DType.F32), ((4, 40), DType.BF16), ((sym("n"), 40), DType.F16)])
 def test_few_rows_small_weights_and_other_types_stay(shape, dtype):
     g = made(MatMul(), shape, R.standard_normal((40, 24)), dtype)

@@ -7,7 +7,7 @@ from mlc.errors import PassError
 from mlc.ir import DType, Graph, Input, Node, TensorType, const
 from mlc.ir.ops import Conv, MatMul, Relu
 from mlc.passes.base import PassContext, apply
-from mlc.passes.precision import BFloat16, DynamicInt8, Float16, LowerPrecision, StaticInt8, layers, weights_of
+from mlc.passes.precision import BFloat16, DynamicInt8, Float16, LowerPrecision, StaticInt8, WeightOnly, layers, weights_of
 
 RNG = np.random.default_rng(0)
 W = RNG.standard_normal((24, 10)).astype(np.float32)
@@ -47,6 +47,17 @@ def test_a_product_is_near_float32(choice, limit):
     x = RNG.standard_normal((5, 24)).astype(np.float32)
     x[2] = 0  # a row without a range
     assert 0 < error(g, lowered(g, fc=choice), x) < limit
+
+
+def test_weights_with_axes_of_size_1_in_front_give_the_result_those():
+    x = Node.make(Input(TensorType(DType.F32, (5, 24))), ()).out
+    g = Graph((x,), (apply(MatMul(), x, const(W[None]), loc=("fc",)),), ("x",), ("y",))
+    q, scales = columns(W)
+    levels = WeightOnly(8, 24, (q.astype(np.int16) + 128).astype(np.uint8), scales[None], np.full((1, 10), 128, np.float32))
+    for choice in (BFloat16(), DynamicInt8(q[None], scales), levels):
+        new = lowered(g, fc=choice)
+        assert new.outputs[0].type == g.outputs[0].type
+        assert 0 < error(g, new, RNG.standard_normal((5, 24)).astype(np.float32)) < 2e-2
 
 
 def test_bfloat16_rounds_operands_and_nothing_else():

@@ -31,6 +31,9 @@ ONE_STEP = {
     "where same": ("%c = greater %x, %z\n%r = where %c, %x, %x", "%x", ""),
     "cast same": ("%r = cast %x {dtype=!f32}", "%x", ""),
     "cast wider": ("%a = cast %i {dtype=!i64}\n%r = cast %a {dtype=!i32}", "%i", ""),
+    "cast through more bits": ("%a = cast %i {dtype=!f64}\n%r = cast %a {dtype=!f32}", "%r", "%r = cast %i {dtype=!f32}"),
+    "scale by a power of two": ("%c = const : f32[] = [0.125]\n%d = const : f32[] = [3.0]\n%a = mul %x, %d\n%r = mul %a, %c", "%r",
+                                "%c = const : f32[] = [0.375]\n%r = mul %x, %c"),
     "not not": ("%a = not %b\n%r = not %a", "%b", ""),
     "reshape reshape": ("%a = reshape %x {shape=[6, 20]}\n%r = reshape %a {shape=[120]}", "%r", "%r = reshape %x {shape=[120]}"),
     "transpose back": ("%a = transpose %x {perm=[0, 2, 3, 1]}\n%r = transpose %a {perm=[0, 3, 1, 2]}", "%x", ""),
@@ -70,11 +73,14 @@ DECLINES = {
     "divide by 3": "%c = const : f32[] = [3.0]\n%r = div %x, %c",
     "almost one": "%c = const : f32[] = [1.0000001]\n%r = mul %x, %c",
     "cast that loses": "%a = cast %x {dtype=!i32}\n%r = cast %a {dtype=!f32}",
+    "cast that rounds": "%k = cast %i {dtype=!i64}\n%l = add %k, %k\n%a = cast %l {dtype=!f64}\n%r = cast %a {dtype=!i64}",
+    "scales whose product is too large": "%h = cast %x {dtype=!f16}\n%c = const : f16[] = [1024.0]\n%d = const : f16[] = [96.0]\n"
+                                         "%a = mul %h, %d\n%r = mul %a, %c",
     "integer power": "%c = const : i32[] = [2]\n%r = pow %i, %c",
     "max of min": "%c = const : f32[] = [1.0]\n%d = const : f32[] = [3.0]\n%a = min %x, %d\n%r = max %a, %c",
     "gather unordered": "%c = const : i64[3] = [0, 2, 1]\n%r = gather %x, %c {axis=2}",
     "shared reciprocal": "%a = reciprocal %x\n%b2 = mul %z, %a\n%r = add %b2, %a",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DECLINES)
