@@ -250,11 +250,7 @@ class Graph:
     @cached_property
     def uses(self) -> Mapping[Value, tuple[Node, ...]]:
         """Value -> nodes that read it (once per operand position). Graph outputs are not counted here."""
-        found: dict[Value, list[Node]] = {}
-        for node in self.nodes:
-            for v in node.inputs:
-                found.setdefault(v, []).append(node)
-        return {v: tuple(ns) for v, ns in found.items()}
+        return {v: tuple(node for node, _ in places) for v, places in self.places.items()}
 
     @cached_property
     def places(self) -> Mapping[Value, tuple[tuple[Node, int], ...]]:
@@ -268,7 +264,8 @@ class Graph:
     def rewrite(self, fn: Callable[[Node, tuple[Value, ...]], Sequence[Value] | None]) -> Graph:
         """Rebuild in topological order. `fn(old_node, new_inputs)` returns replacement values, or None to keep.
 
-        Returns this same object when nothing changed.
+        Returns this same object when nothing changed. Raises VerifyError where values are replaced by others of another dtype,
+        rank or known size; symbols may become numbers.
         """
         new: dict[Value, Value] = {}
         changed = False
@@ -282,6 +279,9 @@ class Graph:
             changed = True
             if len(got) != len(node.types):
                 raise VerifyError(f"rewrite of {node.op.name} returned {len(got)} values", expected=str(len(node.types)))
+            for v, t in zip(got, node.types, strict=True):
+                if v.type != t and not v.type.stands_for(t):
+                    raise VerifyError(f"rewrite of {node.op.name} returned {v.type}", expected=str(t), loc=" + ".join(node.loc))
             new.update(zip(node.outputs, got, strict=True))
         if not changed:
             return self

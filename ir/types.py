@@ -31,5 +31,10 @@ class TensorType:
     def static(self) -> bool:
         return is_static(self.shape)
 
+    def stands_for(self, other: TensorType) -> bool:
+        """Whether values of this type may take the place of those of another: of one dtype and rank, and no other known size."""
+        same = self.dtype is other.dtype and self.rank == other.rank
+        return same and not any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(self.shape, other.shape, strict=True))
+
     def __str__(self) -> str:
         return f"{self.dtype.value}[{', '.join(map(str, self.shape))}]"

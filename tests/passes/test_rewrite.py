@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mlc.errors import PassError
-from mlc.ir import DType, Graph, Input, Node, TensorType, const
+from mlc.errors import PassError, VerifyError
+from mlc.ir import DType, Graph, Input, Node, TensorType, const, sym
 from mlc.ir.ops import Abs, Add, Cast, Exp, Mul, Neg, Relu, Transpose
 from mlc.ir.verify import verify
 from mlc.passes import PassContext, optimize
@@ -50,6 +50,24 @@ def test_type_must_stay():
     x = source()
     with pytest.raises(PassError, match="turned"):
         rewrite(graph(x, apply(Neg(), x)), [Rule(P(Neg, X("x")), lambda x: apply(Cast(DType.F64), x))])
+
+
+@pytest.mark.parametrize("shape,dtype,fits", [
+    ((2, 3), DType.F32, True), ((sym("n"), 3), DType.F32, True), ((2, 3), DType.F16, False), ((6,), DType.F32, False),
+    ((2, 4), DType.F32, False),
+])  # fmt: skip
+def test_values_are_replaced_by_such_that_fit(shape, dtype, fits):
+    x, other = (apply(Input(TensorType(t, s))) for t, s in ((DType.F32, (2, 3)), (dtype, shape)))
+    g = Graph((x, other), (apply(Exp(), x),), ("x", "other"), ("y",))
+
+    def rewritten():
+        return g.rewrite(lambda node, _: (other,) if isinstance(node.op, Exp) else None)
+
+    if fits:
+        assert rewritten().outputs == (other,)
+    else:
+        with pytest.raises(VerifyError, match="rewrite of exp returned"):
+            rewritten()
 
 
 def test_rules_that_never_end_are_an_error():
