@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import llvm_ir as ir
 from ..build import I64, PTR, storage, subroutine
 from ..shelf import Shelf
-
-if TYPE_CHECKING:
-    from .emit import VectorProduct
+from .parts import ProductParts
 
 
 class RegisterTile:
@@ -19,7 +17,7 @@ class RegisterTile:
     Steps [k0, k1) of k (of taps, for convolutions); sums rest in `partial` [row − block_start][strip] between calls.
     """
 
-    def __init__(self, product: VectorProduct, height: int, vectors: int, masked: bool) -> None:
+    def __init__(self, product: ProductParts, height: int, vectors: int, masked: bool) -> None:
         self.of, self.height, self.vectors, self.masked = product, height, vectors, masked
         k, s = product.kernel, product.schedule
         self.strip = s.lanes * s.vectors

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import llvm_ir as ir
 from ..build import PTR, Builder
 from ..row_tiles import cut_rows
-
-if TYPE_CHECKING:
-    from .emit import VectorProduct
+from .parts import ProductParts
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Units:
     A call for all units cuts them its own way: no other thread wants half of the rows then.
     """
 
-    def __init__(self, b: Builder, product: VectorProduct, tiles: Mapping[tuple[int, bool], ir.Function]) -> None:
+    def __init__(self, b: Builder, product: ProductParts, tiles: Mapping[tuple[int, bool], ir.Function]) -> None:
         self.b, self.of, self.s, self.tiles = b, product, product.schedule, tiles
         self.bufs, self.dims, begin, end = b.fn.args
         self.strip = self.s.lanes * self.s.vectors
