@@ -140,7 +140,7 @@ def _filters(node: Node, x: Value, w: Value) -> Value | None:
             return None
     rank = len(kernel)
     planes = transpose(w, (rank + 1, rank, *range(rank)))
-    return apply(PlaneConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups), x, planes, loc=node.loc)
+    return apply(op.of_kind(PlaneConv), x, planes, loc=node.loc)
 
 
 def _slower(node: Node, x: Value) -> int:

@@ -121,9 +121,7 @@ def _wide(node: Node, inputs: tuple[Value, ...]) -> Value:
 
 
 def _dot(op: MatMul | Conv) -> DotMatMul | DotConv:
-    if isinstance(op, Conv):
-        return DotConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups)
-    return DotMatMul()
+    return op.of_kind(DotConv) if isinstance(op, Conv) else DotMatMul()
 
 
 def _is_depthwise(node: Node) -> bool:

@@ -147,8 +147,7 @@ def _conv(op: Conv, a: Value, b: Value) -> Value | None:
         if side.type.numel != 1 and side.type.numel != side.shape[-1]:
             return None
         sides.append(side if side.type.numel == 1 else reshape(side, (side.shape[-1],)))
-    whole = IntegerConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups)
-    return _rescaled(apply(whole, x.q, w.q, x.zero, sides[1]), x.scale, sides[0])
+    return _rescaled(apply(op.of_kind(IntegerConv), x.q, w.q, x.zero, sides[1]), x.scale, sides[0])
 
 
 def _upsampled(node: Node, a: Value, b: Value) -> Value | None:

@@ -158,8 +158,7 @@ def _is_depthwise(node: Node) -> bool:
 def _bfloat16(node: Node, inputs: tuple[Value, ...], choice: BFloat16) -> Value:
     x, w = (_cast(v, DType.BF16, node.loc) for v in inputs)
     if isinstance(node.op, Conv):
-        op = node.op
-        return apply(DotConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups), x, w, loc=node.loc)
+        return apply(node.op.of_kind(DotConv), x, w, loc=node.loc)
     return apply(DotMatMul(), x, w, loc=node.loc)
 
 
@@ -209,8 +208,7 @@ def _weight_only(node: Node, inputs: tuple[Value, ...], choice: WeightOnly) -> V
 def _integer(node: Node, q: Value, weights: np.ndarray, zero: Value) -> Value:
     w, none = const(weights, loc=node.inputs[1].node.loc), const(np.int8(0))
     if isinstance(node.op, Conv):
-        op = node.op
-        return apply(IntegerConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups), q, w, zero, none, loc=node.loc)
+        return apply(node.op.of_kind(IntegerConv), q, w, zero, none, loc=node.loc)
     return apply(IntegerMatMul(), q, w, zero, none, loc=node.loc)
 
 

@@ -39,8 +39,8 @@ def integer_conv(op: IntegerConv, ins: tuple[Value, ...], loc: Loc) -> Value:
     w, w_zero = _signed(ins[1], ins[3], loc)
     x_zero = _do(Reshape((1,)), loc, x_zero)
     border = _do(Cast(DType.U8), loc, x_zero)
-    fields = (op.strides, op.pads_lo, op.pads_hi, op.dilations)
-    acc = Node.make(DotConv(*fields, op.groups), (x, w, border), loc).out
+    product = op.of_kind(DotConv)
+    acc = Node.make(product, (x, w, border), loc).out
     taps = prod(w.shape[:-1])
     if not _none(x_zero):
         columns = _sum(_do(Reshape((taps, w.shape[-1])), loc, w), 0, loc)
@@ -50,7 +50,7 @@ def integer_conv(op: IntegerConv, ins: tuple[Value, ...], loc: Loc) -> Value:
         acc = _do(Sub(), loc, acc, _do(Mul(), loc, x_zero, columns))
     if not _none(w_zero):  # Σ of the window, once a group: a product with ones
         ones = const(np.ones((*(int(d) for d in w.shape[:-1]), op.groups), np.int8), loc=loc)
-        window = Node.make(DotConv(*fields, op.groups), (x, ones, border), loc).out
+        window = Node.make(product, (x, ones, border), loc).out
         each = w.shape[-1] // op.groups
         if op.groups > 1:
             wide = (*window.shape, each)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +12,7 @@ from ...ir.ops import Resize
 from ..expr import E
 from ..simplify import Affine, as_affine, clamp, div, opaque
 from .builder import KernelBuilder, computed, convert, fn, index_expr, number
-
-if TYPE_CHECKING:
-    from .state import Lowering
+from .state import Lowering
 
 Index = tuple[Affine, ...]
 Taps = list[tuple[Affine, E | None]]  # input positions along one axis, and their weights (None: 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class DotConv(Conv):
             inside = tuple(slice(lo, lo + s) for lo, s in zip(self.pads_lo, x.shape[1:-1], strict=True))
             outside[(slice(None), *inside)] = 0
             none = (0,) * len(full.shape)
-            (more,) = Conv(self.strides, none, none, self.dilations, self.groups).reference(outside, w)
+            (more,) = replace(self.of_kind(Conv), pads_lo=none, pads_hi=none).reference(outside, w)
             out = out + more
         return (_rounded(out, args[0]),)
 

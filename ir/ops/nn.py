@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,12 +30,17 @@ def wide(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.int32) if kind.is_int and dtype.itemsize < 4 else dtype
 
 
-def _spatial(op: Op, rank: int, **fields: Sequence[object]) -> None:
+def _spatial(op: Op, x: TensorType, **fields: Sequence[object]) -> int:
+    """The number of spatial axes of x. Raises VerifyError where there is none, or a field does not fit them."""
+    rank = x.rank - 2
+    if rank < 1:
+        raise VerifyError(f"{op.name}: input of rank {x.rank}", expected="[N, *spatial, C]")
     for name, value in fields.items():
         if len(value) != rank:
             raise VerifyError(f"{op.name}: {name} has {len(value)} entries", expected=f"{rank}, one per spatial axis")
         if name in ("kernel", "strides", "dilations") and not all(isinstance(v, int) and v > 0 for v in value):
             raise VerifyError(f"{op.name}: {name} {list(value)}", expected="positive numbers")
+    return rank
 
 
 def _groups(op: Op, groups: int, *channels: Dim) -> None:
@@ -85,18 +90,30 @@ def _ints(dims: Sequence[Dim]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Conv(Op):
-    """(x[N, *S, C], w[*K, C/groups, O]) -> [N, *out, O], out = ⌊(S + lo + hi − d(K−1) − 1) / stride⌋ + 1. No bias.
-
-    Output channel o belongs to group o // (O/groups), which sees input channels [g·C/groups, (g+1)·C/groups).
-    Float (accumulated in f32 or f64) or i32.
-    """
+class Convolution(Op):
+    """What all kinds of convolutions say of their windows."""
 
     strides: tuple[int, ...]
     pads_lo: tuple[Dim, ...]
     pads_hi: tuple[Dim, ...]
     dilations: tuple[int, ...]
     groups: int = 1
+
+    def of_kind(self, kind: type[Kind]) -> Kind:
+        """Another kind of convolution over the same windows."""
+        return kind(self.strides, self.pads_lo, self.pads_hi, self.dilations, self.groups)
+
+
+Kind = TypeVar("Kind", bound=Convolution)
+
+
+@dataclass(frozen=True)
+class Conv(Convolution):
+    """(x[N, *S, C], w[*K, C/groups, O]) -> [N, *out, O], out = ⌊(S + lo + hi − d(K−1) − 1) / stride⌋ + 1. No bias.
+
+    Output channel o belongs to group o // (O/groups), which sees input channels [g·C/groups, (g+1)·C/groups).
+    Float (accumulated in f32 or f64) or i32.
+    """
 
     def out_spatial(self, spatial: Shape, kernel: Sequence[int]) -> Shape:
         return tuple(
@@ -108,10 +125,7 @@ class Conv(Op):
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         x, w = types
         _same_dtype(self, x, w)
-        rank = x.rank - 2
-        if rank < 1:
-            raise VerifyError(f"conv: input of rank {x.rank}", expected="[N, *spatial, C]")
-        _spatial(self, rank, strides=self.strides, pads_lo=self.pads_lo, pads_hi=self.pads_hi, dilations=self.dilations)
+        rank = _spatial(self, x, strides=self.strides, pads_lo=self.pads_lo, pads_hi=self.pads_hi, dilations=self.dilations)
         kernel = _kernel(self, w, rank)
         if not _fits(x.shape[-1], w.shape[-2] * self.groups):
             raise VerifyError(f"conv: {x.shape[-1]} input channels", expected=f"{w.shape[-2]} × {self.groups} groups")
@@ -159,11 +173,8 @@ class ConvTranspose(Op):
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         x, w = types
         _same_dtype(self, x, w)
-        rank = x.rank - 2
-        if rank < 1:
-            raise VerifyError(f"convtranspose: input of rank {x.rank}", expected="[N, *spatial, C]")
-        _spatial(self, rank, strides=self.strides, pads_lo=self.pads_lo, pads_hi=self.pads_hi, dilations=self.dilations,
-                 output_padding=self.output_padding)  # fmt: skip
+        rank = _spatial(self, x, strides=self.strides, pads_lo=self.pads_lo, pads_hi=self.pads_hi, dilations=self.dilations,
+                        output_padding=self.output_padding)  # fmt: skip
         kernel = _kernel(self, w, rank)
         if not _fits(x.shape[-1], w.shape[-1]):
             raise VerifyError(f"convtranspose: {x.shape[-1]} input channels", expected=str(w.shape[-1]))
@@ -223,12 +234,9 @@ class Pool(Op):
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         (x,) = types
-        rank = x.rank - 2
-        if rank < 1:
-            raise VerifyError(f"pool: input of rank {x.rank}", expected="[N, *spatial, C]")
         if self.kind not in ("max", "avg", "lp", "argmax"):
             raise VerifyError(f"pool: kind {self.kind!r}", expected="max, avg, lp or argmax")
-        _spatial(self, rank, kernel=self.kernel, strides=self.strides, pads_lo=self.pads_lo, pads_hi=self.pads_hi,
+        _spatial(self, x, kernel=self.kernel, strides=self.strides, pads_lo=self.pads_lo, pads_hi=self.pads_hi,
                  dilations=self.dilations)  # fmt: skip
         dtype = DType.I64 if self.kind == "argmax" else x.dtype
         return (TensorType(dtype, (x.shape[0], *self.out_spatial(x.shape[1:-1]), x.shape[-1])),)

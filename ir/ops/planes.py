@@ -8,35 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import VerifyError
-from ..dims import Dim
-from ..op import Op
 from ..types import TensorType
-from .nn import Conv
+from .nn import Conv, Convolution
 
 
 @dataclass(frozen=True)
-class PlaneConv(Op):
+class PlaneConv(Convolution):
     """(x[N, C, *S], w[O, C/groups, *K]) -> [N, O, *out]: as `Conv`, of channels that are planes."""
-
-    strides: tuple[int, ...]
-    pads_lo: tuple[Dim, ...]
-    pads_hi: tuple[Dim, ...]
-    dilations: tuple[int, ...]
-    groups: int = 1
-
-    @property
-    def _conv(self) -> Conv:
-        return Conv(self.strides, self.pads_lo, self.pads_hi, self.dilations, self.groups)
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         x, w = types
         if x.rank < 3 or w.rank != x.rank:
             raise VerifyError(f"planeconv: {x} by {w}", expected="[N, C, *S] by [O, C/groups, *K]")
         last = TensorType(x.dtype, (x.shape[0], *x.shape[2:], x.shape[1]))
-        n, *out, o = self._conv.infer((last, TensorType(w.dtype, (*w.shape[2:], w.shape[1], w.shape[0]))))[0].shape
+        n, *out, o = self.of_kind(Conv).infer((last, TensorType(w.dtype, (*w.shape[2:], w.shape[1], w.shape[0]))))[0].shape
         return (TensorType(x.dtype, (n, o, *out)),)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
         x, w = args
-        (y,) = self._conv.reference(np.moveaxis(x, 1, -1), np.moveaxis(w, (0, 1), (-1, -2)))
+        (y,) = self.of_kind(Conv).reference(np.moveaxis(x, 1, -1), np.moveaxis(w, (0, 1), (-1, -2)))
         return (np.ascontiguousarray(np.moveaxis(y, -1, 1)),)

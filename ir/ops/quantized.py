@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import VerifyError
-from ..dims import Dim
 from ..dtypes import DType
 from ..op import Elementwise, Op, broadcast
 from ..scalar import S
 from ..types import TensorType
-from .nn import Conv
+from .nn import Conv, Convolution
 
 _BYTES = (DType.U8, DType.I8)
 
@@ -106,34 +105,23 @@ class IntegerMatMul(Op):
 
 
 @dataclass(frozen=True)
-class IntegerConv(Op):
+class IntegerConv(Convolution):
     """(x[N, *S, C], w[*K, C/groups, O], x_zero, w_zero) -> i32[N, *out, O], fields as `Conv`; u8 or i8.
 
     What lies outside of the image counts as x_zero, that is, as nothing. x_zero is one number, w_zero one or [O].
     """
-
-    strides: tuple[int, ...]
-    pads_lo: tuple[Dim, ...]
-    pads_hi: tuple[Dim, ...]
-    dilations: tuple[int, ...]
-    groups: int = 1
-
-    @property
-    def conv(self) -> Conv:
-        """The convolution of the differences."""
-        return Conv(self.strides, self.pads_lo, self.pads_hi, self.dilations, self.groups)
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         _check_bytes(self, types)
         x, w, x_zero, w_zero = types
         if x_zero.numel != 1 or (w_zero.numel != 1 and w_zero.shape != (w.shape[-1],)):
             raise VerifyError(f"integerconv: zero points {x_zero} and {w_zero}", expected="one number, and one or one an output channel")
-        (out,) = self.conv.infer([TensorType(DType.I32, x.shape), TensorType(DType.I32, w.shape)])
+        (out,) = self.of_kind(Conv).infer([TensorType(DType.I32, x.shape), TensorType(DType.I32, w.shape)])
         return (out,)
 
     def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
         x, w, x_zero, w_zero = args
-        (out,) = self.conv.reference(_exact(x, x_zero.reshape(())), _exact(w, w_zero.reshape(-1)))
+        (out,) = self.of_kind(Conv).reference(_exact(x, x_zero.reshape(())), _exact(w, w_zero.reshape(-1)))
         return (out.astype(np.int64).astype(np.int32),)
 
 

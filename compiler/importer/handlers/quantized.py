@@ -135,8 +135,7 @@ def integer_convolve(ctx: ImportContext, node: NodeProto, x: Value, w: Value, x_
     b = Build(ctx)
     op, x, w = conv_geometry(ctx, node, x, w)
     x_zero, w_zero = (b.reshape(z, ()) if z.type.numel == 1 else z for z in (zero_of(b, x_zero, x.dtype), zero_of(b, w_zero, w.dtype)))
-    whole = O.IntegerConv(op.strides, op.pads_lo, op.pads_hi, op.dilations, op.groups)
-    return b.emit(whole, x, w, x_zero, w_zero)
+    return b.emit(op.of_kind(O.IntegerConv), x, w, x_zero, w_zero)
 
 
 def requantize(b: Build, acc: Value, factor: Value, zero: Value) -> Value:
