@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ _FIELDS: dict[DType, str] = {
     DType.I64: "int64_data", DType.U64: "uint64_data", DType.U32: "uint64_data",
 }  # fmt: skip
 _MOST = 1 << 60  # elements
+_MOST_DENSE = 1 << 31  # bytes: what a tensor inside a file may have, too
+_MOST_AXES = 64  # NumPy's
 _BITS = {DType.U4: 4, DType.I4: 4, DType.F4E2M1: 4, DType.U2: 2, DType.I2: 2}
 
 
@@ -39,13 +41,10 @@ class TensorReader:
         """
         loc = f"tensor {t.name!r}"
         dtype = DType.from_onnx(t.data_type)
-        shape = tuple(t.dims)
-        if any(d < 0 for d in shape):
-            raise OnnxImportError(f"shape {list(shape)} has a negative dimension", loc=loc)
-        if int(np.prod([d for d in shape if d], dtype=object)) >= _MOST:
-            raise OnnxImportError(f"shape {list(shape)}", expected="sizes whose product memory could hold", loc=loc)
-        count = int(np.prod(shape, dtype=object)) if shape else 1
+        shape, count = tuple(t.dims), _count(t.dims, loc)
         if t.data_location == TensorProto.EXTERNAL:
+            if dtype is DType.STRING:
+                raise OnnxImportError("strings as external data", expected="string_data", loc=loc)
             return self._decode(self._external(t, dtype, count, loc), dtype, count, loc).reshape(shape)
         if dtype is DType.STRING:
             return _strings(t, count, loc).reshape(shape)
@@ -55,9 +54,13 @@ class TensorReader:
         return _from_field(values, dtype, count, loc).reshape(shape)
 
     def sparse(self, s: SparseTensorProto) -> np.ndarray:
-        """A sparse tensor as a dense array."""
+        """A sparse tensor as a dense array. Raises OnnxImportError where that would be larger than a tensor may be."""
         values, indices, shape = self(s.values), self(s.indices), tuple(s.dims)
-        dense = np.zeros(int(np.prod(shape, dtype=object)), values.dtype)
+        loc = f"tensor {s.values.name!r}"
+        count = _count(shape, loc)
+        if count * values.itemsize > _MOST_DENSE:
+            raise OnnxImportError(f"a sparse tensor of shape {list(shape)}", expected=f"at most {_MOST_DENSE} bytes when dense", loc=loc)
+        dense = np.zeros(count, values.dtype)
         flat = np.ravel_multi_index(tuple(indices.T), shape) if indices.ndim == 2 else indices
         dense[flat] = values
         return dense.reshape(shape)
@@ -129,12 +132,24 @@ def open_contained(folder: Path, name: str, loc: str) -> int:
         if fd >= 0:
             os.close(fd)
         below = [folder.joinpath(*parts[: i + 1]) for i in range(len(parts))]
-        link = e.errno != errno.ENAMETOOLONG and any(p.is_symlink() for p in below)
+        link = any(os.path.islink(p) for p in below)
         what = "is reached through a symbolic link" if link else f"cannot be opened ({e.strerror})"
         raise OnnxImportError(f"external data {name[:200]!r} {what}", expected=f"a file in {folder}", loc=loc) from e
     except OnnxImportError:
         os.close(fd)
         raise
+
+
+def _count(shape: Sequence[int], loc: str) -> int:
+    """Elements of a tensor of this shape. Raises OnnxImportError for one that no array can have."""
+    shown = f"{list(shape[:_MOST_AXES])}"
+    if any(d < 0 for d in shape):
+        raise OnnxImportError(f"shape {shown} has a negative dimension", loc=loc)
+    if len(shape) > _MOST_AXES:
+        raise OnnxImportError(f"{len(shape)} dimensions", expected=f"at most {_MOST_AXES}", loc=loc)
+    if int(np.prod([d for d in shape if d], dtype=object)) >= _MOST:
+        raise OnnxImportError(f"shape {shown}", expected="sizes whose product memory could hold", loc=loc)
+    return int(np.prod(shape, dtype=object)) if shape else 1
 
 
 def _strings(t: TensorProto, count: int, loc: str) -> np.ndarray:

@@ -200,6 +200,38 @@ def test_external_data_missing_or_not_a_file(tmp_path):
     assert "not a plain file" in message(external(tmp_path, "dir"))
 
 
+def test_external_data_in_names_too_long(tmp_path):
+    assert "cannot be opened" in message(external(tmp_path, "a/" * 3000 + "b"))
+    assert "cannot be opened" in message(external(tmp_path, "a" * 5000))
+
+
+def test_external_strings(tmp_path):
+    path = external(tmp_path, "w.bin")
+    m = onnx.load(path, load_external_data=False)
+    m.graph.initializer[0].data_type = TensorProto.STRING
+    (tmp_path / "w.bin").write_bytes(bytes(24))
+    path.write_bytes(m.SerializeToString())
+    assert "strings as external data" in message(path)
+
+
+@pytest.mark.parametrize("rank", [65, 2000])
+def test_tensors_of_too_many_dimensions(rank):
+    w = TensorProto(name="w", data_type=F, dims=[1] * rank, float_data=[1])
+    assert f"{rank} dimensions; expected at most 64" in message(model([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[w]))
+
+
+@pytest.mark.parametrize(("dims", "text"), [([1] * 70, "70 dimensions"), ([1 << 31], "at most"), ([1 << 50], "at most"), ([1 << 61], "memory could hold")])
+def test_sparse_tensors_too_large_when_dense(dims, text):
+    sparse = onnx.SparseTensorProto(dims=dims)
+    sparse.values.CopyFrom(numpy_helper.from_array(np.ones(1, np.float32), "w"))
+    sparse.indices.CopyFrom(numpy_helper.from_array(np.zeros(1, np.int64)))
+    m = model([helper.make_node("Add", ["x", "w"], ["y"])])
+    m.graph.sparse_initializer.append(sparse)
+    assert text in message(m)
+    constant = helper.make_node("Constant", [], ["w"], sparse_value=sparse)
+    assert text in message(model([constant, helper.make_node("Add", ["x", "w"], ["y"])]))
+
+
 @pytest.mark.parametrize("offset,length", [(4, 12), (0, 16), (None, 13), (1 << 62, 12), (-4, 12)])
 def test_external_data_beyond_the_file(tmp_path, offset, length):
     (tmp_path / "w.bin").write_bytes(bytes(12))
