@@ -218,6 +218,9 @@ def _without_weights(model: ModelProto, opset: int) -> ModelProto:
             copy.graph.node.extend(value)  # which may hold trees of millions of nodes: no more copies than one
         else:
             copy.graph.MergeFrom(GraphProto(**{field.name: value}))
+    for info in copy.graph.output:  # the importer derives types, too: who wants an intermediate value appends its name alone
+        if info.name and not info.type.WhichOneof("value"):
+            info.type.tensor_type.elem_type = TensorProto.FLOAT
     for info in (*copy.graph.input, *copy.graph.output):  # the importer derives shapes; absent ones need not be declared
         if info.type.HasField("tensor_type") and not info.type.tensor_type.HasField("shape"):
             info.type.tensor_type.shape.SetInParent()

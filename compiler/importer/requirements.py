@@ -9,6 +9,8 @@ from ...errors import OnnxImportError
 from ...ir import Dim, Expr, Limit, RunTimeSize, broadcast, dim_stretch, lower, symbols_of, upper
 from .dim_arithmetic import equal, equality_of
 
+_MOST = 2**62  # of any size
+
 
 class Requirements:
     """What the graph being imported needs of sizes, or the region, at the node whose place is `loc`."""
@@ -80,12 +82,18 @@ class Requirements:
 
     def require_at_most(self, d: Dim, most: Dim) -> None:
         """A dim has to be at most another whenever the model runs, or the region that is being imported."""
-        if upper(d - most) <= 0:
+        self._ordered(d, most, f"dimension {d}", f"at most {most}", Limit(d, 0, most, ", ".join(self.loc)))
+
+    def require_at_least(self, d: Dim, least: Dim) -> None:
+        """A dim has to be at least another whenever the model runs, or the region that is being imported."""
+        self._ordered(least, d, f"dimension {d}", f"at least {least}", Limit(d, least, _MOST, ", ".join(self.loc)))
+
+    def _ordered(self, small: Dim, large: Dim, found: str, expected: str, limit: Limit) -> None:
+        if upper(small - large) <= 0:
             return
-        if lower(d - most) > 0:
-            raise OnnxImportError(f"dimension {d}", expected=f"at most {most}", loc=", ".join(self.loc))
-        limits = self.bound_limits if self.in_region and self._data_decide(d, most) else self.limits
-        limits.append(Limit(d, 0, most, ", ".join(self.loc)))
+        if lower(small - large) > 0:
+            raise OnnxImportError(found, expected=expected, loc=", ".join(self.loc))
+        (self.bound_limits if self.in_region and self._data_decide(small, large) else self.limits).append(limit)
 
     def is_one(self, d: Dim) -> bool:
         """Whether an axis of size d goes where axes of size 1 go, which changes the rank of a result.

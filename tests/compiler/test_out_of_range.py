@@ -5,10 +5,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from mlc.errors import InputError, MlcError, OnnxImportError
-from onnx import parser
+from onnx import helper, parser
 from onnx_nodes import feeds, node_model, run_mlc, run_ort
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
+CACHE, SQUARE = np.ones((2, 4, 2), np.float32), np.ones((1, 1, 2, 2), np.float32)
 
 
 def ints(*values):
@@ -30,6 +31,10 @@ CASES = [
     ("ReverseSequence", [X, ints(-1, 1, 1, 1)], {"batch_axis": 1, "time_axis": 0}, 10, "index -1; expected 0 to 3"),
     ("Pad", [X, ints(3, 0, 0, 0)], {"mode": "reflect"}, 18, "= 3 .*; expected -2147483647 to 2"),
     ("Expand", [X, ints(2, 4)], {}, 13, "differs"),
+    ("TensorScatter", [CACHE, CACHE[:, :2], ints(3, 0)], {}, 24, "index 3; expected 0 to 2"),
+    ("TensorScatter", [CACHE, CACHE[:, :2], ints(-1, 0)], {}, 24, "index -1; expected 0 to 2"),
+    ("MaxUnpool", [SQUARE, ints(0, 3, 5, 99).reshape(1, 1, 2, 2)], {"kernel_shape": [2, 2], "strides": [2, 2]}, 11, "99; expected 0 to 15"),
+    ("MaxUnpool", [SQUARE, ints(0, 3, 5, -1).reshape(1, 1, 2, 2)], {"kernel_shape": [2, 2], "strides": [2, 2]}, 11, "-1; expected 0 to 15"),
 ]
 
 
@@ -166,6 +171,13 @@ SHAPES = [
     ("ScatterElements", [X, np.zeros((3, 2), np.int64), np.ones((2, 2), np.float32)], {"axis": 1}, "2"),
     ("ScatterND", [X, np.zeros((3, 1), np.int64), np.ones((2, 4), np.float32)], {}, "2"),
     ("ScatterND", [X, np.zeros((3, 1), np.int64), np.ones((3, 2), np.float32)], {}, "2"),
+    ("TensorScatter", [CACHE, CACHE[:1, :2], ints(0, 0)], {}, "1"),
+    ("TensorScatter", [CACHE, CACHE[:, :2, :1], ints(0, 0)], {}, "1"),
+    ("TensorScatter", [CACHE, CACHE[:, :2], ints(0, 0, 0)], {}, "3"),
+    ("TensorScatter", [CACHE, np.ones((2, 6, 2), np.float32), ints(0, 0)], {}, "6"),
+    ("MaxUnpool", [SQUARE, np.zeros((1, 1, 1, 4), np.int64)], {"kernel_shape": [2, 2], "strides": [2, 2]}, "1"),
+    ("InstanceNormalization", [np.ones((1, 3, 4), np.float32), np.ones(3, np.float32), np.ones(1, np.float32)], {}, "1"),
+    ("BatchNormalization", [np.ones((1, 3, 4), np.float32), *[np.ones(k, np.float32) for k in (3, 1, 3, 3)]], {}, "1"),
 ]
 
 
@@ -173,7 +185,8 @@ SHAPES = [
 @pytest.mark.parametrize("symbolic", [False, True])
 def test_indices_that_lie_outside_by_their_shape(op, inputs, attributes, size, symbolic):
     """Memory behind the tensors was read, and written."""
-    model = node_model(op, inputs, opset=18, symbolic=symbolic, **attributes)
+    opset = {"TensorScatter": 24, "MaxUnpool": 11}.get(op, 18)
+    model = node_model(op, inputs, opset=opset, symbolic=symbolic, **attributes)
     given = feeds(model, inputs)
     with pytest.raises(Exception, match=r"(?s).") as refused:
         run_ort(model, given)
@@ -181,6 +194,28 @@ def test_indices_that_lie_outside_by_their_shape(op, inputs, attributes, size, s
     with pytest.raises(MlcError, match=rf"\b{size}\b") as error:
         run_mlc(model, given)
     assert isinstance(error.value, InputError if symbolic else OnnxImportError)
+
+
+@pytest.mark.parametrize("mode", ["edge", "wrap"])
+@pytest.mark.parametrize("pads", [[1, 0, 0, 0], [0, 0, 2, 0], [-3, 0, 1, 0]])
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_pads_that_have_nothing_to_repeat(mode, pads, symbolic):
+    """Memory behind the tensor was read."""
+    cropped = 3 if mode == "wrap" and pads[0] < 0 else 0
+    inputs = [np.ones((cropped, 2), np.float32), ints(*pads)]
+    sizes = ["n", 2] if symbolic else [cropped, 2]
+    model = node_model("Pad", inputs, opset=19, constants=[1], mode=mode)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.CopyFrom(helper.make_tensor_value_info(value.name, 1, sizes if value.name == "x0" else [None, 2]))
+    with pytest.raises(MlcError, match=r"at least 1|expected 1 to"):
+        run_mlc(model, {"x0": inputs[0]})
+
+
+@pytest.mark.parametrize("column", [-1, 3])
+def test_columns_that_there_are_not(column):
+    model = node_model("ArrayFeatureExtractor", [np.ones((2, 3), np.float32), ints(column)], opset=18, domain="ai.onnx.ml", symbolic=True)
+    with pytest.raises(InputError, match=f"index {column}; expected 0 to 2"):
+        run_mlc(model, {"x0": np.ones((2, 3), np.float32), "x1": ints(column)})
 
 
 def test_shapes_of_indices_in_a_branch():

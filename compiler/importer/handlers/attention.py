@@ -10,9 +10,11 @@ from onnx import NodeProto
 from ....ir import Dim, DType, Value
 from ....ir import ops as O
 from ....ir.ops.contract import default_scale
-from ..compose import Build, optional, required, wanted
+from ..compose import Build, optional, required, sized, wanted
 from ..context import HandlerTable, ImportContext
 from .norm import fitted
+
+_HUGE = 2**62  # of indices that go around the end
 
 
 def split_heads(b: Build, x: Value, count: int) -> Value:
@@ -265,9 +267,13 @@ def tensor_scatter(ctx: ImportContext, node: NodeProto, ins: list[Value | None])
     if axis == 0 or mode not in ("linear", "circular"):
         raise ctx.unsupported(f"TensorScatter along axis {axis} in mode {mode!r}")
     size, count = past.shape[axis], update.shape[axis]
+    ctx.require_at_most(count, size)
+    update = sized(ctx, update, (*past.shape[:axis], count, *past.shape[axis + 1 :]))
     step = b.along(b.iota(size), axis, rank)
     if at is not None:
-        step = b.sub(step, b.reshape(b.cast(at, DType.I64), (past.shape[0], *(1 for _ in range(rank - 1)))))
+        at = ctx.checked(at, (0,), (size - count if mode == "linear" else _HUGE,))
+        at = sized(ctx, b.cast(at, DType.I64), past.shape[:1])
+        step = b.sub(step, b.reshape(at, (past.shape[0], *(1 for _ in range(rank - 1)))))
     if mode == "circular":
         step = b.emit(O.Mod(), step, b.dim(size, DType.I64))
     length = b.dim(count, DType.I64)

@@ -231,6 +231,9 @@ def pad(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequenc
     if mode == "wrap":  # around what cropping leaves, as onnxruntime does it
         x = ctx.emit(O.Pad(tuple(_cropped(d) for d in lo), tuple(_cropped(d) for d in hi)), x, value).out
         lo, hi = [d - _cropped(d) for d in lo], [d - _cropped(d) for d in hi]
+    if mode in ("edge", "wrap"):  # there has to be an element to repeat
+        for more, d in zip((*lo, *hi), (*x.shape, *x.shape), strict=True):
+            ctx.require_at_least(d, dim_min(dim_max(more, 0), 1))
     return ctx.emit(O.Pad(tuple(lo), tuple(hi), mode), x, value).outputs
 
 

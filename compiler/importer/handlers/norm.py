@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from ....ir import DType, Value, prod
 from ....ir import ops as O
-from ..compose import Build, axis_of, optional, required, wanted
+from ..compose import Build, axis_of, optional, required, sized, wanted
 from ..context import HandlerTable, ImportContext
 
 
@@ -23,6 +23,8 @@ def batch_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | N
     parts = [scale, bias, mean, var]
     if ctx.opset() < 9 and not ctx.attr(node, "spatial", 1):  # statistics of every element of a sample
         parts = [b.reshape(v, x.shape[1:]) for v in parts]
+    elif r > 1:
+        x, parts = by_channels(ctx, x, *parts)
     known = [ctx.known(v) for v in parts]
     eps = float(ctx.attr(node, "epsilon", 1e-5))
     if all(k is not None for k in known):
@@ -34,8 +36,8 @@ def batch_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | N
         s32, o32, m32, v32 = (b.cast(v, DType.F64 if x.dtype is DType.F64 else DType.F32) for v in parts)
         factor_v = b.div(s32, b.sqrt(b.add(v32, eps)))
         a, c = b.cast(factor_v, x.dtype), b.cast(b.sub(o32, b.mul(m32, factor_v)), x.dtype)
-    if a.type.rank == 1:
-        a, c = (b.along(v, 1 if r > 1 else 0, r) for v in (a, c))
+    if a.type.rank == 1 and r > 1:
+        a, c = (b.along(v, 1, r) for v in (a, c))
     return [b.add(b.mul(x, a), c)]
 
 
@@ -58,6 +60,13 @@ def _batch_training(ctx: ImportContext, node: NodeProto, x: Value, scale: Value,
     return [b.cast(y, x.dtype), *(b.cast(v, mean.dtype) for v in (*running, *current))]
 
 
+def by_channels(ctx: ImportContext, x: Value, *params: Value) -> tuple[Value, list[Value]]:
+    """x, of axes N, C …, and vectors of C elements, C being a number where any of them says so."""
+    n, c, *spatial = x.shape
+    c = next((d for d in (c, *(p.type.numel for p in params)) if isinstance(d, int)), c)
+    return sized(ctx, x, (n, c, *spatial)), [sized(ctx, p, (c,)) for p in params]
+
+
 def standardise(b: Build, x: Value, axes: Sequence[int], eps: float) -> tuple[Value, Value, Value]:
     """(x − mean)/√(var + ε) over axes, with the mean and 1/√(var + ε)."""
     mean = b.reduce("mean", x, axes)
@@ -68,7 +77,7 @@ def standardise(b: Build, x: Value, axes: Sequence[int], eps: float) -> tuple[Va
 
 
 def instance_normalization(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    x, scale, bias = required(ctx, node, ins, 3)
+    x, (scale, bias) = by_channels(ctx, *required(ctx, node, ins, 3))
     b, r = Build(ctx), x.type.rank
     y, _, _ = standardise(b, x, range(2, r), float(ctx.attr(node, "epsilon", 1e-5)))
     return [b.add(b.mul(y, b.along(scale, 1, r)), b.along(bias, 1, r))]

@@ -8,7 +8,7 @@ from onnx import NodeProto
 
 from ....ir import Dim, DType, Value, ceildiv, dim_max, floordiv, lower, prod
 from ....ir import ops as O
-from ..compose import Build, optional, required, wanted
+from ..compose import Build, optional, required, sized, wanted
 from ..context import HandlerTable, ImportContext
 
 Pads = tuple[tuple[Dim, ...], tuple[Dim, ...]]
@@ -181,9 +181,10 @@ def max_unpool(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> 
     )
     fields = zip(x.shape[2:], kernel, strides, pads[:rank], pads[rank:], strict=True)
     shape = (*x.shape[:2], *((n - 1) * s + k - lo - hi for n, k, s, lo, hi in fields))
-    size = prod(x.shape)
-    empty = b.expand(b.const(0, x.dtype), (prod(shape),))
-    y = b.emit(O.ScatterElements(0), empty, b.reshape(b.cast(at, DType.I64), (size,)), b.reshape(x, (size,)))
+    size, places = prod(x.shape), prod(shape)
+    empty = b.expand(b.const(0, x.dtype), (places,))
+    at = ctx.checked(b.reshape(sized(ctx, at, x.shape), (size,)), (0,), (places - 1,))
+    y = b.emit(O.ScatterElements(0), empty, at, b.reshape(x, (size,)))
     y = b.reshape(y, shape)
     if optional(ins, 2) is None:
         return [y]

@@ -150,6 +150,14 @@ def test_sequence_where_a_tensor_is_needed():
     assert "SequenceAt of f32[3], which is no sequence" in message(m)
 
 
+def test_outputs_without_a_type_are_taken():
+    """Who wants to see an intermediate value appends its name to the outputs, which is enough for onnxruntime."""
+    m = model([helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Neg", ["x"], ["y"])])
+    m.graph.output.append(onnx.ValueInfoProto(name="s"))
+    graph = import_model(m)
+    assert graph.output_names == ("y", "s") and [str(v.type) for v in graph.outputs] == ["f32[2, 3]", "i64[2]"]
+
+
 # --- external data ----------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +228,9 @@ def test_tensors_of_too_many_dimensions(rank):
     assert f"{rank} dimensions; expected at most 64" in message(model([helper.make_node("Add", ["x", "w"], ["y"])], initializers=[w]))
 
 
-@pytest.mark.parametrize(("dims", "text"), [([1] * 70, "70 dimensions"), ([1 << 31], "at most"), ([1 << 50], "at most"), ([1 << 61], "memory could hold")])
+@pytest.mark.parametrize(
+    ("dims", "text"), [([1] * 70, "70 dimensions"), ([1 << 31], "at most"), ([1 << 50], "at most"), ([1 << 61], "memory could hold")]
+)
 def test_sparse_tensors_too_large_when_dense(dims, text):
     sparse = onnx.SparseTensorProto(dims=dims)
     sparse.values.CopyFrom(numpy_helper.from_array(np.ones(1, np.float32), "w"))

@@ -247,7 +247,8 @@ def array_feature_extractor(ctx: ImportContext, node: NodeProto, ins: Ins) -> Se
     x, index = required(ctx, node, ins, 2)
     b = Build(ctx)
     x = b.reshape(x, (1, x.shape[0])) if x.type.rank == 1 else x
-    return [b.emit(O.Gather(x.type.rank - 1), x, b.reshape(index, (index.type.numel,)))]
+    index = ctx.checked(b.reshape(index, (index.type.numel,)), (0,), (x.shape[-1] - 1,))
+    return [b.emit(O.Gather(x.type.rank - 1), x, index)]
 
 
 def feature_vectorizer(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
