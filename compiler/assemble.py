@@ -42,7 +42,7 @@ def assemble(
 
     Args:
         steps: code of each step, by id() of the step (branches and loops included).
-        functions: their machine code, by symbol; also those of `before`.
+        functions: their machine code, and that of what they call, by symbol; also those of `before`.
         block: how they lie in the module.
         target: what the manifest says of the machine.
         packed: what `pack_constants(plan)` gave, if it ran already.
@@ -64,7 +64,8 @@ def assemble(
         manifest = _among_others(before.manifest.raw, manifest)
     elif plan.metadata:
         manifest["metadata"] = dict(plan.metadata)
-    return artifact.make(manifest, block.join([(symbol, functions[symbol]) for symbol in code.functions]), packed.block)
+    symbols = dict.fromkeys([*code.functions, *(part for c in steps.values() for part in c.parts)])
+    return artifact.make(manifest, block.join([(symbol, functions[symbol]) for symbol in symbols]), packed.block)
 
 
 def _program(code: Linker, packed: Packed, equal: Sequence[tuple[Dim, Dim]]) -> dict[str, Any]:

@@ -97,11 +97,11 @@ class CpuBackend:
 
     def _emit(self, kernel: Kernel) -> Emitted:
         made = cpu_emit.emit(kernel, self.target)
-        self._pool.offer(made.symbol, made.ir_text)
+        self._pool.offer(made.texts)
         return made
 
     def texts(self, emitted: Mapping[int, Emitted], known: Mapping[str, bytes]) -> dict[str, str]:
-        return {e.symbol: e.ir_text for e in emitted.values() if e.symbol not in known}
+        return {symbol: text for e in emitted.values() for symbol, text in e.texts.items() if symbol not in known}
 
     def compile(self, texts: Mapping[str, str], done: Done) -> dict[str, bytes]:
         return self._pool.compile(texts, done)

@@ -48,11 +48,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """What a step becomes: its calls in order, and its cost."""
+    """What a step becomes: its calls in order, and its cost. `parts`: symbols that these call."""
 
     calls: tuple[Call, ...]
     flops: Dim
     bytes: Dim
+    parts: tuple[str, ...] = ()
 
 
 def cpu_code(e: Emitted) -> Code:
@@ -65,7 +66,7 @@ def cpu_code(e: Emitted) -> Code:
     if e.rounds is not None:
         op = TEAM_CALL
         grain = dim_max(_units(ROUND_COST, e.unit_cost), _units(TEAM_COST, e.unit_cost * e.rounds))
-    return Code((Call(e.symbol, None, e.dims, e.units, grain, op),), e.flops, e.bytes)
+    return Code((Call(e.symbol, None, e.dims, e.units, grain, op),), e.flops, e.bytes, tuple(symbol for _, symbol in e.parts))
 
 
 def _units(cost: int, of_one: Dim) -> Dim:

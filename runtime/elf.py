@@ -1,7 +1,8 @@
 """Links x86-64 object files into this process: what the compiler's kernels need of a linker, without LLVM's 60 MB.
 
 ELF-64 and the relocations of the System V ABI (https://gitlab.com/x86-psABIs/x86-64-ABI): sections are copied into one private
-mapping, code and data on pages of their own; calls out of it (memset, powf …) go through stubs, as their targets may be far.
+mapping, code and data on pages of their own. Files call each other; calls out of them all (memset, powf …) go through stubs, as their
+targets may be far.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Image:
             files = [_File(blob) for blob in objects]
             for f in files:
                 f.place(self._ends)
-            outside = sorted({name for f in files for name in f.outside})
+            inside = {name for f in files for name in f.defined}
+            outside = sorted({name for f in files for name in f.outside} - inside)
             first_stub = _up(self._ends[_CODE], _STUB_SIZE)
             self._stubs = {name: first_stub + i * _STUB_SIZE for i, name in enumerate(outside)}
             self._ends[_CODE] = first_stub + len(outside) * _STUB_SIZE
@@ -86,11 +88,13 @@ class Image:
         base = address(self._array)
         for name, at in self._stubs.items():
             self._map[at : at + _STUB_SIZE] = _STUB + struct.pack("<Q", _resolve(name))
+        places = dict(self._stubs)
         for f in files:
             f.copy(self._map, starts)
-            self._symbols.update({name: base + at for name, at in f.symbols(starts).items()})
+            places |= f.symbols(starts)
         for f in files:
-            f.relocate(self._map, base, starts, self._stubs)
+            f.relocate(self._map, base, starts, places)
+        self._symbols = {name: base + at for name, at in places.items() if name not in self._stubs}
         protect = ctypes.CDLL(None).mprotect
         for start, end, allowed in zip(starts, self._ends, _ALLOWED, strict=True):
             if end and protect(ctypes.c_void_p(base + start), ctypes.c_size_t(_up(end, _PAGE)), allowed):
@@ -116,6 +120,9 @@ class _File:
         self.entries = [e for s in tables for e in struct.iter_unpack("<IBBHQQ", self._content(s))]
         self.names = self._content(self.sections[tables[0].link]) if tables else b""
         self.outside = [self._name(e[0]) for e in self.entries[1:] if e[3] == 0]
+        loaded = {i for i, s in enumerate(self.sections) if s.loaded}
+        others = [(self._name(name), section, value) for name, info, _, section, value, _ in self.entries[1:] if info >> 4]
+        self.defined = {name: (section, value) for name, section, value in others if section in loaded}
 
     def place(self, ends: list[int]) -> None:
         """Reserve room behind `ends` of the parts."""
@@ -134,14 +141,10 @@ class _File:
                 image[at : at + s.size] = self._content(s)
 
     def symbols(self, starts: Sequence[int]) -> dict[str, int]:
-        """Offsets in the image of what is defined here for others."""
-        found = {}
-        for name, info, _, section, value, _ in self.entries[1:]:
-            if info >> 4 and section in self.places:
-                found[self._name(name)] = self._at(section, starts) + value
-        return found
+        """Offsets in the image of what is defined here."""
+        return {name: self._at(section, starts) + value for name, (section, value) in self.defined.items()}
 
-    def relocate(self, image: mmap.mmap, base: int, starts: Sequence[int], stubs: dict[str, int]) -> None:
+    def relocate(self, image: mmap.mmap, base: int, starts: Sequence[int], places: dict[str, int]) -> None:
         for r in self.sections:
             if r.type != _RELA or r.info not in self.places:
                 continue
@@ -152,7 +155,7 @@ class _File:
                 if offset + size > target.size:
                     raise ValueError("a relocation outside of its section")
                 if section == 0:
-                    symbol = stubs[self._name(name)]
+                    symbol = places[self._name(name)]
                 elif section in self.places:
                     symbol = self._at(section, starts) + value
                 else:

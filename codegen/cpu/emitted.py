@@ -24,7 +24,7 @@ class Emitted:
     With `takes`, it is `void symbol(ptr* bufs, i64* dims, i64 (*take)(ptr share, i64* chunk), ptr share)`, called once on each of
     some threads, and takes chunks of units until `take` returns 0; else it has written the first unit and the one behind the last.
     `shared`: neighbouring units share work, which every call does again: few calls are better than even ones. `least`: units of
-    a call, where fewer would be slow.
+    a call, where fewer would be slow. `parts`: (text, symbol) of what it calls that other kernels call, too, and is compiled by itself.
     """
 
     ir_text: str
@@ -38,6 +38,12 @@ class Emitted:
     shared: bool = False
     takes: bool = False
     least: Dim = 1
+    parts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """All that it needs, by symbol."""
+        return {self.symbol: self.ir_text, **{symbol: text for text, symbol in self.parts}}
 
 
 def named(ir_text: str, first: str = TIDY) -> tuple[str, str]:

@@ -72,10 +72,10 @@ class CompilePool:
         self._processes.clear()
         self._helpers.clear()
 
-    def offer(self, symbol: str, text: str) -> None:
-        """A kernel that `compile` will ask for. Nothing happens without further processes."""
+    def offer(self, texts: Mapping[str, str]) -> None:
+        """What `compile` will ask for. Nothing happens without further processes."""
         if self._processes:
-            self._add({symbol: text})
+            self._add(texts)
 
     def _add(self, texts: Mapping[str, str]) -> None:
         with self._changed:

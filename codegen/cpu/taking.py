@@ -16,9 +16,9 @@ from .emitted import PLACEHOLDER
 _TAKE = ir.FunctionType(I64, [PTR, PTR])  # i64 take(share, chunk)
 
 
-def taking_function(module: ir.Module, name: str = PLACEHOLDER) -> Builder:
-    """void name(bufs, dims, take, share): see `Emitted`."""
-    return Builder(ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR] * 4), name))
+def taking_function(module: ir.Module, more: Sequence[Any] = ()) -> Builder:
+    """void kernel(bufs, dims, take, share): see `Emitted`. `more`: types of further arguments."""
+    return Builder(ir.Function(module, ir.FunctionType(ir.VoidType(), [*[PTR] * 4, *more]), PLACEHOLDER))
 
 
 def take(b: Builder, function: Any, share: Any, chunk: Any) -> Any:

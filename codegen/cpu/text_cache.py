@@ -37,8 +37,8 @@ def cached_text(fingerprint: Hashable, make: Callable[[], tuple[str, str]]) -> t
     return text, symbol
 
 
-class TextEmitter(ABC):
-    """What writes the text of a kernel. Emitters of one family and fingerprint write the same, so that it is written once."""
+class Text(ABC):
+    """What writes a text. Those of one family and fingerprint write the same, so that it is written once."""
 
     family: ClassVar[str]
 
@@ -50,6 +50,16 @@ class TextEmitter(ABC):
     def text(self) -> tuple[str, str]:
         """(text, symbol). Layers of other sizes have the same text, and building it takes milliseconds."""
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Text) and self.family == other.family and self.fingerprint() == other.fingerprint()
+
+    def __hash__(self) -> int:
+        return hash((self.family, self.fingerprint()))
+
+
+class TextEmitter(Text):
+    """What writes the text of a kernel."""
+
     @abstractmethod
     def described(self, text: str, symbol: str) -> Emitted:
         """The text with what a caller has to know of it: sizes, units and costs of this kernel."""
@@ -57,17 +67,11 @@ class TextEmitter(ABC):
     def emit(self) -> Emitted:
         return self.described(*text_of(self))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, TextEmitter) and self.family == other.family and self.fingerprint() == other.fingerprint()
-
-    def __hash__(self) -> int:
-        return hash((self.family, self.fingerprint()))
-
 
 @functools.lru_cache(maxsize=1024)
-def text_of(emitter: TextEmitter) -> tuple[str, str]:
-    """`emitter.text()`, from this process or the disk where an equal emitter has written it."""
-    return cached_text((emitter.family, emitter.fingerprint()), emitter.text)
+def text_of(writer: Text) -> tuple[str, str]:
+    """`writer.text()`, from this process or the disk where an equal one has written it."""
+    return cached_text((writer.family, writer.fingerprint()), writer.text)
 
 
 def stable(value: object) -> str | None:

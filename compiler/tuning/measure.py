@@ -57,7 +57,7 @@ class Runner:
 
     def __init__(self, bench: Bench, code: Emitted) -> None:
         self._bench = bench
-        self._code = Code([compile_ir(code.ir_text, bench.target)])
+        self._code = Code([compile_ir(text, bench.target) for text in code.texts.values()])
         self._fn = self._code.address(code.symbol)
         self._dims = np.array([evaluate(d, bench.sizes) for d in code.dims] or [0], np.int64)
         self._units = evaluate(code.units, bench.sizes)

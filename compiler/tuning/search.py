@@ -105,7 +105,7 @@ def _with(result: Compilation, jobs: Iterable[Job], chosen: dict[str, Hints]) ->
             except (ScheduleError, CodegenError):
                 continue
     emitted = {at: codes.get(_identity(code), code) for at, code in result.emitted.items()}
-    texts = {c.symbol: c.ir_text for c in codes.values() if c.symbol not in result.objects}
+    texts = {symbol: text for c in codes.values() for symbol, text in c.texts.items() if symbol not in result.objects}
     with CompilePool(result.backend.target) as pool:
         objects = {**result.objects, **pool.compile(texts)}
     return replace(result, emitted=emitted, texts={**result.texts, **texts}, objects=objects)

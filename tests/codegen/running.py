@@ -28,7 +28,8 @@ def execute(kernel, buffers, target="cpu", bindings=None, parts=1):
         host()
         machine = llvm.Target.from_triple(t.triple).create_target_machine(cpu=t.cpu, features=t.llvm_features, jit=True)
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-        engine.add_object_file(llvm.ObjectFileRef.from_data(compile_ir(e.ir_text, t)))
+        for text in e.texts.values():
+            engine.add_object_file(llvm.ObjectFileRef.from_data(compile_ir(text, t)))
         engine.finalize_object()
         _ENGINES[key] = engine, (_TAKING if e.takes else _CALLED)(engine.get_function_address(e.symbol))
     fn = _ENGINES[key][1]

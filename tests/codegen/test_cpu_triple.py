@@ -61,7 +61,7 @@ def test_sizes(m, n, k, parts) -> None:
     a, w = random(1, m, k), random(1, k, n, seed=1)
     got, e = run(kernel_of(m, n, k), a, w, parts=parts)
     want = a.astype(np.float64) @ w.astype(np.float64)
-    assert "tdpbf16ps" in e.ir_text
+    assert any("tdpbf16ps" in text for text in e.texts.values())
     assert error(got, want) <= max(3e-7, 1.5 * error(a @ w, want))
 
 
@@ -87,14 +87,14 @@ def test_rows_apart_and_batches() -> None:
     ("symbol", "step", "times"), [("N", 130, 1), ("N", 130, 3), ("M", 1, 5), ("M", 1, 106), ("M", 1, 107), ("M", 1, 333)]
 )
 def test_symbolic_rows(symbol, step, times) -> None:
-    """One text for any number of blocks; where rows may be few, it holds vectors' code, too, for these."""
+    """One text for any number of blocks; where rows may be few, it has vectors' code, too, for these."""
     rows = step * times
     a, w, bias = random(rows, 200), random(1, 200, 192, seed=1), random(192, seed=2)
     epilogue = Call("add", (ACC, Load(2, Axis(2), dtype=F)), dtype=F)
     kernel = replace(kernel_of(rows, 192, 200, epilogue=epilogue, extra=192), m=step * sym(symbol, 1, 9999))
     out = np.full(rows * 192 + PAD, 7, np.float32)
     e = execute(kernel, [a, pack_b(w, 64), bias, out], bindings={symbol: times}, parts=2)
-    assert (out[-PAD:] == 7).all() and ("vectors" in e.ir_text) == (step == 1)
+    assert (out[-PAD:] == 7).all() and any("5x4" in text for text in e.texts.values()) == (step == 1)
     assert error(out[:-PAD].reshape(-1, 192), a.astype(np.float64) @ w[0] + bias) < 4e-7
 
 
@@ -194,3 +194,12 @@ def test_threads_have_even_shares(m, n, k) -> None:
 def test_one_text_for_all_sizes() -> None:
     a, b = (emit(kernel_of(*size), TILES) for size in ((128, 768, 768), (112, 256, 320)))
     assert a.ir_text == b.ir_text and emit(kernel_of(128, 768, 770), TILES).ir_text != a.ir_text
+
+
+def test_epilogues_share_what_multiplies() -> None:
+    """Of fixed rows and of unknown ones, which have vectors' code besides: the walk is one text, and whatever is shared is called."""
+    epilogues = [ACC, Call("mul", (ACC, Num(0.5, dtype=F)), dtype=F), Call("max", (ACC, Num(0.0, dtype=F)), dtype=F)]
+    each = [emit(kernel_of(128, 768, 768, epilogue=e), TILES) for e in epilogues]
+    assert len({e.symbol for e in each}) == 3 and len({e.parts for e in each}) == 1
+    few = emit(replace(kernel_of(128, 768, 768), m=sym("M", 1, 9999)), TILES)
+    assert each[0].texts.items() < few.texts.items() and all(symbol in few.ir_text for symbol in (each[0].symbol, few.parts[0][1]))

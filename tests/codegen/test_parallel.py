@@ -20,7 +20,7 @@ def test_all_come_back_whoever_compiled_them(workers, monkeypatch):
     with CompilePool(host(), workers) as pool:
         pool.start()
         for symbol in ("f0", "f1", "f2"):
-            pool.offer(symbol, kernels[symbol])
+            pool.offer({symbol: kernels[symbol]})
         found = pool.compile(kernels, seen.append)
         again = pool.compile({s: kernels[s] for s in ("f1", "f8")})
     assert list(found) == list(kernels) and sorted(seen) == sorted(kernels)
@@ -38,7 +38,7 @@ def test_a_further_process_starts_with_what_is_offered(monkeypatch):
     with CompilePool(host(), 1) as pool:
         pool.start()
         for symbol, text in kernels.items():
-            pool.offer(symbol, text)
+            pool.offer({symbol: text})
         with pool._changed:
             assert pool._changed.wait_for(lambda: len(pool._objects) == 2, timeout=60)
         monkeypatch.setattr(parallel, "compile_ir", refuse)
@@ -49,7 +49,7 @@ def test_a_further_process_starts_with_what_is_offered(monkeypatch):
 def test_an_error_of_what_was_offered(workers):
     with CompilePool(host(), workers) as pool:
         pool.start()
-        pool.offer("bad", "no LLVM")
+        pool.offer({"bad": "no LLVM"})
         with pytest.raises(CodegenError):
             pool.compile({"bad": "no LLVM", **texts(3)})
 
@@ -58,7 +58,7 @@ def test_what_was_offered_is_not_waited_for():
     with CompilePool(host(), 1) as pool:
         pool.start()
         for symbol, text in texts(50).items():
-            pool.offer(symbol, text)
+            pool.offer({symbol: text})
     assert not pool._processes and not pool._helpers
 
 

@@ -86,6 +86,15 @@ def test_links(blob, linker):
     assert code.address("nothing") == 0
 
 
+@pytest.mark.parametrize("linker", [Image, _Jit])
+def test_files_call_each_other(linker):
+    """Whichever comes first, and by the name that the C library has for another function, too."""
+    texts = ["declare i64 @labs(i64)\ndefine i64 @first(i64 %x) {\n %y = call i64 @labs(i64 %x)\n %z = add i64 %y, 1\n ret i64 %z\n}",
+             "define i64 @labs(i64 %x) {\n %y = mul i64 %x, 10\n ret i64 %y\n}"]  # fmt: skip
+    for blobs in (texts, texts[::-1]):
+        assert call(linker([compiled(t) for t in blobs]), "first", ctypes.c_int64, ctypes.c_int64(4)) == 41
+
+
 def test_alignment_and_many_objects():
     code = Image([compiled(f"define i64 @f{i}() align 64 {{\n ret i64 {i}\n}}") for i in range(50)])
     assert [call(code, f"f{i}", ctypes.c_int64) for i in range(50)] == list(range(50))

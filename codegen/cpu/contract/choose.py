@@ -8,10 +8,10 @@ from ....ir import dim_min, floordiv, lower
 from ...kernel import ContractKernel
 from .. import llvm_ir as ir
 from ..build import I64
-from ..emitted import PLACEHOLDER, WALKED, Emitted, named
+from ..emitted import Emitted, named
 from ..taking import each_chunk, taking_function
 from ..target import CpuTarget
-from ..text_cache import TextEmitter
+from ..text_cache import TextEmitter, text_of
 from ..triple.emit import TripleProduct
 from ..triple.schedule import schedule_triple
 from .emit import VectorProduct
@@ -33,7 +33,7 @@ def emit_contract(kernel: ContractKernel, target: CpuTarget, hints: ContractHint
 
 
 class _Either(TextEmitter):
-    """Tile registers from so many rows on, vectors for fewer. Both read their own part of the table of sizes."""
+    """Tile registers from so many rows on, vectors for fewer: two kernels, which read their own parts of the table of sizes."""
 
     family = "either"
 
@@ -41,29 +41,28 @@ class _Either(TextEmitter):
         self.few, self.many = few, many
 
     def fingerprint(self) -> Hashable:
-        return self.few.fingerprint(), self.many.fingerprint()
+        return text_of(self.few)[1], text_of(self.many)[1]
 
     def described(self, text: str, symbol: str) -> Emitted:
-        few, many = (part.described(text, symbol) for part in (self.few, self.many))
+        few, many = self.few.emit(), self.many.emit()
         m, least = self.few.kernel.m, self.many.schedule.least
         tall = dim_min(1, floordiv(m, least))
         units = few.units + tall * (many.units - few.units)
         dims = (m, least, len(few.dims), *few.dims, *many.dims)
-        return Emitted(text, symbol, dims, units, few.unit_cost, few.flops, few.bytes, takes=True)
+        parts = tuple((text, symbol) for kernel in (few, many) for symbol, text in kernel.texts.items())
+        return Emitted(text, symbol, dims, units, few.unit_cost, few.flops, few.bytes, takes=True, parts=parts)
 
     def text(self) -> tuple[str, str]:
         module = ir.Module()
-        few, many = self.few.write(module, f"{PLACEHOLDER}.vectors"), self.many.write(module, f"{PLACEHOLDER}.tiles")
+        (_, few), (_, many) = text_of(self.few), text_of(self.many)
         b = taking_function(module)
         i = b.ir
         bufs, dims, take, share = b.fn.args
         own = b.at(dims, b.i64(3), I64)
         with i.if_else(i.icmp_signed(">=", b.param(dims, 0), b.param(dims, 1))) as (tall, short):
             with tall:
-                i.call(many, [bufs, b.at(own, b.param(dims, 2), I64), take, share])
+                b.call(many, ir.VoidType(), bufs, b.at(own, b.param(dims, 2), I64), take, share)
             with short:
-                each_chunk(b, take, share, lambda begin, end: i.call(few, [bufs, own, begin, end]))
+                each_chunk(b, take, share, lambda begin, end: b.call(few, ir.VoidType(), bufs, own, begin, end))
         i.ret_void()
-        for part in (few, many):
-            part.linkage = "internal"
-        return named(str(module), WALKED)
+        return named(str(module))

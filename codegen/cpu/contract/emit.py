@@ -14,7 +14,7 @@ from typing import Any
 from ...kernel import bytes_of
 from .. import llvm_ir as ir
 from ..build import kernel_function
-from ..emitted import PLACEHOLDER, TIDY, WALKED, Emitted, named
+from ..emitted import TIDY, WALKED, Emitted, named
 from ..float_mode import flush_subnormals
 from ..text_cache import TextEmitter
 from .parts import ProductParts
@@ -56,12 +56,11 @@ class VectorProduct(ProductParts, TextEmitter):
 
     def text(self) -> tuple[str, str]:
         module = ir.Module()
-        self.write(module, PLACEHOLDER)
+        self._write(module)
         walked = self.schedule.mode != "segments" and self.kernel.diagonal == 1
         return named(str(module), WALKED if walked else TIDY)
 
-    def write(self, module: ir.Module, name: str) -> ir.Function:
-        """The kernel's function, called `name`, and those that it calls."""
+    def _write(self, module: ir.Module) -> None:
         k, s = self.kernel, self.schedule
         self.module = module
         tile_fns = {}
@@ -71,11 +70,11 @@ class VectorProduct(ProductParts, TextEmitter):
         if s.tail:
             for mr in s.tail_tiles:
                 tile_fns[mr, True] = RegisterTile(self, mr, s.vectors if s.tail < 0 else s.tail, masked=True).write()
-        return self._entry(tile_fns, name)
+        self._entry(tile_fns)
 
-    def _entry(self, tiles: dict[tuple[int, bool], ir.Function], name: str) -> ir.Function:
+    def _entry(self, tiles: dict[tuple[int, bool], ir.Function]) -> None:
         """void kernel(bufs, dims, begin, end)"""
-        b = kernel_function(self.module, name)
+        b = kernel_function(self.module)
         units = Units(b, self, tiles)
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
@@ -87,4 +86,3 @@ class VectorProduct(ProductParts, TextEmitter):
         if restore is not None:
             restore()
         b.ir.ret_void()
-        return b.fn

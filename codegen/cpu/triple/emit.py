@@ -16,13 +16,13 @@ from typing import Any
 from ....ir import DType
 from ...kernel import ContractKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import I8, I64, Builder
-from ..emitted import PLACEHOLDER, WALKED, Emitted, named
+from ..build import I8, I64, PTR, Builder, subroutine
+from ..emitted import WALKED, Emitted, named
 from ..epilogue import Epilogue
 from ..float_mode import flush_subnormals
 from ..taking import taking_function
 from ..target import CpuTarget
-from ..text_cache import TextEmitter
+from ..text_cache import Text, TextEmitter, text_of
 from ..tiles import Tiles
 from . import multiply, queue, walk
 from .finish import AGAIN_ARGS, FINISH_ARGS, write_again, write_finish
@@ -31,59 +31,39 @@ from .schedule import STRIP, TALL, TripleSchedule
 from .split import LANES, PARTS
 
 
-class TripleProduct(TextEmitter):
-    """Raises CodegenError for epilogues that cannot be emitted."""
+class TripleWalk(Text):
+    """void walk(bufs, dims, take, share, finish): all of a kernel but what becomes of sums, which is the function `finish`.
 
-    family = "triple"
+    Layers whose epilogues differ have it in common.
+    """
 
-    def __init__(self, kernel: ContractKernel, schedule: TripleSchedule, target: CpuTarget) -> None:
-        self.kernel, self.schedule, self.target = kernel, schedule, target
-        self.operands = Operands(kernel, schedule)
-        self.params = self.operands.params
-        self.epilogue = Epilogue(kernel, self.params, target, LANES)
+    family = "triple walk"
+
+    def __init__(self, operands: Operands, target: CpuTarget) -> None:
+        self.operands, self.target = operands, target
 
     def fingerprint(self) -> Hashable:
-        s = self.schedule
-        return s.ragged, s.short, s.rows_pass, tuple(o.dtype for o in self.kernel.operands), self.epilogue.fingerprint(), self.target
-
-    def described(self, text: str, symbol: str) -> Emitted:
-        k, s = self.kernel, self.schedule
-        units, flops = k.batch * s.blocks * s.chunks, 2 * k.batch * k.m * k.n * k.k
-        return Emitted(text, symbol, tuple(self.params.dims), units, s.unit_cost, flops, bytes_of(k.operands), takes=True)
+        k, s = self.operands.kernel, self.operands.schedule
+        return s.short, s.rows_pass, k.panel, len(k.operands), k.operands[-1].dtype, self.target
 
     def text(self) -> tuple[str, str]:
         module = ir.Module()
-        self.write(module, PLACEHOLDER)
+        products = {high: subroutine(module, f"multiply{high}", multiply.ARGS, I64) for high in (1, 2)}
+        for high, b in products.items():
+            multiply.write_multiply(b, self.operands, high)
+        more = subroutine(module, "more", queue.MORE_ARGS, I64)
+        queue.write_more(more)
+        following = subroutine(module, "following", queue.FOLLOWING_ARGS, I64)
+        queue.write_following(following, self.operands, more.fn)
+        run = subroutine(module, "run", walk.ARGS)
+        walk.Walk(run, self.operands, {high: b.fn for high, b in products.items()}, following.fn).write()
+        self._units(taking_function(module, [PTR]), more.fn, run.fn)
         return named(str(module), WALKED)
 
-    def write(self, module: ir.Module, name: str) -> ir.Function:
-        """The kernel's function, called `name`, and those that it calls."""
-
-        def function(name: str, result: Any, args: Sequence[Any]) -> ir.Function:
-            fn = ir.Function(module, ir.FunctionType(result, args), f"{PLACEHOLDER}.{name}")
-            fn.linkage = "internal"
-            fn.attributes.add("noinline")
-            return fn
-
-        products = {high: function(f"multiply{high}", I64, multiply.ARGS) for high in (1, 2)}
-        for high, fn in products.items():
-            multiply.write_multiply(fn, self.operands, high)
-        again = function("again", ir.VoidType(), AGAIN_ARGS)
-        write_again(again, self.kernel.panel)
-        finish = function("finish", ir.VoidType(), FINISH_ARGS)
-        write_finish(finish, self.operands, self.epilogue, again)
-        more = function("more", I64, queue.MORE_ARGS)
-        queue.write_more(more)
-        following = function("following", I64, queue.FOLLOWING_ARGS)
-        queue.write_following(following, self.operands, more)
-        run = function("run", ir.VoidType(), walk.ARGS)
-        walk.Walk(run, self.operands, walk.Functions(products, finish, following)).write()
-        return self._units(taking_function(module, name), more, run)
-
-    def _units(self, b: Builder, more: ir.Function, run: ir.Function) -> ir.Function:
-        """void kernel(bufs, dims, take, share): units that have what stays in common are walked as one."""
-        bufs, dims, take, share = b.fn.args
-        i, p, rows_pass = b.ir, self.operands.sizes(b, dims), self.schedule.rows_pass
+    def _units(self, b: Builder, more: ir.Function, run: ir.Function) -> None:
+        """Units that have what stays in common are walked as one."""
+        bufs, dims, take, share, finish = b.fn.args
+        i, p, rows_pass = b.ir, self.operands.sizes(b, dims), self.operands.schedule.rows_pass
         waiting = b.alloca(I64, b.i64(queue.WORDS))
         units = queue.Queue(b, waiting)
         units.start(take, share)
@@ -100,11 +80,44 @@ class TripleProduct(TextEmitter):
             whole = i.udiv(units.unit, p[inner])
             kept, batch = i.urem(whole, p[outer]), i.udiv(whole, p[outer])
             stay, end = (queue.share(b, p[size], TALL, p[outer], at) for at in (kept, i.add(kept, b.i64(1))))
-            i.call(run, [bufs, dims, batch, stay, end, i.mul(whole, p[inner]), *parts, sums, tables, waiting, listed])
+            i.call(run, [bufs, dims, batch, stay, end, i.mul(whole, p[inner]), *parts, sums, tables, waiting, listed, finish])
             return ()
 
         b.during([], lambda _: i.icmp_signed("!=", i.call(more, [waiting]), b.i64(0)), walk_some)
         restore()
         tiles.release()
         i.ret_void()
-        return b.fn
+
+
+class TripleProduct(TextEmitter):
+    """Raises CodegenError for epilogues that cannot be emitted."""
+
+    family = "triple"
+
+    def __init__(self, kernel: ContractKernel, schedule: TripleSchedule, target: CpuTarget) -> None:
+        self.kernel, self.schedule, self.target = kernel, schedule, target
+        self.operands = Operands(kernel, schedule)
+        self.walk = TripleWalk(self.operands, target)
+        self.params = self.operands.params
+        self.epilogue = Epilogue(kernel, self.params, target, LANES)
+
+    def fingerprint(self) -> Hashable:
+        s = self.schedule
+        return s.ragged, s.short, s.rows_pass, tuple(o.dtype for o in self.kernel.operands), self.epilogue.fingerprint(), self.target
+
+    def described(self, text: str, symbol: str) -> Emitted:
+        k, s = self.kernel, self.schedule
+        units, flops = k.batch * s.blocks * s.chunks, 2 * k.batch * k.m * k.n * k.k
+        return Emitted(text, symbol, tuple(self.params.dims), units, s.unit_cost, flops, bytes_of(k.operands), takes=True,
+                       parts=(text_of(self.walk),))  # fmt: skip
+
+    def text(self) -> tuple[str, str]:
+        module = ir.Module()
+        again = subroutine(module, "again", AGAIN_ARGS)
+        write_again(again, self.kernel.panel)
+        finish = subroutine(module, "finish", FINISH_ARGS)
+        write_finish(finish, self.operands, self.epilogue, again.fn)
+        b = taking_function(module)
+        b.call(text_of(self.walk)[1], ir.VoidType(), *b.fn.args, finish.fn)
+        b.ir.ret_void()
+        return named(str(module), WALKED)

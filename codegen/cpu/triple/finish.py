@@ -18,11 +18,10 @@ _F = vec(ir.FloatType(), LANES)
 _ZERO = ir.Constant(_F, None)
 
 
-def write_finish(fn: ir.Function, operands: Operands, epilogue: Epilogue, again: ir.Function) -> None:
+def write_finish(b: Builder, operands: Operands, epilogue: Epilogue, again: ir.Function) -> None:
     """void finish(bufs, dims, batch, row, column, rows, sums, table of rows): results of a tile."""
-    b = Builder(fn)
     i = b.ir
-    bufs, dims, batch, row, column, rows, sums, table = fn.args
+    bufs, dims, batch, row, column, rows, sums, table = b.fn.args
     p, pointers, c = operands.sizes(b, dims), operands.pointers(b, bufs), operands.stored
 
     def check(r: Any, kept: list[Any]) -> Sequence[Any]:
@@ -48,11 +47,10 @@ def write_finish(fn: ir.Function, operands: Operands, epilogue: Epilogue, again:
     i.ret_void()
 
 
-def write_again(fn: ir.Function, panel: int) -> None:
+def write_again(b: Builder, panel: int) -> None:
     """void again(k, rows, sums, A, table of rows, strip): rows whose sums are no finite numbers, by multiply-adds, slowly."""
-    b = Builder(fn)
     i, f32 = b.ir, ir.FloatType()
-    depth, rows, sums, a, table, strip = fn.args
+    depth, rows, sums, a, table, strip = b.fn.args
 
     def row(r: Any, _: list[Any]) -> Sequence[Any]:
         places = [_place(b, sums, r, v) for v in range(2)]

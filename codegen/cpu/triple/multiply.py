@@ -18,17 +18,16 @@ SLOTS = len(_ORDER) // 2  # of a step: places behind two products, for other wor
 ARGS = [PTR, PTR, I64, PTR, I64, *TYPES, I64, I64, I64, PTR, I64, I64]
 
 
-def write_multiply(fn: ir.Function, operands: Operands, high: int) -> None:
+def write_multiply(b: Builder, operands: Operands, high: int) -> None:
     """i64 multiply(parts of 16 · `high` rows, of a strip, steps, sums, k0, (what to split), turn, limit, pieces, C, ldc, wanted).
 
     Adds to `sums`, which begin at k0 = 0. In every slot so many `pieces` of what passes next are split, from number `turn` to `limit`
     (returns the first that is left), and the lines of some of the `wanted` rows of C are fetched, as they will be written soon.
     """
-    b = Builder(fn)
     i, t = b.ir, Tiles(b, DType.BF16)
-    a, strip, steps, sums, k0 = fn.args[:5]
-    after = Whole(*fn.args[5:10])
-    turn, limit, pieces, result, ldc, wanted = fn.args[10:]
+    a, strip, steps, sums, k0 = b.fn.args[:5]
+    after = Whole(*b.fn.args[5:10])
+    turn, limit, pieces, result, ldc, wanted = b.fn.args[10:]
     slots = i.mul(steps, b.i64(SLOTS))
     per_slot = i.udiv(i.add(wanted, i.sub(slots, b.i64(1))), slots)
     corners = [b.at(sums, b.i64(x * ROWS * LANES), ir.FloatType()) for x in range(2 * high)]

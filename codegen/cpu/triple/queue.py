@@ -57,24 +57,22 @@ class Queue:
         self.b.ir.store(value, self.b.at(self.memory, self.b.i64(word), I64), align=8)
 
 
-def write_more(fn: ir.Function) -> None:
+def write_more(b: Builder) -> None:
     """i64 more(queue): 1 if units are left, of another chunk if need be."""
-    b = Builder(fn)
-    i, queue = b.ir, Queue(b, fn.args[0])
+    i, queue = b.ir, Queue(b, b.fn.args[0])
     with i.if_then(i.icmp_signed(">", queue.left(), b.i64(0))):
         i.ret(b.i64(1))
     i.ret(i.zext(queue.take(), I64))
 
 
-def write_following(fn: ir.Function, operands: Operands, more: ir.Function) -> None:
+def write_following(b: Builder, operands: Operands, more: ir.Function) -> None:
     """i64 following(dims, queue, list, first unit, k0, at, number): where the tile is behind number `number`, which is at `at`; -1: none.
 
     With k0 = 0 tiles are those of the units that are taken, up to one of another part of what stays, and they are listed if more of k
     follows; then the list tells.
     """
-    b = Builder(fn)
     i = b.ir
-    dims, memory, listed, first, k0, at, number = fn.args
+    dims, memory, listed, first, k0, at, number = b.fn.args
     p, queue, behind = operands.sizes(b, dims), Queue(b, memory), i.add(number, b.i64(1))
     line = b.at(listed, behind, I64)
     with i.if_then(i.icmp_signed(">", k0, b.i64(0))):

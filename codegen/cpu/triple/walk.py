@@ -9,6 +9,7 @@ from typing import Any
 from .. import llvm_ir as ir
 from ..build import I8, I64, PTR, Builder
 from ..tiles import ROWS
+from .finish import FINISH_ARGS
 from .multiply import SLOTS
 from .operands import Operands
 from .queue import Queue
@@ -17,7 +18,8 @@ from .split import PIECES, Splitter, Whole, tile_bytes
 
 TABLES = 4  # of rows that pass: of a tile that is finished, that is multiplied, that is split, and none
 _SUMS = TALL * STRIP  # of a tile: corners of 16 x 16 one after the other
-ARGS = [PTR, PTR, *[I64] * 4, *[PTR] * 6]
+ARGS = [PTR, PTR, *[I64] * 4, *[PTR] * 7]
+_FINISH = ir.FunctionType(ir.VoidType(), FINISH_ARGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +36,16 @@ class _Depth:
     several: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Functions:
-    """What a walk calls. `multiply`: by halves of a tile that have rows."""
-
-    multiply: Mapping[int, ir.Function]
-    finish: ir.Function
-    following: ir.Function
-
-
 class Walk:
-    """void walk(bufs, dims, batch, stay, stay_end, unit, parts that stay, parts that pass, sums, tables, queue, list).
+    """void walk(bufs, dims, batch, stay, stay_end, unit, parts that stay, parts that pass, sums, tables, queue, list, finish).
 
-    What stays is [stay, stay_end) of rows, or columns; `unit` is the first of those that it is part of.
+    What stays is [stay, stay_end) of rows, or columns; `unit` is the first of those that it is part of. `multiply`: by halves of a tile
+    that have rows.
     """
 
-    def __init__(self, fn: ir.Function, operands: Operands, functions: Functions) -> None:
-        self.b = b = Builder(fn)
-        self.operands, self.functions = operands, functions
-        bufs, dims, batch, self.stay, self.stay_end, self.unit, *memory = fn.args
+    def __init__(self, b: Builder, operands: Operands, multiply: Mapping[int, ir.Function], following: ir.Function) -> None:
+        self.b, self.operands, self.multiply, self.following = b, operands, multiply, following
+        bufs, dims, batch, self.stay, self.stay_end, self.unit, *memory, self.finish = b.fn.args
         self.kept, self.passing, self.sums, self.tables, self.queue, self.list = memory
         self.call, self.batch = [bufs, dims, batch], batch
         self.p = operands.sizes(b, dims)
@@ -82,12 +75,15 @@ class Walk:
         self.operands.passes.pieces(b, whole, steps, b.i64(0), pieces)
         nothing = [b.i64(0), b.i64(0), b.i64(0), self.sums, self.tables]
         _, _, *done = b.during([first, b.i64(0), *nothing], lambda x: i.icmp_signed(">=", x[0], b.i64(0)), lambda x: self._pass(d, *x))
-        i.call(self.functions.finish, [*self.call, *done])
+        self._finish(done)
         return ()
 
     def _following(self, d: _Depth, at: Any, number: Any) -> Any:
         args = [self.call[1], self.queue, self.list, self.unit, d.start, at, number]
-        return self.b.ir.call(self.functions.following, args)
+        return self.b.ir.call(self.following, args)
+
+    def _finish(self, tile: Sequence[Any]) -> None:
+        self.b.ir.call_through(_FINISH, self.finish, [*self.call, *tile])
 
     def _keep(self, d: _Depth, t: Any) -> Sequence[Any]:
         """Splits tile number `t` of what stays."""
@@ -125,11 +121,11 @@ class Walk:
             args = [*parts, d.steps, sums, d.start, *after.values, turn, limit, d.several, self._c(row, column), self.p["ldc"], wanted]
             with i.if_else(i.icmp_signed(">", rows, b.i64(ROWS))) as (two, only):
                 with two:
-                    from_two = (i.call(self.functions.multiply[2], args), i.block)
+                    from_two = (i.call(self.multiply[2], args), i.block)
                 with only:
-                    from_one = (i.call(self.functions.multiply[1], args), i.block)
+                    from_one = (i.call(self.multiply[1], args), i.block)
             turn = b.merge(from_two, from_one)
-            i.call(self.functions.finish, [*self.call, *done])
+            self._finish(done)
             return [turn, row, column, wanted, sums, self._table(number) if passes.rows else self._table_that_stays(t)]
 
         turn, *done = b.loop(b.i64(0), self.tall, b.i64(1), [b.i64(0), *before], tile)
