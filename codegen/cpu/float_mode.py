@@ -1,4 +1,4 @@
-"""The floating-point mode of kernels that multiply and add."""
+"""The floating-point mode of kernels that multiply and add, and of softmax."""
 
 from __future__ import annotations
 

@@ -495,6 +495,16 @@ def test_softmax_of_what_is_not_a_number(columns, log):
     assert not shifts(replace(k, stores=both))
 
 
+@pytest.mark.parametrize("columns", [16, 40])
+def test_subnormal_weights_of_softmax_cost_nothing(columns):
+    """They count as zero, and the caller's mode is back afterwards."""
+    x, out, tiny = np.full((2, columns), -95, np.float32), np.ones(2 * columns, np.float32), np.float32(1e-40)
+    x[:, 0], x[1, 1:5] = 0, -np.inf
+    native(softmax(2, columns), [x.ravel(), out], TARGETS[0])
+    assert np.array_equal(out.reshape(2, columns), np.eye(1, columns, dtype=np.float32).repeat(2, axis=0))
+    assert tiny * np.float32(1) == tiny
+
+
 def test_softmax_over_a_strided_axis():
     x = random(3, 10, 40)
     e = load(0, (0, 400), (2, 40), (1, 1))

@@ -10,6 +10,7 @@ from ...expr import DimParam, postorder
 from ...kernel import LoopKernel
 from ...running import running
 from ..build import PTR
+from ..float_mode import flush_subnormals
 from ..target import CpuTarget
 from .accesses import Scope
 from .ahead import ahead
@@ -100,6 +101,9 @@ class Writer(Tiled, RunningStores, LineUnits):
             if not isinstance(d, int) and d not in self.sizes:
                 self.sizes[d] = b.param(self.dims, self.params.add(d))
 
+        # powers of what is far below the greatest: subnormal, beside a sum of 1 at least
+        restore = flush_subnormals(b, self.target) if self.shifts else None
+
         def unit(u: Any) -> Any:
             if self.lines is not None:
                 self._lines(u, self.lines)
@@ -134,6 +138,8 @@ class Writer(Tiled, RunningStores, LineUnits):
             return b.ir.add(u, b.ir.select(fits, b.i64(columns), b.i64(1)))
 
         b.walk(self.begin, self.end, unit)
+        if restore is not None:
+            restore()
         b.ir.ret_void()
 
     def _lines(self, u: Any, found: Lines) -> None:
