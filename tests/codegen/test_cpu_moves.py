@@ -309,6 +309,16 @@ def test_choice():
     assert moving(merge_axes(kernel), target) is None
 
 
+@pytest.mark.parametrize(
+    ("shape", "units"), [((40, 3, 5, 4), 40), ((40, 30, 2, 70), 40 * 2 * 30), ((9, 3, 5, 4), 9 * 5), ((2, 3, 5, 4), 2 * 5 * 3)]
+)
+def test_units_of_short_rows(shape, units):
+    """A unit is several of them, unless there are few."""
+    kernel, want = transposed(x := elements(DType.F32, *shape), (0, 2, 1, 3))
+    assert emit_loop(kernel, parse("cpu:x86-64-v4")).units == units
+    agree(kernel, x, want, targets=TARGETS[:2])
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_rows_too_short_for_vectors(size):
     """With a factor of their own, behind an axis that fills half a vector, and one that other factors follow."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....ir import Dim, ceildiv, is_static, prod, upper
+from ....ir import Dim, ceildiv, is_static, lower, prod, upper
 from ...affine import stride_along
 from ...expr import DimParam, postorder
 from ...kernel import LoopKernel
@@ -27,6 +27,7 @@ from .transpose import Turn, Weave
 from .windows import Cuts, Fact, windows
 
 _FEW_UNITS = 32  # fewer outer indices than this would leave threads idle
+_VECTORS_OF_UNIT = 64  # of several short rows
 
 
 def _moved(f: Fact, axis: int, by: int) -> Fact:
@@ -68,7 +69,10 @@ class Writer(Tiled, RunningStores, LineUnits):
         if self.parallel and tile is None and not self.parts and self.running is None and not plan.by_lines:
             self.lines = lines(k, plan.axis, plan.width, target)
         self.blocked = tile is not None or not self.outer or self.blocks != 1
-        self.units: Dim = outer * self.blocks
+        counted = self._counted(last) if form.short is None and self.lines is None and plan.columns == 1 else len(self.outer)
+        self.counted, self.walked = self.outer[:counted], self.outer[counted:]  # a unit has one index of each, and all
+        self.elements_per_unit = self.elements_per_unit * prod(k.axes[i] for i in self.walked)
+        self.units: Dim = prod(k.axes[i] for i in self.counted) * self.blocks
         if (found := self.lines) is not None:
             self.units = prod(k.axes[i] for i in self.outer[:-2]) * found.bands * found.blocks
             self.elements_per_unit = found.rows * k.axes[found.column] * found.block
@@ -92,6 +96,19 @@ class Writer(Tiled, RunningStores, LineUnits):
             down = self.sweeps or (self.running is not None and self.parallel)  # the reduce axes are walked around the vector axis
             self.ahead = ahead(k, plan.axis, [*self.outer, *(n + j for j in range(len(k.reduce_axes)))] if down else self.outer)
 
+    def _counted(self, row: Dim) -> int:
+        """How many of the outer axes number the units: not the last ones where rows are so short that finding out which one comes next
+        takes as long as one of them."""
+        k = self.k
+        if k.reduce_axes or self.blocks != 1 or not self.parallel or isinstance(self.tile, Turn):
+            return len(self.outer)
+        size = ceildiv(row, self.plan.width) if self.tile is None else row * k.axes[self.tile.write]
+        for n in range(len(self.outer) - 1, 0, -1):
+            size = size * k.axes[self.outer[n]]
+            if upper(size) > _VECTORS_OF_UNIT or lower(prod(k.axes[i] for i in self.outer[:n])) < _FEW_UNITS:
+                return n + 1
+        return 1
+
     def write(self) -> None:
         b, k = self.b, self.k
         for i in range(len(k.operands)):
@@ -112,7 +129,7 @@ class Writer(Tiled, RunningStores, LineUnits):
             rest = part = u
             if self.blocked and self.outer:
                 part, rest = self._split(u, self.blocks)
-            for i in reversed(self.outer):
+            for i in reversed(self.counted):
                 if i == self.outer[0]:
                     axes[i] = rest
                 else:
@@ -120,7 +137,7 @@ class Writer(Tiled, RunningStores, LineUnits):
             if self.plan.by_lines:
                 return b.ir.add(u, self._joined_blocks(u, part, axes))
             if self.column_axis < 0:
-                self._single(part, axes)
+                self._each_walked(part, axes, self.walked)
                 return b.ir.add(u, b.i64(1))
             columns = self.plan.columns
             spare = [b.ir.sub(self.end, u), b.ir.sub(self.dim(k.axes[self.column_axis]), axes[self.column_axis])]
@@ -141,6 +158,18 @@ class Writer(Tiled, RunningStores, LineUnits):
         if restore is not None:
             restore()
         b.ir.ret_void()
+
+    def _each_walked(self, part: Any, axes: dict[int, Any], walked: list[int]) -> None:
+        """All outer indices of a unit."""
+        if not walked:
+            self._single(part, axes)
+            return
+
+        def one(i: Any, _: list[Any]) -> list[Any]:
+            self._each_walked(part, {**axes, walked[0]: i}, walked[1:])
+            return []
+
+        self.b.loop(self.b.i64(0), self.dim(self.k.axes[walked[0]]), self.b.i64(1), [], one)
 
     def _lines(self, u: Any, found: Lines) -> None:
         axes: dict[int, Any] = {}
