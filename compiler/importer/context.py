@@ -48,6 +48,8 @@ HandlerTable = Mapping[tuple[str, int], Handler]
 # computed from constants are known to later handlers. Larger ones are left to the folding pass.
 FOLD_LIMIT = 4096
 
+_MOST_SIZES = 1 << 16  # that a node reads from one tensor at run time, each a symbol
+
 
 class ImportContext(NodeView, Contents, Requirements):
     """State of one import. `loc` is that of the node being imported; `opsets` those of the enclosing model or function."""
@@ -163,6 +165,8 @@ class ImportContext(NodeView, Contents, Requirements):
             return found
         if value is None or not isinstance(value.type.numel, int) or value.type.rank > 1 or not value.dtype.is_int:
             return self.require_dims(value, what)
+        if value.type.numel > _MOST_SIZES:
+            raise self.unsupported(f"{what}, {value.type.numel} numbers that are computed at run time (at most {_MOST_SIZES})")
         return tuple(self.size(value, i, lo) for i in range(value.type.numel))
 
     def holding(self, value: Value) -> Element | Held:

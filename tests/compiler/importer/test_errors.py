@@ -150,6 +150,12 @@ def test_sequence_where_a_tensor_is_needed():
     assert "SequenceAt of f32[3], which is no sequence" in message(m)
 
 
+def test_more_sizes_than_any_node_has():
+    m = model([helper.make_node("Split", ["x", "s"], ["y", "z"])], [("x", [4])])
+    m.graph.input.append(helper.make_tensor_value_info("s", TensorProto.INT64, [1 << 62]))
+    assert f"{1 << 62} numbers" in message(m)
+
+
 def test_outputs_without_a_type_are_taken():
     """Who wants to see an intermediate value appends its name to the outputs, which is enough for onnxruntime."""
     m = model([helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Neg", ["x"], ["y"])])
