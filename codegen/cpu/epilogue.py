@@ -15,7 +15,7 @@ from .build import I64, Builder, Params, storage, vec
 from .math.functions import Functions
 from .target import CpuTarget
 
-_B, _M, _N = 0, 1, 2
+BATCH, ROW, COLUMN = 0, 1, 2
 _HELD = 4  # operands of a strip that stay in registers
 _LONG = frozenset({"exp", "tanh", "erf", "normcdf", "log", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
                    "acosh", "atanh", "mod", "fmod"})  # fmt: skip
@@ -27,14 +27,14 @@ def _correctable(divisor: float) -> bool:
     return 2.0**-60 < abs(divisor) < 2.0**60 and abs(math.frexp(divisor)[0]) != 0.5
 
 
-def column_stride(offset: E) -> int | None:
-    """d offset / d n when it is a constant; None otherwise."""
+def stride_along(offset: E, axis: int) -> int | None:
+    """How much the offset grows with an axis, when that is a constant; None otherwise."""
     known: dict[int, int | None] = {}
     for e in postorder([offset]):
         args = [known[id(c)] for c in children(e)]
         stride: int | None = 0
         if isinstance(e, Axis):
-            stride = int(e.index == _N)
+            stride = int(e.index == axis)
         elif isinstance(e, Load) or None in args:
             stride = None
         elif isinstance(e, Call) and any(args):
@@ -77,7 +77,7 @@ class Epilogue:
                 self.numbers[id(e)] = params.add_number(e.value)
             if not isinstance(e, Load):
                 continue
-            stride = column_stride(e.offset)
+            stride = stride_along(e.offset, COLUMN)
             if stride not in (0, 1):
                 raise CodegenError("epilogue operand is not read along columns", expected="column stride 0 or 1")
             self.strides[id(e)] = stride
@@ -124,7 +124,7 @@ class Epilogue:
 class ActiveEpilogue:
     def __init__(self, e: Epilogue, b: Builder, dims: Any, pointers: list[Any], batch: Any, column: Any, masks: Sequence[Any]) -> None:
         self.e, self.b, self.pointers, self.column, self.masks = e, b, pointers, column, masks
-        self.axes = {_B: batch, _N: column}
+        self.axes = {BATCH: batch, COLUMN: column}
         self.sizes = {key: b.param(dims, slot) for key, slot in e.slots.items()}
         self.numbers = {key: b.number(dims, slot, e.lanes) for key, slot in e.numbers.items()}
         self.math = Functions(b, e.lanes, e.target, e.flush)
@@ -134,7 +134,9 @@ class ActiveEpilogue:
     def hold(self) -> None:
         """Read the operands that do not depend on the row, up to a few registers of them."""
         loads = [
-            e for e in self.e.order if isinstance(e, Load) and not any(isinstance(x, Axis) and x.index == _M for x in postorder([e.offset]))
+            e
+            for e in self.e.order
+            if isinstance(e, Load) and not any(isinstance(x, Axis) and x.index == ROW for x in postorder([e.offset]))
         ]
         for load in loads[:_HELD]:
             at = self.b.at(self.pointers[load.operand], self._scalar(load.offset), storage(self._stored(load)))
@@ -144,7 +146,7 @@ class ActiveEpilogue:
 
     def row(self, m: Any, acc: Sequence[Any], out: Any) -> None:
         """Store epilogue(acc) of row m at `out` (its first column of this strip)."""
-        self.axes[_M] = m
+        self.axes[ROW] = m
         addresses: dict[int, Any] = {}
         for load in self.e.order:
             if isinstance(load, Load) and (id(load), 0) not in self.held:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +73,29 @@ class Product:
                         acc[r * vectors + v] = self.fma(b, x, there[v], acc[r * vectors + v])
             return acc
 
-        main = length if self.exact else i.and_(length, b.i64(-self.unroll))
+        return self._steps(b, length, acc, step)
+
+    def accumulate_groups(
+        self, b: Builder, length: Any, starts: Sequence[Any], strips: Sequence[Any], channels: int, acc: list[Any]
+    ) -> list[Any]:
+        """acc[r·groups + g] += Σ_{t < length} starts[r][g·channels + t] · strips[g][t·panel …], a vector of every group."""
+        element = storage(self.dtype)
+
+        def step(at: Any, acc: list[Any], count: int) -> list[Any]:
+            acc, line = list(acc), b.ir.mul(at, b.i64(self.panel))
+            here, there = [b.at(start, at, element) for start in starts], [b.at(strip, line, element) for strip in strips]
+            for u in range(count):
+                for g, ptr in enumerate(there):
+                    y = self.columns(b, b.at(ptr, b.i64(u * self.panel), element), None)
+                    for r, start in enumerate(here):
+                        x = self.broadcast(b, b.at(start, b.i64(g * channels + u), element))
+                        acc[r * len(there) + g] = self.fma(b, x, y, acc[r * len(there) + g])
+            return acc
+
+        return self._steps(b, length, acc, step)
+
+    def _steps(self, b: Builder, length: Any, acc: list[Any], step: Callable[[Any, list[Any], int], list[Any]]) -> list[Any]:
+        main = length if self.exact else b.ir.and_(length, b.i64(-self.unroll))
         acc = b.loop(b.i64(0), main, b.i64(self.unroll), acc, lambda at, acc: step(at, acc, self.unroll))
         if not self.exact:
             acc = b.loop(main, length, b.i64(1), acc, lambda at, acc: step(at, acc, 1))

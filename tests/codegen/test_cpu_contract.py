@@ -249,7 +249,7 @@ def test_unknown_dtype():
         matmul(4, 4, 4, dtype=DType.I8, epilogue=Acc(dtype=DType.I8))
 
 
-def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target="cpu", symbolic=False, planes=False):
+def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target="cpu", symbolic=False, planes=False, panel=64):
     r = np.random.default_rng(2)
     rank = len(spatial)
     cg, og = c // groups, o // groups
@@ -265,7 +265,7 @@ def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target=
         for g in range(groups):
             want[..., g * og : (g + 1) * og] += padded[(slice(None), *cut, slice(g * cg, (g + 1) * cg))] @ w[tap][:, g * og : (g + 1) * og]
     k = cg * int(np.prod(kernel))
-    packed = pack_b(np.moveaxis(w.reshape(k, groups, og), 1, 0), 64)
+    packed = pack_b(np.moveaxis(w.reshape(k, groups, og), 1, 0), panel)
     gap = 5 if planes else 0  # between images, as in a concatenation
     y = np.full(want.size + gap * n + PAD, 7, np.float32)
     N, S = (sym("N"), tuple(sym(f"S{i}") for i in range(rank))) if symbolic else (n, spatial)
@@ -275,7 +275,8 @@ def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target=
         m = m * d
     operands = (Operand(F, x.size), Operand(F, packed.size), Operand(F, y.size, True))
     geometry = ConvGeometry(S, O, kernel, strides, lo, dilations)
-    kernel_ = ContractKernel(groups, m, og, k, operands, c, cg, -(-og // 64) * k * 64, o, og, ACC, geometry)
+    b_batch = -(-og // panel) * k * panel
+    kernel_ = ContractKernel(groups, m, og, k, operands, c, cg, b_batch, o, og, ACC, geometry, panel=panel)
     bindings = {"N": n, **{f"S{i}": s for i, s in enumerate(spatial)}}
     if planes:
         kernel_ = replace(kernel_, ldc=0, c_batch=0, planes=Planes(pixels := prod(O), pixels, o * pixels + gap))
@@ -356,6 +357,43 @@ def test_text_depends_on_epilogue_constants():
         close(got, np.minimum(want, limit))
 
 
+@pytest.mark.parametrize("planes", [False, True])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "groups, channels, taps, stride", [(2, 16, (3, 3), 1), (4, 5, (3, 2), 2), (7, 16, (3, 3), 2), (9, 24, (2, 3), 1), (4, 70, (5, 7), 1)]
+)
+def test_groups_of_a_vector(groups, channels, taps, stride, target, planes):
+    """Two or three of them are side by side in a register tile, the last one may be alone; taps are outside of the image."""
+    where = (stride, 1), (1, 2), (1, 1), (1, 1)
+    conv(2, (7, 9), groups * channels, groups * 16, taps, *where, groups=groups, target=target, planes=planes, panel=16)
+
+
+@pytest.mark.parametrize("axis, abreast", [(2, 2), (0, 1)])
+def test_epilogues_of_groups_side_by_side(axis, abreast):
+    """What is read along the columns of all groups goes on into the next one; a number of a group does not."""
+    r = np.random.default_rng(6)
+    groups, each, h, w = 4, 16, 5, 6
+    x, bias = r.standard_normal((h, w, groups * each), dtype=np.float32), r.standard_normal(groups * each, dtype=np.float32)
+    weights = r.standard_normal((groups, 2 * each, each), dtype=np.float32)
+    taps = np.stack([x[:, :-1], x[:, 1:]], 2).astype(np.float64).reshape(h, w - 1, 2, groups, each)
+    want = np.einsum("hwtgk,gtko->hwgo", taps, weights.reshape(groups, 2, each, each))
+    want = want + (bias.reshape(groups, each) if axis == 2 else bias[:groups, None])
+    column = Call("add", (Call("mul", (Axis(0), Num(each))), Axis(2))) if axis == 2 else Axis(0)
+    epilogue = Call("add", (ACC, Load(2, column, dtype=F)), dtype=F)
+    y = np.full(want.size + PAD, 7, np.float32)
+    packed = pack_b(weights, 16)
+    operands = (Operand(F, x.size), Operand(F, packed.size), Operand(F, bias.size), Operand(F, y.size, True))
+    geometry = ConvGeometry((h, w), (h, w - 1), (1, 2), (1, 1), (0, 0), (1, 1))
+    kernel = ContractKernel(groups, h * (w - 1), each, 2 * each, operands, groups * each, each, 2 * each * 16, groups * each, each,
+                            epilogue, geometry, panel=16)  # fmt: skip
+    assert schedule_contract(kernel, parse("cpu:x86-64-v4")).abreast == abreast
+    for target in TARGETS:
+        y[:] = 7
+        execute(kernel, [x, packed, bias, y], target, parts=2)
+        assert (y[-PAD:] == 7).all(), "wrote past the end"
+        close(y[:-PAD].reshape(want.shape), want)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("inputs, outputs, blocks, batch", [(4, 4, 4, 2), (8, 8, 2, 3), (1, 2, 8, 1), (3, 5, 3, 2), (2, 1, 16, 1)])
 def test_block_diagonal(inputs, outputs, blocks, batch, target):
@@ -390,7 +428,7 @@ def test_block_diagonal(inputs, outputs, blocks, batch, target):
 def test_groups_share_the_image_by_rows(target):
     """Threads have halves of the image, whose pixels hold the channels of all groups; one call has it whole."""
     r = np.random.default_rng(5)
-    groups, each, h, w = 3, 16, 13, 11
+    groups, each, h, w = 4, 16, 13, 11
     x = r.standard_normal((2, h, w, groups * each), dtype=np.float32)
     weights = r.standard_normal((groups, 9 * each, each), dtype=np.float32)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64).reshape(2, h + 2, w + 2, groups, each)

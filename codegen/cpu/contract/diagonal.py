@@ -26,6 +26,10 @@ class DiagonalProduct:
     panel: int
     target: CpuTarget
 
+    @property
+    def element(self) -> Any:
+        return _F32
+
     def accumulate(self, b: Builder, starts: Sequence[Any], b_ptr: Any, acc: Sequence[Any], vectors: int) -> list[Any]:
         """acc[r·vectors + v][l] += Σ_j starts[r][block(l)·inputs + j] · b_ptr[j·panel + v·lanes + l]."""
         i, out = b.ir, list(acc)

@@ -30,7 +30,7 @@ class VectorProduct(ProductParts, TextEmitter):
     def fingerprint(self) -> Hashable:
         """Everything that the text depends on: what the schedule fixes, but no sizes."""
         k, s = self.kernel, self.schedule
-        narrow = isinstance(k.n, int) and k.n < s.lanes * s.vectors
+        narrow = isinstance(self.columns, int) and self.columns < s.lanes * s.vectors
         rank = len(k.conv.kernel) if k.conv else 0
         fixed = replace(s, block=0, blocks=0, whole_block=0, whole_blocks=0, strips=0, k_block=0, steps=0, share=0, share_apart=0)
         return (
@@ -40,6 +40,7 @@ class VectorProduct(ProductParts, TextEmitter):
             k.panel,
             k.b_row != 0,
             self.diagonal,
+            self.abreast and self.abreast.channels,
             self.planes is not None,
             tuple(o.dtype for o in k.operands),
             self.epilogue.fingerprint(),
@@ -49,10 +50,8 @@ class VectorProduct(ProductParts, TextEmitter):
     def described(self, text: str, symbol: str) -> Emitted:
         k, s = self.kernel, self.schedule
         flops = 2 * k.batch * k.m * k.n * (k.k // k.diagonal)
-        strip = s.lanes * s.vectors
-        return Emitted(
-            text, symbol, tuple(self.params.dims), k.batch * s.blocks * s.strips, 2 * s.block * strip * k.k, flops, bytes_of(k.operands)
-        )
+        units, cost = self.batches * s.blocks * s.strips, 2 * s.block * s.lanes * s.vectors * k.k
+        return Emitted(text, symbol, tuple(self.params.dims), units, cost, flops, bytes_of(k.operands))
 
     def text(self) -> tuple[str, str]:
         module = ir.Module()
@@ -61,10 +60,10 @@ class VectorProduct(ProductParts, TextEmitter):
         return named(str(module), WALKED if walked else TIDY)
 
     def _write(self, module: ir.Module) -> None:
-        k, s = self.kernel, self.schedule
+        s = self.schedule
         self.module = module
         tile_fns = {}
-        if not (isinstance(k.n, int) and k.n < s.lanes * s.vectors):
+        if not (isinstance(self.columns, int) and self.columns < s.lanes * s.vectors):
             for mr in s.tiles:
                 tile_fns[mr, False] = RegisterTile(self, mr, s.vectors, masked=False).write()
         if s.tail:

@@ -12,6 +12,7 @@ from ..build import Params, storage, vec
 from ..epilogue import Epilogue
 from ..product import Product
 from ..target import CpuTarget
+from .abreast import AbreastProduct
 from .diagonal import DiagonalProduct
 from .planes import PlaneStore
 from .rows import ConvRows, RowSource, StridedRows
@@ -36,12 +37,18 @@ class ProductParts:
             assert isinstance(channels, int) and isinstance(k.n, int)
             inputs, outputs = channels // k.diagonal, k.n // k.diagonal
             self.diagonal = DiagonalProduct(inputs, outputs, k.n, schedule.lanes, k.panel, target)
+        self.abreast: AbreastProduct | None = None
+        self.batches, self.columns = k.batch, k.n  # that strips are cut of
+        if schedule.abreast > 1:
+            assert isinstance(channels, int)
+            self.abreast = AbreastProduct(channels, self.product, self.diagonal)
+            self.batches, self.columns = 1, k.batch * k.n
         self.params = Params()
         grouped = conv is not None
         self.size = {
             name: self.params.add(dim)
             for name, dim in {
-                "batch": k.batch, "m": k.m, "n": k.n, "k": k.k, "lda": k.lda, "a_batch": channels if grouped else k.a_batch,
+                "batch": self.batches, "m": k.m, "n": self.columns, "k": k.k, "lda": k.lda, "a_batch": channels if grouped else k.a_batch,
                 "b_batch": k.b_batch, "b_row": k.b_row, "ldc": k.ldc, "c_batch": k.n if grouped else k.c_batch,
                 "block": schedule.block, "blocks": schedule.blocks, "whole_block": schedule.whole_block,
                 "whole_blocks": schedule.whole_blocks, "strips": schedule.strips, "channels": channels,
@@ -53,7 +60,7 @@ class ProductParts:
         if schedule.mode == "matmul" or conv is None:
             self.rows = StridedRows(schedule.split)
         else:
-            self.rows = ConvRows(conv, self.params, schedule.mode == "segments")
+            self.rows = ConvRows(conv, self.params, schedule.mode == "segments", schedule.abreast)
         self.epilogue = Epilogue(kernel, self.params, target, schedule.lanes)
         self.planes: PlaneStore | None = None
         if k.planes is not None:

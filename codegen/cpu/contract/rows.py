@@ -71,11 +71,11 @@ class ConvRows:
     """Pointers per row and tap; a pixel outside of the image reads a row of zeros.
 
     `segments`: few channels, so the taps along the last axis, contiguous in memory, count as one. Rows that cross the border
-    of the image along that axis are copied first, with zeros outside.
+    of the image along that axis are copied first, with zeros outside. `abreast`: groups whose channels are read from one address.
     """
 
-    def __init__(self, conv: ConvGeometry, params: Params, segments: bool) -> None:
-        self.geometry, self.segments = _Geometry(conv, params), segments
+    def __init__(self, conv: ConvGeometry, params: Params, segments: bool, abreast: int = 1) -> None:
+        self.geometry, self.segments, self.abreast = _Geometry(conv, params), segments, abreast
 
     def begin(self, b: Builder, dims: Any, p: dict[str, Any], a: Any, mr: int, element: Any, dtype: DType) -> Tile:
         self.geometry.load(b, dims)
@@ -98,8 +98,9 @@ class _ConvTile:
             self.scratch = b.alloca(element, i.add(i.mul(p["k"], b.i64(mr)), b.i64(_COPY)))
             row = b.splat(i.mul(p["k"], b.i64(itemsize)), self.width)
             self.copies = i.add(b.splat(i.ptrtoint(self.scratch, I64), self.width), i.mul(b.iota(self.width), row))
-        zeros = b.alloca(element, self.length)
-        b.clear(zeros, i.mul(self.length, b.i64(itemsize)))
+        empty = i.mul(self.length, b.i64(rows.abreast))
+        zeros = b.alloca(element, empty)
+        b.clear(zeros, i.mul(empty, b.i64(itemsize)))
         self.zeros = i.ptrtoint(zeros, I64)
         self.start = i.ptrtoint(a, I64)
         self.pixel_bytes = i.mul(p["lda"], b.i64(itemsize))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ....errors import CodegenError, ScheduleError
 from ....ir import Dim, DType, ceildiv
 from ...kernel import ContractKernel
 from ..product import MOST_SHARE
 from ..target import CpuTarget
+from .abreast import groups_abreast
 from .blocks import Blocks, shared_blocks, whole_blocks
 
 _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.F16: DType.F32, DType.BF16: DType.F32,
@@ -35,6 +36,7 @@ class ContractSchedule:
     block, blocks: rows of a unit, and units along m; whole_block, whole_blocks: the same where one call does everything.
     tail: vectors of the last strip: 0 none (n divides), -1 unknown until run time. mode: "matmul" rows at a stride,
     "taps" rows by indirection per filter tap, "segments" the same with the taps of the last axis as one (few channels).
+    abreast: groups of one vector each that a strip has side by side, so that columns are those of all groups.
     """
 
     acc: DType
@@ -43,6 +45,7 @@ class ContractSchedule:
     tiles: tuple[int, ...]
     tail_tiles: tuple[int, ...]
     tail: int
+    abreast: int
     mode: str
     unroll: int
     k_multiple: bool  # k (of one tap) is a multiple of `unroll`
@@ -84,6 +87,11 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     if kernel.panel % lanes:
         raise CodegenError(f"panel of {kernel.panel} columns", expected=f"a multiple of {lanes} lanes")
     vectors = _vectors(kernel, target, lanes, hints)
+    abreast = groups_abreast(kernel, target, mode) if vectors == 1 and kernel.n == lanes else 1
+    columns = kernel.n
+    if abreast > 1:
+        vectors, columns = abreast, kernel.batch * lanes
+        kernel = replace(kernel, batch=ceildiv(kernel.batch, abreast), n=abreast * lanes)  # blocks of rows are as for so many groups
     strip, strips = lanes * vectors, ceildiv(kernel.n, lanes * vectors)
     if hints.tall and not 3 <= hints.tall <= 16:
         raise ScheduleError(f"register tiles of {hints.tall} rows", expected="3 to 16")
@@ -98,7 +106,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
         if hints.block < tiles[0]:
             raise ScheduleError(f"units of {hints.block} rows", expected=f"{tiles[0]} or more")
         shared = whole = Blocks(hints.block, ceildiv(kernel.m, hints.block))
-    n_tail = (kernel.n % strip if kernel.n else 1) if isinstance(kernel.n, int) else None
+    n_tail = (columns % strip if columns else 1) if isinstance(columns, int) else None
     tail = -1 if n_tail is None else -(-n_tail // lanes)
     tail_tiles = tiles
     if 0 < tail < vectors and (taller := _tallest(kernel, target, mode, tail)) > tall:
@@ -110,12 +118,12 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     k_block = _k_block(kernel, mode, steps, hints) if tiles[0] > 4 or row_tiles > 1 or streams else 0
     prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1) or streams) and hints.prefetch >= 0
     return ContractSchedule(
-        acc, lanes, vectors, tiles, tail_tiles, tail, mode, unroll,
+        acc, lanes, vectors, tiles, tail_tiles, tail, abreast, mode, unroll,
         k_multiple=isinstance(kernel.k, int) and kernel.k // taps % unroll == 0,
         prefetch=prefetch and kernel.panel == strip and not kernel.b_row and kernel.diagonal == 1,
         share=_share(row_tiles), share_apart=_share(_row_tiles(shared.rows, tiles[0])),
         steps=steps, split=k_block > 0, k_block=k_block, block=shared.rows,
-        blocks=shared.count, whole_block=whole.rows, whole_blocks=whole.count, strips=strips,
+        blocks=shared.count, whole_block=whole.rows, whole_blocks=whole.count, strips=ceildiv(columns, strip),
     )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ class RegisterTile:
         i = b.ir
         bufs, dims, batch, self.row, self.row_end, column, self.block_start, self.k0, self.k1, self.partial, self.share = b.fn.args
         p = self.p = b.params(dims, product.size)
+        if product.abreast is not None:  # columns are those of all groups, of one vector each
+            batch, column = i.udiv(column, b.i64(product.schedule.lanes)), b.i64(0)
         pointers = b.operands(bufs, len(k.operands))
         a = b.at(pointers[0], i.mul(batch, p["a_batch"]), storage(product.dtype))
         self._find_strip(pointers[1], batch, column)
@@ -35,7 +37,7 @@ class RegisterTile:
         else:
             self.c, self.c_row = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), self.out), p["ldc"]
         self.c_first: Any = None if product.planes is None else self.block_start
-        self.masks = self._masks(i.sub(p["n"], column)) if masked else [None] * vectors
+        self.masks = self._masks(i.sub(p["n"], column)) if masked and product.abreast is None else [None] * vectors
         self.epilogue = product.epilogue.begin(b, dims, pointers, batch, column, self.masks)
         # A long epilogue runs row by row from the stack: unrolled over the tile it would be mostly compile time.
         self.shelf = Shelf(b, product.vector, height, vectors) if product.epilogue.long and height > 1 else None
@@ -105,6 +107,9 @@ class RegisterTile:
             ahead = product.ahead(b, self.b_bytes, self.b_strip, b.ir.udiv(start, b.i64(self.height)), self.share)
 
         def accumulate(length: Any, starts: list[Any], b_ptr: Any, acc: list[Any]) -> list[Any]:
+            if self.of.abreast is not None:
+                strips = [b.at(b_ptr, b.ir.mul(self.p["b_batch"], b.i64(v)), storage(self.of.dtype)) for v in range(self.vectors)]
+                return self.of.abreast.accumulate(b, length, starts, strips, acc)
             if self.rows_apart:
                 return product.accumulate(b, length, starts, b_ptr, acc, self.vectors, row=self.p["b_row"], masks=self.masks)
             if self.of.diagonal is not None:
