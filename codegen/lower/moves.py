@@ -57,12 +57,11 @@ def define_move(lw: Lowering, node: Node) -> None:
     """Make the result a view of a stored operand if strides can say it, else an index function."""
     v = node.out
     view = _view(lw, node)
-    if v in lw.outputs and view != lw.placed(v):
-        view = None
-    if view is not None and (isinstance(node.op, Reshape) or not lw.fusion.stored(v)):
+    copied = v in lw.outputs and view != lw.placed(v)
+    if view is not None and not copied and (isinstance(node.op, Reshape) or not lw.fusion.stored(v)):
         lw.views[v] = view
         return
-    lw.define(v, _virtual(lw, node), node.inputs[:1] if node.inputs else ())
+    lw.define(v, _virtual(lw, node, view), node.inputs[:1] if node.inputs else ())
 
 
 def _stored(lw: Lowering, v: Value) -> View | None:
@@ -138,7 +137,7 @@ def memo_wrapped(lw: Lowering, k: KernelBuilder, v: Value, index: Index, size: D
     return k.indices[key]
 
 
-def _virtual(lw: Lowering, node: Node) -> Virtual:
+def _virtual(lw: Lowering, node: Node, view: View | None) -> Virtual:
     op, out = node.op, node.out
     x = node.inputs[0] if node.inputs else None
 
@@ -152,6 +151,8 @@ def _virtual(lw: Lowering, node: Node) -> Virtual:
             return source(lambda i: tuple(i[a] for a in inverse))
         case Reshape():
             return source(lambda i: unravel(ravel(i, out.shape), node.inputs[0].shape))
+        case Slice() if view is not None:  # parts of one value are read from where they begin by one kernel's text
+            return lambda k, i: k.load(view, i)
         case Slice():
             return source(lambda i: tuple(a * s + b for a, s, b in zip(i, op.steps, op.starts, strict=True)))
         case Expand():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from lowering import ap, graph, run, tensor
+from mlc.codegen.cpu.emit import emit
+from mlc.codegen.cpu.target import host
 from mlc.codegen.lower.state import axes_merged
 from mlc.ir import Dim, DType, Node, Value, const, sym
 from mlc.ir.ops import (
@@ -49,6 +51,15 @@ def test_flat_axes_collapse() -> None:
     x = tensor(2, 3, B)
     plan = run(graph([x], ap(Relu(), x)), B=4)
     assert plan.steps[0].kernel.axes == (6 * B,)
+
+
+def test_parts_that_are_outputs_are_copied_by_one_kernel() -> None:
+    """Of an input, and of a value that is stored; where they begin is no part of the text. Those from behind are read as they are."""
+    x = tensor(B, 12)
+    for of in (x, ap(Concat(0), x, x)):
+        plan = run(graph([x], *(ap(Slice((0, at), (of.shape[0], 2), (1, 3)), of) for at in (0, 2, 6, 8))), B=3)
+        assert len({emit(step.kernel, host()).symbol for step in plan.steps[-4:]}) == 1
+    run(graph([x], ap(Slice((0, 11), (B, 6), (1, -2)), x)), B=3)
 
 
 def test_shared_value_is_stored_once() -> None:
