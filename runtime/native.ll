@@ -9,7 +9,8 @@
 ;   worker:  on an open new generation with joined < limit, joined + 1 by compare-and-swap; run chunks; left + 1.
 ; Chunks are dealt out as one contiguous range per thread, so that a thread meets the same part of a tensor in one step
 ; after another (it is in that core's cache); who has finished takes chunks from the ranges of others.
-; A worker that comes late finds the job closed and touches nothing, so the caller never waits for sleepers.
+; A worker that comes late finds the job closed and touches nothing, so the caller never waits for sleepers. Who finds them asleep and
+; expects to be done before they are up lets them sleep (@brief_burst).
 ;
 ; A team step (kind 1) is one call on each of several threads at once, which meet at barriers. The caller waits a moment for
 ; workers to join, then closes the job; the threads that are in by then are the team, each working already, so that none is
@@ -28,6 +29,7 @@
 }
 @pool = internal global %Pool zeroinitializer, align 128
 @next = internal global [256 x [8 x i64]] zeroinitializer, align 128 ; per range: its first chunk not yet taken
+@burst = internal global [3 x i64] zeroinitializer, align 128 ; ns: last step ended, its burst began, length of the one before
 
 ; Execution context, laid out by runtime/native.py.
 %Ctx = type {
@@ -110,6 +112,35 @@ set:
 check:
   %ok = icmp slt i64 %t, %d
   ret i1 %ok
+}
+
+; Whether steps that are wanted now may be over before a worker that sleeps has come (caller holds `busy`): it takes 10 to 70 µs, finds its
+; caches cold, and waking it costs the caller 2 to 8 µs. A burst is what runs without a pause of 100 µs. What came before tells how long
+; this one will be: after one of up to 150 µs nobody is woken in the first 150 µs of the next, after a longer one at once.
+define internal i1 @brief_burst() noinline {
+  %t = call i64 @now()
+  %last = load atomic i64, ptr @burst monotonic, align 8
+  %pause = sub i64 %t, %last
+  %over = icmp ugt i64 %pause, 100000
+  %began.p = getelementptr i64, ptr @burst, i64 1
+  %before.p = getelementptr i64, ptr @burst, i64 2
+  %began.0 = load i64, ptr %began.p
+  %before.0 = load i64, ptr %before.p
+  %length = sub i64 %last, %began.0
+  %began = select i1 %over, i64 %t, i64 %began.0
+  %before = select i1 %over, i64 %length, i64 %before.0
+  store i64 %began, ptr %began.p
+  store i64 %before, ptr %before.p
+  %age = sub i64 %t, %began
+  %longest = call i64 @llvm.umax.i64(i64 %age, i64 %before)
+  %brief = icmp ult i64 %longest, 150000
+  ret i1 %brief
+}
+
+define internal void @ends_now() {
+  %t = call i64 @now()
+  store atomic i64 %t, ptr @burst monotonic, align 8
+  ret void
 }
 
 ; The next chunk of the published job: its first unit and the one behind its last; 0 when none is left. %share: the range at which
@@ -399,32 +430,36 @@ define void @mlc_taking(ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain, i
   ret void
 }
 
-define internal void @launch(i32 %kind, ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain.or.minus, i64 %threads) {
+define internal void @alone(i32 %kind, ptr %fn, ptr %bufs, ptr %dims, i64 %units) {
 entry:
-  %deadline = alloca i64
-  %alone.share = alloca i64
-  %minus = sub i64 0, %grain.or.minus
-  %grain = call i64 @llvm.smax.i64(i64 %grain.or.minus, i64 %minus)
-  %fewest = icmp slt i64 %grain.or.minus, 0
-  %team = icmp eq i32 %kind, 1
-  %takes = icmp eq i32 %kind, 2
-  %few = icmp ule i64 %units, %grain
-  %one = icmp ule i64 %threads, 1
-  %alone = or i1 %few, %one
-  br i1 %alone, label %serial, label %acquire
-serial:
-  br i1 %team, label %single, label %apart.serial
-apart.serial:
-  br i1 %takes, label %at.once, label %whole
+  %share = alloca i64
+  switch i32 %kind, label %whole [ i32 1, label %single
+                                   i32 2, label %at.once ]
 at.once:
-  store i64 %units, ptr %alone.share
-  call void %fn(ptr %bufs, ptr %dims, ptr @take_all, ptr %alone.share)
+  store i64 %units, ptr %share
+  call void %fn(ptr %bufs, ptr %dims, ptr @take_all, ptr %share)
   ret void
 single:
   call void %fn(ptr %bufs, ptr %dims, i64 0, i64 1, ptr @barrier)
   ret void
 whole:
   call void %fn(ptr %bufs, ptr %dims, i64 0, i64 %units)
+  ret void
+}
+
+define internal void @launch(i32 %kind, ptr %fn, ptr %bufs, ptr %dims, i64 %units, i64 %grain.or.minus, i64 %threads) {
+entry:
+  %deadline = alloca i64
+  %minus = sub i64 0, %grain.or.minus
+  %grain = call i64 @llvm.smax.i64(i64 %grain.or.minus, i64 %minus)
+  %fewest = icmp slt i64 %grain.or.minus, 0
+  %team = icmp eq i32 %kind, 1
+  %few = icmp ule i64 %units, %grain
+  %one = icmp ule i64 %threads, 1
+  %alone = or i1 %few, %one
+  br i1 %alone, label %serial, label %acquire
+serial:
+  call void @alone(i32 %kind, ptr %fn, ptr %bufs, ptr %dims, i64 %units)
   ret void
 acquire:
   %held = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8) monotonic, align 4
@@ -461,6 +496,20 @@ more:
   %grown = call i32 @grow(i32 %h32)
   br label %publish
 publish:
+  %nap = load atomic i32, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 9) monotonic, align 4
+  %awake = icmp ult i32 %nap, %h32
+  br i1 %awake, label %fill, label %doubt
+doubt:
+  %small = icmp ult i64 %grains, 64
+  %brief = call i1 @brief_burst()
+  %skip = and i1 %small, %brief
+  br i1 %skip, label %leave, label %fill
+leave:
+  store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8) release, align 4
+  call void @alone(i32 %kind, ptr %fn, ptr %bufs, ptr %dims, i64 %units)
+  call void @ends_now()
+  ret void
+fill:
   store i32 %kind, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 11)
   store atomic i64 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 18) monotonic, align 8
   store ptr %fn, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 13)
@@ -472,7 +521,7 @@ publish:
   store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 5) monotonic, align 4
   br label %deal
 deal:
-  %q = phi i64 [ 0, %publish ], [ %q1, %deal ]
+  %q = phi i64 [ 0, %fill ], [ %q1, %deal ]
   %f0 = mul i64 %q, %pieces
   %first = udiv i64 %f0, %p1
   %slot = getelementptr [256 x [8 x i64]], ptr @next, i64 0, i64 %q
@@ -539,6 +588,7 @@ unpark:
   store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 6) seq_cst, align 4
   br label %join
 release:
+  call void @ends_now()
   store atomic i32 0, ptr getelementptr (%Pool, ptr @pool, i32 0, i32 8) release, align 4
   ret void
 }

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ...errors import CodegenError
-from ...ir import Dim, ceildiv, floordiv
+from ...ir import Dim, ceildiv, dim_max, floordiv
 from ..gates import Gates
 from ..kernel import RecurrentKernel, bytes_of
 from . import llvm_ir as ir
@@ -108,8 +108,9 @@ class _Emitter:
         text, symbol = named(str(module))
         strips, rows = ceildiv(k.width, self.span), s.rows
         groups = floordiv(k.batch, rows) + k.batch % rows if s.single else ceildiv(k.batch, rows)
+        mean_rows = dim_max(1, floordiv(k.batch, dim_max(1, groups))) if s.single else rows
         one = 2 * k.hidden * self.gate_count
-        return Emitted(text, symbol, tuple(self.params.dims), groups * strips * at_once, one * rows * self.span,
+        return Emitted(text, symbol, tuple(self.params.dims), groups * strips * at_once, one * mean_rows * self.span,
                        k.steps * k.batch * one * k.hidden * len(k.directions), bytes_of(k.operands),
                        k.steps * len(k.gate_groups) * floordiv(len(k.directions), at_once))  # fmt: skip
 

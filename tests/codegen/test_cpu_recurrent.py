@@ -101,6 +101,14 @@ def test_weights_larger_than_the_cache_are_asked_for_ahead(cell, monkeypatch):
     assert "llvm.prefetch" not in e.ir_text  # each is read once
 
 
+def test_work_of_a_step_is_that_of_its_rows():
+    """Rows left over of an unknown batch are units of their own: a single one is not worth what several are, nor a team."""
+    for batch in (1, 3, 12, 48):
+        c = case("lstm", 3, batch, 64, symbolic=True)
+        e = emit_recurrent(c.kernel, parse("cpu:x86-64-v3"))
+        assert evaluate(e.units * e.unit_cost, c.bindings) == 2 * 4 * 64 * 64 * batch
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_to_do(target):
     run("lstm", 0, 2, 20, target=target)

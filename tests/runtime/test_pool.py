@@ -45,6 +45,14 @@ def test_each_unit_runs_once(units, grain, threads):
     assert len({c[2] for c in chunks}) <= threads
 
 
+def awake(run, expected):
+    """What `run` finds right behind a step that wakes workers, else a small one would be the caller's alone. Again, until it is expected."""
+    until = time.monotonic() + 30
+    while (found := (parallel(1000, 1, 8), run())[1]) != expected and time.monotonic() < until:
+        time.sleep(0.01)
+    return found
+
+
 def test_threads_get_equally_many_chunks():
     for units, grain, threads, chunks in (
         (36, 1, 2, 16),
@@ -58,7 +66,17 @@ def test_threads_get_equally_many_chunks():
         (7, -2, 8, 3),
         (5, -3, 2, 1),
     ):
-        assert len(parallel(units, grain, threads)[1]) == chunks
+        assert awake(lambda u=units, g=grain, t=threads: len(parallel(u, g, t)[1]), chunks) == chunks
+
+
+def test_nobody_is_woken_for_what_is_over_soon():
+    """Small steps behind a pause, and behind a burst that was short: workers sleep on. Large ones are shared out all the same."""
+    alone, until = [(0, 63, threading.get_ident())], time.monotonic() + 30
+    while parallel(63, 1, 2)[1] != alone:  # the burst before may have been long, or this thread kept off its core
+        assert time.monotonic() < until, "a worker was always woken"
+        time.sleep(0.1)
+    time.sleep(0.1)
+    assert len(parallel(64, 1, 2)[1]) == 16
 
 
 TAKE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64))
@@ -149,10 +167,7 @@ def team(units, grain, threads, rounds=20):
 
 def test_team_meets_at_barriers():
     assert team(10, 10, 4) == 1 and team(10, 1, 1) == 1 and team(0, 1, 4) == 1
-    until = time.monotonic() + 30  # who asks does not wait for members: a worker that is kept off its core misses the start
-    while team(8, 1, 2) != 2:
-        assert time.monotonic() < until, "no worker ever joined a team"
-        time.sleep(0.01)
+    assert awake(lambda: team(8, 1, 2), 2) == 2  # who asks does not wait for members: a worker that is kept off its core misses the start
     assert all(1 <= team(8, 1, 5) <= 5 for _ in range(5))
     assert all(1 <= team(9, 3, 5) <= 3 for _ in range(5))
 
