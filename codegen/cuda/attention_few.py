@@ -7,11 +7,11 @@ share them where they are many, and the last block to come puts the parts togeth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ...ir import Dim, ceildiv, dim_min, lower, prod, upper
+from ...ir import Dim, ceildiv, lower, prod, upper
 from ..kernel import AttentionKernel
-from .attention_mma import key_splits
+from .attention_mma import key_splits, split_shares
 from .attention_text import LoadingText, loading_text, whole_rows
 from .contract_shares import Shares
 from .emitted import Launch
@@ -34,7 +34,7 @@ class FewSchedule:
     packed: int
     lanes: int
     steps: int
-    splits: int = 1
+    splits: Dim = 1
 
     @property
     def threads(self) -> int:
@@ -65,8 +65,7 @@ def schedule_few(kernel: AttentionKernel) -> FewSchedule | None:
     lanes = next(n for n in (2, 4, 8, 16, 32) if n * _PIECE >= wide or n == 32)
     pieces = -(-wide // (lanes * _PIECE))
     plan = FewSchedule(queries, packed, lanes, (8 if queries < 4 else 4) // pieces)
-    least = plan.blocks(kernel, kernel.rows if known else 1)
-    return FewSchedule(plan.queries, packed, lanes, plan.steps, key_splits(least, kernel.keys))
+    return replace(plan, splits=key_splits(plan.blocks(kernel, kernel.rows), kernel.keys))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,30 +77,25 @@ class AttentionFewParameters(LoadingText):
     packed: int
     lanes: int
     steps: int
-    splits: int
     whole_k: bool  # rows of keys are read in pieces of 16 bytes
     whole_v: bool
 
 
-def attention_few(kernel: AttentionKernel, plan: FewSchedule, aligned: Sequence[int], gate: Dim = 1) -> tuple[Launch, Shares]:
-    """The launch, which has blocks where `gate` is 1, and what they share. Where there is a gate, rows are FEW at most."""
+def attention_few(kernel: AttentionKernel, plan: FewSchedule, aligned: Sequence[int]) -> tuple[Launch, Shares]:
+    """The launch, and what its blocks share."""
     params = Params()
     _, whole_k, whole_v = whole_rows(kernel, aligned, 4 * _PIECE)
     values = AttentionFewParameters(
-        **loading_text(kernel, params),
+        **loading_text(kernel, params, plan.splits),
         queries=plan.queries,
         warps=_WARPS,
         packed=plan.packed,
         lanes=plan.lanes,
         steps=plan.steps,
-        splits=plan.splits,
         whole_k=whole_k,
         whole_v=whole_v,
     )
-    pointers, sums = operand_pointers(kernel.operands), "float" if plan.splits > 1 else ""
-    blocks = plan.blocks(kernel, kernel.rows) * plan.splits * gate
+    pointers, sums = operand_pointers(kernel.operands), "float" if plan.splits != 1 else ""
+    blocks = plan.blocks(kernel, kernel.rows) * plan.splits
     launch = launch_of("attention_few.cu.j2", pointers, values, params, blocks, plan.threads, plan.shared(kernel), sums=sums)
-    if plan.splits == 1:
-        return launch, Shares()
-    places = plan.blocks(kernel, kernel.rows if isinstance(gate, int) else dim_min(kernel.rows, FEW))
-    return launch, Shares(places * plan.splits * plan.queries * plan.pitch(kernel) * 4, upper(places))
+    return launch, split_shares(plan.blocks(kernel, kernel.rows), plan.splits, plan.queries * plan.pitch(kernel) * 4)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ...ir import Dim, ceildiv, lower, prod, upper
 from ..kernel import AttentionKernel
-from .attention_mma import LOG2_E, key_splits
+from .attention_mma import LOG2_E, key_splits, split_shares
 from .attention_text import LoadingText, loading_text, whole_out, whole_rows
 from .contract_schedule import WAVE
 from .contract_shares import Shares
@@ -37,7 +37,7 @@ class AttentionFmaSchedule:
     rows: int
     own: int
     sharing: int = 1
-    splits: int = 1
+    splits: Dim = 1
 
     @property
     def threads(self) -> int:
@@ -119,7 +119,6 @@ class AttentionFmaParameters(LoadingText):
     rows_per_thread: int
     keys_per_tile: int
     sharing: int
-    splits: int
     columns: int
     key_chunk: int
     key_chunks: int
@@ -138,12 +137,11 @@ def attention_fma(kernel: AttentionKernel, plan: AttentionFmaSchedule, aligned: 
     whole_q, whole_k, whole_v = whole_rows(kernel, aligned)
     (key_chunk, key_chunks), (value_chunk, value_chunks) = key_pieces(kernel), value_pieces(kernel)
     values = AttentionFmaParameters(
-        **loading_text(kernel, params, LOG2_E),
+        **loading_text(kernel, params, plan.splits, LOG2_E),
         row_warps=plan.row_warps,
         rows_per_thread=plan.rows,
         keys_per_tile=plan.own * plan.sharing,
         sharing=plan.sharing,
-        splits=plan.splits,
         columns=min(kernel.value_size, _COLUMNS),
         key_chunk=key_chunk,
         key_chunks=key_chunks,
@@ -155,8 +153,6 @@ def attention_fma(kernel: AttentionKernel, plan: AttentionFmaSchedule, aligned: 
         async_v=whole_v,
         whole_out=whole_out(kernel, aligned, 4),
     )
-    pointers, sums, blocks = operand_pointers(kernel.operands), "float" if plan.splits > 1 else "", plan.blocks(kernel) * plan.splits
+    pointers, sums, blocks = operand_pointers(kernel.operands), "float" if plan.splits != 1 else "", plan.blocks(kernel) * plan.splits
     launch = launch_of("attention_fma.cu.j2", pointers, values, params, blocks, plan.threads, plan.shared(kernel), sums=sums)
-    if plan.splits == 1:
-        return launch, Shares()
-    return launch, Shares(blocks * plan.queries * plan.pitch(kernel) * 4, upper(plan.blocks(kernel)))
+    return launch, split_shares(plan.blocks(kernel), plan.splits, plan.queries * plan.pitch(kernel) * 4)

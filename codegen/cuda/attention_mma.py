@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...ir import Dim, DType, ceildiv, prod, upper
+from ...ir import Dim, DType, ceildiv, dim_max, dim_min, floordiv, lower, prod, upper
 from ..kernel import AttentionKernel
 from .attention_text import LoadingText, loading_text, whole_out, whole_rows
 from .contract_schedule import TF32, WAVE, Instruction
@@ -43,7 +43,7 @@ class AttentionMmaSchedule:
     keys: int
     sharing: int = 1
     packed: int = 1
-    splits: int = 1
+    splits: Dim = 1
 
     @property
     def threads(self) -> int:
@@ -61,22 +61,34 @@ class AttentionMmaSchedule:
         return max(handed, self.row_warps * 16 * row + 2 * self.keys * (row + value))
 
 
-def schedule_attention_mma(kernel: AttentionKernel) -> AttentionMmaSchedule:
-    """As many queries a block as there are, up to 64; wide heads have smaller tiles of keys; splits fill an idle device."""
+def schedule_attention_mma(kernel: AttentionKernel, most: int = 2**62) -> AttentionMmaSchedule:
+    """As many queries a block as there are, up to 64, where rows are `most` at most; wide heads have smaller tiles of keys; splits fill an
+    idle device."""
+    rows = min(upper(kernel.rows), most)
     wide = max(kernel.size, kernel.value_size) * kernel.operands[0].dtype.itemsize > 256
     keys = 32 if wide else 64
-    packed = kernel.group if upper(kernel.rows) * kernel.group <= _PACKED_QUERIES else 1
-    queries = upper(kernel.rows) * packed
+    packed = kernel.group if rows * kernel.group <= _PACKED_QUERIES else 1
+    queries = rows * packed
     row_warps = 1 if queries <= 16 else 2 if queries <= 32 else _WARPS
     plan = AttentionMmaSchedule(row_warps, keys, min(_WARPS // row_warps, keys // _ALONE), packed)
     return replace(plan, splits=key_splits(plan.blocks(kernel), kernel.keys))
 
 
-def key_splits(blocks: Dim, keys: Dim) -> int:
-    """Blocks that share the keys of a row, where rows alone give `blocks`."""
-    if not isinstance(blocks, int) or not 0 < blocks <= _BLOCKS // 2:
+def key_splits(blocks: Dim, keys: Dim) -> Dim:
+    """Blocks that share the keys of a row, where rows alone give `blocks`: of sizes that are not known, as these are at a launch."""
+    if lower(blocks) > _BLOCKS // 2 or upper(keys) < 2 * _SPLIT_KEYS:
         return 1
-    return max(1, min(_MAX_SPLITS, _BLOCKS // blocks, upper(keys) // _SPLIT_KEYS))
+    enough = dim_min(floordiv(_BLOCKS, dim_max(1, blocks)), floordiv(keys, _SPLIT_KEYS))
+    return dim_max(1, dim_min(_MAX_SPLITS, enough))
+
+
+def split_shares(blocks: Dim, splits: Dim, part: int) -> Shares:
+    """What `splits` of each of `blocks` share, with parts of so many bytes: of unknown numbers as many as there are ever split."""
+    if splits == 1:
+        return Shares()
+    if isinstance(blocks, int):
+        return Shares(blocks * upper(splits) * part, blocks)
+    return Shares(_BLOCKS * part, _BLOCKS // 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +106,6 @@ class AttentionMmaParameters(LoadingText):
     keys_per_tile: int
     sharing: int
     packed: int
-    splits: int
     async_q: bool
     async_k: bool
     async_v: bool
@@ -114,7 +125,7 @@ def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned
     use, pack = SIXTEEN.get(dtype, (TF32, ""))
     whole_q, whole_k, whole_v = whole_rows(kernel, aligned)
     values = AttentionMmaParameters(
-        **loading_text(kernel, params, LOG2_E),
+        **loading_text(kernel, params, plan.splits, LOG2_E),
         mma=use.name,
         word=use.word,
         pack=pack,
@@ -126,23 +137,16 @@ def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned
         keys_per_tile=plan.keys,
         sharing=plan.sharing,
         packed=plan.packed,
-        splits=plan.splits,
         async_q=whole_q,
         async_k=whole_k,
         async_v=whole_v,
         pair_stores=whole_out(kernel, aligned),
     )
-    pointers, sums, blocks = operand_pointers(kernel.operands), "float" if plan.splits > 1 else "", plan.blocks(kernel) * plan.splits
+    pointers, sums, blocks = operand_pointers(kernel.operands), "float" if plan.splits != 1 else "", plan.blocks(kernel) * plan.splits
     launch = launch_of("attention_mma.cu.j2", pointers, values, params, blocks, plan.threads, plan.shared(kernel), sums=sums)
-    return launch, _shares(kernel, plan)
-
-
-def _shares(kernel: AttentionKernel, plan: AttentionMmaSchedule) -> Shares:
-    """A row of sums for each query of a block, and two numbers of it, which take the room of four; a counter for each tile of queries."""
-    if plan.splits == 1:
-        return Shares()
-    rows = plan.blocks(kernel) * plan.splits * plan.row_warps * 16
-    return Shares(rows * (-(-kernel.value_size // 16) * 16 + 4) * 4, upper(plan.blocks(kernel)))
+    # A row of sums for each query of a block, and two numbers of it, which take the room of four.
+    part = plan.row_warps * 16 * (-(-kernel.value_size // 16) * 16 + 4) * 4
+    return launch, split_shares(plan.blocks(kernel), plan.splits, part)
 
 
 def converter(dtype: DType) -> str:

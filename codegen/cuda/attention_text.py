@@ -37,11 +37,13 @@ class AttentionText:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadingText(AttentionText):
-    """Of a kernel that finds q, k and v by itself."""
+    """Of a kernel that finds q, k and v by itself, and whose blocks share keys: `splits` of them, as `sizes_decide` when it is launched."""
 
     q_strides: list[str]
     k_strides: list[str]
     v_strides: list[str]
+    splits: str
+    sizes_decide: bool
 
 
 def shared_text(kernel: AttentionKernel, params: Params, scale: float = 1.0) -> dict[str, Any]:
@@ -55,10 +57,11 @@ def shared_text(kernel: AttentionKernel, params: Params, scale: float = 1.0) -> 
     }  # fmt: skip
 
 
-def loading_text(kernel: AttentionKernel, params: Params, scale: float = 1.0) -> dict[str, Any]:
+def loading_text(kernel: AttentionKernel, params: Params, splits: Dim, scale: float = 1.0) -> dict[str, Any]:
     """The fields of LoadingText."""
     strides = {"q_strides": kernel.q_strides, "k_strides": kernel.k_strides, "v_strides": kernel.v_strides}
-    return {**shared_text(kernel, params, scale), **{field: _texts(params, shape) for field, shape in strides.items()}}
+    shared = {"splits": params.name(splits), "sizes_decide": not isinstance(splits, int)}
+    return {**shared_text(kernel, params, scale), **{field: _texts(params, shape) for field, shape in strides.items()}, **shared}
 
 
 def _texts(params: Params, shape: Sequence[Dim]) -> list[str]:
