@@ -135,12 +135,14 @@ class Importer(Names):
             except PoisonedError:
                 self.poison(node)
             except UnsupportedError as e:
+                self.failed_in_region |= self.in_region
                 self._report(node, str(e.found) + (f"; expected {e.expected}" if e.expected else ""))
                 self.poison(node)
             except VerifyError as e:
                 self.failed_in_region |= self.in_region
                 raise OnnxImportError(e.found, expected=e.expected, remedy=e.remedy, loc=", ".join(self.loc)) from e
             except MlcError:
+                self.failed_in_region |= self.in_region
                 raise
             except RecursionError as e:
                 raise OnnxImportError("subgraphs or functions are nested too deeply", loc=", ".join(self.loc)) from e

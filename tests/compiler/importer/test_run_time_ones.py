@@ -20,10 +20,10 @@ def model(text):
     return parser.parse_model(f'<ir_version: 9, opset_import: ["": 18]> {text}')
 
 
-def check(text, *feeds):
+def check(text, *feeds, shapes=None):
     """One module agrees with onnxruntime on all feeds; so does its copy in a file."""
     proto = model(text)
-    module = mlc.compile(proto, threads=2)
+    module = mlc.compile(proto, threads=2, shapes=shapes)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
     for runs in (module, mlc.load(module.to_bytes(), threads=1)):
@@ -282,6 +282,27 @@ def test_what_a_branch_needs_of_sizes_is_needed_where_it_runs(shapes):
         with pytest.raises(mlc.errors.InputError, match=f"Reshape.*n = {n}; expected"):
             module.run({"x": f(n), "c": np.array(c)})
     check(text, {"x": f(4), "c": np.array(True)}, {"x": f(9), "c": np.array(False)})  # a run that failed leaves nothing behind
+
+
+@pytest.mark.parametrize("inner", [
+    "r = Reshape(s, two) y = ReduceSum<keepdims = 0>(r, zero)",
+    """sizes = Shape(s) m = Gather(sizes, zero) single = Equal(m, one)
+       q = If (single) <then_branch = t () => (float[?] u) { u = Identity(s) }, else_branch = o () => (float[?] v) { v = Unsqueeze(s, zero) }>
+       r, h = RNN<hidden_size = 3>(q, w, w) y = Squeeze(h)""",
+])  # fmt: skip
+def test_sizes_that_the_caller_fixes_and_a_branch_does_not_fit(inner):
+    """It is for other sizes, as of another sampling rate; the branch that fits runs as if there was no other."""
+
+    def branch(step):
+        return f"{{ s = Slice(x, zero, end, zero, step{step}) {inner} }}"
+
+    text = f"""g (float[n,1,3] x, float[1,3,3] w, bool c) => (float[?] z)
+               <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] end = {{1000}}, int64[1] step2 = {{2}}, int64[1] step4 = {{4}}, int64[2] two = {{1, 3}}>
+               {{ z = If (c) <then_branch = a () => (float[?] y) {branch(2)}, else_branch = b () => (float[?] y) {branch(4)}> }}"""
+    feeds = {"x": f(4, 1, 3), "w": f(1, 3, 3), "c": np.array(False)}
+    module = check(text, feeds, shapes={"x": (4, 1, 3)})
+    with pytest.raises(mlc.errors.InputError):
+        module.run({**feeds, "c": np.array(True)})
 
 
 def test_what_a_loop_needs_of_sizes_is_needed_where_it_runs():
