@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 
 from ...ir import Dim, ceildiv, lower, prod, upper
 from ..kernel import AttentionKernel
-from .attention_mma import key_splits, split_shares
+from .attention_mma import key_splits, sharing_launch
 from .attention_text import LoadingText, loading_text, whole_rows
 from .contract_shares import Shares
 from .emitted import Launch
-from .launching import launch_of
-from .writer import Params, operand_pointers
+from .writer import Params
 
 FEW = 4  # queries of a head that these are for, where their number is not known
 _MOST = 8  # of a block
@@ -95,7 +94,5 @@ def attention_few(kernel: AttentionKernel, plan: FewSchedule, aligned: Sequence[
         whole_k=whole_k,
         whole_v=whole_v,
     )
-    pointers, sums = operand_pointers(kernel.operands), "float" if plan.splits != 1 else ""
-    blocks = plan.blocks(kernel, kernel.rows) * plan.splits
-    launch = launch_of("attention_few.cu.j2", pointers, values, params, blocks, plan.threads, plan.shared(kernel), sums=sums)
-    return launch, split_shares(plan.blocks(kernel, kernel.rows), plan.splits, plan.queries * plan.pitch(kernel) * 4)
+    part = plan.queries * plan.pitch(kernel) * 4
+    return sharing_launch("attention_few.cu.j2", kernel, plan, values, params, plan.blocks(kernel, kernel.rows), part)

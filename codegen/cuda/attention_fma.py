@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 
 from ...ir import Dim, ceildiv, lower, prod, upper
 from ..kernel import AttentionKernel
-from .attention_mma import LOG2_E, key_splits, split_shares
+from .attention_mma import LOG2_E, key_splits, sharing_launch
 from .attention_text import LoadingText, loading_text, whole_out, whole_rows
 from .contract_schedule import WAVE
 from .contract_shares import Shares
 from .emitted import Launch
-from .launching import launch_of
-from .writer import Params, operand_pointers
+from .writer import Params
 
 _LANES = (4, 8)  # of a warp, along rows and along keys or columns
 _WARPS = 4
@@ -153,6 +152,5 @@ def attention_fma(kernel: AttentionKernel, plan: AttentionFmaSchedule, aligned: 
         async_v=whole_v,
         whole_out=whole_out(kernel, aligned, 4),
     )
-    pointers, sums, blocks = operand_pointers(kernel.operands), "float" if plan.splits != 1 else "", plan.blocks(kernel) * plan.splits
-    launch = launch_of("attention_fma.cu.j2", pointers, values, params, blocks, plan.threads, plan.shared(kernel), sums=sums)
-    return launch, split_shares(plan.blocks(kernel), plan.splits, plan.queries * plan.pitch(kernel) * 4)
+    part = plan.queries * plan.pitch(kernel) * 4
+    return sharing_launch("attention_fma.cu.j2", kernel, plan, values, params, plan.blocks(kernel), part)

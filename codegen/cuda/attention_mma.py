@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from ...ir import Dim, DType, ceildiv, dim_max, dim_min, floordiv, lower, prod, upper
 from ..kernel import AttentionKernel
@@ -82,8 +83,28 @@ def key_splits(blocks: Dim, keys: Dim) -> Dim:
     return dim_max(1, dim_min(_MAX_SPLITS, enough))
 
 
-def split_shares(blocks: Dim, splits: Dim, part: int) -> Shares:
-    """What `splits` of each of `blocks` share, with parts of so many bytes: of unknown numbers as many as there are ever split."""
+class SharingKeys(Protocol):
+    """A schedule of which `splits` blocks share the keys of a row."""
+
+    @property
+    def splits(self) -> Dim: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    def shared(self, kernel: AttentionKernel) -> int: ...
+
+
+def sharing_launch(template: str, kernel: AttentionKernel, plan: SharingKeys, values: LoadingText, params: Params, blocks: Dim,
+                   part: int) -> tuple[Launch, Shares]:  # fmt: skip
+    """The launch of so many blocks, and their splits, and what these share: parts of so many bytes."""
+    pointers, sums = operand_pointers(kernel.operands), "float" if plan.splits != 1 else ""
+    launch = launch_of(template, pointers, values, params, blocks * plan.splits, plan.threads, plan.shared(kernel), sums=sums)
+    return launch, _shares(blocks, plan.splits, part)
+
+
+def _shares(blocks: Dim, splits: Dim, part: int) -> Shares:
+    """Of unknown numbers, of as many blocks as there are ever split."""
     if splits == 1:
         return Shares()
     if isinstance(blocks, int):
@@ -142,11 +163,9 @@ def attention_tiles(kernel: AttentionKernel, plan: AttentionMmaSchedule, aligned
         async_v=whole_v,
         pair_stores=whole_out(kernel, aligned),
     )
-    pointers, sums, blocks = operand_pointers(kernel.operands), "float" if plan.splits != 1 else "", plan.blocks(kernel) * plan.splits
-    launch = launch_of("attention_mma.cu.j2", pointers, values, params, blocks, plan.threads, plan.shared(kernel), sums=sums)
     # A row of sums for each query of a block, and two numbers of it, which take the room of four.
     part = plan.row_warps * 16 * (-(-kernel.value_size // 16) * 16 + 4) * 4
-    return launch, split_shares(plan.blocks(kernel), plan.splits, part)
+    return sharing_launch("attention_mma.cu.j2", kernel, plan, values, params, plan.blocks(kernel), part)
 
 
 def converter(dtype: DType) -> str:
