@@ -134,26 +134,30 @@ class Importer(Names):
                 self._node(node)
             except PoisonedError:
                 self.poison(node)
-            except UnsupportedError as e:
-                self.failed_in_region |= self.in_region
-                self._report(node, str(e.found) + (f"; expected {e.expected}" if e.expected else ""))
-                self.poison(node)
-            except VerifyError as e:
-                self.failed_in_region |= self.in_region
-                raise OnnxImportError(e.found, expected=e.expected, remedy=e.remedy, loc=", ".join(self.loc)) from e
-            except MlcError:
-                self.failed_in_region |= self.in_region
-                raise
             except RecursionError as e:
                 raise OnnxImportError("subgraphs or functions are nested too deeply", loc=", ".join(self.loc)) from e
-            except Exception as e:  # a handler met attributes or operands that the ONNX checker lets through
+            except Exception as e:
                 self.failed_in_region |= self.in_region
-                raise OnnxImportError(
-                    f"{node.op_type}({', '.join(self._input_types(node))}) cannot be imported: {type(e).__name__}: {e}",
-                    expected="attributes and operands as the ONNX operator defines them", loc=", ".join(self.loc),
-                ) from e  # fmt: skip
+                self._failed(node, e)
             finally:
                 self.loc = outer
+
+    def _failed(self, node: NodeProto, e: Exception) -> None:
+        """Collects that a node is not supported; raises any other error as one of the model."""
+        loc = ", ".join(self.loc)
+        match e:
+            case UnsupportedError():
+                self._report(node, str(e.found) + (f"; expected {e.expected}" if e.expected else ""))
+                self.poison(node)
+            case VerifyError():
+                raise OnnxImportError(e.found, expected=e.expected, remedy=e.remedy, loc=loc) from e
+            case MlcError():
+                raise e
+            case _:  # a handler met attributes or operands that the ONNX checker lets through
+                raise OnnxImportError(
+                    f"{node.op_type}({', '.join(self._input_types(node))}) cannot be imported: {type(e).__name__}: {e}",
+                    expected="attributes and operands as the ONNX operator defines them", loc=loc,
+                ) from e  # fmt: skip
 
     def _node(self, node: NodeProto) -> None:
         node = resolved(node, self.attr_bindings)
