@@ -18,7 +18,8 @@ from ..passes.grouped_activations import GroupedActivations
 from ..passes.pipelines import CLEAN, optimize, run_passes
 from ..passes.shared_rounding import SharedRounding
 from ..runtime.module import Module
-from .backends import Backend, backend_of
+from .backend import Backend
+from .backends import backend_of
 from .dump import Dump
 from .importer import import_variants
 from .options import Options, whole_sizes

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from ..codegen.cpu import emit as cpu_emit
 from ..codegen.cpu.dot.instructions import dot_kind, instruction
@@ -27,12 +26,10 @@ from ..passes.separate_resizes import SeparateResizes
 from ..runtime import objects
 from ..runtime.artifact import Parts
 from .assemble import assemble
+from .backend import Done, Equal
 from .constants import Packed
 from .emission import emit_once, kernel_key
 from .program import cpu_code
-
-if TYPE_CHECKING:
-    from .backends import Done, Equal
 
 _WALK = 12  # steps down a tree before asking whether any row still moves costs less than going on
 _ATTENTION_UNITS = 8  # a few threads then have something to share out

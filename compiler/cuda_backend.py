@@ -8,7 +8,7 @@ from functools import reduce
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..codegen.cuda.compile import compile_all
 from ..codegen.cuda.emit import emit_forms
@@ -27,12 +27,10 @@ from ..runtime.artifact import Parts
 from ..runtime.cuda import images
 from ..runtime.cuda.images import Image, MapSpec
 from .assemble import assemble
+from .backend import Done, Equal
 from .constants import Packed
 from .emission import emit_once, kernel_key
 from .program import Call, Code
-
-if TYPE_CHECKING:
-    from .backends import Done, Equal
 
 _ALIGNED = (16, 8, 4, 2)  # alignments in bytes that kernels make use of
 

@@ -11,7 +11,7 @@ from ..codegen.cuda.emulate.device import EmulatedDevice
 from ..codegen.cuda.target import capability, parse
 from ..runtime.cuda.module import CudaModule
 from .api import compile_stages
-from .backends import Done
+from .backend import Done
 from .cuda_backend import CudaBackend
 from .options import Options
 from .precision.options import Precision

@@ -15,7 +15,8 @@ from ..errors import TargetError
 from ..ir import Graph
 from ..runtime.artifact import Parts
 from ..runtime.module import Module, open_parts
-from .backends import Backend, backend_of
+from .backend import Backend
+from .backends import backend_of
 from .constants import Packed, pack_constants
 from .validate import ValidatingModule
 
