@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import InputError
 from .elements import STRINGS
 from .handles import held, strings
-from .manifest import TensorInfo
+from .records import TensorInfo
 
 _UNTYPED = (list, tuple, int, float, complex, bool)
 Bound = dict[str, tuple[int, TensorInfo, int]]  # the size of a symbolic dim, and where it was met: input, axis

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MlcError
-from .manifest import TensorInfo
+from .records import TensorInfo
 
 _OBJECTS = 1 << 48  # handles from here on are of values that are no strings
 _FEW = 16  # handles whose least Python finds as quickly

@@ -10,7 +10,7 @@ from .fields import below, brief
 
 if TYPE_CHECKING:
     from .handlers import Handler, HostHandler
-    from .manifest import BufferSpec
+    from .records import BufferSpec
 
 CALL, JUMP, JUMP_IF_FALSE, INCREMENT, CLEAR, JUMP_IF_GE, TEAM_CALL, YIELD, EXPECT, REQUIRE, TAKING_CALL = range(1, 12)
 CALLS = (CALL, TEAM_CALL, TAKING_CALL)

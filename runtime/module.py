@@ -18,8 +18,9 @@ from .artifact import Parts
 from .binding import Binding, Execution, Program
 from .binding_cache import BindingCache
 from .handles import Handles, decode_output, encode_input
-from .manifest import Manifest, StepInfo, TensorInfo
+from .manifest import Manifest
 from .native import check_target
+from .records import StepInfo, TensorInfo
 from .recycled import Recycled
 from .threads import default_threads
 from .words import UnequalError

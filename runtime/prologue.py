@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ArtifactError
 from .elements import HANDLES, dtype_of
 from .fields import LIMIT, below, brief, text
-from .manifest import Symbol, TensorInfo
+from .records import Symbol, TensorInfo
 from .texts import Texts
 
 

@@ -16,9 +16,9 @@ from .artifact import Parts
 from .elements import STRINGS
 from .handles import held
 from .host import TEXT_CALLS, results_of
-from .manifest import TensorInfo
 from .module import Module
 from .prologue import Call, Prologue, Result
+from .records import TensorInfo
 from .texts import Texts, all_str
 
 _MOST_SHAPES = 32  # that are remembered

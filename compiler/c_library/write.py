@@ -22,8 +22,9 @@ from ...runtime import objects
 from ...runtime.artifact import Parts
 from ...runtime.binding import Binding, Sizes
 from ...runtime.files import write_whole
-from ...runtime.manifest import Manifest, TensorInfo
+from ...runtime.manifest import Manifest
 from ...runtime.native import source
+from ...runtime.records import TensorInfo
 from .archive import archive
 
 _C_TYPES = {

@@ -16,8 +16,8 @@ from ..artifact import Parts
 from ..binding import Binding, Sizes
 from ..binding_cache import BindingCache
 from ..handles import Handles, decode_output, encode_input
-from ..manifest import TensorInfo
 from ..module import Module
+from ..records import TensorInfo
 from .arrays import DeviceArray, device_array, is_device_array
 from .device import Device
 from .program import CudaExecution, CudaProgram

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from mlc.errors import InputError
 from mlc.runtime.arguments import as_array
-from mlc.runtime.manifest import TensorInfo
 from mlc.runtime.module import Module
+from mlc.runtime.records import TensorInfo
 
 DOUBLE = np.arange(32, dtype=np.float32).reshape(4, 8)
 
