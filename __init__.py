@@ -11,12 +11,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .compiler.api import compile
     from .compiler.precision.options import Precision
-    from .runtime.module import Module, load
+    from .runtime.loading import load
+    from .runtime.module import Module
 
 __all__ = ["MlcError", "Module", "Precision", "__version__", "compile", "load"]
 
 # Lazy, so that `mlc.load` pulls in the runtime only, never the compiler.
-_HOMES = {"compile": ".compiler.api", "Precision": ".compiler.precision.options", "load": ".runtime.module", "Module": ".runtime.module"}
+_HOMES = {"compile": ".compiler.api", "Precision": ".compiler.precision.options", "load": ".runtime.loading", "Module": ".runtime.module"}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,8 @@ from ..codegen.plan import Plan, steps_of
 from ..errors import TargetError
 from ..ir import Graph
 from ..runtime.artifact import Parts
-from ..runtime.module import Module, open_parts
+from ..runtime.loading import open_parts
+from ..runtime.module import Module
 from .backend import Backend
 from .backends import backend_of
 from .constants import Packed, pack_constants

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -28,18 +28,12 @@ from .words import UnequalError
 _ndarray, _empty = np.ndarray, np.empty
 
 
-def load(source: str | os.PathLike[str] | bytes, threads: int | None = None, *, verify: bool = True) -> Module:
-    """Load a `.mlc` file (or its bytes, in any buffer). `verify=False` skips checking the digests of the weights.
-
-    Other threads check weights of more than 8 MB; the first run waits for them before it computes anything.
-
-    Raises:
-        ArtifactError: the file cannot be read, is corrupt, truncated or of a newer format; every run raises it where weights turn
-            out to be corrupt that were being checked when `load` returned.
-        TargetError: it was compiled for instructions that this machine lacks.
-    """
+def prepared(
+    source: str | os.PathLike[str] | bytes, make: Callable[..., Module], threads: int | None = None, *, verify: bool = True
+) -> Module:
+    """What `make(parts, threads=threads)` makes of a `.mlc` file or its bytes, with its code loaded. Raises as `load` does."""
     with artifact.opened(source, verify=verify) as parts:
-        module = open_parts(parts, threads=threads)
+        module = make(parts, threads=threads)
         module.prepare()
     return module
 
@@ -47,20 +41,6 @@ def load(source: str | os.PathLike[str] | bytes, threads: int | None = None, *, 
 def closed() -> InputError:
     """What using a closed module raises."""
     return InputError("the module is closed", expected="one in use", remedy="Load it again.")
-
-
-def open_parts(parts: Parts, *, threads: int | None = None) -> Module:
-    """The module of the kind that the parts are for: `Module` on CPUs, `CudaModule` on GPUs."""
-    target = parts.manifest.raw.get("target")
-    if isinstance(target, dict) and target.get("kind") == "cuda":
-        from .cuda.module import CudaModule
-
-        return CudaModule(parts, threads=threads)
-    if parts.manifest.prologue is not None:
-        from .prologue_module import PrologueModule
-
-        return PrologueModule(parts, threads=threads)
-    return Module(parts, threads=threads)
 
 
 class Module:
@@ -204,7 +184,7 @@ class Module:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made of the bytes of the module's file."""
-        return load, (self.to_bytes(), self._asked)
+        return prepared, (self.to_bytes(), type(self), self._asked)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.mlc` file, atomically. Raises ArtifactError."""

@@ -41,7 +41,7 @@ def command(
         show_capability(model, shapes, json_path)
         return
     from ...runtime import artifact
-    from ...runtime.module import open_parts
+    from ...runtime.loading import open_parts
     from ..api import compile_with
 
     found = find(model, shapes)

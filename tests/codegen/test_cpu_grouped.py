@@ -18,7 +18,7 @@ from mlc.ir import DType, Graph, Input, Node, TensorType, const, evaluate, sym
 from mlc.ir.ops import Add, Dequantize, GroupedMatMul, Quantize, Relu, Tanh, Transpose
 from mlc.passes.base import apply
 from mlc.runtime import artifact
-from mlc.runtime.module import load
+from mlc.runtime.loading import load
 
 RNG = np.random.default_rng(0)
 

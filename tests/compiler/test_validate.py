@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import mlc
@@ -12,6 +13,7 @@ from mlc.compiler import cpu_backend
 from mlc.compiler.options import Options
 from mlc.compiler.validate import ValidatingModule
 from mlc.errors import InputError, VerifyError
+from mlc.runtime.module import Module
 from onnx import TensorProto, helper, numpy_helper
 
 F, I, B = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -143,3 +145,12 @@ def test_a_switch_that_is_neither(monkeypatch):
     monkeypatch.setenv("MLC_VALIDATE", "maybe")
     with pytest.raises(InputError, match="MLC_VALIDATE=maybe"):
         mlc.compile(chain())
+
+
+def test_copies_run_without_it(validating):
+    module = mlc.compile(chain())
+    assert isinstance(module, ValidatingModule)
+    twin = pickle.loads(pickle.dumps(module))
+    x = RNG.standard_normal((3, 8)).astype(np.float32)
+    assert type(twin) is Module
+    np.testing.assert_array_equal(twin(x), module(x))

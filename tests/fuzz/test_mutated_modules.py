@@ -22,8 +22,8 @@ from mlc.errors import ArtifactError, MlcError
 from mlc.runtime import artifact
 from mlc.runtime.artifact import Parts
 from mlc.runtime.cuda import images
+from mlc.runtime.loading import open_parts
 from mlc.runtime.manifest import parse
-from mlc.runtime.module import open_parts
 from mlc.runtime.objects import count
 
 TEXTS = """<ir_version: 10, opset_import: ["" : 20]>

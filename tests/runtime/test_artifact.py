@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from mlc.errors import ArtifactError, MlcError
 from mlc.runtime import archive, artifact, objects
-from mlc.runtime.module import Module, load
+from mlc.runtime.loading import load
+from mlc.runtime.module import Module
 from mlc.runtime.native import native
 
 X = np.ones((4, 8), np.float32)

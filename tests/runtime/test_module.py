@@ -14,7 +14,8 @@ import pytest
 from mlc.errors import InputError, TargetError
 from mlc.ir import sym
 from mlc.runtime import artifact, binding_cache
-from mlc.runtime.module import Module, load
+from mlc.runtime.loading import load
+from mlc.runtime.module import Module
 from mlc.runtime.native import check_target, host_features
 
 

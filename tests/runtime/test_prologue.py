@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 from mlc.errors import ArtifactError, InputError, MlcError
 from mlc.runtime.artifact import Parts
+from mlc.runtime.loading import open_parts
 from mlc.runtime.manifest import parse
-from mlc.runtime.module import open_parts
 
 MODEL = """<ir_version: 10, opset_import: ["" : 20]>
 texts (string[N] s, string[N] t, float[N] x, string[1, N] r)
