@@ -63,17 +63,20 @@ def kernel_row(number: int) -> GpuRow:
         if not device_works():
             raise  # nothing else can run here
     try:
-        import torch
-
-        run = case.torch(torch, {n: torch.from_dlpack(a) for n, a in feeds.items()})
-        row.milliseconds["torch"] = _device_time(cupy, run)
-    except ImportError:
-        row.notes.append("torch is not installed")
-        if case.cublas:
-            row.milliseconds["cuBLAS by cupy"] = _device_time(cupy, _by_cublas(cupy, case))
-    except (RuntimeError, TypeError, AssertionError) as e:
-        row.notes.append(f"torch: {short(str(e))}")
+        row.milliseconds |= _other_library(cupy, case, feeds, row.notes)
+    except Exception as e:  # libraries of others fail in their own ways, and mlc's time stays
+        row.notes.append(f"{type(e).__name__}: {short(str(e))}")
     return row
+
+
+def _other_library(cupy: Any, case: KernelCase, feeds: dict[str, Any], notes: list[str]) -> dict[str, float | None]:
+    """Milliseconds by torch, or by cuBLAS where there is none."""
+    try:
+        import torch
+    except ImportError:
+        notes.append("torch is not installed")
+        return {"cuBLAS by cupy": _device_time(cupy, _by_cublas(cupy, case))} if case.cublas else {}
+    return {"torch": _device_time(cupy, case.torch(torch, {n: torch.from_dlpack(a) for n, a in feeds.items()}))}
 
 
 def _main_step(module: Any) -> int:

@@ -98,10 +98,16 @@ def _candidates() -> list[str]:
     found: list[str] = []
     spec = importlib.util.find_spec("nvidia")
     for base in spec.submodule_search_locations if spec and spec.submodule_search_locations else ():
-        found += sorted(glob.glob(os.path.join(base, "*", "lib", "libnvrtc.so.*[0-9]")), reverse=True)
+        found += glob.glob(os.path.join(base, "*", "lib", "libnvrtc.so.*[0-9]"))
+    found.sort(key=_suffix, reverse=True)  # beside the one for mlc, torch may have brought one of CUDA 12, in a folder of another name
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     for home in homes:
         if home:
             for folder in ("lib64", "lib", "targets/x86_64-linux/lib"):
                 found += sorted(glob.glob(str(Path(home) / folder / "libnvrtc.so.*[0-9]")), reverse=True)
     return [f for f in found if "alt" not in os.path.basename(f)] + ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"]
+
+
+def _suffix(path: str) -> tuple[int, ...]:
+    """The version in a library's name: (13,) of libnvrtc.so.13."""
+    return tuple(int(n) for n in path.rpartition(".so.")[2].split(".") if n.isdigit())

@@ -28,6 +28,8 @@ _MAP_TYPES, _SWIZZLE_128B, _PROMOTE_L2_256B = {1: 0, 2: 1, 4: 2}, 3, 3
 _MAP_BYTES, _MAP_ALIGN = 128, 64
 _DELAY_BYTES, _DELAY_RATE = 512 << 20, 5e12  # of a memset that takes time, more than caches hold; bytes a second at most
 _PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_…: begins when the launch before lets it
+# CUDA errors that say that a driver cannot take code.
+_REFUSED = ("INVALID_IMAGE", "NO_BINARY_FOR_GPU", "INVALID_PTX", "UNSUPPORTED_PTX_VERSION", "JIT_COMPIL")
 # CUDA errors after which a context only returns errors.
 _FATAL = ("ILLEGAL_ADDRESS", "IllegalAddress", "LAUNCH_FAILED", "LaunchFailure", "MISALIGNED", "Misaligned", "ILLEGAL_INSTRUCTION",
           "IllegalInstruction", "ASSERT", "Assert", "HARDWARE_STACK", "HardwareStack", "INVALID_PC", "InvalidPc", "LAUNCH_TIMEOUT",
@@ -77,9 +79,8 @@ def device_count() -> int:
 def present_architecture() -> str | None:
     """The architecture of the present device ("sm_90a" on Hopper), or None where there is none to run on."""
     try:
-        device_count()
-        capability = int(_cupy().cuda.Device().compute_capability)
-    except (DeviceError, ValueError):
+        capability = CupyDevice().capability
+    except DeviceError:
         return None
     return f"sm_{capability}a" if capability == 90 else f"sm_{capability}"
 
@@ -117,10 +118,14 @@ class CupyDevice:
         count = device_count()
         if number is not None and not 0 <= number < count:
             raise DeviceError(f"device {number}", expected=f"0 to {count - 1}")
-        device = cp.cuda.Device(number)
-        self.number = int(device.id)
-        self.capability = int(device.compute_capability)
-        name = cp.cuda.runtime.getDeviceProperties(self.number)["name"]
+        try:
+            device = cp.cuda.Device(number)
+            self.number = int(device.id)
+            self.capability = int(device.compute_capability)  # begins to use the device, which another process may have for itself
+            name = cp.cuda.runtime.getDeviceProperties(self.number)["name"]
+        except cp.cuda.runtime.CUDARuntimeError as e:
+            name = "the current device" if number is None else f"device {number}"
+            raise DeviceError(f"{name} cannot be used: {e}", expected="one that is free") from None
         self.name = name.decode() if isinstance(name, bytes) else str(name)
 
     def _calls(self, what: str) -> _Calls:
@@ -156,11 +161,25 @@ class CupyDevice:
     def load(self, symbol: str, image: bytes, shared: int) -> Any:
         with self._calls(f"loading kernel {symbol}"):
             module = self._cp.cuda.function.Module()
-            module.load(image)
+            try:
+                module.load(image)
+            except self._cp.cuda.driver.CUDADriverError as e:
+                if any(word in str(e) for word in _REFUSED):
+                    raise self._refused(symbol, image, e) from None
+                raise
             function = module.get_function(symbol)
             if shared > _DEFAULT_SHARED:
                 self._cp.cuda.driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED, shared)
             return function
+
+    def _refused(self, symbol: str, image: bytes, e: Exception) -> DeviceError:
+        """The driver does not take code: its compiler was a later one, which PTX shows in a minor version already."""
+        kind = "machine code" if image.startswith(b"\x7fELF") else "PTX"
+        driver = _version(self._cp.cuda.runtime.driverGetVersion())
+        return DeviceError(f"the driver (CUDA {driver}) refuses the {kind} of kernel {symbol}: {e}",
+                           expected=f"code that an NVRTC of CUDA {driver} or before has made",
+                           remedy=f"Update the driver, or compile for this device itself (--target=cuda:sm_{self.capability}"
+                                  f"{'a' * (self.capability == 90)}), with nvidia-cuda-nvrtc of that version.")  # fmt: skip
 
     def allocate(self, nbytes: int, stream: Any = None) -> Memory:
         # cupy's pool keeps what each stream frees apart, by the stream that is current

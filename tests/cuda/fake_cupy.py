@@ -42,7 +42,7 @@ class FakeCupy:
         self.current = 0
         self.contexts: set[int] = set()  # threads that have the device's context
         runtime = SimpleNamespace(
-            getDevice=lambda: self.current, setDevice=self._set_device, CUDARuntimeError=RuntimeFault, getDeviceCount=self.call("getDeviceCount", lambda: devices), runtimeGetVersion=lambda: 12080,
+            getDevice=lambda: self.current, setDevice=self._set_device, CUDARuntimeError=RuntimeFault, getDeviceCount=self.call("getDeviceCount", lambda: devices), runtimeGetVersion=lambda: 12080, driverGetVersion=lambda: 13000,
             getDeviceProperties=lambda n: {"name": b"a fake"}, memGetInfo=lambda: (self.memory - self.used, self.memory), memcpyAsync=self.call("memcpyAsync", self._copy),
             memsetAsync=self.call("memsetAsync", lambda *a: None),
             pointerGetAttributes=lambda p: SimpleNamespace(device=self.owner, devicePointer=p, type=self.kind), streamCaptureModeRelaxed=2)  # fmt: skip

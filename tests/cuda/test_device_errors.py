@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
+from types import SimpleNamespace
 
 import mlc
 import numpy as np
@@ -87,6 +89,40 @@ def test_a_device_number_that_is_none(fake: FakeCupy) -> None:
     with pytest.raises(DeviceError, match="device 3") as e:
         cupy_device.CupyDevice(3)
     assert "0 to 0" in str(e.value)
+
+
+def test_a_device_that_another_process_has_for_itself(fake: FakeCupy) -> None:
+    fake.cuda.Device = lambda number: _raise(RuntimeFault("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable"))
+    with pytest.raises(DeviceError, match="the current device cannot be used: cudaErrorDevicesUnavailable"):
+        cupy_device.CupyDevice()
+    assert cupy_device.present_architecture() is None
+
+
+def _raise(e: Exception) -> None:
+    raise e
+
+
+def test_code_of_a_later_compiler_than_the_driver_knows(fake: FakeCupy) -> None:
+    made = module(fake)
+    fake.fail["load"] = DriverFault("CUDA_ERROR_UNSUPPORTED_PTX_VERSION: the provided PTX was compiled with an unsupported toolchain.")
+    with pytest.raises(DeviceError, match=r"the driver \(CUDA 13\.0\) refuses the machine code of kernel mlc_\w+: CUDA_ERROR_UNS") as e:
+        made.run(X)
+    assert "Update the driver" in str(e.value) and "--target=cuda:sm_90a" in str(e.value)
+    with pytest.raises(DeviceError, match="refuses the PTX of kernel k"):
+        made.device.load("k", b".version 9.3", 0)
+    fake.fail["load"] = DriverFault("CUDA_ERROR_OUT_OF_MEMORY: out of memory")
+    with pytest.raises(DeviceError, match=r"loading kernel mlc_\w+: CUDA_ERROR_OUT_OF_MEMORY"):
+        made.run(X)
+
+
+def test_the_newest_nvrtc_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In whatever folders wheels put it: torch for CUDA 12 brings one, too."""
+    for path in ("cuda_nvrtc/lib/libnvrtc.so.12", "cu13/lib/libnvrtc.so.13", "cu13/lib/libnvrtc-builtins.so.13.0"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(nvrtc.importlib.util, "find_spec", lambda name: spec)
+    assert [Path(p).name for p in nvrtc._candidates()[:2]] == ["libnvrtc.so.13", "libnvrtc.so.12"]
 
 
 def test_memory_runs_out_and_comes_back(fake: FakeCupy) -> None:

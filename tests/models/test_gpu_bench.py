@@ -112,7 +112,15 @@ def emulated_gpu(monkeypatch, tmp_path):
 @needs_gxx
 def test_the_command_from_end_to_end(emulated_gpu, monkeypatch) -> None:
     """Operators, a model, and one that is not there, where torch is missing: mlc's times, what it took to compile, and what is missing."""
-    few = [gpu_cases._product(32, 16, 24, "fp32"), gpu_cases._attention(1, 4, 2, 1, 300, 8, False)]
+    few = [gpu_cases._product(32, 16, 24, "fp32"), gpu_cases._attention(1, 4, 2, 1, 300, 8, False), gpu_cases._product(32, 16, 8, "fp32")]
+    known = gpu_rows._by_cublas
+
+    def by_cublas(cupy, case):
+        if case is few[2]:
+            raise OSError("libcublas.so.13 does not load")
+        return known(cupy, case)
+
+    monkeypatch.setattr(gpu_rows, "_by_cublas", by_cublas)
     monkeypatch.setattr(gpu, "cases", lambda: few)
     monkeypatch.setattr(gpu_rows, "cases", lambda: few)
     monkeypatch.setattr(gpu, "MODELS", ("mlp", "lstm"))
@@ -121,9 +129,10 @@ def test_the_command_from_end_to_end(emulated_gpu, monkeypatch) -> None:
     done = CliRunner().invoke(cli, ["bench-gpu", "--append", str(path)], catch_exceptions=False)
     assert done.exit_code == 0
     lines = {line.split(" | ")[0].lstrip("| "): line for line in path.read_text().splitlines() if line.startswith("| ")}
-    product, attention = (lines[c.name] for c in few)
+    product, attention, alone = (lines[c.name] for c in few)
     assert "1.000" in product and "TFLOP/s" in product and "torch is not installed" in product and "cuBLAS by cupy ms" in path.read_text()
     assert "| 1.000 |" in attention and "GB/s" in attention
+    assert "| 1.000 |" in alone and "OSError: libcublas.so.13 does not load" in alone
     for title in (suite.SUITE["mlp"].title, suite.SUITE["lstm"].title):
         tables = [line for line in path.read_text().splitlines() if line.startswith(f"| {title} |")]
         assert len(tables) == 2 and all("torch is not installed" in line for line in tables)
