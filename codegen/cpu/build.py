@@ -187,29 +187,12 @@ class Builder:
 
     def loop(self, start: Any, stop: Any, step: Any, carried: Sequence[Any], body: Callable[[Any, list[Any]], Sequence[Any]]) -> list[Any]:
         """for i in range(start, stop, step): carried = body(i, carried); may run zero times. Returns the final `carried`."""
-        b = self.ir
-        before = b.block
-        head, inside, after = (b.append_basic_block(n) for n in ("head", "body", "after"))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(I64)
-        i.add_incoming(start, before)
-        phis = []
-        for v in carried:
-            phi = b.phi(v.type)
-            phi.add_incoming(v, before)
-            phis.append(phi)
-        b.cbranch(b.icmp_signed("<", i, stop), inside, after)
-        b.position_at_end(inside)
-        out = body(i, list(phis))
-        following = b.add(i, step, flags=("nsw",))
-        end = b.block
-        b.branch(head)
-        i.add_incoming(following, end)
-        for phi, v in zip(phis, out, strict=True):
-            phi.add_incoming(v, end)
-        b.position_at_end(after)
-        return list(phis)
+
+        def turn(state: list[Any]) -> list[Any]:
+            out = body(state[0], state[1:])
+            return [self.ir.add(state[0], step, flags=("nsw",)), *out]
+
+        return self.during([start, *carried], lambda state: self.ir.icmp_signed("<", state[0], stop), turn)[1:]
 
     def whole(self, start: Any, stop: Any, step: Any, body: Callable[[Any, list[Any]], Sequence[Any]]) -> ir.Function:
         """All of a function: `body` from start to stop, which carries nothing."""
@@ -237,16 +220,4 @@ class Builder:
 
     def walk(self, start: Any, stop: Any, body: Callable[[Any], Any]) -> None:
         """i = start; while i < stop: i = body(i)."""
-        b = self.ir
-        before = b.block
-        head, inside, after = (b.append_basic_block(n) for n in ("head", "body", "after"))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(I64)
-        i.add_incoming(start, before)
-        b.cbranch(b.icmp_signed("<", i, stop), inside, after)
-        b.position_at_end(inside)
-        following = body(i)
-        i.add_incoming(following, b.block)
-        b.branch(head)
-        b.position_at_end(after)
+        self.during([start], lambda state: self.ir.icmp_signed("<", state[0], stop), lambda state: [body(state[0])])
