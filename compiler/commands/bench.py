@@ -33,6 +33,7 @@ from .common import (
     write_json,
 )
 from .console import out
+from .finite import FiniteRange
 from .output_file import OUTPUT_FILE
 
 
@@ -48,7 +49,7 @@ from .output_file import OUTPUT_FILE
 @click.option("--threads", "threads_text", default="1,2", show_default=True, metavar="LIST", help="Numbers of threads, by comma.")
 @click.option("--json", "json_path", type=OUTPUT_FILE, metavar="FILE", help="Write the figures as JSON (- for standard output).")
 @click.option("--static", is_flag=True, help="Fix symbolic dims to the sizes of the inputs, in every engine.")
-@click.option("--seconds", type=click.FloatRange(0.01), default=2.0, show_default=True, help="Time in timed runs of each engine.")
+@click.option("--seconds", type=FiniteRange(0.01), default=2.0, show_default=True, help="Time in timed runs of each engine.")
 @click.option("--kernels", is_flag=True, help="Also list mlc's kernels: time, GFLOP/s, GB/s, share of this machine's roofline.")
 @click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Blocks of runs of each engine.")
 @input_options

@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from ..options import Options
-from .common import Given, compile_options, find, input_options, progress, threads_option, write_json
+from .common import Given, compile_options, find, input_options, progress, threads_option, tolerance_options, write_json
 from .console import out
 from .output_file import OUTPUT_FILE
 
@@ -17,8 +17,7 @@ _SHOWN = 40  # lines of the diff on the terminal
 
 @click.command("blame")
 @click.argument("model")
-@click.option("--rtol", type=click.FloatRange(0), help="Element-wise relative tolerance, instead of relative L2.")
-@click.option("--atol", type=click.FloatRange(0), help="Element-wise absolute tolerance, instead of relative L2.")
+@tolerance_options
 @click.option("--json", "json_path", type=OUTPUT_FILE, metavar="FILE", help="Write the report as JSON (- for standard output).")
 @input_options
 @compile_options

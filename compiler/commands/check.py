@@ -14,7 +14,19 @@ from ..compare import LOWERED_L2, Difference
 from ..held_arrays import flatten
 from ..options import Options
 from ..precision.options import Precision
-from .common import Given, compile_options, find, input_options, knobs_json, progress, shape_text, static_shapes, threads_option, write_json
+from .common import (
+    Given,
+    compile_options,
+    find,
+    input_options,
+    knobs_json,
+    progress,
+    shape_text,
+    static_shapes,
+    threads_option,
+    tolerance_options,
+    write_json,
+)
 from .console import out
 from .output_file import OUTPUT_FILE
 
@@ -22,8 +34,7 @@ from .output_file import OUTPUT_FILE
 @click.command("check")
 @click.argument("model")
 @click.option("--per-layer", is_flag=True, help="Also compare every intermediate tensor, and name the first that differs.")
-@click.option("--rtol", type=click.FloatRange(0), help="Element-wise relative tolerance, instead of relative L2.")
-@click.option("--atol", type=click.FloatRange(0), help="Element-wise absolute tolerance, instead of relative L2.")
+@tolerance_options
 @click.option("--float64", "wide", is_flag=True, help="Also say how far mlc and onnxruntime are from float64 (slow).")
 @click.option("--json", "json_path", type=OUTPUT_FILE, metavar="FILE", help="Write the report as JSON (- for standard output).")
 @click.option("--static", is_flag=True, help="Compile for exactly the sizes of the inputs, not for symbolic ones.")

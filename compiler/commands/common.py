@@ -27,6 +27,7 @@ from ..inputs import InputSpec, complete, parse_shapes, read_arrays, specs_of_bo
 from ..options import Options
 from ..precision.options import Precision
 from .console import err
+from .finite import FiniteRange
 from .precision_options import precision_options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,6 +70,14 @@ def native_work() -> Iterator[None]:
 
 
 threads_option = click.option("--threads", type=click.IntRange(1, 256), help="Threads of a run (default: the usable CPUs).")
+
+
+def tolerance_options(command: F) -> F:
+    """--rtol and --atol."""
+    for name, kind in (("--atol", "absolute"), ("--rtol", "relative")):
+        text = f"Element-wise {kind} tolerance, instead of relative L2."
+        command = click.option(name, type=FiniteRange(0), help=text)(command)
+    return command
 
 
 @dataclass(frozen=True)
@@ -137,8 +146,12 @@ class Model:
             raise OnnxImportError(f"is not an ONNX model: {e}", loc=self.name) from e
 
     def feeds(self, specs: Sequence[InputSpec], given: Given, module: Any = None) -> dict[str, Any]:
-        """Values of all inputs: those given, and generated ones, at sizes at which the module runs, if there is one."""
+        """Values of all inputs: those given, and generated ones, at sizes at which the module runs, if there is one. Raises InputError."""
         arrays = gather(read_arrays(given.pairs, given.archive), [s.name for s in specs if s.held])
+        for name, shape in self.asked.items():
+            if isinstance(array := arrays.get(name), np.ndarray) and array.shape != shape:
+                asked = f"--shape {name}={','.join(map(str, shape))}"
+                raise InputError(f"input {name!r} is given as {list(array.shape)}", expected=f"what {asked} says", loc="--shape")
         if module is None:
             return complete(specs, arrays, self.shapes, given.seed)
         specs = specs_of_both(specs, module)

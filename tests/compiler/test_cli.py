@@ -223,6 +223,7 @@ def test_files_that_cannot_be_written_are_told_first(run, tmp_path: Path, args: 
         (["compile", "{model}", "--shape", "q=1"], "q"),
         (["compile", "{model}", "--shape", "x=1,5"], "4"),
         (["compile", "{model}", "--shape", "x"], "--shape"),
+        (["run", "{model}", "--shape", "x=2,4", "--inputs", "{rows}"], "x=2,4"),
         (["run", "{model}", "--input", "x"], "NAME=FILE.npy"),
         (["run", "{model}", "--input", "q={array}"], "'q'"),
         (["run", "{model}", "--input", "x={array}"], "float64"),
@@ -233,6 +234,10 @@ def test_files_that_cannot_be_written_are_told_first(run, tmp_path: Path, args: 
         (["run", "/dev/zero"], "is a device"),
         (["bench", "{model}", "--threads", "0"], "--threads"),
         (["bench", "{model}", "--against", "pytorch"], "pytorch"),
+        (["bench", "{model}", "--seconds", "nan"], "nan"),
+        (["bench", "{model}", "--seconds", "inf"], "inf"),
+        (["check", "{model}", "--rtol", "nan"], "nan"),
+        (["blame", "{model}", "--atol", "nan"], "nan"),
         (["check", "{model}", "-O7"], "7"),
         (["check", "{model}", "--nonsense"], "--nonsense"),
         (["nonsense"], "nonsense"),
@@ -245,8 +250,15 @@ def test_bad_use(run, model: Path, tmp_path: Path, args: list[str], message: str
     (tmp_path / "cut").write_bytes(model.read_bytes()[:-30])
     (tmp_path / "bad.mlc").write_bytes(b"PK\x03\x04 and then nothing of use")
     np.save(tmp_path / "array.npy", np.ones((1, 4)))
+    np.savez(tmp_path / "rows.npz", x=np.ones((3, 4), np.float32))
     names = {n: tmp_path / n for n in ("text", "empty", "cut")}
-    names |= {"model": model, "folder": tmp_path, "array": tmp_path / "array.npy", "mlc": tmp_path / "bad.mlc"}
+    names |= {
+        "model": model,
+        "folder": tmp_path,
+        "array": tmp_path / "array.npy",
+        "mlc": tmp_path / "bad.mlc",
+        "rows": tmp_path / "rows.npz",
+    }
     before = sorted(p.name for p in tmp_path.iterdir())
     code, out, err = run(*[a.format(**names) for a in args])
     assert code == 2, out + err
