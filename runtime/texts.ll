@@ -3,6 +3,18 @@
 
 declare i32 @llvm.fshl.i32(i32, i32, i32)
 
+; What is known of an automaton (host/automaton.py), and where in a text it is.
+%walk = type {
+  ptr,  ; i32 [states, 256]: states that follow, 0: none, −1: not known
+  ptr,  ; i8 [states]: bits of what may lie behind a match
+  ptr,  ; i32 [4]: states to begin in, by what lies before
+  ptr,  ; i8 [256]: kinds of bytes, from 1
+  i64,  ; the next byte
+  i64,  ; the state there; −1: nothing is begun
+  i64,  ; of tokens: where it was begun
+  i64   ; … and the end of the longest token from there
+}
+
 ; How many of the first objects of an array have this type.
 define i64 @mlc_alike(ptr %items, i64 %n, ptr %type, i64 %at.type) {
 entry:
@@ -198,4 +210,83 @@ set.it:
   br label %head
 done:
   ret i64 %i
+}
+
+; Which texts from number i on match as a whole. Returns how many are done: the walk stopped in the next where a state's followers are not known.
+define i64 @mlc_full_matches(ptr %list, i64 %n, i64 %i0, ptr %get, ptr %utf8, ptr %walk, ptr %out) {
+entry:
+  %size = alloca i64
+  %table = load ptr, ptr %walk
+  %accepts.at = getelementptr %walk, ptr %walk, i64 0, i32 1
+  %accepts = load ptr, ptr %accepts.at
+  %starts.at = getelementptr %walk, ptr %walk, i64 0, i32 2
+  %starts = load ptr, ptr %starts.at
+  %start = load i32, ptr %starts
+  %at.at = getelementptr %walk, ptr %walk, i64 0, i32 4
+  %state.at = getelementptr %walk, ptr %walk, i64 0, i32 5
+  %at0 = load i64, ptr %at.at
+  %state0 = load i64, ptr %state.at
+  %state0.32 = trunc i64 %state0 to i32
+  %begun = icmp sge i64 %state0, 0
+  %first = select i1 %begun, i32 %state0.32, i32 %start
+  br label %head
+head:
+  %i = phi i64 [ %i0, %entry ], [ %next, %ended ]
+  %at.first = phi i64 [ %at0, %entry ], [ 0, %ended ]
+  %state.first = phi i32 [ %first, %entry ], [ %start, %ended ]
+  %more = icmp slt i64 %i, %n
+  br i1 %more, label %body, label %done
+body:
+  %object = call ptr %get(ptr %list, i64 %i)
+  %data = call ptr %utf8(ptr %object, ptr %size)
+  %bad = icmp eq ptr %data, null
+  br i1 %bad, label %done, label %bytes
+bytes:
+  %count = load i64, ptr %size
+  br label %byte.head
+byte.head:
+  %at = phi i64 [ %at.first, %bytes ], [ %at.next, %known ]
+  %state = phi i32 [ %state.first, %bytes ], [ %to, %known ]
+  %left = icmp slt i64 %at, %count
+  br i1 %left, label %byte, label %ended.accepts
+byte:
+  %c.at = getelementptr i8, ptr %data, i64 %at
+  %c = load i8, ptr %c.at
+  %to.at = call ptr @follower(ptr %table, i32 %state, i8 %c)
+  %to = load i32, ptr %to.at
+  %at.next = add i64 %at, 1
+  %alive = icmp sgt i32 %to, 0
+  br i1 %alive, label %known, label %dead.or.unknown
+known:
+  br label %byte.head
+dead.or.unknown:
+  %dead = icmp eq i32 %to, 0
+  br i1 %dead, label %ended, label %unknown
+unknown:
+  %state.64 = sext i32 %state to i64
+  store i64 %at, ptr %at.at
+  store i64 %state.64, ptr %state.at
+  ret i64 %i
+ended.accepts:
+  %accept.at = getelementptr i8, ptr %accepts, i32 %state
+  %accept = load i8, ptr %accept.at
+  %at.end = and i8 %accept, 1
+  br label %ended
+ended:
+  %matches = phi i8 [ 0, %dead.or.unknown ], [ %at.end, %ended.accepts ]
+  %out.at = getelementptr i8, ptr %out, i64 %i
+  store i8 %matches, ptr %out.at
+  %next = add i64 %i, 1
+  br label %head
+done:
+  ret i64 %i
+}
+
+define internal ptr @follower(ptr %table, i32 %state, i8 %c) alwaysinline {
+  %row = zext i32 %state to i64
+  %row.at = shl i64 %row, 8
+  %c.wide = zext i8 %c to i64
+  %entry = or i64 %row.at, %c.wide
+  %at = getelementptr i32, ptr %table, i64 %entry
+  ret ptr %at
 }

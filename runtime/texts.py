@@ -66,6 +66,40 @@ def print_integers(x: np.ndarray) -> list[str]:
     return out
 
 
+class Walk:
+    """What native code knows of an automaton, and where in a text it stopped (`%walk` in texts.ll)."""
+
+    def __init__(self, kinds: np.ndarray) -> None:
+        self._words = np.zeros(8, np.int64)
+        self._arrays: list[np.ndarray] = [kinds] * 4
+        self.at = address(self._words)
+        self._words[3] = address(kinds)
+
+    def point(self, *arrays: np.ndarray) -> None:
+        """At the table, what is accepted, and states to begin in."""
+        self._arrays[: len(arrays)] = arrays
+        self._words[: len(arrays)] = [*map(address, arrays)]
+
+    def begin(self) -> None:
+        """With the first text."""
+        self._words[4], self._words[5] = 0, -1
+
+    @property
+    def state(self) -> int:
+        """The one whose followers are not known."""
+        return int(self._words[5])
+
+    @state.setter
+    def state(self, number: int) -> None:
+        self._words[5] = number
+
+
+def full_matches(items: list[str], at: int, walk: Walk, out: np.ndarray) -> int:
+    """Which match as a whole, BOOL, from number `at` on. Returns how many are done. Raises UnicodeEncodeError."""
+    loops = _loops()
+    return int(loops.full_matches(items, len(items), at, loops.get, loops.utf8, walk.at, address(out)))
+
+
 class _Loops(NamedTuple):
     """texts.ll, and what it calls of Python."""
 
@@ -74,6 +108,7 @@ class _Loops(NamedTuple):
     murmur: Any
     read: Any
     print: Any
+    full_matches: Any
     get: int
     set: int
     utf8: int
@@ -100,6 +135,7 @@ def _loops() -> _Loops:
         of(number, object_, number, word, word, number, word)(code.address("mlc_murmur")),
         of(number, object_, number, word, word, word)(code.address("mlc_read_integers")),
         of(number, word, number, word, word, object_)(code.address("mlc_print_integers")),
+        of(number, object_, number, number, word, word, word, word)(code.address("mlc_full_matches")),
         *calls,
     )  # fmt: skip
 

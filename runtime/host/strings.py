@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 from operator import add, eq
@@ -13,7 +12,6 @@ import numpy as np
 
 from ..elements import dtype_of
 from ..texts import Texts, murmur, print_integers, read_integers
-from .regular import full_match
 
 _FEW = 32  # elements that are done one by one
 
@@ -85,14 +83,6 @@ def in_rows(rows: list[list[str]], pad: str, shape: tuple[int, ...]) -> Texts:
     return Texts([*chain.from_iterable(rows)], (*shape, width))
 
 
-def regex_full_match(x: Texts, pattern: str) -> np.ndarray:
-    try:
-        matches = full_match(pattern)
-    except (re.error, RecursionError, OverflowError) as e:
-        raise ValueError(f"pattern {pattern[:80]!r}: {e}") from None
-    return np.array([*map(bool, map(matches, x.items))], bool).reshape(x.shape)
-
-
 def murmur_hash(x: Texts, seed: int) -> np.ndarray:
     """MurmurHash3_x86_32, by bytes."""
     return murmur(x.items, seed).reshape(x.shape)
@@ -135,6 +125,6 @@ def unique(x: np.ndarray, axis: int, sorted: bool) -> tuple[np.ndarray, ...]:
 
 STRING_CALLS: dict[str, Callable[..., Any]] = {
     "cast_string": cast_string, "string_concat": string_concat, "string_split": string_split, "string_equal": string_equal,
-    "regex_full_match": regex_full_match, "murmur_hash": murmur_hash, "string_reshape": string_reshape,
+    "murmur_hash": murmur_hash, "string_reshape": string_reshape,
 }  # fmt: skip
 ARRAY_CALLS: dict[str, Callable[..., Any]] = {"unique": unique, "time_warp": time_warp}

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..texts import Texts
+from .automaton import Automaton
+from .re2_syntax import parse
 from .strings import in_rows
 
 _FEW = 4  # rows whose tokens are counted one by one
@@ -154,6 +156,16 @@ class TfIdf:
         return out
 
 
+class FullMatch:
+    """Which texts match an expression as a whole."""
+
+    def __init__(self, pattern: str) -> None:
+        self._automaton = Automaton(parse(pattern))
+
+    def __call__(self, x: Texts) -> np.ndarray:
+        return self._automaton.full_match(x.items).reshape(x.shape)
+
+
 class Chain:
     """Functions of texts, one after the other."""
 
@@ -177,5 +189,5 @@ class Chain:
 
 
 TEXT_CLASSES: dict[str, Callable[..., Callable[..., Any]]] = {
-    "string_normalizer": StringNormalizer, "tokenize": Tokenize, "tf_idf": TfIdf,
+    "string_normalizer": StringNormalizer, "tokenize": Tokenize, "tf_idf": TfIdf, "regex_full_match": FullMatch,
 }  # fmt: skip
