@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...ir import Const, DType, Graph, Input, Node, Op, TensorType, Value, symbols_of
-from ...ir.graph import symbols_in
+from ...ir.graph import const, symbols_in
 from ...ir.ops.host import Host, StringNormalizer, TfIdf, Tokenize, ZipMap, is_open
 from ...ir.ops.move import Reshape
 from ..plan import HostOperand, HostStep
@@ -62,7 +62,8 @@ def chained(graph: Graph) -> Graph:
         if not moved:
             return made.outputs
         shaped = Node.make(Reshape(node.types[0].shape), made.outputs[:1], node.loc)
-        return (*shaped.outputs, *made.outputs[1:])
+        unread = (const(np.zeros(len(node.types[0].shape), np.int64)),) * len(node.types[1:])  # its shape
+        return (*shaped.outputs, *unread)
 
     return graph.rewrite(join)
 
@@ -72,7 +73,7 @@ def _joinable(graph: Graph, node: Node) -> Node | None:
     if not isinstance(node.op, (StringNormalizer, Tokenize, TfIdf)) or node.inputs[0].dtype is not DType.STRING:
         return None
     between, passed = node.inputs[0], [node]
-    if isinstance(node.op, TfIdf) and isinstance(between.node.op, Reshape) and not any(v in graph.kept for v in node.outputs[1:]):
+    if isinstance(node.op, TfIdf) and isinstance(between.node.op, Reshape) and not _wanted(graph, node.outputs[1:]):
         before = between.node.inputs[0]
         if not between.shape or not before.shape or between.shape[-1] != before.shape[-1] or not _only(graph, between, node):
             return None
@@ -88,6 +89,10 @@ def _joinable(graph: Graph, node: Node) -> Node | None:
     if fresh & symbols_of(d for limit in graph.limits for d in limit.dims) or any(graph.uses.get(v) for v in made.outputs[1:]):
         return None
     return made
+
+
+def _wanted(graph: Graph, values: Sequence[Value]) -> bool:
+    return any(v in graph.kept or graph.uses.get(v) for v in values)
 
 
 def _only(graph: Graph, v: Value, reader: Node) -> bool:

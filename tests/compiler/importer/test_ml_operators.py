@@ -4,6 +4,7 @@ import mlc
 import numpy as np
 import onnxruntime as ort
 import pytest
+from mlc.errors import InputError
 from onnx import TensorProto, helper
 
 R = np.random.default_rng(21)
@@ -135,6 +136,20 @@ def test_one_hot_encoder():
     compare("OneHotEncoder", [R.integers(0, 5, (4, 2)).astype(np.int64)], cats_int64s=[0, 2, 4])
     compare("OneHotEncoder", [R.integers(0, 5, (4, 2)).astype(np.float32)], cats_int64s=[0, 2, 4])
     compare("OneHotEncoder", [strings("a", "b", "z")], cats_strings=["b", "a"])
+
+
+@pytest.mark.parametrize(
+    "good,bad,categories",
+    [
+        (strings("a", "b", "b"), strings("a", "z"), {"cats_strings": ["b", "a"]}),
+        (np.array([[0, 4], [2, 2]]), np.array([[0, 3]]), {"cats_int64s": [0, 2, 4]}),
+    ],
+)
+def test_one_hot_encoder_of_known_categories_only(good, bad, categories):
+    compare("OneHotEncoder", [good], zeros=0, **categories)
+    module = mlc.compile(build("OneHotEncoder", [good], {"y": FLOAT}, zeros=0, **categories), threads=1)
+    with pytest.raises(InputError, match="index"):
+        module.run({"x0": bad})
 
 
 @pytest.mark.parametrize("keys,values,out", [

@@ -63,3 +63,14 @@ def test_what_others_read_is_there():
 def test_no_texts():
     m = model(["N"], flat=(0, -1), min_gram_length=1, max_gram_length=1, max_skip_count=0, mode="TF")
     assert mlc.compile(m)(np.empty(0, object)).shape == (0, 8)
+
+
+def test_a_column_of_texts_without_a_case():
+    """Tokens [N, 1, T] are counted as rows [N, T]: what scikit-learn's vectorizers export that keep the case."""
+    m = model(["N", 1], flat=(0, -1), min_gram_length=1, max_gram_length=2, max_skip_count=0, mode="TF")
+    del m.graph.node[0]
+    m.graph.node[0].input[0] = "x"
+    module = mlc.compile(m, threads=1)
+    x = np.array([["cat dog runs"], ["the"], ["runs cat dog"]], object)
+    assert module.run({"x": x})["y"].tolist() == ort.InferenceSession(m.SerializeToString()).run(None, {"x": x})[0].tolist()
+    assert [c.call for c in module.manifest.prologue.calls] == ["chain"]

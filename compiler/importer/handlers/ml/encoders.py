@@ -43,13 +43,17 @@ def _same(b: Build, x: Value, keys: np.ndarray) -> Value:
     return got
 
 
-def _look_up(b: Build, x: Value, keys: np.ndarray, values: np.ndarray, default: Any) -> Value:
-    """The value of the first key that x equals, else the default: an entry behind the last."""
+def _position(b: Build, x: Value, keys: np.ndarray) -> Value:
+    """Of the first key that x equals, or else their number."""
     position = b.ctx.const(np.arange(len(keys), dtype=np.int64))
     found = b.where(_same(b, x, keys), position, b.const(len(keys), DType.I64))
-    index = b.min(b.reduce("min", found, [x.type.rank], False), len(keys))
+    return b.min(b.reduce("min", found, [x.type.rank], False), len(keys))
+
+
+def _look_up(b: Build, x: Value, keys: np.ndarray, values: np.ndarray, default: Any) -> Value:
+    """The value of the first key that x equals, else the default: an entry behind the last."""
     table = np.append(values, np.asarray([default], values.dtype))
-    return b.emit(O.Gather(0), b.ctx.const(table), index)
+    return b.emit(O.Gather(0), b.ctx.const(table), _position(b, x, keys))
 
 
 def label_encoder(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
@@ -91,15 +95,15 @@ def category_mapper(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[V
 
 
 def one_hot_encoder(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
-    """1 where an element equals a category; without `zeros`, others are errors in ONNX, which a module cannot raise."""
+    """1 where an element equals a category; without `zeros`, others are errors."""
     (x,) = required(ctx, node, ins, 1)
     b, names = Build(ctx), ctx.attr(node, "cats_strings", None)
+    categories = np.asarray(names, object) if names else np.asarray(ctx.attr(node, "cats_int64s", ()), np.int64)
+    y = x if names or x.dtype is DType.I64 else b.cast(x, DType.I64)
     if not int(ctx.attr(node, "zeros", 1)):
-        raise ctx.unsupported("OneHotEncoder that fails for unknown categories (zeros=0)")
-    if names:
-        return [b.cast(_same(b, x, np.asarray(names, object)), DType.F32)]
-    y = x if x.dtype is DType.I64 else b.cast(x, DType.I64)
-    return [b.cast(_same(b, y, np.asarray(ctx.attr(node, "cats_int64s", ()), np.int64)), DType.F32)]
+        y = ctx.checked(_position(b, y, categories), [0], [len(categories) - 1])
+        categories = np.arange(len(categories))
+    return [b.cast(_same(b, y, categories), DType.F32)]
 
 
 def zip_map(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
