@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...errors import CodegenError
-from ...ir import Dim, DType, dim_max, dim_min, lower, prod, upper
+from ...ir import Dim, DType, dim_max, lower, prod, upper
 from ..kernel import AttentionKernel, bytes_of
 from .attention_few import FEW, attention_few, schedule_few
 from .attention_fma import attention_fma, schedule_attention_fma
@@ -15,6 +15,7 @@ from .attention_mma import attention_tiles, schedule_attention_mma, takes_attent
 from .attention_wgmma import attention_groups, schedule_attention_groups, takes_attention_groups
 from .contract_shares import Shares
 from .emitted import Emitted, Launch
+from .launching import between
 from .target import CudaTarget
 
 
@@ -47,14 +48,12 @@ def emit_attention(kernel: AttentionKernel, aligned: Sequence[int], target: Cuda
     else:
         raise CodegenError(f"attention on {', '.join(sorted(t.value for t in types))}", expected="f32, or heads of f16 or bf16 up to 256")
     if few and many:
-        few, many = _gated(few, FEW + 1 - kernel.rows), _gated(many, kernel.rows - FEW)
+        few, many = _gated(few, between(kernel.rows, 0, FEW)), _gated(many, between(kernel.rows, FEW + 1, None))
     launches, shared = zip(*few, *many, strict=True)
     # One memory and one set of counters serve launches that follow each other.
     memory, counters = functools.reduce(dim_max, (s.bytes for s in shared)), max(s.counters for s in shared)
     return Emitted(launches, flops, size, (memory,) if counters else (), counters)
 
 
-def _gated(found: list[tuple[Launch, Shares]], positive: Dim) -> list[tuple[Launch, Shares]]:
-    """With blocks where `positive` is so."""
-    gate = dim_min(1, dim_max(0, positive))
+def _gated(found: list[tuple[Launch, Shares]], gate: Dim) -> list[tuple[Launch, Shares]]:
     return [(replace(launch, blocks=launch.blocks * gate), shared) for launch, shared in found]

@@ -54,9 +54,7 @@ def schedule_fma(kernel: ContractKernel) -> FmaSchedule:
     if m <= 16:
         chosen = skinny
     else:
-        chosen = next((c for c in candidates if lower(tiles(kernel, c)) >= WAVE), candidates[-1])
-        if lower(kernel.m) < 16 and not isinstance(kernel.m, int):
-            chosen = candidates[-2]  # unknown: between the extremes
+        chosen = next((c for c in candidates if _count(kernel, c) >= WAVE), candidates[-1])
     return replace(chosen, splits=splits(kernel, tiles(kernel, chosen)))
 
 
@@ -65,11 +63,17 @@ def tiles(kernel: ContractKernel, s: FmaSchedule | MmaSchedule | WgmmaSchedule) 
     return prod((kernel.batch, ceildiv(kernel.m, s.bm), ceildiv(kernel.n, s.bn)))
 
 
+def _count(kernel: ContractKernel, s: FmaSchedule | MmaSchedule | WgmmaSchedule) -> int:
+    """Blocks without splits, of sizes as they are taken to be."""
+    return typical(kernel.batch) * ceil(typical(kernel.m), s.bm) * ceil(typical(kernel.n), s.bn)
+
+
 def splits(kernel: ContractKernel, blocks: Dim, wave: int = WAVE) -> int:
-    """Blocks to share k, where results alone would leave most of `wave` multiprocessors idle. Not for unknown sizes of k or results."""
-    if not isinstance(kernel.k, int) or not isinstance(blocks, int) or not 0 < blocks <= wave // 2:
+    """Blocks to share k, where results alone, as many as there may be, would leave most of `wave` multiprocessors idle. Not for an
+    unknown size of k."""
+    if not isinstance(kernel.k, int) or not 0 < upper(blocks) <= wave // 2:
         return 1
-    count = min(MAX_SPLITS, wave // blocks, kernel.k // SPLIT_K)
+    count = min(MAX_SPLITS, wave // upper(blocks), kernel.k // SPLIT_K)
     return count if count >= MIN_SPLITS else 1
 
 
@@ -151,7 +155,7 @@ def cost(kernel: ContractKernel, s: MmaSchedule | WgmmaSchedule, wave: int) -> t
     waits more. No step along k is faster than its copies, which part of a device makes slower than all of it.
     """
     shared = splits(kernel, tiles(kernel, s), wave)
-    count = typical(kernel.batch) * ceil(typical(kernel.m), s.bm) * ceil(typical(kernel.n), s.bn) * shared
+    count = _count(kernel, s) * shared
     blocks = max(1, ceil(count, wave))
     busy = blocks * s.bm * s.bn / s.efficiency * math.sqrt(s.resident / min(blocks, s.resident))
     step = max(busy, STEP * (1.5 - 0.5 * min(1.0, count / wave)))
@@ -236,12 +240,34 @@ def _soonest(kernel: ContractKernel, candidates: Sequence[S], wave: int) -> S:
 def stream_cost(kernel: ContractKernel, s: MmaSchedule | WgmmaSchedule, wave: int) -> float:
     """The estimated time with all multiprocessors busy until the end, of sizes that are known, and of what it takes that every
     block leaves a tile of sums and reads another's."""
-    count = typical(kernel.batch) * ceil(typical(kernel.m), s.bm) * ceil(typical(kernel.n), s.bn)
+    count = _count(kernel, s)
     steps = ceil(typical(kernel.k), DEEP)
     if not wave * s.resident * LEAST_STEPS <= count * steps < MOST_STEPS:
         return math.inf
     step = max(count / wave * s.bm * s.bn / s.efficiency, STEP * s.resident)
     return step * steps + FINISH * s.resident * s.bm * s.bn / s.efficiency
+
+
+WORTH = 1.5  # times the estimate of the best plan: more is worth a launch of its own, which takes time to compile
+
+
+def suits(kernel: ContractKernel, plan: object, best: object, wave: int) -> bool:
+    """Whether a plan made for more rows is as good for these as the best, or nearly so."""
+    if plan == best:
+        return True
+    if isinstance(plan, FmaSchedule) and isinstance(best, FmaSchedule):
+        alike = plan.splits == splits(kernel, tiles(kernel, plan))
+        return alike and fma_cost(kernel, plan) <= WORTH * fma_cost(kernel, best)
+    if isinstance(plan, MmaSchedule | WgmmaSchedule) and isinstance(best, MmaSchedule | WgmmaSchedule) and type(plan) is type(best):
+        alike = plan.splits == splits(kernel, tiles(kernel, plan), wave)
+        return alike and cost(kernel, plan, wave)[0] <= WORTH * cost(kernel, best, wave)[0]
+    return False
+
+
+def fma_cost(kernel: ContractKernel, s: FmaSchedule) -> float:
+    """An estimated time: of what a multiprocessor has to compute, faster the fewer elements a thread loads for a product."""
+    work = ceil(_count(kernel, s) * s.splits, WAVE) * s.bm * s.bn * ceil(typical(kernel.k), s.splits)
+    return work * (1 / s.tm + 1 / s.tn)
 
 
 def typical(d: Dim) -> int:

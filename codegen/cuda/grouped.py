@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import CodegenError
-from ...ir import Dim, ceildiv, dim_max, dim_min, lower, upper
+from ...ir import Dim, ceildiv, dim_max, lower, upper
 from ..kernel import ContractKernel, GroupedKernel, Operand, bytes_of
 from .contract import emit_contract
 from .contract_text import PIECE, index_type
@@ -16,6 +16,7 @@ from .emitted import PLACEHOLDER, Emitted, Launch, named
 from .epilogue import epilogue
 from .grouped_mma import MOST_ROWS as ROWS_OF_TILES
 from .grouped_mma import RANGES, Weights, levels_tiles, schedule_levels, takes_levels
+from .launching import between
 from .ranges import divisible
 from .render import render
 from .scalars import storage
@@ -95,7 +96,7 @@ def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], target: CudaTarg
             launches.append(_few_rows(kernel, product, rows, least, most, aligned))
     for least, most in RANGES if by_tiles else ():
         if _may_be(kernel.m, least, most):
-            gate, plan = _between(kernel.m, least, most), schedule_levels(kernel, most)
+            gate, plan = between(kernel.m, least, most), schedule_levels(kernel, most)
             weights = Weights(_zero(kernel), _whole(kernel), _values(kernel))
             launch, shares = levels_tiles(kernel, product, plan, most, aligned, weights, gate)
             launches.append(launch)
@@ -105,8 +106,8 @@ def emit_grouped(kernel: GroupedKernel, aligned: Sequence[int], target: CudaTarg
     expanded_from = (ROWS_OF_TILES if by_tiles else MOST_ROWS) + 1
     if upper(kernel.m) >= expanded_from:
         at = count + len(spaces)  # of the expanded weights; workspaces of the product itself lie behind them
-        many = emit_contract(product, [*aligned[:1], 16, *aligned[2:]], target)
-        gate = _between(kernel.m, expanded_from, None)
+        many = emit_contract(replace(product, m=dim_max(product.m, expanded_from)), [*aligned[:1], 16, *aligned[2:]], target)
+        gate = between(kernel.m, expanded_from, None)
         launches.append(_expand(kernel, at, gate))
         for k in many.launches:
             operands = tuple(at if o == 1 else o if o < count else o - count + at + 1 for o in k.operands)
@@ -138,12 +139,6 @@ def _product(k: GroupedKernel) -> ContractKernel:
 
 def _may_be(m: Dim, least: int, most: int) -> bool:
     return lower(m) <= most and upper(m) >= least
-
-
-def _between(m: Dim, least: int, most: int | None) -> Dim:
-    """1 where m is in the range, else 0."""
-    above = dim_min(1, dim_max(0, m - (least - 1)))
-    return above if most is None else above * dim_min(1, dim_max(0, most + 1 - m))
 
 
 def _zero(k: GroupedKernel) -> str:
@@ -204,7 +199,7 @@ def _few_rows(k: GroupedKernel, product: ContractKernel, rows: int, least: int, 
     )
     source, symbol = named(render("grouped_rows.cu.j2", values))
     teams = ceildiv(k.n, COLUMNS) * ceildiv(k.m, rows)
-    blocks = ceildiv(teams, THREADS // 32) * _between(k.m, least, most)
+    blocks = ceildiv(teams, THREADS // 32) * between(k.m, least, most)
     return Launch(source, symbol, tuple(range(len(k.operands))), tuple(params.dims), blocks, THREADS, 4 * len(k.values))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...ir import Dim
+from ...ir import Dim, dim_max, dim_min
 from .emitted import COUNTERS, Launch, TensorMap, map_notes, named
 from .render import render
 from .writer import Params
@@ -29,3 +29,9 @@ def launch_of(template: str, pointers: Sequence[str], values: Any, params: Param
     values = replace(values, parameters=[*pointers, *params.signature(), *more], prologue=params.prologue())
     source, symbol = named(render(template, values) + notes)
     return Launch(source, symbol, operands, tuple(params.dims), blocks, threads, shared, tuple(maps))
+
+
+def between(size: Dim, least: int, most: int | None) -> Dim:
+    """1 where the size is in the range, else 0: a factor of the blocks of a launch that is for such sizes."""
+    above = dim_min(1, dim_max(0, size - (least - 1)))
+    return above if most is None else above * dim_min(1, dim_max(0, most + 1 - size))

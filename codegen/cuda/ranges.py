@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ...ir import Dim, DType, lower, upper
@@ -101,3 +102,8 @@ def multiple(root: E, of: int, vector_axis: int) -> bool:
 def divisible(d: Dim, by: int) -> bool:
     """Whether a dim is a multiple of `by` for all values of its symbols."""
     return d % by == 0 if isinstance(d, int) else all(c % by == 0 for _, c in d.terms)
+
+
+def least_nonzero(d: Dim) -> int:
+    """What a size is at least, unless it is 0."""
+    return max(1, d) if isinstance(d, int) else max(1, lower(d), math.gcd(*(c for _, c in d.terms)))

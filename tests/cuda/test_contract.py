@@ -11,7 +11,7 @@ from mlc.codegen.cuda.contract_schedule import schedule_fma
 from mlc.codegen.cuda.emit import emit
 from mlc.codegen.cuda.target import parse
 from mlc.codegen.kernel import ContractKernel
-from mlc.ir import DType, const, sym
+from mlc.ir import DType, const, evaluate, sym
 from mlc.ir import ops as O
 from mlc.ir.ops.dot import DotMatMul
 
@@ -84,6 +84,21 @@ def test_splits() -> None:
     found = [k for p in plans for k in kernels(p)]
     assert [schedule_fma(k).splits for k in found] == [3] * 4 and len({schedule_fma(k).slices for k in found}) > 1
     assert all(len(emit(k, parse("cuda:sm_80"), [16] * len(k.operands)).launches) == 1 for k in found)
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16], ids=lambda d: d.value)
+def test_an_unknown_number_of_rows(dtype: DType) -> None:
+    """The launches of few rows fill the device, sharing k: one of them has blocks, by the number of rows."""
+    x = tensor(sym("F", 1, 4096), 1600, dtype=dtype)
+    op = O.MatMul() if dtype is DType.F32 else DotMatMul()
+    g = graph([x], ap(O.Add(), ap(op, x, weights(1600, 40, dtype=dtype.np)), weights(40)))
+    (plan, *_) = check_all([(g, None, {"F": rows}) for rows in (2, 11, 70, 260)], tol=1e-4)
+    (kernel,) = kernels(plan)
+    for target in ("cuda:sm_80", "cuda:sm_90a"):
+        launches = emit(kernel, parse(target), [16] * len(kernel.operands)).launches
+        for rows, least in ((1, 10), (8, 3), (64, 3), (256, 4), (257, 1), (4096, 64)):
+            blocks = [b for b in (evaluate(k.blocks, {"F": rows}) for k in launches) if b]
+            assert len(blocks) == 1 and blocks[0] >= least, (target, rows)
 
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16, DType.F64, DType.I32], ids=lambda d: d.value)
