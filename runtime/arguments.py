@@ -17,6 +17,13 @@ _UNTYPED = (list, tuple, int, float, complex, bool)
 Bound = dict[str, tuple[int, TensorInfo, int]]  # the size of a symbolic dim, and where it was met: input, axis
 
 
+def from_one(name: str, value: object) -> int:
+    """A whole number from 1 on. Raises InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"{name}={value!r}", expected="a whole number from 1")
+    return int(value)
+
+
 def as_array(value: Any, info: TensorInfo) -> np.ndarray:
     """An input: contiguous, of the right type and rank. Raises InputError."""
     loc = f"input {info.name}"

@@ -18,6 +18,8 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
 
     A device or pipe is written to, and a symbolic link followed. Raises ArtifactError, leaving no partial file.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArtifactError(f"a {type(path).__name__}", expected="a path")
     temporary: Path | None = None
     try:
         mode = _mode(Path(path))

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InputError
 from . import artifact
 from .address import address
-from .arguments import Bound, as_array, axis_text, bind_dims, complain, given_outputs, shape_text
+from .arguments import Bound, as_array, axis_text, bind_dims, complain, from_one, given_outputs, shape_text
 from .artifact import Parts
 from .binding import Binding, Execution, Program
 from .binding_cache import BindingCache
@@ -54,11 +54,9 @@ class Module:
 
     def __init__(self, parts: Parts, *, threads: int | None = None) -> None:
         manifest = parts.manifest
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1):
-            raise InputError(f"threads={threads!r}", expected="a whole number from 1")
         self._manifest, self._asked = manifest, threads
         self._held_parts: Parts | None = parts  # none of a closed one
-        self._threads = min(int(threads or default_threads()), 256)
+        self._threads = min(default_threads() if threads is None else from_one("threads", threads), 256)
         self._names = [t.name for t in self.inputs]
         self._out_names = list(enumerate(t.name for t in self.outputs))
         self._symbols = [s.name for s in manifest.symbols]
@@ -201,8 +199,7 @@ class Module:
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 1) -> dict[int, float]:
         """Seconds per call of the program that serves these inputs, by word (see `steps`), mean over `runs` (1 or more) after one to
         warm up. Raises InputError."""
-        if runs < 1:
-            raise InputError(f"runs={runs}", expected="1 or more")
+        runs = from_one("runs", runs)
         self.run(feeds)
         arrays, binding = self._fit(self._ahead([feeds[name] for name in self._names]))
         binding, times = self._opened().by_any(binding, lambda b: (b, self._timed(b, arrays, runs)))

@@ -5,6 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import mlc
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +26,11 @@ def test_public_api_is_lazy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_public_names_are_listed() -> None:
+    """As completion in a notebook asks for them."""
+    assert set(mlc.__all__) <= set(dir(mlc))
 
 
 def test_the_wheel_has_every_package() -> None:

@@ -61,7 +61,8 @@ class Signature:
         """What `shapes` makes of the symbols."""
         unknown = sorted(set(self.shapes) - set(names))
         if unknown:
-            raise OnnxImportError(f"shapes names {', '.join(unknown)}", expected=f"inputs: {', '.join(names)}", loc="shapes")
+            found = f"no input is called {', '.join(map(repr, unknown))}"
+            raise OnnxImportError(found, expected=f"one of {', '.join(names)}" if names else "none", loc="shapes")
         bindings: dict[str, Dim] = {}
         for name, type_ in zip(names, types, strict=True):
             given = self.shapes.get(name)

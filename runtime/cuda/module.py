@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeviceError, InputError
-from ..arguments import complain, given_outputs
+from ..arguments import complain, from_one, given_outputs
 from ..artifact import Parts
 from ..binding import Binding, Sizes
 from ..binding_cache import BindingCache
@@ -105,7 +105,9 @@ class CudaModule(Module):
         return Binding(Sizes(self.manifest), {s: symbols.get(s, 1) for s in self._symbols})
 
     def profile(self, feeds: Mapping[str, Any], runs: int = 1) -> dict[int, float]:
-        """Seconds per call of the program on the device, by its word (see `manifest.steps`), mean over runs after one to warm up."""
+        """Seconds per call of the program on the device, by its word (see `manifest.steps`), mean over `runs` (1 or more) after one to
+        warm up. Raises InputError."""
+        runs = from_one("runs", runs)
         self.run(feeds)
         arrays, binding = self._fit([feeds[n] for n in self._names])
         d, times = self.device, dict.fromkeys((s.word for s in self.manifest.steps), 0.0)

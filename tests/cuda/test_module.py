@@ -343,6 +343,8 @@ def test_profile(modules) -> None:
     module, _ = modules("cnn")
     times = module.profile(CASES["cnn"][0], runs=2)
     assert set(times) == {s.word for s in module.manifest.steps} and all(t > 0 for t in times.values())
+    with pytest.raises(InputError, match="runs=0"):
+        module.profile(CASES["cnn"][0], runs=0)
 
 
 def test_without_a_gpu() -> None:

@@ -164,6 +164,7 @@ def test_threads_are_asked_for_or_left_to_the_machine(static_parts, monkeypatch)
     assert pickle.loads(default).threads == 7 and pickle.loads(asked).threads == 3
 
 
-def test_a_profile_of_no_runs(static):
-    with pytest.raises(InputError, match="runs=0; expected 1 or more"):
-        static.profile({"x": data(4, 8)}, runs=0)
+@pytest.mark.parametrize("runs", [0, 1.5, "2", True, None])
+def test_a_profile_of_no_number_of_runs(static, runs):
+    with pytest.raises(InputError, match=r"runs=.*; expected a whole number from 1"):
+        static.profile({"x": data(4, 8)}, runs=runs)

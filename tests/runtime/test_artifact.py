@@ -172,6 +172,8 @@ def test_large_archives(monkeypatch):
 def test_saving_fails_cleanly(static_parts, tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match="cannot be written"):
         artifact.save(static_parts, tmp_path / "no" / "such" / "m.mlc")
+    with pytest.raises(ArtifactError, match="a NoneType; expected a path"):
+        artifact.save(static_parts, None)
     (tmp_path / "m.mlc").write_bytes(b"old")
 
     def full(*args):
