@@ -12,8 +12,16 @@ declare i32 @llvm.fshl.i32(i32, i32, i32)
   i64,  ; the next byte
   i64,  ; the state there; −1: nothing is begun
   i64,  ; of tokens: where it was begun
-  i64   ; … and the end of the longest token from there
+  i64,  ; … the end of the longest match from there, or −1
+  i64,  ; … the end of the match before
+  i64,  ; … how many were found
+  ptr,  ; %calls
+  i64,  ; of tokens: the least characters
+  i64   ; … whether they are what is between matches
 }
+
+; Functions of Python's C interface.
+%calls = type { ptr, ptr, ptr, ptr, ptr }  ; PyList_GetItem, PyUnicode_AsUTF8AndSize, PyUnicode_FromStringAndSize, PyList_Append, Py_DecRef
 
 ; How many of the first objects of an array have this type.
 define i64 @mlc_alike(ptr %items, i64 %n, ptr %type, i64 %at.type) {
@@ -213,9 +221,14 @@ done:
 }
 
 ; Which texts from number i on match as a whole. Returns how many are done: the walk stopped in the next where a state's followers are not known.
-define i64 @mlc_full_matches(ptr %list, i64 %n, i64 %i0, ptr %get, ptr %utf8, ptr %walk, ptr %out) {
+define i64 @mlc_full_matches(ptr %list, i64 %n, i64 %i0, ptr %walk, ptr %out) {
 entry:
   %size = alloca i64
+  %calls.at = getelementptr %walk, ptr %walk, i64 0, i32 10
+  %calls = load ptr, ptr %calls.at
+  %get = load ptr, ptr %calls
+  %utf8.at = getelementptr %calls, ptr %calls, i64 0, i32 1
+  %utf8 = load ptr, ptr %utf8.at
   %table = load ptr, ptr %walk
   %accepts.at = getelementptr %walk, ptr %walk, i64 0, i32 1
   %accepts = load ptr, ptr %accepts.at
@@ -229,6 +242,8 @@ entry:
   %state0.32 = trunc i64 %state0 to i32
   %begun = icmp sge i64 %state0, 0
   %first = select i1 %begun, i32 %state0.32, i32 %start
+  store i64 0, ptr %at.at
+  store i64 -1, ptr %state.at
   br label %head
 head:
   %i = phi i64 [ %i0, %entry ], [ %next, %ended ]
@@ -289,4 +304,221 @@ define internal ptr @follower(ptr %table, i32 %state, i8 %c) alwaysinline {
   %entry = or i64 %row.at, %c.wide
   %at = getelementptr i32, ptr %table, i64 %entry
   ret ptr %at
+}
+
+; The leftmost longest matches in texts from number i0 on, or what is between them, go to the end of a list, and how many there are up to the end of each text to %ends. Matches of nothing separate as the character behind them does.
+; Returns how many texts are done, as mlc_full_matches does.
+define i64 @mlc_tokens(ptr %list, i64 %n, i64 %i0, ptr %walk, ptr %found, ptr %ends) {
+entry:
+  %size.at = alloca i64
+  %i.at = alloca i64
+  %calls.at = getelementptr %walk, ptr %walk, i64 0, i32 10
+  %calls = load ptr, ptr %calls.at
+  %get = load ptr, ptr %calls
+  %utf8.at = getelementptr %calls, ptr %calls, i64 0, i32 1
+  %utf8 = load ptr, ptr %utf8.at
+  %least.at = getelementptr %walk, ptr %walk, i64 0, i32 11
+  %least = load i64, ptr %least.at
+  %gaps.at = getelementptr %walk, ptr %walk, i64 0, i32 12
+  %gaps = load i64, ptr %gaps.at
+  %table = load ptr, ptr %walk
+  %accepts.at = getelementptr %walk, ptr %walk, i64 0, i32 1
+  %accepts = load ptr, ptr %accepts.at
+  %starts.at = getelementptr %walk, ptr %walk, i64 0, i32 2
+  %starts = load ptr, ptr %starts.at
+  %kinds.at = getelementptr %walk, ptr %walk, i64 0, i32 3
+  %kinds = load ptr, ptr %kinds.at
+  %at.at = getelementptr %walk, ptr %walk, i64 0, i32 4
+  %state.at = getelementptr %walk, ptr %walk, i64 0, i32 5
+  %start.at = getelementptr %walk, ptr %walk, i64 0, i32 6
+  %longest.at = getelementptr %walk, ptr %walk, i64 0, i32 7
+  %before.at = getelementptr %walk, ptr %walk, i64 0, i32 8
+  %count.at = getelementptr %walk, ptr %walk, i64 0, i32 9
+  %between = icmp ne i64 %gaps, 0
+  store i64 %i0, ptr %i.at
+  br label %text
+text:
+  %i = load i64, ptr %i.at
+  %more = icmp slt i64 %i, %n
+  br i1 %more, label %open, label %finished
+finished:
+  store i64 0, ptr %count.at
+  ret i64 %i
+open:
+  %object = call ptr %get(ptr %list, i64 %i)
+  %data = call ptr %utf8(ptr %object, ptr %size.at)
+  %bad = icmp eq ptr %data, null
+  br i1 %bad, label %failed, label %opened
+opened:
+  %size = load i64, ptr %size.at
+  %state.given = load i64, ptr %state.at
+  %resumed = icmp sge i64 %state.given, 0
+  br i1 %resumed, label %resume, label %first
+resume:
+  %start.given = load i64, ptr %start.at
+  %before.given = load i64, ptr %before.at
+  %at.given = load i64, ptr %at.at
+  %longest.given = load i64, ptr %longest.at
+  store i64 -1, ptr %state.at
+  br label %scan
+first:
+  br label %begin
+begin: ; a match, from %start on
+  %start.new = phi i64 [ 0, %first ], [ %start.next, %skipped ], [ %longest, %matched ]
+  %before.new = phi i64 [ 0, %first ], [ %before.next, %skipped ], [ %longest, %matched ]
+  %initial = icmp eq i64 %start.new, 0
+  br i1 %initial, label %begun, label %look.back
+look.back:
+  %last.place = sub i64 %start.new, 1
+  %last.at = getelementptr i8, ptr %data, i64 %last.place
+  %last.byte = load i8, ptr %last.at
+  %last.wide = zext i8 %last.byte to i64
+  %last.entry = getelementptr i8, ptr %kinds, i64 %last.wide
+  %last.kind = load i8, ptr %last.entry
+  br label %begun
+begun:
+  %kind.before = phi i8 [ 0, %begin ], [ %last.kind, %look.back ]
+  %kind.before.wide = zext i8 %kind.before to i64
+  %begin.at = getelementptr i32, ptr %starts, i64 %kind.before.wide
+  %begin.32 = load i32, ptr %begin.at
+  %begin.64 = sext i32 %begin.32 to i64
+  br label %scan
+scan:
+  %start = phi i64 [ %start.given, %resume ], [ %start.new, %begun ], [ %start, %onward ]
+  %before = phi i64 [ %before.given, %resume ], [ %before.new, %begun ], [ %before, %onward ]
+  %at = phi i64 [ %at.given, %resume ], [ %start.new, %begun ], [ %at.next, %onward ]
+  %state = phi i64 [ %state.given, %resume ], [ %begin.64, %begun ], [ %to.64, %onward ]
+  %longest.before = phi i64 [ %longest.given, %resume ], [ -1, %begun ], [ %longest, %onward ]
+  %ended = icmp eq i64 %at, %size
+  %c.at = getelementptr i8, ptr %data, i64 %at ; there is a zero behind the last byte
+  %c = load i8, ptr %c.at
+  %c.wide = zext i8 %c to i64
+  %kind.at = getelementptr i8, ptr %kinds, i64 %c.wide
+  %kind.byte = load i8, ptr %kind.at
+  %kind = select i1 %ended, i8 0, i8 %kind.byte
+  %accept.at = getelementptr i8, ptr %accepts, i64 %state
+  %accept = load i8, ptr %accept.at
+  %accept.shifted = lshr i8 %accept, %kind
+  %accepted = trunc i8 %accept.shifted to i1
+  %longest = select i1 %accepted, i64 %at, i64 %longest.before
+  br i1 %ended, label %over, label %step
+step:
+  %state.32 = trunc i64 %state to i32
+  %to.at = call ptr @follower(ptr %table, i32 %state.32, i8 %c)
+  %to = load i32, ptr %to.at
+  %to.64 = sext i32 %to to i64
+  %at.next = add i64 %at, 1
+  %alive = icmp sgt i32 %to, 0
+  br i1 %alive, label %onward, label %stopped
+onward:
+  br label %scan
+stopped:
+  %dead = icmp eq i32 %to, 0
+  br i1 %dead, label %over, label %unknown
+unknown:
+  store i64 %at, ptr %at.at
+  store i64 %state, ptr %state.at
+  store i64 %start, ptr %start.at
+  store i64 %longest.before, ptr %longest.at
+  store i64 %before, ptr %before.at
+  ret i64 %i
+over:
+  %some = icmp sgt i64 %longest, %start
+  br i1 %some, label %match, label %nothing
+match:
+  %from = select i1 %between, i64 %before, i64 %start
+  %until = select i1 %between, i64 %start, i64 %longest
+  %kept = call i1 @emit(ptr %calls, ptr %data, i64 %from, i64 %until, i64 %least, ptr %found, ptr %count.at)
+  br i1 %kept, label %matched, label %failed
+matched:
+  br label %begin
+nothing:
+  %empty = icmp eq i64 %longest, %start
+  %separates = and i1 %empty, %between
+  %at.end = icmp eq i64 %start, %size
+  br i1 %at.end, label %last, label %separate
+separate:
+  br i1 %separates, label %cut, label %skip
+cut:
+  %kept.cut = call i1 @emit(ptr %calls, ptr %data, i64 %before, i64 %start, i64 %least, ptr %found, ptr %count.at)
+  br i1 %kept.cut, label %skip, label %failed
+skip:
+  %start.1 = add i64 %start, 1
+  br label %skip.head
+skip.head: ; to the next character
+  %start.next = phi i64 [ %start.1, %skip ], [ %start.more, %skip.more ]
+  %next.at = getelementptr i8, ptr %data, i64 %start.next
+  %next.byte = load i8, ptr %next.at
+  %next.top = and i8 %next.byte, 192
+  %continued = icmp eq i8 %next.top, 128
+  br i1 %continued, label %skip.more, label %skipped
+skip.more:
+  %start.more = add i64 %start.next, 1
+  br label %skip.head
+skipped:
+  %before.next = select i1 %separates, i64 %start.next, i64 %before
+  br label %begin
+last:
+  br i1 %between, label %rest, label %close
+rest:
+  %kept.rest = call i1 @emit(ptr %calls, ptr %data, i64 %before, i64 %size, i64 %least, ptr %found, ptr %count.at)
+  br i1 %kept.rest, label %close, label %failed
+close:
+  %count = load i64, ptr %count.at
+  %end.at = getelementptr i64, ptr %ends, i64 %i
+  store i64 %count, ptr %end.at
+  %i.next = add i64 %i, 1
+  store i64 %i.next, ptr %i.at
+  br label %text
+failed:
+  ret i64 %i
+}
+
+; Bytes of a text go to the end of a list, if they are enough characters. Whether Python could.
+define internal i1 @emit(ptr %calls, ptr %data, i64 %from, i64 %until, i64 %least, ptr %found, ptr %count.at) {
+entry:
+  br label %head
+head:
+  %at = phi i64 [ %from, %entry ], [ %at.next, %body ]
+  %characters = phi i64 [ 0, %entry ], [ %characters.next, %body ]
+  %enough = icmp sge i64 %characters, %least
+  %left = icmp slt i64 %at, %until
+  %counting = xor i1 %enough, true
+  %more = and i1 %counting, %left
+  br i1 %more, label %body, label %counted
+body:
+  %c.at = getelementptr i8, ptr %data, i64 %at
+  %c = load i8, ptr %c.at
+  %top = and i8 %c, 192
+  %starts = icmp ne i8 %top, 128
+  %one = zext i1 %starts to i64
+  %characters.next = add i64 %characters, %one
+  %at.next = add i64 %at, 1
+  br label %head
+counted:
+  br i1 %enough, label %make.it, label %fine
+make.it:
+  %make.at = getelementptr %calls, ptr %calls, i64 0, i32 2
+  %make = load ptr, ptr %make.at
+  %append.at = getelementptr %calls, ptr %calls, i64 0, i32 3
+  %append = load ptr, ptr %append.at
+  %drop.at = getelementptr %calls, ptr %calls, i64 0, i32 4
+  %drop = load ptr, ptr %drop.at
+  %from.at = getelementptr i8, ptr %data, i64 %from
+  %length = sub i64 %until, %from
+  %object = call ptr %make(ptr %from.at, i64 %length)
+  %bad = icmp eq ptr %object, null
+  br i1 %bad, label %no, label %append.it
+append.it:
+  %failure = call i32 %append(ptr %found, ptr %object)
+  call void %drop(ptr %object)
+  %count = load i64, ptr %count.at
+  %count.next = add i64 %count, 1
+  store i64 %count.next, ptr %count.at
+  %done = icmp eq i32 %failure, 0
+  ret i1 %done
+fine:
+  ret i1 true
+no:
+  ret i1 false
 }

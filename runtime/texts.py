@@ -69,11 +69,12 @@ def print_integers(x: np.ndarray) -> list[str]:
 class Walk:
     """What native code knows of an automaton, and where in a text it stopped (`%walk` in texts.ll)."""
 
-    def __init__(self, kinds: np.ndarray) -> None:
-        self._words = np.zeros(8, np.int64)
+    def __init__(self, kinds: np.ndarray, least: int, gaps: bool) -> None:
+        self._words = np.zeros(13, np.int64)
         self._arrays: list[np.ndarray] = [kinds] * 4
         self.at = address(self._words)
-        self._words[3] = address(kinds)
+        self._words[3], self._words[10], self._words[11], self._words[12] = address(kinds), _loops().calls, least, gaps
+        self.begin()
 
     def point(self, *arrays: np.ndarray) -> None:
         """At the table, what is accepted, and states to begin in."""
@@ -81,8 +82,8 @@ class Walk:
         self._words[: len(arrays)] = [*map(address, arrays)]
 
     def begin(self) -> None:
-        """With the first text."""
-        self._words[4], self._words[5] = 0, -1
+        """With a first text, as it does by itself where all are done."""
+        self._words[4:10] = 0, -1, 0, 0, 0, 0
 
     @property
     def state(self) -> int:
@@ -94,10 +95,15 @@ class Walk:
         self._words[5] = number
 
 
-def full_matches(items: list[str], at: int, walk: Walk, out: np.ndarray) -> int:
-    """Which match as a whole, BOOL, from number `at` on. Returns how many are done. Raises UnicodeEncodeError."""
-    loops = _loops()
-    return int(loops.full_matches(items, len(items), at, loops.get, loops.utf8, walk.at, address(out)))
+def full_matches(items: list[str], at: int, walk: Walk, out: int) -> int:
+    """Which match as a whole, BOOL at the address `out`, from number `at` on. Returns how many are done. Raises UnicodeEncodeError."""
+    return int(_loops().full_matches(items, len(items), at, walk.at, out))
+
+
+def tokens(items: list[str], at: int, walk: Walk, found: list[str], ends: int) -> int:
+    """Matches, or the gaps between them, go to the end of `found`, from text number `at` on; I64 at `ends` says how many there are
+    up to the end of each. Returns how many are done. Raises UnicodeEncodeError."""
+    return int(_loops().tokens(items, len(items), at, walk.at, found, ends))
 
 
 class _Loops(NamedTuple):
@@ -109,6 +115,8 @@ class _Loops(NamedTuple):
     read: Any
     print: Any
     full_matches: Any
+    tokens: Any
+    calls: int  # where there are the addresses of functions of Python
     get: int
     set: int
     utf8: int
@@ -122,7 +130,8 @@ def _loops() -> _Loops:
     of = ctypes.PYFUNCTYPE  # which keeps the GIL, and raises what Python's functions leave
     alike = of(number, word, number, word, number)(code.address("mlc_alike"))
     names = "PyList_GetItem", "PyList_SetItem", "PyUnicode_AsUTF8AndSize", "PyUnicode_FromStringAndSize"
-    calls = [ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0 for name in names]
+    calls = [*map(_python, names)]
+    _CALLS[:] = [calls[0], *calls[2:], *map(_python, ("PyList_Append", "Py_DecRef"))]
 
     def native(items: list[Any]) -> bool:
         count = len(items)
@@ -135,10 +144,19 @@ def _loops() -> _Loops:
         of(number, object_, number, word, word, number, word)(code.address("mlc_murmur")),
         of(number, object_, number, word, word, word)(code.address("mlc_read_integers")),
         of(number, word, number, word, word, object_)(code.address("mlc_print_integers")),
-        of(number, object_, number, number, word, word, word, word)(code.address("mlc_full_matches")),
+        of(number, object_, number, number, word, word)(code.address("mlc_full_matches")),
+        of(number, object_, number, number, word, object_, word)(code.address("mlc_tokens")),
+        address(_CALLS),
         *calls,
     )  # fmt: skip
 
+
+def _python(name: str) -> int:
+    """The address of a function of Python's C interface."""
+    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
+
+
+_CALLS = np.zeros(5, np.int64)
 
 # Where lists have the address of their items, and objects that of their type, in CPython's C ABI; `_loops` tries it.
 _word = ctypes.c_size_t.from_address

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
-from ..texts import Walk, full_matches
+from ..address import address
+from ..texts import Walk, full_matches, tokens
 from .re2_syntax import At, Byte, Chars, Concat, Either, Ranges, Regex, Repeat
 
 _MOST_NODES, _MOST_STATES = 200_000, 4096
@@ -115,29 +117,43 @@ class _Nodes:
 class Automaton:
     """The deterministic one. A state is a set of nodes and the kind of the byte before, if that matters; 0 is the empty set."""
 
-    def __init__(self, regex: Regex) -> None:
+    def __init__(self, regex: Regex, *, least: int = 1, gaps: bool = False) -> None:
+        """Tokens are of `least` characters (1 or more), and what is between matches where `gaps` are asked for."""
         self._nodes = n = _Nodes(regex)
         self._places = any(n.place)
         bytes_ = {m[:2] for moves in n.moves for m in moves} | ({(10, 10), *_WORDS} if self._places else set())
         self._cuts = sorted({0, 256, *(lo for lo, _ in bytes_), *(hi + 1 for _, hi in bytes_)})
         self._cut = {b: i for i, b in enumerate(self._cuts)}
         self._lock = Lock()
-        self.walk = Walk(_KINDS)
+        self.walk = Walk(_KINDS, least, gaps)
         self._forget()
 
     def full_match(self, texts: list[str]) -> np.ndarray:
         """BOOL: which match as a whole. Raises UnicodeEncodeError."""
         out = np.empty(len(texts), bool)
-        self.walked(lambda at: full_matches(texts, at, self.walk, out), len(texts))
+        self._walked(full_matches, texts, address(out))
         return out
 
-    def walked(self, walk: Callable[[int], int], count: int) -> None:
-        """Calls native code until `count` texts are done: it goes on with a text, and stops where it comes to what is not known."""
+    def tokens(self, texts: list[str]) -> tuple[list[str], np.ndarray]:
+        """The leftmost longest matches in texts, or the gaps between them, and I64 numbers of them up to the end of each text.
+
+        Raises UnicodeEncodeError.
+        """
+        found: list[str] = []
+        ends = np.empty(len(texts), np.int64)
+        self._walked(tokens, texts, found, address(ends))
+        return found, ends
+
+    def _walked(self, walk: Callable[..., int], texts: list[str], *to: Any) -> None:
+        """Calls native code until all texts are done: it goes on with a text, and stops where it comes to what is not known."""
         with self._lock:
-            self.walk.begin()
             at = 0
-            while (at := walk(at)) < count:
-                self.walk.state = self._known(self.walk.state)
+            try:
+                while (at := walk(texts, at, self.walk, *to)) < len(texts):
+                    self.walk.state = self._known(self.walk.state)
+            except BaseException:
+                self.walk.begin()
+                raise
 
     def _forget(self) -> None:
         self._states: dict[_State, int] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from itertools import chain, repeat
 from typing import Any
@@ -41,55 +40,38 @@ class StringNormalizer(TextFunction):
 
 
 class Tokenize(TextFunction):
-    """Tokens of texts along a new last axis."""
+    """Tokens of texts along a new last axis: what matches an expression, or is between separators; each character, for a dot or none."""
 
     def __init__(self, separators: list[str], expression: str, least: int, mark: bool, pad: str) -> None:
-        try:
-            self._cuts, self._wanted = [re.compile(s) for s in separators if s], re.compile(expression) if expression else None
-        except re.error as e:
-            raise ValueError(f"a pattern of the tokenizer: {e}") from None
         self._least, self._mark, self.pad = max(1, least), mark, pad
-        self._runs = _runs(expression)
+        self._wanted = Automaton(parse(expression), least=self._least) if expression not in ("", ".") else None
+        self._cuts = [Automaton(parse(s), least=self._least, gaps=True) for s in separators if s]
 
     def __call__(self, x: Texts) -> Texts:
         return in_rows(self.rows(x.items), self.pad, x.shape)
 
     def rows(self, texts: list[str]) -> list[list[str]]:
         """Of each text, without padding."""
-        rows, least = self._all(texts), self._least
-        if least > 1:
-            rows = [[t for t in r if len(t) >= least] for r in rows]
-        elif not all(map(all, rows)):
-            rows = [[t for t in r if t] for r in rows]
+        rows = self._all(texts)
         return [["\x02", *r, "\x03"] for r in rows] if self._mark and any(rows) else rows
 
     def _all(self, texts: list[str]) -> list[list[str]]:
-        """Some may be empty or too short."""
-        wanted = self._wanted
-        if wanted is None:
-            return [*map(self._parts, texts)]
-        if wanted.groups:
-            return [[m.group() for m in wanted.finditer(s)] for s in texts]
-        if self._runs and len(texts) > 1:  # everything else becomes a blank, in all texts at once
-            joined = "\x00".join(texts)
-            if joined.count("\x00") == len(texts) - 1:
-                blanked = joined.encode("utf-8", "surrogatepass").translate(self._runs).decode("ascii")
-                return [*map(str.split, blanked.split("\x00"))]
-        return [*map(wanted.findall, texts)]
-
-    def _parts(self, text: str) -> list[str]:
-        tokens = [text] if self._cuts else list(text)
+        if self._wanted is not None:
+            return _rows(*self._wanted.tokens(texts))
+        if not self._cuts:
+            return [[*s] for s in texts] if self._least == 1 else [[] for _ in texts]
+        found, ends = texts, np.arange(1, len(texts) + 1)
         for cut in self._cuts:
-            tokens = [part for token in tokens for part in cut.split(token)]
-        return tokens
+            found, after = cut.tokens(found)
+            ends = np.append(0, after)[ends]
+        return _rows(found, ends)
 
 
-def _runs(expression: str) -> bytes:
-    """Of an expression like [a-zA-Z0-9_]+, a table of bytes that keeps those and 0, and turns others into blanks; of others nothing."""
-    if re.fullmatch(r"\[(?:[a-zA-Z0-9_](?:-[a-zA-Z0-9])?)+\]\+", expression) is None:
-        return b""
-    member = re.compile(expression[:-1])
-    return bytes(c if c == 0 or (c < 128 and member.match(chr(c))) else ord(" ") for c in range(256))
+def _rows(found: list[str], ends: np.ndarray) -> list[list[str]]:
+    if len(ends) == 1:
+        return [found]
+    until = ends.tolist()
+    return [*map(found.__getitem__, map(slice, [0, *until], until))]
 
 
 class TfIdf:

@@ -76,13 +76,21 @@ def test_floats_print_alike_one_by_one_and_together(dtype):
     assert together(x).items[6:9] == ["NaN", "INF", "-INF"]
 
 
-@pytest.mark.parametrize("expression", ["[a-zA-Z0-9_]+", "[abx]+", "[a-z]+", "[^b]+", "[a ]+", "a|b+", "(a)b*"])
+@pytest.mark.parametrize("expression", ["[a-zA-Z0-9_]+", "[abx]+", "[a-z]+", "[^b]+", "[a ]+", "a|b+", "(a)b*", "a*", "a$|^é"])
 @pytest.mark.parametrize("least", [1, 2])
 def test_tokens_of_many_texts_are_those_of_each(expression, least):
     tokens = prepared("tokenize", {"separators": [], "expression": expression, "least": least, "mark": False, "pad": "#"})
-    texts = ["ab cd_1 B-b", "", "é a\nbé", "\ud800x y", "a\tb", "zz Z 0"]
-    for items in (texts, [*texts, "a\x00b\x00"], texts[:1]):
+    texts = ["ab cd_1 B-b", "", "é a\nbé", "x y", "a\tb", "zz Z 0", "a\x00b\x00"]
+    for items in (texts, texts * 9, texts[:1]):
         want = [[m.group() for m in re.finditer(expression, s) if len(m.group()) >= least] for s in items]
         width = max(map(len, want))
         got = tokens(Texts(items, (len(items), 1)))
         assert got.shape == (len(items), 1, width) and got.items == [t for r in want for t in [*r, *["#"] * (width - len(r))]]
+
+
+def test_tokens_after_an_error():
+    tokens = prepared("tokenize", {"separators": [" "], "expression": "", "least": 1, "mark": False, "pad": "#"})
+    for _ in range(2):
+        with pytest.raises(UnicodeEncodeError):
+            tokens(Texts(["a b", "\ud800"], (2,)))
+        assert tokens(Texts(["a b c", "d"], (2,))).items == ["a", "b", "c", "d", "#", "#"]

@@ -87,6 +87,17 @@ def test_tokens(given, mark, least):
     same(model("Tokenizer", 8, ["n", 3], 8, mark=mark, mincharnum=least, pad_value="#", **given), TEXTS, TEXTS[1:])
 
 
+UNLIKE_PYTHON = [
+    {"tokenexp": e} for e in ("a|ab", r"\w+", r"\b\w\w+\b", r"\S+", r"\d+(\.\d+)?", r"\pL+", ".", ".b", "a*", "a$|^é", "(?i)B+")
+] + [{"separators": s} for s in ([r"\s"], ["a|ab"], ["a*"], [" ", r"\d"], [r"\W+"], ["$"], ["^a"], ["."], ["b", "a"], [r"\b"])]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", UNLIKE_PYTHON)
+def test_tokens_by_the_longest_match_of_re2(given):
+    texts = np.array(["ab cd_1 B-b", "é a\nbé", "aab aabb", "1.5 2,é", "a\u00a0b", "٣ 4", "", "abab ab\n", "\nb"], object)
+    same(model("Tokenizer", 8, ["n"], 8, mark=0, mincharnum=1, pad_value="#", **given), texts, texts[::-1].copy())
+
+
 def test_time_warping():
     proto = model("DynamicTimeWarping", 1, ["m", "n"], 6)
     same(proto, np.abs(f(6, 9)), np.abs(f(9, 4)), np.abs(f(1, 5)))
