@@ -17,6 +17,7 @@ from ..ir.verify import verify
 from ..passes.base import PassContext
 from ..passes.fold_constants import FoldConstants
 from ..passes.pipelines import optimize
+from .compare import BY_TABLE, Tolerance
 from .held_arrays import flatten
 from .importer import import_model
 from .options import Options
@@ -62,8 +63,7 @@ def blame(
     feeds: Mapping[str, np.ndarray],
     *,
     options: Options | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    tolerance: Tolerance = BY_TABLE,
     progress: Progress | None = None,
 ) -> Blame:
     """Find the first stage after which the model, compiled from there, differs from onnxruntime on `feeds`.
@@ -87,7 +87,7 @@ def blame(
                 FoldConstants().run(graph, PassContext()), target=options.target, threads=options.threads,
                 opt_level=options.opt_level, exact=options.exact, validate=options.validate,
             )  # fmt: skip
-            found = compare_outputs(flatten(module.run(feeds)), want, rtol=rtol, atol=atol)
+            found = compare_outputs(flatten(module.run(feeds)), want, tolerance=tolerance)
         except MlcError as e:
             return f"{type(e).__name__}: {e}"
         return "; ".join(f"output {d.name} {d.why}" for d in found if not d.agrees)

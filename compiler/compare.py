@@ -39,34 +39,45 @@ class Limits:
         return self.rtol is not None or self.atol is not None
 
 
+@dataclass(frozen=True)
+class Tolerance:
+    """What the user asks of a comparison beside the table.
+
+    rtol, atol: element-wise limits that replace the table for inexact types. lowered: relative L2 granted to a model of lowered
+    precision; 0 for one that is not. float64: how far both are from that is to be said in any case.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+    lowered: float = 0.0
+    float64: bool = False
+
+    @property
+    def elementwise(self) -> bool:
+        return self.rtol is not None or self.atol is not None
+
+
+BY_TABLE = Tolerance()
+
 # The same for float32 models that the user asked to compute at fewer bits, when no bound is given: what real models
 # stay within (docs/precision.md), with a margin. A unit of bfloat16 is 2^-8, a step of an 8-bit range about as large.
 LOWERED_L2 = {"bf16": 4e-2, "fp16": 5e-3, "int8": 1.5e-1, "int8-dynamic": 1.5e-1, "int8-weight": 5e-2, "int4": 3e-1}
 
 
-def limits(
-    dtype: np.dtype,
-    *,
-    whole_model: bool,
-    reduction: int = 1,
-    rtol: float | None = None,
-    atol: float | None = None,
-    lowered: float = 0.0,
-) -> Limits:
+def limits(dtype: np.dtype, *, whole_model: bool, reduction: int = 1, tolerance: Tolerance = BY_TABLE) -> Limits:
     """The limits for results of a dtype.
 
     Args:
         dtype: of the results.
         whole_model: an end-to-end comparison, otherwise one of a single operator.
         reduction: terms of the longest sum behind one element (matters for one operator only).
-        rtol, atol: element-wise limits that replace the table for inexact types.
-        lowered: relative L2 granted to a model of lowered precision.
+        tolerance: what the user asks for.
     """
     pair = RELATIVE_L2.get(DType.from_numpy(dtype))
     if pair is None:
         return Limits(0.0)
     grown = max(1.0, math.sqrt(reduction / _SHORT_SUM))
-    return Limits(max(lowered, pair[1] if whole_model else pair[0] * grown), rtol, atol)
+    return Limits(max(tolerance.lowered, pair[1] if whole_model else pair[0] * grown), tolerance.rtol, tolerance.atol)
 
 
 @dataclass(frozen=True)

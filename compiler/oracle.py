@@ -16,7 +16,7 @@ from google.protobuf.message import EncodeError
 
 from ..errors import InputError, OnnxImportError
 from .coarsest import coarsest_types, settle_by_type
-from .compare import Difference, compare, excuse, limits
+from .compare import BY_TABLE, Difference, Tolerance, compare, excuse, limits
 from .float64 import evaluate, settle
 from .held_arrays import flatten
 
@@ -130,59 +130,43 @@ class Report:
         }
 
 
-def compare_outputs(
-    got: Feeds,
-    want: Feeds,
-    *,
-    whole_model: bool = True,
-    rtol: float | None = None,
-    atol: float | None = None,
-    lowered: float = 0.0,
-) -> tuple[Difference, ...]:
+def compare_outputs(got: Feeds, want: Feeds, *, whole_model: bool = True, tolerance: Tolerance = BY_TABLE) -> tuple[Difference, ...]:
     """Differences of all outputs, in the oracle's order."""
     found = []
     for name, array in want.items():
         wanted = np.asarray(array)
-        limit = limits(wanted.dtype, whole_model=whole_model, rtol=rtol, atol=atol, lowered=lowered)
+        limit = limits(wanted.dtype, whole_model=whole_model, tolerance=tolerance)
         found.append(compare(name, np.asarray(got[name]), wanted, limit))
     return tuple(found)
 
 
 def check(
-    run: Callable[[Feeds], Feeds],
-    source: Source,
-    feeds: Feeds,
-    *,
-    rtol: float | None = None,
-    atol: float | None = None,
-    threads: int | None = None,
-    wide: bool = False,
-    lowered: float = 0.0,
+    run: Callable[[Feeds], Feeds], source: Source, feeds: Feeds, *, tolerance: Tolerance = BY_TABLE, threads: int | None = None
 ) -> Report:
     """Compares `run` (a compiled module's) with onnxruntime on the same inputs.
 
-    An output that differs more than the table allows is compared with float64 too, unless rtol or atol say how far it may
+    An output that differs more than the table allows is compared with float64 too, unless the tolerance says how far elements may
     be from onnxruntime: it agrees when mlc is within the limit of float64 and onnxruntime is not nearer, or when
-    onnxruntime's own optimizations change it by as much. `wide` asks for float64 in any case. `lowered` is the relative L2
-    granted to a module of lowered precision; 0 for one that is not.
+    onnxruntime's own optimizations change it by as much.
     """
     want = Oracle(source, threads=threads).run(feeds)
     optimized = Oracle(source, optimize=True, threads=threads).run(feeds)
-    got = flatten(run(feeds))
-    outputs = compare_outputs(got, want, rtol=rtol, atol=atol, lowered=lowered)
+    outputs = _judged(flatten(run(feeds)), want, source, feeds, tolerance)
     noise = {d.name: d.relative_l2 for d in compare_outputs(optimized, want)}
-    if rtol is None and atol is None:
-        outputs = _settled(outputs, got, want, source, feeds, wide, lowered)
+    if not tolerance.elementwise:
         outputs = tuple(excuse(d, noise[d.name]) for d in outputs)
     return Report(outputs, noise)
 
 
-def _settled(
-    found: tuple[Difference, ...], got: Feeds, want: Feeds, model: Source | onnx.ModelProto, feeds: Feeds, wide: bool, lowered: float
-) -> tuple[Difference, ...]:
-    """Differences whose size alone is wrong, judged by the types that the model computes in, and by float64."""
+def _judged(got: Feeds, want: Feeds, model: Source | onnx.ModelProto, feeds: Feeds, tolerance: Tolerance) -> tuple[Difference, ...]:
+    """Differences; those whose size alone is wrong by the table, judged by the types that the model computes in, and by float64."""
+    found = compare_outputs(got, want, tolerance=tolerance)
+    if tolerance.elementwise:
+        return found
     found = settle_by_type(found, lambda: coarsest_types(model))
-    return settle(found, got, want, lambda: evaluate(model, feeds), always=wide) if wide or not lowered else found
+    if tolerance.lowered and not tolerance.float64:
+        return found
+    return settle(found, got, want, lambda: evaluate(model, feeds), always=tolerance.float64)
 
 
 def check_layers(
@@ -190,11 +174,8 @@ def check_layers(
     source: Source,
     feeds: Feeds,
     *,
-    rtol: float | None = None,
-    atol: float | None = None,
+    tolerance: Tolerance = BY_TABLE,
     threads: int | None = None,
-    wide: bool = False,
-    lowered: float = 0.0,
 ) -> tuple[Layer, ...]:
     """Makes every intermediate tensor of the main graph an output, in both, and compares each.
 
@@ -204,10 +185,7 @@ def check_layers(
     exposed = expose(source, threads=threads)
     want = Oracle(_serialized(exposed.model), threads=threads).run(feeds)
     got = flatten(compile_model(exposed.model)(feeds))
-    found = compare_outputs(got, want, rtol=rtol, atol=atol, lowered=lowered)
-    if rtol is None and atol is None:
-        found = _settled(found, got, want, exposed.model, feeds, wide, lowered)
-    differences = {d.name: d for d in found}
+    differences = {d.name: d for d in _judged(got, want, exposed.model, feeds, tolerance)}
     operands = {name: tuple(n.input) for n in exposed.model.graph.node for name in n.output}
     return tuple(Layer(node, op, differences[name], operands[name]) for name, node, op in exposed.tensors if name in differences)
 

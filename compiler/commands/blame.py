@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 from rich.markup import escape
 
+from ..compare import Tolerance
 from ..options import Options
 from .common import Given, compile_options, find, input_options, progress, threads_option, tolerance_options, write_json
 from .console import out
@@ -24,8 +25,7 @@ _SHOWN = 40  # lines of the diff on the terminal
 @threads_option
 def command(
     model: str,
-    rtol: float | None,
-    atol: float | None,
+    tolerance: Tolerance,
     json_path: str | None,
     given: Given,
     shapes: tuple[str, ...],
@@ -43,7 +43,7 @@ def command(
     knobs = replace(knobs, threads=threads)
     with progress() as tell:
         feeds = found.feeds(found.onnx_specs(), given)
-        report = blame(found.path, feeds, options=knobs, rtol=rtol, atol=atol, progress=tell)
+        report = blame(found.path, feeds, options=knobs, tolerance=tolerance, progress=tell)
     if json_path:
         write_json(json_path, {"model": model, **report.as_json()})
     if json_path != "-":

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import oracle
-from ..compare import LOWERED_L2, Difference
+from ..compare import LOWERED_L2, Difference, Tolerance
 from ..held_arrays import flatten
 from ..options import Options
 from ..precision.options import Precision
@@ -35,7 +35,7 @@ from .output_file import OUTPUT_FILE
 @click.argument("model")
 @click.option("--per-layer", is_flag=True, help="Also compare every intermediate tensor, and name the first that differs.")
 @tolerance_options
-@click.option("--float64", "wide", is_flag=True, help="Also say how far mlc and onnxruntime are from float64 (slow).")
+@click.option("--float64", is_flag=True, help="Also say how far mlc and onnxruntime are from float64 (slow).")
 @click.option("--json", "json_path", type=OUTPUT_FILE, metavar="FILE", help="Write the report as JSON (- for standard output).")
 @click.option("--static", is_flag=True, help="Compile for exactly the sizes of the inputs, not for symbolic ones.")
 @input_options
@@ -44,9 +44,8 @@ from .output_file import OUTPUT_FILE
 def command(
     model: str,
     per_layer: bool,
-    rtol: float | None,
-    atol: float | None,
-    wide: bool,
+    tolerance: Tolerance,
+    float64: bool,
     json_path: str | None,
     static: bool,
     given: Given,
@@ -77,20 +76,17 @@ def command(
         seconds = time.perf_counter() - start
         if feeds is None:
             feeds = found.feeds(found.onnx_specs(), given, module)
-        lowered = _granted(knobs.precision)
+        tolerance = replace(tolerance, lowered=_granted(knobs.precision), float64=float64)
         tell("comparing with onnxruntime", 0, 1)
-        report = oracle.check(module.run, found.path, feeds, rtol=rtol, atol=atol, threads=threads, wide=wide, lowered=lowered)
+        report = oracle.check(module.run, found.path, feeds, tolerance=tolerance, threads=threads)
         if per_layer:
             tell("comparing layers", 0, 1)
             layers = oracle.check_layers(
                 lambda m: compile_with(m, replace(knobs, dump=None), tell).run,
                 found.path,
                 feeds,
-                rtol=rtol,
-                atol=atol,
+                tolerance=tolerance,
                 threads=threads,
-                wide=wide,
-                lowered=lowered,
             )
             report = replace(report, layers=layers)
     if json_path:
@@ -99,7 +95,7 @@ def command(
         write_json(json_path, {**value, "inputs": inputs, **report.as_json()})
     if json_path != "-":
         show(model, report, seconds)
-        if lowered and report.layers:
+        if tolerance.lowered and report.layers:
             show_entering(report)
     raise SystemExit(0 if report.agrees else 1)
 

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from ...errors import InputError, OnnxImportError
 from ...models.resolve import default_shapes, resolve
 from ...runtime.files import write_whole
+from ..compare import Tolerance
 from ..held_arrays import gather
 from ..inputs import InputSpec, complete, parse_shapes, read_arrays, specs_of_both, specs_of_onnx, workable_shapes
 from ..options import Options
@@ -72,12 +73,16 @@ def native_work() -> Iterator[None]:
 threads_option = click.option("--threads", type=click.IntRange(1, 256), help="Threads of a run (default: the usable CPUs).")
 
 
-def tolerance_options(command: F) -> F:
-    """--rtol and --atol."""
-    for name, kind in (("--atol", "absolute"), ("--rtol", "relative")):
-        text = f"Element-wise {kind} tolerance, instead of relative L2."
-        command = click.option(name, type=FiniteRange(0), help=text)(command)
-    return command
+def tolerance_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--rtol and --atol, as one value `tolerance`."""
+
+    @click.option("--rtol", type=FiniteRange(0), help="Element-wise relative tolerance, instead of relative L2.")
+    @click.option("--atol", type=FiniteRange(0), help="Element-wise absolute tolerance, instead of relative L2.")
+    @functools.wraps(command)
+    def wrapped(rtol: float | None, atol: float | None, **rest: Any) -> Any:
+        return command(tolerance=Tolerance(rtol, atol), **rest)
+
+    return wrapped
 
 
 @dataclass(frozen=True)

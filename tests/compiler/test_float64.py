@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from mlc.compiler import float64, oracle
-from mlc.compiler.compare import FromFloat64
+from mlc.compiler.compare import FromFloat64, Tolerance
 from onnx import TensorProto, helper
 
 SIZE = 8
@@ -44,14 +44,14 @@ def test_a_wrong_result_stays_wrong() -> None:
 
 
 def test_limits_that_were_asked_for_are_kept() -> None:
-    report = oracle.check(exact, SIGMOID, FEEDS, threads=1, rtol=1e-5)
+    report = oracle.check(exact, SIGMOID, FEEDS, threads=1, tolerance=Tolerance(rtol=1e-5))
     assert not report.agrees and report.outputs[0].from_float64 is None
 
 
 def test_distances_on_request_only() -> None:
     same = oracle.Oracle(SIGMOID, threads=1).run
     assert oracle.check(same, SIGMOID, FEEDS, threads=1).outputs[0].from_float64 is None
-    d = oracle.check(same, SIGMOID, FEEDS, threads=1, wide=True).outputs[0]
+    d = oracle.check(same, SIGMOID, FEEDS, threads=1, tolerance=Tolerance(float64=True)).outputs[0]
     assert d.from_float64 is not None and d.from_float64.mlc == d.from_float64.onnxruntime
 
 

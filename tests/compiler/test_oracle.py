@@ -9,13 +9,13 @@ import pytest
 from google.protobuf.message import EncodeError
 from mlc import MlcError
 from mlc.compiler import inputs, oracle
-from mlc.compiler.compare import MOST_NOISE, Limits, compare, excuse, limits
+from mlc.compiler.compare import MOST_NOISE, Limits, Tolerance, compare, excuse, limits
 from onnx import TensorProto, helper
 
 
 def against(got, want, **options):
     want = np.asarray(want)
-    return compare("t", np.asarray(got), want, limits(want.dtype, whole_model=True, **options))
+    return compare("t", np.asarray(got), want, limits(want.dtype, whole_model=True, tolerance=Tolerance(**options)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.complex64])
@@ -82,7 +82,7 @@ def test_a_check_asks_the_oracle_for_its_noise(monkeypatch: pytest.MonkeyPatch) 
     assert not oracle.check(mine, source, feeds, threads=1).agrees
     monkeypatch.setattr(oracle, "Oracle", Restless)
     assert oracle.check(mine, source, feeds, threads=1).outputs[0].within_noise
-    assert not oracle.check(mine, source, feeds, threads=1, rtol=1e-5).agrees, "what the user asked for is kept"
+    assert not oracle.check(mine, source, feeds, threads=1, tolerance=Tolerance(rtol=1e-5)).agrees, "what the user asked for is kept"
 
 
 def test_integers_are_exact() -> None:
