@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ir import Dim, DType, ceildiv, upper
-from ..expr import E, Load, postorder
+from ..expr import E, Load, children, postorder
 from ..kernel import Reduction, Store
 from .loop_schedule import loads, packable, reads_own_result
 from .parts import Part
@@ -32,7 +32,9 @@ class LoopText:
         written = frozenset(i for i, o in enumerate(kernel.operands) if o.written)
         self.read_back = written if reads_own_result(kernel) else frozenset()
         self.dtypes = [o.dtype for o in kernel.operands]
-        self.w = Writer(kernel.roots, self.sizes, self.dtypes, self.params, self.read_back)
+        used = {id(c) for e in postorder(kernel.roots) for c in children(e)}
+        summed = frozenset(id(s.value) for s in kernel.stages if s.fn == "sum" and s.value.dtype in (DType.F32, DType.F64)) - used
+        self.w = Writer(kernel.roots, self.sizes, self.dtypes, self.params, self.read_back, summed)
         self.packed = {id(e) for e in loads(kernel) if packable(kernel, e.operand, e.offset, pack_axis, pack, aligned)}
         self.root = Scope()
         self.shared = 0

@@ -17,7 +17,7 @@ STORAGE = {
 }  # fmt: skip
 _NARROW = {DType.I4: (DType.I8, 4), DType.U4: (DType.U8, 4), DType.I2: (DType.I8, 2), DType.U2: (DType.U8, 2)}  # held in, bits
 SMALL = tuple(d for d in STORAGE if d.is_float and d.itemsize < 4)  # computed in float, rounded by every operation
-_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+_INFIX = {"add": "+", "sub": "-", "div": "/"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _BITS = {"and_": "&", "or_": "|", "xor": "^"}
 # C's names; float has the suffix f
@@ -126,6 +126,8 @@ def _float(fn: str, x: list[str], dtype: DType) -> str:
     if fn in _LIBM:
         return f"{_LIBM[fn]}{suffix}({', '.join(x)})"
     match fn:
+        case "mul":  # by itself: compilers would make one instruction of it and a sum, and what is rounded down behind it another number
+            return f"__{'f' if suffix else 'd'}mul_rn({x[0]}, {x[1]})"
         case "neg":
             return f"(-{x[0]})"
         case "fma":

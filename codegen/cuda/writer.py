@@ -76,11 +76,12 @@ class Writer:
         axes: sizes of the loop variables.
         dtypes: element types of the operands; operand i is the pointer `b{i}`.
         mutable: operands that are read after they are written: their loads keep their place.
+        summed: nodes whose values are only added up: products among them may be multiply-adds.
     """
 
     def __init__(self, roots: Sequence[E], axes: Sequence[Dim], dtypes: Sequence[DType], params: Params,
-                 mutable: frozenset[int] = frozenset()) -> None:  # fmt: skip
-        self.params, self.dtypes, self.mutable = params, dtypes, mutable
+                 mutable: frozenset[int] = frozenset(), summed: frozenset[int] = frozenset()) -> None:  # fmt: skip
+        self.params, self.dtypes, self.mutable, self.summed = params, dtypes, mutable, summed
         self.ranges = intervals(roots, axes)
         self.depends: dict[int, frozenset[int]] = {}
         self._volatile: set[int] = set()
@@ -157,6 +158,8 @@ class Writer:
                 got = [self._known(a, scope) for a in args]
                 if e.dtype is DType.I64:
                     return self._index(e, fn, args, got, scope)
+                if fn == "mul" and id(e) in self.summed:
+                    return self._name(f"{got[0].text} * {got[1].text}", e, register(e.dtype), scope)
                 return self._name(_OPS.call(fn, *got).text, e, register(e.dtype), scope)
         raise CodegenError(f"{type(e).__name__} in a CUDA kernel")
 

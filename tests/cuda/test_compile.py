@@ -111,6 +111,21 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 @needs_nvrtc
+def test_products_are_rounded_by_themselves() -> None:
+    """As on CPUs, whatever is added to them: what lies on a step of floor must not fall from it. Sums of products are multiply-adds."""
+
+    def multiply_adds(g: Graph) -> int:
+        (step,) = lower(g, LOWERING).steps
+        launches = [k for f in emit_forms(step.kernel, parse("cuda:sm_80"), [16] * len(step.buffers)) for k in f.emitted.launches]
+        return sum(compile_source(k.source, "compute_80").count(b"fma.rn.f") for k in launches)
+
+    for dtype in (DType.F32, DType.F64):
+        x, w, b = (tensor(64, 96, dtype=dtype) for _ in range(3))
+        assert not multiply_adds(graph([x, w, b], ap(O.Floor(), ap(O.Add(), ap(O.Mul(), x, w), b))))
+        assert multiply_adds(graph([x, w], ap(O.Reduce("sum", (1,), False), ap(O.Mul(), x, w))))
+
+
+@needs_nvrtc
 def test_every_template_compiles() -> None:
     found = sources()
     texts = {s: text for s, (text, _) in found.items()}

@@ -51,7 +51,6 @@ class RehearsingCupy(EmulatingCupy):
         self.library = self
         self.cuda.get_elapsed_time = lambda start, end: 1.0
         self.cuda.runtime.deviceSynchronize = lambda: None
-        self.cuda.runtime.driverGetVersion = lambda: 13000
         self.random = SimpleNamespace(standard_normal=lambda shape, dtype: np.zeros(shape, dtype))
         self.matmul, self.empty = np.matmul, np.empty
 
