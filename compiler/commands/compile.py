@@ -29,7 +29,7 @@ def command(
     threads: int | None,
     tune: float | None,
 ) -> None:
-    """Compile MODEL, an ONNX file (or sample:, real:, suite: NAME), to native code."""
+    """Compile MODEL, an ONNX file or one of those that `mlc --help` names, to native code."""
     from ..api import compile_with
 
     found = find(model, shapes)
