@@ -57,6 +57,15 @@ def woven(b: Builder, vectors: Sequence[Any]) -> list[Any]:
     return out
 
 
+def repeated(b: Builder, elements: Sequence[Any], n: int) -> list[Any]:
+    """`elements`, vectors of one lane each and at most n, one after another and again, n times: as many vectors of n."""
+    k = len(elements)
+    row = ir.Constant(vec(elements[0].type.element, n), ir.Undefined)
+    for i, x in enumerate(elements):
+        row = b.ir.insert_element(row, b.ir.extract_element(x, ir.Constant(I32, 0)), ir.Constant(I32, i))
+    return [shuffle(b, row, row, [(j * n + lane) % k for lane in range(n)]) for j in range(k)]
+
+
 def unwoven(b: Builder, vectors: Sequence[Any]) -> list[Any]:
     """The inverse of `woven`: every k-th element of the line that k vectors are, from each of the first k on."""
     k = len(vectors)

@@ -9,10 +9,11 @@ from lowering import ap, graph, tensor
 from mlc.codegen.cpu.loops.emit import emit_loop
 from mlc.codegen.cpu.loops.interior import interior
 from mlc.codegen.cpu.loops.merge import merge_axes
+from mlc.codegen.cpu.loops.periods import with_periods
 from mlc.codegen.cpu.loops.segments import segments
 from mlc.codegen.cpu.loops.transpose import Turn, Weave, moving
-from mlc.codegen.cpu.loops.truths import as_bytes
 from mlc.codegen.cpu.loops.wider import wider
+from mlc.codegen.cpu.loops.words import as_words
 from mlc.codegen.cpu.target import host, parse
 from mlc.codegen.expr import Axis, Call, Cast, DimParam, Load, Num
 from mlc.codegen.kernel import LoopKernel, Operand, Store
@@ -137,7 +138,7 @@ def test_truths_that_are_moved_are_bytes(fill):
     value = Call("select", (inside, load, Num(fill, dtype=DType.BOOL)), dtype=DType.BOOL)
     operands = (Operand(DType.BOOL, 1200), Operand(DType.BOOL, 1400, written=True))
     kernel = LoopKernel((20, 70), (), operands, (), (Store(1, offset(70, 1), value),))
-    assert as_bytes(kernel).operands[1].dtype is DType.U8
+    assert as_words(kernel).operands[1].dtype is DType.U8
     want = np.pad(x, ((0, 0), (4, 6)), constant_values=fill)
     for target in TARGETS:
         out = np.zeros(want.shape, bool)
@@ -145,9 +146,55 @@ def test_truths_that_are_moved_are_bytes(fill):
         np.testing.assert_array_equal(out, want)
     other = Load(0, offset(60, 0), dtype=DType.BOOL)
     both = Call("select", (other, load, Num(fill, dtype=DType.BOOL)), dtype=DType.BOOL)
-    assert as_bytes(k := replace(kernel, stores=(replace(kernel.stores[0], value=both),))) is k
+    assert as_words(k := replace(kernel, stores=(replace(kernel.stores[0], value=both),))) is k
     inverted = Call("not_", (load,), dtype=DType.BOOL)
-    assert as_bytes(k := replace(kernel, stores=(replace(kernel.stores[0], value=inverted),))) is k
+    assert as_words(k := replace(kernel, stores=(replace(kernel.stores[0], value=inverted),))) is k
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16, DType.F8E4M3FN])
+def test_small_floats_that_are_moved_keep_their_bits(dtype):
+    """Chosen between rows of 19 and a constant, by way of float32, as lowering writes it; all bits, a signalling NaN's too."""
+    word = np.dtype(f"u{dtype.itemsize}")
+    x = np.random.default_rng(0).integers(0, 256**dtype.itemsize, (9, 19)).astype(word).view(dtype.np)
+    inside = Call("lt", (Axis(1), Num(19)), dtype=DType.BOOL)
+    load = Load(0, Call("add", (Call("mul", (Axis(0), Num(19))), Call("min", (Axis(1), Num(18))))), dtype=dtype)
+    value = Cast(Call("select", (inside, Cast(load, dtype=DType.F32), Num(-1.5, dtype=DType.F32)), dtype=DType.F32), dtype=dtype)
+    kernel = LoopKernel((9, 24), (), (Operand(dtype, 171), Operand(dtype, 216, written=True)), (), (Store(1, offset(24, 1), value),))
+    assert as_words(kernel).operands[1].dtype.np == word
+    want = np.pad(x.view(word), ((0, 0), (0, 5)), constant_values=np.asarray(-1.5, dtype.np).view(word))
+    for target in TARGETS:
+        out = np.zeros(want.shape, dtype.np)
+        execute(kernel, [x, out], target)
+        np.testing.assert_array_equal(out.view(word), want)
+    changed = replace(kernel.stores[0], value=Cast(Call("neg", (value.arg,), dtype=DType.F32), dtype=dtype))
+    assert as_words(k := replace(kernel, stores=(changed,))) is k
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("times", "size"), [(70, 7), (40, 9), (33, 2), (16, 15), (3, 9), (5, 3), (90, 17)])
+def test_rows_that_repeat(dtype, times, size):
+    """The last axis says ⌊i / size⌋; many repeats of a short row are woven once, and few of a longer one are its pieces."""
+    x = elements(dtype, 6, size)
+    row = Call("add", (Call("mul", (Axis(0), Num(size))), Axis(1)))
+    place = Call("add", (row, Call("mul", (Call("div", (Axis(1), Num(size))), Num(-size)))))
+    kernel = moved((6, times * size), (size, 1), x, dtype)
+    kernel = replace(kernel, stores=(replace(kernel.stores[0], value=Load(0, place, dtype=dtype)),))
+    assert with_periods(kernel).axes == (6, times, size)
+    if times == 40 and dtype is not DType.I64:  # nine eight-byte elements are more than a vector
+        assert isinstance(moving(with_periods(kernel), parse("cpu:x86-64-v4")), Weave)
+    if times == 3:
+        assert segments(kernel, parse("cpu:x86-64-v4")) is not None
+    agree(kernel, x, np.tile(x, (1, times)))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_rows_of_one_number(dtype):
+    """A kernel that reads nothing."""
+    kernel = LoopKernel((9, 5), (), (Operand(dtype, 45, written=True),), (), (Store(0, offset(5, 1), Num(3, dtype=dtype)),))
+    for target in TARGETS:
+        out = np.zeros(45 + PAD, dtype.np)
+        execute(kernel, [out], target)
+        assert (out[:45] == 3).all() and not out[45:].any()
 
 
 def test_runs_that_start_anywhere_stay():
@@ -161,7 +208,7 @@ def test_runs_that_start_anywhere_stay():
     assert wider(k := moved((5, 4), [4, 2], x, DType.U8)) is k
     half = moved((37, 20, 2), [2, 74, 1], elements(DType.F16, 20, 37, 2), DType.F16)
     there = replace(half.stores[0], value=Cast(Cast(half.stores[0].value, dtype=DType.F32), dtype=DType.F16))
-    assert len(wider(replace(half, stores=(there,))).axes) == 2
+    assert len(wider(as_words(replace(half, stores=(there,)))).axes) == 2
 
 
 @pytest.mark.parametrize(
@@ -305,12 +352,12 @@ def test_choice():
         kernel, _ = transposed(elements(dtype, *shape), (1, 0))
         found = moving(merge_axes(kernel), target)
         assert found is None if kind is None else isinstance(found, kind), (shape, dtype, found)
-    kernel = moved((90, 12), (0, 1), elements(DType.F32, 12), DType.F32)  # rows repeated: nothing changes places
-    assert moving(merge_axes(kernel), target) is None
+    kernel = moved((90, 12), (0, 1), elements(DType.F32, 12), DType.F32)  # rows repeated: woven once
+    assert isinstance(moving(merge_axes(kernel), target), Weave)
 
 
 @pytest.mark.parametrize(
-    ("shape", "units"), [((40, 3, 5, 4), 40), ((40, 30, 2, 70), 40 * 2 * 30), ((9, 3, 5, 4), 9 * 5), ((2, 3, 5, 4), 2 * 5 * 3)]
+    ("shape", "units"), [((40, 3, 5, 4), 40), ((40, 30, 2, 70), 40 * 2 * 30), ((9, 3, 5, 4), 9 * 5), ((2, 13, 5, 4), 2 * 5 * 13)]
 )
 def test_units_of_short_rows(shape, units):
     """A unit is several of them, unless there are few."""

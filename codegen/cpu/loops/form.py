@@ -8,13 +8,14 @@ from ...kernel import LoopKernel
 from ..target import CpuTarget
 from .interior import Interior, interior
 from .merge import merge_axes
+from .periods import with_periods
 from .schedule import NO_HINTS, LoopHints, LoopSchedule, schedule
 from .segments import Segments, segments
 from .short_rows import ShortRows, short_rows
 from .tabulated import tabulated
 from .transpose import Turn, Weave, moving
-from .truths import as_bytes
 from .wider import wider
+from .words import as_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,10 @@ class Form:
 
 def form_of(kernel: LoopKernel, target: CpuTarget, hints: LoopHints) -> Form:
     """Of the kernel as it will be walked, with merged axes and cheaper expressions. Hints are for vectors along an axis only."""
-    kernel = wider(tabulated(as_bytes(merge_axes(kernel)), target))
-    if (tile := moving(kernel, target)) is not None:
-        return Form(kernel, tile.schedule, tile=tile)
+    kernel = wider(tabulated(as_words(merge_axes(kernel)), target))
+    for k in dict.fromkeys((kernel, with_periods(kernel))):
+        if (tile := moving(k, target)) is not None:
+            return Form(k, tile.schedule, tile=tile)
     if hints == NO_HINTS:
         if (short := short_rows(kernel, target)) is not None:
             return Form(kernel, short.schedule, short=short)

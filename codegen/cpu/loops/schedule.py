@@ -86,8 +86,17 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
     if together and isinstance(points := prod(k.reduce_axes), int):
         group = max(1, min(group, UNROLL_WORK // (3 * columns * max(1, points))))
     group = hints.group or group
+    if not k.stages and not k.reduce_axes:
+        width = fitting(width, size)
     block = hints.block or (width * most if k.stages else max(1024, width * most))
     return LoopSchedule(axis, width, group, block, columns=columns)
+
+
+def fitting(width: int, size: Dim) -> int:
+    """Lanes of a vector for rows of `size` elements: longer ones would touch more lines for nothing."""
+    while width > SHORTEST and isinstance(size, int) and size <= width // 2:
+        width //= 2
+    return width
 
 
 class _Costs:
@@ -164,11 +173,11 @@ def _columns(k: LoopKernel, axis: int) -> tuple[int, bool]:
 
 
 def lane_bytes(k: LoopKernel) -> int:
-    """Bytes of a lane: 1 for kernels on bytes only, 8 where all is 64-bit, else 4."""
+    """Bytes of a lane: 8 where all is 64-bit, 1 or 2 for kernels on nothing larger, else 4."""
     sizes = {o.dtype.itemsize for o in k.operands}
     if sizes == {8}:
         return 8
     values = [e.dtype for e in postorder(k.roots) if not isinstance(e, Axis | DimParam | Num)]
     inner = {d.itemsize for d in values if d is not DType.I64}
     index_values = any(v.dtype is DType.I64 for v in [*(s.value for s in k.stages), *(s.value for s in k.stores)])
-    return 1 if max(sizes) == 1 and max(inner, default=1) == 1 and not index_values else 4
+    return min(4, max(sizes | inner)) if not index_values else 4

@@ -17,12 +17,13 @@ from ...expr import Axis, Call, E, Load, Num, postorder
 from ...kernel import LoopKernel
 from ..target import CpuTarget
 from .rewrite import rebuilt, transform
-from .schedule import LoopSchedule, schedule
+from .schedule import LoopSchedule, fitting, schedule
 
 _LONGEST = 1 << 20  # elements of an axis that are looked at
 _MOST = 12  # pieces that get a loop of their own; where there are more, long ones do
-_SHORT = 8  # elements of a piece that may be long where they are few
-FILLED = 4  # one lane of so many pays for a vector with a mask
+_SHORT = 4  # elements of a piece that may be long where they are few
+_SHORTEST_AXIS = 8  # elements
+_FILLED = 4  # lanes of a vector with a mask that pay for it
 _LEAST = 8  # a long piece has one in so many of the elements
 _LOGIC = frozenset({"and_", "or_", "not_"})
 
@@ -55,11 +56,16 @@ def segments(k: LoopKernel, target: CpuTarget) -> Segments | None:
         if kernel is not None and parts is not None:
             longest = max(parts, key=lambda p: p.regular * (p.stop - p.start))
             plan = schedule(longest.kernel, target)
-            least = plan.width // FILLED if target.masked else plan.width
-            filled = sum(p.stop - p.start for p in parts if p.regular and p.stop - p.start >= least)
+            plan = replace(plan, width=fitting(plan.width, longest.stop - longest.start))
+            filled = sum(p.stop - p.start for p in parts if p.regular and p.stop - p.start >= shortest(plan, target))
             if plan.axis == len(kernel.axes) - 1 and (longest.stop - longest.start >= 16 or 2 * filled >= parts[-1].stop):
                 return Segments(kernel, parts, replace(plan, columns=1))
     return None
+
+
+def shortest(plan: LoopSchedule, target: CpuTarget) -> int:
+    """Elements of a piece that is worth vectors."""
+    return min(plan.width, _FILLED) if target.masked else plan.width
 
 
 def _joined(k: LoopKernel) -> LoopKernel | None:
@@ -81,7 +87,7 @@ def _joined(k: LoopKernel) -> LoopKernel | None:
 
 def _parts(k: LoopKernel) -> tuple[Segment, ...] | None:
     axis, size = len(k.axes) - 1, k.axes[-1]
-    if not isinstance(size, int) or not 32 <= size <= _LONGEST:
+    if not isinstance(size, int) or not _SHORTEST_AXIS <= size <= _LONGEST:
         return None
     depends = axes_of(k.roots)
     offsets = [e.offset for e in postorder(k.roots) if isinstance(e, Load)] + [s.offset for s in k.stores]
@@ -106,7 +112,7 @@ def _parts(k: LoopKernel) -> tuple[Segment, ...] | None:
                 lines[id(e)] = truth
     cuts = {0, size}
     for line in lines.values():
-        found = (np.flatnonzero(np.diff(line)) + 1).tolist() if line.dtype == np.bool_ else _breaks(line, size // _LEAST)
+        found = (np.flatnonzero(np.diff(line)) + 1).tolist() if line.dtype == np.bool_ else _breaks(line, max(_MOST, size // _LEAST))
         if found is None:
             return None
         cuts.update(found)

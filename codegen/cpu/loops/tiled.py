@@ -7,9 +7,10 @@ from typing import Any
 
 from ....ir import Dim, ceildiv, lower
 from ...expr import Load
+from ...kernel import Store
 from ..build import storage, vec
 from ..math.functions import Functions
-from ..shuffles import turned, unwoven, woven
+from ..shuffles import repeated, turned, unwoven, woven
 from .accesses import Scope
 from .reductions import Reductions
 from .transpose import Turn, Weave
@@ -124,15 +125,22 @@ class Tiled(Reductions):
         stop = b.smin(b.ir.add(start, b.i64(weave.run)), length)
         places = range(size)
 
+        def scopes_at(at: Any, lanes: int = n) -> list[Scope]:
+            return [Scope({**outer, weave.read: at, weave.write: b.i64(c)}, lanes, None, [], {}) for c in places]
+
+        def vectors(store: Store, scopes: list[Scope]) -> list[Any]:
+            math = Functions(b, scopes[0].lanes, self.target)
+            values = [math.to_storage(self.value(store.value, s, True), k.operands[store.operand].dtype) for s in scopes]
+            return woven(b, values) if scopes[0].lanes > 1 else repeated(b, values, n)
+
+        same = {id(x): vectors(x, scopes_at(start, 1)) for x in k.stores if weave.read not in self.depends[id(x.value)]}
+
         def body(i: Any, _: list[Any]) -> list[Any]:
-            at = b.smin(i, b.ir.sub(length, b.i64(n)))
-            scopes = [Scope({**outer, weave.read: at, weave.write: b.i64(c)}, n, None, [], {}) for c in places]
+            scopes = scopes_at(b.smin(i, b.ir.sub(length, b.i64(n))))
             for store in k.stores:
                 dtype = k.operands[store.operand].dtype
-                math = Functions(b, n, self.target)
-                values = [math.to_storage(self.value(store.value, s, True), dtype) for s in scopes]
                 address = self.address(store.operand, store.offset, scopes[0])
-                for j, x in enumerate(woven(b, values)):
+                for j, x in enumerate(same.get(id(store)) or vectors(store, scopes)):
                     here = b.at(address, b.i64(j * n), storage(dtype))
                     b.ir.store(x, here, align=dtype.itemsize)
                     self._ask(store.operand, j * n, here)

@@ -129,6 +129,8 @@ def weaving(k: LoopKernel, target: CpuTarget, least: int | None = None) -> Weave
 def _worth_weaving(k: LoopKernel, read: int, size: int, lanes: int) -> bool:
     """Whether vectors along `read` are cheap to load, and those along the short axis bad: not to be had, mostly empty, or gathered."""
     strides = [stride_along(e.offset, read) for e in postorder(k.roots) if isinstance(e, Load)]
+    if all(s == 0 for s in strides):
+        return True  # woven once
     return all(isinstance(s, int) and 0 <= s <= MOST_APART for s in strides) and (size < SHORTEST or size <= lanes // 4 or 1 in strides)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ....ir import Dim, DType, floordiv
 from ...affine import affine
-from ...expr import Axis, Call, Cast, DimParam, E, Load, Num
+from ...expr import Axis, Call, DimParam, E, Load, Num
 from ...kernel import LoopKernel
 
 _WORDS = {2: DType.U16, 4: DType.U32, 8: DType.U64}
@@ -18,7 +18,7 @@ def wider(k: LoopKernel) -> LoopKernel:
         return k
     (store,) = k.stores
     size, dtype, last = k.axes[-1], k.operands[store.operand].dtype, len(k.axes) - 1
-    load = _source(store.value, dtype)
+    load = store.value
     if store.guard is not None or store.per_element or not isinstance(load, Load) or load.operand == store.operand:
         return k
     if not isinstance(size, int) or size < 2 or k.operands[load.operand].dtype is not dtype:
@@ -30,13 +30,6 @@ def wider(k: LoopKernel) -> LoopKernel:
     operands = tuple(replace(o, dtype=word, numel=floordiv(o.numel, size)) for o in k.operands)
     moved = replace(store, offset=to, value=Load(load.operand, source, dtype=word))
     return replace(k, axes=k.axes[:last], operands=operands, stores=(moved,))
-
-
-def _source(value: E, dtype: DType) -> E:
-    """The value, or what it is converted from and back: small floats are computed with in float32."""
-    if isinstance(value, Cast) and isinstance(value.arg, Cast) and value.arg.dtype is DType.F32 and dtype.is_float:
-        return value.arg.arg
-    return value
 
 
 def _shorter(offset: E, last: int, size: int) -> E | None:

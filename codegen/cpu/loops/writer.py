@@ -19,7 +19,7 @@ from .lines import Lines, LineUnits, lines
 from .recurrence import ROOM
 from .running import RunningStores
 from .schedule import work
-from .segments import FILLED
+from .segments import shortest
 from .softmax import shifts
 from .spill import spill
 from .tiled import Tiled
@@ -275,7 +275,7 @@ class Writer(Tiled, RunningStores, LineUnits):
         for part in self.parts:
             self.k = part.kernel
             first, end = b.smax(start, b.i64(part.start)), b.smin(stop, b.i64(part.stop))
-            if part.regular and part.stop - part.start >= (self.plan.width // FILLED if self.target.masked else self.plan.width):
+            if part.regular and part.stop - part.start >= shortest(self.plan, self.target):
                 self._span(axes, first, end, None if self.blocked else part.stop - part.start)
             else:
                 self._one_by_one(axes, first, end)
