@@ -80,12 +80,20 @@ MLC_FN u32 bits_of_float(float x) { return __float_as_uint(x); }
 MLC_FN float to_float(bf16 x) { return float_of_bits((u32)x.bits << 16); }
 MLC_FN float to_float(float x) { return x; }
 
-// Round to nearest even; a NaN keeps a set mantissa bit.
+// Round to nearest even; a NaN stays one.
+#ifdef MLC_EMULATE
 MLC_FN bf16 to_bf16(float x) {
     u32 b = bits_of_float(x);
     u32 r = x != x ? (b >> 16) | 0x40u : (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
     return bf16{(u16)r};
 }
+#else
+MLC_FN bf16 to_bf16(float x) {
+    bf16 out;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+    return out;
+}
+#endif
 
 #include "minifloat.cuh"
 
