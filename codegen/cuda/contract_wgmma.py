@@ -23,7 +23,7 @@ from .scalars import storage
 ROW = 128  # bytes of k in a tile
 LAST = 16  # bytes in which groups are told that they are the ones to add sums
 # Where a pair of results lies in a piece of 64 rows of 128 bytes, which are swizzled; see the template.
-_PLACE = "reinterpret_cast<Result*>(piece + swizzled128(in_piece * 128 + (n - n0) % PART * (int)sizeof(Result)))"
+_PLACE = "reinterpret_cast<Result*>(piece + swizzled128(in_piece * 128 + (pair / 2 * 8 + t * 2) * (int)sizeof(Result)))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ class WgmmaParameters(ContractParameters):
     border: bool
     staged: int  # pieces of results that a group has in shared memory, from where the engine stores them; 0: threads store
     c_batched: bool
+    whole_n: bool  # columns are whole tiles
     c_type: str
 
 
@@ -108,6 +109,7 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
         registers=plan.registers(by_copies=kernel.conv is not None), map_a=kernel.conv is None,
         a_batched=kernel.a_batch != 0, b_batched=kernel.b_batch != 0, border=kernel.border >= 0,
         staged=plan.staged if staged else 0, c_batched=kernel.c_batch != 0, c_type=storage(kernel.operands[-1].dtype),
+        whole_n=divisible(kernel.n, plan.bn),
     )  # fmt: skip
     names = ["map_b", "map_a"][: len(maps)]
     if staged:
