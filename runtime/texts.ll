@@ -17,7 +17,18 @@ declare i32 @llvm.fshl.i32(i32, i32, i32)
   i64,  ; … how many were found
   ptr,  ; %calls
   i64,  ; of tokens: the least characters
-  i64   ; … whether they are what is between matches
+  i64,  ; … whether they are what is between matches
+  ptr   ; … %words that they are numbers of, or null
+}
+
+; Words by number, and where numbers go: a table of hashes with a power of two of slots.
+%words = type {
+  ptr,  ; i32 [slots]: numbers, or −1
+  i64,  ; slots − 1
+  ptr,  ; i64 [words]: hashes
+  ptr,  ; i64 [words + 1]: where the bytes of each begin
+  ptr,  ; i8: the bytes of all
+  ptr   ; i32: numbers of what is found, −1 for others
 }
 
 ; Functions of Python's C interface.
@@ -428,7 +439,7 @@ over:
 match:
   %from = select i1 %between, i64 %before, i64 %start
   %until = select i1 %between, i64 %start, i64 %longest
-  %kept = call i1 @emit(ptr %calls, ptr %data, i64 %from, i64 %until, i64 %least, ptr %found, ptr %count.at)
+  %kept = call i1 @emit(ptr %walk, ptr %data, i64 %from, i64 %until, i64 %least, ptr %found, ptr %count.at)
   br i1 %kept, label %matched, label %failed
 matched:
   br label %begin
@@ -440,7 +451,7 @@ nothing:
 separate:
   br i1 %separates, label %cut, label %skip
 cut:
-  %kept.cut = call i1 @emit(ptr %calls, ptr %data, i64 %before, i64 %start, i64 %least, ptr %found, ptr %count.at)
+  %kept.cut = call i1 @emit(ptr %walk, ptr %data, i64 %before, i64 %start, i64 %least, ptr %found, ptr %count.at)
   br i1 %kept.cut, label %skip, label %failed
 skip:
   %start.1 = add i64 %start, 1
@@ -461,7 +472,7 @@ skipped:
 last:
   br i1 %between, label %rest, label %close
 rest:
-  %kept.rest = call i1 @emit(ptr %calls, ptr %data, i64 %before, i64 %size, i64 %least, ptr %found, ptr %count.at)
+  %kept.rest = call i1 @emit(ptr %walk, ptr %data, i64 %before, i64 %size, i64 %least, ptr %found, ptr %count.at)
   br i1 %kept.rest, label %close, label %failed
 close:
   %count = load i64, ptr %count.at
@@ -474,8 +485,8 @@ failed:
   ret i64 %i
 }
 
-; Bytes of a text go to the end of a list, if they are enough characters. Whether Python could.
-define internal i1 @emit(ptr %calls, ptr %data, i64 %from, i64 %until, i64 %least, ptr %found, ptr %count.at) {
+; Bytes of a text go to the end of a list, or their number to that of numbers, if they are enough characters. Whether Python could.
+define internal i1 @emit(ptr %walk, ptr %data, i64 %from, i64 %until, i64 %least, ptr %found, ptr %count.at) {
 entry:
   br label %head
 head:
@@ -498,14 +509,31 @@ body:
 counted:
   br i1 %enough, label %make.it, label %fine
 make.it:
+  %from.at = getelementptr i8, ptr %data, i64 %from
+  %length = sub i64 %until, %from
+  %words.at = getelementptr %walk, ptr %walk, i64 0, i32 13
+  %words = load ptr, ptr %words.at
+  %numbered = icmp ne ptr %words, null
+  br i1 %numbered, label %number.it, label %text.it
+number.it:
+  %number = call i32 @number(ptr %words, ptr %from.at, i64 %length)
+  %numbers.at = getelementptr %words, ptr %words, i64 0, i32 5
+  %numbers = load ptr, ptr %numbers.at
+  %count.before = load i64, ptr %count.at
+  %number.at = getelementptr i32, ptr %numbers, i64 %count.before
+  store i32 %number, ptr %number.at
+  %count.after = add i64 %count.before, 1
+  store i64 %count.after, ptr %count.at
+  ret i1 true
+text.it:
+  %calls.at = getelementptr %walk, ptr %walk, i64 0, i32 10
+  %calls = load ptr, ptr %calls.at
   %make.at = getelementptr %calls, ptr %calls, i64 0, i32 2
   %make = load ptr, ptr %make.at
   %append.at = getelementptr %calls, ptr %calls, i64 0, i32 3
   %append = load ptr, ptr %append.at
   %drop.at = getelementptr %calls, ptr %calls, i64 0, i32 4
   %drop = load ptr, ptr %drop.at
-  %from.at = getelementptr i8, ptr %data, i64 %from
-  %length = sub i64 %until, %from
   %object = call ptr %make(ptr %from.at, i64 %length)
   %bad = icmp eq ptr %object, null
   br i1 %bad, label %no, label %append.it
@@ -521,4 +549,106 @@ fine:
   ret i1 true
 no:
   ret i1 false
+}
+
+; FNV-1a, by Fowler, Noll and Vo.
+define internal i64 @hashed(ptr %data, i64 %size) {
+entry:
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %body ]
+  %h = phi i64 [ -3750763034362895579, %entry ], [ %h.next, %body ]
+  %more = icmp slt i64 %i, %size
+  br i1 %more, label %body, label %done
+body:
+  %c.at = getelementptr i8, ptr %data, i64 %i
+  %c = load i8, ptr %c.at
+  %c.wide = zext i8 %c to i64
+  %mixed = xor i64 %h, %c.wide
+  %h.next = mul i64 %mixed, 1099511628211
+  %next = add i64 %i, 1
+  br label %head
+done:
+  ret i64 %h
+}
+
+; Hashes of the UTF-8 bytes of each. Returns how many there are.
+define i64 @mlc_hash_words(ptr %list, i64 %n, ptr %get, ptr %utf8, ptr %out) {
+entry:
+  %size.at = alloca i64
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %hash ]
+  %more = icmp slt i64 %i, %n
+  br i1 %more, label %body, label %done
+body:
+  %object = call ptr %get(ptr %list, i64 %i)
+  %data = call ptr %utf8(ptr %object, ptr %size.at)
+  %bad = icmp eq ptr %data, null
+  br i1 %bad, label %done, label %hash
+hash:
+  %size = load i64, ptr %size.at
+  %h = call i64 @hashed(ptr %data, i64 %size)
+  %out.at = getelementptr i64, ptr %out, i64 %i
+  store i64 %h, ptr %out.at
+  %next = add i64 %i, 1
+  br label %head
+done:
+  ret i64 %i
+}
+
+; Of a word, or −1.
+define internal i32 @number(ptr %words, ptr %data, i64 %size) {
+entry:
+  %slots = load ptr, ptr %words
+  %mask.at = getelementptr %words, ptr %words, i64 0, i32 1
+  %mask = load i64, ptr %mask.at
+  %hashes.at = getelementptr %words, ptr %words, i64 0, i32 2
+  %hashes = load ptr, ptr %hashes.at
+  %begins.at = getelementptr %words, ptr %words, i64 0, i32 3
+  %begins = load ptr, ptr %begins.at
+  %bytes.at = getelementptr %words, ptr %words, i64 0, i32 4
+  %bytes = load ptr, ptr %bytes.at
+  %h = call i64 @hashed(ptr %data, i64 %size)
+  %upper = lshr i64 %h, 32
+  %folded = xor i64 %h, %upper
+  br label %probe
+probe:
+  %at = phi i64 [ %folded, %entry ], [ %at.next, %other ]
+  %slot = and i64 %at, %mask
+  %slot.at = getelementptr i32, ptr %slots, i64 %slot
+  %number = load i32, ptr %slot.at
+  %none = icmp slt i32 %number, 0
+  br i1 %none, label %done, label %compare
+compare:
+  %wide = zext i32 %number to i64
+  %hash.at = getelementptr i64, ptr %hashes, i64 %wide
+  %hash = load i64, ptr %hash.at
+  %begin.at = getelementptr i64, ptr %begins, i64 %wide
+  %begin = load i64, ptr %begin.at
+  %end.at = getelementptr i64, ptr %begin.at, i64 1
+  %end = load i64, ptr %end.at
+  %length = sub i64 %end, %begin
+  %same.hash = icmp eq i64 %hash, %h
+  %same.size = icmp eq i64 %length, %size
+  %alike = and i1 %same.hash, %same.size
+  br i1 %alike, label %byte.head, label %other
+byte.head:
+  %i = phi i64 [ 0, %compare ], [ %i.next, %byte ]
+  %left = icmp slt i64 %i, %size
+  br i1 %left, label %byte, label %done
+byte:
+  %ours.place = add i64 %begin, %i
+  %ours.at = getelementptr i8, ptr %bytes, i64 %ours.place
+  %ours = load i8, ptr %ours.at
+  %theirs.at = getelementptr i8, ptr %data, i64 %i
+  %theirs = load i8, ptr %theirs.at
+  %i.next = add i64 %i, 1
+  %equal = icmp eq i8 %ours, %theirs
+  br i1 %equal, label %byte.head, label %other
+other:
+  %at.next = add i64 %slot, 1
+  br label %probe
+done:
+  ret i32 %number
 }

@@ -66,11 +66,37 @@ def print_integers(x: np.ndarray) -> list[str]:
     return out
 
 
+class Words:
+    """Words by number, for native code (`%words` in texts.ll). Raises UnicodeEncodeError."""
+
+    def __init__(self, words: list[str]) -> None:
+        texts, loops = [w.encode() for w in words], _loops()
+        hashes = np.empty(len(words), np.int64)
+        loops.hash_words(words, len(words), loops.get, loops.utf8, address(hashes))
+        slots = np.full(2 << max(len(words), 1).bit_length(), -1, np.int32)
+        mask, taken = len(slots) - 1, slots.data
+        for number, h in enumerate(hashes.view(np.uint64).tolist()):
+            at = (h ^ h >> 32) & mask
+            while taken[at] >= 0:
+                at = (at + 1) & mask
+            taken[at] = number
+        begins = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        self._arrays: list[np.ndarray] = [slots, hashes, begins, np.frombuffer(b"".join(texts) or b"\0", np.uint8)]
+        self._struct = np.array([address(slots), mask, *map(address, self._arrays[1:]), 0], np.int64)
+        self.at = address(self._struct)
+
+    def room(self, count: int) -> np.ndarray:
+        """I32, for so many numbers of what is found next; −1 is for other words."""
+        numbers = np.empty(count, np.int32)
+        self._struct[5] = address(numbers)
+        return numbers
+
+
 class Walk:
     """What native code knows of an automaton, and where in a text it stopped (`%walk` in texts.ll)."""
 
     def __init__(self, kinds: np.ndarray, least: int, gaps: bool) -> None:
-        self._words = np.zeros(13, np.int64)
+        self._words = np.zeros(14, np.int64)
         self._arrays: list[np.ndarray] = [kinds] * 4
         self.at = address(self._words)
         self._words[3], self._words[10], self._words[11], self._words[12] = address(kinds), _loops().calls, least, gaps
@@ -80,6 +106,10 @@ class Walk:
         """At the table, what is accepted, and states to begin in."""
         self._arrays[: len(arrays)] = arrays
         self._words[: len(arrays)] = [*map(address, arrays)]
+
+    def number(self, words: Words | None) -> None:
+        """Tokens are found as numbers of these words from now on, or as texts."""
+        self._words[13] = 0 if words is None else words.at
 
     def begin(self) -> None:
         """With a first text, as it does by itself where all are done."""
@@ -116,6 +146,7 @@ class _Loops(NamedTuple):
     print: Any
     full_matches: Any
     tokens: Any
+    hash_words: Any
     calls: int  # where there are the addresses of functions of Python
     get: int
     set: int
@@ -146,6 +177,7 @@ def _loops() -> _Loops:
         of(number, word, number, word, word, object_)(code.address("mlc_print_integers")),
         of(number, object_, number, number, word, word)(code.address("mlc_full_matches")),
         of(number, object_, number, number, word, object_, word)(code.address("mlc_tokens")),
+        of(number, object_, number, word, word, word)(code.address("mlc_hash_words")),
         address(_CALLS),
         *calls,
     )  # fmt: skip

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import numpy as np
 
 from ..address import address
-from ..texts import Walk, full_matches, tokens
+from ..texts import Walk, Words, full_matches, tokens
 from .re2_syntax import At, Byte, Chars, Concat, Either, Ranges, Regex, Repeat
 
 _MOST_NODES, _MOST_STATES = 200_000, 4096
@@ -124,7 +124,7 @@ class Automaton:
         bytes_ = {m[:2] for moves in n.moves for m in moves} | ({(10, 10), *_WORDS} if self._places else set())
         self._cuts = sorted({0, 256, *(lo for lo, _ in bytes_), *(hi + 1 for _, hi in bytes_)})
         self._cut = {b: i for i, b in enumerate(self._cuts)}
-        self._lock = Lock()
+        self._lock = RLock()
         self.walk = Walk(_KINDS, least, gaps)
         self._forget()
 
@@ -141,8 +141,19 @@ class Automaton:
         """
         found: list[str] = []
         ends = np.empty(len(texts), np.int64)
-        self._walked(tokens, texts, found, address(ends))
+        with self._lock:
+            self.walk.number(None)
+            self._walked(tokens, texts, found, address(ends))
         return found, ends
+
+    def numbers(self, texts: list[str], words: Words) -> tuple[np.ndarray, np.ndarray]:
+        """As `tokens`, by I32 numbers of words: −1 for others."""
+        ends = np.empty(len(texts), np.int64)
+        with self._lock:
+            found = words.room(sum(map(len, texts)))
+            self.walk.number(words)
+            self._walked(tokens, texts, [], address(ends))
+        return found[: ends[-1] if len(ends) else 0], ends
 
     def _walked(self, walk: Callable[..., int], texts: list[str], *to: Any) -> None:
         """Calls native code until all texts are done: it goes on with a text, and stops where it comes to what is not known."""
