@@ -113,7 +113,8 @@ class Max(Binary):
 class Pow(Elementwise):
     """base ** exponent in the dtype of the base; the exponent may have another dtype.
 
-    An integer base with a floating exponent is computed in float64 and truncated, as onnxruntime does.
+    An integer base is raised in float64, whose pow need not be exact on every machine: with an integer exponent the nearest integer is
+    meant, with a floating one the result is truncated, as onnxruntime does.
     """
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -127,7 +128,8 @@ class Pow(Elementwise):
         if dx is dy and dx.is_float:
             return s.pow(x, y)
         if dx.is_int:
-            return s.cast(s.pow(s.cast(x, DType.F64), s.cast(y, DType.F64)), dx)
+            power = s.pow(s.cast(x, DType.F64), s.cast(y, DType.F64))
+            return s.cast(s.round(power) if dy.is_int else power, dx)
         return s.pow(x, s.cast(y, dx))
 
 

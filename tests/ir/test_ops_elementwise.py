@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from mlc.errors import VerifyError
-from mlc.ir import DType, TensorType, ops
+from mlc.ir import NUMPY, DType, S, TensorType, ops
+from mlc.ir.scalar import NumpyScalars
 
 RNG = np.random.default_rng(3)
 FLOATS = np.concatenate([RNG.standard_normal(40) * 3, [0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -2.5, 1e-8]]).astype(np.float32)
@@ -98,3 +99,16 @@ def test_operands_of_two_dtypes_are_refused():
 def test_shapes_that_do_not_broadcast_are_refused():
     with pytest.raises(VerifyError, match="2 and 3"):
         ops.Add().infer([TensorType(DType.F32, (2,)), TensorType(DType.F32, (3,))])
+
+
+def test_powers_of_integers_are_whole_where_pow_is_not_exact() -> None:
+    """CUDA's may be 2 units in the last place off (programming guide, "Mathematical Functions"): 3 ** 5 is not 242."""
+
+    class Less(NumpyScalars):
+        def call(self, fn: str, *args: np.ndarray) -> np.ndarray:
+            out = super().call(fn, *args)
+            return np.nextafter(out, 0) if fn == "pow" else out
+
+    x, y = np.array([3, -3, 2, -2, 10, 1, 0]), np.array([5, 3, -1, -1, 9, -4, 0])
+    np.testing.assert_array_equal(ops.Pow().body(S(Less()), x, y), [243, -27, 0, 0, 10**9, 1, 1])
+    assert ops.Pow().body(NUMPY, np.array([3]), np.array([1.5])) == 5  # 5.196…, truncated
