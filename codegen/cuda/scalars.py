@@ -123,6 +123,8 @@ def _float(fn: str, x: list[str], dtype: DType) -> str:
         return f"({x[0]} {_COMPARE[fn]} {x[1]})"
     if fn in ("min", "max"):
         return f"take_{fn}({x[0]}, {x[1]})"
+    if fn == "normcdf" and suffix:
+        return f"normal_cdf({x[0]})"
     if fn in _LIBM:
         return f"{_LIBM[fn]}{suffix}({', '.join(x)})"
     match fn:

@@ -31,6 +31,12 @@ def test_maps() -> None:
     ])  # fmt: skip
 
 
+def test_the_normal_distribution() -> None:
+    """To 3e-7, in the tails and of what is no number too."""
+    x = np.concatenate([np.linspace(-12, 12, 4001), [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30, 31, -1e30]]).astype(np.float32)
+    check(graph([v := tensor(x.size)], ap(O.NormalCdf(), v)), [x], tol=3e-7)
+
+
 @pytest.mark.parametrize(
     "dtype", [DType.F16, DType.BF16, DType.F64, DType.I8, DType.U8, DType.I32, DType.I64, DType.U16], ids=lambda d: d.value
 )

@@ -8,7 +8,6 @@
 
 // of CUDA's math library only
 inline double normcdf(double x) { return 0.5 * std::erfc(-x * 0.70710678118654752440); }
-inline float normcdff(float x) { return static_cast<float>(normcdf(static_cast<double>(x))); }
 
 #define __global__
 #define __device__
