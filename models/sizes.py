@@ -37,6 +37,8 @@ OTHER_SIZES: dict[str, tuple[Shapes, ...]] = {
     "PP-OCRv5_rec": ({"x": (2, 3, 48, 320)}, {"x": (1, 3, 48, 203)}),
     "slanet-1m": ({"x": (2, 3, 488, 488)}, {"x": (1, 3, 320, 488)}, {"x": (1, 3, 488, 320)}),
     "smart-turn-v3.2": ({"input_features": (2, 80, 800)},),
+    "lac_encoder": ({"token_ids": (3, 12), "length": (3,)}, {"token_ids": (1, 29)}),
+    "oskut-ws": (dict.fromkeys(("input1", "input2", "input3"), (7, 21)),),
     "paraphrase-MiniLM-L3-v2_fp32": (dict.fromkeys(_IDS[:2], (3, 8)), dict.fromkeys(_IDS[:2], (1, 21))),
 }
 
