@@ -16,7 +16,17 @@ import click
 from .. import __version__
 from ..errors import MlcError
 
-COMMANDS = ("compile", "run", "check", "bench", "inspect", "export", "pareto", "blame", "cache")
+COMMANDS = {  # and what `mlc --help` says of them
+    "compile": "Write MODEL as a .mlc file.",
+    "run": "Run MODEL, an ONNX file or a .mlc file.",
+    "check": "Compare every output of MODEL with onnxruntime.",
+    "bench": "Time MODEL, alone or against other engines.",
+    "inspect": "Show inputs, kernels, memory and costs of MODEL.",
+    "export": "Write MODEL as a C library or header.",
+    "pareto": "Measure MODEL at every sensible precision.",
+    "blame": "Name the pass after which MODEL is wrong.",
+    "cache": "Show, trim or clear the cache of kernels.",
+}
 INTERNAL = 70  # EX_SOFTWARE: a bug in mlc, told apart from what the user can mend
 
 
@@ -53,6 +63,10 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:

@@ -6,7 +6,6 @@ import stat
 from pathlib import Path
 
 from ..errors import InputError
-from . import quantized, real, samples, suite, trained
 from .sizes import listed
 
 PREFIXES = ("sample", "real", "suite", "quantized", "trained")
@@ -35,6 +34,8 @@ def resolve(name: str) -> Path:
         if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
             raise InputError(f"{name} is a device", expected="an .onnx or .mlc file")
         return path
+    from . import quantized, real, samples, suite, trained  # what makes models needs onnx, a path does not
+
     match prefix:
         case "sample":
             return samples.path_of(rest)

@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
-import networkx as nx
-
 from ..ir import Const, Graph, Node, Value
 from ..ir.ops import ArgReduce, Reduce, Reshape, Transpose
 from .base import Pass, PassContext, const_of, estimate, inverse, is_trivial, reshape, transpose
@@ -82,13 +80,15 @@ class _Flow:
                 tail, head = (numbers.setdefault(merged.get(x, x), len(numbers)) for x in (b, a))
                 old = joined.get((tail, head), 0)
                 joined[tail, head] = None if capacity is None or old is None else old + capacity
+        own, other = numbers.get("own"), numbers.get("other")
+        if other is None:
+            return set()
+        import networkx as nx  # a fifth of the time of importing the compiler, which only layouts to choose from need
+
         graph = nx.DiGraph()
         graph.add_nodes_from(numbers.values())
         graph.add_edges_from((a, b, {} if c is None else {"capacity": c}) for (a, b), c in joined.items() if a != b)
-        own, other = numbers.get("own"), numbers.get("other")
-        if other not in graph:
-            return set()
-        if own not in graph:
+        if own is None:
             found = nx.descendants(graph, other)
         else:
             _, (found, _) = nx.minimum_cut(graph, other, own, flow_func=nx.algorithms.flow.boykov_kolmogorov)

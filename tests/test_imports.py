@@ -33,6 +33,18 @@ def test_public_names_are_listed() -> None:
     assert set(mlc.__all__) <= set(dir(mlc))
 
 
+@pytest.mark.parametrize(
+    ("args", "unwanted"), [("--help", ("numpy", "mlc.compiler.commands")), ("run --help", ("onnx", "llvmlite", "mlc.ir"))]
+)
+def test_commands_import_what_they_need(args: str, unwanted: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from mlc.compiler.cli import cli; cli.main(args=sys.argv[1].split(), standalone_mode=False);"
+        f"bad = [n for n in sys.modules if n.startswith({unwanted})]; assert not bad, bad"
+    )
+    result = subprocess.run([sys.executable, "-c", code, args], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_wheel_has_every_package() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = {".".join(("mlc", *p.relative_to(ROOT).parts[:-1])) for p in ROOT.rglob("__init__.py")}

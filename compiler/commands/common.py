@@ -16,13 +16,11 @@ from typing import IO, Any, TypeVar
 
 import click
 import numpy as np
-import onnx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ...errors import InputError, OnnxImportError
 from ...models.resolve import default_shapes, resolve
 from ...runtime.files import write_whole
-from ..compare import Tolerance
 from ..held_arrays import gather
 from ..inputs import InputSpec, complete, parse_shapes, read_arrays, specs_of_both, specs_of_onnx, workable_shapes
 from ..options import Options
@@ -80,6 +78,8 @@ def tolerance_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--atol", type=FiniteRange(0), help="Element-wise absolute tolerance, instead of relative L2.")
     @functools.wraps(command)
     def wrapped(rtol: float | None, atol: float | None, **rest: Any) -> Any:
+        from ..compare import Tolerance
+
         return command(tolerance=Tolerance(rtol, atol), **rest)
 
     return wrapped
@@ -141,6 +141,8 @@ class Model:
 
     def onnx_specs(self) -> list[InputSpec]:
         """The model's inputs. Call after compiling, whose errors say more about a broken file."""
+        import onnx
+
         with opened(self.path) as f:
             data = f.read()
         try:

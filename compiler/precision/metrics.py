@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...ir.dtypes import DType
 from .data import Feeds
 
 Metric = Callable[[Sequence[Feeds], Sequence[Feeds]], float]
@@ -121,7 +120,7 @@ def _checked(function: Callable[..., object], name: str) -> Metric:
 
 
 def _names(want: Sequence[Feeds]) -> list[str]:
-    return [n for n, a in want[0].items() if a.dtype.kind not in "OUSc" and DType.from_numpy(a.dtype).is_float] if want else []
+    return [n for n, a in want[0].items() if "float" in a.dtype.name] if want else []
 
 
 def _floats(got: Sequence[Feeds], want: Sequence[Feeds]) -> list[tuple[np.ndarray, np.ndarray]]:
