@@ -173,7 +173,7 @@ class ActiveEpilogue:
         for e in self.e.order:
             match e:
                 case Acc():
-                    x = self.math.from_accumulator(acc, e.dtype)
+                    x = acc
                 case Num():
                     x = self.math.const(e.value, e.dtype)
                 case Param():

@@ -58,7 +58,7 @@ def _walked_sum(lw: Lowering, node: Node, to: View, by_rows: bool) -> None:
     row, target, tree, half = k.index
     at = (target, tree + half * (trees // halves))
     if (nodes := _walked(lw, node, node.op.depth, (*out.shape, trees), by_rows)) is None:
-        value = _entry(lw, node, _reached(lw, k, node, node.op.depth, row, _root(lw, k, node, at)))
+        value = _entry(lw, node, _reached(lw, node, node.op.depth, row, _root(lw, k, node, at)))
     else:
         value = _entry(lw, node, _wide(k.load(nodes, (row, *at))))
     first = fn("eq", index_expr(tree + half), number(0, DType.I64))
@@ -97,7 +97,7 @@ def emit_tree_leaves(lw: Lowering, node: Node) -> None:
 
     def leaf(k: KernelBuilder, many: bool) -> E:
         if (nodes := _walked(lw, node, depth, node.out.shape, many)) is None:
-            return _entry(lw, node, _reached(lw, k, node, depth, k.index[0], _root(lw, k, node, k.index[1:])))
+            return _entry(lw, node, _reached(lw, node, depth, k.index[0], _root(lw, k, node, k.index[1:])))
         return _entry(lw, node, _wide(k.load(nodes, k.index)))
 
     _leaves(lw, node, _MANY, leaf)
@@ -138,7 +138,7 @@ def _walked(lw: Lowering, node: Node, depth: int, shape: Shape, many: bool) -> V
 
     def walk(steps: int, start: Callable[[KernelBuilder], E]) -> None:
         k = KernelBuilder(shape)
-        here = _reached(lw, k, node, steps, k.index[0], start(k))
+        here = _reached(lw, node, steps, k.index[0], start(k))
         lw.loop(k, [], [k.store(nodes, k.index, Cast(here, dtype=DType.I32))], node.loc, inward=not many)
         k = KernelBuilder((), shape)
         here = k.load(nodes, k.index)
@@ -155,7 +155,7 @@ def _walked(lw: Lowering, node: Node, depth: int, shape: Shape, many: bool) -> V
     return nodes
 
 
-def _reached(lw: Lowering, k: KernelBuilder, node: Node, steps: int, row: Affine, here: E) -> E:
+def _reached(lw: Lowering, node: Node, steps: int, row: Affine, here: E) -> E:
     """The node, I64, that a row comes to from the one it is at."""
     x = node.inputs[0]
     read = _packed(lw, node) or _apart(lw, node)

@@ -83,7 +83,7 @@ def command(
         tell("trying the other engines", 0, 1)
         refusals.update(_crashes(makers))
         for threads in counts:
-            ready = _engines(found, blob, feeds, makers[threads], threads, refusals)
+            ready = _engines(blob, feeds, makers[threads], threads, refusals)
             timings += bench.measure(ready, threads, options, tell)
         if kernels:
             profiles = _profiles(blob, feeds, counts, seconds, timings, tell)
@@ -183,7 +183,6 @@ def _crashes(makers: dict[int, dict[str, Callable[[], bench.Run]]]) -> dict[str,
 
 
 def _engines(
-    found: Model,
     blob: bytes,
     feeds: dict[str, Any],
     makers: dict[str, Callable[[], bench.Run]],

@@ -113,7 +113,7 @@ class _Writer:
         i = b.ir
         bufs, dims, begin, end = b.fn.args
         p = load_sizes(b, dims)
-        own = Part(b, self.spec, bufs, dims, p) if self.spec.parts else None
+        own = Part(b, self.spec, bufs, p) if self.spec.parts else None
 
         def unit(u: Any, _: list[Any]) -> Sequence[Any]:
             nonlocal bufs, dims

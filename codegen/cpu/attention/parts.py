@@ -14,7 +14,7 @@ _F32 = ir.FloatType()
 class Part:
     """Tables of buffers and sizes as they would be if there were no other keys, so that nothing else has to know of parts."""
 
-    def __init__(self, b: Builder, spec: Spec, bufs: Any, dims: Any, p: dict[str, Any]) -> None:
+    def __init__(self, b: Builder, spec: Spec, bufs: Any, p: dict[str, Any]) -> None:
         self.b, self.spec, self.p = b, spec, p
         i = b.ir
         self.pointers = b.operands(bufs, 5 + (spec.mask is not None))

@@ -95,9 +95,6 @@ class Lanes:
         """Elements of `source` read as elements of `to`, which has as many bits."""
         return self.from_storage(self.b.ir.bitcast(self.to_storage(x, source), vec(storage(to), self.lanes)), to)
 
-    def from_accumulator(self, acc: Any, dtype: DType) -> Any:
-        return acc
-
     def cast(self, x: Any, source: DType, to: DType) -> Any:
         if to is not source and compute(to) is not to:
             held = self.cast(x, source, compute(to))  # rounded or wrapped by going through memory's form

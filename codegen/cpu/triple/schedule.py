@@ -61,7 +61,7 @@ def schedule_triple(kernel: ContractKernel, target: CpuTarget) -> TripleSchedule
     if upper(m) < _least(n, k):
         return None
     rows_pass = isinstance(m, int) and m > _TALLER * n
-    return (_by_columns if rows_pass else _by_rows)(kernel, m, n, k)
+    return (_by_columns if rows_pass else _by_rows)(m, n, k)
 
 
 def _least(n: int, k: int) -> int:
@@ -70,13 +70,13 @@ def _least(n: int, k: int) -> int:
     return max(rows, -(-_LEAST_OPS // (n * k))) if min(n, k) < _NARROW else rows
 
 
-def _by_columns(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
+def _by_columns(m: Dim, n: int, k: int) -> TripleSchedule:
     """Columns stay, rows pass by."""
     blocks = _blocks(n, m, k)
     return _schedule(True, blocks, ceildiv(m, TALL), -(-n // blocks.kept), n, k)
 
 
-def _by_rows(kernel: ContractKernel, m: Dim, n: int, k: int) -> TripleSchedule:
+def _by_rows(m: Dim, n: int, k: int) -> TripleSchedule:
     """Rows stay, columns pass by."""
     blocks = _blocks(m if isinstance(m, int) else _BLOCK, n, k)
     return _schedule(False, blocks, ceildiv(m, blocks.kept), -(-n // STRIP), n, k)

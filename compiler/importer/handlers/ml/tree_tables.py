@@ -75,13 +75,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Tables:
-    """Nodes of the trees numbered `members`, walked in `depth` steps; feature f ≥ `features` stands for −x[f − features].
+    """Nodes of some trees, walked in `depth` steps; feature f ≥ `features` stands for −x[f − features].
 
     `node` is which of `Nodes` an entry was.
     """
 
     depth: int
-    members: np.ndarray
     root: np.ndarray
     feature: np.ndarray
     threshold: np.ndarray
@@ -247,6 +246,6 @@ def _lay_out(nodes: Nodes, compare: tuple[np.ndarray, np.ndarray], members: np.n
     leaf = nodes.mode[node] == LEAF
     feature, threshold = (c[node] for c in compare)
     return Tables(
-        depth, members, new_place[: len(members)], np.where(leaf, 0, feature), np.where(leaf, np.inf, threshold).astype(threshold.dtype),
+        depth, new_place[: len(members)], np.where(leaf, 0, feature), np.where(leaf, np.inf, threshold).astype(threshold.dtype),
         child, node,
     )  # fmt: skip
