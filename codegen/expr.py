@@ -45,9 +45,9 @@ class Num(E):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Param(E):
-    """A float32 constant that the kernel reads from its table of sizes. Emitters make these."""
+    """A constant that the kernel reads from its table of sizes: float32, or an integer of at most 4 bytes. Emitters make these."""
 
-    value: float
+    value: float | int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +175,7 @@ def _unclamp(e: E) -> tuple[E, dict[str, float]]:
 @dataclass(frozen=True, slots=True)
 class Quantizing:
     """min(max(round(x) + zero, low), high) of a float32 x, cast to a small integer type that holds low and high. `zero` is
-    a number, or an expression of an integer type of 1 or 2 bytes."""
+    a number, or an expression (a `Param` perhaps) of an integer type of 1 or 2 bytes."""
 
     x: E
     zero: int | E

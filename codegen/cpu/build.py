@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import CodegenError
 from ...ir import Dim, DType
+from ..expr import Param
 from . import llvm_ir as ir
 from .emitted import PLACEHOLDER
 
@@ -73,9 +74,10 @@ class Params:
         self.dims.append(dim)
         return len(self.dims) - 1
 
-    def add_number(self, value: float) -> int:
-        """A float32, as its bits."""
-        return self.add(int(np.float32(value).view(np.uint32)))
+    def add_number(self, number: Param) -> int:
+        """A float32 as its bits, or an integer."""
+        value = number.value
+        return self.add(int(np.float32(value).view(np.uint32)) if number.dtype is DType.F32 else int(value))
 
 
 class Builder:
@@ -117,10 +119,9 @@ class Builder:
     def param(self, dims: Any, index: int) -> Any:
         return self.load(I64, self.at(dims, self.i64(index), I64), 8)
 
-    def number(self, dims: Any, index: int, lanes: int) -> Any:
+    def number(self, dims: Any, index: int, dtype: DType, lanes: int) -> Any:
         """What `Params.add_number` added, in so many lanes."""
-        bits = self.ir.trunc(self.param(dims, index), I32)
-        return self.splat(self.ir.bitcast(bits, ir.FloatType()), lanes)
+        return self.splat(self.load(storage(dtype), self.at(dims, self.i64(index), I64), dtype.itemsize), lanes)
 
     def params(self, dims: Any, slots: Mapping[str, int]) -> dict[str, Any]:
         """Sizes by name, all in registers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Param, c
 from ..kernel import ContractKernel, GroupedKernel, WinogradKernel
 from . import llvm_ir as ir
 from .build import I64, Builder, Params, storage, vec
+from .derived_numbers import DerivedNumbers, divides
 from .math.functions import Functions
 from .target import CpuTarget
 
@@ -20,11 +20,6 @@ _HELD = 4  # operands of a strip that stay in registers
 _LONG = frozenset({"exp", "tanh", "erf", "normcdf", "log", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
                    "acosh", "atanh", "mod", "fmod"})  # fmt: skip
 _MANY = 10  # operations of an epilogue that is long without them: to quantize and dequantize again takes 12
-
-
-def _correctable(divisor: float) -> bool:
-    """Whether its inverse rounds, and stays with the products that correct a quotient within the range of float32."""
-    return 2.0**-60 < abs(divisor) < 2.0**60 and abs(math.frexp(divisor)[0]) != 0.5
 
 
 def stride_along(offset: E, axis: int) -> int | None:
@@ -69,12 +64,14 @@ class Epilogue:
         self.order = postorder([unrounded(kernel.epilogue)], lambda e: () if isinstance(e, Load) else children(e))
         self.strides: dict[int, int] = {}
         self.slots: dict[int, int] = {}  # sizes go to the params table, so that they do not tell kernels apart
-        self.numbers: dict[int, int] = {}
+        self.numbers: dict[int, tuple[int, DType]] = {}
+        self.derived = DerivedNumbers()
         for e in self.order:
             if isinstance(e, DimParam):
                 self.slots[id(e)] = params.add(e.dim)
-            if isinstance(e, Param):
-                self.numbers[id(e)] = params.add_number(e.value)
+            for number in self._in_table(e):
+                if id(number) not in self.numbers:
+                    self.numbers[id(number)] = params.add_number(number), number.dtype
             if not isinstance(e, Load):
                 continue
             stride = stride_along(e.offset, COLUMN)
@@ -86,6 +83,14 @@ class Epilogue:
                     self.slots[id(x)] = params.add(x.dim)
                 elif isinstance(x, Num) and int(x.value) not in (0, 1):
                     self.slots[id(x)] = params.add(int(x.value))
+
+    def _in_table(self, e: E) -> tuple[Param, ...]:
+        """Numbers that evaluating e reads there."""
+        if isinstance(e, Param):
+            return (e,)
+        if isinstance(by := divides(e), Param):
+            return (self.derived.inverse(by),)
+        return () if (q := quantizing(e)) is None else self.derived.ends_of(e, q) or ()
 
     @property
     def long(self) -> bool:
@@ -126,7 +131,7 @@ class ActiveEpilogue:
         self.e, self.b, self.pointers, self.column, self.masks = e, b, pointers, column, masks
         self.axes = {BATCH: batch, COLUMN: column}
         self.sizes = {key: b.param(dims, slot) for key, slot in e.slots.items()}
-        self.numbers = {key: b.number(dims, slot, e.lanes) for key, slot in e.numbers.items()}
+        self.numbers = {key: b.number(dims, *number, e.lanes) for key, number in e.numbers.items()}
         self.math = Functions(b, e.lanes, e.target, e.flush)
         self.out = e.kernel.operands[-1].dtype
         self.held: dict[tuple[int, int], Any] = {}
@@ -189,8 +194,11 @@ class ActiveEpilogue:
                 case Bits():
                     x = self.math.bits(value[id(e.arg)], e.source, e.dtype)
                 case Cast() if (q := quantizing(e)) is not None:
-                    zero = q.zero if isinstance(q.zero, int) else self.math.cast(value[id(q.zero)], q.zero.dtype, DType.I32)
-                    levels[id(e)] = self.math.quantize(value[id(q.x)], zero, q.low, q.high)
+                    if (ends := self.e.derived.ends_of(e, q)) is not None:
+                        levels[id(e)] = self.math.quantize_within(value[id(q.x)], *(self.numbers[id(n)] for n in ends))
+                    else:
+                        zero = q.zero if isinstance(q.zero, int) else self.math.cast(value[id(q.zero)], q.zero.dtype, DType.I32)
+                        levels[id(e)] = self.math.quantize(value[id(q.x)], zero, q.low, q.high)
                     x = b.ir.trunc(levels[id(e)], self.math.type(e.dtype))
                 case Cast(arg=a, dtype=DType.I32) if id(a) in levels:
                     x = levels[id(a)]  # not by way of the narrow type
@@ -198,8 +206,10 @@ class ActiveEpilogue:
                     x = self.math.convert(value[id(a)], e.dtype)
                 case Cast():
                     x = self.math.cast(value[id(e.arg)], e.arg.dtype, e.dtype)
-                case Call(fn="div", args=(top, Num(value=by)), dtype=DType.F32) if self.e.target.fma and _correctable(float(by)):
-                    x = self.math.divide(value[id(top)], Functions(b, 1, self.e.target).const(by, DType.F32))
+                case Call(args=(top, _)) if self.e.target.fma and (by := divides(e)) is not None:
+                    inverse = self.numbers[id(self.e.derived.inverse(by))] if isinstance(by, Param) else None
+                    one = Functions(b, 1, self.e.target).const(by.value, DType.F32) if isinstance(by, Num) else value[id(by)]
+                    x = self.math.divide(value[id(top)], one, inverse)
                 case Call():
                     x = self.math.call(e.fn, [value[id(a)] for a in e.args], [a.dtype for a in e.args])
                 case _:

@@ -1,44 +1,59 @@
 """Numbers that alone tell kernels of a plan apart are read from the table of sizes, so that one text serves all of these kernels.
 
-Layers that learn a scale and an offset of one value each would else be compiled once a layer.
+Layers that learn a scale and an offset of one value each, or are quantized, would else be compiled once a layer.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeGuard
 
 from ...ir import DType
-from ..expr import Call, DimParam, E, Num, Param, children, postorder, structure
+from ..expr import Call, Cast, DimParam, E, Num, Param, children, postorder, structure
 from ..kernel import ContractKernel, GroupedKernel, Kernel, LoopKernel, WinogradKernel
+from .derived_numbers import divides
 from .loops.rewrite import rebuilt, transform
+from .loops.tabulated import bytes_of_bytes
+from .target import CpuTarget
 
 _LINEAR = ("add", "sub", "mul")  # with other functions, emitters look at what a number is
+_ZEROS = (DType.U8, DType.I8, DType.U16, DType.I16)  # of points that are quantized
 _Shared = LoopKernel | ContractKernel | GroupedKernel | WinogradKernel
 
 
-def share_numbers(kernels: Iterable[Kernel]) -> dict[int, Kernel]:
-    """By id() of a kernel, what to emit for it: float32 constants that differ between kernels that are else alike become `Param`s."""
+def share_numbers(kernels: Iterable[Kernel], target: CpuTarget) -> dict[int, Kernel]:
+    """By id() of a kernel, what to emit for it: constants that differ between kernels that are else alike become `Param`s."""
     alike: dict[Hashable, dict[int, _Shared]] = defaultdict(dict)
     out: dict[int, Kernel] = {}
     for k in kernels:
         out[id(k)] = k
-        if _of_floats(k) and (numbers := _numbers(_roots(k))):
+        if _shares(k, target) and (numbers := _numbers(_roots(k))):
             alike[_without(k, numbers)][id(k)] = k
     for group in alike.values():
         each = {i: _numbers(_roots(k)) for i, k in group.items()}
-        differ = [len({repr(e.value) for e in same}) > 1 for same in zip(*each.values(), strict=True)]
-        if any(differ):
+        columns = [tuple(repr(e.value) for e in same) for same in zip(*each.values(), strict=True)]
+        if any(len(set(values)) > 1 for values in columns):
             for i, k in group.items():
-                out[i] = _with_params(k, {id(e) for e, d in zip(each[i], differ, strict=True) if d})
+                out[i] = _with_params(k, _params(each[i], columns))
     return out
 
 
-def _of_floats(k: Kernel) -> TypeGuard[_Shared]:
-    """Emitters look for constants where integers of few bits are made, or read."""
-    return isinstance(k, _Shared) and all(o.dtype.is_float and o.dtype.itemsize > 1 for o in k.operands)
+def _shares(k: Kernel, target: CpuTarget) -> TypeGuard[_Shared]:
+    """Tables of what follows from a byte are made from constants."""
+    return isinstance(k, _Shared) and not (isinstance(k, LoopKernel) and bytes_of_bytes(k, target))
+
+
+def _params(numbers: Sequence[Num], columns: Sequence[tuple[str, ...]]) -> dict[int, Param]:
+    """By id(), for those that differ between kernels. What is equal in each kernel, such as the zero point of quantizing and of
+    dequantizing again, is one."""
+    made: dict[Hashable, Param] = {}
+    return {
+        id(e): made.setdefault((values, e.dtype), Param(e.value, dtype=e.dtype))
+        for e, values in zip(numbers, columns, strict=True)
+        if len(set(values)) > 1
+    }
 
 
 def _roots(k: _Shared) -> list[E]:
@@ -46,15 +61,23 @@ def _roots(k: _Shared) -> list[E]:
 
 
 def _numbers(roots: Sequence[E]) -> list[Num]:
-    """Float32 constants that only sums and products take, in order."""
-    linear: dict[int, Num] = {}
+    """Constants that only sums, products and zero points take, or that divide, in order."""
+    taken: dict[int, Num] = {}
     elsewhere = {id(e) for e in roots}
     for e in postorder(roots):
-        if isinstance(e, Call) and e.fn in _LINEAR and e.dtype is DType.F32:
-            linear |= {id(a): a for a in e.args if isinstance(a, Num)}
-        else:
-            elsewhere |= {id(c) for c in children(e)}
-    return [e for i, e in linear.items() if i not in elsewhere]
+        match e:
+            case Call(fn="add", args=(Call(fn="round"), Num() as zero)):  # `quantizing` looks at it
+                elsewhere.add(id(zero))
+            case Call(fn=fn, dtype=DType.F32 | DType.I32, args=args) if fn in _LINEAR:
+                taken |= {id(a): a for a in args if isinstance(a, Num)}
+            case Call(args=(top, _)) if isinstance(by := divides(e), Num):
+                taken[id(by)] = by
+                elsewhere.add(id(top))
+            case Cast(arg=Num(dtype=dtype) as zero, dtype=DType.F32 | DType.I32) if dtype in _ZEROS:
+                taken[id(zero)] = zero
+            case _:
+                elsewhere |= {id(c) for c in children(e)}
+    return [e for i, e in taken.items() if i not in elsewhere]
 
 
 def _without(k: _Shared, numbers: Sequence[Num]) -> Hashable:
@@ -66,9 +89,11 @@ def _without(k: _Shared, numbers: Sequence[Num]) -> Hashable:
     return type(k), tuple(o.dtype for o in k.operands), structure([k.epilogue], blank | sizes)
 
 
-def _with_params(k: _Shared, chosen: set[int]) -> Kernel:
+def _with_params(k: _Shared, chosen: Mapping[int, Param]) -> Kernel:
     def param(e: E, kids: tuple[E, ...]) -> E:
-        return Param(float(e.value), dtype=e.dtype) if isinstance(e, Num) and id(e) in chosen else rebuilt(e, kids)
+        if isinstance(e, Cast) and e.dtype is DType.I32 and isinstance(zero := kids[0], Param):
+            return Param(zero.value, dtype=e.dtype)
+        return chosen.get(id(e)) or rebuilt(e, kids)
 
     if isinstance(k, LoopKernel):
         return transform(k, param, k.axes, k.reduce_axes)

@@ -42,7 +42,7 @@ def symbols(kernels, target="cpu"):
 @pytest.mark.parametrize("target", TARGETS)
 def test_one_text_many_results(target):
     kernels = [loop(1003, *pair) for pair in PAIRS]
-    shared = share_numbers(kernels)
+    shared = share_numbers(kernels, parse(target))
     assert symbols(kernels, target) == len(PAIRS) and symbols(shared.values(), target) == 1
     x = np.random.default_rng(0).standard_normal(1003, dtype=np.float32)
     for (scale, offset), k in zip(PAIRS, kernels, strict=True):
@@ -56,7 +56,7 @@ def test_products_of_several_sizes(target):
     r = np.random.default_rng(1)
     sizes = [(70, 96, 40), (200, 160, 72), (70, 96, 40)]
     kernels = [product(*size, scaled(Acc(dtype=F), *pair)) for size, pair in zip(sizes, PAIRS, strict=True)]
-    shared = share_numbers(kernels)
+    shared = share_numbers(kernels, parse(target))
     assert symbols(shared.values(), target) < symbols(kernels, target)
     for (m, n, k), (scale, offset), kernel in zip(sizes, PAIRS, kernels, strict=True):
         a, b = r.standard_normal((1, m, k), dtype=np.float32), r.standard_normal((1, k, n), dtype=np.float32)
@@ -65,25 +65,78 @@ def test_products_of_several_sizes(target):
         close(c, (a[0].astype(np.float64) @ b[0]) * scale + offset)
 
 
+STEPS = [(0.03, 120), (0.7, 131), (-0.11, 7)]  # of quantizing and its zero point
+_BOUNDS = {DType.U8: (0.0, 255.0), DType.U16: (0.0, 65535.0)}
+
+
+def quantized(x, step, zero, dtype):
+    """x in steps, and the number that is."""
+    point = Num(zero, dtype=dtype)
+    low, high = (Num(end, dtype=F) for end in _BOUNDS[dtype])
+    level = call("add", call("round", call("div", x, Num(step, dtype=F))), Cast(point, dtype=F))
+    level = Cast(call("min", call("max", level, low), high), dtype=dtype)
+    from_zero = call("sub", Cast(level, dtype=DType.I32), Cast(Num(zero, dtype=dtype), dtype=DType.I32), dtype=DType.I32)
+    return level, call("mul", Cast(from_zero, dtype=F), Num(step, dtype=F))
+
+
+@pytest.mark.parametrize("dtype", _BOUNDS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_quantizing_by_other_steps(target, dtype):
+    """The same bits as by constants, at the ends of the range, too."""
+
+    def kernel(step, zero):
+        level, x = quantized(Load(0, Axis(0), dtype=F), step, zero, dtype)
+        stores = Store(1, Axis(0), level), Store(2, Axis(0), x), Store(3, Axis(0), call("div", x, Num(step, dtype=F)))
+        operands = Operand(F, 1003), Operand(dtype, 1003, True), Operand(F, 1003, True), Operand(F, 1003, True)
+        return LoopKernel((1003,), (), operands, (), stores)
+
+    kernels = [kernel(*s) for s in STEPS]
+    shared = share_numbers(kernels, parse(target))
+    assert symbols(kernels, target) == len(STEPS) and symbols(shared.values(), target) == 1
+    x = (np.random.default_rng(0).standard_normal(1003, dtype=np.float32) * 20).clip(-50, 50)
+    x[:4] = 3e38, -3e38, np.inf, -np.inf
+    for k in kernels:
+        got, want = ([np.zeros(1003, d) for d in (dtype.np, np.float32, np.float32)] for _ in range(2))
+        execute(shared[id(k)], [x, *got], target)
+        execute(k, [x, *want], target)
+        assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True)) and len(np.unique(got[0])) > 10
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_products_quantized_by_other_steps(target):
+    r = np.random.default_rng(1)
+    kernels = [product(70, 96, 40, quantized(Acc(dtype=F), *s, DType.U16)[1]) for s in STEPS]
+    shared = share_numbers(kernels, parse(target))
+    assert symbols(kernels, target) == len(STEPS) and symbols(shared.values(), target) == 1
+    a, b = r.standard_normal((1, 70, 40), dtype=np.float32), r.standard_normal((1, 40, 96), dtype=np.float32)
+    for k in kernels:
+        got, want = np.zeros((70, 96), np.float32), np.zeros((70, 96), np.float32)
+        execute(shared[id(k)], [a, pack_b(b, 64), got], target)
+        execute(k, [a, pack_b(b, 64), want], target)
+        assert np.array_equal(got, want) and got.any()
+
+
 def test_what_is_the_same_in_all_stays_a_constant():
     kernels = [loop(64, scale, 0.25) for scale in (0.5, 3.0)]
-    for k in share_numbers(kernels).values():
+    for k in share_numbers(kernels, parse("cpu")).values():
         nodes = postorder(k.roots)
         assert sum(isinstance(e, Param) for e in nodes) == 1 and any(isinstance(e, Num) and e.value == 0.25 for e in nodes)
 
 
 def test_what_stays_as_it_is():
-    """Other structures and sizes of loops, divisors, bounds, and what is made an integer of few bits."""
+    """Other structures and sizes of loops, divisors without a correctable quotient, bounds, and tables of what follows from a byte."""
 
     def clipped(high):
-        return lambda x: call("min", call("div", x, Num(high, dtype=F)), Num(high, dtype=F))
+        return lambda x: call("min", call("div", x, Num(high, dtype=F)), Num(6.0, dtype=F))
 
-    def rounded(x):
-        whole = call("min", call("max", call("round", x), Num(-128.0, dtype=F)), Num(127.0, dtype=F))
-        return Cast(whole, dtype=DType.I8)
+    def looked_up(step):
+        level = Load(0, Axis(0), dtype=DType.U8)
+        x = call("mul", Cast(level, dtype=F), Num(step, dtype=F))
+        value = quantized(call("tanh", call("exp", x)), step, 3, DType.U8)[0]
+        return LoopKernel((64,), (), (Operand(DType.U8, 64), Operand(DType.U8, 64, True)), (), (Store(1, Axis(0), value),))
 
     kernels = [loop(64, 0.5, 0.25), loop(65, 0.75, 0.25), loop(64, 0.5, 0.125, outer=lambda x: call("neg", x))]
-    kernels += [loop(32, 0.5, 0.25, outer=clipped(high)) for high in (6.0, 4.0)]
-    kernels += [loop(48, scale, 1.0, DType.I8, rounded) for scale in (6.0, 4.0)]
-    shared = share_numbers(kernels)
+    kernels += [loop(32, 0.5, 0.25, outer=clipped(high)) for high in (2.0, 4.0)]
+    kernels += [looked_up(step) for step in (0.03, 0.04)]
+    shared = share_numbers(kernels, parse("cpu:sapphirerapids"))
     assert all(shared[id(k)] is k for k in kernels)

@@ -11,6 +11,7 @@ from ...expr import E, Load, Param
 from ...kernel import LoopKernel, Store
 from .. import llvm_ir as ir
 from ..build import I1, I32, I64, PTR, Params, kernel_function, mangle, storage, vec
+from ..derived_numbers import DerivedNumbers
 from ..math.functions import Functions
 from ..shuffles import every, shuffle
 from ..target import CpuTarget
@@ -50,7 +51,9 @@ class Accesses:
         self.forms: dict[int, Affine | None] = {}
         self.strides: dict[int, Dim | None] = {}
         self.sums: dict[Any, Any] = {}
-        self.numbers: dict[int, Any] = {}  # by id() of a `Param`
+        self.slots: dict[int, int] = {}  # of numbers, by id() of a `Param`
+        self.numbers: dict[tuple[int, int], Any] = {}  # by that and lanes
+        self.derived = DerivedNumbers()
         self.fixed: dict[tuple[int, int], Any] = {}  # elements that were loaded on entry
         self.ahead: dict[int, int] = {}  # operand -> elements from a vector stored to the line to ask for
 
@@ -70,12 +73,14 @@ class Accesses:
                 self.sizes[d] = self.b.param(self.dims, self.params.add(d))
         return self.sizes[d]
 
-    def number(self, e: Param) -> Any:
-        """In one lane, read from the table in the entry block."""
-        if id(e) not in self.numbers:
+    def number(self, e: Param, lanes: int = 1) -> Any:
+        """Read from the table of sizes in the entry block: registers hold it through loops, as they do constants."""
+        if id(e) not in self.slots:
+            self.slots[id(e)] = self.params.add_number(e)
+        if (id(e), lanes) not in self.numbers:
             with self.b.ir.goto_block(self.b.entry):
-                self.numbers[id(e)] = self.b.number(self.dims, self.params.add_number(e.value), 1)
-        return self.numbers[id(e)]
+                self.numbers[id(e), lanes] = self.b.number(self.dims, self.slots[id(e)], e.dtype, lanes)
+        return self.numbers[id(e), lanes]
 
     def value(self, root: E, s: Scope, wide: bool = False) -> Any:
         """root at a point: one lane if it does not vary along the vector axis (unless `wide`), else s.lanes lanes."""

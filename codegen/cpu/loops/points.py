@@ -78,7 +78,7 @@ class Points(Accesses):
             case Num(value=v):
                 return math.const(v, e.dtype)
             case Param():
-                return self.number(e)
+                return self.number(e, lanes)
             case DimParam(dim=d):
                 return b.splat(self.dim(d), 1)
             case Ticks():  # AArch64 lets programs read the steady counter only
@@ -99,7 +99,7 @@ class Points(Accesses):
             case Table(arg=a, values=values):
                 return self._looked_up(self._widen(s.memo[id(a), False], lanes), values)
             case Cast() if (q := quantizing(e)) is not None:
-                return b.ir.trunc(self._quantized(q, s, lanes), math.type(e.dtype))
+                return b.ir.trunc(self._quantized(e, q, s, lanes), math.type(e.dtype))
             case Cast(arg=a):
                 x = self._widen(s.memo[id(a), False], lanes)
                 return math.convert(x, e.dtype) if clamped(a, e.dtype) else math.cast(x, a.dtype, e.dtype)
@@ -109,17 +109,22 @@ class Points(Accesses):
                 inverse = one.call("div", [one.const(1.0, y.dtype), over], [y.dtype, y.dtype])
                 return math.call("mul", [self._widen(s.memo[id(x), False], lanes), self._widen(inverse, lanes)], [e.dtype] * 2)
             case Call(fn="div", args=(x, y)) if lanes > 1 and e.dtype is DType.F32 and self.target.fma and not self.varies(y, s):
-                return math.divide(self._widen(s.memo[id(x), False], lanes), self._narrow(s.memo[id(y), False]))
+                inverse = self.number(self.derived.inverse(y), lanes) if isinstance(y, Param) else None
+                return math.divide(self._widen(s.memo[id(x), False], lanes), self._narrow(s.memo[id(y), False]), inverse)
             case Call(fn=fn, args=args):
                 got = [self._widen(s.memo[id(a), False], lanes) for a in args]
                 return math.call(fn, got, [a.dtype for a in args])
         raise CodegenError(f"{type(e).__name__} in a loop kernel")
 
-    def _quantized(self, q: Quantizing, s: Scope, lanes: int) -> Any:
-        math, x, over, zero = Functions(self.b, lanes, self.target), q.x, None, q.zero
+    def _quantized(self, e: E, q: Quantizing, s: Scope, lanes: int) -> Any:
+        math, x, by, over, zero = Functions(self.b, lanes, self.target), q.x, None, None, q.zero
         if isinstance(x, Call) and x.fn == "div" and lanes > 1 and self.target.fma and not self.varies(x.args[1], s) and _bounds(x.args[1]):
-            over = self._narrow(s.memo[id(x.args[1]), False])
-            x = x.args[0]
+            x, by = x.args
+            over = self._narrow(s.memo[id(by), False])
+        if (by is None or isinstance(by, Num | Param)) and (ends := self.derived.ends_of(e, q, by)) is not None:
+            inverse = self.number(self.derived.inverse(by), lanes) if isinstance(by, Param) else None
+            least, greatest, bits = (self.number(n, lanes) for n in ends)
+            return math.quantize_within(self._widen(s.memo[id(x), False], lanes), least, greatest, bits, over, inverse)
         offset = math.cast(self._widen(s.memo[id(zero), False], lanes), zero.dtype, DType.I32) if isinstance(zero, E) else zero
         return math.quantize(self._widen(s.memo[id(x), False], lanes), offset, q.low, q.high, over)
 

@@ -23,8 +23,20 @@ _LEAST_WORK = 16  # vector operations on 16 lanes each: a lookup takes 8 for 64
 
 def tabulated(k: LoopKernel, target: CpuTarget) -> LoopKernel:
     """k with lookups for bytes that are computed from one byte, where the target has them and that is less work."""
-    if k.stages or k.reduce_axes or "avx512vbmi" not in target.features or target.vector_bits < 512:
+    found = bytes_of_bytes(k, target)
+    if not found:
         return k
+
+    def change(e: E, kids: tuple[E, ...]) -> E:
+        return Table(found[id(e)], _values(e, found[id(e)]), dtype=e.dtype) if id(e) in found else rebuilt(e, kids)
+
+    return transform(k, change, k.axes, k.reduce_axes)
+
+
+def bytes_of_bytes(k: LoopKernel, target: CpuTarget) -> dict[int, Load]:
+    """By id(), what `tabulated` looks up, and by which byte."""
+    if k.stages or k.reduce_axes or "avx512vbmi" not in target.features or target.vector_bits < 512:
+        return {}
     sources = _sources(k)
     stored = {id(s.value) for s in k.stores}
     found: dict[int, Load] = {}
@@ -33,13 +45,7 @@ def tabulated(k: LoopKernel, target: CpuTarget) -> LoopKernel:
         # a table for each stored value, not for what is on the way there
         if id(e) in stored and e.dtype in _BYTES and isinstance(source, Load) and work(e) >= _LEAST_WORK:
             found[id(e)] = source
-    if not found:
-        return k
-
-    def change(e: E, kids: tuple[E, ...]) -> E:
-        return Table(found[id(e)], _values(e, found[id(e)]), dtype=e.dtype) if id(e) in found else rebuilt(e, kids)
-
-    return transform(k, change, k.axes, k.reduce_axes)
+    return found
 
 
 def _sources(k: LoopKernel) -> dict[int, Load | None]:

@@ -21,7 +21,7 @@ _FLOAT = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _INT = {"add": "add", "sub": "sub", "mul": "mul"}
 _INTRINSIC = {"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil", "round": "roundeven", "trunc": "trunc"}
 
-ROUND, _ROUND_BITS = 12582912.0, 0x4B400000  # 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
+ROUND, ROUND_BITS = 12582912.0, 0x4B400000  # 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
 
 
 def compute(dtype: DType) -> DType:
@@ -143,33 +143,43 @@ class Lanes:
         Rounding keeps order, so x may be bounded first; adding 1.5·2²³ then leaves the nearest integer in the low bits. With
         `over`, of x / over for one finite number that has an inverse (NaN by a negative one: `high`), x being bounded before that.
         """
+        return self.quantize_within(x, *self._ends(x, zero, low, high, over), over)
+
+    def _ends(self, x: Any, zero: Any, low: int, high: int, over: Any) -> tuple[Any, Any, Any]:
+        """What x is held between, and what its bits are more than the result."""
         i, t = self.b.ir, vec(I32, self.lanes)
         if isinstance(zero, int):
             least, greatest = (ir.Constant(x.type, float(end - zero)) for end in (low, high))
-            bits: Any = ir.Constant(t, _ROUND_BITS - zero)
+            bits: Any = ir.Constant(t, ROUND_BITS - zero)
         else:
             least, greatest = (i.sitofp(i.sub(ir.Constant(t, end), zero), x.type) for end in (low, high))
-            bits = i.sub(ir.Constant(t, _ROUND_BITS), zero)
+            bits = i.sub(ir.Constant(t, ROUND_BITS), zero)
         if over is not None:
             wide = self._all(over)
             ends = [i.fmul(end, wide) for end in (least, greatest)]
             down = i.fcmp_ordered("<", *ends)
             least, greatest = i.select(down, *ends), i.select(down, *ends[::-1])
+        return least, greatest, bits
+
+    def quantize_within(self, x: Any, least: Any, greatest: Any, bits: Any, over: Any = None, inverse: Any = None) -> Any:
+        """`quantize` by numbers that are known in all lanes (`quantize_ends`)."""
+        i, t = self.b.ir, vec(I32, self.lanes)
         x = i.select(i.fcmp_ordered(">", x, least), x, least)
         x = i.select(i.fcmp_ordered("<", x, greatest), x, greatest)
         if over is not None:
-            x = self._corrected(x, over)[1]
+            x = self._corrected(x, over, inverse)[1]
         return i.sub(i.bitcast(i.fadd(x, ir.Constant(x.type, ROUND)), t), bits)
 
-    def divide(self, x: Any, y: Any) -> Any:
-        """x / y for one y, correctly rounded but for the ends of the range."""
-        q, better = self._corrected(x, y)
+    def divide(self, x: Any, y: Any, inverse: Any = None) -> Any:
+        """x / y for one y, correctly rounded but for the ends of the range. `inverse`: 1 / y, where that is known in all lanes."""
+        q, better = self._corrected(x, y, inverse)
         return self.b.ir.select(self.b.ir.fcmp_unordered("uno", better, better), q, better)  # nothing to correct where q or 1/y is infinite
 
-    def _corrected(self, x: Any, y: Any) -> tuple[Any, Any]:
+    def _corrected(self, x: Any, y: Any, inverse: Any) -> tuple[Any, Any]:
         """x·(1/y), and that after one step of P. Markstein's correction."""
         i, b = self.b.ir, self.b
-        inverse = self._all(i.fdiv(ir.Constant(y.type, [1.0]), y))
+        if inverse is None:
+            inverse = self._all(i.fdiv(ir.Constant(y.type, [1.0]), y))
         q = i.fmul(x, inverse)
         rest = b.fma(i.fneg(q), self._all(y), x)
         return q, b.fma(rest, inverse, q)
