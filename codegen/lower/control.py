@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from ...ir import Const, DType, Graph, Limit, Node, Value, lower, upper
 from ...ir.ops import Concat, If, Loop
-from ..plan import Append, Branch, Carry, PlanStep, Repeat
+from ..kernel import Store
+from ..plan import Append, Branch, Carry, PlanStep, Repeat, Step
 from ..simplify import opaque
-from .builder import KernelBuilder, View
+from .builder import KernelBuilder, View, finish
 from .options import LowerOptions
 from .state import Lowering
 from .storage import Storage
@@ -60,21 +61,21 @@ def emit_loop(lw: Lowering, node: Node, lower_graph: LowerGraph) -> None:
     nexts = [new("arena", v.dtype, v.shape) for v in graph.outputs]
     body = lower_graph(graph, lw.options, lw.storage, [counter, cond, *state, *captured], nexts)
     always = _always(op.body.outputs[0]) and _always(go)
-    inner = Lowering(lw.graph, lw.options, lw.storage, lw.emit_anchor)
+    after: list[PlanStep] = []
     if not always:
-        _move(inner, nexts[0], cond, node.loc)
+        after.append(_moved(lw.storage, nexts[0], cond, node.loc))
     for i, (source, to) in enumerate(zip(nexts[1 : 1 + op.n_state], state, strict=True)):
         if i in grown:
-            inner.steps.append(Append(source.buffer, to.buffer, node.loc))
+            after.append(Append(source.buffer, to.buffer, node.loc))
         elif changing[i]:
-            inner.steps.append(Carry(source.buffer, to.buffer, True, node.loc))
+            after.append(Carry(source.buffer, to.buffer, True, node.loc))
         else:
-            _move(inner, source, to, node.loc)
+            after.append(_moved(lw.storage, source, to, node.loc))
     for source, to in zip(nexts[1 + op.n_state :], scans, strict=True):
         k = KernelBuilder(source.shape)
         at = opaque(k.load(counter, ()), 0)
-        inner.loop(k, (), [k.store(to, (at, *k.index), k.load(source, k.index))], node.loc)
-    steps = (*_requirements(graph), *body, *inner.steps)
+        after.append(_step(lw.storage, k, k.store(to, (at, *k.index), k.load(source, k.index)), node.loc))
+    steps = (*_requirements(graph), *body, *after)
     lw.steps.append(Repeat(trips.buffer, -1 if always else cond.buffer, counter.buffer, steps, node.loc))
     for i, v in enumerate(node.outputs[: op.n_state]):
         if changing[i]:
@@ -126,6 +127,10 @@ def _always(v: Value) -> bool:
     return isinstance(v.node.op, Const) and bool(v.node.op.data.all())
 
 
-def _move(lw: Lowering, source: View, to: View, loc: tuple[str, ...]) -> None:
+def _moved(storage: Storage, source: View, to: View, loc: tuple[str, ...]) -> Step:
     k = KernelBuilder(source.shape)
-    lw.loop(k, (), [k.store(to, k.index, k.load(source, k.index))], loc)
+    return _step(storage, k, k.store(to, k.index, k.load(source, k.index)), loc)
+
+
+def _step(storage: Storage, k: KernelBuilder, store: Store, loc: tuple[str, ...]) -> Step:
+    return Step(*finish(k, (), [store], storage.extent, False), loc)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from lowering import F, ap, graph, run, tensor
 from mlc.codegen.kernel import AttentionKernel, ContractKernel, LoopKernel
-from mlc.codegen.lower import LowerOptions
-from mlc.ir import DType, Node, const, sym
+from mlc.codegen.lower import LowerOptions, lower
+from mlc.codegen.lower.fusion import Fusion
+from mlc.ir import DType, Graph, Node, const, sym
 from mlc.ir.ops import (
     LRN,
     Add,
@@ -329,6 +330,24 @@ def test_loop() -> None:
     x, y = tensor(2, 3), tensor(2, 3)
     node = Node.make(Loop(body, 1, 1, 4), (const(np.int64(4)), const(np.bool_(True)), x, y))
     run(graph([x, y], *node.outputs))
+
+
+def test_what_fuses_is_decided_once_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop's kernels behind its body asked for all of the graph around it once more."""
+    decided: list[Graph] = []
+    whole = Fusion.__init__
+
+    def counted(self: Fusion, of: Graph, fuse: bool) -> None:
+        decided.append(of)
+        whole(self, of, fuse)
+
+    monkeypatch.setattr(Fusion, "__init__", counted)
+    i, c, s = tensor(dtype=DType.I64), tensor(dtype=DType.BOOL), tensor(2, 3)
+    body = graph([i, c, s], c, ap(Relu(), s), ap(Mul(), s, s))
+    x = tensor(2, 3)
+    g = graph([x], *Node.make(Loop(body, 1, 1, 4), (const(np.int64(4)), const(np.bool_(True)), x)).outputs)
+    lower(g, LowerOptions())
+    assert [id(of) for of in decided] == [id(g), id(body)]
 
 
 def test_deep_graph() -> None:
