@@ -29,7 +29,7 @@ def test_table_is_pinned_and_complete() -> None:
     for name in real.table():
         base, *others = sizes.all_sizes(name)
         assert all(set(o) == set(base) and o != base for o in others)
-    assert "real:common_old" not in tables.check_names() and len(tables.check_names()) == 39
+    assert "real:common_old" not in tables.check_names() and len(tables.check_names()) == 41
 
 
 def test_suite_has_fourteen_models() -> None:

@@ -139,7 +139,7 @@ def test_initializer_of_the_wrong_size():
 
 def test_shapes_are_checked():
     ok = model([helper.make_node("Relu", ["x"], ["y"])], inputs=[("x", ["n", "n", 3])])
-    assert "inputs: x" in message(ok, shapes={"z": (1,)})
+    assert "no input is called 'z'; expected one of x" in message(ok, shapes={"z": (1,)})
     assert "2 dims" in message(ok, shapes={"x": (1, 2)})
     assert "dimension 3 is given as 4" in message(ok, shapes={"x": (1, 1, 4)})
     assert "dimension n is given as 2" in message(ok, shapes={"x": (1, 2, 3)})
