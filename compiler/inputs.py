@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
+from ..runtime.elements import is_float
 
 if TYPE_CHECKING:
     import onnx
@@ -260,7 +261,7 @@ def _values(spec: InputSpec, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return rng.integers(0, 2, shape).astype(bool)
     if dtype.kind == "c":
         return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
-    if "float" in dtype.name:
+    if is_float(dtype):
         return rng.standard_normal(shape).astype(np.float32).astype(dtype)
     if "type" in name or "segment" in name:
         below = 2

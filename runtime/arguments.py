@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..errors import InputError
-from .elements import STRINGS
+from .elements import STRINGS, is_float
 from .handles import held, strings
 from .records import TensorInfo
 
@@ -68,7 +68,7 @@ def _imported(value: Any) -> np.ndarray:
 def _converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Numbers of Python's, which have no element type of their own, as the model's: whole ones where they stay what they are, others
     where the model has such as well."""
-    whole, floating = array.dtype.kind in "iu", dtype.kind in "fc" or "float" in dtype.name
+    whole, floating = array.dtype.kind in "iu", dtype.kind == "c" or is_float(dtype)
     if array.size and not (
         (array.dtype.kind == "f" and floating) or (whole and dtype.kind in "iufV") or array.dtype.kind == dtype.kind == "c"
     ):

@@ -20,6 +20,11 @@ STRINGS = ("str", "text", "key")  # what is done with handles of strings, see ha
 HANDLES = (*STRINGS, "object")  # held as I64 handles in buffers
 
 
+def is_float(dtype: np.dtype) -> bool:
+    """Whether elements are real floats: NumPy's, or small ones of ml_dtypes, whose kind is V to NumPy."""
+    return "float" in dtype.name
+
+
 def dtype_of(name: object) -> np.dtype:
     """The NumPy dtype of an element type name. Raises ArtifactError when there is none."""
     if isinstance(name, str) and name in _PLAIN:

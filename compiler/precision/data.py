@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...runtime.elements import is_float
 from ..inputs import InputSpec
 
 Feeds = dict[str, np.ndarray]
@@ -113,7 +114,7 @@ def _typed(array: np.ndarray, spec: InputSpec, where: str) -> np.ndarray:
             expected=f"{len(spec.shape)}, or {len(spec.shape) + 1} with a row per sample",
             loc=where,
         )
-    if "float" in array.dtype.name and not np.isfinite(array.astype(np.float32, copy=False)).all():
+    if is_float(array.dtype) and not np.isfinite(array.astype(np.float32, copy=False)).all():
         raise InputError(f"input {spec.name!r} holds NaN or infinity", expected="finite numbers", loc=where)
     return array
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...runtime.elements import is_float
 from .data import Feeds
 
 Metric = Callable[[Sequence[Feeds], Sequence[Feeds]], float]
@@ -120,7 +121,7 @@ def _checked(function: Callable[..., object], name: str) -> Metric:
 
 
 def _names(want: Sequence[Feeds]) -> list[str]:
-    return [n for n, a in want[0].items() if "float" in a.dtype.name] if want else []
+    return [n for n, a in want[0].items() if is_float(a.dtype)] if want else []
 
 
 def _floats(got: Sequence[Feeds], want: Sequence[Feeds]) -> list[tuple[np.ndarray, np.ndarray]]:
