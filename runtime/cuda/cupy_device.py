@@ -79,10 +79,9 @@ def device_count() -> int:
 def present_architecture() -> str | None:
     """The architecture of the present device ("sm_90a" on Hopper), or None where there is none to run on."""
     try:
-        capability = CupyDevice().capability
+        return CupyDevice().architecture
     except DeviceError:
         return None
-    return f"sm_{capability}a" if capability == 90 else f"sm_{capability}"
 
 
 @functools.cache
@@ -127,6 +126,11 @@ class CupyDevice:
             name = "the current device" if number is None else f"device {number}"
             raise DeviceError(f"{name} cannot be used: {e}", expected="one that is free") from None
         self.name = name.decode() if isinstance(name, bytes) else str(name)
+
+    @property
+    def architecture(self) -> str:
+        """What --target names it by: "sm_90a" on Hopper."""
+        return f"sm_{self.capability}{'a' if self.capability == 90 else ''}"
 
     def _calls(self, what: str) -> _Calls:
         return _Calls(self, what)
@@ -178,8 +182,8 @@ class CupyDevice:
         driver = _version(self._cp.cuda.runtime.driverGetVersion())
         return DeviceError(f"the driver (CUDA {driver}) refuses the {kind} of kernel {symbol}: {e}",
                            expected=f"code that an NVRTC of CUDA {driver} or before has made",
-                           remedy=f"Update the driver, or compile for this device itself (--target=cuda:sm_{self.capability}"
-                                  f"{'a' * (self.capability == 90)}), with nvidia-cuda-nvrtc of that version.")  # fmt: skip
+                           remedy=f"Update the driver, or compile for this device itself (--target=cuda:{self.architecture}), "
+                                  "with nvidia-cuda-nvrtc of that version.")  # fmt: skip
 
     def allocate(self, nbytes: int, stream: Any = None) -> Memory:
         # cupy's pool keeps what each stream frees apart, by the stream that is current
