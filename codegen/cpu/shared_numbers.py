@@ -25,18 +25,17 @@ _Shared = LoopKernel | ContractKernel | GroupedKernel | WinogradKernel
 
 def share_numbers(kernels: Iterable[Kernel], target: CpuTarget) -> dict[int, Kernel]:
     """By id() of a kernel, what to emit for it: constants that differ between kernels that are else alike become `Param`s."""
-    alike: dict[Hashable, dict[int, _Shared]] = defaultdict(dict)
+    alike: dict[Hashable, dict[int, tuple[_Shared, list[Num]]]] = defaultdict(dict)
     out: dict[int, Kernel] = {}
     for k in kernels:
         out[id(k)] = k
         if _shares(k, target) and (numbers := _numbers(_roots(k))):
-            alike[_without(k, numbers)][id(k)] = k
+            alike[_without(k, numbers)][id(k)] = k, numbers
     for group in alike.values():
-        each = {i: _numbers(_roots(k)) for i, k in group.items()}
-        columns = [tuple(repr(e.value) for e in same) for same in zip(*each.values(), strict=True)]
+        columns = [tuple(repr(e.value) for e in same) for same in zip(*(numbers for _, numbers in group.values()), strict=True)]
         if any(len(set(values)) > 1 for values in columns):
-            for i, k in group.items():
-                out[i] = _with_params(k, _params(each[i], columns))
+            for i, (k, numbers) in group.items():
+                out[i] = _with_params(k, _params(numbers, columns))
     return out
 
 

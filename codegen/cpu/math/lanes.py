@@ -162,7 +162,7 @@ class Lanes:
         return least, greatest, bits
 
     def quantize_within(self, x: Any, least: Any, greatest: Any, bits: Any, over: Any = None, inverse: Any = None) -> Any:
-        """`quantize` by numbers that are known in all lanes (`quantize_ends`)."""
+        """`quantize` by numbers that are known in all lanes (`DerivedNumbers.ends_of`)."""
         i, t = self.b.ir, vec(I32, self.lanes)
         x = i.select(i.fcmp_ordered(">", x, least), x, least)
         x = i.select(i.fcmp_ordered("<", x, greatest), x, greatest)
