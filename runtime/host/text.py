@@ -57,22 +57,27 @@ class Tokenize(TextFunction):
         """Of each text, without padding."""
         texts, ends = self._cut(texts)
         found, after = self._finders[-1].tokens(texts)
-        rows = _rows(found, after if ends is None else np.append(0, after)[ends])
+        rows = _rows(found, _ends(ends, after))
         return [["\x02", *r, "\x03"] for r in rows] if self.mark and any(rows) else rows
 
     def numbers(self, texts: list[str], words: Words) -> tuple[np.ndarray, np.ndarray]:
         """Of the words, I32, and I64 ends of texts among them, without marks."""
         texts, ends = self._cut(texts)
         found, after = self._finders[-1].numbers(texts, words)
-        return found, after if ends is None else np.append(0, after)[ends]
+        return found, _ends(ends, after)
 
     def _cut(self, texts: list[str]) -> tuple[list[str], np.ndarray | None]:
         """By all separators but the last; and where parts of each text end, if there are others."""
         ends = None
         for cut in self._finders[:-1]:
             texts, after = cut.tokens(texts)
-            ends = after if ends is None else np.append(0, after)[ends]
+            ends = _ends(ends, after)
         return texts, ends
+
+
+def _ends(of_texts: np.ndarray | None, of_parts: np.ndarray) -> np.ndarray:
+    """Where texts end among tokens, by where they end among their parts (None: they are whole), and those among tokens."""
+    return of_parts if of_texts is None else np.append(0, of_parts)[of_texts]
 
 
 def _rows(found: list[str], ends: np.ndarray) -> list[list[str]]:
