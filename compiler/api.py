@@ -17,6 +17,7 @@ from ..passes.base import PassContext
 from ..passes.grouped_activations import GroupedActivations
 from ..passes.pipelines import CLEAN, optimize, run_passes
 from ..passes.shared_rounding import SharedRounding
+from ..runtime.arguments import require
 from ..runtime.module import Module
 from .backend import Backend
 from .backends import backend_of
@@ -60,6 +61,7 @@ def compile(
     """
     if isinstance(precision, str):
         precision = Precision(precision)
+    require(progress is None or callable(progress), "progress", progress, "a function of (stage, done, total)")
     options = Options(target, whole_sizes(shapes), threads, opt_level, exact, precision, tune, dump, constants=constants)
     return compile_with(model, options, progress)
 

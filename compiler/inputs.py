@@ -211,7 +211,7 @@ def parse_shapes(pairs: Iterable[str]) -> dict[str, tuple[int, ...]]:
     for pair in pairs:
         name, eq, dims = pair.rpartition("=")
         try:
-            shape = tuple(int(d) for d in dims.split(",") if d.strip())
+            shape = tuple(int(d) for d in dims.split(",")) if dims else ()
         except ValueError:
             shape = (-1,)
         if not (name and eq) or not all(0 <= d < _LARGEST for d in shape):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from operator import index
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..runtime.arguments import flag, is_number, is_whole, require
 from .precision.options import FLOAT32, Precision
 
 if TYPE_CHECKING:
@@ -52,34 +54,32 @@ class Options:
     constants: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.target, str), "target", self.target, "a text, such as 'cpu'")
-        _require(isinstance(self.precision, Precision), "precision", self.precision, "a text, such as 'bf16', or an mlc.Precision")
-        _require(self.opt_level in range(4), "opt_level", self.opt_level, "0 to 3")
-        _require(self.exact in (False, True), "exact", self.exact, "True or False")
-        fits = self.tune is None or (isinstance(self.tune, (int, float)) and self.tune >= 0)
-        _require(fits, "tune", self.tune, "seconds from 0, or None")
-        _require(self.dump is None or isinstance(self.dump, (str, os.PathLike)), "dump", self.dump, "the path of a folder")
-        _require(self.constants is None or isinstance(self.constants, Mapping), "constants", self.constants, "a dict from input to array")
+        require(isinstance(self.target, str), "target", self.target, "a text, such as 'cpu'")
+        require(isinstance(self.precision, Precision), "precision", self.precision, "a text, such as 'bf16', or an mlc.Precision")
+        require(is_whole(self.opt_level) and self.opt_level in range(4), "opt_level", self.opt_level, "0 to 3")
+        flag("exact", self.exact)
+        fits = self.tune is None or (is_number(self.tune) and 0 <= self.tune < math.inf)
+        require(fits, "tune", self.tune, "seconds from 0, or None")
+        fits = self.dump is None or (isinstance(self.dump, (str, os.PathLike)) and str(self.dump) != "")
+        require(fits, "dump", self.dump, "the path of a folder")
+        require(self.constants is None or isinstance(self.constants, Mapping), "constants", self.constants, "a dict from input to array")
 
 
 def whole_sizes(shapes: Mapping[str, Iterable[int | None]] | None) -> dict[str, tuple[int, ...]] | None:
     """Sizes as `Options` has them, of those that a user gives, with None for a dim that is left open. Raises InputError."""
     if shapes is None:
         return None
-    _require(isinstance(shapes, Mapping), "shapes", shapes, "a dict from input name to sizes")
+    require(isinstance(shapes, Mapping), "shapes", shapes, "a dict from input name to sizes")
     return {name: _sizes(name, given) for name, given in shapes.items()}
-
-
-def _require(fits: bool, name: str, value: object, expected: str) -> None:
-    if not fits:
-        raise InputError(f"{name}={repr(value)[:60]}", expected=expected)
 
 
 def _sizes(name: str, given: Iterable[int | None]) -> tuple[int, ...]:
     try:
-        return tuple(-1 if n is None else index(n) for n in given)
+        sizes = tuple(-1 if n is None else index(n) for n in given)
     except TypeError:  # no sequence, or no whole number in it
-        raise InputError(f"shapes[{name!r}]={str(given)[:60]}", expected="whole numbers, such as (1, 3, 224, 224)") from None
+        sizes = (-2,)
+    require(all(n >= -1 for n in sizes), f"shapes[{name!r}]", given, "whole numbers, such as (1, 3, 224, 224), or -1 for a dim left open")
+    return sizes
 
 
 def switch(environment: Mapping[str, str], name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Arrays that callers hand to a run: inputs as the program reads them, and memory that outputs are to lie in."""
+"""What callers hand over: options, inputs as the program reads them, and memory that outputs are to lie in."""
 
 from __future__ import annotations
 
@@ -11,17 +11,47 @@ import numpy as np
 from ..errors import InputError
 from .elements import STRINGS, is_float
 from .handles import held, strings
-from .records import TensorInfo
+from .records import Symbol, TensorInfo
 
 _UNTYPED = (list, tuple, int, float, complex, bool)
 Bound = dict[str, tuple[int, TensorInfo, int]]  # the size of a symbolic dim, and where it was met: input, axis
 
 
-def from_one(name: str, value: object) -> int:
+def require(fits: object, name: str, value: object, expected: str) -> None:
+    """Raises InputError for the value of an option that does not fit."""
+    if not fits:
+        raise InputError(f"{name}={repr(value)[:60]}", expected=expected)
+
+
+def is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """A whole or a floating-point number, perhaps NaN."""
+    return is_whole(value) or isinstance(value, (float, np.floating))
+
+
+def from_one(name: str, value: Any) -> int:
     """A whole number from 1 on. Raises InputError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name}={value!r}", expected="a whole number from 1")
+    require(is_whole(value) and value >= 1, name, value, "a whole number from 1")
     return int(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False. Raises InputError for anything else, such as "no", which would count as true."""
+    require(isinstance(value, (bool, np.bool_)), name, value, "True or False")
+    return bool(value)
+
+
+def symbol_sizes(symbols: Sequence[Symbol], given: Mapping[str, Any]) -> list[int]:
+    """Sizes of all symbols, in order, from those given by name; 1 for the others. Raises InputError."""
+    names = [s.name for s in symbols]
+    if unknown := [name for name in given if name not in names]:
+        raise InputError(f"unknown size {unknown[0]}", expected=", ".join(names) or "none: all sizes are fixed")
+    for name, value in given.items():
+        require(is_whole(value) and value >= 0, name, value, "a whole number from 0")
+    return [int(given.get(name, 1)) for name in names]
 
 
 def as_array(value: Any, info: TensorInfo) -> np.ndarray:

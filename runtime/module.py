@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InputError
 from . import artifact
 from .address import address
-from .arguments import Bound, as_array, axis_text, bind_dims, complain, from_one, given_outputs, shape_text
+from .arguments import Bound, as_array, axis_text, bind_dims, complain, flag, from_one, given_outputs, shape_text, symbol_sizes
 from .artifact import Parts
 from .binding import Binding, Execution, Program
 from .binding_cache import BindingCache
@@ -32,7 +32,7 @@ def prepared(
     source: str | os.PathLike[str] | bytes, make: Callable[..., Module], threads: int | None = None, *, verify: bool = True
 ) -> Module:
     """What `make(parts, threads=threads)` makes of a `.mlc` file or its bytes, with its code loaded. Raises as `load` does."""
-    with artifact.opened(source, verify=verify) as parts:
+    with artifact.opened(source, verify=flag("verify", verify)) as parts:
         module = make(parts, threads=threads)
         module.prepare()
     return module
@@ -193,8 +193,8 @@ class Module:
         return artifact.to_bytes(self.parts)
 
     def binding(self, **symbols: int) -> Binding:
-        """Sizes, arena and layout at these symbol values (for inspection). Raises InputError."""
-        return self._bind([symbols.get(s, 1) for s in self._symbols])
+        """Sizes, arena and layout at these symbol values, 1 for those not given (for inspection). Raises InputError."""
+        return self._bind(symbol_sizes(self._manifest.symbols, symbols))
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 1) -> dict[int, float]:
         """Seconds per call of the program that serves these inputs, by word (see `steps`), mean over `runs` (1 or more) after one to

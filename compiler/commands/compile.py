@@ -12,13 +12,14 @@ from rich.markup import escape
 from ..options import Options
 from .common import bytes_text, compile_options, find, progress, threads_option
 from .console import err
+from .finite import FiniteRange
 from .output_file import OUTPUT_FILE
 
 
 @click.command("compile")
 @click.argument("model")
 @click.option("-o", "--output", type=OUTPUT_FILE, metavar="FILE", help="The file to write (default: the model's name with .mlc).")
-@click.option("--tune", type=click.FloatRange(0), metavar="SECONDS", help="Search schedules by measuring; 0: only use what is on record.")
+@click.option("--tune", type=FiniteRange(0), metavar="SECONDS", help="Search schedules by measuring; 0: only use what is on record.")
 @compile_options
 @threads_option
 def command(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...runtime.arguments import flag, is_number, is_whole, require
 from .metrics import Bound, Metric, bound_of, parse_bound
 from .observers import OBSERVERS
 
@@ -63,21 +64,27 @@ class Precision:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.default, PRECISIONS)
+        fits = isinstance(self.overrides, Iterable) and all(isinstance(o, tuple) and len(o) == 2 for o in self.overrides)
+        require(fits, "overrides", self.overrides, "(pattern, precision) pairs")
         for _, precision in self.overrides:
             _one_of("precision", precision, tuple(p for p in PRECISIONS if p != "auto"))
         _one_of("observer", self.observer, tuple(OBSERVERS))
         _one_of("method", self.method, METHODS)
-        if not 0 <= self.smooth <= 1:
-            raise InputError(f"smooth={self.smooth}", expected="a number from 0 to 1")
-        if not self.seconds > 0:
-            raise InputError(f"seconds={self.seconds}", expected="more than 0")
-        if self.group < 1:
-            raise InputError(f"group={self.group}", expected="1 or more, such as 32, 64 or 128")
+        require(is_number(self.smooth) and 0 <= self.smooth <= 1, "smooth", self.smooth, "a number from 0 to 1")
+        require(is_number(self.seconds) and self.seconds > 0, "seconds", self.seconds, "more than 0")
+        require(is_whole(self.group) and self.group >= 1, "group", self.group, "1 or more, such as 32, 64 or 128")
+        for name in ("correct_bias", "symmetric", "keep_slower"):
+            flag(name, getattr(self, name))
+        require(self.report is None or callable(self.report), "report", self.report, "a function")
+        self._check_weights()
         if self.max_drop is not None:
+            fits = isinstance(self.max_drop, str) or (isinstance(self.max_drop, tuple) and len(self.max_drop) == 2)
+            require(fits, "max_drop", self.max_drop, "a text, such as 'relative-l2=0.01', or (function, limit)")
             object.__setattr__(self, "bound", parse_bound(self.max_drop) if isinstance(self.max_drop, str) else bound_of(*self.max_drop))
         elif self.default == "auto":
             raise InputError("precision auto without a bound", remedy="Say what may be lost: --max-drop relative-l2=0.01", loc="--max-drop")
         if self.calibration is not None and not isinstance(self.calibration, (str, os.PathLike, Mapping)):
+            require(isinstance(self.calibration, Iterable), "calibration", self.calibration, "a path, or a dict of arrays, or several")
             object.__setattr__(self, "calibration", tuple(self.calibration))
         if self.calibration is None and (need := self._needs_data()):
             raise InputError(
@@ -88,6 +95,13 @@ class Precision:
     def is_float32(self) -> bool:
         """Nothing is lowered."""
         return self.default == "fp32" and all(p == "fp32" for _, p in self.overrides) and not self.weights
+
+    def _check_weights(self) -> None:
+        """Raises InputError."""
+        if self.weights is None:
+            return
+        fits = isinstance(self.weights, Mapping) and all(isinstance(w, tuple) and len(w) == 2 for w in self.weights.values())
+        require(fits, "weights", self.weights, "a dict from layer to (GGUF file, tensor)")
 
     def _needs_data(self) -> str:
         if self.bound is not None:

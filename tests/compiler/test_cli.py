@@ -223,6 +223,8 @@ def test_files_that_cannot_be_written_are_told_first(run, tmp_path: Path, args: 
         (["compile", "{model}", "--shape", "q=1"], "q"),
         (["compile", "{model}", "--shape", "x=1,5"], "4"),
         (["compile", "{model}", "--shape", "x"], "--shape"),
+        (["compile", "{model}", "--shape", "x=1,,4"], "x=1,,4"),
+        (["compile", "{model}", "--tune", "inf"], "inf"),
         (["run", "{model}", "--shape", "x=2,4", "--inputs", "{rows}"], "x=2,4"),
         (["run", "{model}", "--input", "x"], "NAME=FILE.npy"),
         (["run", "{model}", "--input", "q={array}"], "'q'"),

@@ -35,6 +35,16 @@ def test_outputs_are_written_where_the_caller_says(static, dynamic):
 
 
 @pytest.mark.parametrize(
+    "sizes, words",
+    [({"M": 3}, "unknown size M; expected N"), ({"N": 3.5}, "N=3.5"), ({"N": "a"}, "N='a'"), ({"N": True}, "N=True"), ({"N": -1}, "N=-1")],
+)
+def test_sizes_that_are_none(dynamic, sizes, words):
+    with pytest.raises(InputError, match=words):
+        dynamic.binding(**sizes)
+    assert dynamic.binding(N=np.int64(3)).symbols == {"N": 3}
+
+
+@pytest.mark.parametrize(
     "out, words",
     [
         ({"q": data(4, 8)}, "unknown output q; expected y"),

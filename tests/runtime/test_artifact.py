@@ -11,9 +11,10 @@ import subprocess
 import sys
 import zipfile
 
+import mlc
 import numpy as np
 import pytest
-from mlc.errors import ArtifactError, MlcError
+from mlc.errors import ArtifactError, InputError, MlcError
 from mlc.runtime import archive, artifact, objects
 from mlc.runtime.loading import load
 from mlc.runtime.module import Module
@@ -113,6 +114,8 @@ def test_digests(static_parts, tmp_path):
     with pytest.raises(ArtifactError, match="weights do not match"):
         load(changed)
     load(changed, verify=False)
+    with pytest.raises(InputError, match="verify='no'"):
+        mlc.load(changed, verify="no")
 
 
 def checksum(data: bytes) -> int:

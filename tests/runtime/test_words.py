@@ -19,7 +19,7 @@ def changed(parts: artifact.Parts, **fields: object) -> Module:
 N = ["sym", "N"]
 
 
-@pytest.mark.parametrize("size", [2**61, 2**62, 10**30, -(10**30)])
+@pytest.mark.parametrize("size", [2**61, 2**62, 10**30])
 def test_sizes_beyond_what_memory_has(dynamic_parts, size):
     with pytest.raises(InputError, match=rf"sizes N={size}; expected tensors of less than 2\*\*62 elements"):
         Module(dynamic_parts).binding(N=size)
