@@ -46,10 +46,10 @@ class AttentionGroupSchedule:
         return None if self.groups == 1 else (24, 240)
 
     def shared(self, kernel: AttentionKernel) -> int:
-        """Bytes: queries, tiles of keys and values in pieces of 64 elements, barriers, and what it takes to begin at a multiple of 1024."""
-        pieces, value_pieces = -(-kernel.size // PIECE), -(-kernel.value_size // PIECE)
-        rows = self.groups * 64 * pieces + self.stages * self.keys * (pieces + value_pieces)
-        return rows * 128 + (1 + 4 * self.stages) * 8 + 1024
+        """Bytes: queries and tiles of keys in pieces of 64 elements, tiles of values, barriers, and what it takes to begin at a multiple
+        of 1024."""
+        rows = (self.groups * 64 + self.stages * self.keys) * -(-kernel.size // PIECE)
+        return rows * 128 + self.stages * self.keys * _columns(kernel) * 2 + (1 + 4 * self.stages) * 8 + 1024
 
 
 def schedule_attention_groups(kernel: AttentionKernel) -> AttentionGroupSchedule | None:
@@ -77,9 +77,15 @@ def takes_attention_groups(kernel: AttentionKernel, aligned: Sequence[int]) -> b
     return kernel.scale > 0 and all(a % 16 == 0 and all(divisible(d * 2, 16) for d in s) for a, (s, _) in zip(aligned, every, strict=False))
 
 
+def _columns(kernel: AttentionKernel) -> int:
+    """Of the result that are computed: pieces of 16, the narrowest that a swizzle is for."""
+    return -(-kernel.value_size // 16) * 16
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttentionGroupParameters(AttentionText):
-    """attention_wgmma.cu.j2. `values`: columns of the result that are computed, a multiple of 8."""
+    """attention_wgmma.cu.j2. `values`: columns of the result that are computed; `value_piece`: of these, what a swizzled row of a tile of
+    values has. Products take whole ones (PTX ISA, "Canonical layouts" of wgmma), so that the widest that divides `values` it is."""
 
     wgmma: str
     words: str
@@ -90,6 +96,7 @@ class AttentionGroupParameters(AttentionText):
     keys_per_tile: int
     stages: int
     values: int
+    value_piece: int
     out_element: str
     to_out: str
     pair_stores: bool
@@ -98,7 +105,8 @@ class AttentionGroupParameters(AttentionText):
 def attention_groups(kernel: AttentionKernel, plan: AttentionGroupSchedule, aligned: Sequence[int]) -> Launch:
     """The launch; `takes_attention_groups` must hold."""
     params, dtype, out = Params(), kernel.operands[0].dtype, kernel.operands[-1].dtype
-    use = GROUP_INSTRUCTIONS[dtype, dtype]
+    use, columns = GROUP_INSTRUCTIONS[dtype, dtype], _columns(kernel)
+    value_piece = next(p for p in (PIECE, 32, 16) if columns % p == 0)
     values = AttentionGroupParameters(
         **shared_text(kernel, params, LOG2_E),
         wgmma=use.wgmma,
@@ -109,23 +117,25 @@ def attention_groups(kernel: AttentionKernel, plan: AttentionGroupSchedule, alig
         registers=plan.registers,
         keys_per_tile=plan.keys,
         stages=plan.stages,
-        values=-(-kernel.value_size // 8) * 8,
+        values=columns,
+        value_piece=value_piece,
         out_element=storage(out),
         to_out=converter(out),
         pair_stores=whole_out(kernel, aligned),
     )
     shared_heads = ceildiv(kernel.heads, kernel.group)
     maps = (
-        _map(kernel, 0, kernel.size, kernel.rows, kernel.heads, kernel.q_strides, plan.groups * 64),
-        _map(kernel, 1, kernel.size, kernel.keys, shared_heads, kernel.k_strides, plan.keys),
-        _map(kernel, 2, kernel.value_size, kernel.keys, shared_heads, kernel.v_strides, plan.keys),
+        _map(kernel, 0, kernel.size, kernel.rows, kernel.heads, kernel.q_strides, (PIECE, plan.groups * 64)),
+        _map(kernel, 1, kernel.size, kernel.keys, shared_heads, kernel.k_strides, (PIECE, plan.keys)),
+        _map(kernel, 2, kernel.value_size, kernel.keys, shared_heads, kernel.v_strides, (value_piece, plan.keys)),
     )
     blocks = prod((kernel.batch, kernel.heads, ceildiv(kernel.rows, plan.groups * 64)))
     return launch_of("attention_wgmma.cu.j2", operand_pointers(kernel.operands), values, params, blocks, plan.threads, plan.shared(kernel),
                      maps=maps, map_names=("map_q", "map_k", "map_v"))  # fmt: skip
 
 
-def _map(kernel: AttentionKernel, operand: int, size: int, rows: Dim, heads: Dim, strides: Sequence[Dim], box: int) -> TensorMap:
+def _map(kernel: AttentionKernel, operand: int, size: int, rows: Dim, heads: Dim, strides: Sequence[Dim],
+         box: tuple[int, int]) -> TensorMap:  # fmt: skip
     item = kernel.operands[operand].dtype.itemsize
     batch, head, row = (d * item for d in strides)
-    return TensorMap(operand, item, (size, rows, heads, kernel.batch), (row, head, batch), (PIECE, box, 1, 1))
+    return TensorMap(operand, item, (size, rows, heads, kernel.batch), (row, head, batch), (*box, 1, 1))

@@ -15,7 +15,7 @@ COUNTERS = -1  # among the operands of a launch
 @dataclass(frozen=True, slots=True)
 class TensorMap:
     """An operand of a launch as the bulk copy engine sees it: elements of `itemsize` bytes, `sizes` innermost first, `strides`
-    in bytes of all but the innermost; copied in boxes of `box` elements, whose rows of 128 bytes are swizzled."""
+    in bytes of all but the innermost; copied in boxes of `box` elements, whose rows of 128, 64 or 32 bytes are swizzled by as many bits."""
 
     operand: int
     itemsize: int

@@ -23,8 +23,9 @@ _LATE = (1, 3)  # cudaMemoryTypeHost (page-locked) and Managed, whose copies are
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
 _RESTART = "Start a new process; MLC_CUDA_CHECK=1 names the kernel and its nodes."
 _DEFAULT_SHARED = 48 << 10
-# Of cuda.h: CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32 by size in bytes, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B.
-_MAP_TYPES, _SWIZZLE_128B, _PROMOTE_L2_256B = {1: 0, 2: 1, 4: 2}, 3, 3
+# Of cuda.h: CU_TENSOR_MAP_DATA_TYPE_UINT8, 16, 32 by size in bytes, CU_TENSOR_MAP_SWIZZLE_32B, 64B, 128B by bytes of a row,
+# CU_TENSOR_MAP_L2_PROMOTION_L2_256B.
+_MAP_TYPES, _SWIZZLES, _PROMOTE_L2_256B = {1: 0, 2: 1, 4: 2}, {32: 1, 64: 2, 128: 3}, 3
 _MAP_BYTES, _MAP_ALIGN = 128, 64
 _DELAY_BYTES, _DELAY_RATE = 512 << 20, 5e12  # of a memset that takes time, more than caches hold; bytes a second at most
 _PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_…: begins when the launch before lets it
@@ -264,7 +265,7 @@ class CupyDevice:
                 raise DeviceError("this driver makes no tensor maps", expected="one of CUDA 12 or later", remedy="Update the driver.")
             status = encode(
                 ctypes.byref(result), _MAP_TYPES[itemsize], rank, ctypes.c_void_p(ptr), u64(*sizes), u64(*strides), u32(*box),
-                u32(*[1] * rank), 0, _SWIZZLE_128B, _PROMOTE_L2_256B, 0)  # fmt: skip
+                u32(*[1] * rank), 0, _SWIZZLES[box[0] * itemsize], _PROMOTE_L2_256B, 0)  # fmt: skip
         if status:
             raise DeviceError(f"a tensor map of sizes {list(sizes)}, strides {list(strides)}, box {list(box)}: CUDA error {status}")
         return result

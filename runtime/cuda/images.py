@@ -26,7 +26,8 @@ class MapSpec:
     Attributes:
         pointer: the argument that is its address.
         itemsize: bytes of an element.
-        sizes: innermost first. strides: in bytes, of all but the innermost. box: elements of a copy.
+        sizes: innermost first. strides: in bytes, of all but the innermost.
+        box: elements of a copy, whose rows of 32, 64 or 128 bytes are swizzled.
     """
 
     pointer: int
@@ -106,7 +107,7 @@ def _map(pointer: object, itemsize: object, sizes: object, strides: object, box:
     known = MapSpec(pointer, itemsize, numbers(sizes), numbers(strides), plain)
     if not (len(known.sizes) == len(known.strides) + 1 == len(plain) and 2 <= len(plain) <= 4):
         raise ValueError
-    if not all(0 < b <= 256 for b in plain):
+    if not all(0 < b <= 256 for b in plain) or plain[0] * itemsize not in (32, 64, 128):
         raise ValueError
     return known
 

@@ -29,7 +29,7 @@ extern "C" int cuTensorMapEncodeTiled(void* map, int type, uint32_t rank, void* 
                                       const uint32_t* box, const uint32_t* steps, int interleave, int swizzle, int promotion, int fill) {
     const int bytes = type == 0 ? 1 : type == 1 ? 2 : type == 2 ? 4 : 0;
     const uint64_t at = reinterpret_cast<uint64_t>(address);
-    if (reinterpret_cast<uint64_t>(map) % 64 || !bytes || rank < 2 || rank > 4 || at % 16 || interleave || swizzle != 3 || promotion != 3 || fill) return 1;
+    if (reinterpret_cast<uint64_t>(map) % 64 || !bytes || rank < 2 || rank > 4 || at % 16 || interleave || promotion != 3 || fill) return 1;
     Map m{at, bytes, (int32_t)rank, {}, {}, {}};
     for (uint32_t i = 0; i < rank; ++i) {
         if (!sizes[i] || sizes[i] > (1ull << 32) || !box[i] || box[i] > 256 || steps[i] != 1) return 1;
@@ -37,7 +37,7 @@ extern "C" int cuTensorMapEncodeTiled(void* map, int type, uint32_t rank, void* 
         m.sizes[i] = sizes[i], m.box[i] = (int32_t)box[i];
         if (i) m.strides[i] = strides[i - 1];
     }
-    if (box[0] * bytes != 128) return 1;
+    if (swizzle < 1 || swizzle > 3 || box[0] * bytes != 16 << swizzle) return 1;
     std::memset(map, 0, 128);
     std::memcpy(map, &m, sizeof(m));
     return 0;

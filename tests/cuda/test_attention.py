@@ -145,6 +145,34 @@ def test_warp_groups(groups, dtype: DType, tol: float, plan: tuple[int, ...]) ->
         assert "wgmma.mma_async" in launches[-1].source and len(launches) == 1 + (not isinstance(kernel.rows, int))
 
 
+HEADS = [(DType.BF16, "cuda:sm_90a", 1e-2, True), (DType.F16, "cuda:sm_80", 3e-3, False), (DType.F32, "cuda:sm_80+tf32", 4e-3, False),
+         (DType.F32, "cuda:sm_80", 2e-5, False)]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype,target,tol,by_groups", HEADS, ids=["groups", "f16", "tf32", "f32"])
+def test_unusual_heads(dtype: DType, target: str, tol: float, by_groups: bool) -> None:
+    """Of 40 to 160 elements, no multiples of 64, grouped, with masks and with a cache of keys; values narrower and wider than keys."""
+    jobs = []
+    for i, size in enumerate((40, 72, 96, 112, 160)):
+        mask, causal = ((1, 2, 19, 70), (1, 1, 1, 70), None)[i % 3], i % 3 != 1
+        jobs.append(attention(2, 1, 19, 70, size, size, mask=mask, causal=causal, batch=1, dtype=dtype))
+    jobs.append(attention(1, 1, 17, 70, 64, 120, batch=1, dtype=dtype))
+    with pytest.MonkeyPatch.context() as patch:  # no fixture: tests of devices call this, too
+        if by_groups:
+            patch.setattr(cuda_attention, "schedule_attention_groups", lambda kernel: AttentionGroupSchedule(1, 64))
+        check_all(jobs, target, tol=tol)
+
+
+def test_what_a_swizzled_row_of_values_holds(groups) -> None:
+    """Products take whole rows: as many of 64, 32 or 16 columns as there are, and no more than 15 beyond the result."""
+    groups(1, 64)
+    for size, piece in ((8, 16), (40, 16), (64, 64), (72, 16), (96, 32), (112, 16), (160, 32), (200, 16), (256, 64)):
+        (step,) = lower(attention(1, 1, 64, 64, size, size, dtype=DType.BF16)[0], LOWERING).steps
+        (launch,) = emit(step.kernel, parse("cuda:sm_90a"), [16] * 4).launches
+        assert launch.maps[2].box == (piece, 64, 1, 1) and f"V_WIDTH = {piece * 2}," in launch.source
+        assert f"m64n{-(-size // 16) * 16}k16" in launch.source
+
+
 def test_keys_hidden_from_warp_groups(groups) -> None:
     groups(1, 64)
     test_hidden_keys(DType.BF16, "cuda:sm_90a", 1e-2)

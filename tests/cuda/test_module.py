@@ -396,6 +396,7 @@ def test_descriptions_of_tensor_maps() -> None:
         {"itemsize": 3},
         {"sizes": (64,)},
         {"box": (64, 300, 1)},
+        {"box": (128, 128, 1)},
         {"strides": (128, -4)},
         {"sizes": (64, (999,), 5)},
         {"box": (64, (1,), 1)},

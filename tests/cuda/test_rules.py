@@ -67,8 +67,9 @@ def test_mistakes_are_found(planted, name: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [(8, 2, (64, 5), (128,), (64, 5)), (16, 2, (64, 0), (128,), (64, 5)), (16, 2, (64, 5), (120,), (64, 5)),
-                                   (16, 2, (64, 5), (1 << 40,), (64, 5)), (16, 2, (64, 5), (128,), (64, 257)), (16, 2, (64, 5), (128,), (128, 5))])  # fmt: skip
+                                   (16, 2, (64, 5), (1 << 40,), (64, 5)), (16, 2, (64, 5), (128,), (64, 257)), (16, 2, (64, 5), (128,), (128, 5)),
+                                   (16, 2, (64, 5), (128,), (8, 5))])  # fmt: skip
 def test_tensor_maps_that_the_driver_would_refuse(wrong) -> None:
-    assert len(tensor_map(16, 2, (64, 5), (128,), (64, 5))) == 128
+    assert all(len(tensor_map(16, 2, (64, 5), (128,), (row, 5))) == 128 for row in (64, 32, 16))
     with pytest.raises(DeviceError, match="a tensor map at"):
         tensor_map(*wrong)

@@ -21,7 +21,7 @@ def tensor_map(ptr: int, itemsize: int, sizes: Sequence[int], strides: Sequence[
     """The bytes of `emulate::Map`. Raises DeviceError for what the driver would not take (`cuTensorMapEncodeTiled`)."""
     rank = len(sizes)
     fits = ptr % 16 == 0 and all(0 < s <= 1 << 32 for s in sizes) and all(s % 16 == 0 and s < 1 << 40 for s in strides)
-    if not (fits and all(0 < b <= 256 for b in box) and box[0] * itemsize == 128):
+    if not (fits and all(0 < b <= 256 for b in box) and box[0] * itemsize in (32, 64, 128)):
         raise DeviceError(f"a tensor map at {ptr:#x} of sizes {list(sizes)}, strides {list(strides)}, box {list(box)}")
     pad = [0] * (4 - rank)
     room = np.empty(_MAP_BYTES + _MAP_ALIGN, np.uint8)

@@ -36,7 +36,8 @@ struct Map {  // what EmulatedDevice.tensor_map makes
 };
 static_assert(sizeof(Map) <= sizeof(TensorMap), "fits");
 
-inline uint32_t swizzled(uint32_t address) { return address ^ ((address >> 3) & 0x70u); }
+// Rows of `width` bytes, 128, 64 or 32: their pieces of 16 bytes change places by the bits of the address from 7 on.
+inline uint32_t swizzled(uint32_t address, uint32_t width) { return address ^ ((address >> 3) & (width - 16)); }
 
 inline void copy_now(const Deferred& d) {
     Map m;
@@ -44,7 +45,7 @@ inline void copy_now(const Deferred& d) {
     const uint32_t row_bytes = (uint32_t)(m.box[0] * m.itemsize), start = shared_address(d.to);
     for (int32_t r = 0; r < m.box[1]; ++r)
         for (int32_t c = 0; c < m.box[0]; ++c) {
-            unsigned char* const to = block.window + swizzled(start + (uint32_t)r * row_bytes + (uint32_t)(c * m.itemsize));
+            unsigned char* const to = block.window + swizzled(start + (uint32_t)r * row_bytes + (uint32_t)(c * m.itemsize), row_bytes);
             const int64_t at[4] = {d.at[0] + c, d.at[1] + (int64_t)r, d.at[2], d.at[3]};
             bool inside = true;
             uint64_t offset = (uint64_t)at[0] * (uint64_t)m.itemsize;
@@ -64,10 +65,11 @@ inline void copy_now(const Deferred& d) {
 }
 inline void copy_box(void* to, const TensorMap& map, int rank, int k, int row, int head, int batch, u64* barrier) {
     known(barrier);
-    if (shared_address(to) % 1024) fail("a bulk copy to a place that swizzles do not begin at");
     Map m;
     std::memcpy(&m, &map, sizeof(m));
-    if (m.box[0] * m.itemsize != 128 || m.base % 16) fail("a bulk copy of boxes that are not rows of 128 bytes");
+    const uint32_t width = (uint32_t)(m.box[0] * m.itemsize);
+    if ((width != 128 && width != 64 && width != 32) || m.base % 16) fail("a bulk copy of boxes whose rows no swizzle is for");
+    if (shared_address(to) % (8 * width)) fail("a bulk copy to a place that swizzles do not begin at");
     if (m.rank != rank) fail("a bulk copy with coordinates of another rank than its map");
     Deferred d{copy_now, to, {}, {k, row, head, batch}, barrier};
     std::memcpy(d.from, &map, sizeof(map));
@@ -80,7 +82,7 @@ inline void multiply(const Fiber::Product& p) {
     const uint32_t thread = block.current->thread.x % 128, lane = thread % 32;
     const auto word = [](uint64_t descriptor, uint32_t row, uint32_t w) {
         const uint32_t start = (uint32_t)(descriptor & 0x3fff) << 4, eight = (uint32_t)(descriptor >> 32 & 0x3fff) << 4;
-        const unsigned char* const from = block.window + swizzled(start + row / 8 * eight + row % 8 * 128 + w * 4);
+        const unsigned char* const from = block.window + swizzled(start + row / 8 * eight + row % 8 * 128 + w * 4, 128);
         seen_by_engines(from);
         uint32_t out;
         std::memcpy(&out, from, 4);
@@ -88,11 +90,11 @@ inline void multiply(const Fiber::Product& p) {
     };
     const auto turned_word = [](uint64_t descriptor, uint32_t n, uint32_t w) {  // elements 2w and one on of k, of column n
         const uint32_t start = (uint32_t)(descriptor & 0x3fff) << 4, eight = (uint32_t)(descriptor >> 32 & 0x3fff) << 4;
-        const uint32_t chunk = (uint32_t)(descriptor >> 16 & 0x3fff) << 4;
+        const uint32_t chunk = (uint32_t)(descriptor >> 16 & 0x3fff) << 4, width = swizzle_width(descriptor), count = width / 2;
         uint16_t half[2];
         for (uint32_t e = 0; e < 2; ++e) {
             const uint32_t k = w * 2 + e;
-            const unsigned char* const from = block.window + swizzled(start + n / 64 * chunk + n % 64 * 2 + k / 8 * eight + k % 8 * 128);
+            const unsigned char* const from = block.window + swizzled(start + n / count * chunk + n % count * 2 + k / 8 * eight + k % 8 * width, width);
             seen_by_engines(from);
             std::memcpy(&half[e], from, 2);
         }
@@ -186,7 +188,7 @@ inline void store_now(const Fiber::Store& s) {
                 inside = inside && at[i] >= 0 && (uint64_t)at[i] < m.sizes[i];
                 if (i) offset += (uint64_t)at[i] * m.strides[i];
             }
-            const unsigned char* const from = block.window + swizzled(start + (uint32_t)r * row_bytes + (uint32_t)(c * m.itemsize));
+            const unsigned char* const from = block.window + swizzled(start + (uint32_t)r * row_bytes + (uint32_t)(c * m.itemsize), row_bytes);
             if (inside) seen_by_engines(from);
             if (inside) std::memcpy(reinterpret_cast<void*>(m.base + offset), from, (size_t)m.itemsize);
         }

@@ -41,16 +41,20 @@ inline void known(const void* barrier) {
     fail("a barrier that is used before all know that it is initialized");
 }
 
-// A descriptor of a matrix swizzled by 128 bytes, in shared memory: patterns begin at multiples of 1024 (their base offset is 0), k goes
-// on within the first row of one, or, "turned", from one to the next.
+// A descriptor of a swizzled matrix in shared memory: patterns begin at multiples of their size (their base offset is 0). k goes on within
+// the first row of one of 128 bytes, or, "turned", from one to the next; then columns are whole patterns, of 128, 64 or 32 bytes each
+// (PTX ISA, "Canonical layouts" of wgmma).
+inline uint32_t swizzle_width(uint64_t descriptor) { return 256u >> (descriptor >> 62); }
 inline void describes(uint64_t d, uint32_t rows, bool turned) {
     constexpr uint64_t FIELDS = 0xc0003fff3fff3fffull;
     const size_t start = (d & 0x3fff) << 4, chunk = (d >> 16 & 0x3fff) << 4, eight = (d >> 32 & 0x3fff) << 4;
-    if (d >> 62 != 1 || (d & ~FIELDS)) fail("a descriptor of a matrix that is not swizzled by 128 bytes");
-    if (start & (turned ? 1023 : 0x380)) fail("a matrix that begins where its swizzle does not");
-    if (eight % 1024 || (turned && rows > 64 && chunk % 1024)) fail("a matrix whose strides are not those of its swizzle");
-    const size_t end = turned ? (rows - 1) / 64 * chunk + eight + 1024 : (rows - 1) / 8 * eight + 1024;
-    if ((start & ~(size_t)1023) + end > block.bytes + (size_t)(block.shared - block.window)) fail("a matrix that ends outside of shared memory");
+    const uint32_t width = swizzle_width(d), pattern = 8 * width, columns = width / 2;
+    if (width == 256 || (!turned && width != 128) || (d & ~FIELDS)) fail("a descriptor of a matrix that is not swizzled as it may be");
+    if (start & (turned ? pattern - 1 : 0x380)) fail("a matrix that begins where its swizzle does not");
+    if (turned && rows % columns) fail("columns that are no whole patterns of their swizzle");
+    if (eight % pattern || (turned && rows > columns && chunk % pattern)) fail("a matrix whose strides are not those of its swizzle");
+    const size_t end = turned ? (rows - 1) / columns * chunk + eight + pattern : (rows - 1) / 8 * eight + pattern;
+    if ((start & ~(size_t)(pattern - 1)) + end > block.bytes + (size_t)(block.shared - block.window)) fail("a matrix that ends outside of shared memory");
 }
 
 // Products are given behind wgmma.fence, the same ones in the same order by the four warps of a group.

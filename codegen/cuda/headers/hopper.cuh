@@ -95,10 +95,13 @@ MLC_FN void settled(u32& x) { asm volatile("" : "+r"(x)::"memory"); }
 MLC_FN u64 matrix_descriptor(const void* matrix) {
     return (u64)((shared_address(matrix) & 0x3ffffu) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
 }
-// Of B "turned", 16-bit elements of n next to each other: a row of 128 bytes is 64 of n, eight rows of k lie in 1024 bytes, and
-// the next 64 of n lie `chunk` bytes further, which is what bits 16 to 29 are then for.
+// Of B "turned", 16-bit elements of n next to each other: a row of WIDTH bytes, 128, 64 or 32, is swizzled in pieces of 16, by as many
+// bits of the address; eight rows of k are a pattern, and columns are whole patterns, of which the next lies `chunk` bytes further, in
+// bits 16 to 29. The swizzle is 1, 2 or 3 in bits 62 and 63.
+template <int WIDTH>
 MLC_FN u64 turned_descriptor(const void* matrix, int chunk) {
-    return (u64)((shared_address(matrix) & 0x3ffffu) >> 4) | (u64)(chunk >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+    constexpr u64 SWIZZLE = WIDTH == 128 ? 1 : WIDTH == 64 ? 2 : 3;
+    return (u64)((shared_address(matrix) & 0x3ffffu) >> 4) | (u64)(chunk >> 4) << 16 | (u64)(8 * WIDTH >> 4) << 32 | SWIZZLE << 62;
 }
 // The descriptor of the matrix that begins so many bytes further on.
 MLC_FN u64 further(u64 descriptor, int bytes) { return descriptor + (u64)(bytes >> 4); }
