@@ -96,9 +96,6 @@ def main(args: list[str] | None = None) -> None:
         code: Any = cli.main(args=given, prog_name="mlc", standalone_mode=False)
     except MlcError as e:
         _fail(e, str(e), debug, 2)
-    except click.exceptions.NoArgsIsHelpError as e:
-        click.echo(e.format_message(), err=True)
-        sys.exit(2)
     except click.ClickException as e:
         e.show()
         sys.exit(2)
