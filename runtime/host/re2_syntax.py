@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import NamedTuple, TypeAlias
 
 _LAST = 0x10FFFF
-_MOST_REPEATS, _MOST_DEPTH = 1000, 200  # of RE2; nested groups
+_MOST_REPEATS, _MOST_DEPTH = 1000, 200  # of RE2, those within each other multiplied; nested groups
 
 Ranges: TypeAlias = tuple[tuple[int, int], ...]  # of code points, first and last, ascending and apart
 
@@ -137,7 +137,20 @@ def parse(pattern: str) -> Regex:
     found = p.either(_Flags(), 0)
     if p.at < len(pattern):
         raise p.wrong("a parenthesis that nothing opened")
+    if _times(found) > _MOST_REPEATS:
+        raise ValueError(f"repetitions in each other, more than {_MOST_REPEATS} in all, in {pattern[:80]!r}")
     return found
+
+
+def _times(regex: Regex) -> int:
+    """How often the part that is written out most often is."""
+    match regex:
+        case Concat(parts) | Either(parts):
+            return max(map(_times, parts), default=1)
+        case Repeat(body, least, most):
+            return _times(body) * max(1, least if most is None else most)
+        case _:
+            return 1
 
 
 class _Parser:

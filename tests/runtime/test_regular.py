@@ -70,6 +70,29 @@ def test_what_is_no_pattern(pattern):
         parse(pattern)
 
 
+IN_EACH_OTHER = [
+    "(a{100}){10}",
+    "(a{100}){11}",
+    "((a{10})*b){101}",
+    "(a{100}|(b{2,9}c){112}){1}",
+    "(a+){1000}",
+    "((a{500}){3}){0}",
+    "((a{1000}){1000}){1000}",
+]
+
+
+@pytest.mark.parametrize("pattern", IN_EACH_OTHER)
+def test_repetitions_in_each_other(pattern):
+    """RE2 takes a thousand; written out, more would be states without end."""
+    try:
+        ort.InferenceSession(model(pattern).SerializeToString())
+    except Exception:
+        with pytest.raises(ValueError, match="in each other"):
+            parse(pattern)
+    else:
+        parse(pattern)
+
+
 @pytest.mark.parametrize("pattern", ["(a*)*b", "^(a|a)+$", r"(\w+\s?)*!", "a*a*a*a*a*a*b", "(a?){30}a{30}b"])
 def test_long_texts_that_nearly_match(pattern):
     texts = ["a" * 3000, "a" * 60 + "b", "a a !", ""]
