@@ -22,7 +22,7 @@ class MlcError(Exception):
         if self.expected:
             text += f"; expected {self.expected}"
         if self.remedy:
-            text += f". {self.remedy}"
+            text += (".\n" if "\n" in text else ". ") + self.remedy
         return text
 
 

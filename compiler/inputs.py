@@ -194,10 +194,14 @@ def read_arrays(pairs: Iterable[str], archive: str | None) -> dict[str, np.ndarr
                     found[key] = loaded[key]
                 except (ValueError, OSError) as e:
                     raise InputError(f"array {key!r} of {archive} cannot be read: {e}", loc="--inputs") from e
+    named: set[str] = set()
     for pair in pairs:
         name, eq, path = pair.partition("=")
         if not (name and eq and path):
             raise InputError(f"--input {pair!r}", expected="NAME=FILE.npy")
+        if name in named:
+            raise InputError(f"--input of {name!r} twice", expected="each input once")
+        named.add(name)
         loaded = _load(Path(path))
         if not isinstance(loaded, np.ndarray):
             raise InputError(f"{path} is an archive", expected="one array in .npy form", remedy="Pass it with --inputs.", loc="--input")
@@ -216,6 +220,8 @@ def parse_shapes(pairs: Iterable[str]) -> dict[str, tuple[int, ...]]:
             shape = (-1,)
         if not (name and eq) or not all(0 <= d < _LARGEST for d in shape):
             raise InputError(f"--shape {pair!r}", expected="NAME=SIZE,SIZE,…, for example x=1,3,224,224")
+        if name in shapes:
+            raise InputError(f"--shape of {name!r} twice", expected="each input once")
         shapes[name] = shape
     return shapes
 

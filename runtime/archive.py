@@ -51,6 +51,11 @@ def read(source: bytes | mmap.mmap) -> tuple[list[tuple[int, int]], bytes]:
     return [_span(source, i) for i in infos], comment
 
 
+def is_module(head: bytes) -> bool:
+    """Whether a file that begins with these bytes (64 are enough) is a `.mlc` file, as `write` makes it."""
+    return head.startswith(_SIGNATURE) and head.startswith(NAMES[0].encode(), _HEADER)
+
+
 def _span(source: bytes | mmap.mmap, member: zipfile.ZipInfo) -> tuple[int, int]:
     """Where the bytes of a member are: behind its header, which has a name and extra fields of its own."""
     at = member.header_offset

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from ...errors import InputError, OnnxImportError
 from ...models.resolve import default_shapes, resolve
+from ...runtime.archive import is_module
 from ...runtime.files import write_whole
 from ..held_arrays import gather
 from ..inputs import InputSpec, complete, parse_shapes, read_arrays, specs_of_both, specs_of_onnx, workable_shapes
@@ -127,12 +128,14 @@ class Model:
         if self.path.suffix == ".mlc":
             return True
         with opened(self.path) as f:
-            return f.read(4) == b"PK\x03\x04"
+            return is_module(f.read(64))
 
     def require_onnx(self) -> None:
         """Raises InputError for a compiled module."""
         if self.is_module:
-            raise InputError(f"{self.name} is a compiled module", expected="an ONNX model, which onnxruntime can run too")
+            raise InputError(
+                f"{self.name} is a compiled module", expected="an ONNX model", remedy="`mlc run` and `mlc bench` take modules."
+            )
 
     def require_no_options(self, knobs: Options) -> None:
         """Raises InputError for options of compilation beside a compiled module."""

@@ -11,7 +11,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from ...errors import MlcError, OnnxImportError, VerifyError
 from ...ir import Dim, DType, Graph, Input, Node, TensorType, Value, substitute, sym
 from .functions import resolved, schema_function, without_absent
-from .handlers.table import find_handler
+from .handlers.table import find_handler, first_version
 from .held import Element, Held, declared, to_proto
 from .load import free_names, node_loc
 from .names import Names, PoisonedError, Scope
@@ -78,8 +78,8 @@ class Importer(Names):
         if self.problems:
             shown = "".join(f"\n  - {p}" for p in self.problems)
             raise OnnxImportError(
-                f"{len(self.problems)} unsupported operator{'s' if len(self.problems) > 1 else ''}:{shown}\n ",
-                remedy="Rewrite these nodes with supported operators, or report them",
+                f"{len(self.problems)} unsupported operator{'s' if len(self.problems) > 1 else ''}:{shown}",
+                remedy="Rewrite these nodes with supported operators, or report them.",
             )
         graph = Graph(
             tuple(inputs), tuple(outputs), tuple(i.name for i in formals), tuple(o.name for o in proto.output),
@@ -168,7 +168,9 @@ class Importer(Names):
         if handler is None and body is None:
             body = self._schema_function(node, domain)
         if handler is None and body is None:
-            self._report(node, "")
+            first = first_version(domain, node.op_type)
+            newer = first is not None and first > self.opset(domain)
+            self._report(node, f"there from version {first} on; onnx.version_converter may convert the model" if newer else "")
             raise PoisonedError
         ins = [self.lookup(name) if name else None for name in node.input]
         if domain == "" or local:

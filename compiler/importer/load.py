@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from ...errors import OnnxImportError
+from .file_kinds import HEAD, other_kind
 from .tensors import TensorReader
 from .wire import without_weights
 
@@ -56,10 +57,8 @@ def _map(path: Path) -> memoryview:
 
 
 def _parse(data: memoryview, loc: str) -> ModelProto:
-    if data[:4] == b"PK\x03\x04":
-        raise OnnxImportError(
-            "is a compiled module, or another zip archive", expected="an ONNX file", remedy="mlc.load loads modules.", loc=loc
-        )
+    if kind := other_kind(bytes(data[:HEAD])):
+        raise OnnxImportError(kind[0], expected="an ONNX model", remedy=kind[1], loc=loc)
     proto = ModelProto()
     try:
         small = without_weights(data)
@@ -67,7 +66,7 @@ def _parse(data: memoryview, loc: str) -> ModelProto:
     except (DecodeError, RuntimeError) as e:
         raise OnnxImportError(
             "is not a protobuf, or is truncated" if data else "is empty",
-            expected="a serialised onnx.ModelProto", remedy="Fetch or export the file again", loc=loc,
+            expected="a serialised onnx.ModelProto", remedy="Fetch or export the file again.", loc=loc,
         ) from e  # fmt: skip
     if not proto.HasField("graph") or not proto.ir_version:
         raise OnnxImportError("has no ONNX graph", expected="a serialised onnx.ModelProto", loc=loc)
@@ -84,7 +83,7 @@ def check(model: ModelProto, loc: str) -> None:
         if not OLDEST_OPSET <= version <= newest:
             raise OnnxImportError(
                 f"uses opset {version}", expected=f"{OLDEST_OPSET} to {newest}",
-                remedy="Convert it with onnx.version_converter, or export it again", loc=loc,
+                remedy="Convert it with onnx.version_converter, or export it again.", loc=loc,
             )  # fmt: skip
     for graph in _graphs(model):
         cycle = find_cycle(graph)
@@ -93,7 +92,13 @@ def check(model: ModelProto, loc: str) -> None:
     try:
         onnx.checker.check_model(_without_weights(model, versions[0] if versions else newest))
     except onnx.checker.ValidationError as e:
-        raise OnnxImportError(f"fails the ONNX checker: {str(e).strip()}", remedy="Export the model again", loc=loc) from e
+        raise OnnxImportError(f"fails the ONNX checker: {_line(str(e))}", remedy="Export the model again.", loc=loc) from e
+
+
+def _line(text: str) -> str:
+    """What the checker says, which are lines of sentences, as the part of a sentence."""
+    said, _, context = (" ".join(part.split()).rstrip(".") for part in text.partition("==> Context: "))
+    return f"{said} ({context})" if context else said
 
 
 def check_text(model: ModelProto) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from onnx import ValueInfoProto
 
-from ...errors import OnnxImportError
+from ...errors import OnnxImportError, VerifyError
 from ...ir import Dim, DType, TensorType, substitute, sym
 from ...ir.ops.host import OBJECT
 from ...ir.printer import RESERVED
@@ -29,11 +29,15 @@ class Signature:
         if kind != "tensor_type":
             raise OnnxImportError(f"has type {kind}", expected="a tensor, sequence, optional or map", loc=loc)
         tensor = info.type.tensor_type
+        try:
+            dtype = DType.from_onnx(tensor.elem_type)
+        except VerifyError as e:
+            raise OnnxImportError(e.found, expected="an element type of onnx.TensorProto", loc=loc) from None
         if not tensor.HasField("shape"):
             given = self.shapes.get(info.name)
             if given is None:
                 raise OnnxImportError("has no shape", remedy=f"Give its shape: --shape {info.name}=…", loc=loc)
-            return TensorType(DType.from_onnx(tensor.elem_type), tuple(self._fresh_dim(f"{info.name}_{i}") for i in range(len(given))))
+            return TensorType(dtype, tuple(self._fresh_dim(f"{info.name}_{i}") for i in range(len(given))))
         dims: list[Dim] = []
         for i, d in enumerate(tensor.shape.dim):
             if d.HasField("dim_value") and d.dim_value >= 0:
@@ -42,7 +46,7 @@ class Signature:
                 dims.append(self._symbol(d.dim_param))
             else:
                 dims.append(self._fresh_dim(f"{info.name}_{i}"))
-        return TensorType(DType.from_onnx(tensor.elem_type), tuple(dims))
+        return TensorType(dtype, tuple(dims))
 
     def _symbol(self, name: str) -> Dim:
         """The symbol of a dim_param: one name, one unknown."""

@@ -42,7 +42,8 @@ def assign(graph: Graph, options: Precision) -> Assignment:
             if others and precision == "fp32":
                 continue  # as it is anyway
             found = f"{others[0]} cannot be lowered" if others else f"no layer matches {pattern!r}"
-            raise InputError(found, expected="MatMul, Conv, or a name such as " + ", ".join(list(known)[:3]), loc="--layer")
+            names = "MatMul, Conv, or a name such as " + ", ".join(list(known)[:3])
+            raise InputError(found, expected=names if known else "none: the model has no layer that can be lowered", loc="--layer")
         for name in matched:
             if precision == "fp32":
                 chosen.pop(name, None)

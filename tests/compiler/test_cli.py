@@ -225,6 +225,9 @@ def test_files_that_cannot_be_written_are_told_first(run, tmp_path: Path, args: 
         (["compile", "{model}", "--shape", "x"], "--shape"),
         (["compile", "{model}", "--shape", "x=1,,4"], "x=1,,4"),
         (["compile", "{model}", "--tune", "inf"], "inf"),
+        (["run", "{model}", "--shape", "x=1,4", "--shape", "x=2,4"], "twice"),
+        (["run", "{model}", "--input", "x={array}", "--input", "x={array}"], "twice"),
+        (["run", "{zip}"], "zip archive"),
         (["run", "{model}", "--shape", "x=2,4", "--inputs", "{rows}"], "x=2,4"),
         (["run", "{model}", "--input", "x"], "NAME=FILE.npy"),
         (["run", "{model}", "--input", "q={array}"], "'q'"),
@@ -253,7 +256,9 @@ def test_bad_use(run, model: Path, tmp_path: Path, args: list[str], message: str
     (tmp_path / "bad.mlc").write_bytes(b"PK\x03\x04 and then nothing of use")
     np.save(tmp_path / "array.npy", np.ones((1, 4)))
     np.savez(tmp_path / "rows.npz", x=np.ones((3, 4), np.float32))
-    names = {n: tmp_path / n for n in ("text", "empty", "cut")}
+    np.savez(tmp_path / "zip", x=np.ones(3))
+    (tmp_path / "zip.npz").rename(tmp_path / "zip")
+    names = {n: tmp_path / n for n in ("text", "empty", "cut", "zip")}
     names |= {
         "model": model,
         "folder": tmp_path,

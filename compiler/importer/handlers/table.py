@@ -104,6 +104,12 @@ HANDLERS: dict[tuple[str, int], Handler] = {
 _VERSIONS: dict[str, tuple[int, ...]] = {name: tuple(sorted((v for n, v in HANDLERS if n == name), reverse=True)) for name, _ in HANDLERS}
 
 
+def first_version(domain: str, op_type: str) -> int | None:
+    """The oldest version of an operator that has a handler, or None."""
+    versions = _VERSIONS.get(f"{domain}::{op_type}" if domain else op_type)
+    return versions[-1] if versions else None
+
+
 def find_handler(domain: str, op_type: str, opset: int) -> Handler | None:
     """The handler of an operator under an opset: that of the newest listed version which is not newer than the operator's.
 

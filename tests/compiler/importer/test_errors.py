@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import mlc
 import numpy as np
@@ -303,10 +304,37 @@ def test_damaged_models_raise_nothing_but_our_errors():
 
 
 def test_a_module_is_no_model(tmp_path):
-    assert "mlc.load" in message(b"PK\x03\x04 and more")
+    assert "mlc.load" in message(mlc.compile(model([helper.make_node("Relu", ["x"], ["y"])])).to_bytes())
     (tmp_path / "m.onnx").write_bytes(model([helper.make_node("Relu", ["x"], ["y"])]).SerializeToString())
     with pytest.raises(MlcError, match="mlc compile"):
         mlc.load(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    "head, words",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a Git LFS pointer.*git lfs pull"),
+        (b"PK\x03\x04" + bytes(26) + b"archive/data.pkl", "a zip archive.*torch.onnx.export"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a pickle"),
+        (b"\x1c\0\0\0TFL3\x14\0\x20\0", "a TensorFlow Lite"),
+        (b"GGUF\x03\0\0\0", "a GGUF"),
+        ((200).to_bytes(8, "little") + b'{"w":{"dtype":"F32"', "a safetensors"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+    ],
+)
+def test_other_files_are_told(head, words, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(head)
+    assert re.search(f"model.onnx: is {words}", message(tmp_path / "model.onnx"))
+
+
+def test_an_operator_of_a_later_version():
+    text = message(model([helper.make_node("Gelu", ["x"], ["y"])]))
+    assert "Gelu (ai.onnx 17) of f32[2, 3]: there from version 20 on" in text
+
+
+def test_what_the_checker_says_is_a_sentence():
+    text = message(model([helper.make_node("Softmax", ["x"], ["y"], axis="a")]))
+    assert "\n" not in text and ".." not in text
 
 
 @pytest.mark.parametrize(
