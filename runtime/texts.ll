@@ -1,5 +1,5 @@
-; Loops over lists of Python's strings, for runtime/texts.py: called with the GIL held, with functions of Python's C interface
-; as arguments. Those that fail leave an exception, and end the loop.
+; Loops over lists of Python's strings, for runtime/texts.py: called with the GIL held. Functions of Python's C interface are called by
+; way of a table; those that fail leave an exception, and end the loop.
 
 declare i32 @llvm.fshl.i32(i32, i32, i32)
 
@@ -15,7 +15,6 @@ declare i32 @llvm.fshl.i32(i32, i32, i32)
   i64,  ; … the end of the longest match from there, or −1
   i64,  ; … the end of the match before
   i64,  ; … how many were found
-  ptr,  ; %calls
   i64,  ; of tokens: the least characters
   i64,  ; … whether they are what is between matches
   ptr   ; … %words that they are numbers of, or null
@@ -32,7 +31,24 @@ declare i32 @llvm.fshl.i32(i32, i32, i32)
 }
 
 ; Functions of Python's C interface.
-%calls = type { ptr, ptr, ptr, ptr, ptr }  ; PyList_GetItem, PyUnicode_AsUTF8AndSize, PyUnicode_FromStringAndSize, PyList_Append, Py_DecRef
+%calls = type {
+  ptr,  ; PyList_GetItem
+  ptr,  ; PyList_SetItem
+  ptr,  ; PyList_Append
+  ptr,  ; PyUnicode_AsUTF8AndSize
+  ptr,  ; PyUnicode_FromStringAndSize
+  ptr   ; Py_DecRef
+}
+
+; The UTF-8 bytes of a list's text number i, behind which is a zero, and how many there are; null where it has none.
+define internal ptr @bytes_of(ptr %calls, ptr %list, i64 %i, ptr %size) alwaysinline {
+  %get = load ptr, ptr %calls
+  %utf8.at = getelementptr %calls, ptr %calls, i64 0, i32 3
+  %utf8 = load ptr, ptr %utf8.at
+  %object = call ptr %get(ptr %list, i64 %i)
+  %data = call ptr %utf8(ptr %object, ptr %size)
+  ret ptr %data
+}
 
 ; How many of the first objects of an array have this type.
 define i64 @mlc_alike(ptr %items, i64 %n, ptr %type, i64 %at.type) {
@@ -55,7 +71,7 @@ done:
 }
 
 ; MurmurHash3_x86_32 of the UTF-8 bytes of each. Returns how many were hashed.
-define i64 @mlc_murmur(ptr %list, i64 %n, ptr %get, ptr %utf8, i64 %seed, ptr %out) {
+define i64 @mlc_murmur(ptr %calls, ptr %list, i64 %n, i64 %seed, ptr %out) {
 entry:
   %size = alloca i64
   %first = trunc i64 %seed to i32
@@ -65,8 +81,7 @@ head:
   %more = icmp slt i64 %i, %n
   br i1 %more, label %body, label %done
 body:
-  %object = call ptr %get(ptr %list, i64 %i)
-  %data = call ptr %utf8(ptr %object, ptr %size)
+  %data = call ptr @bytes_of(ptr %calls, ptr %list, i64 %i, ptr %size)
   %bad = icmp eq ptr %data, null
   br i1 %bad, label %done, label %start
 start:
@@ -133,7 +148,7 @@ define internal i32 @mixed(i32 %k) alwaysinline {
 }
 
 ; I64 numbers of decimal texts: a sign or none, 1 to 18 digits. Returns how many were read until one that is something else.
-define i64 @mlc_read_integers(ptr %list, i64 %n, ptr %get, ptr %utf8, ptr %out) {
+define i64 @mlc_read_integers(ptr %calls, ptr %list, i64 %n, ptr %out) {
 entry:
   %size = alloca i64
   br label %head
@@ -142,8 +157,7 @@ head:
   %more = icmp slt i64 %i, %n
   br i1 %more, label %body, label %done
 body:
-  %object = call ptr %get(ptr %list, i64 %i)
-  %data = call ptr %utf8(ptr %object, ptr %size)
+  %data = call ptr @bytes_of(ptr %calls, ptr %list, i64 %i, ptr %size)
   %bad = icmp eq ptr %data, null
   br i1 %bad, label %done, label %sign
 sign: ; there is a zero behind the last byte
@@ -185,9 +199,13 @@ done:
 }
 
 ; Items 0 to n of a list become decimal texts of I64 numbers. Returns how many did.
-define i64 @mlc_print_integers(ptr %numbers, i64 %n, ptr %make, ptr %set, ptr %list) {
+define i64 @mlc_print_integers(ptr %calls, ptr %numbers, i64 %n, ptr %list) {
 entry:
   %text = alloca [24 x i8]
+  %set.at = getelementptr %calls, ptr %calls, i64 0, i32 1
+  %set = load ptr, ptr %set.at
+  %make.at = getelementptr %calls, ptr %calls, i64 0, i32 4
+  %make = load ptr, ptr %make.at
   br label %head
 head:
   %i = phi i64 [ 0, %entry ], [ %next, %set.it ]
@@ -232,14 +250,9 @@ done:
 }
 
 ; Which texts from number i on match as a whole. Returns how many are done: the walk stopped in the next where a state's followers are not known.
-define i64 @mlc_full_matches(ptr %list, i64 %n, i64 %i0, ptr %walk, ptr %out) {
+define i64 @mlc_full_matches(ptr %calls, ptr %list, i64 %n, i64 %i0, ptr %walk, ptr %out) {
 entry:
   %size = alloca i64
-  %calls.at = getelementptr %walk, ptr %walk, i64 0, i32 10
-  %calls = load ptr, ptr %calls.at
-  %get = load ptr, ptr %calls
-  %utf8.at = getelementptr %calls, ptr %calls, i64 0, i32 1
-  %utf8 = load ptr, ptr %utf8.at
   %table = load ptr, ptr %walk
   %accepts.at = getelementptr %walk, ptr %walk, i64 0, i32 1
   %accepts = load ptr, ptr %accepts.at
@@ -263,8 +276,7 @@ head:
   %more = icmp slt i64 %i, %n
   br i1 %more, label %body, label %done
 body:
-  %object = call ptr %get(ptr %list, i64 %i)
-  %data = call ptr %utf8(ptr %object, ptr %size)
+  %data = call ptr @bytes_of(ptr %calls, ptr %list, i64 %i, ptr %size)
   %bad = icmp eq ptr %data, null
   br i1 %bad, label %done, label %bytes
 bytes:
@@ -319,18 +331,13 @@ define internal ptr @follower(ptr %table, i32 %state, i8 %c) alwaysinline {
 
 ; The leftmost longest matches in texts from number i0 on, or what is between them, go to the end of a list, and how many there are up to the end of each text to %ends. Matches of nothing separate as the character behind them does.
 ; Returns how many texts are done, as mlc_full_matches does.
-define i64 @mlc_tokens(ptr %list, i64 %n, i64 %i0, ptr %walk, ptr %found, ptr %ends) {
+define i64 @mlc_tokens(ptr %calls, ptr %list, i64 %n, i64 %i0, ptr %walk, ptr %found, ptr %ends) {
 entry:
   %size.at = alloca i64
   %i.at = alloca i64
-  %calls.at = getelementptr %walk, ptr %walk, i64 0, i32 10
-  %calls = load ptr, ptr %calls.at
-  %get = load ptr, ptr %calls
-  %utf8.at = getelementptr %calls, ptr %calls, i64 0, i32 1
-  %utf8 = load ptr, ptr %utf8.at
-  %least.at = getelementptr %walk, ptr %walk, i64 0, i32 11
+  %least.at = getelementptr %walk, ptr %walk, i64 0, i32 10
   %least = load i64, ptr %least.at
-  %gaps.at = getelementptr %walk, ptr %walk, i64 0, i32 12
+  %gaps.at = getelementptr %walk, ptr %walk, i64 0, i32 11
   %gaps = load i64, ptr %gaps.at
   %table = load ptr, ptr %walk
   %accepts.at = getelementptr %walk, ptr %walk, i64 0, i32 1
@@ -356,8 +363,7 @@ finished:
   store i64 0, ptr %count.at
   ret i64 %i
 open:
-  %object = call ptr %get(ptr %list, i64 %i)
-  %data = call ptr %utf8(ptr %object, ptr %size.at)
+  %data = call ptr @bytes_of(ptr %calls, ptr %list, i64 %i, ptr %size.at)
   %bad = icmp eq ptr %data, null
   br i1 %bad, label %failed, label %opened
 opened:
@@ -439,7 +445,7 @@ over:
 match:
   %from = select i1 %between, i64 %before, i64 %start
   %until = select i1 %between, i64 %start, i64 %longest
-  %kept = call i1 @emit(ptr %walk, ptr %data, i64 %from, i64 %until, i64 %least, ptr %found, ptr %count.at)
+  %kept = call i1 @emit(ptr %calls, ptr %walk, ptr %data, i64 %from, i64 %until, i64 %least, ptr %found, ptr %count.at)
   br i1 %kept, label %matched, label %failed
 matched:
   br label %begin
@@ -451,7 +457,7 @@ nothing:
 separate:
   br i1 %separates, label %cut, label %skip
 cut:
-  %kept.cut = call i1 @emit(ptr %walk, ptr %data, i64 %before, i64 %start, i64 %least, ptr %found, ptr %count.at)
+  %kept.cut = call i1 @emit(ptr %calls, ptr %walk, ptr %data, i64 %before, i64 %start, i64 %least, ptr %found, ptr %count.at)
   br i1 %kept.cut, label %skip, label %failed
 skip:
   %start.1 = add i64 %start, 1
@@ -472,7 +478,7 @@ skipped:
 last:
   br i1 %between, label %rest, label %close
 rest:
-  %kept.rest = call i1 @emit(ptr %walk, ptr %data, i64 %before, i64 %size, i64 %least, ptr %found, ptr %count.at)
+  %kept.rest = call i1 @emit(ptr %calls, ptr %walk, ptr %data, i64 %before, i64 %size, i64 %least, ptr %found, ptr %count.at)
   br i1 %kept.rest, label %close, label %failed
 close:
   %count = load i64, ptr %count.at
@@ -486,7 +492,7 @@ failed:
 }
 
 ; Bytes of a text go to the end of a list, or their number to that of numbers, if they are enough characters. Whether Python could.
-define internal i1 @emit(ptr %walk, ptr %data, i64 %from, i64 %until, i64 %least, ptr %found, ptr %count.at) {
+define internal i1 @emit(ptr %calls, ptr %walk, ptr %data, i64 %from, i64 %until, i64 %least, ptr %found, ptr %count.at) {
 entry:
   br label %head
 head:
@@ -511,7 +517,7 @@ counted:
 make.it:
   %from.at = getelementptr i8, ptr %data, i64 %from
   %length = sub i64 %until, %from
-  %words.at = getelementptr %walk, ptr %walk, i64 0, i32 13
+  %words.at = getelementptr %walk, ptr %walk, i64 0, i32 12
   %words = load ptr, ptr %words.at
   %numbered = icmp ne ptr %words, null
   br i1 %numbered, label %number.it, label %text.it
@@ -526,13 +532,11 @@ number.it:
   store i64 %count.after, ptr %count.at
   ret i1 true
 text.it:
-  %calls.at = getelementptr %walk, ptr %walk, i64 0, i32 10
-  %calls = load ptr, ptr %calls.at
-  %make.at = getelementptr %calls, ptr %calls, i64 0, i32 2
-  %make = load ptr, ptr %make.at
-  %append.at = getelementptr %calls, ptr %calls, i64 0, i32 3
+  %append.at = getelementptr %calls, ptr %calls, i64 0, i32 2
   %append = load ptr, ptr %append.at
-  %drop.at = getelementptr %calls, ptr %calls, i64 0, i32 4
+  %make.at = getelementptr %calls, ptr %calls, i64 0, i32 4
+  %make = load ptr, ptr %make.at
+  %drop.at = getelementptr %calls, ptr %calls, i64 0, i32 5
   %drop = load ptr, ptr %drop.at
   %object = call ptr %make(ptr %from.at, i64 %length)
   %bad = icmp eq ptr %object, null
@@ -573,7 +577,7 @@ done:
 }
 
 ; Hashes of the UTF-8 bytes of each. Returns how many there are.
-define i64 @mlc_hash_words(ptr %list, i64 %n, ptr %get, ptr %utf8, ptr %out) {
+define i64 @mlc_hash_words(ptr %calls, ptr %list, i64 %n, ptr %out) {
 entry:
   %size.at = alloca i64
   br label %head
@@ -582,8 +586,7 @@ head:
   %more = icmp slt i64 %i, %n
   br i1 %more, label %body, label %done
 body:
-  %object = call ptr %get(ptr %list, i64 %i)
-  %data = call ptr %utf8(ptr %object, ptr %size.at)
+  %data = call ptr @bytes_of(ptr %calls, ptr %list, i64 %i, ptr %size.at)
   %bad = icmp eq ptr %data, null
   br i1 %bad, label %done, label %hash
 hash:

@@ -42,17 +42,15 @@ def all_str(items: list[Any]) -> bool:
 def murmur(items: list[str], seed: int) -> np.ndarray:
     """U32 MurmurHash3_x86_32 by Appleby of the UTF-8 bytes. Raises UnicodeEncodeError."""
     out = np.empty(len(items), np.uint32)
-    loops = _loops()
-    loops.murmur(items, len(items), loops.get, loops.utf8, seed, address(out))
+    _loops().murmur(items, len(items), seed, address(out))
     return out
 
 
 def read_integers(items: list[str]) -> np.ndarray | None:
     """I64 numbers; None where a text is more than a sign and 1 to 18 digits, which Python is to read."""
     out = np.empty(len(items), np.int64)
-    loops = _loops()
     try:
-        done = loops.read(items, len(items), loops.get, loops.utf8, address(out))
+        done = _loops().read(items, len(items), address(out))
     except UnicodeEncodeError:
         return None
     return out if done == len(items) else None
@@ -61,8 +59,7 @@ def read_integers(items: list[str]) -> np.ndarray | None:
 def print_integers(x: np.ndarray) -> list[str]:
     """The texts of I64 numbers."""
     out: list[Any] = [None] * x.size
-    loops = _loops()
-    loops.print(address(x), x.size, loops.make, loops.set, out)
+    _loops().print(address(x), x.size, out)
     return out
 
 
@@ -70,9 +67,9 @@ class Words:
     """Words by number, for native code (`%words` in texts.ll). Raises UnicodeEncodeError."""
 
     def __init__(self, words: list[str]) -> None:
-        texts, loops = [w.encode() for w in words], _loops()
+        texts = [w.encode() for w in words]
         hashes = np.empty(len(words), np.int64)
-        loops.hash_words(words, len(words), loops.get, loops.utf8, address(hashes))
+        _loops().hash_words(words, len(words), address(hashes))
         slots = np.full(2 << max(len(words), 1).bit_length(), -1, np.int32)
         mask, taken = len(slots) - 1, slots.data
         for number, h in enumerate(hashes.view(np.uint64).tolist()):
@@ -96,10 +93,10 @@ class Walk:
     """What native code knows of an automaton, and where in a text it stopped (`%walk` in texts.ll)."""
 
     def __init__(self, kinds: np.ndarray, least: int, gaps: bool) -> None:
-        self._words = np.zeros(14, np.int64)
+        self._words = np.zeros(13, np.int64)
         self._arrays: list[np.ndarray] = [kinds] * 4
         self.at = address(self._words)
-        self._words[3], self._words[10], self._words[11], self._words[12] = address(kinds), _loops().calls, least, gaps
+        self._words[3], self._words[10], self._words[11] = address(kinds), least, gaps
         self.begin()
 
     def point(self, *arrays: np.ndarray) -> None:
@@ -109,7 +106,7 @@ class Walk:
 
     def number(self, words: Words | None) -> None:
         """Tokens are found as numbers of these words from now on, or as texts."""
-        self._words[13] = 0 if words is None else words.at
+        self._words[12] = 0 if words is None else words.at
 
     def begin(self) -> None:
         """With a first text, as it does by itself where all are done."""
@@ -137,7 +134,7 @@ def tokens(items: list[str], at: int, walk: Walk, found: list[str], ends: int) -
 
 
 class _Loops(NamedTuple):
-    """texts.ll, and what it calls of Python."""
+    """The functions of texts.ll. All but `all_str` have the table of Python's functions as their first argument already."""
 
     code: Code
     all_str: Any
@@ -147,11 +144,6 @@ class _Loops(NamedTuple):
     full_matches: Any
     tokens: Any
     hash_words: Any
-    calls: int  # where there are the addresses of functions of Python
-    get: int
-    set: int
-    utf8: int
-    make: int
 
 
 @functools.cache
@@ -160,27 +152,26 @@ def _loops() -> _Loops:
     word, number, object_ = ctypes.c_size_t, ctypes.c_int64, ctypes.py_object
     of = ctypes.PYFUNCTYPE  # which keeps the GIL, and raises what Python's functions leave
     alike = of(number, word, number, word, number)(code.address("mlc_alike"))
-    names = "PyList_GetItem", "PyList_SetItem", "PyUnicode_AsUTF8AndSize", "PyUnicode_FromStringAndSize"
-    calls = [*map(_python, names)]
-    _CALLS[:] = [calls[0], *calls[2:], *map(_python, ("PyList_Append", "Py_DecRef"))]
 
     def native(items: list[Any]) -> bool:
         count = len(items)
         return bool(alike(_word(id(items) + _ITEMS).value, count, id(str), _TYPE) == count)
 
+    def calling(name: str, *arguments: Any) -> Any:
+        return functools.partial(of(number, word, *arguments)(code.address(name)), address(_CALLS))
+
+    _CALLS[:] = [_python(name) for name in _CALLED]
     probes: list[tuple[list[Any], bool]] = [(["a", "é" * 9], True), (["a", np.str_("b")], False), (["a", "", None], False), ([b"a"], False)]
     return _Loops(
         code,
         native if all(native(items) is want for items, want in probes) else lambda items: {*map(type, items)} <= _STR,
-        of(number, object_, number, word, word, number, word)(code.address("mlc_murmur")),
-        of(number, object_, number, word, word, word)(code.address("mlc_read_integers")),
-        of(number, word, number, word, word, object_)(code.address("mlc_print_integers")),
-        of(number, object_, number, number, word, word)(code.address("mlc_full_matches")),
-        of(number, object_, number, number, word, object_, word)(code.address("mlc_tokens")),
-        of(number, object_, number, word, word, word)(code.address("mlc_hash_words")),
-        address(_CALLS),
-        *calls,
-    )  # fmt: skip
+        calling("mlc_murmur", object_, number, number, word),
+        calling("mlc_read_integers", object_, number, word),
+        calling("mlc_print_integers", word, number, object_),
+        calling("mlc_full_matches", object_, number, number, word, word),
+        calling("mlc_tokens", object_, number, number, word, object_, word),
+        calling("mlc_hash_words", object_, number, word),
+    )
 
 
 def _python(name: str) -> int:
@@ -188,7 +179,8 @@ def _python(name: str) -> int:
     return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
 
 
-_CALLS = np.zeros(5, np.int64)
+_CALLED = ("PyList_GetItem", "PyList_SetItem", "PyList_Append", "PyUnicode_AsUTF8AndSize", "PyUnicode_FromStringAndSize", "Py_DecRef")
+_CALLS = np.zeros(len(_CALLED), np.int64)  # their addresses (`%calls` in texts.ll)
 
 # Where lists have the address of their items, and objects that of their type, in CPython's C ABI; `_loops` tries it.
 _word = ctypes.c_size_t.from_address
