@@ -81,10 +81,11 @@ def check(model: ModelProto, loc: str) -> None:
         raise OnnxImportError("imports no operator set", expected=f"ai.onnx {OLDEST_OPSET} to {newest}", loc=loc)
     for version in versions:
         if not OLDEST_OPSET <= version <= newest:
+            known = newest < version <= REVIEWED_OPSET
+            remedy = "Upgrade the onnx package, which is what ends there" if known else "Convert it with onnx.version_converter"
             raise OnnxImportError(
-                f"uses opset {version}", expected=f"{OLDEST_OPSET} to {newest}",
-                remedy="Convert it with onnx.version_converter, or export it again.", loc=loc,
-            )  # fmt: skip
+                f"uses opset {version}", expected=f"{OLDEST_OPSET} to {newest}", remedy=f"{remedy}, or export it again.", loc=loc
+            )
     for graph in _graphs(model):
         cycle = find_cycle(graph)
         if cycle:

@@ -86,7 +86,13 @@ def test_cyclic_through_a_subgraph():
 @pytest.mark.parametrize("opset", [0, 1000])
 def test_opset_out_of_range(opset):
     text = message(model([helper.make_node("Relu", ["x"], ["y"])], opset=opset))
-    assert f"opset {opset}" in text and "1 to" in text
+    assert f"opset {opset}" in text and "1 to" in text and "version_converter" in text
+
+
+def test_opset_newer_than_the_onnx_package(monkeypatch):
+    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 16)
+    text = message(model([helper.make_node("Relu", ["x"], ["y"])], opset=17))
+    assert "opset 17; expected 1 to 16. Upgrade the onnx package" in text
 
 
 def test_all_unsupported_operators_are_listed():
