@@ -12,6 +12,7 @@ from .contract_fma import fma_tiles
 from .contract_gemv import MOST_ROWS, GemvSchedule, gemv, schedule_gemv
 from .contract_mma import mma_tiles
 from .contract_schedule import (
+    WAVE,
     FmaSchedule,
     Instruction,
     MmaSchedule,
@@ -21,6 +22,7 @@ from .contract_schedule import (
     schedule_mma,
     schedule_wgmma,
     suits,
+    with_splits,
 )
 from .contract_shares import Shares
 from .contract_wgmma import group_tiles, takes_groups
@@ -30,7 +32,7 @@ from .ranges import least_nonzero
 from .target import CudaTarget
 
 Plan = GemvSchedule | FmaSchedule | MmaSchedule | WgmmaSchedule
-CUTS = (64, 256)  # rows of an unknown number up to which a launch of its own may be faster
+CUTS = (64, 256, 4096)  # rows of an unknown number up to which a launch of its own may be faster
 
 
 def emit_contract(kernel: ContractKernel, aligned: Sequence[int], target: CudaTarget) -> Emitted:
@@ -50,8 +52,9 @@ def emit_contract(kernel: ContractKernel, aligned: Sequence[int], target: CudaTa
     counters = 0
     for part in _parts(kernel, use, aligned, target):
         launch, shares = _launch(replace(kernel, m=_rows(m, part.least, part.most)), part.plan, use, aligned)
-        launches.append(replace(launch, blocks=launch.blocks * between(m, part.least, part.most)))
-        memory, counters = dim_max(memory, shares.bytes), max(counters, shares.counters)
+        gate = between(m, part.least, part.most)
+        launches.append(replace(launch, blocks=launch.blocks * gate))
+        memory, counters = dim_max(memory, shares.bytes * gate), max(counters, shares.counters)
     return Emitted(tuple(launches), 2 * prod((batch, m, n, k)), bytes_of(kernel.operands), (memory,) if counters else (), counters)
 
 
@@ -74,10 +77,24 @@ def _parts(kernel: ContractKernel, use: Instruction | None, aligned: Sequence[in
         here = replace(kernel, m=_rows(kernel.m, least, most))
         plan = _plan(here, use, aligned, target)
         if out and suits(here, out[-1].plan, plan, target.device.multiprocessors):
-            out[-1] = replace(out[-1], least=least)
+            most = out[-1].most
+            all_rows = replace(kernel, m=_rows(kernel.m, least, most))
+            out[-1] = _Part(least, most, _shared(all_rows, out[-1].plan, target.device.multiprocessors))
         else:
             out.append(_Part(least, most, plan))
     return out
+
+
+def _shared(kernel: ContractKernel, plan: Plan, wave: int) -> Plan:
+    """The plan with as many blocks to share k as it takes for this kernel."""
+    match plan:
+        case FmaSchedule():
+            return with_splits(kernel, plan, WAVE)
+        case MmaSchedule():
+            return with_splits(kernel, plan, wave)
+        case WgmmaSchedule():
+            return with_splits(kernel, plan, wave)
+    return plan
 
 
 def _rows(m: Dim, least: int, most: int) -> Dim:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ...ir import Dim, DType, ceildiv, lower, prod, upper
+from ...ir import Dim, DType, ceildiv, dim_max, dim_min, floordiv, lower, prod, upper
 from ..kernel import ContractKernel
+from .launching import between
 from .target import DEVICES, Device
 
 WAVE = 132  # blocks that keep a large device busy (multiprocessors of an H200; fewer on most)
@@ -27,7 +28,7 @@ class FmaSchedule:
     tm: int
     tn: int
     slices: int = 1
-    splits: int = 1
+    splits: Dim = 1
 
     @property
     def threads(self) -> int:
@@ -55,7 +56,7 @@ def schedule_fma(kernel: ContractKernel) -> FmaSchedule:
         chosen = skinny
     else:
         chosen = next((c for c in candidates if _count(kernel, c) >= WAVE), candidates[-1])
-    return replace(chosen, splits=splits(kernel, tiles(kernel, chosen)))
+    return with_splits(kernel, chosen, WAVE)
 
 
 def tiles(kernel: ContractKernel, s: FmaSchedule | MmaSchedule | WgmmaSchedule) -> Dim:
@@ -68,13 +69,24 @@ def _count(kernel: ContractKernel, s: FmaSchedule | MmaSchedule | WgmmaSchedule)
     return typical(kernel.batch) * ceil(typical(kernel.m), s.bm) * ceil(typical(kernel.n), s.bn)
 
 
-def splits(kernel: ContractKernel, blocks: Dim, wave: int = WAVE) -> int:
-    """Blocks to share k, where results alone, as many as there may be, would leave most of `wave` multiprocessors idle. Not for an
-    unknown size of k."""
-    if not isinstance(kernel.k, int) or not 0 < upper(blocks) <= wave // 2:
+def splits(kernel: ContractKernel, blocks: Dim, wave: int) -> Dim:
+    """Blocks to share k, where results alone would leave most of `wave` multiprocessors idle: of an unknown number of results, as these
+    are at a launch. Not for an unknown size of k."""
+    most = min(MAX_SPLITS, kernel.k // SPLIT_K) if isinstance(kernel.k, int) and upper(blocks) > 0 else 1
+    if most < MIN_SPLITS or lower(blocks) > wave // MIN_SPLITS:
         return 1
-    count = min(MAX_SPLITS, wave // upper(blocks), kernel.k // SPLIT_K)
-    return count if count >= MIN_SPLITS else 1
+    if lower(blocks) == upper(blocks):
+        blocks = lower(blocks)
+    count = dim_min(most, floordiv(wave, dim_max(1, blocks)))
+    return dim_max(1, count * between(count, MIN_SPLITS, None))
+
+
+T = TypeVar("T", FmaSchedule, "MmaSchedule", "WgmmaSchedule")
+
+
+def with_splits(kernel: ContractKernel, s: T, wave: int) -> T:
+    """The tile with the blocks that share k."""
+    return replace(s, splits=splits(kernel, tiles(kernel, s), wave))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +130,7 @@ class MmaSchedule:
     stages: int
     resident: int
     efficiency: float
-    splits: int = 1
+    splits: Dim = 1
     stream: int = 0
 
     @property
@@ -154,7 +166,7 @@ def cost(kernel: ContractKernel, s: MmaSchedule | WgmmaSchedule, wave: int) -> t
     A multiprocessor computes its blocks, parts of tiles beyond the result too, and with fewer blocks than it has room for it
     waits more. No step along k is faster than its copies, which part of a device makes slower than all of it.
     """
-    shared = splits(kernel, tiles(kernel, s), wave)
+    shared = upper(splits(kernel, _count(kernel, s), wave))
     count = _count(kernel, s) * shared
     blocks = max(1, ceil(count, wave))
     busy = blocks * s.bm * s.bn / s.efficiency * math.sqrt(s.resident / min(blocks, s.resident))
@@ -178,7 +190,7 @@ class WgmmaSchedule:
     stages: int
     resident: int
     efficiency: float
-    splits: int = 1
+    splits: Dim = 1
     stream: int = 0
 
     @property
@@ -234,7 +246,7 @@ def _soonest(kernel: ContractKernel, candidates: Sequence[S], wave: int) -> S:
         streamed = min(candidates, key=lambda s: stream_cost(kernel, s, wave))
         if stream_cost(kernel, streamed, wave) < STREAM_GAIN * cost(kernel, whole, wave)[0]:
             return replace(streamed, stream=wave * streamed.resident)
-    return replace(whole, splits=splits(kernel, tiles(kernel, whole), wave))
+    return with_splits(kernel, whole, wave)
 
 
 def stream_cost(kernel: ContractKernel, s: MmaSchedule | WgmmaSchedule, wave: int) -> float:
@@ -248,7 +260,7 @@ def stream_cost(kernel: ContractKernel, s: MmaSchedule | WgmmaSchedule, wave: in
     return step * steps + FINISH * s.resident * s.bm * s.bn / s.efficiency
 
 
-WORTH = 1.5  # times the estimate of the best plan: more is worth a launch of its own, which takes time to compile
+WORTH = 1.2  # times the estimate of the best plan: more is worth a launch of its own, which takes time to compile
 
 
 def suits(kernel: ContractKernel, plan: object, best: object, wave: int) -> bool:
@@ -256,17 +268,16 @@ def suits(kernel: ContractKernel, plan: object, best: object, wave: int) -> bool
     if plan == best:
         return True
     if isinstance(plan, FmaSchedule) and isinstance(best, FmaSchedule):
-        alike = plan.splits == splits(kernel, tiles(kernel, plan))
-        return alike and fma_cost(kernel, plan) <= WORTH * fma_cost(kernel, best)
+        return fma_cost(kernel, plan) <= WORTH * fma_cost(kernel, best)
     if isinstance(plan, MmaSchedule | WgmmaSchedule) and isinstance(best, MmaSchedule | WgmmaSchedule) and type(plan) is type(best):
-        alike = plan.splits == splits(kernel, tiles(kernel, plan), wave)
-        return alike and cost(kernel, plan, wave)[0] <= WORTH * cost(kernel, best, wave)[0]
+        return cost(kernel, plan, wave)[0] <= WORTH * cost(kernel, best, wave)[0]
     return False
 
 
 def fma_cost(kernel: ContractKernel, s: FmaSchedule) -> float:
     """An estimated time: of what a multiprocessor has to compute, faster the fewer elements a thread loads for a product."""
-    work = ceil(_count(kernel, s) * s.splits, WAVE) * s.bm * s.bn * ceil(typical(kernel.k), s.splits)
+    shared = upper(splits(kernel, _count(kernel, s), WAVE))
+    work = ceil(_count(kernel, s) * shared, WAVE) * s.bm * s.bn * ceil(typical(kernel.k), shared)
     return work * (1 / s.tm + 1 / s.tn)
 
 

@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from ...errors import CodegenError
 from ...ir import Dim, ceildiv, upper
 from ..kernel import ContractKernel
-from .contract_schedule import FmaSchedule, MmaSchedule, WgmmaSchedule, tiles
+from .contract_schedule import MIN_SPLITS, FmaSchedule, MmaSchedule, WgmmaSchedule, tiles
 from .contract_text import accumulator
+from .launching import between
+from .target import DEVICES
+
+# Tiles that are ever split, of a number that only a launch knows.
+_MOST_SPLIT = max(d.multiprocessors for d in DEVICES.values()) // MIN_SPLITS
 
 
 def stream_blocks(kernel: ContractKernel, plan: MmaSchedule | WgmmaSchedule, bk: int) -> int:
@@ -33,5 +38,8 @@ def shares(kernel: ContractKernel, plan: FmaSchedule | MmaSchedule | WgmmaSchedu
     """A tile of sums for each block of a stream, else for each share; `each` counters for each block, else for each tile."""
     if not stream and plan.splits == 1:
         return Shares()
-    places = stream or tiles(kernel, plan)
-    return Shares(places * plan.splits * plan.bm * plan.bn * accumulator(kernel).itemsize, upper(places) * each)
+    places, tile = stream or tiles(kernel, plan), plan.bm * plan.bn * accumulator(kernel).itemsize
+    if isinstance(plan.splits, int):
+        return Shares(places * plan.splits * tile, upper(places) * each)
+    split = between(plan.splits, MIN_SPLITS, None)
+    return Shares(places * plan.splits * split * tile, min(upper(places), _MOST_SPLIT) * each)

@@ -114,7 +114,8 @@ class ContractParameters:
 
     name: str = PLACEHOLDER
     threads: int
-    splits: int
+    splits: str  # blocks that share k
+    sizes_decide: bool  # when it is launched, on `splits`
     stream: int = 0  # blocks that share all steps along k, if not 0
     pack: int
     acc: str
@@ -148,12 +149,13 @@ def raster(bm: int, bn: int) -> int:
     return max(1, round(math.sqrt(WAVE * bn / bm)))
 
 
-def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLines, threads: int, splits: int,
+def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLines, threads: int, splits: Dim,
                       tile: tuple[int, int] = (1, 1)) -> dict[str, Any]:  # fmt: skip
     """The fields of ContractParameters; `tile`: rows and columns of a block's tile."""
     a, b, name = kernel.operands[0].dtype, kernel.operands[1].dtype, params.name
     return {
-        "threads": threads, "splits": splits, "pack": lines.pack, "acc": storage(accumulator(kernel)), "a_type": storage(a),
+        "threads": threads, "splits": str(splits) if isinstance(splits, int) else f"(int){name(splits)}",
+        "sizes_decide": not isinstance(splits, int), "pack": lines.pack, "acc": storage(accumulator(kernel)), "a_type": storage(a),
         "b_type": storage(b), "a_zero": zero(a), "b_zero": zero(b), "index": index_type(kernel), "batch": name(kernel.batch),
         "m": name(kernel.m), "n": name(kernel.n), "k": name(kernel.k), "lda": name(kernel.lda), "a_batch": name(kernel.a_batch),
         "b_batch": name(kernel.b_batch), "b_offset": b_offset(kernel, params), "b_rows": kernel.b_row != 0, "outside": outside(kernel),
@@ -165,6 +167,6 @@ def shared_parameters(kernel: ContractKernel, params: Params, lines: EpilogueLin
 def contract_launch(template: str, kernel: ContractKernel, values: ContractParameters, params: Params, blocks: Dim, shared: int,
                     maps: tuple[TensorMap, ...] = (), map_names: tuple[str, ...] = ()) -> Launch:  # fmt: skip
     """The launch of a rendered template. Where blocks share k, they hand partial sums to each other (`contract_shares.py`)."""
-    sums = values.acc if values.stream or values.splits > 1 else ""
+    sums = values.acc if values.stream or values.splits != "1" else ""
     pointers = operand_pointers(kernel.operands)
     return launch_of(template, pointers, values, params, blocks, values.threads, shared, sums=sums, maps=maps, map_names=map_names)

@@ -116,7 +116,7 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
         c = len(kernel.operands) - 1
         maps.append(_map(kernel, c, kernel.n, kernel.m, kernel.ldc, kernel.c_batch, (ROW // kernel.operands[c].dtype.itemsize, 64)))
         names.append("map_c")
-    memory = plan.shared + (plan.staging if staged else 0) + (LAST if plan.splits > 1 else 0)
+    memory = plan.shared + (plan.staging if staged else 0) + (LAST if plan.splits != 1 else 0)
     launch = contract_launch("contract_wgmma.cu.j2", kernel, values, params, blocks, memory, tuple(maps), tuple(names))
     return launch, shares(kernel, plan, stream, plan.groups)
 

@@ -87,6 +87,7 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
     long_rows, long_single, streamed = tensor(70, 3072, dtype=DType.BF16), tensor(12, 2100), tensor(116 * 128, 4096, dtype=DType.BF16)
     long_levels = [const(rng.integers(0, 16, (1024, 24)), DType.U8), *(const(rng.standard_normal((32, 24)), DType.F32) for _ in range(2))]
     few_rows = tensor(9, 1024, dtype=DType.BF16)
+    any_rows, any_single = tensor(sym("R", 100), 2048, dtype=DType.BF16), tensor(sym("R", 100), 2048)  # at the launch it follows how many
     rows_of_any, half_rows = tensor(sym("R", 1), 64), tensor(sym("R", 1), 64, dtype=DType.BF16)
     graphs += [
         graph([mask], *Node.make(O.Positions(), (mask,)).outputs), graph([deep_rows], ap(O.Sort(True), deep_rows)),
@@ -101,6 +102,8 @@ def sources() -> dict[str, tuple[str, tuple[str, ...]]]:
         graph([long_single], ap(O.MatMul(), long_single, const(np.ones((2100, 64), np.float32)))),
         graph([streamed], ap(DotMatMul(), streamed, const(np.ones((4096, 256), DType.BF16.np)))),
         graph([few_rows], ap(O.GroupedMatMul(4, 32), few_rows, *long_levels)),
+        graph([any_rows], ap(DotMatMul(), any_rows, const(np.ones((2048, 256), DType.BF16.np)))),
+        graph([any_single], ap(O.MatMul(), any_single, const(np.ones((2048, 256), np.float32)))),
     ]  # fmt: skip
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for text in ("cuda:sm_80,sm_90a", "cuda:sm_80+tf32"):

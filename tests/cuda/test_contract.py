@@ -13,7 +13,7 @@ from mlc.codegen.cuda.target import parse
 from mlc.codegen.kernel import ContractKernel
 from mlc.ir import DType, const, evaluate, sym
 from mlc.ir import ops as O
-from mlc.ir.ops.dot import DotMatMul
+from mlc.ir.ops.dot import DotConv, DotMatMul
 
 pytestmark = needs_gxx
 B = sym("B", 0, 4096)
@@ -99,6 +99,28 @@ def test_an_unknown_number_of_rows(dtype: DType) -> None:
         for rows, least in ((1, 10), (8, 3), (64, 3), (256, 4), (257, 1), (4096, 64)):
             blocks = [b for b in (evaluate(k.blocks, {"F": rows}) for k in launches) if b]
             assert len(blocks) == 1 and blocks[0] >= least, (target, rows)
+
+
+SHARING = [(DType.F32, "cuda:sm_80"), (DType.BF16, "cuda:sm_80"), (DType.BF16, "cuda:sm_90a")]
+
+
+@pytest.mark.parametrize("dtype,target", SHARING, ids=["fma", "mma", "groups"])
+def test_an_unknown_number_of_tiles_shares_k(dtype: DType, target: str) -> None:
+    """As many blocks to a tile as leave no multiprocessor idle, by sizes at the launch; none where tiles are enough."""
+    many = sym("N", 1, 64)
+    op = (lambda *a: ap(O.MatMul(), *a)) if dtype is DType.F32 else (lambda *a: ap(DotMatMul(), *a))
+    image, rows, x = tensor(many, 9, 9, 176, dtype=dtype), tensor(many, 70, 1600, dtype=dtype), tensor(many, 1600, 72, dtype=dtype)
+    conv_of = O.Conv if dtype is DType.F32 else DotConv
+    convolved = ap(conv_of((1, 1), (1, 1), (1, 1), (1, 1), 1), image, weights(3, 3, 176, 40, dtype=dtype.np))
+    graphs = [graph([image], ap(O.Relu(), convolved)), graph([rows, x], op(rows, x))]
+    jobs = [(g, None, {"N": n}) for g in graphs for n in (1, 3)]
+    plans = check_all(jobs, target, tol=1e-3)
+    for plan in plans[::2]:
+        (kernel,) = kernels(plan)
+        emitted = emit(kernel, parse(target), [16] * len(kernel.operands))
+        per_batch = {n: sum(evaluate(k.blocks, {"N": n}) for k in emitted.launches) / n for n in (1, 64)}
+        assert per_batch[1] >= 3 and per_batch[1] > per_batch[64]
+        assert evaluate(emitted.workspaces[0], {"N": 1}) > 0 == evaluate(emitted.workspaces[0], {"N": 64})
 
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16, DType.F64, DType.I32], ids=lambda d: d.value)

@@ -60,13 +60,13 @@ MLC_FN void add_sums(Sums& sums, const Acc* partial, i64 number, int thread) {
         for (int e = 0; e < EACH; ++e) to[i + e] = Sum::of(to[i + e], piece.v[e]);
     }
 }
-// All of PARTS parts, in their order, whoever comes last; loads of some 64 sums are under way at a time, as registers allow.
-template <int THREADS, int PARTS, class Acc, class Sums>
-MLC_FN void sum_parts(Sums& sums, const Acc* partial, i64 first, int thread) {
+// All of `parts`, in their order, whoever comes last; loads of some 64 sums are under way at a time, as registers allow.
+template <int THREADS, class Acc, class Sums>
+MLC_FN void sum_parts(Sums& sums, const Acc* partial, i64 first, int parts, int thread) {
     constexpr int COUNT = sizeof(Sums) / sizeof(Acc), AT_A_TIME = COUNT < 64 ? 64 / COUNT : 1;
     Acc* const to = reinterpret_cast<Acc*>(&sums);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) to[i] = (Acc)0;
 #pragma unroll AT_A_TIME
-    for (int part = 0; part < PARTS; ++part) add_sums<THREADS>(sums, partial, first + part, thread);
+    for (int part = 0; part < parts; ++part) add_sums<THREADS>(sums, partial, first + part, thread);
 }
