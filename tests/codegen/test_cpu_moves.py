@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from lowering import ap, graph, tensor
+from mlc.codegen.cpu.loops import transpose
 from mlc.codegen.cpu.loops.emit import emit_loop
 from mlc.codegen.cpu.loops.interior import interior
 from mlc.codegen.cpu.loops.merge import merge_axes
@@ -336,6 +337,32 @@ def test_short_pieces_of_a_line(size, times):
         kernel = LoopKernel(want.shape, (), operands, (), (Store(1, offset(*row_major(want.shape)), Load(0, at, dtype=dtype)),))
         assert dtype is not DType.F32 or segments(kernel, parse("cpu:x86-64-v4")) is not None
         agree(kernel, x, want, targets=TARGETS[:2])
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    ("shape", "perm"), [((1100, 270), (1, 0)), ((2, 1045, 513), (0, 2, 1)), ((1024, 256), (1, 0)), ((1031, 3, 259), (2, 1, 0))]
+)
+def test_results_past_the_caches(monkeypatch, dtype, shape, perm):
+    """Rows that begin anywhere in a line, blocks that end anywhere, and last ones that overlap."""
+    monkeypatch.setattr(transpose, "_PAST_CACHES", 0)
+    kernel, want = transposed(x := elements(dtype, *shape), perm)
+    assert moving(merge_axes(kernel), parse("cpu:x86-64-v4")).past
+    agree(kernel, x, want, targets=TARGETS[:2])
+
+
+def test_results_past_the_caches_are_large():
+    target = parse("cpu:x86-64-v4")
+    for shape, past in [
+        ((2048, 1024), True),
+        ((1024, 1024), False),
+        ((1 << 15, 128), True),
+        ((1 << 16, 64), False),
+        ((64, 1 << 16), False),
+    ]:
+        kernel, _ = transposed(elements(DType.F32, *shape), (1, 0))
+        found = moving(merge_axes(kernel), target)
+        assert past == (isinstance(found, Turn) and found.past), shape
 
 
 def test_choice():

@@ -245,10 +245,13 @@ class IRBuilder:
     def load(self, pointer: Value, type: Any, align: int) -> Value:
         return self._value(type, f"load {type.text}, ptr {pointer.text}, align {align}")
 
-    def store(self, value: Value, pointer: Value, align: int | None = None) -> None:
-        """Aligned as its type where nothing is said."""
-        end = "" if align is None else f", align {align}"
+    def store(self, value: Value, pointer: Value, align: int | None = None, past_caches: bool = False) -> None:
+        """Aligned as its type where nothing is said. What goes past the caches others read only after a `fence`."""
+        end = ("" if align is None else f", align {align}") + (", !nontemporal !{i32 1}" if past_caches else "")
         self.block.lines.append(f"store {value.type.text} {value.text}, ptr {pointer.text}{end}")
+
+    def fence(self) -> None:
+        self.block.lines.append("fence seq_cst")
 
     def gep(self, pointer: Value, indices: Sequence[Value], source_etype: Any) -> Value:
         """One pointer, or a vector of them where the index is one."""

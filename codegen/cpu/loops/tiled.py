@@ -8,7 +8,7 @@ from typing import Any
 from ....ir import Dim, ceildiv, lower
 from ...expr import Load
 from ...kernel import Store
-from ..build import storage, vec
+from ..build import I64, storage, vec
 from ..math.functions import Functions
 from ..shuffles import repeated, turned, unwoven, woven
 from .accesses import Scope
@@ -36,6 +36,9 @@ class Tiled(Reductions):
         strip, rest = self._split(part, ceildiv(self.k.axes[tile.read], tile.strip))
         low, start = b.ir.mul(strip, b.i64(tile.strip)), b.ir.mul(rest, b.i64(tile.run))
         high, stop = b.smin(b.ir.add(low, b.i64(tile.strip)), across), b.smin(b.ir.add(start, b.i64(tile.run)), long)
+        if tile.past:
+            self._block(tile, outer, (low, high), (start, stop))
+            return
         if not tile.open:
             self._tiles(tile, outer, (low, high), (start, stop))
             return
@@ -77,6 +80,71 @@ class Tiled(Reductions):
 
         b.loop(start, stop, b.i64(tile.strip), [], piece)
 
+    def _block(self, tile: Turn, outer: dict[int, Any], read: tuple[Any, Any], write: tuple[Any, Any]) -> None:
+        """[low, high) along both axes, turned into memory that stays in the cache, from where whole lines go past it."""
+        b, k, n = self.b, self.k, tile.lanes
+        (store,) = k.stores
+        dtype = k.operands[store.operand].dtype
+        t, pitch = storage(dtype), tile.run + 2 * n
+        (low, high), (start, stop) = read, write
+        low = b.smin(low, b.ir.sub(self.dim(k.axes[tile.read]), b.i64(tile.depth)))
+        start = b.smin(start, b.ir.sub(self.dim(k.axes[tile.write]), b.i64(n)))
+        room = b.alloca_entry(t, (tile.strip + tile.depth) * pitch)
+
+        def line(r: Any) -> Any:
+            return b.at(room, b.ir.mul(b.ir.sub(r, low), b.i64(pitch)), t)
+
+        def columns(i: Any, _: list[Any]) -> list[Any]:
+            at = b.smin(i, b.ir.sub(stop, b.i64(n)))
+
+            def turn(r: Any, _: list[Any]) -> list[Any]:
+                first = b.smin(r, b.ir.sub(high, b.i64(tile.depth)))
+                math = Functions(b, n, self.target)
+                for j, s in enumerate(self._scopes(tile, [b.ir.add(first, b.i64(j)) for j in range(tile.depth)], at, outer)):
+                    there = b.at(b.at(line(first), b.i64(j * pitch), t), b.ir.sub(at, start), t)
+                    b.ir.store(math.to_storage(self.value(store.value, s, True), dtype), there, align=dtype.itemsize)
+                return []
+
+            b.loop(low, high, b.i64(tile.depth), [], turn)
+            return []
+
+        def whole(r: Any, _: list[Any]) -> list[Any]:
+            there = self.address(store.operand, store.offset, Scope({**outer, tile.read: r, tile.write: start}, n, None, [], {}))
+            self._by_lines(line(r), there, b.ir.sub(stop, start), vec(t, n), dtype.itemsize)
+            return []
+
+        b.loop(start, stop, b.i64(n), [], columns)
+        b.loop(low, high, b.i64(1), [], whole)
+
+    def _by_lines(self, source: Any, target: Any, count: Any, vector: Any, itemsize: int) -> None:
+        """Copies elements: those of whole vectors at their boundaries go past the caches, what is before and behind does not."""
+        b, t, n = self.b, vector.element, vector.count
+        before = b.ir.and_(b.ir.neg(b.ir.ptrtoint(target, I64)), b.i64(n * itemsize - 1))
+        before = b.smin(b.ir.udiv(before, b.i64(itemsize)), count)
+
+        def edge(at: Any, size: Any) -> None:
+            value = b.load(vector, b.at(source, at, t), itemsize)
+            b.masked_store(value, b.at(target, at, t), b.below(size, n), itemsize)
+
+        def body(i: Any, _: list[Any]) -> list[Any]:
+            value = b.load(vector, b.at(source, i, t), itemsize)
+            b.ir.store(value, b.at(target, i, t), align=n * itemsize, past_caches=True)
+            return [b.ir.add(i, b.i64(n))]
+
+        edge(b.i64(0), before)
+        end = b.loop(before, b.ir.sub(count, b.i64(n - 1)), b.i64(n), [before], body)[0]
+        edge(end, b.ir.sub(count, end))
+
+    def _scopes(self, tile: Turn, rows: list[Any], at: Any, outer: dict[int, Any]) -> list[Scope]:
+        """A tile's vectors from `at` along the write axis, one a row, with what is loaded of each."""
+        scopes = [Scope({**outer, tile.write: at, tile.read: row}, tile.lanes, None, [], {}) for row in rows]
+        math = Functions(self.b, tile.lanes, self.target)
+        for e in tile.loads:
+            dtype = self.k.operands[e.operand].dtype
+            for s, x in zip(scopes, self._columns(tile, e, scopes[0], storage(dtype), dtype.itemsize), strict=True):
+                s.memo[id(e), False] = math.from_storage(x, dtype)
+        return scopes
+
     def _row_of_tiles(self, tile: Turn, first: Any, start: Any, stop: Any, outer: dict[int, Any], ahead: tuple[Any, Any]) -> None:
         """Tiles of `depth` elements from `first` along the read axis, from start to stop along the write axis.
 
@@ -89,13 +157,7 @@ class Tiled(Reductions):
 
         def body(i: Any, _: list[Any]) -> list[Any]:
             at = b.smin(i, b.ir.sub(long, b.i64(n)))
-            scopes = [Scope({**outer, tile.write: at, tile.read: row}, n, None, [], {}) for row in rows]
-            math = Functions(b, n, self.target)
-            for e in tile.loads:
-                dtype = k.operands[e.operand].dtype
-                for s, x in zip(scopes, self._columns(tile, e, scopes[0], storage(dtype), dtype.itemsize), strict=True):
-                    s.memo[id(e), False] = math.from_storage(x, dtype)
-            for j, s in enumerate(scopes):
+            for j, s in enumerate(self._scopes(tile, rows, at, outer)):
                 for store in k.stores:
                     self._store(store, s)
                     there = {**outer, tile.write: b.ir.add(at, ahead[1]), tile.read: b.ir.add(ahead[0], b.i64(j))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....ir import Dim, Shape, ceildiv, lower, upper
+from ....ir import Dim, Shape, ceildiv, lower, prod, upper
 from ...affine import affine, stride_along
 from ...expr import Load, postorder
 from ...kernel import LoopKernel
@@ -17,6 +17,8 @@ _PIECE = 16  # bytes of a row that are read at once, where elements are smaller 
 _LEAST_PIECE = 8  # bytes; below, loads of a stride are cheaper
 _FEW = 8  # elements of a row: a whole one is then worth less than `_PIECE` only if it has those
 _MOST_WOVEN = 15  # vectors that are interleaved before they are stored
+_PAST_CACHES = 8 << 20  # bytes of a result from which on whole lines of it go to memory without being read first:
+_BLOCK = 256, 1024  # blocks of so many elements along the read axis by bytes along the write axis wait in the second-level cache
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Turn:
     power of two, or all of a short axis.
 
     A unit takes `strip` elements along the read axis and `run` along the write axis. `open`: which of the two axes may turn
-    out to be shorter than a tile when the kernel runs; it then does without tiles.
+    out to be shorter than a tile when the kernel runs; it then does without tiles. `past`: results go past the caches.
     """
 
     write: int
@@ -36,6 +38,7 @@ class Turn:
     strip: int
     run: int
     open: tuple[int, ...] = ()
+    past: bool = False
 
     @property
     def schedule(self) -> LoopSchedule:
@@ -105,6 +108,10 @@ def turning(k: LoopKernel, target: CpuTarget) -> Turn | None:
     if len(loads) > 2 or depth < 2 or lanes * size < _PIECE or depth * size < min(least, lanes * size):
         return None
     short = tuple(a for a, least in ((write, lanes), (read, depth)) if lower(k.axes[a]) < least)
+    strip, run = _BLOCK[0], _BLOCK[1] // max(size, *sizes)
+    whole = len(sizes) == 1 and lanes * sizes[0] * 8 == target.vector_bits and lower(prod(k.axes)) * sizes[0] >= _PAST_CACHES
+    if whole and len(k.stores) == 1 and lower(k.axes[write]) >= run and lower(k.axes[read]) >= strip // 2:
+        return Turn(write, read, tuple(loads), lanes, depth, strip, run, past=True)
     return Turn(write, read, tuple(loads), lanes, depth, _STRIP, _RUN, short)
 
 

@@ -157,6 +157,8 @@ class Writer(Tiled, RunningStores, LineUnits):
         b.walk(self.begin, self.end, unit)
         if restore is not None:
             restore()
+        if isinstance(self.tile, Turn) and self.tile.past:
+            b.ir.fence()
         b.ir.ret_void()
 
     def _each_walked(self, part: Any, axes: dict[int, Any], walked: list[int]) -> None:
