@@ -17,6 +17,7 @@ from ...errors import InputError
 Assignment = dict[str, str]  # layer → precision; those not named stay float32
 Loss = Callable[[Assignment], float]
 Progress = Callable[[str, int, int], None]
+Step = tuple[float, str, str]  # loss per millisecond, layer, precision
 _GRAIN = 32  # parts of all steps: settled so far where each try compiles a module
 _LEAST = 1e-6  # milliseconds: a precision that was asked for is worth taking, if it saves nothing by measurement, too
 
@@ -76,13 +77,13 @@ def search(
         tell("search: layers one by one", i, len(savings))
         weights[layer] = {precision: weight({layer: precision}) for precision in saved}
     steps = _steps(savings, weights)
+    reached = {0: 0.0}
 
     def within(measure: Loss, count: int) -> bool:
         tell("search: how many steps", count, len(steps))
         reached[count] = measure(_taken(steps[:count]))
         return reached[count] <= limit
 
-    reached = {0: 0.0}
     if estimate is not None:
         guess, grain = _most(len(steps), partial(within, estimate), len(steps) // 2), 1
     else:
@@ -90,22 +91,23 @@ def search(
         guess, grain = _within_share(steps, weights, share * sum(weights[n][p] for n, p in fastest.items())), 1 + len(steps) // _GRAIN
     count = _most(len(steps), partial(within, loss), guess, grain)
     chosen = _taken(steps[:count])
-    above = [layer for layer in fastest if chosen.get(layer) != fastest[layer]]
     if not chosen:
-        layer, precision = steps[0][1:]
-        least = (estimate or loss)({layer: precision})
-        raise InputError(
-            f"no layer can be lowered within {limit:g}: the first choice, {layer}, alone loses {least:.3g} in {precision}",
-            expected="a larger bound",
-            loc="--max-drop",
-        )
+        raise _nothing_fits(steps[0], estimate or loss, limit)
+    above = [layer for layer in fastest if chosen.get(layer) != fastest[layer]]
     if estimate is None:
         return Outcome(chosen, reached[count], {}, {n: f"{weights[n][fastest[n]] ** 0.5:.3g} of its result in {fastest[n]}" for n in above})
     alone = {layer: estimate({layer: fastest[layer]}) for layer in above}
     return Outcome(chosen, reached[count], alone, {n: f"{alone[n]:.3g} alone in {fastest[n]}" for n in above})
 
 
-Step = tuple[float, str, str]  # loss per millisecond, layer, precision
+def _nothing_fits(step: Step, measure: Loss, limit: float) -> InputError:
+    _, layer, precision = step
+    least = measure({layer: precision})
+    return InputError(
+        f"no layer can be lowered within {limit:g}: the first choice, {layer}, alone loses {least:.3g} in {precision}",
+        expected="a larger bound",
+        loc="--max-drop",
+    )
 
 
 def _steps(savings: Mapping[str, Mapping[str, float]], weights: Mapping[str, Mapping[str, float]]) -> list[Step]:

@@ -96,61 +96,77 @@ def _by_rules(kernel: AttentionKernel, target: CpuTarget) -> AttentionSchedule:
         raise CodegenError("attention of " + ", ".join(o.dtype.value for o in kernel.operands), expected="f32")
     lanes = target.lanes(4)
     tall = _TALL if target.vector_bits >= 512 or not target.is_x86 else _TALL_16 if target.vector_bits >= 256 else _TALL_128
-    most = max(tall)
-    widths: tuple[int, ...] = tuple(range(1, most + 1))
-    if isinstance(kernel.rows, int):
-        vectors = max(1, -(-kernel.rows // lanes))
-        least = -(-vectors // most)
-        widths = tuple(sorted({vectors // least, -(-vectors // least)}))
     narrow = _NARROW if not isinstance(kernel.rows, int) or kernel.rows <= _NARROW else 0
-    most_keys = _BLOCK_BYTES // (4 * lanes * widths[-1])
-    block = block_of(kernel.keys, most_keys)
+    one_by_one = bool(narrow) and isinstance(kernel.rows, int)
+    widths = _widths(kernel.rows, lanes, max(tall))
+    values = _value_tiles(kernel, lanes, widths, tall)
+    if _tiles(kernel, target) and not one_by_one:
+        return _on_tiles(kernel, lanes, tall, values, narrow)
+    return _on_vectors(kernel, lanes, tall, widths, values, narrow, one_by_one)
+
+
+def _widths(rows: Dim, lanes: int, most: int) -> tuple[int, ...]:
+    """Vectors of queries of a strip, as they occur."""
+    if not isinstance(rows, int):
+        return tuple(range(1, most + 1))
+    vectors = max(1, -(-rows // lanes))
+    least = -(-vectors // most)
+    return tuple(sorted({vectors // least, -(-vectors // least)}))
+
+
+def _value_tiles(kernel: AttentionKernel, lanes: int, widths: tuple[int, ...], tall: dict[int, int]) -> tuple[ValueTile, ...]:
+    """Chunks of v's columns, as even as can be."""
     columns = -(-kernel.value_size // lanes)
-    chunks = -(-columns // most)
-    sizes = [columns // chunks + (c < columns % chunks) for c in range(chunks)]
+    chunks = -(-columns // max(tall))
     tail = kernel.value_size % lanes != 0
-    values = tuple(
-        ValueTile(_rows(kernel.rows, lanes, widths, tall[n]), n, tail and c == chunks - 1) for c, n in enumerate(sizes)
-    )  # fmt: skip
-    count = ceildiv(kernel.rows, lanes * most)
-    if narrow and isinstance(kernel.rows, int):
-        widths = ()  # no strips at all
-    if _tiles(kernel, target) and widths:
-        strips = ceildiv(kernel.rows, 2 * lanes)
-        together, groups = _groups(kernel, strips, 2 * lanes)
-        block = -(-block_of(kernel.keys, _TILE_KEYS) // 32) * 32
-        keys = min(_TILE_KEYS, block) if isinstance(kernel.keys, int) else _TILE_KEYS
-        return AttentionSchedule(
-            lanes=lanes,
-            most=2,
-            widths=(2,),
-            tall=(tall[2],),
-            most_keys=keys,
-            block=block,
-            values=values,
-            strips=strips,
-            together=together,
-            groups=groups,
-            copied_keys=False,
-            narrow=narrow,
-            tiles=True,
-        )
-    heights = tuple(tall[w] for w in widths)
-    together, groups = _groups(kernel, count, most * lanes)
+    sizes = [columns // chunks + (c < columns % chunks) for c in range(chunks)]
+    return tuple(ValueTile(_rows(kernel.rows, lanes, widths, tall[n]), n, tail and c == chunks - 1) for c, n in enumerate(sizes))
+
+
+def _on_tiles(kernel: AttentionKernel, lanes: int, tall: dict[int, int], values: tuple[ValueTile, ...], narrow: int) -> AttentionSchedule:
+    strips = ceildiv(kernel.rows, 2 * lanes)
+    together, groups = _groups(kernel, strips, 2 * lanes)
+    block = -(-block_of(kernel.keys, _TILE_KEYS) // 32) * 32
+    return AttentionSchedule(
+        lanes=lanes,
+        most=2,
+        widths=(2,),
+        tall=(tall[2],),
+        most_keys=min(_TILE_KEYS, block) if isinstance(kernel.keys, int) else _TILE_KEYS,
+        block=block,
+        values=values,
+        strips=strips,
+        together=together,
+        groups=groups,
+        copied_keys=False,
+        narrow=narrow,
+        tiles=True,
+    )
+
+
+def _on_vectors(
+    kernel: AttentionKernel, lanes: int, tall: dict[int, int], widths: tuple[int, ...], values: tuple[ValueTile, ...], narrow: int,
+    one_by_one: bool,
+) -> AttentionSchedule:  # fmt: skip
+    """`one_by_one`: all queries are, so that there are no strips at all."""
+    most = max(tall)
+    most_keys = _BLOCK_BYTES // (4 * lanes * widths[-1])
+    strips = ceildiv(kernel.rows, lanes * most)
+    together, groups = _groups(kernel, strips, most * lanes)
     row = kernel.k_strides[2]
-    copied_keys = together != 1 and isinstance(row, int) and row > kernel.size and 4 * row % _SAME_SETS == 0
+    of_strips = () if one_by_one else widths
     return AttentionSchedule(
         lanes=lanes,
         most=most,
-        widths=widths,
-        tall=heights,
+        widths=of_strips,
+        tall=tuple(tall[w] for w in of_strips),
         most_keys=most_keys,
-        block=max(1, block),
+        block=max(1, block_of(kernel.keys, most_keys)),
         values=values,
-        strips=count,
+        strips=strips,
         together=together,
         groups=groups,
-        copied_keys=copied_keys,
+        copied_keys=together != 1 and isinstance(row, int) and row > kernel.size and 4 * row % _SAME_SETS == 0,
         narrow=narrow,
     )
 

@@ -59,8 +59,65 @@ class Lines:
     blocks: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Windows along a line of known size. Of Lines: column, tap, facts, cuts. reads: loads of the taps, of which one moves along the
+    line; its elements are `along` apart from point to point, and `step` from tap to tap."""
+
+    column: int
+    tap: int
+    facts: tuple[Fact, ...]
+    cuts: tuple[Fact, ...]
+    size: int
+    taps: int
+    lanes: int
+    reads: int
+    along: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiling:
+    """Of a line. held: weights stay in registers for all points; points, tiles, known: as in Lines."""
+
+    held: bool
+    points: int
+    tiles: int
+    known: bool
+
+
 def lines(k: LoopKernel, axis: int, width: int, target: CpuTarget) -> Lines | None:
     """None where the kernel, with vectors along `axis`, is no such thing."""
+    line = _line(k, axis)
+    # windows of three taps are bound by memory: neighbouring channels are better read one after the other
+    if line is None or not 1 <= line.along <= line.step or (line.taps < _LEAST_TAPS and line.size > _SHORT):
+        return None
+    apart = k.stages[0].fn == "sum" and upper(prod(k.reduce_axes)) > _CHAIN
+    tiling = _tiling(line, apart, target.vector_registers - 2)
+    height = k.axes[[i for i in range(len(k.axes)) if i != axis][-2]]
+    if tiling is None or height == 0:
+        return None
+    rows = _band(height)
+    bands = ceildiv(height, rows)
+    block = _block(line.lanes, width, bands)
+    return Lines(
+        column=line.column,
+        tap=line.tap,
+        points=tiling.points,
+        tiles=tiling.tiles,
+        facts=line.facts,
+        cuts=line.cuts,
+        order=_order(line, tiling),
+        apart=apart,
+        known=tiling.known,
+        rows=rows,
+        bands=bands,
+        block=block,
+        blocks=-(-line.lanes // block),
+    )
+
+
+def _line(k: LoopKernel, axis: int) -> _Line | None:
     n = len(k.axes)
     others = [i for i in range(n) if i != axis]
     simple = len(k.stages) == 1 and not any(s.per_element for s in k.stores) and is_static(k.reduce_axes) and bool(k.reduce_axes)
@@ -78,50 +135,33 @@ def lines(k: LoopKernel, axis: int, width: int, target: CpuTarget) -> Lines | No
     if any(set(f[1]) - {column, tap} or not isinstance(f[0], int) for f in facts) or any(tap in f[1] for f in cuts):
         return None
     found = _reads(k if win is None else win.inside, axis, column, tap)
-    if found is None:
+    return None if found is None else _Line(column, tap, facts, cuts, size, taps, lanes, *found)
+
+
+def _tiling(line: _Line, apart: bool, registers: int) -> _Tiling | None:
+    """None where registers hold no tile worth the name, or lines would take too much code."""
+    held = line.reads > 1 and not apart and line.taps <= registers // 2
+    most = min((registers - line.taps if held else registers) // (2 if apart else 1), _MOST_POINTS, _MOST_CODE // line.taps)
+    if most < min(line.size, _LEAST_POINTS):
         return None
-    reads, along, step = found
-    # windows of three taps are bound by memory: neighbouring channels are better read one after the other
-    if not 1 <= along <= step or (taps < _LEAST_TAPS and size > _SHORT):
-        return None
-    apart = k.stages[0].fn == "sum" and upper(prod(k.reduce_axes)) > _CHAIN
-    registers = target.vector_registers - 2
-    held = reads > 1 and not apart and taps <= registers // 2  # weights, in registers for all points
-    most = min((registers - taps if held else registers) // (2 if apart else 1), _MOST_POINTS, _MOST_CODE // taps)
-    if most < min(size, _LEAST_POINTS):
-        return None
-    tiles = -(-size // most)
-    points = -(-size // tiles)
+    tiles = -(-line.size // most)
+    points = -(-line.size // tiles)
     middle = [i * points + j for i in range(1, tiles - 1) for j in (0, points - 1)]
-    known = any(_at(f, column, p, tap, t) < 0 for f in facts for p in middle for t in (0, taps - 1))
-    if known and size * taps > _MOST_KNOWN:
-        return None
-    order = sorted(
-        ((j, t) for j in range(points) for t in range(taps)), key=lambda x: (x[0] * along + x[1] * step, x[1]) if held else x[::-1]
-    )
-    height = k.axes[others[-2]]
-    if height == 0:
-        return None
-    rows = _band(height)
-    bands = ceildiv(height, rows)
+    known = any(_at(f, line.column, p, line.tap, t) < 0 for f in line.facts for p in middle for t in (0, line.taps - 1))
+    return None if known and line.size * line.taps > _MOST_KNOWN else _Tiling(held, points, tiles, known)
+
+
+def _order(line: _Line, tiling: _Tiling) -> tuple[tuple[int, int], ...]:
+    """By element of the line where weights stay in registers, else by tap."""
+    products = ((j, t) for j in range(tiling.points) for t in range(line.taps))
+    return tuple(sorted(products, key=lambda x: (x[0] * line.along + x[1] * line.step, x[1]) if tiling.held else x[::-1]))
+
+
+def _block(lanes: int, width: int, bands: Dim) -> int:
+    """Lanes of a unit: with the bands, `_UNITS` units where there are as many vectors."""
     vectors = -(-lanes // width)
     wanted = min(vectors, max(1, _UNITS // bands)) if isinstance(bands, int) else 1
-    block = -(-vectors // wanted) * width
-    return Lines(
-        column=column,
-        tap=tap,
-        points=points,
-        tiles=tiles,
-        facts=facts,
-        cuts=cuts,
-        order=tuple(order),
-        apart=apart,
-        known=known,
-        rows=rows,
-        bands=bands,
-        block=block,
-        blocks=-(-lanes // block),
-    )
+    return -(-vectors // wanted) * width
 
 
 def _reads(k: LoopKernel, axis: int, column: int, tap: int) -> tuple[int, int, int] | None:
