@@ -14,6 +14,8 @@ from ..errors import VerifyError
 class DType(enum.Enum):
     """`value` is the name used in IR text; `onnx` is TensorProto.DataType."""
 
+    __hash__ = object.__hash__  # that of an Enum is a function in Python
+
     F32 = "f32"
     U8 = "u8"
     I8 = "i8"

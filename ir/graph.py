@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
-from typing import Any, ClassVar
+from functools import cache, cached_property
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -17,12 +17,12 @@ from .op import Op, Trait
 from .types import TensorType
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """Result `index` of a node."""
+class Value(NamedTuple):
+    """Result `index` of a node. (A named tuple: passes look up values more than anything else, and tuples are hashed and compared by
+    native code.)"""
 
     node: Node
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # not tuple's method
 
     @property
     def type(self) -> TensorType:
@@ -62,10 +62,11 @@ class Node:
         """Build a node, its types inferred. Raises VerifyError with `loc` when the operands do not fit."""
         ins = tuple(inputs)
         try:
-            types = op.infer([v.type for v in ins])
-            negative = next((t for t in types if any(isinstance(d, int) and d < 0 for d in t.shape)), None)
-            if negative is not None:
-                raise VerifyError(f"a result is {negative}", expected="no negative sizes")
+            types = op.infer([v.node.types[v.index] for v in ins])
+            for t in types:
+                for d in t.shape:
+                    if isinstance(d, int) and d < 0:
+                        raise VerifyError(f"a result is {t}", expected="no negative sizes")
         except VerifyError as e:
             if e.loc:
                 raise
@@ -73,9 +74,16 @@ class Node:
                               remedy=e.remedy, loc=" + ".join(loc)) from None  # fmt: skip
         return Node(op, ins, types, loc)
 
+    def with_inputs(self, inputs: tuple[Value, ...]) -> Node:
+        """The same op with other operands; its types are inferred again where theirs differ. Raises VerifyError as `make`."""
+        for new, old in zip(inputs, self.inputs, strict=True):
+            if new is not old and new.type != old.type:
+                return Node.make(self.op, inputs, self.loc)
+        return Node(self.op, inputs, self.types, self.loc)
+
     @property
     def outputs(self) -> tuple[Value, ...]:
-        return tuple(Value(self, i) for i in range(len(self.types)))
+        return (Value(self, 0),) if len(self.types) == 1 else tuple(Value(self, i) for i in range(len(self.types)))
 
     @property
     def out(self) -> Value:
@@ -181,8 +189,8 @@ class Graph:
         """The `sizes` whose symbols some node mentions, or something that has to hold, and those wanted."""
         if not self.sizes:
             return ()
-        mentioned = {s for node in self.nodes for s in symbols_in(node)}
-        mentioned |= symbols_of(d for pair in self.equal for d in pair) | symbols_of(d for limit in self.limits for d in limit.dims)
+        mentioned = self._after_sizes[1] | symbols_of(d for pair in self.equal for d in pair)
+        mentioned |= symbols_of(d for limit in self.limits for d in limit.dims)
         return tuple(s for s in self.sizes if s.symbol in mentioned or s.wanted)
 
     @cached_property
@@ -198,7 +206,7 @@ class Graph:
     def nodes(self) -> tuple[Node, ...]:
         """All nodes that the outputs need, inputs first, in a deterministic topological order (no recursion)."""
         if self.sizes:
-            return self._nodes_after_sizes()
+            return self._after_sizes[0]
         order: dict[Node, None] = {v.node: None for v in self.inputs}
         stack: list[tuple[Node, int]] = [(v.node, 0) for v in reversed(self.outputs)]
         while stack:
@@ -214,17 +222,24 @@ class Graph:
                 stack.append((node.inputs[i].node, 0))
         return tuple(order)
 
-    def _nodes_after_sizes(self) -> tuple[Node, ...]:
+    @cached_property
+    def _after_sizes(self) -> tuple[tuple[Node, ...], set[str]]:
+        """All nodes, each after those that give the sizes it mentions, and the symbols that nodes mention."""
         given = {s.symbol: s.value.node for s in self.sizes}
+        mentioned: set[str] = set()
         order: dict[Node, None] = {v.node: None for v in self.inputs}
         before: dict[Node, tuple[Node, ...]] = {}
         open_: set[Node] = set()
 
         def needs(node: Node) -> tuple[Node, ...]:
-            if node not in before:
-                implied = (given[s] for s in sorted(symbols_in(node) & given.keys()))
-                before[node] = (*(v.node for v in node.inputs), *(n for n in implied if n is not node))
-            return before[node]
+            found = before.get(node)
+            if found is None:
+                found = tuple([v.node for v in node.inputs])
+                if symbols := symbols_in(node):
+                    mentioned.update(symbols)
+                    found += tuple(n for s in sorted(symbols & given.keys()) if (n := given[s]) is not node)
+                before[node] = found
+            return found
 
         stack: list[tuple[Node, int]] = [(v.node, 0) for v in reversed(self.outputs)]
         stack += [(s.value.node, 0) for s in self.sizes if s.wanted]
@@ -245,7 +260,7 @@ class Graph:
             else:
                 stack.append((node, i + 1))
                 stack.append((wanted[i], 0))
-        return tuple(order)
+        return tuple(order), mentioned
 
     @cached_property
     def uses(self) -> Mapping[Value, tuple[Node, ...]]:
@@ -270,18 +285,19 @@ class Graph:
         new: dict[Value, Value] = {}
         changed = False
         for node in self.nodes:
-            ins = tuple(new.get(v, v) for v in node.inputs)
+            ins = tuple(map(new.get, node.inputs, node.inputs))
             got = fn(node, ins)
             if got is None:
                 if ins == node.inputs:
                     continue
-                got = Node.make(node.op, ins, node.loc).outputs
+                got = node.with_inputs(ins).outputs
             changed = True
             if len(got) != len(node.types):
                 raise VerifyError(f"rewrite of {node.op.name} returned {len(got)} values", expected=str(len(node.types)))
             for v, t in zip(got, node.types, strict=True):
-                if v.type != t and not v.type.stands_for(t):
-                    raise VerifyError(f"rewrite of {node.op.name} returned {v.type}", expected=str(t), loc=" + ".join(node.loc))
+                found = v.type
+                if found is not t and found != t and not found.stands_for(t):
+                    raise VerifyError(f"rewrite of {node.op.name} returned {found}", expected=str(t), loc=" + ".join(node.loc))
             new.update(zip(node.outputs, got, strict=True))
         if not changed:
             return self
@@ -301,24 +317,30 @@ def symbols_in(node: Node) -> frozenset[str]:
     """Symbols that the types or fields of a node mention, nested graphs included (not those that such a graph binds itself)."""
     found: set[str] = set()
     for t in node.types:
-        found |= symbols_of(t.shape)
+        _add_mentioned(t.shape, found)
     if not isinstance(node.op, (Const, Input)):
-        for f in fields(node.op):
-            found |= _mentioned(getattr(node.op, f.name))
+        for name in _field_names(type(node.op)):  # type: ignore[arg-type]  # mypy takes its objects' hash for that of the class
+            _add_mentioned(getattr(node.op, name), found)
     return frozenset(found)
 
 
-def _mentioned(attribute: object) -> set[str]:
+@cache
+def _field_names(op: type[Op]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(op))
+
+
+def _add_mentioned(attribute: object, found: set[str]) -> None:
     if isinstance(attribute, Expr):
-        return set(attribute.symbols)
-    if isinstance(attribute, tuple):
-        return {s for x in attribute for s in _mentioned(x)}
-    if isinstance(attribute, TensorType):
-        return symbols_of(attribute.shape)
-    if isinstance(attribute, Graph):
+        found |= attribute.symbols
+    elif isinstance(attribute, tuple):
+        for x in attribute:
+            if not isinstance(x, int):  # as most are
+                _add_mentioned(x, found)
+    elif isinstance(attribute, TensorType):
+        _add_mentioned(attribute.shape, found)
+    elif isinstance(attribute, Graph):
         limits = symbols_of(d for limit in attribute.limits for d in limit.dims)
-        return ({s for n in attribute.nodes for s in symbols_in(n)} | limits) - {s.symbol for s in attribute.sizes}
-    return set()
+        found |= ({s for n in attribute.nodes for s in symbols_in(n)} | limits) - {s.symbol for s in attribute.sizes}
 
 
 def const(data: object, dtype: DType | None = None, loc: tuple[str, ...] = ()) -> Value:

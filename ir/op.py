@@ -18,6 +18,8 @@ from .types import TensorType
 class Trait(enum.Enum):
     """Facts that passes ask for, instead of asking for op names."""
 
+    __hash__ = object.__hash__  # that of an Enum is a function in Python
+
     PURE = "pure"  # same inputs, same outputs, no effects: may be folded, shared, dropped
     ELEMENTWISE = "elementwise"  # out[i] = body(in0[i], …) after broadcasting
     COMMUTATIVE = "commutative"

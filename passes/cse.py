@@ -33,7 +33,7 @@ class Cse(Pass):
             other_node = seen.get(key)
             if other_node is not None:
                 return other_node.outputs
-            kept = node if inputs == node.inputs else Node.make(node.op, inputs, node.loc)
+            kept = node if inputs == node.inputs else node.with_inputs(inputs)
             seen[key] = kept
             return None if kept is node else kept.outputs
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from ..errors import PassError
 from ..ir import Const, Graph, Node, Op, Trait, Value
+from ..ir.ops import Expand, Reshape
 from .base import close, const_of, scalar_of
 
 MAX_LOC = 16  # merged nodes name at most this many ONNX nodes
@@ -71,13 +73,15 @@ class Rule:
         return self.fn.__name__
 
 
-@dataclass(frozen=True)
-class _Bound:
+class _Bound(NamedTuple):
     values: tuple[tuple[str, Value], ...] = ()
     interior: tuple[tuple[Node, bool], ...] = ()  # (node, may be shared)
 
 
-def match(pattern: Pattern, value: Value, bound: _Bound = _Bound()) -> Iterator[_Bound]:
+_NOTHING = _Bound()
+
+
+def match(pattern: Pattern, value: Value, bound: _Bound = _NOTHING) -> Iterator[_Bound]:
     """Every way in which `value` fits (recursion is over the pattern, never over the graph)."""
     if isinstance(pattern, Num):
         if close(scalar_of(value), pattern.value, pattern.tolerance):
@@ -113,17 +117,25 @@ def _orders(pattern: P, node: Node) -> list[tuple[Value, ...]]:
     if len(node.inputs) != len(pattern.operands):
         return []
     orders = [node.inputs]
-    if Trait.COMMUTATIVE in node.op.traits and len(node.inputs) == 2:
+    if len(node.inputs) == 2 and Trait.COMMUTATIVE in node.op.traits:
         orders.append(node.inputs[::-1])
-    return [order for order in orders if _classes_fit(pattern.operands, order)]
+    return [order for order in orders if _classes_fit(pattern.operands, [type(v.node.op) for v in order])]
 
 
-def _classes_fit(patterns: Sequence[Pattern], values: Sequence[Value]) -> bool:
-    for p, v in zip(patterns, values, strict=True):
-        op = v.node.op
-        if not isinstance(op, p.classes) if isinstance(p, P) else isinstance(p, C) and not isinstance(op, Const):
+def _classes_fit(patterns: Sequence[Pattern], classes: Sequence[type[Op]]) -> bool:
+    for p, cls in zip(patterns, classes, strict=True):
+        if isinstance(p, P):
+            if not issubclass(cls, p.classes):
+                return False
+        elif isinstance(p, C):
+            if not issubclass(cls, Const):
+                return False
+        elif isinstance(p, Num) and not issubclass(cls, _NUMBERS):
             return False
     return True
+
+
+_NUMBERS = (Const, Expand, Reshape)  # what `scalar_of` looks through
 
 
 def _match_all(patterns: Sequence[Pattern], values: Sequence[Value], bound: _Bound) -> Iterator[_Bound]:
@@ -139,47 +151,80 @@ def rewrite(graph: Graph, rules: Sequence[Rule]) -> Graph:
 
     Raises PassError when a replacement has another type than what it replaces, or rules keep firing.
     """
+    by_class = _Rules(rules)
     for _ in range(MAX_SWEEPS):
-        new = _Sweep(graph, rules).run()
+        new = _Sweep(graph, by_class).run()
         if new is graph:
             return graph
         graph = new
     raise PassError(f"rules {', '.join(r.name for r in rules)} still fire after {MAX_SWEEPS} sweeps", expected="a fixpoint")
 
 
+class _Rules:
+    """Rules by what their roots and its operands are: most nodes fit the classes of few patterns, or of none."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.of_root: dict[type[Op], list[Rule]] = {}
+        for rule in rules:
+            for cls in rule.pattern.classes:
+                self.of_root.setdefault(cls, []).append(rule)
+        self.known: dict[tuple[type[Op], ...], tuple[Rule, ...]] = {}
+
+    def of(self, node: Node) -> tuple[Rule, ...]:
+        """Those whose root and operands may be this node and its operands, in order."""
+        rules = self.of_root.get(type(node.op))
+        if rules is None:
+            return ()
+        key = (type(node.op), *[type(v.node.op) for v in node.inputs])
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = tuple(r for r in rules if _orders(r.pattern, node))
+        return found
+
+
 class _Sweep:
     """One walk in topological order. Operands of the node at hand are final, so whatever a firing enables downstream
     fires in the same walk. `users` is exact throughout: nodes not yet walked count under what their operands became."""
 
-    def __init__(self, graph: Graph, rules: Sequence[Rule]) -> None:
+    def __init__(self, graph: Graph, rules: _Rules) -> None:
         self.graph = graph
-        self.rules: dict[type[Op], list[Rule]] = {}
-        for rule in rules:
-            for cls in rule.pattern.classes:
-                self.rules.setdefault(cls, []).append(rule)
+        self.rules = rules
         self.forward: dict[Value, Value] = {}
-        self.known: set[Node] = set(graph.nodes)
-        self.users: dict[Value, Counter[Node | None]] = {}
-        for node in graph.nodes:
-            for v in node.inputs:
-                self.users.setdefault(v, Counter())[node] += 1
-        for v in (*graph.outputs, *(s.value for s in graph.bound)):
-            self.users.setdefault(v, Counter())[None] += 1  # None: read by the outside
         self.budget = 20 * len(graph.nodes) + 1000
 
+    @cached_property
+    def known(self) -> set[Node]:
+        return set(self.graph.nodes)
+
+    @cached_property
+    def users(self) -> dict[Value, set[Node | None]]:
+        """Readers of values; asked for by the first pattern that fits, as nothing is replaced before."""
+        users: dict[Value, set[Node | None]] = {}
+        for node in self.graph.nodes:
+            for v in node.inputs:
+                users.setdefault(v, set()).add(node)
+        for v in self.graph.kept:
+            users.setdefault(v, set()).add(None)  # None: read by the outside
+        return users
+
     def run(self) -> Graph:
-        if not any(type(n.op) in self.rules for n in self.graph.nodes):
-            return self.graph
-        agenda = list(reversed(self.graph.nodes))
+        nodes = self.graph.nodes
+        for i, node in enumerate(nodes):
+            fresh = self.fire(node)
+            if fresh is not None:
+                self.walk([*reversed(nodes[i + 1 :]), *reversed(fresh)])
+                return self.graph.mapped(self.resolve)
+        return self.graph
+
+    def walk(self, agenda: list[Node]) -> None:
         while agenda:
             node = agenda.pop()
             if node in self.known:
                 agenda.extend(reversed(self.visit(node)))
-        if not self.forward:
-            return self.graph
-        return self.graph.mapped(self.resolve)
 
     def resolve(self, v: Value) -> Value:
+        if v not in self.forward:
+            return v
         path = []
         while v in self.forward:
             path.append(v)
@@ -190,28 +235,33 @@ class _Sweep:
 
     def visit(self, node: Node) -> list[Node]:
         """Bring the operands up to date and try the rules; returns the new nodes of a replacement, to be walked next."""
-        ins = tuple(map(self.resolve, node.inputs))
+        ins = tuple([self.resolve(v) for v in node.inputs])
         if ins != node.inputs:
             for v in ins:
-                self.users[v].pop(node, None)
-            old, node = node, Node.make(node.op, ins, node.loc)
+                self.users[v].discard(node)
+            old, node = node, node.with_inputs(ins)
             self.known.discard(old)
-            if node.types != old.types:
-                raise PassError(f"{old} became {node}", expected="the same types", loc=" + ".join(old.loc))
             self.register(node)
             for a, b in zip(old.outputs, node.outputs, strict=True):
                 self.redirect(a, b)
-        if len(node.types) != 1 or node.out not in self.users:
-            return []
+        return self.fire(node) or []
+
+    def fire(self, node: Node) -> list[Node] | None:
+        """Replace the node's result by the first rule that applies: the new nodes; None where none does."""
+        rules = self.rules.of(node)
+        if not rules or len(node.types) != 1:
+            return None
         root = node.out
-        for rule in self.rules.get(type(node.op), ()):
+        if self.forward and root not in self.users:
+            return None
+        for rule in rules:
             for bound in match(rule.pattern, root):
                 if not self.interior_is_private(node, bound.interior):
                     continue
                 got = rule.fn(**dict(bound.values))
                 if got is not None and got != root:
                     return self.replace(rule, node, got, bound)
-        return []
+        return None
 
     def interior_is_private(self, root: Node, interior: tuple[tuple[Node, bool], ...]) -> bool:
         inside = {n for n, _ in interior}
@@ -256,12 +306,12 @@ class _Sweep:
     def register(self, node: Node) -> None:
         self.known.add(node)
         for v in node.inputs:
-            self.users.setdefault(v, Counter())[node] += 1
+            self.users.setdefault(v, set()).add(node)
 
     def redirect(self, old: Value, new: Value) -> None:
         self.forward[old] = new
         if old in self.users:
-            self.users.setdefault(new, Counter()).update(self.users.pop(old))
+            self.users.setdefault(new, set()).update(self.users.pop(old))
 
     def release(self, node: Node) -> None:
         """Forget nodes that nobody reads any more, so that their operands may become private to another."""
@@ -274,7 +324,7 @@ class _Sweep:
             for v in n.inputs:
                 users = self.users.get(v)
                 if users is not None:
-                    users.pop(n, None)
+                    users.discard(n)
                     if not users:
                         del self.users[v]
                         dead.append(v.node)

@@ -124,7 +124,7 @@ class SharedRounding(Pass):
             shared = self._wanted(graph, node.out) and not all(self._rounds(n) for n in graph.uses[node.out])
             if not shared and node.out not in summands:
                 return None
-            result = node.out if ins == node.inputs else Node.make(node.op, ins, node.loc).out
+            result = node.out if ins == node.inputs else node.with_inputs(ins).out
             return (apply(Cast(DType.F32), apply(Cast(self.dtype), result, loc=node.loc), loc=node.loc),)
 
         return graph.rewrite(visit)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from ..ir import Const, Graph, Node, Value
 from ..ir.ops import ArgReduce, Reduce, Reshape, Transpose
 from .base import Pass, PassContext, const_of, estimate, inverse, is_trivial, reshape, transpose
-from .layout_ops import Perm, forward_perm, permuted
+from .layout_ops import Perm, Permuted, forward_perm, permuted
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Flow:
 
     def edge(self, a: Hashable, b: Hashable, capacity: int | None) -> None:
         old = self.capacity.get((a, b), 0)
-        shared = isinstance(a, tuple) != isinstance(b, tuple)  # between a value and one of its orders: priced once
+        shared = (type(a) is tuple) != (type(b) is tuple)  # between a value and one of its orders: priced once
         if capacity is None or old is None:
             self.capacity[a, b] = None
         else:
@@ -100,9 +100,9 @@ class _Flow:
         behind: dict[Hashable, list[Hashable]] = {}
         for (a, b), capacity in self.capacity.items():
             if capacity != 0:
-                if isinstance(a, tuple):
+                if type(a) is tuple:
                     behind.setdefault(a, []).append(b if capacity is None else a)
-                if isinstance(b, tuple):
+                if type(b) is tuple:
                     before.setdefault(b, []).append(a if capacity is None else b)
         return {x: only[0] for ends in (before, behind) for x, only in ends.items() if len(only) == 1 and only[0] is not x}
 
@@ -110,7 +110,8 @@ class _Flow:
 class _Layout:
     def __init__(self, graph: Graph, backward: bool) -> None:
         self.graph, self.backward = graph, backward
-        self.perms: dict[Value, Perm] = {}  # the alternative order of a value
+        self.perms: dict[Value, Perm] = {}  # the alternative order of a value,
+        self.held: dict[Value, Permuted] = {}  # and how it is computed in that, unless by a Transpose
         self.label()
 
     # --- which values may be held otherwise, and how ------------------------------------------------------------------
@@ -120,8 +121,11 @@ class _Layout:
         def give(v: Value, perm: Perm | None) -> None:
             if perm is None or v in self.perms or isinstance(v.node.op, Const):
                 return
-            if not isinstance(v.node.op, Transpose) and permuted(v.node, perm) is None:
-                return
+            if not isinstance(v.node.op, Transpose):
+                how = permuted(v.node, perm)
+                if how is None:
+                    return
+                self.held[v] = how
             self.perms[v] = perm
             queue.append(v)
 
@@ -146,12 +150,10 @@ class _Layout:
                 for i, operand in enumerate(user.inputs):
                     if operand == v:
                         give(user.out, forward_perm(user, i, perm))
-            if not isinstance(v.node.op, Transpose):
-                how = permuted(v.node, perm)
-                if how is not None:
-                    for u, want in zip(v.node.inputs, how.ins, strict=True):
-                        if want is not None and len(u.shape) == len(want):
-                            give(u, want)
+            if v in self.held:
+                for u, want in zip(v.node.inputs, self.held[v].ins, strict=True):
+                    if want is not None and len(u.shape) == len(want):
+                        give(u, want)
 
     # --- what to hold how ---------------------------------------------------------------------------------------------
     def choose(self) -> set[Value]:
@@ -163,7 +165,7 @@ class _Layout:
             if isinstance(node.op, Transpose):
                 self.price_transpose(flow, node, perm)
                 continue
-            how = permuted(node, perm) if perm else None
+            how = self.held[v] if v is not None and perm else None
             for i, u in enumerate(node.inputs):
                 want = how.ins[i] if how else None
                 self.price_operand(flow, u, v if want else None, want)
@@ -241,8 +243,7 @@ class _Layout:
                 if isinstance(node.op, Transpose):
                     held[node.out] = get(node.inputs[0], tuple(node.op.perm[p] for p in perm))
                     continue
-                how = permuted(node, perm)
-                assert how is not None
+                how = self.held[node.out]
                 ins = tuple(get(u, w) for u, w in zip(node.inputs, how.ins, strict=True))
                 held[node.out] = Node.make(how.op, ins, node.loc).out
                 continue
@@ -251,7 +252,7 @@ class _Layout:
                 if isinstance(node.op, Transpose):
                     held[node.out] = transpose(ins[0], node.op.perm)
                     continue
-                made = Node.make(node.op, ins, node.loc)
+                made = node.with_inputs(ins)
                 held.update(zip(node.outputs, made.outputs, strict=True))
         return self.graph.mapped(lambda v: get(v, None))
 

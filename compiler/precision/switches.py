@@ -41,7 +41,7 @@ class Switches:
             name = known.get(node)
             if name is None or name not in ladders:
                 return None
-            out = Node.make(node.op, inputs, node.loc).out
+            out = node.with_inputs(inputs).out
             for precision in ladders[name]:
                 flag = Node.make(Input(TensorType(DType.BOOL, ())), (), node.loc).out
                 self._inputs[name, precision] = f"precision {len(added)}"
