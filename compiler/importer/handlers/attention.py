@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
-from ....ir import Dim, DType, Value
+from ....ir import Dim, DType, Value, floordiv
 from ....ir import ops as O
 from ....ir.ops.contract import default_scale
 from ..compose import Build, optional, required, sized, wanted
@@ -183,9 +183,10 @@ def rotate(ctx: ImportContext, node: NodeProto, x: Value, cos: Value, sin: Value
     b = Build(ctx)
     if x.type.rank == 3:
         heads = int(ctx.attr(node, "num_heads", 0))
-        if not heads:
+        if not heads and not node.domain:
             raise ctx.unsupported("RotaryEmbedding of a rank-3 input without num_heads")
-        y = b.reshape(x, (*x.shape[:2], heads, x.shape[2] // heads))
+        size = x.shape[2] // heads if heads else cos.shape[-1] * 2  # onnxruntime: tables of whole heads then
+        y = b.reshape(x, (*x.shape[:2], heads or floordiv(x.shape[2], size), size))
     else:
         y = b.transpose(x, (0, 2, 1, 3))
     n, s, h, d = y.shape
