@@ -240,17 +240,17 @@ def test_multi_head_attention_with_dynamic_sizes():
     np.testing.assert_allclose(mlc.compile(typed(model, "float")).run(feeds)["y"], want, rtol=1e-4, atol=1e-4)
 
 
-def gqa(n, s, past, heads=4, groups=2, size=16, packed=False, rotary=0, lengths=None, extra=(), **attributes):
+def gqa(n, s, past, heads=4, groups=2, size=16, packed=False, rotary=0, lengths=None, extra=(), room=0, known=True, outs=(), **attributes):
     total = s + past
     q = f(n, s, (heads + 2 * groups) * size) if packed else f(n, s, heads * size)
     k, v = (None, None) if packed else (f(n, s, groups * size), f(n, s, groups * size))
-    cache = [f(n, groups, past, size), f(n, groups, past, size)] if past else [None, None]
+    cache = [f(n, groups, past + room, size), f(n, groups, past + room, size)] if past else [None, None]
     ends = np.full(n, total - 1, np.int32) if lengths is None else np.asarray(lengths, np.int32)
     tables = [f(32, size // 2), f(32, size // 2)] if rotary else [None, None]
     operands = [q, k, v, *cache, ends, number(total, np.int32), *tables, *extra]
     while operands[-1] is None:
         operands.pop()
-    compare("GroupQueryAttention", operands, ("y", "k", "v"), constants=(6,), num_heads=heads, kv_num_heads=groups,
+    compare("GroupQueryAttention", operands, ("y", "k", "v", *outs), constants=(6,) if known else (), num_heads=heads, kv_num_heads=groups,
             do_rotary=rotary, tolerance=1e-4, **attributes)  # fmt: skip
 
 
@@ -279,6 +279,29 @@ class TestGroupQueryAttention:
     def test_bias_of_scores(self):
         gqa(2, 5, 0, extra=(None, f(2, 4, 5, 5)))
 
+    @pytest.mark.parametrize("known", [True, False])
+    @pytest.mark.parametrize(("n", "s"), [(1, 1), (1, 3), (2, 1)])
+    def test_room_in_the_cache(self, known, n, s):
+        """Caches of the length that a decoder will need, of which total_sequence_length says what is used."""
+        gqa(n, s, 6, room=5, rotary=1, known=known, extra=(None, f(n, 4, s, 6 + s)))
+
+    @pytest.mark.parametrize("output", [1, 2])
+    def test_scores(self, output):
+        gqa(1, 3, 4, qk_output=output, outs=("qk",), softcap=3.0, extra=(None, f(1, 4, 3, 7)))
+        gqa(2, 5, 0, qk_output=output, outs=("qk",), smooth_softmax=1)
+
+    @pytest.mark.parametrize("bits", [8, 4])
+    @pytest.mark.parametrize("kind", ["PER_TENSOR", "PER_CHANNEL"])
+    @pytest.mark.parametrize(("n", "s", "room"), [(1, 3, 0), (2, 1, 5)])
+    def test_cache_of_few_bits(self, bits, kind, n, s, room):
+        q, k, v = f(n, s, 4 * 16), f(n, s, 2 * 16, scale=2.0), f(n, s, 2 * 16, scale=2.0)
+        cache = [i8(n, 2, 6 + room, 16) if bits == 8 else u8(n, 2, 6 + room, 8) for _ in "kv"]
+        scales = [number([0.1]) if kind == "PER_TENSOR" else np.abs(f(1, 2, 1, 16)) * 0.2 + 0.05 for _ in "kv"]
+        ends = np.full(n, 5 + s, np.int32)
+        operands = [q, k, v, *cache, ends, number(6 + s, np.int32), f(32, 8), f(32, 8), None, None, None, *scales]
+        compare("GroupQueryAttention", operands, ("y", "k", "v"), num_heads=4, kv_num_heads=2, do_rotary=1, k_quant_type=kind,
+                v_quant_type=kind, kv_cache_bit_width=bits, tolerance=1e-4, steps=0)  # fmt: skip
+
 
 @pytest.mark.parametrize("interleaved", [0, 1])
 @pytest.mark.parametrize("offset", [True, False])
@@ -286,6 +309,7 @@ def test_rotary_embedding(interleaved, offset):
     places = number([2], np.int64) if offset else R.integers(0, 16, (2, 5)).astype(np.int64)
     compare("RotaryEmbedding", [f(2, 3, 5, 8), places, f(16, 4), f(16, 4)], interleaved=interleaved)
     compare("RotaryEmbedding", [f(2, 5, 24), places, f(16, 4), f(16, 4)], interleaved=interleaved, num_heads=3)
+    compare("RotaryEmbedding", [f(2, 5, 24), places, f(16, 4), f(16, 4)], interleaved=interleaved)
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
-from .....ir import Dim, DType, Value, floordiv
+from .....ir import Dim, DType, Value, dim_max, floordiv
 from .....ir import ops as O
 from ...compose import Build, optional, required, sized, wanted
 from ...context import HandlerTable, ImportContext
 from ..attention import attend, merge_heads, rotate, scaled, score_products, split_heads, unpacked
 from .decoding import decoder_masked_attention
 from .masks import joined, key_mask
+from .quantized_cache import cache_code
 
 
 def attend_packed(ctx: ImportContext, node: NodeProto, qkv: Value, mask: Value | None, past: Value | None, extra: Value | None,
@@ -106,7 +107,8 @@ def group_query_attention(ctx: ImportContext, node: NodeProto, ins: list[Value |
     heads, groups = int(ctx.attr(node, "num_heads")), int(ctx.attr(node, "kv_num_heads"))
     k, v, past_k, past_v = (optional(ins, i) for i in range(1, 5))
     cos, sin, places, extra, sink = (optional(ins, i) for i in range(7, 12))
-    _refuse(ctx, node, ins)
+    if ctx.attr(node, "sliding_window_cache", 0):
+        raise ctx.unsupported("GroupQueryAttention with sliding_window_cache")
     if lengths is None:
         raise ctx.unsupported("GroupQueryAttention without seqlens_k")
     n, s, _ = q.shape
@@ -122,8 +124,12 @@ def group_query_attention(ctx: ImportContext, node: NodeProto, ins: list[Value |
         if places is None:
             places = b.add(b.reshape(before, (n, 1)), b.reshape(b.iota(s), (1, s)))
         q, k = (rotate(ctx, node, x, cos, sin, places, bool(ctx.attr(node, "rotary_interleaved", 0))) for x in (q, k))
-    k, v = _cached(ctx, b, optional(ins, 6), past_k, past_v, k, v, before)
-    keys = k.shape[2]
+    codes = [cache_code(ctx, node, which, past, optional(ins, i), groups) for which, past, i in (("k", past_k, 12), ("v", past_v, 13))]
+    k, v = (x if code is None else code.encode(b, x) for x, code in zip((k, v), codes, strict=True))
+    keys = s if past_k is None else _total(ctx, optional(ins, 6))
+    present = k, v = _cached(ctx, b, keys, past_k, past_v, k, v, before)
+    k, v = (b.slice(x, 2, 0, keys) for x in (k, v))
+    k, v = (x if code is None else code.decode(b, x, q.dtype) for x, code in zip((k, v), codes, strict=True))
     at, row = b.reshape(b.iota(keys), (1, 1, 1, keys)), b.reshape(b.iota(s), (1, 1, s, 1))
     last = b.add(row, b.reshape(before, (n, 1, 1, 1)))
     keep = b.emit(O.LessEqual(), at, last)
@@ -135,47 +141,59 @@ def group_query_attention(ctx: ImportContext, node: NodeProto, ins: list[Value |
     mask = b.where(keep, b.const(0, q.dtype), b.const(-np.inf, q.dtype))
     if extra is not None:
         mask = b.add(mask, b.slice(extra, 3, 0, keys))
-    present = k, v
     if sink is not None or int(ctx.attr(node, "smooth_softmax", -1)) == 1:
         k, v, mask = _with_sink(b, k, v, mask, b.const(0, q.dtype) if sink is None else b.reshape(sink, (1, heads, 1, 1)))
     q, scale = scaled(ctx, node, b, q, k)
-    y = attend(b, q, k, v, mask, scale, False, float(ctx.attr(node, "softcap", 0.0) or 0.0))
-    return [merge_heads(b, y), *present]
-
-
-def _refuse(ctx: ImportContext, node: NodeProto, ins: Sequence[Value | None]) -> None:
-    if optional(ins, 12) is not None or optional(ins, 13) is not None or wanted(node, 3) or ctx.attr(node, "sliding_window_cache", 0):
-        raise ctx.unsupported("GroupQueryAttention with a quantized cache, a ring buffer, or its qk output")
+    softcap = float(ctx.attr(node, "softcap", 0.0) or 0.0)
+    outs = [merge_heads(b, attend(b, q, k, v, mask, scale, False, softcap)), *present]
+    if wanted(node, 3):
+        after = int(ctx.attr(node, "qk_output", 0)) == 2
+        scores = b.slice(score_products(b, q, k, mask, scale, softcap, 3 if after else 2), 3, 0, keys)
+        outs.append(scores if after else b.where(keep, scores, b.const(0, q.dtype)))
+    return outs
 
 
 def _normed(ctx: ImportContext, node: NodeProto, b: Build, x: Value, weight: Value | None) -> Value:
     return x if weight is None else b.emit(O.RMSNorm(3, float(ctx.attr(node, "qk_norm_epsilon", 1e-6))), x, weight)
 
 
-def _cached(ctx: ImportContext, b: Build, total: Value | None, past_k: Value | None, past_v: Value | None, k: Value, v: Value,
+def _total(ctx: ImportContext, given: Value | None) -> Dim:
+    """total_sequence_length: keys of the longest sequence, cached and new."""
+    if given is None:
+        raise ctx.unsupported("GroupQueryAttention with a cache but without total_sequence_length")
+    return ctx.size(given, lo=1)
+
+
+def _cached(ctx: ImportContext, b: Build, total: Dim, past_k: Value | None, past_v: Value | None, k: Value, v: Value,
             before: Value) -> tuple[Value, Value]:  # fmt: skip
-    """Keys and values up to the end of the longest sequence: the cache may be as long as that already, or be appended to."""
+    """Keys and values up to the end of the longest sequence: the cache may be as long as that already, or be appended to.
+
+    Behind the end of a sequence there are zeros.
+    """
     if past_k is None or past_v is None:
         return k, v
-    n, groups, s, _ = k.shape
+    n, s = k.shape[0], k.shape[2]
     past = past_k.shape[2]
-    known = ctx.dims(total)
-    shared = known is not None and len(known) == 1 and isinstance(known[0], int) and isinstance(past, int) and known[0] <= past
-    keys = past if shared else past + s
-    if n == 1 and not shared:
+    keys = dim_max(total, past)
+    if n == 1 and keys == past + s:
         return b.concat(2, past_k, k), b.concat(2, past_v, v)
-    j, first = b.reshape(b.iota(keys), (1, keys)), b.reshape(before, (n, 1))
-    new = b.min(b.max(b.sub(j, first), b.const(0, DType.I64)), b.dim(s - 1, DType.I64))
-    fresh = b.emit(O.And(), b.emit(O.GreaterEqual(), j, first), b.emit(O.Less(), j, b.add(first, b.dim(s, DType.I64))))
-    old = b.min(j, b.dim(past - 1, DType.I64)) if not isinstance(past, int) or past else b.mul(j, b.const(0, DType.I64))
-    index = b.where(fresh, b.add(new, b.dim(past, DType.I64)), old)
-    lead = b.mul(b.reshape(b.iota(n * groups), (n, groups, 1)), b.dim(past + s, DType.I64))
-    index = b.add(lead, b.reshape(index, (n, 1, keys)))
+    first = ctx.checked(before, [0], [keys - s])
+    held = b.emit(O.Less(), b.reshape(b.iota(keys), (1, 1, keys, 1)), b.reshape(first, (n, 1, 1, 1)))
     outs = []
-    for old_rows, new_rows in ((past_k, k), (past_v, v)):
-        rows = b.reshape(b.concat(2, old_rows, new_rows), (n * groups * (past + s), new_rows.shape[3]))
-        outs.append(b.emit(O.Gather(0), rows, index))
+    for old, new in ((past_k, k), (past_v, v)):
+        zero = b.const(0, new.dtype)
+        room = b.where(held, b.emit(O.Pad((0, 0, 0, 0), (0, 0, keys - past, 0)), old, zero), zero)
+        outs.append(_written(b, room, new, first))
     return outs[0], outs[1]
+
+
+def _written(b: Build, cache: Value, update: Value, first: Value) -> Value:
+    """The cache [B, G, L, D] with the update [B, G, S, D] from row `first` (I64 [B]) on, behind which it has room."""
+    lead = update.shape[:3]
+    at = b.add(b.reshape(first, (lead[0], 1, 1)), b.along(b.iota(lead[2]), 2, 3))
+    places = (b.along(b.iota(lead[0]), 0, 3), b.along(b.iota(lead[1]), 1, 3), at)
+    index = b.concat(3, *(b.reshape(b.expand(p, lead), (*lead, 1)) for p in places))
+    return b.emit(O.ScatterND(), cache, index, update)
 
 
 def _with_sink(b: Build, k: Value, v: Value, mask: Value, sink: Value) -> tuple[Value, Value, Value]:
