@@ -13,7 +13,8 @@ from ..errors import OnnxImportError
 from ..ir import Graph, Node
 from ..ir.ops.host import Host
 from .importer.attempts import import_proto
-from .importer.load import load, node_loc, subgraphs
+from .importer.load import load
+from .importer.order import node_loc, subgraphs
 from .operators import kind_of
 
 

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ..errors import InputError
 from .compare import Difference, FromFloat64
+from .importer.order import ordered
 
 Feeds = Mapping[str, np.ndarray]
 _SINGLE, _DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
@@ -36,7 +37,7 @@ def evaluate(source: str | os.PathLike[str] | bytes | onnx.ModelProto, feeds: Fe
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            found = ReferenceEvaluator(widen(model)).run(None, wide)
+            found = ReferenceEvaluator(widen(ordered(model))).run(None, wide)
     except Exception as e:  # it raises whatever NumPy does, and errors of its own for missing operators
         raise InputError(f"onnx.reference cannot evaluate the model: {type(e).__name__}: {str(e)[:200]}") from e
     return {o.name: np.asarray(a) for o, a in zip(model.graph.output, found, strict=True)}

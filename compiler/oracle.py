@@ -19,6 +19,7 @@ from .coarsest import coarsest_types, settle_by_type
 from .compare import BY_TABLE, Difference, Tolerance, compare, excuse, limits
 from .float64 import evaluate, settle
 from .held_arrays import flatten
+from .importer.order import ordered
 
 Feeds = Mapping[str, np.ndarray]
 Source = str | os.PathLike[str] | bytes
@@ -200,7 +201,7 @@ class Exposed:
 
 def expose(source: Source, *, threads: int | None = None) -> Exposed:
     """Adds the results of all nodes of the main graph to the outputs; other than tensors are left out."""
-    model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(Path(source))
+    model = ordered(onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(Path(source)))
     present = {o.name for o in model.graph.output}
     tensors = [
         (name, node.name or f"{node.op_type} #{i}", node.op_type) for i, node in enumerate(model.graph.node) for name in node.output if name

@@ -13,9 +13,9 @@ from ...ir import Dim, DType, Graph, Input, Node, TensorType, Value, substitute,
 from .functions import resolved, schema_function, without_absent
 from .handlers.table import find_handler, first_version
 from .held import Element, Held, declared, to_proto
-from .load import free_names, node_loc
 from .names import Names, PoisonedError, Scope
 from .node_view import UnsupportedError
+from .order import free_names, node_loc
 from .region import Region
 from .shapes import evaluate_shapes
 from .signature import Signature

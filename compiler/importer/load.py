@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from ...errors import OnnxImportError
 from .file_kinds import HEAD, other_kind
+from .order import find_cycle, graphs_of, ordered, subgraphs
 from .tensors import TensorReader
 from .wire import without_weights
 
@@ -23,7 +24,7 @@ _UNCHECKED = "mlc.unchecked"
 
 
 def load(model: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto, TensorReader]:
-    """The model, and what reads its tensors: from the model's bytes, and from files in its folder if it is given as a path.
+    """The model, its nodes in order, and what reads its tensors: from the model's bytes, and from files in its folder if it is a path.
 
     Raises OnnxImportError when it cannot be read, is not ONNX, is cyclic, fails the ONNX checker or is too old or new.
     """
@@ -44,6 +45,7 @@ def load(model: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto
         proto = _parse(data, name)
     try:
         check_text(proto)
+        proto = ordered(proto)
         check(proto, name)
     except (ValueError, TypeError, DecodeError) as e:  # what protobuf and the checker raise for malformed messages
         raise OnnxImportError(f"is malformed: {e}", expected="a serialised onnx.ModelProto", loc=name) from e
@@ -86,7 +88,7 @@ def check(model: ModelProto, loc: str) -> None:
             raise OnnxImportError(
                 f"uses opset {version}", expected=f"{OLDEST_OPSET} to {newest}", remedy=f"{remedy}, or export it again.", loc=loc
             )
-    for graph in _graphs(model):
+    for graph in graphs_of(model):
         cycle = find_cycle(graph)
         if cycle:
             raise OnnxImportError(f"the graph is cyclic: {' -> '.join(cycle)}", expected="a directed acyclic graph", loc=loc)
@@ -104,7 +106,7 @@ def _line(text: str) -> str:
 
 def check_text(model: ModelProto) -> None:
     """Raise ValueError for names that are not UTF-8 (protobuf then gives bytes)."""
-    for graph in _graphs(model):
+    for graph in graphs_of(model):
         names = [graph.name, *(t.name for t in graph.initializer), *(o.domain for o in model.opset_import)]
         for info in (*graph.input, *graph.output, *graph.value_info):
             names += [info.name, *(d.dim_param for d in info.type.tensor_type.shape.dim)]
@@ -125,86 +127,6 @@ def _check_names(names: Iterable[object]) -> None:
     for name in names:
         if not isinstance(name, str):
             raise ValueError(f"name {name!r} is not UTF-8")
-
-
-def _graphs(model: ModelProto) -> Iterator[GraphProto]:
-    """The main graph and all graphs nested in it (functions are small and checked by onnx)."""
-    stack = [model.graph]
-    while stack:
-        graph = stack.pop()
-        yield graph
-        stack.extend(subgraphs(graph.node))
-
-
-def subgraphs(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
-    """Graphs held by attributes of nodes."""
-    for node in nodes:
-        for a in node.attribute:
-            if a.type == AttributeProto.GRAPH:
-                yield a.g
-            yield from a.graphs
-
-
-def free_names(node: NodeProto) -> set[str]:
-    """Names that a node reads: its inputs, and what its subgraphs read from outside (or name themselves)."""
-    names = set(node.input)
-    stack = list(subgraphs([node]))
-    while stack:
-        graph = stack.pop()
-        for inner in graph.node:
-            names.update(inner.input)
-            stack.extend(subgraphs([inner]))
-        names.update(o.name for o in graph.output)
-    return names
-
-
-def find_cycle(graph: GraphProto) -> list[str]:
-    """Names of nodes along a cycle, first one repeated; empty when there is none."""
-    producer = {out: i for i, node in enumerate(graph.node) for out in node.output if out}
-    done: set[int] = set()
-    for root in range(len(graph.node)):
-        path: list[int] = []
-        on_path: set[int] = set()
-        stack: list[tuple[int, Iterator[str] | None]] = [(root, None)]
-        while stack:
-            i, names = stack.pop()
-            if names is None:
-                if i in done:
-                    continue
-                if i in on_path:
-                    ring = [*path[path.index(i) :], i]
-                    return [node_loc(graph.node[j]) for j in ring]
-                path.append(i)
-                on_path.add(i)
-                node = graph.node[i]
-                inner = {o for g in subgraphs([node]) for o in _defined(g)}
-                names = iter(sorted(free_names(node) - inner) if inner else list(node.input))
-            after = next((n for n in names if n in producer), None)
-            if after is None:
-                done.add(i)
-                on_path.discard(i)
-                path.pop()
-            else:
-                stack.append((i, names))
-                stack.append((producer[after], None))
-    return []
-
-
-def _defined(graph: GraphProto) -> set[str]:
-    """Names that a graph, or one nested in it, defines."""
-    names: set[str] = set()
-    stack = [graph]
-    while stack:
-        g = stack.pop()
-        names.update(v.name for v in (*g.input, *g.initializer))
-        names.update(o for n in g.node for o in n.output)
-        stack.extend(subgraphs(g.node))
-    return names
-
-
-def node_loc(node: NodeProto) -> str:
-    """How a node is called in messages and `loc`: its name, else 'OpType:firstoutput'."""
-    return node.name or f"{node.op_type}:{next((o for o in node.output if o), '')}"
 
 
 def _without_weights(model: ModelProto, opset: int) -> ModelProto:

@@ -8,6 +8,7 @@ import re
 import mlc
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from mlc.compiler.importer import import_model
 from mlc.errors import InputError, MlcError, OnnxImportError
@@ -56,10 +57,23 @@ def test_checker():
     assert "ONNX checker" in message(model([helper.make_node("Relu", ["x", "x"], ["y"])]))
 
 
-def test_unsorted_is_not_called_cyclic():
-    nodes = [helper.make_node("Relu", ["a"], ["y"]), helper.make_node("Relu", ["x"], ["a"])]
-    text = message(model(nodes))
-    assert "ONNX checker" in text and "cyclic" not in text
+def test_nodes_in_any_order():
+    """As onnxruntime takes them, and as its converters to float16 leave them; the caller's model stays as it was."""
+    then = helper.make_graph([helper.make_node("Relu", ["b"], ["t"])], "then", [], [helper.make_tensor_value_info("t", F, None)])
+    other = helper.make_graph([helper.make_node("Neg", ["a"], ["o"])], "else", [], [helper.make_tensor_value_info("o", F, None)])
+    nodes = [
+        helper.make_node("Neg", ["r"], ["y"]),
+        helper.make_node("If", ["c"], ["r"], then_branch=then, else_branch=other),
+        helper.make_node("Exp", ["a"], ["b"]),
+        helper.make_node("Relu", ["x"], ["a"]),
+    ]
+    x = np.array([[-1.0, 0.5, 2.0], [0.0, -3.0, 1.0]], np.float32)
+    for choice, want in ((True, -np.exp(np.maximum(x, 0))), (False, np.maximum(x, 0))):
+        given = model(nodes, initializers=[numpy_helper.from_array(np.array(choice), "c")])
+        before = given.SerializeToString()
+        assert onnxruntime.InferenceSession(before).run(None, {"x": x})[0] == pytest.approx(want)
+        assert import_model(given).evaluate(x)[0] == pytest.approx(want, rel=1e-6)
+        assert given.SerializeToString() == before
 
 
 def test_cyclic():
