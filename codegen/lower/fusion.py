@@ -34,6 +34,8 @@ from ...ir.ops import (
     Resize,
     RMSNorm,
     Rotary,
+    ScatterElements,
+    ScatterND,
     Slice,
     Softmax,
     Stretch,
@@ -228,6 +230,8 @@ class Fusion:
                 return ("rows", c), False
             case Concat() if move:
                 return ("part", c, position), False
+            case ScatterElements() | ScatterND() if position == 0 and v not in self._behind:  # which copies it first
+                return ("copied", c), False
         return None, False
 
     def _trivial(self, node: Node) -> bool:

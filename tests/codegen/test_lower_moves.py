@@ -130,6 +130,13 @@ def test_gathers() -> None:
     run(graph([i], ap(OneHot(1, 4), i, const(np.array([0.5, 2], np.float32)))))
 
 
+def test_what_a_scatter_copies_is_computed_there() -> None:
+    x, y, j, v = tensor(6, 4), tensor(6, 4), tensor(2, 1, dtype=DType.I64), tensor(2, 4)
+    assert len(run(graph([x, y, j, v], ap(ScatterND(), ap(Mul(), x, y), j, v))).steps) == 2
+    both = ap(Mul(), x, y)
+    assert len(run(graph([x, y, j, v], ap(ScatterND(), both, j, v), both)).steps) == 3
+
+
 def test_scatters() -> None:
     x, i, u = tensor(5, 6), tensor(3, 6, dtype=DType.I64), tensor(3, 6)
     for reduction in ("none", "add", "mul", "max", "min"):
