@@ -107,12 +107,9 @@ def gather_block_quantized(ctx: ImportContext, node: NodeProto, ins: list[Value 
         y = b.emit(Gather(axis), v, index)
         if each == 1:
             return y
-        last = y.type.rank - 1
-        parts = (
-            b.emit(BitAnd(), b.emit(ShiftRight(), y, b.const(bits * j, DType.U8)), b.const((1 << bits) - 1, DType.U8)) for j in range(each)
-        )
-        both = b.concat(last + 1, *(b.reshape(part, (*y.shape, 1)) for part in parts))
-        return b.slice(b.reshape(both, (*y.shape[:-1], y.shape[-1] * each)), last, 0, size)
+        last, shifts = y.type.rank - 1, b.ctx.const(np.arange(0, 8, bits, dtype=np.uint8))
+        parts = b.emit(BitAnd(), b.emit(ShiftRight(), b.reshape(y, (*y.shape, 1)), shifts), b.const((1 << bits) - 1, DType.U8))
+        return b.slice(b.reshape(parts, (*y.shape[:-1], y.shape[-1] * each)), last, 0, size)
 
     def of_blocks(v: Value) -> Value:
         """What blocks have, for each of the elements."""
