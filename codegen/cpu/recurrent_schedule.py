@@ -11,7 +11,10 @@ from .target import CpuTarget
 
 _CACHE = 2 << 20  # bytes of R that a core keeps from step to step
 _SHARE = 4  # a cache line of each for four steps of k
-_BUSY = 8  # accumulators that keep the multipliers busy
+_BUSY = 8  # accumulators that keep the multipliers busy,
+_BUSIER = 16  # and that make the end of a unit, and what it loads, count for less,
+_FEW_UNITS = 4  # unless that leaves threads without any,
+_WASTE = 16  # or more than one column of so many is computed twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,12 @@ def schedule_recurrent(kernel: RecurrentKernel, target: CpuTarget, hints: Recurr
     else:
         rows = min(4, limit)
     vectors = 1
-    while gates * rows * vectors < _BUSY and 2 * gates * rows * vectors <= registers and 2 * vectors * lanes <= kernel.width:
+    groups = -(-kernel.batch // rows) if isinstance(kernel.batch, int) else 1
+    while 2 * gates * rows * vectors <= registers and 2 * vectors * lanes <= kernel.width:
+        strips = -(-kernel.width // (2 * vectors * lanes))
+        whole = _WASTE * (strips * 2 * vectors * lanes - kernel.width) <= kernel.width and strips * groups >= _FEW_UNITS
+        if gates * rows * vectors >= (_BUSIER if rows > 1 and whole else _BUSY):
+            break
         vectors *= 2
     weights = kernel.gate_count * kernel.hidden * kernel.width * dtype.itemsize
     s = RecurrentSchedule(
