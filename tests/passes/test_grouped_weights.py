@@ -114,3 +114,12 @@ def test_blocks_of_columns_become_floats_at_compile_time():
     assert [o.__name__ for o in ops(new)] == ["Input", "Const", "MatMul"]
     given = R.standard_normal((3, K)).astype(np.float32)
     np.testing.assert_allclose(new.evaluate(given)[0], g.evaluate(given)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "fires"), [(np.uint16, False), (np.int16, False), (np.uint8, True)])
+def test_levels_of_16_bits_are_multiplied_as_floats(dtype, fires):
+    x = tensor(2, 8, K, dtype=DType.from_numpy(np.dtype(dtype)))
+    numbers = ap(Transpose((1, 0, 2)), ap(Dequantize(), x, const(np.float32(0.01))))
+    weights = ap(Dequantize(), levels(DType.I8, (K, N)), scales(), const(np.int8(0)))
+    new = run_passes(graph(x, ap(MatMul(), numbers, weights)), (GroupedWeights(),), PassContext(verify=True))
+    assert (GroupedMatMul in ops(new)) == fires
