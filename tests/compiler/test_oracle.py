@@ -183,3 +183,23 @@ def test_a_model_that_no_message_holds_is_refused(model: onnx.ModelProto, monkey
     monkeypatch.setattr(onnx.ModelProto, "SerializeToString", fail)
     with pytest.raises(MlcError, match="2 GiB"):
         oracle.expose(path)
+
+
+def test_rows_that_onnxruntime_may_round_are_compared_unrounded() -> None:
+    """accuracy_level 4 of MatMulNBits: 8 bits, which move the result by more than the table grants."""
+    rng = np.random.default_rng(5)
+    w, scale = rng.integers(0, 256, (64, 4, 16)).astype(np.uint8), (rng.random((64, 4)) * 0.1).astype(np.float32)
+    node = helper.make_node(
+        "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=128, N=64, bits=4, block_size=32, accuracy_level=4
+    )
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [3, d]) for n, d in (("x", 128), ("y", 64))]
+    given = [onnx.numpy_helper.from_array(a, n) for a, n in ((w, "w"), (scale, "s"))]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    data = helper.make_model(helper.make_graph([node], "g", values[:1], values[1:], given), opset_imports=opsets, ir_version=9)
+    feeds = {"x": rng.standard_normal((3, 128)).astype(np.float32)}
+    exact = oracle.Oracle(oracle.exact_products(data).SerializeToString()).run(feeds)
+    rounded = oracle.Oracle(data.SerializeToString()).run(feeds)
+    assert not against(rounded["y"], exact["y"]).agrees
+    for error, agrees in ((0, True), (3e-4, False)):
+        off = {"y": exact["y"] * np.float32(1 + error)}
+        assert oracle.check(lambda _, off=off: off, data.SerializeToString(), feeds).agrees == agrees
