@@ -15,7 +15,7 @@ from . import artifact
 from .address import address
 from .arguments import Bound, as_array, axis_text, bind_dims, complain, flag, from_one, given_outputs, shape_text, symbol_sizes
 from .artifact import Parts
-from .binding import Binding, Execution, Program
+from .binding import Binding, Execution, Program, Sizes
 from .binding_cache import BindingCache
 from .handles import Handles, decode_output, encode_input
 from .manifest import Manifest
@@ -193,8 +193,12 @@ class Module:
         return artifact.to_bytes(self.parts)
 
     def binding(self, **symbols: int) -> Binding:
-        """Sizes, arena and layout at these symbol values, 1 for those not given (for inspection). Raises InputError."""
-        return self._bind(symbol_sizes(self._manifest.symbols, symbols))
+        """Sizes, arena and layout at these symbol values, 1 for those not given (for inspection: the code may be for another machine).
+        Raises InputError."""
+        sizes = symbol_sizes(self._manifest.symbols, symbols)
+        if self._bindings is None:
+            return BindingCache(Sizes(self.parts.manifest)).at(sizes)
+        return self._bind(sizes)
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 1) -> dict[int, float]:
         """Seconds per call of the program that serves these inputs, by word (see `steps`), mean over `runs` (1 or more) after one to

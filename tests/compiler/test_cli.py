@@ -114,6 +114,15 @@ def test_compile_run_inspect(run, model: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.npz", "model.mlc", "model.onnx", "out.npz", "x.npy"]
 
 
+def test_inspect_of_a_module_for_another_machine(run, model: Path, tmp_path: Path) -> None:
+    assert run("compile", str(model), "--target", "cpu:aarch64", "-o", str(tmp_path / "arm.mlc"))[0] == 0
+    code, out, err = run("inspect", str(tmp_path / "arm.mlc"), "--json", "-")
+    assert code == 0, err
+    assert json.loads(out)["target"]["triple"].startswith("aarch64")
+    code, _, err = run("run", str(tmp_path / "arm.mlc"))
+    assert code == 2 and "a module for aarch64" in err
+
+
 def test_compile_is_deterministic(run, model: Path, tmp_path: Path) -> None:
     for name in ("a.mlc", "b.mlc"):
         assert run("compile", model, "-o", tmp_path / name)[0] == 0
