@@ -23,6 +23,7 @@ from ..passes.base import Runnable
 from ..passes.grouped_activations import GroupedActivations
 from ..passes.merge_products import MergeProducts
 from ..passes.pipelines import CLEAN
+from ..passes.rolls import Rolls
 from ..runtime.artifact import Parts
 from ..runtime.cuda import images
 from ..runtime.cuda.images import Image, MapSpec
@@ -58,7 +59,7 @@ class CudaBackend:
         return {"bf16": DType.BF16, "fp16": DType.F16}.get(precision)
 
     def passes(self, opt_level: int) -> tuple[Runnable, ...]:
-        return (GroupedActivations(), *((MergeProducts(), CLEAN) if opt_level > 1 else ())) if opt_level > 0 else ()
+        return (GroupedActivations(), *((MergeProducts(), Rolls(), CLEAN) if opt_level > 1 else ())) if opt_level > 0 else ()
 
     def emit(self, plan: Plan) -> dict[int, tuple[Form, ...]]:
         def one(step: Step) -> tuple[object, Callable[[], tuple[Form, ...]]]:

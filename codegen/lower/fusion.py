@@ -70,8 +70,8 @@ class Cost:
 class Fusion:
     """Result: `group[v]` is v itself (stored), another value or node key (computed there), or ANYWHERE."""
 
-    def __init__(self, graph: Graph, fuse: bool) -> None:
-        self.graph, self.fuse = graph, fuse
+    def __init__(self, graph: Graph, fuse: bool, divide: bool = False) -> None:
+        self.graph, self.fuse, self.divide = graph, fuse, divide
         self.outputs = graph.kept
         self.position = {n: i for i, n in enumerate(graph.nodes)}
         self.group: dict[Value, Key] = {}
@@ -183,7 +183,7 @@ class Fusion:
             return None  # better stored as the epilogue of its anchor
         if self._size.get(key, 0) + cost.operations > CAP:
             return None
-        if isinstance(node.op, Reshape) and behind is None and not affine_reshape(node.inputs[0].shape, v.shape):
+        if isinstance(node.op, Reshape) and behind is None and not self._indexed(node.inputs[0].shape, v.shape):
             return None
         if repeated:
             if cost.heavy or self._repeat_size.get(key, 0) + cost.operations > _REPEATED:
@@ -193,6 +193,11 @@ class Fusion:
         if apart:
             del self._behind[v]  # what it widens is stored there
         return key
+
+    def _indexed(self, source: Shape, target: Shape) -> bool:
+        """Whether a reader may read a reshaped value where it was: without division, or with one for a row that stays as it is."""
+        row = target[-1] if target else 1
+        return affine_reshape(source, target) or (self.divide and source[-1:] == target[-1:] and isinstance(row, int) and row >= _ROW)
 
     def _accepts(self, c: Node, position: int, v: Value) -> tuple[Key | None, bool]:
         """(kernel in which reader c computes operand `position`, whether it reads elements several times)."""

@@ -30,6 +30,7 @@ class LowerOptions:
     whether any row still moves.
     `passes`: pooling over large windows goes along one axis after the other.
     `prologue`: what is done to texts before anything else is no part of the program.
+    `divide`: kernels divide indices where that takes the place of a copy of whole rows.
     `checks`: indices that data give are compared with their limits; otherwise they are clamped without a word.
     """
 
@@ -48,5 +49,6 @@ class LowerOptions:
     abreast: bool = False
     walk: int = DEEPEST_WALK
     passes: bool = False
+    divide: bool = False
     checks: bool = False
     prologue: bool = False

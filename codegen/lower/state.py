@@ -35,7 +35,7 @@ class Lowering:
         self.views: dict[Value, View] = {}
         self.virtuals: dict[Value, Virtual] = {}
         self.depth: dict[Value, int] = {}
-        self.fusion = Fusion(graph, fuse=options.opt_level > 0)
+        self.fusion = Fusion(graph, options.opt_level > 0, options.divide)
         self.outputs = graph.kept
         self._placed: dict[Value, View] = {}
         self._starts: dict[Node, tuple[Dim, ...]] = {}  # of the operands of a concatenation

@@ -78,6 +78,21 @@ def transformer() -> bytes:
         merged=np.array([0, 0, 16]), scale=np.array(0.35, np.float32), wo=(16, 16), w1=(16, 64), w2=(64, 16))  # fmt: skip
 
 
+def shifted() -> bytes:
+    """Windows of 3 × 3 of an image that is rolled by 1 and 2, a product, and back: a block of Swin without its attention."""
+    end = np.array([2**62])
+    return model("""shifted (float[N, 6, 9, 16] x) => (float[N, 6, 9, 16] y) {
+        a1 = Slice(x, one, end, one)  a2 = Slice(x, none, one, one)  a = Concat<axis = 1>(a1, a2)
+        b1 = Slice(a, two, end, two)  b2 = Slice(a, none, two, two)  b = Concat<axis = 2>(b1, b2)
+        c = Reshape(b, split)  d = Transpose<perm = [0, 1, 3, 2, 4, 5]>(c)  e = Reshape(d, windows)  f = MatMul(e, w)  g = Relu(f)
+        h = Reshape(g, parted)  i = Transpose<perm = [0, 1, 3, 2, 4, 5]>(h)  j = Reshape(i, image)
+        k1 = Slice(j, last, end, one)  k2 = Slice(j, none, last, one)  k = Concat<axis = 1>(k1, k2)
+        l1 = Slice(k, last2, end, two)  l2 = Slice(k, none, last2, two)  l = Concat<axis = 2>(l1, l2)  y = Add(x, l) }""",
+        w=(16, 16), none=np.array([0]), one=np.array([1]), two=np.array([2]), last=np.array([5]), last2=np.array([7]), end=end,
+        split=np.array([-1, 2, 3, 3, 3, 16]), windows=np.array([-1, 9, 16]), parted=np.array([-1, 2, 3, 3, 3, 16]),
+        image=np.array([-1, 6, 9, 16]))  # fmt: skip
+
+
 def loop() -> bytes:
     """y = x·2^n by a Loop, then a branch on the sign of its sum."""
     return model("""control (float[4] x, int64 n) => (float[4] y) {

@@ -42,6 +42,7 @@ CASES = {
     "lstm": [{"x": floats(n, 2, 6)} for n in (1, 9)],
     "topk": [{"x": floats(3, 30)}],
     "heads": [{"x": floats(1, n, 16)} for n in (1, 33)],
+    "shifted": [{"x": floats(n, 6, 9, 16)} for n in (1, 3)],
 }
 
 
@@ -72,6 +73,12 @@ def test_models_agree_with_onnxruntime(modules, name: str) -> None:
     module, blob = modules(name)
     for feeds in CASES[name]:
         agree(module, blob, feeds)
+
+
+def test_rolled_windows_are_read_where_they_lie(modules) -> None:
+    """One launch each for what goes into windows, their product, and what comes back and is added."""
+    module, _ = modules("shifted")
+    assert len(module.profile(CASES["shifted"][0], runs=1)) == 3
 
 
 def test_orders_of_blocks_and_threads_do_not_matter(modules) -> None:
