@@ -346,6 +346,7 @@ def test_short_pieces_of_a_line(size, times):
 def test_results_past_the_caches(monkeypatch, dtype, shape, perm):
     """Rows that begin anywhere in a line, blocks that end anywhere, and last ones that overlap."""
     monkeypatch.setattr(transpose, "_PAST_CACHES", 0)
+    monkeypatch.setattr(transpose, "_PAST_IN_PIECES", 0)
     kernel, want = transposed(x := elements(dtype, *shape), perm)
     assert moving(merge_axes(kernel), parse("cpu:x86-64-v4")).past
     agree(kernel, x, want, targets=TARGETS[:2])
@@ -360,9 +361,11 @@ def test_results_past_the_caches_are_large():
         ((1 << 16, 64), False),
         ((64, 1 << 16), False),
     ]:
-        kernel, _ = transposed(elements(DType.F32, *shape), (1, 0))
+        kernel, _ = transposed(np.empty(shape, np.float32), (1, 0))
         found = moving(merge_axes(kernel), target)
         assert past == (isinstance(found, Turn) and found.past), shape
+    kernel, _ = transposed(np.empty((1024, 1024), np.float16), (1, 0))
+    assert moving(merge_axes(kernel), target).past
 
 
 def test_choice():

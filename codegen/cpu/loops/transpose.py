@@ -17,7 +17,8 @@ _PIECE = 16  # bytes of a row that are read at once, where elements are smaller 
 _LEAST_PIECE = 8  # bytes; below, loads of a stride are cheaper
 _FEW = 8  # elements of a row: a whole one is then worth less than `_PIECE` only if it has those
 _MOST_WOVEN = 15  # vectors that are interleaved before they are stored
-_PAST_CACHES = 8 << 20  # bytes of a result from which on whole lines of it go to memory without being read first:
+_PAST_CACHES = 8 << 20  # bytes of a result from which on whole lines of it go to memory without being read first,
+_PAST_IN_PIECES = 2 << 20  # of elements smaller than 4, which read and store a piece of a line at a time:
 _BLOCK = 256, 1024  # blocks of so many elements along the read axis by bytes along the write axis wait in the second-level cache
 
 
@@ -109,7 +110,8 @@ def turning(k: LoopKernel, target: CpuTarget) -> Turn | None:
         return None
     short = tuple(a for a, least in ((write, lanes), (read, depth)) if lower(k.axes[a]) < least)
     strip, run = _BLOCK[0], _BLOCK[1] // max(size, *sizes)
-    whole = len(sizes) == 1 and lanes * sizes[0] * 8 == target.vector_bits and lower(prod(k.axes)) * sizes[0] >= _PAST_CACHES
+    large = _PAST_CACHES if size >= 4 else _PAST_IN_PIECES
+    whole = len(sizes) == 1 and lanes * sizes[0] * 8 == target.vector_bits and lower(prod(k.axes)) * sizes[0] >= large
     if whole and len(k.stores) == 1 and lower(k.axes[write]) >= run and lower(k.axes[read]) >= strip // 2:
         return Turn(write, read, tuple(loads), lanes, depth, strip, run, past=True)
     return Turn(write, read, tuple(loads), lanes, depth, _STRIP, _RUN, short)
