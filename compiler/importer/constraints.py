@@ -23,8 +23,9 @@ def constraints(node: Node) -> Iterator[tuple[Dim, Dim]]:
                 for i, (a, b) in enumerate(zip(t.shape, node.types[0].shape, strict=True)):
                     if i != axis:
                         yield from _differing(a, b)
-        case O.MatMul() | O.IntegerMatMul():
-            yield from _differing(types[0].shape[-1], types[1].shape[-2])
+        case O.MatMul() | O.IntegerMatMul() | O.Conv() | O.IntegerConv() | O.ConvTranspose():
+            for i, axis, size in contracted(node.op, node.inputs):
+                yield from _differing(types[i].shape[axis], size)
         case O.Attention():
             q, k, v = (t.shape for t in types[:3])
             pairs = [(q[0], k[0]), (k[0], v[0]), (k[1], v[1]), (q[3], k[3]), (k[2], v[2])]
@@ -101,14 +102,22 @@ def _broadcasting(op: Op, inputs: Sequence[Value]) -> Sequence[tuple[Value, int]
     return []
 
 
-def contracted(op: Op, inputs: Sequence[Value]) -> Iterator[tuple[int, int, int, int]]:
-    """(operand, axis, other operand, axis) of dims that are summed over together."""
+def contracted(op: Op, inputs: Sequence[Value]) -> Iterator[tuple[int, int, Dim]]:
+    """(operand, axis, what its size has to be) of dims that are summed over together with those of the other operand."""
+    if len(inputs) < 2:
+        return
+    x, w = (v.shape for v in inputs[:2])
     match op:
-        case O.MatMul() if all(v.type.rank > 1 for v in inputs[:2]):
-            yield 0, -1, 1, -2
-            yield 1, -2, 0, -1
-        case O.ConvTranspose() if op.groups == 1:
-            yield 0, -1, 1, -1
+        case O.MatMul() | O.IntegerMatMul() if min(len(x), len(w)) > 1:
+            yield 0, -1, w[-2]
+            yield 1, -2, x[-1]
+        case O.Conv() | O.IntegerConv():
+            yield 0, -1, w[-2] * op.groups
+            if op.groups == 1:
+                yield 1, -2, x[-1]
+        case O.ConvTranspose():
+            yield 0, -1, w[-1]
+            yield 1, -1, x[-1]
 
 
 def _broadcast(shape: Shape, result: Shape) -> Iterator[tuple[Dim, Dim]]:

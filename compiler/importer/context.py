@@ -94,8 +94,8 @@ class ImportContext(NodeView, Contents, Requirements):
     def _settled(self, op: Op, inputs: Sequence[Value]) -> Sequence[Value]:
         """Operands with a number for a dim that has to equal that of the other operand."""
         settled = list(inputs)
-        for i, axis, j, other in contracted(op, inputs):
-            d, e = inputs[i].shape[axis], inputs[j].shape[other]
+        for i, axis, e in contracted(op, inputs):
+            d = inputs[i].shape[axis]
             if isinstance(d, Expr) and isinstance(e, int):
                 self.require_equal(d, e)
                 shape = list(inputs[i].shape)

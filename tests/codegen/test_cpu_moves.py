@@ -148,6 +148,8 @@ def test_truths_that_are_moved_are_bytes(fill):
     other = Load(0, offset(60, 0), dtype=DType.BOOL)
     both = Call("select", (other, load, Num(fill, dtype=DType.BOOL)), dtype=DType.BOOL)
     assert as_words(k := replace(kernel, stores=(replace(kernel.stores[0], value=both),))) is k
+    itself = Call("select", (load, load, Num(fill, dtype=DType.BOOL)), dtype=DType.BOOL)
+    assert as_words(k := replace(kernel, stores=(replace(kernel.stores[0], value=itself),))) is k
     inverted = Call("not_", (load,), dtype=DType.BOOL)
     assert as_words(k := replace(kernel, stores=(replace(kernel.stores[0], value=inverted),))) is k
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from mlc.errors import InputError
 from onnx import NodeProto, helper, numpy_helper
 
 Arrays = dict[str, np.ndarray]
@@ -267,3 +268,26 @@ def test_steps_of_a_range_are_a_size() -> None:
     agree(nodes, {"x": noise(3, 4)}, {"zero": np.array(0), "axis": np.array([1])}, x=["n", "t"])
     nodes[-3:] = [node("Neg", ["t0"], ["back"]), node("Range", ["end0", "zero", "back"], ["y"])]
     agree(nodes, {"x": noise(3, 4)}, {"zero": np.array(0)}, x=["n", "t"])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_weights_say_how_many_channels(op: str, groups: int) -> None:
+    """Inputs of open sizes: code knows the number, and another one is refused, not read past the end of."""
+    x, w = noise(2, 8, 9), noise(8, 8 // groups if op == "Conv" else 1, 3)
+    m = model([node(op, ["x", "w"], ["y"], group=groups)], {"x": x}, {"w": w}, 18, {"x": ["n", "c", "s"]})
+    m.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, None))
+    module = mlc.compile(m, threads=1)
+    np.testing.assert_allclose(module(x), onnxruntime_runs(m, {"x": x})["y"], rtol=1e-4, atol=1e-5)
+    for channels in (5, 16):
+        with pytest.raises(InputError, match=f"c = {channels}"):
+            module(noise(2, channels, 9))
+
+
+def test_a_truth_that_decides_about_itself() -> None:
+    """It is loaded once, as a condition and as a value: onnxruntime has no Where of truths."""
+    feeds = {"a": np.array([True, False, False]), "b": np.array([True, False, True])}
+    m = model([node("Where", ["a", "a", "b"], ["y"])], feeds, {}, 18, {})
+    m.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 9, None))
+    for level in (0, 3):
+        np.testing.assert_array_equal(mlc.compile(m, threads=1, opt_level=level).run(feeds)["y"], feeds["a"] | feeds["b"])

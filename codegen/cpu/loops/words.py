@@ -26,8 +26,11 @@ def as_words(k: LoopKernel) -> LoopKernel:
         return k
     moved = {e.operand for e in loads} | {s.operand for s in k.stores}
     own = {id(e) for e in loads}
-    if any(isinstance(e, Load) and e.operand in moved and id(e) not in own for e in postorder(k.roots)):
-        return k  # a condition, too
+    decisive = [e.args[0] for e in values if isinstance(e, Call)] + [e.offset for e in loads]
+    decisive += [e for s in k.stores for e in (s.offset, s.guard) if e is not None]
+    aside = [e for e in postorder(k.roots) if id(e) not in own] + postorder(decisive)
+    if any(isinstance(e, Load) and e.operand in moved for e in aside):
+        return k  # a condition or an index, too
     new: dict[int, E] = {}
     for e in values:
         match e:
