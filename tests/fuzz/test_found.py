@@ -291,3 +291,16 @@ def test_a_truth_that_decides_about_itself() -> None:
     m.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 9, None))
     for level in (0, 3):
         np.testing.assert_array_equal(mlc.compile(m, threads=1, opt_level=level).run(feeds)["y"], feeds["a"] | feeds["b"])
+
+
+def test_the_greatest_of_fewer_than_asked_for() -> None:
+    """An axis of open size has to be as long as k, or what lies behind it would be sorted, too."""
+    m = model([node("TopK", ["x", "k"], ["y", "i"], axis=0)], {"x": noise(4, 3)}, {"k": np.array([2])}, 18, {"x": ["n", 3]})
+    for o, kind in zip(m.graph.output, (1, 7), strict=True):
+        o.CopyFrom(helper.make_tensor_value_info(o.name, kind, None))
+    module = mlc.compile(m, threads=1)
+    np.testing.assert_array_equal(module.run({"x": noise(4, 3)})["y"], onnxruntime_runs(m, {"x": noise(4, 3)})["y"])
+    assert module.run({"x": noise(2, 3)})["i"].shape == (2, 3)
+    for rows in (0, 1):
+        with pytest.raises(InputError, match=f"{rows}"):
+            module.run({"x": noise(rows, 3)})

@@ -128,6 +128,8 @@ def top_k(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Seque
         most = dim_min(k, x.shape[axis])  # what kernels can rely on; a run with more is refused
         ctx.require_equal(k, most)
         k = most
+    else:
+        ctx.require_at_least(x.shape[axis], k)
     op = O.TopK(axis, k, ctx.flag(node, "largest", True), ctx.flag(node, "sorted", True))
     return ctx.emit(op, x).outputs
 
