@@ -175,7 +175,7 @@ class Pad(Op):
             y = np.take(x, np.where(inside, at, 0), axis) if n else np.zeros([*x.shape[:axis], len(at), *x.shape[axis + 1 :]], x.dtype)
             mask = inside.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
             x = np.where(mask, y, value.reshape(()).astype(x.dtype)).astype(x.dtype)
-        return (np.ascontiguousarray(x),)
+        return (np.asarray(x, order="C"),)
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ class GatherND(Op):
         sizes = np.array(x.shape[b : b + depth])
         index = np.where(index < 0, index + sizes, index)
         lead = [np.arange(index.shape[i]).reshape([-1 if j == i else 1 for j in range(index.ndim - 1)]) for i in range(b)]
-        return (np.ascontiguousarray(x[(*lead, *(index[..., i] for i in range(depth)))]),)
+        return (np.asarray(x[(*lead, *(index[..., i] for i in range(depth)))], order="C"),)
 
 
 @dataclass(frozen=True)

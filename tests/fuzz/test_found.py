@@ -304,3 +304,10 @@ def test_the_greatest_of_fewer_than_asked_for() -> None:
     for rows in (0, 1):
         with pytest.raises(InputError, match=f"{rows}"):
             module.run({"x": noise(rows, 3)})
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_one_element_by_all_of_its_indices(given: bool) -> None:
+    """Has no axes, when it is found while compiling, too."""
+    x, index = {"x": noise(7)}, {"i": np.array([5])}
+    agree([node("GatherND", ["x", "i"], ["y"])], x if given else {}, index if given else x | index)
