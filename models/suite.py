@@ -131,13 +131,13 @@ def _logits(make: Callable[[], Any]) -> torch.nn.Module:
     return First()
 
 
-def _image_classifier(model: str, config: str, size: int = 224, **fields: Any) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+def _image_classifier(model: str, config: str, **fields: Any) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     import torch
     import transformers
 
     cfg = getattr(transformers, config)(num_labels=1000, **fields)
     module = _logits(lambda: getattr(transformers, model)(cfg))
-    example = (torch.randn(1, 3, size, size),)
+    example = (torch.randn(1, 3, 224, 224),)
     _settle_batch_norms(module, example)
     return module, example
 

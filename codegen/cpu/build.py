@@ -51,9 +51,9 @@ def mangle(t: Any) -> str:
     return mangled
 
 
-def kernel_function(module: ir.Module, name: str = PLACEHOLDER) -> Builder:
+def kernel_function(module: ir.Module) -> Builder:
     """void name(bufs, dims, begin, end): units [begin, end) of a kernel."""
-    return Builder(ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), name))
+    return Builder(ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, I64]), PLACEHOLDER))
 
 
 def subroutine(module: ir.Module, name: str, args: Sequence[Any], result: Any = None) -> Builder:

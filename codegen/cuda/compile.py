@@ -12,14 +12,14 @@ from ..disk_cache import cache_dir, read_checked, write_checked
 from .nvrtc import headers, nvrtc
 
 
-def compile_all(sources: Mapping[str, str], archs: Callable[[str], Iterable[str]], done: Callable[[str], None] = lambda symbol: None,
-                workers: int | None = None) -> dict[str, dict[str, bytes]]:  # fmt: skip
+def compile_all(
+    sources: Mapping[str, str], archs: Callable[[str], Iterable[str]], done: Callable[[str], None] = lambda symbol: None
+) -> dict[str, dict[str, bytes]]:
     """symbol -> architecture -> code: a cubin, or PTX for a virtual one, for each of `archs(symbol)`.
 
     Raises CodegenError naming the kernel that NVRTC refuses, TargetError when there is no NVRTC.
     """
     nvrtc()
-    count = workers or max(1, len(os.sched_getaffinity(0)))
 
     def build(symbol: str) -> tuple[str, dict[str, bytes]]:
         try:
@@ -31,7 +31,7 @@ def compile_all(sources: Mapping[str, str], archs: Callable[[str], Iterable[str]
 
     # Longest first: the last job to finish is then a short one.
     order: Iterable[str] = sorted(sources, key=lambda s: -len(sources[s]))
-    with ThreadPoolExecutor(count) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return dict(pool.map(build, order))
 
 

@@ -48,8 +48,8 @@ def picked(b: Build, keep: Value, values: Value, count: int) -> Value:
     return b.reduce("sum", b.where(chosen, b.reshape(values, (1, rank)), b.const(0, DType.I64)), [1], False)
 
 
-def sizes_in(ctx: ImportContext, vector: Value, lo: int = 0) -> tuple[Dim, ...]:
-    return tuple(ctx.size(vector, i, lo) for i in range(int(vector.shape[0])))
+def sizes_in(ctx: ImportContext, vector: Value) -> tuple[Dim, ...]:
+    return tuple(ctx.size(vector, i) for i in range(int(vector.shape[0])))
 
 
 def around_axis(ctx: ImportContext, x: Value, axis: Value, rank: int) -> Value:
