@@ -17,6 +17,8 @@ _ROWS = 128  # output channels up to which the image is read in place; for more 
 _COLUMNS = 64  # pixels that fill the vectors of a product
 _CHANNELS = 16  # that fill a vector channels last; for fewer, planes are always better
 _TAPS = 90  # of a window by stride, up to which planes are read about as quickly
+_PLANES = 1.25  # time of a multiply-add on planes by that of a vector of columns, at most
+_WRITTEN = 48  # terms of a sum on planes, all of which its code writes out, for which that is not long
 _SMALL = 9  # taps of a window, up to which turning the image costs more than vectors that are not full
 _VECTOR = 16  # pixels
 _FULL = 0.7
@@ -33,11 +35,14 @@ class ChannelsFirst(Pass):
     """Where x comes transposed from [N, C, *S]: a 1×1 convolution is w^T [O, C] · x[N, C, S]; pooling treats planes as images of
     one channel; filters of short sums, depthwise ones among them, have an op of their own; pixels that
     strides skip are not turned. Only if less is moved then: between
-    other convolutions, which want channels last, it is not."""
+    other convolutions, which want channels last, it is not. Windows of few channels into few are filters of planes there as well."""
 
     rounds: int = 6
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
+        return _few_channels(self._at_borders(graph, ctx), ctx)
+
+    def _at_borders(self, graph: Graph, ctx: PassContext) -> Graph:
         packed = 0
 
         def first(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
@@ -76,6 +81,27 @@ class ChannelsFirst(Pass):
             if cost < before:
                 graph, before = now, cost
         return graph
+
+
+def _few_channels(graph: Graph, ctx: PassContext) -> Graph:
+    """Windows of few channels into few on planes, wherever they are, if what is turned then is less than what their vectors lost.
+    Others stay: a border that moved with them would take layers along that are as quick channels last."""
+    gained = 0
+
+    def few(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
+        nonlocal gained
+        gain = _unfilled(node)
+        perm = (0, *range(2, len(node.out.shape)), 1)
+        if not gain or (y := _filters(node, transpose(ins[0], inverse(perm)), ins[1])) is None:
+            return None
+        gained += gain
+        return [transpose(y, perm)]
+
+    planes = graph.rewrite(few)
+    if planes is graph:
+        return graph
+    new = SinkTransposes().run(planes, ctx)
+    return new if moved_elements(new) - gained < moved_elements(graph) else graph
 
 
 def _pixels_read(node: Node, x: Value) -> tuple[Conv, Value] | None:
@@ -154,6 +180,19 @@ def _slower(node: Node, x: Value) -> int:
     if not short or not _is_depthwise(node) or max(op.strides) > 1 or not isinstance(taps, int) or taps < _LONG:
         return 0
     return 3 * estimate(prod(x.shape)) // 2
+
+
+def _unfilled(node: Node) -> int:
+    """What windows of few channels into few lose in vectors that those do not fill: multiply-adds, of which each is an element moved."""
+    if type(node.op) is not Conv or node.op.groups > 1:
+        return 0
+    *kernel, channels, outputs = node.inputs[1].shape
+    terms = prod((channels, *kernel))
+    if not isinstance(outputs, int) or not isinstance(channels, int) or not isinstance(terms, int) or channels >= _CHANNELS:
+        return 0
+    if not channels < terms <= _WRITTEN:
+        return 0
+    return max(0, int(estimate(prod(node.out.shape[:-1])) * terms * (1 - _PLANES * outputs / _CHANNELS)))
 
 
 def _pool(node: Node, x: Value) -> Value | None:

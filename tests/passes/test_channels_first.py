@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mlc.ir import Graph, Input, Node, TensorType, const, sym
 from mlc.ir.dtypes import DType
-from mlc.ir.ops import Add, Conv, MatMul, Relu, Transpose
+from mlc.ir.ops import Add, Conv, MatMul, PlaneConv, Relu, Transpose
 from mlc.passes.base import PassContext
 from mlc.passes.pipelines import optimize
 
@@ -58,3 +58,26 @@ def test_left_alone_where_other_convolutions_want_channels_last(kernels):
 
 def test_left_alone_for_few_pixels():
     assert MatMul not in ops(optimize(build(size=(4, 4)), PassContext(verify=True)))
+
+
+def chain(channels, kernel=3, size=(40, 48)):
+    """Images channels last, as between other convolutions: out of 24 channels, through `channels` and back."""
+    x = Node.make(Input(TensorType(DType.F32, (1, *size, 24))), ()).out
+    y, c = x, 24
+    for n, k in ((channels[0], 1), *((n, kernel) for n in channels[1:]), (24, 1)):
+        y, c = ap(Relu(), conv(y, k, c, n)), n
+    return Graph((x,), (y,), ("x",), ("y",))
+
+
+@pytest.mark.parametrize("size", [(40, 48), (40, sym("W"))])
+def test_few_channels_are_planes_between_convolutions_that_are_not(size):
+    g = chain((2, 2, 3, 2), size=size)
+    out = optimize(g, PassContext(verify=True))
+    assert ops(out).count(PlaneConv) == 3 and ops(out).count(Transpose) == 2
+    x = np.random.default_rng(0).standard_normal((1, 40, 48, 24)).astype(np.float32)
+    np.testing.assert_allclose(out.evaluate(x)[0], g.evaluate(x)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("g", [chain((16, 16)), chain((2, 2), kernel=1), chain((8, 8), size=(40, 4)), chain((2, 24))])
+def test_what_fills_vectors_of_channels_stays(g):
+    assert PlaneConv not in ops(optimize(g, PassContext(verify=True)))

@@ -31,7 +31,7 @@ def pool(x, kernel=3, stride=2, kind="max"):
 
 
 def dense(x):
-    return ap(Conv((1, 1), (1, 1), (1, 1), (1, 1), 1), x, weights(3, 3, x.shape[-1], 8))
+    return ap(Conv((1, 1), (1, 1), (1, 1), (1, 1), 1), x, weights(3, 3, x.shape[-1], 24))
 
 
 def short(x, groups=1):

@@ -36,6 +36,7 @@ from mlc.passes.layout_ops import axis_groups, reshape_perm
 from mlc.passes.sink_transposes import SinkTransposes, moved_elements
 
 RNG = np.random.default_rng(0)
+C = 32  # channels that fill vectors, and half of which do
 
 
 def transposes(graph):
@@ -60,16 +61,16 @@ def batch_norm(x):
 
 
 def residual(x):
-    return apply(Relu(), apply(Add(), x, batch_norm(conv(apply(Relu(), batch_norm(conv(x, 4))), x.shape[1]))))
+    return apply(Relu(), apply(Add(), x, batch_norm(conv(apply(Relu(), batch_norm(conv(x, C))), x.shape[1]))))
 
 
 def squeeze_excite(x):
     p = apply(Reduce("mean", (2, 3), True), x)
-    return apply(Mul(), x, apply(Sigmoid(), conv(apply(Relu(), conv(p, 2, 1)), x.shape[1], 1)))
+    return apply(Mul(), x, apply(Sigmoid(), conv(apply(Relu(), conv(p, C // 2, 1)), x.shape[1], 1)))
 
 
 def dense(x):
-    return apply(Concat(1), x, conv(apply(Relu(), batch_norm(x)), 2))
+    return apply(Concat(1), x, conv(apply(Relu(), batch_norm(x)), C // 2))
 
 
 def up(x):
@@ -78,8 +79,8 @@ def up(x):
 
 
 def unet(x):
-    down = conv(x, 4, 3, 2)
-    return conv(apply(Concat(1), up(apply(Relu(), down)), x), 4)
+    down = conv(x, C, 3, 2)
+    return conv(apply(Concat(1), up(apply(Relu(), down)), x), C)
 
 
 def split(x):
@@ -89,25 +90,25 @@ def split(x):
 
 
 def padded(x):
-    return conv(apply(Pad((0, 0, 1, 2), (0, 0, 1, 0), "reflect"), x, const(np.float32(0))), 4)
+    return conv(apply(Pad((0, 0, 1, 2), (0, 0, 1, 0), "reflect"), x, const(np.float32(0))), C)
 
 
 def channel_softmax(x):
-    return conv(apply(Softmax(1), x), 4)
+    return conv(apply(Softmax(1), x), C)
 
 
 BLOCKS = {f.__name__: f for f in (residual, squeeze_excite, dense, unet, split, padded, channel_softmax)}
 
 
-def build(blocks, shape=(1, 4, 8, 8)):
+def build(blocks, shape=(1, C, 8, 8)):
     x = apply(Input(TensorType(DType.F32, shape)))
-    v = conv(x, 4)
+    v = conv(x, C)
     for name in blocks:
         v = BLOCKS[name](v)
-        if v.shape[1] != 4:
-            v = conv(v, 4, 1)
-    v = apply(Reshape((shape[0], 4)), apply(Reduce("mean", (2, 3), True), apply(Relu(), v)))
-    return verify(Graph((x,), (apply(MatMul(), v, weights(4, 3)),), ("x",), ("y",)))
+        if v.shape[1] != C:
+            v = conv(v, C, 1)
+    v = apply(Reshape((shape[0], C)), apply(Reduce("mean", (2, 3), True), apply(Relu(), v)))
+    return verify(Graph((x,), (apply(MatMul(), v, weights(C, 3)),), ("x",), ("y",)))
 
 
 def numbers_agree(a: Graph, b: Graph) -> None:
@@ -135,7 +136,7 @@ def test_any_stack_of_blocks(blocks):
 
 def test_symbolic_batch_and_size():
     n, h = sym("N", 1, 8), sym("H", 8, 64)
-    new = optimize(build(["residual", "squeeze_excite", "dense"], (n, 4, h, 8)), PassContext(verify=True))
+    new = optimize(build(["residual", "squeeze_excite", "dense"], (n, C, h, 8)), PassContext(verify=True))
     assert len(transposes(new)) == 1
 
 
