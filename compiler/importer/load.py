@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from ...errors import OnnxImportError
 from .file_kinds import HEAD, other_kind
@@ -21,6 +21,7 @@ OLDEST_OPSET = 1
 # The newest operator set that the handler tables were written for.
 REVIEWED_OPSET = 28
 _UNCHECKED = "mlc.unchecked"
+_LONG = 4096  # elements of an attribute of which the checker is shown the first only
 
 
 def load(model: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto, TensorReader]:
@@ -129,6 +130,25 @@ def _check_names(names: Iterable[object]) -> None:
             raise ValueError(f"name {name!r} is not UTF-8")
 
 
+def _is_long(a: AttributeProto) -> bool:
+    return max(len(a.ints), len(a.floats), len(a.strings)) > _LONG
+
+
+def _without_lists(node: NodeProto) -> NodeProto:
+    """A copy of a node whose long attributes have one element: trees of an ensemble are lists of millions, of which types are checked."""
+    copy = NodeProto()
+    for field, value in node.ListFields():
+        if field.name != "attribute":
+            copy.MergeFrom(NodeProto(**{field.name: value}))
+    for a in node.attribute:
+        short = copy.attribute.add()
+        for field, value in a.ListFields():
+            short.MergeFrom(
+                AttributeProto(**{field.name: value[:1] if field.name in ("ints", "floats", "strings") and _is_long(a) else value})
+            )
+    return copy
+
+
 def _without_weights(model: ModelProto, opset: int) -> ModelProto:
     """A copy for the checker: weights emptied; operators without a schema moved to a domain that it does not check.
 
@@ -143,7 +163,8 @@ def _without_weights(model: ModelProto, opset: int) -> ModelProto:
             for t in value:
                 copy.graph.initializer.add(name=t.name, data_type=t.data_type, dims=[0])
         elif field.name == "node":
-            copy.graph.node.extend(value)  # which may hold trees of millions of nodes: no more copies than one
+            for node in value:
+                copy.graph.node.append(_without_lists(node) if any(map(_is_long, node.attribute)) else node)
         else:
             copy.graph.MergeFrom(GraphProto(**{field.name: value}))
     for info in copy.graph.output:  # the importer derives types, too: who wants an intermediate value appends its name alone

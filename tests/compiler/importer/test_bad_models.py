@@ -236,3 +236,18 @@ def test_functions_that_double(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module, "_MAX_EXPANDED", 1000)
     with pytest.raises(MlcError, match="functions expand to more than 1000 nodes"):
         mlc.compile(doubling())
+
+
+def test_long_attributes_are_checked():
+    """Of lists of thousands the checker sees the first element: their types, and that an attribute has no second value."""
+    ids = list(range(5000))
+    io = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1]) for n in ("x", "y")]
+    node = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", nodes_treeids=ids)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(helper.make_graph([node], "g", io[:1], io[1:]), opset_imports=opsets)
+    model.graph.node[0].attribute[0].floats.append(1.0)
+    with pytest.raises(MlcError, match="fails the ONNX checker"):
+        mlc.compile(model)
+    model.graph.node[0].attribute[0].ClearField("ints")
+    with pytest.raises(MlcError, match="fails the ONNX checker"):
+        mlc.compile(model)
