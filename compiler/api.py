@@ -22,6 +22,7 @@ from ..runtime.module import Module
 from .backend import Backend
 from .backends import backend_of
 from .dump import Dump
+from .garbage import rare_collections
 from .importer import import_variants
 from .options import Options, whole_sizes
 from .precision.options import FLOAT32, Precision
@@ -94,7 +95,7 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
     backend = backend or backend_of(options.target)
     writer = Dump(Path(options.dump)) if options.dump is not None else None
     clock = Clock()
-    with backend:
+    with backend, rare_collections():
         tell("import", 0, 1)
         graph, *others = import_variants(model, options.shapes, options.constants)
         backend.prepare(len(graph.nodes))
