@@ -337,9 +337,9 @@ def test_what_fuses_is_decided_once_a_graph(monkeypatch: pytest.MonkeyPatch) -> 
     decided: list[Graph] = []
     whole = Fusion.__init__
 
-    def counted(self: Fusion, of: Graph, fuse: bool) -> None:
+    def counted(self: Fusion, of: Graph, *options: bool) -> None:
         decided.append(of)
-        whole(self, of, fuse)
+        whole(self, of, *options)
 
     monkeypatch.setattr(Fusion, "__init__", counted)
     i, c, s = tensor(dtype=DType.I64), tensor(dtype=DType.BOOL), tensor(2, 3)
