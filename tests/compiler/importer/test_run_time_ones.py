@@ -103,6 +103,15 @@ def test_a_fixed_size_on_the_other_side():
     check(text, *({"x": f(*x), "y": f(3, 4)} for x in ((3, 4), (1, 4), (3, 1), (1, 1))))
 
 
+def test_sizes_of_any_program_before_a_run():
+    """They are asked for without loading code, which may be for another machine."""
+    proto = model("g (float[a,4] x, float[b,4] y) => (float[c,4] z) { z = Add(x, y) }")
+    for target in ("cpu", "cpu:aarch64"):
+        module = mlc.compile(proto, target=target)
+        for a, b in ((3, 3), (3, 1), (1, 3), (1, 1)):
+            assert module.binding(a=a, b=b).symbols == {"a": a, "b": b}
+
+
 @pytest.mark.parametrize("text", [
     "g (float[a,b] x, float[a,b] y) => (float[m,n] z) { z = Add(x, y) }",
     "g (float[a,b] x, float[1,b] y) => (float[m,n] z) { z = Add(x, y) }",
