@@ -193,12 +193,10 @@ class Module:
         return artifact.to_bytes(self.parts)
 
     def binding(self, **symbols: int) -> Binding:
-        """Sizes, arena and layout at these symbol values, 1 for those not given (for inspection: the code may be for another machine).
-        Raises InputError."""
-        sizes = symbol_sizes(self._manifest.symbols, symbols)
-        if self._bindings is None:
-            return BindingCache(Sizes(self.parts.manifest)).at(sizes)
-        return self._bind(sizes)
+        """Sizes, arena and layout at these symbol values, 1 for those not given (for inspection: the code may be for another machine,
+        and needs no device). Raises InputError."""
+        manifest = self.parts.manifest
+        return BindingCache(Sizes(manifest)).at(symbol_sizes(manifest.symbols, symbols))
 
     def profile(self, feeds: Mapping[str, np.ndarray], runs: int = 1) -> dict[int, float]:
         """Seconds per call of the program that serves these inputs, by word (see `steps`), mean over `runs` (1 or more) after one to

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeviceError, InputError
-from ..arguments import complain, from_one, given_outputs, symbol_sizes
+from ..arguments import complain, from_one, given_outputs
 from ..artifact import Parts
-from ..binding import Binding, Sizes
+from ..binding import Binding
 from ..binding_cache import BindingCache
 from ..handles import Handles, decode_output, encode_input
 from ..module import Module
@@ -99,11 +99,6 @@ class CudaModule(Module):
             complain(feeds, self._names)
         outputs = self._run([feeds[n] for n in self._names], stream, wait, on_device, out)
         return {name: outputs[i] for i, name in self._out_names}
-
-    def binding(self, **symbols: int) -> Binding:
-        """Sizes, arena and layout at these symbol values, 1 for those not given (for inspection; needs no device). Raises InputError."""
-        sizes = symbol_sizes(self.manifest.symbols, symbols)
-        return Binding(Sizes(self.manifest), dict(zip(self._symbols, sizes, strict=True)))
 
     def profile(self, feeds: Mapping[str, Any], runs: int = 1) -> dict[int, float]:
         """Seconds per call of the program on the device, by its word (see `manifest.steps`), mean over `runs` (1 or more) after one to
