@@ -12,7 +12,7 @@ from .....ir import Const, Dim, DType, Value
 from .....ir import ops as O
 from ...compose import Build, optional, required
 from ...context import HandlerTable, ImportContext
-from .grouped import unpack
+from .levels import unpack
 
 Ins = list[Value | None]
 

@@ -8,9 +8,10 @@ import numpy as np
 from onnx import NodeProto
 
 from .....ir import Const, Dim, DType, Value
-from .....ir.ops import BitAnd, Gather, GroupedMatMul, Less, ShiftRight
+from .....ir.ops import Gather, GroupedMatMul, Less
 from ...compose import Build, optional, required
 from ...context import HandlerTable, ImportContext
+from .levels import unpack, unpacked
 
 
 def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -74,12 +75,6 @@ def _zeros(ctx: ImportContext, given: Value | None, n: int, blocks: int, bits: i
     return data.reshape(n, blocks).astype(np.float32)
 
 
-def unpack(raw: np.ndarray, bits: int) -> np.ndarray:
-    """u8 [N, bytes] -> u8 [N, elements], those of a byte from its lowest bits up."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return ((raw[:, :, None] >> shifts) & ((1 << bits) - 1)).reshape(len(raw), -1)
-
-
 def _constant(ctx: ImportContext, v: Value, what: str) -> np.ndarray:
     if not isinstance(v.node.op, Const):
         raise ctx.unsupported(f"{what} is computed, expected an initializer")
@@ -107,9 +102,7 @@ def gather_block_quantized(ctx: ImportContext, node: NodeProto, ins: list[Value 
         y = b.emit(Gather(axis), v, index)
         if each == 1:
             return y
-        last, shifts = y.type.rank - 1, b.ctx.const(np.arange(0, 8, bits, dtype=np.uint8))
-        parts = b.emit(BitAnd(), b.emit(ShiftRight(), b.reshape(y, (*y.shape, 1)), shifts), b.const((1 << bits) - 1, DType.U8))
-        return b.slice(b.reshape(parts, (*y.shape[:-1], y.shape[-1] * each)), last, 0, size)
+        return b.slice(unpacked(b, y, bits), y.type.rank - 1, 0, size)
 
     def of_blocks(v: Value) -> Value:
         """What blocks have, for each of the elements."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from onnx import NodeProto
 
 from .....ir import DType, Value
 from .....ir import ops as O
 from ...compose import Build
 from ...context import ImportContext
+from .levels import unpacked
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,7 @@ class CacheCode:
     def decode(self, b: Build, cache: Value, dtype: DType) -> Value:
         """What `encode` gave -> numbers [B, G, L, D]."""
         if self.bits == 4:
-            n, groups, keys, width = cache.shape
-            shifts = b.ctx.const(np.array([0, 4], np.uint8))
-            both = b.emit(O.ShiftRight(), b.reshape(cache, (n, groups, keys, width, 1)), shifts)
-            both = b.emit(O.BitAnd(), b.reshape(both, (n, groups, keys, 2 * width)), b.const(15, DType.U8))
-            cache = b.sub(b.cast(both, DType.I8), 8)
+            cache = b.sub(b.cast(unpacked(b, cache, self.bits), DType.I8), 8)
         return b.cast(b.mul(b.cast(cache, DType.F32), self.scale), dtype)
 
 
