@@ -13,7 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from ...errors import OnnxImportError
 from .file_kinds import HEAD, other_kind
-from .order import find_cycle, graphs_of, ordered, subgraphs
+from .order import graphs_of, ordered, subgraphs
 from .tensors import TensorReader
 from .wire import without_weights
 
@@ -46,7 +46,7 @@ def load(model: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto
         proto = _parse(data, name)
     try:
         check_text(proto)
-        proto = ordered(proto)
+        proto = ordered(proto, name)
         check(proto, name)
     except (ValueError, TypeError, DecodeError) as e:  # what protobuf and the checker raise for malformed messages
         raise OnnxImportError(f"is malformed: {e}", expected="a serialised onnx.ModelProto", loc=name) from e
@@ -77,7 +77,7 @@ def _parse(data: memoryview, loc: str) -> ModelProto:
 
 
 def check(model: ModelProto, loc: str) -> None:
-    """Operator sets, cycles, and the ONNX checker (without the weights, which `TensorReader` checks)."""
+    """Operator sets, and the ONNX checker (without the weights, which `TensorReader` checks)."""
     newest = min(onnx.defs.onnx_opset_version(), REVIEWED_OPSET)
     versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
     if not versions and not model.functions and any(n.domain in ("", "ai.onnx") for n in model.graph.node):
@@ -89,10 +89,6 @@ def check(model: ModelProto, loc: str) -> None:
             raise OnnxImportError(
                 f"uses opset {version}", expected=f"{OLDEST_OPSET} to {newest}", remedy=f"{remedy}, or export it again.", loc=loc
             )
-    for graph in graphs_of(model):
-        cycle = find_cycle(graph)
-        if cycle:
-            raise OnnxImportError(f"the graph is cyclic: {' -> '.join(cycle)}", expected="a directed acyclic graph", loc=loc)
     try:
         onnx.checker.check_model(_without_weights(model, versions[0] if versions else newest))
     except onnx.checker.ValidationError as e:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
+from ...errors import OnnxImportError
+
 
 def subgraphs(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
     """Graphs held by attributes of nodes."""
@@ -39,17 +41,17 @@ def free_names(node: NodeProto) -> set[str]:
     return names
 
 
-def ordered(model: ModelProto) -> ModelProto:
-    """The model with every node behind those that it reads: itself where they lie so, else a copy. Nodes of a cycle stay where they are.
+def ordered(model: ModelProto, loc: str = "the model") -> ModelProto:
+    """The model with every node behind those that it reads: itself where they lie so, else a copy. Raises OnnxImportError for cycles.
 
     Tools that append casts at the end, as onnxruntime's converters to float16 do, leave the order to onnxruntime.
     """
-    if all(_order(graph) is None for graph in graphs_of(model)):
+    if all(_order(graph, loc) is None for graph in graphs_of(model)):
         return model
     copy = ModelProto()
     copy.CopyFrom(model)
     for graph in graphs_of(copy):
-        order = _order(graph)
+        order = _order(graph, loc)
         if order is not None:
             nodes = [graph.node[i] for i in order]
             del graph.node[:]
@@ -57,8 +59,8 @@ def ordered(model: ModelProto) -> ModelProto:
     return copy
 
 
-def _order(graph: GraphProto) -> list[int] | None:
-    """Numbers of nodes, each behind those that it reads and otherwise as before; None where they lie so, or there is a cycle."""
+def _order(graph: GraphProto, loc: str) -> list[int] | None:
+    """Numbers of nodes, each behind those that it reads and otherwise as before; None where they lie so."""
     nodes = graph.node
     producer = {out: i for i, node in enumerate(nodes) for out in node.output if out}
     reads = [{producer[name] for name in _reads(node) if name in producer} for node in nodes]
@@ -77,10 +79,12 @@ def _order(graph: GraphProto) -> list[int] | None:
             missing[i] -= 1
             if not missing[i]:
                 heapq.heappush(ready, i)
-    return order if len(order) == len(nodes) else None
+    if len(order) < len(nodes):
+        raise OnnxImportError(f"the graph is cyclic: {' -> '.join(_cycle(graph))}", expected="a directed acyclic graph", loc=loc)
+    return order
 
 
-def find_cycle(graph: GraphProto) -> list[str]:
+def _cycle(graph: GraphProto) -> list[str]:
     """Names of nodes along a cycle, first one repeated; empty when there is none."""
     producer = {out: i for i, node in enumerate(graph.node) for out in node.output if out}
     done: set[int] = set()
