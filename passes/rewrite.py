@@ -119,20 +119,21 @@ def _orders(pattern: P, node: Node) -> list[tuple[Value, ...]]:
     orders = [node.inputs]
     if len(node.inputs) == 2 and Trait.COMMUTATIVE in node.op.traits:
         orders.append(node.inputs[::-1])
-    return [order for order in orders if _classes_fit(pattern.operands, [type(v.node.op) for v in order])]
+    classes = [_classes(p) for p in pattern.operands]
+    return [order for order in orders if all(isinstance(v.node.op, cls) for v, cls in zip(order, classes, strict=True))]
 
 
-def _classes_fit(patterns: Sequence[Pattern], classes: Sequence[type[Op]]) -> bool:
-    for p, cls in zip(patterns, classes, strict=True):
-        if isinstance(p, P):
-            if not issubclass(cls, p.classes):
-                return False
-        elif isinstance(p, C):
-            if not issubclass(cls, Const):
-                return False
-        elif isinstance(p, Num) and not issubclass(cls, _NUMBERS):
-            return False
-    return True
+def _classes(pattern: Pattern) -> tuple[type[Op], ...]:
+    """What the op is of a value that fits."""
+    match pattern:
+        case P():
+            return pattern.classes
+        case C():
+            return (Const,)
+        case Num():
+            return _NUMBERS
+        case X():
+            return (Op,)
 
 
 _NUMBERS = (Const, Expand, Reshape)  # what `scalar_of` looks through

@@ -87,14 +87,9 @@ def _parts(kernel: ContractKernel, use: Instruction | None, aligned: Sequence[in
 
 def _shared(kernel: ContractKernel, plan: Plan, wave: int) -> Plan:
     """The plan with as many blocks to share k as it takes for this kernel."""
-    match plan:
-        case FmaSchedule():
-            return with_splits(kernel, plan, WAVE)
-        case MmaSchedule():
-            return with_splits(kernel, plan, wave)
-        case WgmmaSchedule():
-            return with_splits(kernel, plan, wave)
-    return plan
+    if isinstance(plan, GemvSchedule):
+        return plan
+    return with_splits(kernel, plan, WAVE if isinstance(plan, FmaSchedule) else wave)
 
 
 def _rows(m: Dim, least: int, most: int) -> Dim:

@@ -81,7 +81,7 @@ def splits(kernel: ContractKernel, blocks: Dim, wave: int) -> Dim:
     return dim_max(1, count * between(count, MIN_SPLITS, None))
 
 
-T = TypeVar("T", FmaSchedule, "MmaSchedule", "WgmmaSchedule")
+T = TypeVar("T", bound="FmaSchedule | MmaSchedule | WgmmaSchedule")
 
 
 def with_splits(kernel: ContractKernel, s: T, wave: int) -> T:
