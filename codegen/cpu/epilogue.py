@@ -16,6 +16,7 @@ from .math.functions import Functions
 from .target import CpuTarget
 
 BATCH, ROW, COLUMN = 0, 1, 2
+_LINE = 64  # bytes
 _HELD = 4  # operands of a strip that stay in registers
 _LONG = frozenset({"exp", "tanh", "erf", "normcdf", "log", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
                    "acosh", "atanh", "mod", "fmod"})  # fmt: skip
@@ -138,16 +139,21 @@ class ActiveEpilogue:
 
     def hold(self) -> None:
         """Read the operands that do not depend on the row, up to a few registers of them."""
-        loads = [
-            e
-            for e in self.e.order
-            if isinstance(e, Load) and not any(isinstance(x, Axis) and x.index == ROW for x in postorder([e.offset]))
-        ]
+        loads = [e for e in self.e.order if isinstance(e, Load) and not self._by_row(e)]
         for load in loads[:_HELD]:
             at = self.b.at(self.pointers[load.operand], self._scalar(load.offset), storage(self._stored(load)))
             splats: dict[int, Any] = {}
             for v in range(len(self.masks)):
                 self.held[id(load), v] = self._load(load, v, {id(load): at}, splats)
+
+    def prefetch(self, m: Any) -> None:
+        """Ask memory for what row m reads and no other row does."""
+        for load in self.e.order:
+            if isinstance(load, Load) and self.e.strides[id(load)] == 1 and self._by_row(load):
+                dtype = self._stored(load)
+                at = self.b.at(self.pointers[load.operand], self._scalar(load.offset, m), storage(dtype))
+                for byte in range(0, len(self.masks) * self.e.lanes * dtype.itemsize, _LINE):
+                    self.b.prefetch(self.b.at(at, self.b.i64(byte // dtype.itemsize), storage(dtype)))
 
     def row(self, m: Any, acc: Sequence[Any], out: Any) -> None:
         """Store epilogue(acc) of row m at `out` (its first column of this strip)."""
@@ -167,6 +173,10 @@ class ActiveEpilogue:
                 self.b.ir.store(value, at, align=align)
             else:
                 self.b.masked_store(value, at, self.masks[v], align)
+
+    @staticmethod
+    def _by_row(load: Load) -> bool:
+        return any(isinstance(x, Axis) and x.index == ROW for x in postorder([load.offset]))
 
     def _stored(self, load: Load) -> DType:
         return self.e.kernel.operands[load.operand].dtype
@@ -232,16 +242,18 @@ class ActiveEpilogue:
             return self.math.from_storage(b.load(wide, at, dtype.itemsize), dtype)
         return self.math.from_storage(b.masked_load(wide, at, self.masks[v], dtype.itemsize), dtype)
 
-    def _scalar(self, offset: E) -> Any:
-        """An index expression at the first column of the strip. Operands are never negative, so `div` is unsigned."""
+    def _scalar(self, offset: E, m: Any = None) -> Any:
+        """An index expression at the first column of the strip, of row m or the one that is being finished. Operands are never
+        negative, so `div` is unsigned."""
         i = self.b.ir
+        axes = self.axes if m is None else {**self.axes, ROW: m}
         value: dict[int, Any] = {}
         ops = {"add": i.add, "sub": i.sub, "mul": i.mul, "div": i.udiv, "mod": i.urem, "fmod": i.urem,
                "min": self.b.smin, "max": self.b.smax}  # fmt: skip
         for e in postorder([offset]):
             match e:
                 case Axis():
-                    x = self.axes[e.index]
+                    x = axes[e.index]
                 case Num() | DimParam() if id(e) in self.sizes:
                     x = self.sizes[id(e)]
                 case Num():

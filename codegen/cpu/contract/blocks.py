@@ -9,7 +9,7 @@ from ....ir import Dim, ceildiv, dim_max, dim_min, floordiv
 from ...kernel import ContractKernel
 
 _UNIT_OPS = 2_000_000  # 10 to 20 µs of one core: far above the cost of handing out a unit
-_BLOCK_ROWS = 126  # of a B that does not stay in the cache: with more, rows of A are gone before the next strip wants them
+_BLOCK_ROWS = 252  # of a B that does not stay in the cache: with many more, rows of A are gone before the next strip wants them
 _MOST_ROWS = 1024
 _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
 _RESULT_BYTES = 3 << 18  # rows of A and C of a unit, when B stays in the cache anyway: lines of C are then finished in it

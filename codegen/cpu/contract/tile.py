@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from .. import llvm_ir as ir
@@ -71,6 +72,7 @@ class RegisterTile:
         indices = [first] + [b.smin(i.add(first, b.i64(r)), last) for r in range(1, self.height)]
         start = i.sub(first, self.block_start)
         sums = b.at(self.partial, i.mul(start, b.i64(self.strip)), self.of.acc)
+        self._prefetch(indices)
         acc = self._multiply(indices, start, self._initial(sums))
         if not s.split:
             self._finish(first, indices, acc)
@@ -81,6 +83,19 @@ class RegisterTile:
             with done:
                 self._finish(first, indices, acc)
         return ()
+
+    def _prefetch(self, indices: list[Any]) -> None:
+        """What the epilogue reads of these rows, and the lines that it writes, unless more steps of k follow: multiply-adds hide
+        the wait for them, the epilogue would not."""
+        b, i = self.b, self.b.ir
+        with i.if_then(i.icmp_signed(">=", self.k1, self.p["k_steps"])) if self.of.schedule.split else nullcontext():
+            for m in indices:
+                self.epilogue.prefetch(m)
+                if self.of.planes is not None:
+                    continue  # they are written from `partial`
+                at = b.at(self.c, i.mul(m, self.c_row), self.out)
+                for v in range(self.vectors):
+                    b.prefetch(b.at(at, b.i64(v * self.of.schedule.lanes), self.out), write=True)
 
     def _initial(self, sums: Any) -> list[Any]:
         """Accumulators: zero, or the partial sums of the earlier steps of k."""
