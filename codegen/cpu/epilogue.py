@@ -152,8 +152,9 @@ class ActiveEpilogue:
             if isinstance(load, Load) and self.e.strides[id(load)] == 1 and self._by_row(load):
                 dtype = self._stored(load)
                 at = self.b.at(self.pointers[load.operand], self._scalar(load.offset, m), storage(dtype))
-                for byte in range(0, len(self.masks) * self.e.lanes * dtype.itemsize, _LINE):
-                    self.b.prefetch(self.b.at(at, self.b.i64(byte // dtype.itemsize), storage(dtype)))
+                ends = range(_LINE, len(self.masks) * self.e.lanes * dtype.itemsize + _LINE, _LINE)
+                for end in ends:  # as rows that begin within a line share it with the columns before, which have read it
+                    self.b.prefetch(self.b.at(at, self.b.i64(end // dtype.itemsize - 1), storage(dtype)))
 
     def row(self, m: Any, acc: Sequence[Any], out: Any) -> None:
         """Store epilogue(acc) of row m at `out` (its first column of this strip)."""

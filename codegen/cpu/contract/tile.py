@@ -94,8 +94,8 @@ class RegisterTile:
                 if self.of.planes is not None:
                     continue  # they are written from `partial`
                 at = b.at(self.c, i.mul(m, self.c_row), self.out)
-                for v in range(self.vectors):
-                    b.prefetch(b.at(at, b.i64(v * self.of.schedule.lanes), self.out), write=True)
+                for v in range(self.vectors):  # the strip before has had the line that it shares with this one
+                    b.prefetch(b.at(at, b.i64((v + 1) * self.of.schedule.lanes - 1), self.out), write=True)
 
     def _initial(self, sums: Any) -> list[Any]:
         """Accumulators: zero, or the partial sums of the earlier steps of k."""
