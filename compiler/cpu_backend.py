@@ -15,7 +15,7 @@ from ..codegen.cpu.target import CpuTarget
 from ..codegen.kernel import Kernel
 from ..codegen.lower import LowerOptions
 from ..codegen.lower.scattered_taps import ScatterCosts
-from ..codegen.lower.winograd import ConvCosts
+from ..codegen.lower.winograd import conv_costs
 from ..codegen.plan import Plan, Step, steps_of
 from ..ir import DType
 from ..passes.base import Runnable
@@ -70,7 +70,7 @@ class CpuBackend:
             attention_units=_ATTENTION_UNITS if opt_level > 0 else 0,
             checks=True,
             walk=_WALK,
-            winograd=None if exact or opt_level == 0 else ConvCosts(),
+            winograd=None if exact or opt_level == 0 else conv_costs(self.target.multiply_adds),
             abreast=opt_level > 0,
             scatter=ScatterCosts() if opt_level > 0 else None,
         )

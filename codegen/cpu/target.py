@@ -40,6 +40,7 @@ _X86_FEATURES = {
     "emeraldrapids": _AMX, "graniterapids": _AMX,
     "alderlake": _V3 | {"avxvnni"}, "znver4": _BF16 | {"avx512vbmi"}, "znver5": _BF16 | {"avx512vbmi", "avxvnni"},
 }  # fmt: skip
+_HALVES = frozenset({"znver4", "icelake-client", "tigerlake", "rocketlake"})  # (Fog, microarchitecture.pdf)
 _SCALABLE_ONLY = frozenset({"sve", "sve2"})
 
 
@@ -85,6 +86,17 @@ class CpuTarget:
     @property
     def vector_registers(self) -> int:
         return 32 if self.vector_bits >= 512 or not self.is_x86 else 16
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of float32 in a cycle: two vectors, but for processors that put two units of 256 bits together."""
+        return self.lanes(4) * (1 if self.vector_bits == 512 and self.cpu in _HALVES else 2)
+
+    @property
+    def streams(self) -> bool:
+        """What the hardware fetches ahead of a stream comes faster than what instructions ask for: those hold one of 24 lines on
+        their way to the first-level cache (Zen 4: 26 GB/s and 17)."""
+        return self.cpu.startswith("znver")
 
     def lanes(self, itemsize: int) -> int:
         """Elements of `itemsize` bytes in one vector register."""

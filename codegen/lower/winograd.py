@@ -22,7 +22,8 @@ _SUMS = 8  # vectors that multiply-adds need to be busy: two at a time, each of 
 
 @dataclass(frozen=True, slots=True)
 class ConvCosts:
-    """What the estimate assumes of a machine, in multiply-adds of one core (about 10 ps each with 512-bit vectors).
+    """What the estimate assumes of a machine, in multiply-adds of one core (about 10 ps each with two 512-bit vectors a cycle; see
+    `conv_costs`).
 
     step: of one transform step (a multiply-add of one value, with its share of loads and stores). weight: of reading one
     transformed weight from the outer caches, up to `near` of them, `far`: of one more, from memory. unknown: what symbols of
@@ -41,6 +42,13 @@ class ConvCosts:
     gain: float = 1.05
     gain_of_groups: float = 1.2
     cached: int = 1 << 18
+
+
+def conv_costs(multiply_adds: int) -> ConvCosts:
+    """Of a core that makes so many float32 multiply-adds in a cycle. Where they take twice as long (17 ps on Zen 4), memory costs half
+    as many, and so do transforms, which are loads, stores and sums mostly. Of 45 convolutions measured there (docs/kernels.md), all tiles
+    each, those chosen so take 1.01 of the time of the fastest; with the costs of two vectors a cycle 1.06."""
+    return ConvCosts() if multiply_adds >= 32 else ConvCosts(step=2.0, weight=12.0, far=12.0, cached=0)
 
 
 def choose_tile(node: Node, costs: ConvCosts) -> Tile | None:

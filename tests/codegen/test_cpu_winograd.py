@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from mlc.codegen.cpu.winograd.schedule import _units
+from mlc.codegen.cpu.target import parse
+from mlc.codegen.cpu.winograd.schedule import _units, schedule_winograd
 from mlc.codegen.expr import Acc, Axis, Call, Load, Num
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import ConvGeometry, Operand, WinogradKernel
@@ -124,6 +125,16 @@ def test_small_maps_are_shared_out(tiles, channels, strips, units):
     """Strips of one block of image tiles, unless they are next to no work."""
     _, blocks, groups = _units(tiles, 36, strips, 2 * 36 * channels * 64 * strips, False)
     assert blocks * groups == units
+
+
+@pytest.mark.parametrize("pixels, share", [(16, 1), (12, 1), (8, 0)])
+def test_every_row_tile_asks_for_weights(pixels, share):
+    """16, 9 and 4 image tiles are row tiles of 6, 5 and 4; one alone has no time to ask, where the hardware streams faster."""
+    geometry = ConvGeometry((1, pixels, pixels), (1, pixels, pixels), (1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1))
+    k = WinogradKernel(1, 256, 256, (Operand(F, 1), Operand(F, 1), Operand(F, 1, True)), 256, 256, ACC, geometry, (1, 4, 4))
+    for name in ("sapphirerapids", "znver4"):
+        s = schedule_winograd(k, parse(f"cpu:{name}"))
+        assert (s.share, s.prefetch) == (share, share > 0 or name == "sapphirerapids")
 
 
 @pytest.mark.parametrize("target", TARGETS)

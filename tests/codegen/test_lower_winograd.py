@@ -5,7 +5,7 @@ import pytest
 from lowering import ap, graph, run, tensor
 from mlc.codegen.kernel import ContractKernel, WinogradKernel
 from mlc.codegen.lower import LowerOptions
-from mlc.codegen.lower.winograd import ConvCosts, choose_tile
+from mlc.codegen.lower.winograd import ConvCosts, choose_tile, conv_costs
 from mlc.ir import DType, const, floordiv, sym
 from mlc.ir.ops import Add, Conv, Relu
 
@@ -58,6 +58,13 @@ def test_unknown_sizes_are_the_smaller_the_more_strides_lie_before_them():
         x = tensor(1, floordiv(h + stride - 1, stride), floordiv(w + stride - 1, stride), 512)
         tiles[stride] = choose_tile(conv(x, (3, 3), 512, 512).node, ConvCosts())
     assert tiles == {1: (1, 4, 4), 16: (1, 2, 4), 32: (1, 2, 2), 1024: None}
+
+
+def test_weights_cost_less_where_multiply_adds_take_longer():
+    """One vector of 512 bits a cycle, or two of 256, make fewer products worth more weights."""
+    small, smaller = (conv(tensor(1, n, n, c), (3, 3), c, c).node for n, c in ((14, 256), (7, 512)))
+    assert [choose_tile(node, conv_costs(32)) for node in (small, smaller)] == [(1, 2, 4), None]
+    assert [choose_tile(node, conv_costs(16)) for node in (small, smaller)] == [(1, 4, 4), (1, 2, 2)]
 
 
 def test_dilated():

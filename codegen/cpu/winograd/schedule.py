@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ....errors import CodegenError, ScheduleError
@@ -17,6 +16,7 @@ _LEAST = 36  # image tiles of a unit that keep the products above the bandwidth 
 _FEW = 24  # and those that do so nearly, which is better than transforming the input for every group of strips
 _KEPT = 3 << 18  # bytes of weights that stay in the cache from one unit to the next,
 _BESIDE = 1 << 18  # when a unit is no larger than this
+_NEW = 4  # blocks up to which weights that stay are mostly new ones
 _STACK = 3 << 20  # bytes of a unit at most: it lives on the stack
 _UNITS = 8  # enough for a few threads to share evenly
 _UNIT_OPS = 4_000_000  # smaller units of fewer image tiles are not worth streaming the weights again,
@@ -96,8 +96,9 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     if isinstance(block, int):
         most = block
     heights = _heights(block, tall)
-    share = min(3, round(math.log2(max(1, most // heights[0]))))  # spread evenly, even if the last part is left to the hardware
-    prefetch = streaming and kernel.panel == strip
+    row_tiles = -(-most // heights[0])
+    few = isinstance(blocks, int) and blocks <= _NEW  # weights that stay in the cache come from memory once, too
+    prefetch = (streaming or few) and kernel.panel == strip and (row_tiles > 1 or not target.streams)
     return WinogradSchedule(
         lanes=lanes,
         vectors=vectors,
@@ -106,7 +107,7 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
         unroll=4,
         tile=tile,
         prefetch=prefetch,
-        share=share,
+        share=min(3, row_tiles.bit_length() - 1),  # none is left out: what no tile asks for, the first one waits for
         block=block,
         most=most,
         blocks=blocks,
