@@ -17,10 +17,13 @@ class Gates:
     Args:
         call: `call(fn, *values)` computes one of SCALAR_FNS on the backend's values, all of the kernel's dtype.
         const: a number of that dtype.
+        logistic: 1 / (1 + e⁻ˣ), where the backend has a shorter way than what `call` makes of it.
     """
 
-    def __init__(self, kernel: RecurrentKernel, call: Callable[..., Any], const: Callable[[float], Any]) -> None:
-        self.kernel, self._op, self._k = kernel, call, const
+    def __init__(
+        self, kernel: RecurrentKernel, call: Callable[..., Any], const: Callable[[float], Any], logistic: Callable[[Any], Any] | None = None
+    ) -> None:
+        self.kernel, self._op, self._k, self._logistic = kernel, call, const, logistic
 
     def lstm(self, xs: Values, hs: Values, rb: Values, c: Any, peephole: Sequence[Any]) -> tuple[Any, Any]:
         """(h, c): i, o, f = f(…), c' = f∘c + i∘g(…), h = o∘h(c'); o sees the new c through its peephole."""
@@ -74,6 +77,8 @@ class Gates:
             return op("select", op("lt", x, k(limit)), yes, no)
 
         match name:
+            case "Sigmoid" if self._logistic is not None:
+                return self._logistic(x)
             case "Sigmoid":
                 return op("div", k(1.0), op("add", k(1.0), op("exp", op("neg", x))))
             case "Tanh":

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ...errors import CodegenError
-from ...ir import Dim, ceildiv, dim_max, floordiv
+from ...ir import Dim, DType, ceildiv, dim_max, floordiv
 from ..gates import Gates
 from ..kernel import RecurrentKernel, bytes_of
 from . import llvm_ir as ir
@@ -25,6 +25,7 @@ from .target import CpuTarget
 
 _UNROLL = 4
 _LINE = 64  # bytes
+_NEAR_BYTES = 1 << 18  # of the inputs of all gates and steps, which then wait in the second-level cache
 X, R, BIAS, H0, C0, PEEPHOLE, LENGTHS, Y, H_N, C_N, STATE = range(11)
 _BARRIER = ir.FunctionType(ir.VoidType(), [I64])
 
@@ -62,6 +63,8 @@ class _Emitter:
         self.gate_count = kernel.gate_count
         self.masked = kernel.hidden % kernel.block != 0
         self.span = schedule.vectors * schedule.lanes  # hidden columns of a unit
+        inputs = kernel.operands[X].numel * self.dtype.itemsize
+        self.far = not isinstance(inputs, int) or inputs > _NEAR_BYTES
         self.direction: Any = None  # the present one; the first of those that run at once
 
     def emit(self) -> Emitted:
@@ -75,7 +78,8 @@ class _Emitter:
         self.buffers = b.operands(bufs, len(k.operands))
         self.sums = b.alloca(self.vector, b.i64(self.gate_count * s.rows * s.vectors))
         math = Functions(b, s.lanes, self.target)
-        self.gates = Gates(k, lambda fn, *x: math.call(fn, x, [self.dtype] * len(x)), lambda v: math.const(v, self.dtype))
+        logistic = math.logistic if self.dtype is DType.F32 else None
+        self.gates = Gates(k, lambda fn, *x: math.call(fn, x, [self.dtype] * len(x)), lambda v: math.const(v, self.dtype), logistic)
         self.strips = i.udiv(i.add(p["width"], b.i64(self.span - 1)), b.i64(self.span))
         whole = i.udiv(p["batch"], b.i64(s.rows))
         self.groups = (i.add(whole, i.urem(p["batch"], b.i64(s.rows))) if s.single
@@ -197,6 +201,8 @@ class _Emitter:
         b, i, k = self.b, self.b.ir, self.kernel
         group = k.gate_groups[stage]
         source = odd if stage == 0 else b.i64(2)
+        if self.far:
+            self._expect(unit, s, stage)
         acc = self._product(unit, group, [self._region(source, unit.direction, r) for r in unit.rows])
         count = len(unit.rows) * self.schedule.vectors
         for n, value in enumerate(acc):  # [gate][row][vector], by gate where the gates look for them
@@ -214,6 +220,24 @@ class _Emitter:
                         self._stay(unit.direction, t, row, j, mask, odd)
 
         self._each(unit, one)
+
+    def _expect(self, unit: _Unit, s: Any, stage: int) -> None:
+        """Ask for what gates read and write while the product runs: a vector of each row, for which the processor asks nothing ahead."""
+        b, i, p, k = self.b, self.b.ir, self.p, self.kernel
+        t = self._time(unit.direction, s)
+        for row in unit.rows:
+            at = i.add(i.mul(i.add(i.mul(t, p["batch"]), row), b.i64(len(k.directions))), unit.direction)
+            for v in range(self.schedule.vectors):
+                j = i.add(unit.column, b.i64(v * self.schedule.lanes))
+                for q in self._needed(stage):
+                    start = i.mul(i.add(i.mul(at, b.i64(self.gate_count)), b.i64(q)), p["hidden"])
+                    b.prefetch(b.at(self.buffers[X], i.add(start, j), self.element))
+                if stage == len(k.gate_groups) - 1:
+                    b.prefetch(b.at(self._result(unit.direction, t, row), j, self.element), write=True)
+
+    def _needed(self, stage: int) -> Sequence[int]:
+        """Gates that the inputs of a stage are read of."""
+        return range(self.gate_count) if len(self.kernel.gate_groups) == 1 else (1,) if stage == 0 else (0, 2)
 
     def _time(self, direction: Any, s: Any) -> Any:
         i, b = self.b.ir, self.b
@@ -239,8 +263,7 @@ class _Emitter:
         two_stage = len(k.gate_groups) > 1
         if two_stage and stage == 1:
             hs = {**hs, 0: self._get(self._region(b.i64(3), direction, row), j, None)}
-        needed = range(self.gate_count) if not two_stage else (1,) if stage == 0 else (0, 2)
-        xs, rb = ({q: read(o, outer, self.gate_count, q) for q in needed} for o, outer in ((X, at), (BIAS, direction)))
+        xs, rb = ({q: read(o, outer, self.gate_count, q) for q in self._needed(stage)} for o, outer in ((X, at), (BIAS, direction)))
         old = self._get(self._region(odd, direction, row), j, None)
         if two_stage and stage == 0:
             self._put(self._region(b.i64(2), direction, row), j, self.gates.reset(xs, hs, rb, old), None)

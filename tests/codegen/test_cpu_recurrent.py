@@ -4,7 +4,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from mlc.codegen.cpu import recurrent_schedule
+from mlc.codegen.cpu import recurrent, recurrent_schedule
 from mlc.codegen.cpu.compile import compile_ir
 from mlc.codegen.cpu.recurrent import emit_recurrent
 from mlc.codegen.cpu.target import missing_features, parse
@@ -18,15 +18,21 @@ from recurrent_cases import ACTIVATIONS, case, near
 TARGETS = [t for t in ("cpu", "cpu:x86-64-v3", "cpu:x86-64-v2") if not missing_features(parse(t).triple, parse(t).features)]
 
 
-def run(cell, steps, batch, hidden, *, target="cpu", threads=1, **options):
-    """Emitted code, run by a team, against the op's reference and the kernel interpreter; returns (code, outputs)."""
-    c, t = case(cell, steps, batch, hidden, **options), parse(target)
+def execute(c, target="cpu", threads=1):
+    """Run a case by a team; returns the code."""
+    t = parse(target)
     e = emit_recurrent(c.kernel, t)
     code = Code([compile_ir(e.ir_text, t)])
     dims = (ctypes.c_int64 * len(e.dims))(*[evaluate(v, c.bindings) for v in e.dims])
     table = (ctypes.c_void_p * len(c.buffers))(*[b.ctypes.data for b in c.buffers])
-    units = evaluate(e.units, c.bindings)
-    native().team(code.address(e.symbol), ctypes.addressof(table), ctypes.addressof(dims), units, 0, threads)
+    native().team(code.address(e.symbol), ctypes.addressof(table), ctypes.addressof(dims), evaluate(e.units, c.bindings), 0, threads)
+    return e
+
+
+def run(cell, steps, batch, hidden, *, target="cpu", threads=1, **options):
+    """Emitted code, run by a team, against the op's reference and the kernel interpreter; returns (code, outputs)."""
+    c = case(cell, steps, batch, hidden, **options)
+    e = execute(c, target, threads)
     c.check(1e-5 if c.kernel.operands[0].dtype is DType.F32 else 1e-12)
     second = [*c.buffers[:7], *(np.zeros(b.size, b.dtype) for b in c.buffers[7:])]
     run_kernel(c.kernel, second, c.bindings)
@@ -99,6 +105,33 @@ def test_weights_larger_than_the_cache_are_asked_for_ahead(cell, monkeypatch):
     run(cell, 4, 9, 70, threads=2)
     e, _ = run(cell, 5, 1, 70)
     assert "llvm.prefetch" not in e.ir_text  # each is read once
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("cell", GATES)
+def test_inputs_larger_than_the_cache_are_asked_for_ahead(cell, before, monkeypatch):
+    monkeypatch.setattr(recurrent, "_NEAR_BYTES", 0)
+    e, _ = run(cell, 5, 9, 70, directions=(False, True), lens=[5, 0, 3, 1, 2, 5, 5, 4, 1], before=before)
+    assert "llvm.prefetch" in e.ir_text
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_gates_of_any_size(target):
+    """Absolute errors of few units in the last place of 1, from subnormal numbers to infinities; NaN stays in its column."""
+    c = case("lstm", 1, 16, 256)
+    for n in (1, 2, 3, 5):
+        c.buffers[n][:] = 0
+    r = np.random.default_rng(4)
+    x = c.buffers[0].reshape(16, 4, 256)
+    x[:] = r.standard_normal(x.shape) * np.exp(r.uniform(-20, 6, x.shape))
+    x[:, :, :10] = np.float32([np.inf, -np.inf, 3e38, -3e38, 1e-40, 0.0, 88.0, -88.0, 127.0, -127.0])
+    x[3, 1, 200] = np.nan
+    execute(c, target)
+    with np.errstate(all="ignore"):
+        i, o, f = (1 / (1 + np.exp(-x[:, q].astype(np.float64))) for q in range(3))
+    cell = f * c.buffers[4].reshape(16, 256) + i * np.tanh(x[:, 3].astype(np.float64))
+    for got, want in ((c.buffers[8], o * np.tanh(cell)), (c.buffers[9], cell)):
+        np.testing.assert_allclose(got[: 16 * 256].reshape(16, 256), want, rtol=3e-7, atol=5e-7)
 
 
 def test_work_of_a_step_is_that_of_its_rows():
