@@ -104,7 +104,7 @@ def test_narrow_last_strip(m, n, k, target):
     assert -(-s.block // high) * high - s.block <= -(-s.block // high)
 
 
-@pytest.mark.parametrize("m, n, k, blocks", [(47, 32, 2208, 2), (30, 20, 2000, 2), (20, 64, 1500, 2), (13, 16, 200, 1), (6, 64, 4000, 1)])
+@pytest.mark.parametrize("m, n, k, blocks", [(47, 32, 2208, 2), (30, 20, 2000, 2), (20, 64, 1500, 2), (13, 16, 200, 1), (6, 64, 4000, 1), (64, 64, 64, 2), (56, 64, 64, 1)])
 def test_a_single_strip_of_few_rows_is_halved(m, n, k, blocks):
     kernel = ContractKernel(1, m, n, k, (Operand(F, 1),) * 3, k, 0, 0, n, 0, ACC)
     s = schedule_contract(kernel, parse("cpu:x86-64-v4"))

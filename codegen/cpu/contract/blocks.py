@@ -9,6 +9,7 @@ from ....ir import Dim, ceildiv, dim_max, dim_min, floordiv
 from ...kernel import ContractKernel
 
 _UNIT_OPS = 2_000_000  # 10 to 20 µs of one core: far above the cost of handing out a unit
+_SHARED_OPS = 500_000  # 2.5 to 5 µs of one core: handing out a step costs 1.2
 _BLOCK_ROWS = 252  # of a B that does not stay in the cache: with many more, rows of A are gone before the next strip wants them
 _MOST_ROWS = 1024
 _BLOCK_BYTES = 3 << 19  # rows of A that a unit walks again for the next strip, in a 2 MB L2
@@ -93,7 +94,7 @@ def shared_blocks(kernel: ContractKernel, strips: Dim, whole: Blocks, tall: int,
     assert isinstance(whole.count, int) and isinstance(strips, int)
     units = strips * whole.count
     row_tiles = -(-m // tall)
-    worth_two = 2 * m * k * n >= _UNIT_OPS
+    worth_two = 2 * m * k * n >= _SHARED_OPS
     if units == 1 and row_tiles > 1 and worth_two and 4 * b <= _SMALL_BYTES:
         return _blocks_of(m, -(-row_tiles // 2) * tall)  # else all but one thread would have nothing to do
     work = units / max(1, 2 * -(-units // 2))  # of two threads' time
