@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from ..ir import Const, DType, Expr, Graph, Input, Node, Trait, Value, const, symbols_of
-from ..ir.ops import Expand
+from ..ir.ops import Expand, Within
 from .base import Pass, PassContext
 
 
@@ -29,6 +29,8 @@ class FoldConstants(Pass):
         return graph.rewrite(lambda node, inputs: self.fold(node, inputs, node in whole))
 
     def fold(self, node: Node, inputs: tuple[Value, ...], whole: bool) -> Sequence[Value] | None:
+        if isinstance(node.op, Within):
+            return inputs if isinstance(op := inputs[0].node.op, Const) and node.op.known_of(op.data) else None
         if isinstance(node.op, (Const, Input)) or Trait.PURE not in node.op.traits:
             return None
         if not all(isinstance(v.node.op, Const) for v in inputs) or not self.small_enough(node, inputs, whole):

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from ...errors import InputError, VerifyError
-from ..dims import Dim
+from ..dims import Dim, symbols_of
 from ..dtypes import DType
 from ..op import Op, Trait
 from ..substitute import evaluate
@@ -42,3 +42,13 @@ class Within(Op):
         if bad.size:
             raise InputError(f"index {bad[0]}", expected=f"{lo.min()} to {hi.max()}")
         return (x,)
+
+    def known_of(self, x: np.ndarray) -> bool:
+        """Whether no run can fail with these integers: limits are known, and they lie within."""
+        if symbols_of((*self.lo, *self.hi)):
+            return False
+        try:
+            self.reference(x)
+        except InputError:
+            return False
+        return True

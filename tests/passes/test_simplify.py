@@ -117,6 +117,17 @@ def test_fold_leaves_large_expansions(check):
     check("graph g() {\n%a = const : f32[] = [1.0]\n%b = expand %a {shape=[1000, 1000]}\nreturn y = %b\n}", None, FoldConstants())
 
 
+@pytest.mark.parametrize("limits, kept", [("lo=[-4], hi=[3]", False), ("lo=[0], hi=[2]", True), ("lo=[0], hi=[N]", True)])
+def test_fold_indices_that_are_within(check, limits, kept):
+    """Those that are not fail where they are used, and those of unknown limits may."""
+    head = "graph g(%x: f32[N, 2]) {\n%a = const : i64[2] = [1, 3]\n"
+    scatter = "\n%r = scatternd %u, %i, %v\nreturn y = %r\nreturn z = %x\n}"
+    more = "%u = const : f32[4] = [1.0, 1.0, 1.0, 1.0]\n%v = const : f32[2] = [5.0, 6.0]\n"
+    indices = f"%w = within %a {{{limits}}}\n%i = reshape %w {{shape=[2, 1]}}"
+    folded = "graph g(%x: f32[N, 2]) {\n%a = const : f32[4] = [1.0, 5.0, 1.0, 6.0]\nreturn y = %a\nreturn z = %x\n}"
+    check(head + more + indices + scatter, None if kept else folded, FoldConstants())
+
+
 def test_cse(check):
     check(
         body("%a = add %x, %z\n%b2 = add %z, %x\n%c = mul %a, %b2\n%d = sub %x, %z\n%e = sub %z, %x\n%f = mul %d, %e\n%r = add %c, %f"),
