@@ -25,7 +25,7 @@ _FULL = 0.7
 _LINE = 32  # pixels up to which a line is short,
 _LONG = 5  # taps along it from which on they are many
 _SUMMED = 72  # terms of a sum, up to which planes are read about as quickly as packed rows; of strides from 3 on fewer,
-_SUMMED_WIDE = {1: 48, 2: 30}  # and by stride where there are more output channels than a vector has,
+_SUMMED_WIDE, _SUMMED_APART = 48, 30  # without strides and with them, where there are more output channels than a vector has,
 _SUMMED_FEW = {1: 640, 2: 72, 3: 100, 4: 576, 8: 288}  # or where there are few: four share what they read, and 2 and 3 are cheap
 # as products of taps, too (`codegen/lower/scattered_taps.py`)
 
@@ -159,7 +159,7 @@ def _filters(node: Node, x: Value, w: Value) -> Value | None:
     else:
         outputs = node.inputs[1].shape[-1]
         if not isinstance(outputs, int) or outputs > _CHANNELS * op.groups:
-            most = min(_SUMMED, _SUMMED_WIDE.get(stride, _SUMMED))
+            most = _SUMMED_WIDE if stride == 1 else _SUMMED_APART
         else:  # the fewer, the less of a vector of columns is filled
             most = _SUMMED if op.groups > 1 else _SUMMED_FEW.get(outputs, _SUMMED * _CHANNELS // outputs)
         if terms * max(1, stride - 1) > most or not _fills(node.out.shape[-2]):

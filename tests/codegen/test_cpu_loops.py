@@ -315,6 +315,17 @@ def test_min_max_propagate_nan():
 # --- reductions and rows ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("terms, step, axis", [(10, 5, 0), (8, 4, 0), (4, 4, 0), (64, 5, 1), (64, 64, 1)])
+def test_short_sums_are_vectors_of_results(terms, step, axis):
+    """To add up the lanes of a vector costs more than to load elements `step` apart, unless it has many terms."""
+    rows = 100
+    x, w = random(rows * step + terms), random(terms)
+    product = call("mul", load(0, (0, step), (1, 1)), load(1, (1, 1)))
+    k = kernel([rows], [terms], [x, w], [(F, rows)], [Reduction("sum", product)], [Store(2, Axis(0), Reduced(0, dtype=F))])
+    assert schedule(k, parse("cpu:x86-64-v4")).axis == axis
+    check(k, [x, w], tolerance=1e-4)  # sums of 64 in another order
+
+
 @pytest.mark.parametrize("fn", ["sum", "max", "min", "prod", "argmax", "argmin"])
 @pytest.mark.parametrize("rows, columns", [(3, 1), (2, 5), (4, 16), (5, 33), (2, 200), (1, 1000)])
 def test_reduce_rows_and_columns(fn, rows, columns):

@@ -19,6 +19,7 @@ _WINDOW_FNS = ("sum", "max", "min")
 _COLUMNS = 4  # points of a window sum computed together: 3 are measurably slower, 6 no faster
 UNROLL_WORK = 640  # unless that makes more vector operations than this: compile time grows with them
 SHORTEST = 4  # fewer elements are not worth a vector axis
+_END = 8.0  # cycles to add up the lanes of a vector
 MOST_APART = 8  # a stride up to which whole lines are loaded and shuffled, instead of gathered
 _CHEAP = frozenset({"add", "sub", "mul", "min", "max", "neg", "abs", "and_", "or_", "xor", "not_", "select", "sqrt", "div", "fma"})
 
@@ -118,9 +119,10 @@ class _Costs:
                 found.append((self._cost(axis, size, False), -axis))
         if k.stages and k.reduce_axes:
             axis, size = n + len(k.reduce_axes) - 1, k.reduce_axes[-1]
-            weight = 1.5 if isinstance(size, int) and size < 2 * self.width else 1.0  # the horizontal end weighs more
+            terms = prod(k.reduce_axes)
+            end = _END * self.width / terms if isinstance(terms, int) and terms else 0.5
             if not _too_short(size) and not any(s.per_element and self._stride(s.offset, axis) == 0 for s in k.stores):
-                found.append(((self._cost(axis, size, True) + 0.5) * weight, -axis))
+                found.append((self._cost(axis, size, True) + end, -axis))
         return found
 
     def _cost(self, axis: int, size: Dim, per_element: bool) -> float:
