@@ -72,8 +72,9 @@ class _Emitter(TextEmitter):
         b = taking_function(self.module)
         bufs, dims, take, share = b.fn.args
         i, p = b.ir, b.params(dims, self.frame.size)
-        v = b.alloca(F32, i.mul(p["most"], p["tile"]))
-        products = b.alloca(F32, i.mul(p["most"], b.i64(self.frame.points * self.frame.strip)))
+        rows = i.add(p["most"], b.i64(max(self.schedule.heights) - 1))  # a row tile may go beyond what there is
+        v = b.alloca(F32, i.mul(rows, p["tile"]))
+        products = b.alloca(F32, i.mul(rows, b.i64(self.frame.points * self.frame.strip)))
         zeros = b.alloca(F32, i.add(p["total"], b.i64(self.schedule.lanes)))
         b.clear(zeros, i.mul(p["total"], b.i64(4)))
         transformed = b.alloca(I64, b.i64(1))  # the block whose input is in v
@@ -143,18 +144,20 @@ class _Emitter(TextEmitter):
         return b.fn
 
     def _product_function(self, mr: int, vectors: int) -> ir.Function:
-        """void product(dims, a, w, c, low, high): c[t] = a[t] · w for image tiles [low, high) of one position."""
+        """void product(dims, a, w, c, low, high): c[t] = a[t] · w for image tiles [low, high) of one position.
+
+        The last row tile may go beyond: finding the rows of one would take as many instructions as multiplying few channels.
+        """
         b = subroutine(self.module, f"{mr}x{vectors}", [PTR, PTR, PTR, PTR, I64, I64])
         dims, a, w, c, low, high = b.fn.args
         i, p, lanes = b.ir, b.params(dims, self.frame.size), self.schedule.lanes
-        last = i.sub(high, b.i64(1))
         panel = self.kernel.panel
         whole = i.and_(p["channels"], b.i64(-lanes))
         tail = replace(self.product, unroll=4, exact=False)
 
         def tile(t: Any, _: list[Any]) -> Sequence[Any]:
-            indices = [t, *(b.smin(i.add(t, b.i64(r)), last) for r in range(1, mr))]
-            starts = [b.at(a, i.mul(x, p["tile"]), F32) for x in indices]
+            first = b.at(a, i.mul(t, p["tile"]), F32)
+            starts = [first, *(b.at(first, p[f"row {r}"], F32) for r in range(1, mr))]
             size = i.mul(p["channels"], b.i64(4 * panel))
             ahead = self.product.ahead(b, size, w, i.udiv(t, b.i64(mr)), p["share"]) if self.schedule.prefetch else None
 
@@ -166,10 +169,11 @@ class _Emitter(TextEmitter):
             acc = b.loop(b.i64(0), whole, b.i64(lanes), acc, lambda c, acc: run(self.product, c, p["lanes"], acc))
             if self.kernel.channels % lanes:
                 acc = run(tail, whole, i.sub(p["channels"], whole), acc)
-            for r, x in enumerate(indices):  # a clamped row is stored again, equal
-                out = b.at(c, i.mul(x, b.i64(self.frame.points * self.frame.strip)), F32)
-                for at in range(vectors):
-                    i.store(acc[r * vectors + at], b.at(out, b.i64(at * self.schedule.lanes), F32), align=4)
+            row = self.frame.points * self.frame.strip
+            out = b.at(c, i.mul(t, b.i64(row)), F32)
+            for n, x in enumerate(acc):
+                r, at = divmod(n, vectors)
+                i.store(x, b.at(out, b.i64(r * row + at * lanes), F32), align=4)
             return ()
 
         b.loop(low, high, b.i64(mr), [], tile)

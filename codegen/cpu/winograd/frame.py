@@ -34,6 +34,8 @@ class Frame:
                 "of_group": s.of_group, "lda": k.lda, "ldc": k.ldc, "tile": s.tile, "block": s.block, "most": s.most,
                 "blocks": s.blocks, "group": s.group, "groups": s.groups, "strips": s.strips, "tiles": self.places.tiles,
                 "lanes": s.lanes, "share": s.share, **self.places.dims,
+                # where rows of a register tile begin: as multiples LLVM would find them again for every multiply-add
+                **{f"row {r}": r * s.tile for r in range(1, max(s.heights))},
             }.items()
         }  # fmt: skip
         self.epilogue = Epilogue(kernel, self.params, target, s.lanes)

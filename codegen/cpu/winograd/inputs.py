@@ -8,7 +8,7 @@ from typing import Any
 from .. import llvm_ir as ir
 from ..build import I64, PTR, subroutine, vec
 from .frame import F32, Frame
-from .transform import both_axes, input_transform, repeat, third_axis
+from .transform import both_axes, input_parts, input_transform, repeat, third_axis
 
 
 class InputTiles:
@@ -31,7 +31,9 @@ class InputTiles:
         self.steps = i.mul(b.splat(self.pixel, width), self.lane)
         self.start = i.ptrtoint(b.operand(bufs, 0), I64)
         self.nowhere = b.splat(i.ptrtoint(zeros, I64), width)
-        self.deep, self.along, self.across = (input_transform(b, x) for x in f.filters)
+        self.deep, self.across = input_transform(b, self.planes), input_transform(b, self.columns)
+        # halves of a large tile fit into registers, where all of it would wait on the stack: storing costs more than reading pixels twice
+        self.along = input_parts(b, self.rows, 2 if self.rows.n * self.columns.n > f.target.vector_registers else 1)
         self.whole = i.and_(p["total"], b.i64(-self.lanes))
 
     def write(self) -> ir.Function:
@@ -80,11 +82,13 @@ class InputTiles:
             return b.load(vector, at, 4) if mask is None else b.masked_load(vector, at, mask, 4)
 
         def plane(z: Any) -> None:
-            pixels = [[pixel(z, y, x) for x in range(self.columns.n)] for y in range(self.rows.n)]
-            done = [value for line in both_axes(self.along, self.across, pixels) for value in line]
-            for at, value in enumerate(done):
-                position = i.add(i.mul(z, b.i64(flat)), b.i64(at))
-                i.store(value, b.at(here, i.mul(position, b.i64(self.lanes)), F32), align=4 * self.lanes)
+            at = 0
+            for along in self.along:
+                pixels = [[pixel(z, y, x) for x in range(self.columns.n)] for y in range(self.rows.n)]
+                for value in (value for line in both_axes(along, self.across, pixels) for value in line):
+                    position = i.add(i.mul(z, b.i64(flat)), b.i64(at))
+                    i.store(value, b.at(here, i.mul(position, b.i64(self.lanes)), F32), align=4 * self.lanes)
+                    at += 1
 
         repeat(b, self.planes.n, plane)
         if self.planes.n > 1:

@@ -41,20 +41,34 @@ class Steps:
 
 def input_transform(b: Builder, f: Filtering) -> Transform:
     """x [n] -> Bᵀ x [n]. Rows of a pair ±p are E + O and E − O: E the even, O the odd terms, O = p·(…)."""
-    steps = Steps(b)
+    parts = input_parts(b, f, 1)
 
     def run(x: Sequence[Any]) -> list[Any]:
-        if f.n == 1:
-            return list(x)
-        out: list[Any] = [steps.sum(list(zip(f.b[0], x, strict=True)))]
-        for at, p in enumerate(f.pairs):
-            row = f.b[2 * at + 1]
-            even = steps.sum([(float(c), v) for c, v in zip(row[::2], x[::2], strict=True)])
-            odd = steps.scaled(p, steps.sum([(float(c) / p, v) for c, v in zip(row[1::2], x[1::2], strict=True)]))
-            out += [steps.add(even, odd), steps.sub(even, odd)]
-        return [*out, steps.sum(list(zip(f.b[-1], x, strict=True)))]
+        return [value for part in parts for value in part(x)]
 
     return run
+
+
+def input_parts(b: Builder, f: Filtering, count: int) -> list[Transform]:
+    """The same as `count` transforms that share no work, each of neighbouring rows of the result."""
+    if f.n == 1:
+        return [list]
+    steps, pairs = Steps(b), len(f.pairs)
+
+    def part(first: int, last: int) -> Transform:
+        def run(x: Sequence[Any]) -> list[Any]:
+            out: list[Any] = [steps.sum(list(zip(f.b[0], x, strict=True)))] if first == 0 else []
+            for at in range(first, last):
+                p, row = f.pairs[at], f.b[2 * at + 1]
+                even = steps.sum([(float(c), v) for c, v in zip(row[::2], x[::2], strict=True)])
+                odd = steps.scaled(p, steps.sum([(float(c) / p, v) for c, v in zip(row[1::2], x[1::2], strict=True)]))
+                out += [steps.add(even, odd), steps.sub(even, odd)]
+            return [*out, steps.sum(list(zip(f.b[-1], x, strict=True)))] if last == pairs else out
+
+        return run
+
+    count = min(count, pairs)
+    return [part(n * pairs // count, (n + 1) * pairs // count) for n in range(count)]
 
 
 def output_transform(b: Builder, f: Filtering) -> Transform:
