@@ -124,8 +124,8 @@ def test_masks(shape, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("rows,keys,d,dv", [(1, 1, 1, 1), (1, 1000, 64, 64), (2, 37, 20, 130), (1, 400, 17, 8), (2, 770, 128, 72)])
-def test_one_or_two_queries(rows, keys, d, dv, target):
+@pytest.mark.parametrize("rows,keys,d,dv", [(1, 1, 1, 1), (1, 1000, 64, 64), (2, 37, 20, 130), (1, 400, 17, 8), (2, 770, 128, 72), (3, 70, 33, 40), (4, 700, 64, 64)])
+def test_few_queries(rows, keys, d, dv, target):
     """Decoding: a path of its own, here with masks of every kind too."""
     for merged, causal in ((True, False), (False, True)):
         check(*make(2, 3, rows, keys, d, dv, merged=merged, causal=causal), target, parts=2)
@@ -177,6 +177,18 @@ def test_equal_sizes_share_code_and_others_too():
     t = parse("cpu")
     a, b = (emit_attention(make(1, h, s, s, 64, 64)[0], t) for h, s in ((2, 128), (12, 256)))
     assert a.symbol == b.symbol and a.dims != b.dims
+
+
+def test_few_queries_are_taken_one_by_one():
+    """As many as cost less than a vector of them, which is as many again where a core multiplies one vector in a cycle; hardware that is
+    good at streams is left alone with rows that follow each other."""
+    for name, most in (("cpu:sapphirerapids", 2), ("cpu:znver4", 4), ("cpu:x86-64-v3", 2)):
+        for rows in range(1, 6):
+            for merged in (False, True):
+                kernel, _ = make(1, 2, rows, 300, 64, 64, merged=merged)
+                assert schedule_attention(kernel, parse(name)).narrow == (most if rows <= most else 0)
+                if rows <= most:
+                    assert ("llvm.prefetch" in emit_attention(kernel, parse(name)).ir_text) == (merged or name != "cpu:znver4")
 
 
 def test_strips_are_dealt_evenly():

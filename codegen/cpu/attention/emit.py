@@ -45,6 +45,8 @@ def emit_attention(kernel: AttentionKernel, target: CpuTarget, hints: AttentionH
             mask=mask,
             copied=copied,
             copied_keys=s.copied_keys,
+            keys_apart=k.k_strides[2] != k.size,
+            values_apart=k.v_strides[2] != k.value_size,
             parts=k.parts is not None,
             target=target,
         )

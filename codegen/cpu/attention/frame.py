@@ -23,7 +23,8 @@ SIZES = ("heads", "group", "rows", "keys", "q_batch", "q_head", "q_row", "k_batc
 @dataclass(frozen=True)
 class Spec:
     """Everything that the text depends on; other sizes are in the params table. `mask`: query stride, None without a mask.
-    `copied`, `copied_keys`: blocks of v, of k are copied together, for all strips of a group. `parts`: see `AttentionKernel`."""
+    `copied`, `copied_keys`: blocks of v, of k are copied together, for all strips of a group. `keys_apart`, `values_apart`: there is
+    something between their rows. `parts`: see `AttentionKernel`."""
 
     schedule: AttentionSchedule
     size: int
@@ -33,6 +34,8 @@ class Spec:
     mask: int | None
     copied: bool
     copied_keys: bool
+    keys_apart: bool
+    values_apart: bool
     parts: bool
     target: CpuTarget
 

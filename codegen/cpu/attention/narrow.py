@@ -14,6 +14,7 @@ from ..build import I8, I32, PTR, vec
 from .frame import Frame
 
 _F32 = ir.FloatType()
+_AHEAD = 64  # rows, of which the second-level cache then has a few pages on their way
 _CHUNK = 4  # vectors of v at a time, in two sets of sums
 
 
@@ -77,6 +78,17 @@ class Narrow(Frame):
         mask = self.tail(size) if (x + 1) * self.lanes > size else None
         return self.b.load(self.vector, at, 4) if mask is None else self.b.masked_load(self.vector, at, mask, 4)
 
+    def _expect(self, row: Any, stride: str, lines: range, rows: int) -> None:
+        """Ask for a row that comes `rows` later; where hardware is better at streams, further ahead, and for rows that lie apart only."""
+        b, level = self.b, 1
+        if self.spec.target.streams:
+            if not (self.spec.keys_apart if stride == "k_row" else self.spec.values_apart):
+                return
+            rows, level = _AHEAD, 2
+        later = b.at(row, b.ir.mul(self.p[stride], b.i64(rows)), _F32)
+        for line in lines:
+            b.prefetch(b.ir.gep(later, [b.i64(line)], source_etype=I8), level)
+
     def _start_queries(self) -> None:
         b, i, n = self.b, self.b.ir, self.lanes
         scale = self.math.const(self.score_scale, DType.F32)
@@ -107,9 +119,7 @@ class Narrow(Frame):
             rows = [self._row(self.k, i.add(k0, b.smin(i.add(t, b.i64(r)), last)), "k_row") for r in range(n)]
             sums = []
             for row in rows:
-                for line in range(0, 4 * spec.size, 64):
-                    ahead = i.gep(b.at(row, i.mul(p["k_row"], b.i64(n)), _F32), [b.i64(line)], source_etype=I8)
-                    b.prefetch(ahead)
+                self._expect(row, "k_row", range(0, 4 * spec.size, 64), n)
                 total = i.fmul(own[0], self._part(row, 0, spec.size))
                 for x in range(1, self.whole):
                     total = self.math.call("fma", [own[x], self._part(row, x, spec.size), total], [DType.F32] * 3)
@@ -174,7 +184,7 @@ class Narrow(Frame):
 
     def _values(self, s: Any, k0: Any, count: Any, fade: Any, inverse: Any, final: Any, first: int) -> None:
         """Vectors `first` … of the weighted sum of v, onto what there was."""
-        b, i, p, n, size = self.b, self.b.ir, self.p, self.lanes, self.spec.value_size
+        b, i, n, size = self.b, self.b.ir, self.lanes, self.spec.value_size
         vectors = range(first, min(first + _CHUNK, self.value_columns // n))
         kept = [b.at(self.sums, i.add(i.mul(s, b.i64(self.value_columns)), b.i64(x * n)), _F32) for x in vectors]
         base = self._row(self.v, k0, "v_row")
@@ -185,9 +195,7 @@ class Narrow(Frame):
                 key = i.add(j, b.i64(u))
                 weight = b.splat(self._number(self.scores, key), n)
                 row = self._row(base, key, "v_row")
-                for line in range(4 * n * first, 4 * n * (vectors[-1] + 1), 64):
-                    ahead = i.gep(b.at(row, i.mul(p["v_row"], b.i64(16)), _F32), [b.i64(line)], source_etype=I8)
-                    b.prefetch(ahead)
+                self._expect(row, "v_row", range(4 * n * first, 4 * n * (vectors[-1] + 1), 64), 16)
                 for c, x in enumerate(vectors):
                     at = (u % 2) * len(vectors) + c
                     out[at] = self.math.call("fma", [weight, self._part(row, x, size), out[at]], [DType.F32] * 3)
