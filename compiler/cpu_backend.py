@@ -84,7 +84,7 @@ class CpuBackend:
         return (SeparateResizes(), halves, CLEAN, LongReductions()) if opt_level > 0 else ()
 
     def emit(self, plan: Plan) -> dict[int, Emitted]:
-        kernels = share_numbers((step.kernel for step in steps_of(plan.steps)), self.target)
+        kernels = share_numbers(step.kernel for step in steps_of(plan.steps))
 
         def one(step: Step) -> tuple[object, Callable[[], Emitted]]:
             kernel = kernels[id(step.kernel)]

@@ -22,6 +22,7 @@ from ..ir.ops import (
     Conv,
     ConvTranspose,
     Dequantize,
+    Expand,
     Gather,
     IntegerConv,
     IntegerMatMul,
@@ -29,10 +30,12 @@ from ..ir.ops import (
     Max,
     Min,
     Mul,
+    Pad,
     Pool,
     Quantize,
     Relu,
     Reshape,
+    Slice,
     Transpose,
 )  # fmt: skip
 from ..ir.ops.quantized import integer_range, is_finite_positive
@@ -118,6 +121,10 @@ def _source(v: Value, dtypes: tuple[DType, ...] = _BYTES) -> _Quantized | None:
 
 def _limited(v: Value, pick: Max | Min, limit: int) -> Value:
     return apply(pick, v, const(limit, v.dtype))
+
+
+def _padded(v: Value, pad: Pad, level: Value) -> Value:
+    return apply(pad, v, level)
 
 
 def _moved(v: Value, move: Transpose | Reshape) -> Value:
@@ -211,13 +218,22 @@ def _quantize(op: Quantize, x: Value, scale: Value, zero: Value) -> Value | None
 
 
 def _behind(op: Quantize, x: Value, step: np.ndarray, offset: np.ndarray) -> tuple[Value, Callable[[Value], Value]]:
-    """What moves, rectifiers and clips of x start from, and how to redo them on integers: quantizing is monotone."""
+    """What moves, pads, rectifiers and clips of x start from, and how to redo them on integers: quantizing is monotone."""
     steps: list[Callable[[Value], Value]] = []
     low, high = integer_range(op.dtype)
     while True:
         match x.node.op:
             case Transpose() | Reshape() as move:
                 steps.append(partial(_moved, move=move))
+                x = x.node.inputs[0]
+                continue
+            case Pad() as pad if (fill := _known(x.node.inputs[1])) is not None:
+                (level,) = op.reference(fill.reshape(()), step, offset)
+                steps.append(partial(_padded, pad=pad, level=const(level)))
+                x = x.node.inputs[0]
+                continue
+            case Slice() | Expand() as move:
+                steps.append(partial(apply, move))
                 x = x.node.inputs[0]
                 continue
             case Relu():

@@ -7,12 +7,13 @@ from typing import Any
 
 from ...errors import CodegenError
 from ...ir import DType
-from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Param, children, clamped, postorder, quantizing
+from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Param, Table, children, clamped, postorder, quantizing
 from ..kernel import ContractKernel, GroupedKernel, WinogradKernel
 from . import llvm_ir as ir
 from .build import I64, Builder, Params, storage, vec
 from .derived_numbers import DerivedNumbers, divides
 from .math.functions import Functions
+from .tabulated import add_table, looked_up, tabulated_epilogue
 from .target import CpuTarget
 
 BATCH, ROW, COLUMN = 0, 1, 2
@@ -62,7 +63,9 @@ class Epilogue:
     def __init__(self, kernel: ContractKernel | GroupedKernel | WinogradKernel, params: Params, target: CpuTarget, lanes: int) -> None:
         self.kernel, self.target, self.lanes = kernel, target, lanes
         self.flush = kernel.operands[0].dtype is DType.BF16  # as the product itself does
-        self.order = postorder([unrounded(kernel.epilogue)], lambda e: () if isinstance(e, Load) else children(e))
+        self.root = tabulated_epilogue(unrounded(kernel.epilogue), target)
+        self.order = postorder([self.root], lambda e: () if isinstance(e, Load) else children(e))
+        self.tables = {id(e): add_table(params, e) for e in self.order if isinstance(e, Table)}
         self.strides: dict[int, int] = {}
         self.slots: dict[int, int] = {}  # sizes go to the params table, so that they do not tell kernels apart
         self.numbers: dict[int, tuple[int, DType]] = {}
@@ -100,7 +103,7 @@ class Epilogue:
 
     def fingerprint(self) -> tuple[object, ...]:
         """The structure, with sizes and index constants left out: those are in the params table."""
-        nodes = postorder([self.kernel.epilogue])
+        nodes = postorder([self.root])
         at = {id(e): x for x, e in enumerate(nodes)}
 
         def own(e: E) -> object:
@@ -113,7 +116,7 @@ class Epilogue:
                     return e.index
                 case Num() if id(e) not in self.slots:
                     return repr(e.value)
-            return self.slots.get(id(e), self.numbers.get(id(e)))
+            return self.slots.get(id(e), self.tables.get(id(e), self.numbers.get(id(e))))
 
         return tuple((type(e).__name__, e.dtype, own(e), tuple(at[id(c)] for c in children(e))) for e in nodes)
 
@@ -129,7 +132,7 @@ class Epilogue:
 
 class ActiveEpilogue:
     def __init__(self, e: Epilogue, b: Builder, dims: Any, pointers: list[Any], batch: Any, column: Any, masks: Sequence[Any]) -> None:
-        self.e, self.b, self.pointers, self.column, self.masks = e, b, pointers, column, masks
+        self.e, self.b, self.dims, self.pointers, self.column, self.masks = e, b, dims, pointers, column, masks
         self.axes = {BATCH: batch, COLUMN: column}
         self.sizes = {key: b.param(dims, slot) for key, slot in e.slots.items()}
         self.numbers = {key: b.number(dims, *number, e.lanes) for key, number in e.numbers.items()}
@@ -202,6 +205,8 @@ class ActiveEpilogue:
                     x = b.splat(self.axes[e.index], lanes)
                 case DimParam():
                     x = b.splat(self.sizes[id(e)], lanes)
+                case Table():
+                    x = looked_up(b, self.dims, self.e.tables[id(e)], value[id(e.arg)])
                 case Bits():
                     x = self.math.bits(value[id(e.arg)], e.source, e.dtype)
                 case Cast() if (q := quantizing(e)) is not None:

@@ -8,28 +8,25 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeGuard
 
 from ...ir import DType
 from ..expr import Call, Cast, DimParam, E, Num, Param, children, postorder, structure
 from ..kernel import ContractKernel, GroupedKernel, Kernel, LoopKernel, WinogradKernel
 from .derived_numbers import divides
 from .loops.rewrite import rebuilt, transform
-from .loops.tabulated import bytes_of_bytes
-from .target import CpuTarget
 
 _LINEAR = ("add", "sub", "mul")  # with other functions, emitters look at what a number is
 _ZEROS = (DType.U8, DType.I8, DType.U16, DType.I16)  # of points that are quantized
 _Shared = LoopKernel | ContractKernel | GroupedKernel | WinogradKernel
 
 
-def share_numbers(kernels: Iterable[Kernel], target: CpuTarget) -> dict[int, Kernel]:
+def share_numbers(kernels: Iterable[Kernel]) -> dict[int, Kernel]:
     """By id() of a kernel, what to emit for it: constants that differ between kernels that are else alike become `Param`s."""
     alike: dict[Hashable, dict[int, tuple[_Shared, list[Num]]]] = defaultdict(dict)
     out: dict[int, Kernel] = {}
     for k in kernels:
         out[id(k)] = k
-        if _shares(k, target) and (numbers := _numbers(_roots(k))):
+        if isinstance(k, _Shared) and (numbers := _numbers(_roots(k))):
             alike[_without(k, numbers)][id(k)] = k, numbers
     for group in alike.values():
         columns = [tuple(repr(e.value) for e in same) for same in zip(*(numbers for _, numbers in group.values()), strict=True)]
@@ -37,11 +34,6 @@ def share_numbers(kernels: Iterable[Kernel], target: CpuTarget) -> dict[int, Ker
             for i, (k, numbers) in group.items():
                 out[i] = _with_params(k, _params(numbers, columns))
     return out
-
-
-def _shares(k: Kernel, target: CpuTarget) -> TypeGuard[_Shared]:
-    """Tables of what follows from a byte are made from constants."""
-    return isinstance(k, _Shared) and not (isinstance(k, LoopKernel) and bytes_of_bytes(k, target))
 
 
 def _params(numbers: Sequence[Num], columns: Sequence[tuple[str, ...]]) -> dict[int, Param]:

@@ -17,6 +17,7 @@ from ...ir.ops import (
     Cast,
     Concat,
     Conv,
+    Dequantize,
     DimTensor,
     Expand,
     Gather,
@@ -159,8 +160,9 @@ class Fusion:
             self._direct[v] = pointwise and all(
                 self._direct.get(c.out, False) and isinstance(c.op, (Elementwise, Reshape)) for c in uses if len(c.types) == 1
             )
-        elif self._trivial(node):
+        elif self._trivial(node) or self._widens_for_all(node):
             self.group[v] = ANYWHERE
+            self._behind.pop(v, None)
             self._direct[v] = False
 
     def _common_reader(self, node: Node) -> Key | None:
@@ -246,6 +248,18 @@ class Fusion:
         cost = self.cost(node)
         return isinstance(op, Elementwise) and not cost.heavy and cost.operations <= 2 and node.out.type.numel == 1
 
+    def _widens_for_all(self, node: Node) -> bool:
+        """Whether several kernels read fewer bytes if each widens its operand for itself: bytes to floats."""
+        return self.fuse and isinstance(node.op, Dequantize) and _widens(node) and self._computed_by_readers(node.out)
+
+    def _computed_by_readers(self, v: Value) -> bool:
+        """Whether every reader can compute the value for itself; a reshape that they see through can if its own readers can."""
+        for c, position in self.graph.places[v]:
+            key, _ = self._accepts(c, position, v)
+            if key is None or (key == ANYWHERE and not (isinstance(c.op, Reshape) and self._computed_by_readers(c.out))):
+                return False
+        return True
+
     def _join_anchor(self, node: Node) -> None:
         v = node.out
         keys = set()
@@ -302,6 +316,8 @@ def _picks_rows(v: Value) -> bool:
 
 def _widens(node: Node) -> bool:
     """Whether fewer bytes are read if its operand is stored."""
+    if isinstance(node.op, Dequantize):
+        return node.inputs[0].dtype.itemsize == 1 and all(isinstance(v.node.op, Const) and v.type.numel == 1 for v in node.inputs[1:])
     return isinstance(node.op, Cast) and node.inputs[0].dtype.is_float and node.inputs[0].dtype.itemsize < node.op.dtype.itemsize
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from mlc.codegen.cpu.emit import emit
@@ -42,7 +44,7 @@ def symbols(kernels, target="cpu"):
 @pytest.mark.parametrize("target", TARGETS)
 def test_one_text_many_results(target):
     kernels = [loop(1003, *pair) for pair in PAIRS]
-    shared = share_numbers(kernels, parse(target))
+    shared = share_numbers(kernels)
     assert symbols(kernels, target) == len(PAIRS) and symbols(shared.values(), target) == 1
     x = np.random.default_rng(0).standard_normal(1003, dtype=np.float32)
     for (scale, offset), k in zip(PAIRS, kernels, strict=True):
@@ -56,7 +58,7 @@ def test_products_of_several_sizes(target):
     r = np.random.default_rng(1)
     sizes = [(70, 96, 40), (200, 160, 72), (70, 96, 40)]
     kernels = [product(*size, scaled(Acc(dtype=F), *pair)) for size, pair in zip(sizes, PAIRS, strict=True)]
-    shared = share_numbers(kernels, parse(target))
+    shared = share_numbers(kernels)
     assert symbols(shared.values(), target) < symbols(kernels, target)
     for (m, n, k), (scale, offset), kernel in zip(sizes, PAIRS, kernels, strict=True):
         a, b = r.standard_normal((1, m, k), dtype=np.float32), r.standard_normal((1, k, n), dtype=np.float32)
@@ -91,7 +93,7 @@ def test_quantizing_by_other_steps(target, dtype):
         return LoopKernel((1003,), (), operands, (), stores)
 
     kernels = [kernel(*s) for s in STEPS]
-    shared = share_numbers(kernels, parse(target))
+    shared = share_numbers(kernels)
     assert symbols(kernels, target) == len(STEPS) and symbols(shared.values(), target) == 1
     x = (np.random.default_rng(0).standard_normal(1003, dtype=np.float32) * 20).clip(-50, 50)
     x[:4] = 3e38, -3e38, np.inf, -np.inf
@@ -106,7 +108,7 @@ def test_quantizing_by_other_steps(target, dtype):
 def test_products_quantized_by_other_steps(target):
     r = np.random.default_rng(1)
     kernels = [product(70, 96, 40, quantized(Acc(dtype=F), *s, DType.U16)[1]) for s in STEPS]
-    shared = share_numbers(kernels, parse(target))
+    shared = share_numbers(kernels)
     assert symbols(kernels, target) == len(STEPS) and symbols(shared.values(), target) == 1
     a, b = r.standard_normal((1, 70, 40), dtype=np.float32), r.standard_normal((1, 40, 96), dtype=np.float32)
     for k in kernels:
@@ -118,25 +120,46 @@ def test_products_quantized_by_other_steps(target):
 
 def test_what_is_the_same_in_all_stays_a_constant():
     kernels = [loop(64, scale, 0.25) for scale in (0.5, 3.0)]
-    for k in share_numbers(kernels, parse("cpu")).values():
+    for k in share_numbers(kernels).values():
         nodes = postorder(k.roots)
         assert sum(isinstance(e, Param) for e in nodes) == 1 and any(isinstance(e, Num) and e.value == 0.25 for e in nodes)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_tables_of_bytes(target):
+    """Lookups of what follows from one byte, by other steps and zero points, behind sums and of bytes in memory."""
+
+    def value(x, step, zero):
+        return quantized(call("tanh", call("mul", quantized(x, step, zero, DType.U8)[1], Num(step, dtype=F))), step / 64, zero, DType.U8)[0]
+
+    def looked_up(step, zero):
+        x = call("mul", Cast(Load(0, Axis(0), dtype=DType.U8), dtype=F), Num(step, dtype=F))
+        operands = (Operand(DType.U8, 256), Operand(DType.U8, 256, True))
+        return LoopKernel((256,), (), operands, (), (Store(1, Axis(0), quantized(call("tanh", x), step / 9, zero, DType.U8)[0]),))
+
+    steps = [(0.03, 3), (0.04, 128)]
+    loops = [looked_up(*s) for s in steps]
+    floats = Operand(F, 280), Operand(F, 64 * 40)
+    products = [replace(product(7, 40, 40, value(Acc(dtype=F), *s)), operands=(*floats, Operand(DType.U8, 280, True))) for s in steps]
+    r = np.random.default_rng(1)
+    a, b = r.standard_normal((1, 7, 40), dtype=np.float32), r.standard_normal((1, 40, 40), dtype=np.float32)
+    for kernels, inputs, shape in ((loops, [np.arange(256, dtype=np.uint8)], 256), (products, [a, pack_b(b, 64)], (7, 40))):
+        shared = share_numbers(kernels)
+        assert symbols(shared.values(), target) == 1
+        for k in kernels:
+            got, want = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+            execute(shared[id(k)], [*inputs, got], target)
+            execute(k, [*inputs, want], target)
+            assert np.array_equal(got, want) and len(set(got.ravel())) > 8
+
+
 def test_what_stays_as_it_is():
-    """Other structures and sizes of loops, divisors without a correctable quotient, bounds, and tables of what follows from a byte."""
+    """Other structures and sizes of loops, divisors without a correctable quotient, and bounds."""
 
     def clipped(high):
         return lambda x: call("min", call("div", x, Num(high, dtype=F)), Num(6.0, dtype=F))
 
-    def looked_up(step):
-        level = Load(0, Axis(0), dtype=DType.U8)
-        x = call("mul", Cast(level, dtype=F), Num(step, dtype=F))
-        value = quantized(call("tanh", call("exp", x)), step, 3, DType.U8)[0]
-        return LoopKernel((64,), (), (Operand(DType.U8, 64), Operand(DType.U8, 64, True)), (), (Store(1, Axis(0), value),))
-
     kernels = [loop(64, 0.5, 0.25), loop(65, 0.75, 0.25), loop(64, 0.5, 0.125, outer=lambda x: call("neg", x))]
     kernels += [loop(32, 0.5, 0.25, outer=clipped(high)) for high in (2.0, 4.0)]
-    kernels += [looked_up(step) for step in (0.03, 0.04)]
-    shared = share_numbers(kernels, parse("cpu:sapphirerapids"))
+    shared = share_numbers(kernels)
     assert all(shared[id(k)] is k for k in kernels)

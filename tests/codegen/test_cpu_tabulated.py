@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from mlc.codegen.cpu.loops.emit import emit_loop
-from mlc.codegen.cpu.loops.tabulated import tabulated
+from mlc.codegen.cpu.tabulated import tabulated
 from mlc.codegen.cpu.target import host, missing_features, parse
-from mlc.codegen.expr import Axis, Call, Cast, ExprScalars, Load, Num, Table
+from mlc.codegen.expr import Axis, Call, Cast, ExprScalars, Load, Num, Reduced, Table
 from mlc.codegen.interpret.kernels import run_kernel
-from mlc.codegen.kernel import LoopKernel, Operand, Store
+from mlc.codegen.kernel import LoopKernel, Operand, Reduction, Store
 from mlc.ir import DType, S
 from mlc.ir.ops import Dequantize, Quantize
 from running import TARGETS, execute
@@ -48,6 +48,23 @@ def test_function_of_one_byte(n, dtype, out):
         got = np.zeros(n, out.np)
         execute(k, [x, got], target, parts=2)
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("n", [7, 64, 300])
+def test_behind_a_sum(n):
+    """A sum is quantized, and what follows from that byte is looked up."""
+    terms = Load(0, Call("add", (Call("mul", (Axis(1), Num(n))), Axis(0))), dtype=DType.F32)
+    level = Quantize(DType.U8).body(s, Reduced(0, dtype=DType.F32), number(0.02), number(128, DType.U8))
+    operands = Operand(DType.F32, 3 * n), Operand(DType.U8, n, True)
+    k = LoopKernel((n,), (3,), operands, (Reduction("sum", terms),), (Store(1, Axis(0), silu(level, level)),))
+    assert isinstance(tabulated(k, ICE).stores[0].value, Table)
+    x = np.random.default_rng(1).standard_normal(3 * n).astype(np.float32)
+    want = np.zeros(n, np.uint8)
+    run_kernel(k, [x, want])
+    for target in TARGETS:
+        got = np.zeros(n, np.uint8)
+        execute(k, [x, got], target)
+        assert np.abs(got.astype(int) - want.astype(int)).max() <= 1 and (got == want).mean() > 0.98
 
 
 def test_turned():

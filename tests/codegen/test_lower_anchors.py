@@ -20,6 +20,7 @@ from mlc.ir.ops import (
     Conv,
     ConvTranspose,
     CumSum,
+    Dequantize,
     Erf,
     If,
     LayerNorm,
@@ -27,6 +28,7 @@ from mlc.ir.ops import (
     MatMul,
     Mul,
     Pool,
+    Quantize,
     Recurrent,
     Reduce,
     Relu,
@@ -416,3 +418,13 @@ def test_greatest_and_least_are_one_kernel():
     data[3, 7] = np.nan
     plan = run(graph([x], *values), [data], [data.max(1), data.min(1), data.min(0)])
     assert sorted(len(s.kernel.stages) for s in plan.steps) == [1, 2]
+
+
+def test_dequantizers_are_computed_where_they_are_read() -> None:
+    """Bytes are stored, not the floats that a reduction and a product read."""
+    x, w = tensor(1, 6, 6, 8), weights(3, 3, 1, 8)
+    step, zero = const(np.float32(0.05)), const(np.uint8(100))
+    y = ap(Dequantize(), ap(Quantize(DType.U8), ap(Conv((1, 1), (1, 1), (1, 1), (1, 1), 8), x, w), step, zero), step, zero)
+    mean = ap(Reduce("mean", (1, 2), True), ap(Reshape((1, 2, 3, 6, 8)), y))
+    plan = run(graph([x], ap(Mul(), y, ap(Sigmoid(), y)), mean))
+    assert [b.dtype for b in plan.buffers if b.kind == "arena"] == [DType.U8]

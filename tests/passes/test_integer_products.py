@@ -9,6 +9,7 @@ from mlc.ir.ops import (
     Conv,
     ConvTranspose,
     Dequantize,
+    Expand,
     Gather,
     IntegerConv,
     IntegerMatMul,
@@ -16,10 +17,12 @@ from mlc.ir.ops import (
     Max,
     Min,
     Mul,
+    Pad,
     Pool,
     Quantize,
     Relu,
     Reshape,
+    Slice,
     Transpose,
 )
 from mlc.passes.base import PassContext
@@ -131,6 +134,22 @@ def test_values_on_the_grid_are_left_alone(dtype):
     check(graph(x, moved), Reshape, absent=(Quantize, Dequantize), tolerance=0)
     joined = quantized(ap(Concat(3), dequantized(x), dequantized(x)), 0.05, 3, dtype)
     check(graph(x, joined), Concat, absent=(Quantize, Dequantize), tolerance=0)
+
+
+@pytest.mark.parametrize("fill", [number(-0.1, DType.F32), ap(Dequantize(), number(7, U8), number(0.02, DType.F32), number(3, U8))])
+def test_what_moves_before_it_is_quantized_moves_as_bytes(fill):
+    """Pads are filled with the level of their value, which may be quantized itself."""
+    x = tensor(1, 6, 6, 3)
+    padded = ap(Pad((0, 1, 0, 0), (0, 2, 1, 0)), dequantized(x), fill)
+    check(graph(x, quantized(padded, 0.05, 3)), Pad, absent=(Quantize, Dequantize), tolerance=0)
+    part = ap(Slice((0, 1, 0, 0), (1, 5, 6, 3), (1, 1, 1, 1)), ap(Pad((0, 1, 0, 0), (0, 0, 1, 0)), dequantized(x), fill))
+    check(graph(x, quantized(part, 0.05, 3)), Pad, Slice, absent=(Quantize, Dequantize), tolerance=0)
+    repeated = ap(Expand((4, 6, 6, 3)), dequantized(x))
+    check(graph(x, quantized(repeated, 0.05, 3)), Expand, absent=(Quantize, Dequantize), tolerance=0)
+    z = tensor(7, 12)
+    y = ap(MatMul(), dequantized(z), weights((12, 9)))
+    new = check(graph(z, quantized(ap(Pad((0, 1), (2, 0)), y, fill), 0.3, 5)), IntegerMatMul, Pad, absent=(Mul,))
+    assert next(n for n in new.nodes if isinstance(n.op, Pad)).out.dtype is U8
 
 
 def test_other_grids_are_computed():

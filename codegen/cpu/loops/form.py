@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...kernel import LoopKernel
+from ..tabulated import tabulated
 from ..target import CpuTarget
 from .interior import Interior, interior
 from .merge import merge_axes
@@ -12,7 +13,6 @@ from .periods import with_periods
 from .schedule import NO_HINTS, LoopHints, LoopSchedule, schedule
 from .segments import Segments, segments
 from .short_rows import ShortRows, short_rows
-from .tabulated import tabulated
 from .transpose import Turn, Weave, moving
 from .wider import wider
 from .words import as_words

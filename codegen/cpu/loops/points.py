@@ -12,9 +12,9 @@ from ...affine import axes_of
 from ...expr import Axis, Bits, Call, Cast, DimParam, E, Guarded, Load, Num, Param, Quantizing, Reduced, Table, Ticks, clamped, quantizing
 from ...kernel import LoopKernel
 from .. import llvm_ir as ir
-from ..build import I8, I32, I64, vec
+from ..build import I32, I64, vec
 from ..math.functions import Functions
-from ..shuffles import shuffle
+from ..tabulated import add_table, looked_up
 from ..target import CpuTarget
 from .accesses import Accesses, Scope
 from .schedule import LoopSchedule
@@ -34,7 +34,7 @@ class Points(Accesses):
         if not self.parallel:
             self.uniform_results = {i for i, axes in marked.items() if mark in axes and plan.axis not in axes}
         self.columns_of: list[Scope] | None = None  # while short rows are written: a scope for each place of the row
-        self.tables: dict[tuple[int, ...], Any] = {}  # in memory
+        self.tables: dict[tuple[int, ...], int] = {}  # where they are among the sizes
 
     def value(self, root: E, s: Scope, wide: bool = False) -> Any:
         """root at a point: one lane if it does not vary along the vector axis (unless `wide`), else s.lanes lanes."""
@@ -96,8 +96,8 @@ class Points(Accesses):
                 return self._guarded(e, s)
             case Bits(arg=a, source=source):
                 return math.bits(self._widen(s.memo[id(a), False], lanes), source, e.dtype)
-            case Table(arg=a, values=values):
-                return self._looked_up(self._widen(s.memo[id(a), False], lanes), values)
+            case Table(arg=a):
+                return self._looked_up(e, self._widen(s.memo[id(a), False], lanes))
             case Cast() if (q := quantizing(e)) is not None:
                 return b.ir.trunc(self._quantized(e, q, s, lanes), math.type(e.dtype))
             case Cast(arg=a):
@@ -128,21 +128,10 @@ class Points(Accesses):
         offset = math.cast(self._widen(s.memo[id(zero), False], lanes), zero.dtype, DType.I32) if isinstance(zero, E) else zero
         return math.quantize(self._widen(s.memo[id(x), False], lanes), offset, q.low, q.high, over)
 
-    def _looked_up(self, x: Any, values: tuple[int, ...]) -> Any:
-        """values[x] of bytes: by halves of the table in registers, or of one lane from memory."""
-        b, i = self.b, self.b.ir
-        if x.type.count == 1:
-            if values not in self.tables:
-                t, data = ir.ArrayType(I8, 256), [v - 256 * (v > 127) for v in values]
-                self.tables[values] = ir.GlobalVariable(self.module, f"table{len(self.tables)}", ir.Constant(t, data), align=64)
-            at = i.zext(i.extract_element(x, ir.Constant(I32, 0)), I64)
-            return b.splat(b.load(I8, b.at(self.tables[values], at, I8), 1), 1)
-        lanes, full = x.type.count, vec(I8, 64)
-        wide = x if lanes == 64 else shuffle(b, x, x, [lane % lanes for lane in range(64)])
-        parts = [ir.Constant(full, [v - 256 * (v > 127) for v in values[at : at + 64]]) for at in range(0, 256, 64)]
-        low, high = (b.call("llvm.x86.avx512.vpermi2var.qi.512", full, first, wide, last) for first, last in (parts[:2], parts[2:]))
-        out = i.select(i.icmp_signed("<", wide, ir.Constant(full, None)), high, low)
-        return out if lanes == 64 else shuffle(b, out, out, range(lanes))
+    def _looked_up(self, e: Table, x: Any) -> Any:
+        if e.values not in self.tables:
+            self.tables[e.values] = add_table(self.params, e)
+        return looked_up(self.b, self.dims, self.tables[e.values], x)
 
     def _same_divisor(self, e: E, lanes: int) -> bool:
         """Whether all lanes, or all columns of a short row, are divided by it: what reductions gave."""
