@@ -163,6 +163,7 @@ class GroupedKernel:
     Operand 0 is A, row m at m·lda; 1 the weights in `blocks`. Without those, 1 has the levels, `bits` wide, and 2 the scales, both
     packed (`codegen/packing.py`: levels, columns); operand 3 the zeros, packed like the scales, if `zero` is None. Else every
     zero is `zero`. The last operand is C, row m at m·ldc; between them are epilogue operands, as in ContractKernel (Axis(0) is 0).
+    `row_bits` of the largest element of a group of A have to count.
     """
 
     m: Dim
@@ -178,6 +179,7 @@ class GroupedKernel:
     panel: int = 64
     values: tuple[float, ...] = ()
     blocks: GroupBlocks | None = None
+    row_bits: int = 24
 
 
 @dataclass(frozen=True, slots=True)

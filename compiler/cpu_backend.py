@@ -69,6 +69,7 @@ class CpuBackend:
             prologue=opt_level > 0,
             attention_units=_ATTENTION_UNITS if opt_level > 0 else 0,
             checks=True,
+            rounded_rows=opt_level > 0 and not exact,
             walk=_WALK,
             winograd=None if exact or opt_level == 0 else conv_costs(self.target.multiply_adds),
             abreast=opt_level > 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, Node, Shape, Value, lower, prod
@@ -133,7 +133,10 @@ def _emit(lw: Lowering, c: _Contraction, end: Value, linear: Affine, epilogue: E
     value = f(convert(epilogue, end.dtype))
     buffers = (*f.order, place.to.buffer)
     operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
-    lw.step(_kernel(c, operands, value, place, border), buffers, lw.fusion.locations(end) or c.node.loc)
+    kernel = _kernel(c, operands, value, place, border)
+    if isinstance(kernel, GroupedKernel) and not lw.options.rounded_rows:
+        kernel = replace(kernel, row_bits=24)
+    lw.step(kernel, buffers, lw.fusion.locations(end) or c.node.loc)
     if place.final is not None:
         lw.copy(end, place.final)
         lw.views[end] = place.final
@@ -179,6 +182,7 @@ def _kernel(c: _Contraction, operands: tuple[Operand, ...], value: E, place: _Pl
             panel=c.panel,
             values=node.op.values,
             blocks=levels.blocks,
+            row_bits=node.op.row_bits,
         )
     if rows.tile is not None and rows.conv is not None:
         assert isinstance(n, int) and isinstance(rows.k, int) and isinstance(batch, int)

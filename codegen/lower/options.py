@@ -31,6 +31,7 @@ class LowerOptions:
     `passes`: pooling over large windows goes along one axis after the other.
     `prologue`: what is done to texts before anything else is no part of the program.
     `divide`: kernels divide indices where that takes the place of a copy of whole rows.
+    `rounded_rows`: rows by weights of few bits may be rounded as far as the model lets them be.
     `checks`: indices that data give are compared with their limits; otherwise they are clamped without a word.
     """
 
@@ -50,5 +51,6 @@ class LowerOptions:
     walk: int = DEEPEST_WALK
     passes: bool = False
     divide: bool = False
+    rounded_rows: bool = False
     checks: bool = False
     prologue: bool = False

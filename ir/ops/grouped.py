@@ -21,12 +21,14 @@ class GroupedMatMul(MatMul):
 
     Σ_k x[m, k] · (levels[k, n] − zeros[k/group, n]) · scales[k/group, n]; levels have `bits` bits, 4 or 8; those of 16 bits
     are numbers of float16. With `values`, 16 of
-    them for 4 bits, a level stands for values[level], as in the uneven steps of NF4.
+    them for 4 bits, a level stands for values[level], as in the uneven steps of NF4. `row_bits`: how many bits of the largest element of
+    a group of x have to count, where the model lets x be rounded to fewer than float32 has.
     """
 
     bits: int
     group: int
     values: tuple[float, ...] = ()
+    row_bits: int = 24
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         stored = DType.F16 if self.bits == 16 else DType.U8

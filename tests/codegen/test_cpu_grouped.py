@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mlc.codegen.cpu.grouped.emit import emit_grouped
 from mlc.codegen.cpu.grouped.schedule import schedule_grouped
-from mlc.codegen.cpu.target import parse
+from mlc.codegen.cpu.target import host, missing_features, parse
 from mlc.codegen.group_blocks import GroupBlocks, scale_type, zero_type
 from mlc.codegen.interpret import run_plan
 from mlc.codegen.kernel import GroupedKernel, Operand
@@ -94,8 +94,8 @@ ROWS = [
 
 
 @pytest.mark.parametrize("target", ["cpu", "cpu:alderlake", "cpu:x86-64-v3", "cpu:x86-64-v2"])
-@pytest.mark.parametrize("count", [1, 11])
-def test_few_rows_are_exact_where_float32_is(count, target):
+@pytest.mark.parametrize("count", [1, 11, 133])
+def test_rows_are_exact_where_float32_is(count, target):
     """Few bits by levels, scaled by powers of two: every way to add them up gives the same bits as the interpreter of kernels."""
     for at, (k, n, bits, group, asymmetric) in enumerate(ROWS):
         levels, scales, zeros = (v.node.op.data for v in layer(1, k, n, bits, group, asymmetric))
@@ -112,6 +112,8 @@ def test_few_rows_are_exact_where_float32_is(count, target):
             return Graph((x,), (apply(op, x, const(levels), const(scales), const(zeros)),), ("x",), ("y",))
 
         plan, module = lower(row(count)), compile_graph(row(sym("rows") if at % 2 else count), target=target)
+        if missing_features(host().triple, parse(target).features):
+            continue
         for data in (several, one / (1 << bits)):
             (want,) = run_plan(plan, [data])
             assert np.array_equal(module.run({"x": data})["y"], want), (k, n, bits, group)
@@ -141,6 +143,22 @@ def test_levels_that_stand_for_uneven_values(m, k, n, zero, target):
     assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
     (interpreted,) = run_plan(lower(g), [data])
     assert np.array_equal(interpreted, want)
+
+
+@pytest.mark.parametrize("row_bits, lost", [(8, 1e-2), (16, 5e-5)])
+def test_rows_that_may_be_rounded(row_bits, lost):
+    """Blocks of rows share what is read of the weights; one that holds an infinity is multiplied as floats."""
+    g = graph(sym("rows"), 2048, 70, 4, 32, True)
+    (product,) = (n for n in g.nodes if isinstance(n.op, GroupedMatMul))
+    rounded = g.rewrite(lambda n, ins: [apply(replace(n.op, row_bits=row_bits), *ins)] if n is product else None)
+    module, whole = compile_graph(rounded), compile_graph(g)
+    for rows in (1, 5, 150):
+        x = RNG.standard_normal((rows, 2048)).astype(np.float32)
+        want = whole.run({"x": x})["y"]
+        assert np.linalg.norm(module.run({"x": x})["y"] - want) <= lost * np.linalg.norm(want)
+        x[-1, 5] = np.inf
+        got = module.run({"x": x})["y"]
+        assert not np.isfinite(got[-1]).all() and np.linalg.norm(got[:-1] - want[:-1]) <= lost * max(np.linalg.norm(want[:-1]), 1e-9)
 
 
 def test_rows_that_are_unknown_until_run_time():

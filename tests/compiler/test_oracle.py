@@ -185,8 +185,8 @@ def test_a_model_that_no_message_holds_is_refused(model: onnx.ModelProto, monkey
         oracle.expose(path)
 
 
-def test_rows_that_onnxruntime_may_round_are_compared_unrounded() -> None:
-    """accuracy_level 4 of MatMulNBits: 8 bits, which move the result by more than the table grants."""
+def test_rows_that_may_be_rounded_are_compared_unrounded_too() -> None:
+    """accuracy_level 4 of MatMulNBits: 8 bits, which move the result by more than the table grants. As much is granted to mlc."""
     rng = np.random.default_rng(5)
     w, scale = rng.integers(0, 256, (64, 4, 16)).astype(np.uint8), (rng.random((64, 4)) * 0.1).astype(np.float32)
     node = helper.make_node(
@@ -200,6 +200,6 @@ def test_rows_that_onnxruntime_may_round_are_compared_unrounded() -> None:
     exact = oracle.Oracle(oracle.exact_products(data).SerializeToString()).run(feeds)
     rounded = oracle.Oracle(data.SerializeToString()).run(feeds)
     assert not against(rounded["y"], exact["y"]).agrees
-    for error, agrees in ((0, True), (3e-4, False)):
+    for error, agrees in ((0, True), (1e-3, True), (3e-2, False)):
         off = {"y": exact["y"] * np.float32(1 + error)}
         assert oracle.check(lambda _, off=off: off, data.SerializeToString(), feeds).agrees == agrees

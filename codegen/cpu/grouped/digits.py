@@ -2,7 +2,7 @@
 
 The elements of a group of a row become integers of 23 bits, x = q·2^(e−22) with |x| < 2^e for all of them, and those three
 signed bytes, q = d₀ + 2⁸·d₁ + 2¹⁶·d₂. What is lost is the rounding to 2⁻²³ of the largest element of a group, about what float32
-loses in a sum. They lie in the order in which they are multiplied: for each word of levels those of all rows of a register tile.
+loses in a sum. Where rows may be rounded, fewer bytes do: of x = q·l/32600 with |x| ≤ l two, which lose 2⁻¹⁶ of l. They lie in the order in which they are multiplied: for each word of levels those of all rows of a register tile.
 Rows that hold an infinity, NaN, or a group of nothing but tiny numbers have none.
 """
 
@@ -17,11 +17,11 @@ from ..build import I1, I8, I32, PTR, Builder, subroutine, vec
 from .frame import Frame
 
 F32 = ir.FloatType()
-DIGITS = 3
-ENTRY = 8  # 32-bit numbers of a group: what sums begin with, by digit; the weights of the digits; 2^(e−22)·Σ q
+ENTRY = 8  # 32-bit numbers of a group: what sums begin with, by digit; the weights of the digits; Σ of what x became
 _KEPT = 22  # bits of the largest element, without its sign
 _BIAS = 127
 _ABOVE = 126  # |x| < 2^(exponent − 126), as float32 counts from −127
+_MOST = {1: 127.0, 2: 32600.0}  # of so many digits: each is at most 127, with room for what rounding adds
 
 
 def whole_zero(kernel: GroupedKernel) -> int | None:
@@ -41,7 +41,7 @@ def register_tiles(b: Builder, f: Frame, rows: Any) -> Iterator[tuple[int, Any, 
 
 def plane_bytes(b: Builder, f: Frame, p: dict[str, Any]) -> Any:
     """Of the digits of a row."""
-    return b.ir.mul(b.ir.mul(p["groups"], p["group"]), b.i64(f.each * DIGITS))
+    return b.ir.mul(b.ir.mul(p["groups"], p["group"]), b.i64(f.each * f.schedule.digits))
 
 
 def places(b: Builder, f: Frame, p: dict[str, Any], row: Any, planes: Any, table: Any) -> list[Any]:
@@ -55,7 +55,7 @@ class DigitsOfRows:
     for each group and row; false where a row has none."""
 
     def __init__(self, f: Frame, height: int) -> None:
-        self.f, self.height, self.lanes = f, height, f.schedule.lanes
+        self.f, self.height, self.lanes, self.digits = f, height, f.schedule.lanes, f.schedule.digits
         self.words, self.floats = vec(I32, self.lanes), vec(F32, self.lanes)
         self.zero = whole_zero(f.kernel) or 0
         self.b = subroutine(f.module, f"digits{height}", [PTR, PTR, PTR, PTR], I1)
@@ -71,7 +71,7 @@ class DigitsOfRows:
     def _row(self, r: Any, fit: list[Any]) -> Sequence[Any]:
         b, i = self.b, self.b.ir
         line = b.at(self.x, i.mul(r, self.p["lda"]), F32)
-        own = b.at(self.planes, i.mul(r, b.i64(DIGITS * self.f.each)), I8)
+        own = b.at(self.planes, i.mul(r, b.i64(self.digits * self.f.each)), I8)
         return b.loop(b.i64(0), self.p["groups"], b.i64(1), fit, lambda g, fit: [i.and_(fit[0], self._group(g, r, line, own))])
 
     def _group(self, g: Any, r: Any, line: Any, own: Any) -> Any:
@@ -84,10 +84,20 @@ class DigitsOfRows:
         exponent = i.lshr(largest, ir.Constant(I32, 23))
         least = ir.Constant(I32, _KEPT)
         fits = i.icmp_unsigned("<", i.sub(exponent, least), ir.Constant(I32, 255 - _KEPT))
-        exponent = i.select(nothing, least, exponent)
-        sums = self._split(g, line, own, start, stop, exponent)
-        self._enter(b.at(self.table, i.mul(i.add(i.mul(g, b.i64(self.height)), r), b.i64(ENTRY)), I32), exponent, sums)
+        up, weights = self._units(i.select(nothing, ir.Constant(I32, 1 << 30), largest), i.select(nothing, least, exponent))
+        sums = self._split(g, line, own, start, stop, up)
+        self._enter(b.at(self.table, i.mul(i.add(i.mul(g, b.i64(self.height)), r), b.i64(ENTRY)), I32), weights, sums)
         return i.or_(fits, nothing)
+
+    def _units(self, largest: Any, exponent: Any) -> tuple[Any, list[Any]]:
+        """What elements are multiplied by to be integers, and what one of each digit is worth."""
+        i = self.b.ir
+        if self.digits == 3:
+            up = self._power(i.sub(ir.Constant(I32, _BIAS + _KEPT + _ABOVE), exponent))
+            return up, [self._power(i.add(exponent, ir.Constant(I32, _BIAS - _KEPT - _ABOVE + 8 * d))) for d in range(3)]
+        largest, most = i.bitcast(largest, F32), ir.Constant(F32, _MOST[self.digits])
+        one = i.fdiv(largest, most)
+        return i.fdiv(most, largest), [i.fmul(one, ir.Constant(F32, 256.0**d)) for d in range(self.digits)]
 
     def _largest(self, line: Any, start: Any, stop: Any) -> Any:
         """Bits of the largest magnitude of elements [start, stop)."""
@@ -100,25 +110,25 @@ class DigitsOfRows:
         (seen,) = b.loop(start, stop, b.i64(self.lanes), [ir.Constant(self.words, None)], size)
         return b.call(f"llvm.vector.reduce.umax.v{self.lanes}i32", I32, seen)
 
-    def _split(self, g: Any, line: Any, own: Any, start: Any, stop: Any, exponent: Any) -> list[Any]:
+    def _split(self, g: Any, line: Any, own: Any, start: Any, stop: Any, up: Any) -> list[Any]:
         """Store the digits of elements [start, stop), those of group g; returns the sum of each digit."""
         b, i, each, lanes, words = self.b, self.b.ir, self.f.each, self.lanes, self.words
-        up = b.splat(self._power(i.sub(ir.Constant(I32, _BIAS + _KEPT + _ABOVE), exponent)), lanes)
+        up = b.splat(up, lanes)
         first = i.mul(g, self.p["group"])
 
         def some(at: Any, sums: list[Any]) -> Sequence[Any]:
             scaled = b.call(f"llvm.rint.v{lanes}f32", self.floats, i.fmul(self._load(line, at, stop), up))
             rest, out = i.fptosi(scaled, words), []
             word = i.add(first, i.udiv(i.sub(at, start), b.i64(each)))
-            to = b.at(own, i.mul(word, b.i64(self.height * DIGITS * each)), I8)
-            for d in range(DIGITS):
+            to = b.at(own, i.mul(word, b.i64(self.height * self.digits * each)), I8)
+            for d in range(self.digits):
                 digit = i.trunc(rest, vec(I8, lanes))
                 out.append(i.add(sums[d], i.sext(digit, words)))
                 self._store(digit, d, to)
                 rest = i.ashr(i.add(rest, ir.Constant(words, 128)), ir.Constant(words, 8))
             return out
 
-        sums = b.loop(start, stop, b.i64(lanes), [ir.Constant(words, None)] * DIGITS, some)
+        sums = b.loop(start, stop, b.i64(lanes), [ir.Constant(words, None)] * self.digits, some)
         return [b.call(f"llvm.vector.reduce.add.v{lanes}i32", I32, v) for v in sums]
 
     def _store(self, digits: Any, d: int, to: Any) -> None:
@@ -130,19 +140,18 @@ class DigitsOfRows:
             digits = i.shuffle_vector(digits, digits, ir.Constant(vec(I32, lanes), turned))
         pieces = i.bitcast(digits, vec(ir.IntType(8 * each), lanes // each))
         for n in range(lanes // each):
-            place = b.at(to, b.i64((n * self.height * DIGITS + d) * each), I8)
+            place = b.at(to, b.i64((n * self.height * self.digits + d) * each), I8)
             i.store(i.extract_element(pieces, ir.Constant(I32, n)), place, align=1)
 
-    def _enter(self, entry: Any, exponent: Any, sums: list[Any]) -> None:
-        """What the group's entry says of a row, from the sums of its digits."""
+    def _enter(self, entry: Any, weights: list[Any], sums: list[Any]) -> None:
+        """What the group's entry says of a row, from the sums of its digits and their weights."""
         b, i = self.b, self.b.ir
         total: Any = ir.Constant(F32, 0.0)
-        for d, n in enumerate(sums):
-            weight = self._power(i.add(exponent, ir.Constant(I32, _BIAS - _KEPT - _ABOVE + 8 * d)))
+        for d, (n, weight) in enumerate(zip(sums, weights, strict=True)):
             i.store(i.mul(n, ir.Constant(I32, -self.zero)), b.at(entry, b.i64(d), I32), align=4)
-            i.store(weight, b.at(entry, b.i64(DIGITS + d), I32), align=4)
+            i.store(weight, b.at(entry, b.i64(self.digits + d), I32), align=4)
             total = i.fadd(total, i.fmul(i.sitofp(n, F32), weight))
-        i.store(total, b.at(entry, b.i64(2 * DIGITS), I32), align=4)
+        i.store(total, b.at(entry, b.i64(2 * self.digits), I32), align=4)
 
     def _load(self, line: Any, at: Any, stop: Any) -> Any:
         b = self.b

@@ -23,12 +23,14 @@ from .decoded import DecodedTile
 from .expanded import Expanded
 from .frame import Frame
 from .levels import Levels
-from .row import run_if_few
+from .row import run_as_integers
 from .schedule import NO_HINTS, GroupedHints, GroupedSchedule, schedule_grouped
 from .streams import STREAMS
 from .tiles import Split, SplitProduct
 from .units import TileFunctions, Units, Wide
 
+_FEW_ROWS = 20
+_CALL_STRIPS = 8  # finding digits takes about as long as multiplying them by one
 _CALL_BYTES = 160 << 10  # of weights that a call with one row reads at least: some 8 µs
 
 
@@ -68,16 +70,18 @@ class _Emitter(TextEmitter):
         k, s = self.kernel, self.schedule
         cost = s.rows * s.lanes * s.vectors * s.chunk * k.k * 2
         return Emitted(text, symbol, tuple(self.params.dims), s.blocks * s.chunks, cost, 2 * k.m * k.n * k.k, bytes_of(k.operands),
-                       least=self._least())  # fmt: skip
+                       shared=s.every, least=self._least())  # fmt: skip
 
     def _least(self) -> Dim:
-        """Strips of a call with few rows: enough for all streams, unless a strip alone is worth a call."""
-        few = self.schedule.few
+        """Strips of a call with few rows: enough for all streams, unless a strip alone is worth a call; with many, whose digits each call
+        finds anew, some."""
+        few, strips = self.schedule.few, self.schedule.strips
         if not few:
             return 1
         strip = 4 * self.blocks.block * self.blocks.groups * self.schedule.lanes * self.schedule.vectors // self.blocks.panel
         more = max(1, min(STREAMS, _CALL_BYTES // strip)) - 1
-        return 1 + more * dim_max(0, dim_min(1, few + 1 - self.kernel.m))
+        many = max(1, min(_CALL_STRIPS, strips // 4)) - 1 if self.schedule.every else 0
+        return 1 + many + (more - many) * dim_max(0, dim_min(1, (_FEW_ROWS if self.schedule.every else few) + 1 - self.kernel.m))
 
     def text(self) -> tuple[str, str]:
         k, s = self.kernel, self.schedule
@@ -106,7 +110,9 @@ def _entry(f: Frame, few: TileFunctions, wide: Wide | None) -> None:
     p = b.params(dims, f.size)
     units = Units(b, f, p, few, wide)
     if f.schedule.few:
-        run_if_few(b, f, p)
+        run_as_integers(b, f, p, units)
+    if f.schedule.every:
+        return
 
     def unit(u: Any, _: list[Any]) -> Sequence[Any]:
         units.write(u)

@@ -22,6 +22,7 @@ _TILES_OF_FEW = 4  # of up to so many, all have about one height
 _FEW, _FEW_OF_LONG = 12, 20  # rows that are multiplied as integers, where there are dot products of bytes; of long groups more,
 _LONG = 128  # as the sums of a group are scaled once
 _TALL_INTEGERS = 8  # three sums each
+_BLOCKS = ((128, 1 << 20), (64, 1 << 20), (32, 3 << 19), (16, 3 << 19))  # rows, and bytes of them at most
 _STEP = 32  # elements of K that a tile instruction takes; whole words of levels
 _CHUNK = 8  # strips of a unit on AMX tiles, at most
 _UNITS = 8  # that a few threads share evenly
@@ -53,8 +54,10 @@ class GroupedSchedule:
     chunk: Dim = 1  # strips of a unit
     chunks: Dim = 0
     depth: int = 0  # elements of K that a unit multiplies at a time where its weights become floats: whole steps of AMX tiles
-    few: int = 0  # up to so many rows are multiplied as integers (`row.py`),
-    integers: tuple[int, ...] = ()  # by register tiles of so many
+    few: int = 0  # up to so many rows are multiplied as integers (`row.py`), or all of them by blocks of so many,
+    every: bool = False  # if this is true,
+    integers: tuple[int, ...] = ()  # by register tiles of so many,
+    digits: int = 3  # in so many bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +90,12 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
     strip = lanes * vectors
     tall = 6 if many else 4
     few = _as_integers(kernel, target)
-    expand, tiles = _expansion(kernel, target, strip, few, hints)
+    every = few > 0 and not target.features >= _TILES and not (hints.rows or hints.expand)
+    few = _block(kernel) if every else few if lower(kernel.m) <= few else 0
+    expand, tiles = (0, False) if every else _expansion(kernel, target, strip, few, hints)
     depth = -(-kernel.k // max(1, -(-kernel.k // _DEPTH) if tiles else 1))  # blocks of about one size
     depth = -(-depth // _STEP) * _STEP
-    rows = _rows(kernel.m, expand, tiles, hints)
+    rows = kernel.m if every else _rows(kernel.m, expand, tiles, hints)
     strips = -(-kernel.n // strip)
     chunk, chunks = _chunks(kernel.m, strips, depth < kernel.k, expand) if tiles else (1, strips)
     if hints.chunk:
@@ -105,7 +110,7 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
         table=kernel.bits == 4 and lanes == 16 and target.is_x86,
         tail=kernel.k % each,
         rows=rows,
-        blocks=ceildiv(kernel.m, rows),
+        blocks=1 if every else ceildiv(kernel.m, rows),
         strips=strips,
         masked=kernel.n % strip != 0,
         expand=expand,
@@ -115,7 +120,9 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
         chunks=chunks,
         depth=depth,
         few=few,
-        integers=_heights(kernel.m, _TALL_INTEGERS) if few else (),
+        every=every,
+        integers=_heights_of_integers(kernel.m, few) if few else (),
+        digits=_digits(kernel),
     )
 
 
@@ -169,13 +176,31 @@ def _heights(m: Dim, tall: int) -> tuple[int, ...]:
 
 
 def _as_integers(kernel: GroupedKernel, target: CpuTarget) -> int:
-    """Up to how many rows are multiplied as integers: 0 where no so few may come, levels are no even steps, or their sums by bytes
-    do not fit 32 bits, zeros taken off."""
+    """Up to how many rows are multiplied as integers on AMX tiles' machines: 0 where levels are no even steps, or their sums by bytes do
+    not fit 32 bits, zeros taken off."""
     span = min(kernel.group, kernel.k)
     few = _FEW if span < _LONG else _FEW_OF_LONG
-    if kernel.values or kernel.bits > 8 or lower(kernel.m) > few or vector_instruction(dot_kind(DType.U8, DType.I8), target) != "dot":
+    if kernel.values or kernel.bits > 8 or vector_instruction(dot_kind(DType.U8, DType.I8), target) != "dot":
         return 0
     return few if span * ((1 << kernel.bits) - 1) * 256 < 1 << 31 else 0
+
+
+def _block(kernel: GroupedKernel) -> int:
+    """Rows whose digits are kept at a time: they share what is read of the weights, and lie on the stack."""
+    groups = -(-kernel.k // kernel.group)
+    row = _digits(kernel) * kernel.k + 32 * groups
+    return next((rows for rows, most in _BLOCKS if rows * row <= most), _TALL_INTEGERS)
+
+
+def _digits(kernel: GroupedKernel) -> int:
+    """Bytes of an element of A."""
+    return min(3, -(-kernel.row_bits // 8))
+
+
+def _heights_of_integers(m: Dim, block: int) -> tuple[int, ...]:
+    if not isinstance(m, int) or m <= min(block, _TALL_INTEGERS * _TILES_OF_FEW):
+        return _heights(m, _TALL_INTEGERS)
+    return (_TALL_INTEGERS, m % _TALL_INTEGERS) if m % _TALL_INTEGERS else (_TALL_INTEGERS,)
 
 
 def _chunks(m: Dim, strips: int, deep: bool, expand: int) -> tuple[Dim, Dim]:

@@ -1,6 +1,7 @@
-"""Digits of few rows by levels as bytes, strip by strip.
+"""Digits of rows by levels as bytes, strip by strip.
 
-One stream leaves memory idle, as hardware looks ahead within a page only: several strips are read in turns, group by group.
+One stream leaves memory idle, as hardware looks ahead within a page only: several strips are read in turns, group by group. Many rows
+take longer than reading does, and their totals fill caches: one strip at a time.
 """
 
 from __future__ import annotations
@@ -12,34 +13,36 @@ from ....ir import DType
 from .. import llvm_ir as ir
 from ..build import I8, I32, I64, PTR, Builder, subroutine, vec
 from ..dot.instructions import VectorDot, dot_kind
-from .digits import DIGITS, ENTRY, places, register_tiles, whole_zero
+from .digits import ENTRY, places, register_tiles, whole_zero
 from .frame import Frame, Results
 from .strip import Strip
 
 F32 = ir.FloatType()
 STREAMS = 4
+_STREAMED = 20  # rows
 _AHEAD = 512  # words: a stream is short
 _SUMS = 24  # registers of sums
 
 
 class Streams:
-    """void strips(bufs, dims, begin, end, planes, table): all rows by strips [begin, end), in streams."""
+    """void strips(bufs, dims, begin, end, planes, table, first, rows): rows from `first` on by strips [begin, end), in streams."""
 
     def __init__(self, f: Frame) -> None:
         self.f, self.s = f, f.schedule
         self.floats = vec(F32, self.s.lanes)
-        b = self.b = subroutine(f.module, "strips", [PTR, PTR, I64, I64, PTR, PTR])
+        b = self.b = subroutine(f.module, "strips", [PTR, PTR, I64, I64, PTR, PTR, I64, I64])
         i = b.ir
-        self.bufs, self.dims, self.begin, end, self.planes, self.table = b.fn.args
+        self.bufs, self.dims, self.begin, end, self.planes, self.table, self.first, self.rows = b.fn.args
         p = self.p = b.params(self.dims, f.size)
         self.weights = b.operand(self.bufs, 1)
         self.finish = {masked: _finish_function(f, masked) for masked in ((False, True) if self.s.masked else (False,))}
         self.columns = b.i64(f.columns)
-        self.line = i.mul(p["m"], b.i64(self.s.vectors))  # vectors of the totals of a strip
-        self.totals = b.alloca(self.floats, i.mul(self.line, b.i64(STREAMS)))
+        self.line = i.mul(self.rows, b.i64(self.s.vectors))  # vectors of the totals of a strip
+        streams = i.select(i.icmp_unsigned("<=", self.rows, b.i64(_STREAMED)), b.i64(STREAMS), b.i64(1))
+        self.totals = b.alloca(self.floats, i.mul(self.line, streams))
         self.count = i.sub(end, self.begin)
-        self.rounds = i.udiv(i.add(self.count, b.i64(STREAMS - 1)), b.i64(STREAMS))
-        self.tiles = list(register_tiles(b, f, p["m"]))
+        self.rounds = i.udiv(i.add(self.count, i.sub(streams, b.i64(1))), streams)
+        self.tiles = list(register_tiles(b, f, self.rows))
 
     def write(self) -> ir.Function:
         return self.b.whole(self.b.i64(0), self.rounds, self.b.i64(1), self._round)
@@ -87,7 +90,7 @@ class Streams:
     def _finish(self, r: Any, t: Any) -> Sequence[Any]:
         b, i = self.b, self.b.ir
         column = self._column(r, t)
-        args = [self.bufs, self.dims, column, b.at(self.totals, i.mul(t, self.line), self.floats)]
+        args = [self.bufs, self.dims, column, b.at(self.totals, i.mul(t, self.line), self.floats), self.first, self.rows]
         if not self.s.masked:
             i.call(self.finish[False], args)
             return ()
@@ -104,6 +107,7 @@ class _GroupProduct:
 
     def __init__(self, b: Builder, f: Frame, p: dict[str, Any], strip: Strip, g: Any, height: int) -> None:
         self.b, self.f, self.p, self.s, self.strip, self.g, self.height = b, f, p, f.schedule, strip, g, height
+        self.digits = f.schedule.digits
         self.words, self.floats = vec(I32, f.schedule.lanes), vec(F32, f.schedule.lanes)
         self.dot = VectorDot(dot_kind(DType.U8, DType.I8), "dot", f.schedule.lanes)
         self.block = strip.block(g)
@@ -112,8 +116,8 @@ class _GroupProduct:
         """totals += the product, as many vectors of columns at a time as there are registers."""
         b, i, g, height = self.b, self.b.ir, self.g, self.height
         entries = [b.at(table, i.mul(i.add(i.mul(g, b.i64(height)), b.i64(r)), b.i64(ENTRY)), I32) for r in range(height)]
-        digits = b.at(planes, i.mul(i.mul(g, self.p["group"]), b.i64(height * DIGITS * self.f.each)), I8)
-        wide = max(1, min(self.s.vectors, _SUMS // (height * DIGITS)))
+        digits = b.at(planes, i.mul(i.mul(g, self.p["group"]), b.i64(height * self.digits * self.f.each)), I8)
+        wide = max(1, min(self.s.vectors, _SUMS // (height * self.digits)))
         for at in range(0, self.s.vectors, wide):
             vectors = range(at, min(at + wide, self.s.vectors))
             self._scaled(vectors, entries, self._sums(vectors, entries, digits), totals)
@@ -127,9 +131,9 @@ class _GroupProduct:
             acc = list(acc)
             if vectors[0] == 0:
                 self.strip.prefetch_levels(self.block, w, _AHEAD)
-            here = b.at(digits, b.ir.mul(w, b.i64(self.height * DIGITS * each)), I8)
+            here = b.at(digits, b.ir.mul(w, b.i64(self.height * self.digits * each)), I8)
             levels = [self._levels(w, v) for v in vectors]
-            for n in range(self.height * DIGITS):
+            for n in range(self.height * self.digits):
                 for h in range(each // 4):
                     bytes_of = b.splat(b.load(I32, b.at(here, b.i64(n * each + 4 * h), I8), 4), lanes)
                     for v in range(count):
@@ -138,7 +142,7 @@ class _GroupProduct:
 
         begins = []
         for entry in entries:
-            for d in range(DIGITS):
+            for d in range(self.digits):
                 begins += [b.splat(b.load(I32, b.at(entry, b.i64(d), I32), 4), lanes)] * count
         return b.loop(b.i64(0), self.p["group"], b.i64(1), begins, word)
 
@@ -157,12 +161,12 @@ class _GroupProduct:
         scales = [self.strip.scale(self.block, v) for v in vectors]
         zeros = [self.strip.zero(self.block, v) for v in vectors]
         for r, entry in enumerate(entries):
-            weights = [b.splat(b.load(F32, b.at(entry, b.i64(DIGITS + d), I32), 4), lanes) for d in range(DIGITS)]
-            total = b.splat(b.load(F32, b.at(entry, b.i64(2 * DIGITS), I32), 4), lanes)
+            weights = [b.splat(b.load(F32, b.at(entry, b.i64(self.digits + d), I32), 4), lanes) for d in range(self.digits)]
+            total = b.splat(b.load(F32, b.at(entry, b.i64(2 * self.digits), I32), 4), lanes)
             for at, (v, scale, zero) in enumerate(zip(vectors, scales, zeros, strict=True)):
                 x: Any = None
-                for d in range(DIGITS):
-                    part = i.sitofp(sums[(r * DIGITS + d) * len(vectors) + at], self.floats)
+                for d in range(self.digits):
+                    part = i.sitofp(sums[(r * self.digits + d) * len(vectors) + at], self.floats)
                     x = i.fmul(part, weights[d]) if x is None else b.fma(part, weights[d], x)
                 if zero is None and whole_zero(kernel) is None:
                     zero = ir.Constant(self.floats, float(kernel.zero or 0.0))
@@ -173,19 +177,19 @@ class _GroupProduct:
 
 
 def _finish_function(f: Frame, masked: bool) -> ir.Function:
-    """void finish(bufs, dims, column, totals [rows, vectors])"""
+    """void finish(bufs, dims, column, totals [rows, vectors], first, rows)"""
     s, floats = f.schedule, vec(F32, f.schedule.lanes)
-    b = subroutine(f.module, f"finish{'t' if masked else ''}", [PTR, PTR, I64, PTR])
+    b = subroutine(f.module, f"finish{'t' if masked else ''}", [PTR, PTR, I64, PTR, I64, I64])
     i = b.ir
-    bufs, dims, column, totals = b.fn.args
+    bufs, dims, column, totals, first, rows = b.fn.args
     p = b.params(dims, f.size)
     results = Results(b, f, p, dims, b.operands(bufs, len(f.kernel.operands)), column, masked)
 
     def row(m: Any, _: list[Any]) -> Sequence[Any]:
         own = b.at(totals, i.mul(m, b.i64(s.vectors)), floats)
-        results.store(m, [b.load(floats, b.at(own, b.i64(v), floats), 64) for v in range(s.vectors)])
+        results.store(i.add(first, m), [b.load(floats, b.at(own, b.i64(v), floats), 64) for v in range(s.vectors)])
         return ()
 
-    b.loop(b.i64(0), p["m"], b.i64(1), [], row)
+    b.loop(b.i64(0), rows, b.i64(1), [], row)
     i.ret_void()
     return b.fn

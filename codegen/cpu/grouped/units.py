@@ -100,6 +100,10 @@ class Units:
         begin = i.mul(i.urem(u, self.chunks) if tiled else i.udiv(u, p["blocks"]), p["chunk"])
         return _Unit(first, stop, count, begin, b.smin(i.add(begin, p["chunk"]), p["strips"]))
 
+    def decoded(self, first: Any, stop: Any, begin: Any, end: Any) -> None:
+        """Rows [first, stop) by strips [begin, end), as floats."""
+        self._decoded(_Unit(first, stop, self.b.ir.sub(stop, first), begin, end))
+
     def _strips(self, unit: _Unit, run: Callable[[Any, bool], None]) -> None:
         """run(first column, whether columns are masked) for each strip."""
         b, i = self.b, self.b.ir

@@ -37,6 +37,10 @@ def model(k, n, bits, block, zeros, dtype=np.float32, bias=False, rows="m"):
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
+def relative(got, want):
+    return np.linalg.norm(got - want) / np.linalg.norm(want)
+
+
 def both(m, x):
     session = ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"])
     return mlc.compile(m).run({"x": x})["y"], session.run(None, {"x": x})[0]
@@ -50,7 +54,25 @@ def test_agrees_with_onnxruntime(k, n, bits, block, zeros):
     m = model(k, n, bits, block, zeros, bias=zeros == "none")
     for rows in (1, 9):
         got, want = both(m, RNG.standard_normal((2, rows, k)).astype(np.float32))
-        assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
+        assert relative(got, want) <= 1e-5
+
+
+@pytest.mark.parametrize(("k", "n", "bits", "block", "zeros"), [(96, 70, 4, 32, "none"), (256, 40, 4, 128, "packed"), (128, 24, 8, 32, "none")])
+@pytest.mark.parametrize(("level", "lost"), [(2, 1e-4), (4, 1e-2)])
+def test_rows_are_rounded_no_further_than_the_model_lets_them_be(level, lost, k, n, bits, block, zeros):
+    """Level 4: to bytes as onnxruntime rounds them, where there are dot products of bytes. `exact` leaves them as they are."""
+    m = model(k, n, bits, block, zeros)
+    exact = onnx.ModelProto()
+    exact.CopyFrom(m)
+    m.graph.node[0].attribute.append(helper.make_attribute("accuracy_level", level))
+    for rows in (1, 9, 70):
+        x = RNG.standard_normal((2, rows, k)).astype(np.float32)
+        x[0, 0] = 0
+        got, rounded = both(m, x)
+        (want,) = (session.run(None, {"x": x})[0] for session in [ort.InferenceSession(exact.SerializeToString())])
+        assert relative(got, want) <= lost
+        assert level < 4 or min(relative(got, want), relative(got, rounded)) <= 2e-5
+        assert relative(mlc.compile(m, exact=True).run({"x": x})["y"], want) <= 1e-5
 
 
 @pytest.mark.parametrize("zeros", ["none", "plain", "packed"])

@@ -17,8 +17,8 @@ from .levels import unpack, unpacked
 def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """A · dequantize(B)ᵀ + bias; B is u8 [N, blocks, bytes of a block], its elements from the lowest bits up.
 
-    Zero points are packed like B, or plain numbers of A's type; without them they are 2^(bits−1). `accuracy_level` asks for
-    no more than float32 sums, which these are. With g_idx, element k of a column is of block g_idx[k] (GPTQ in the order of
+    Zero points are packed like B, or plain numbers of A's type; without them they are 2^(bits−1). `accuracy_level` lets
+    rows of A be rounded: to bytes, a scale each block, as onnxruntime does (4), or to halves (2, 3), of which 16 bits are kept. With g_idx, element k of a column is of block g_idx[k] (GPTQ in the order of
     activations): the elements of a block are brought together, and so are those of A.
     """
     x, packed, scale = required(ctx, node, ins, 3)
@@ -42,7 +42,7 @@ def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -
     a = b.cast(x, DType.F32)
     a = a if rank > 1 else b.reshape(a, (1, *a.shape))
     a = a if order is None else b.emit(Gather(a.type.rank - 1), a, b.const(order, DType.I64))
-    y = b.emit(GroupedMatMul(max(bits, 4), block), a, *weights)
+    y = b.emit(GroupedMatMul(max(bits, 4), block, row_bits=_ROW_BITS.get(int(ctx.attr(node, "accuracy_level", 0)), 24)), a, *weights)
     y = y if rank > 1 else b.reshape(y, (n,))
     bias = optional(ins, 5)
     y = y if bias is None else b.add(y, b.cast(bias, DType.F32))
@@ -145,6 +145,7 @@ def matmul_fp_q4(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -
     return [y if x.type.rank > 1 else b.reshape(y, (n,))]
 
 
+_ROW_BITS = {2: 16, 3: 16, 4: 8}  # by accuracy_level: halves, bfloat16, bytes
 _BLOBS = {0: (32, 4), 1: (32, 5), 2: (64, 4), 4: (128, 4)}  # by type: levels of a block, and bytes before them
 
 GROUPED_HANDLERS: HandlerTable = {
