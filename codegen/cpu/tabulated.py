@@ -49,7 +49,8 @@ def tabulated_epilogue(root: E, target: CpuTarget) -> E:
 def add_table(params: Params, table: Table) -> int:
     """Where the first of its words of 4 bytes is among the sizes."""
     words = np.array(table.values, np.uint8).view(np.uint32)
-    return [params.add(int(word)) for word in words][0]
+    first, *_ = [params.add(int(word)) for word in words]
+    return first
 
 
 def looked_up(b: Builder, dims: Any, slot: int, x: Any) -> Any:

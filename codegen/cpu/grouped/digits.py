@@ -2,7 +2,8 @@
 
 The elements of a group of a row become integers of 23 bits, x = q·2^(e−22) with |x| < 2^e for all of them, and those three
 signed bytes, q = d₀ + 2⁸·d₁ + 2¹⁶·d₂. What is lost is the rounding to 2⁻²³ of the largest element of a group, about what float32
-loses in a sum. Where rows may be rounded, fewer bytes do: of x = q·l/32600 with |x| ≤ l two, which lose 2⁻¹⁶ of l. They lie in the order in which they are multiplied: for each word of levels those of all rows of a register tile.
+loses in a sum. Where rows may be rounded, fewer bytes do: one of x = q·l/127, with |x| ≤ l, or two of x = q·l/32600, which lose 2⁻¹⁶
+of l. They lie in the order in which they are multiplied: for each word of levels those of all rows of a register tile.
 Rows that hold an infinity, NaN, or a group of nothing but tiny numbers have none.
 """
 

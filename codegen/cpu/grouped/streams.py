@@ -33,7 +33,7 @@ class Streams:
         b = self.b = subroutine(f.module, "strips", [PTR, PTR, I64, I64, PTR, PTR, I64, I64])
         i = b.ir
         self.bufs, self.dims, self.begin, end, self.planes, self.table, self.first, self.rows = b.fn.args
-        p = self.p = b.params(self.dims, f.size)
+        self.p = b.params(self.dims, f.size)
         self.weights = b.operand(self.bufs, 1)
         self.finish = {masked: _finish_function(f, masked) for masked in ((False, True) if self.s.masked else (False,))}
         self.columns = b.i64(f.columns)

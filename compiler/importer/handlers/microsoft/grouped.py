@@ -17,9 +17,10 @@ from .levels import unpack, unpacked
 def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     """A · dequantize(B)ᵀ + bias; B is u8 [N, blocks, bytes of a block], its elements from the lowest bits up.
 
-    Zero points are packed like B, or plain numbers of A's type; without them they are 2^(bits−1). `accuracy_level` lets
-    rows of A be rounded: to bytes, a scale each block, as onnxruntime does (4), or to halves (2, 3), of which 16 bits are kept. With g_idx, element k of a column is of block g_idx[k] (GPTQ in the order of
-    activations): the elements of a block are brought together, and so are those of A.
+    Zero points are packed like B, or plain numbers of A's type; without them they are 2^(bits−1). `accuracy_level` lets rows of A be
+    rounded: to bytes, with a scale each block, as onnxruntime does (4), or to halves (2, 3), for which 16 bits are kept. With g_idx,
+    element k of a column is of block g_idx[k] (GPTQ in the order of activations): the elements of a block are brought together, and
+    so are those of A.
     """
     x, packed, scale = required(ctx, node, ins, 3)
     k, n, bits, block = (int(ctx.attr(node, name, default)) for name, default in (("K", 0), ("N", 0), ("bits", 4), ("block_size", 0)))
