@@ -11,6 +11,7 @@ from ...ir import DType
 from . import llvm_ir as ir
 from .build import I8, I32, I64, PTR, Builder, storage, vec
 from .math.minifloat import decode
+from .shuffles import low
 from .target import CpuTarget
 
 MOST_SHARE = 4  # log2 of the row tiles that prefetch a strip at most: a cache line of each per four rows of B
@@ -47,15 +48,17 @@ class Product:
 
     def accumulate(
         self, b: Builder, length: Any, starts: Sequence[Any], b_ptr: Any, acc: list[Any], vectors: int, ahead: Ahead | None = None,
-        row: Any = None, masks: Sequence[Any] = (),
+        row: Any = None, masks: Sequence[Any] = (), half: bool = False,
     ) -> list[Any]:  # fmt: skip
         """acc[r·vectors + v] += Σ_{t < length} starts[r][t] · b_ptr[t·panel + v·lanes …].
 
         `ahead` (from the method of that name): what to prefetch.
         With `row` B is not packed: its rows are so many elements apart, and `masks` say which columns there are.
+        `half`: the last of the vectors, of B and of each row of acc, is half as wide.
         """
         i = b.ir
         element = storage(self.dtype)
+        lanes = [self.lanes // 2 if half and v == vectors - 1 else self.lanes for v in range(vectors)]
 
         def step(at: Any, acc: list[Any], count: int) -> list[Any]:
             base = b.at(b_ptr, i.mul(at, b.i64(self.panel) if row is None else row), element)
@@ -66,11 +69,11 @@ class Product:
             for u in range(count):
                 line, first = (base, u * self.panel) if row is None else (b.at(base, i.mul(row, b.i64(u)), element), 0)
                 at_v = [b.at(line, b.i64(first + v * self.lanes), element) for v in range(vectors)]
-                there = [self.columns(b, ptr, masks[v] if masks else None) for v, ptr in enumerate(at_v)]
+                there = [self.columns(b, ptr, masks[v] if masks else None, lanes[v]) for v, ptr in enumerate(at_v)]
                 for r, start in enumerate(here):
                     x = self.broadcast(b, b.at(start, b.i64(u), element))
                     for v in range(vectors):
-                        acc[r * vectors + v] = self.fma(b, x, there[v], acc[r * vectors + v])
+                        acc[r * vectors + v] = self.fma(b, low(b, x, lanes[v]), there[v], acc[r * vectors + v])
             return acc
 
         return self._steps(b, length, acc, step)
@@ -127,8 +130,8 @@ class Product:
                     b.prefetch(i.gep(far, [b.i64(line)], source_etype=I8), 2)
                 done = part
 
-    def columns(self, b: Builder, ptr: Any, mask: Any) -> Any:
-        t = vec(storage(self.dtype), self.lanes)
+    def columns(self, b: Builder, ptr: Any, mask: Any, lanes: int = 0) -> Any:
+        t = vec(storage(self.dtype), lanes or self.lanes)
         x = b.load(t, ptr, self.dtype.itemsize) if mask is None else b.masked_load(t, ptr, mask, self.dtype.itemsize)
         return self._widen(b, x)
 
@@ -142,11 +145,11 @@ class Product:
         """Storage type → accumulator type."""
         if self.dtype is self.acc:
             return x
-        many = isinstance(x.type, ir.VectorType)
-        to = self.vector if many else storage(self.acc)
+        lanes = x.type.count if isinstance(x.type, ir.VectorType) else 0
+        to = vec(storage(self.acc), lanes) if lanes else storage(self.acc)
         if self.dtype is DType.BF16:
-            t = vec(I32, self.lanes) if many else I32
-            shift = ir.Constant(t, [16] * self.lanes if many else 16)
+            t = vec(I32, lanes) if lanes else I32
+            shift = ir.Constant(t, [16] * lanes if lanes else 16)
             return b.ir.bitcast(b.ir.shl(b.ir.zext(x, t), shift), to)
         return b.ir.fpext(x, to) if self.target.half else decode(b, x, DType.F16)
 

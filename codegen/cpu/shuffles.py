@@ -14,6 +14,11 @@ def shuffle(b: Builder, x: Any, y: Any, lanes: Sequence[int]) -> Any:
     return b.ir.shuffle_vector(x, y, ir.Constant(vec(I32, len(lanes)), list(lanes)))
 
 
+def low(b: Builder, x: Any, lanes: int) -> Any:
+    """The first lanes of x, which are registers of their own: no instruction."""
+    return x if x.type.count == lanes else shuffle(b, x, x, range(lanes))
+
+
 def concatenated(b: Builder, parts: Sequence[Any]) -> Any:
     """A power of two of equal vectors as one."""
     parts = list(parts)

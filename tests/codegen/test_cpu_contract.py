@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlc.codegen.cpu import compile as compiling
 from mlc.codegen.cpu.contract.schedule import schedule_contract
-from mlc.codegen.cpu.target import parse
+from mlc.codegen.cpu.target import host, missing_features, parse
 from mlc.codegen.expr import Acc, Axis, Call, Cast, DimParam, Load, Num
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import ContractKernel, ConvGeometry, Operand, Planes
@@ -154,6 +154,20 @@ def test_zen_keeps_sums_in_registers():
     e = matmul(600, 32, 256, epilogue=Call("add", (ACC, Load(2, row, dtype=F)), dtype=F), extra=(more,), target="cpu:x86-64-v4", panel=32)[2]
     zen, other = (len(compiling._compile(e.texts[e.symbol], parse(f"cpu:{name}"))) for name in ("znver4", "x86-64-v4"))
     assert zen < 1.02 * other  # 1.08 with what goes to the stack and back
+
+
+@pytest.mark.skipif(bool(missing_features(host().triple, parse("cpu:znver4").features)), reason="needs AVX-512 with BF16 and VBMI")
+@pytest.mark.parametrize("n", [5, 8, 24, 40, 120, 25])
+def test_half_of_a_last_vector(n):
+    """Where it has no more columns, and multiply-adds of half a register take half the time: with k in pieces, too."""
+    for m, k in ((61, 33), (200, 2049)):
+        kernel = ContractKernel(1, m, n, k, (Operand(F, m * k), Operand(F, n * k), Operand(F, m * n, True)), k, 0, 0, n, 0, ACC)
+        assert schedule_contract(kernel, parse("cpu:znver4")).half == (n != 25)
+        assert not schedule_contract(kernel, parse("cpu:x86-64-v4")).half
+        bias = np.arange(n, dtype=np.float32)
+        add = Call("add", (ACC, Load(2, Axis(2), dtype=F)), dtype=F)
+        want, got, _ = matmul(m, n, k, target="cpu:znver4", parts=2, epilogue=add, extra=(bias,))
+        close(got, want + bias)
 
 
 def test_tall_and_deep():

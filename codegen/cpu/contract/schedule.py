@@ -34,7 +34,8 @@ class ContractSchedule:
     tiles: row counts of the register tiles, descending. Rows are cut exactly: h·tiles[0] + l·tiles[1], h as large as can be.
     tail_tiles: the same for the last strip where it is narrower, so that its tiles are taller: as many sums at once.
     block, blocks: rows of a unit, and units along m; whole_block, whole_blocks: the same where one call does everything.
-    tail: vectors of the last strip: 0 none (n divides), -1 unknown until run time. mode: "matmul" rows at a stride,
+    tail: vectors of the last strip: 0 none (n divides), -1 unknown until run time; half: the last of them needs half of its lanes, and
+    multiply-adds of so many take half the time. mode: "matmul" rows at a stride,
     "taps" rows by indirection per filter tap, "segments" the same with the taps of the last axis as one (few channels).
     abreast: groups of one vector each that a strip has side by side, so that columns are those of all groups.
     """
@@ -45,6 +46,7 @@ class ContractSchedule:
     tiles: tuple[int, ...]
     tail_tiles: tuple[int, ...]
     tail: int
+    half: bool
     abreast: int
     mode: str
     unroll: int
@@ -118,7 +120,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     k_block = _k_block(kernel, mode, steps, hints) if tiles[0] > 4 or row_tiles > 1 or streams else 0
     prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1) or streams) and hints.prefetch >= 0
     return ContractSchedule(
-        acc, lanes, vectors, tiles, tail_tiles, tail, abreast, mode, unroll,
+        acc, lanes, vectors, tiles, tail_tiles, tail, _half(kernel, target, acc, n_tail, abreast), abreast, mode, unroll,
         k_multiple=isinstance(kernel.k, int) and kernel.k // taps % unroll == 0,
         prefetch=prefetch and kernel.panel == strip and not kernel.b_row and kernel.diagonal == 1,
         share=_share(row_tiles), share_apart=_share(_row_tiles(shared.rows, tiles[0])),
@@ -166,6 +168,13 @@ def _tallest(kernel: ContractKernel, target: CpuTarget, mode: str, vectors: int)
     if mode == "matmul":
         return tall
     return min(tall, 8 if kernel.diagonal == 1 or wide else max(2, 8 // vectors - 1))  # what is permuted takes registers too
+
+
+def _half(kernel: ContractKernel, target: CpuTarget, acc: DType, columns: int | None, abreast: int) -> bool:
+    """Whether the last vector of a last strip of so many columns is worth half a register."""
+    lanes = target.vector_bits // 8 // acc.itemsize
+    splits = target.vector_bits == 512 and acc is DType.F32 and target.multiply_adds == lanes  # in two, each vector
+    return splits and columns is not None and 0 < columns % lanes <= lanes // 2 and abreast == kernel.diagonal == 1 and not kernel.b_row
 
 
 def _streams(kernel: ContractKernel) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from .. import llvm_ir as ir
 from ..build import I64, PTR, storage, subroutine
 from ..shelf import Shelf
+from ..shuffles import low, shuffle
 from .parts import ProductParts
 
 
@@ -21,7 +22,7 @@ class RegisterTile:
     def __init__(self, product: ProductParts, height: int, vectors: int, masked: bool) -> None:
         self.of, self.height, self.vectors, self.masked = product, height, vectors, masked
         k, s = product.kernel, product.schedule
-        self.strip = s.lanes * s.vectors
+        self.strip, self.half = s.lanes * s.vectors, masked and s.half
         self.rows_apart = bool(k.b_row)
         self.out = storage(k.operands[-1].dtype)
         b = self.b = subroutine(product.module, f"{height}x{vectors}{'t' if masked else ''}", [PTR, PTR, *[I64] * 7, PTR, I64])
@@ -129,9 +130,19 @@ class RegisterTile:
                 return product.accumulate(b, length, starts, b_ptr, acc, self.vectors, row=self.p["b_row"], masks=self.masks)
             if self.of.diagonal is not None:
                 return self.of.diagonal.accumulate(b, starts, b_ptr, acc, self.vectors)
-            return product.accumulate(b, length, starts, b_ptr, acc, self.vectors, ahead)
+            return product.accumulate(b, length, starts, b_ptr, acc, self.vectors, ahead, half=self.half)
 
-        return self.rows.tile(indices, self.b_strip, (self.k0, self.k1), acc, accumulate)
+        return self._whole(self.rows.tile(indices, self.b_strip, (self.k0, self.k1), self._halved(acc), accumulate))
+
+    def _halved(self, acc: list[Any]) -> list[Any]:
+        """Sums whose last vector of each row is half as wide, where the schedule says so."""
+        lanes = self.of.schedule.lanes // 2
+        return [low(self.b, x, lanes) if self.half and (at + 1) % self.vectors == 0 else x for at, x in enumerate(acc)]
+
+    def _whole(self, acc: list[Any]) -> list[Any]:
+        """The reverse: zeros behind them."""
+        lanes = self.of.schedule.lanes
+        return [x if x.type.count == lanes else shuffle(self.b, x, ir.Constant(x.type, None), range(lanes)) for x in acc]
 
     def _keep(self, first: Any, sums: Any, acc: list[Any]) -> None:
         """Partial sums, for the steps that follow."""
