@@ -23,7 +23,7 @@ _LOOPED = 96  # multiply-adds that hide what a loop takes: unrolling more is no 
 _SPLIT_BYTES = 1 << 17  # of a strip of B: this much in use and this much on its way, beside the rows of A
 _FEW_ROWS = 64  # up to which memory sets the pace: lines of the second-level cache would be in the way of those that come from it
 _FIRST_BYTES = 1 << 15  # of a strip of B then: it stays in the first-level cache
-_STREAM_BYTES = 1 << 19  # of a B that does not wait in the second-level cache, so that up to four rows have it prefetched too
+_STREAM_BYTES = 1 << 19  # of a B that does not wait in the second-level cache: up to four rows ask for it, too, unless hardware streams
 _APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
 
 
@@ -116,7 +116,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps, -(-_LOOPED // (tall * vectors)))
     steps = kernel.k if mode == "matmul" else taps
     row_tiles = _row_tiles(whole.rows, tiles[0])
-    streams = mode == "matmul" and tiles[0] > 1 and _streams(kernel)
+    streams = mode == "matmul" and tiles[0] > 1 and not target.streams and _streams(kernel)
     k_block = _k_block(kernel, mode, steps, hints) if tiles[0] > 4 or row_tiles > 1 or streams else 0
     prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1) or streams) and hints.prefetch >= 0
     return ContractSchedule(
