@@ -124,7 +124,10 @@ def test_masks(shape, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("rows,keys,d,dv", [(1, 1, 1, 1), (1, 1000, 64, 64), (2, 37, 20, 130), (1, 400, 17, 8), (2, 770, 128, 72), (3, 70, 33, 40), (4, 700, 64, 64)])
+@pytest.mark.parametrize(
+    "rows,keys,d,dv",
+    [(1, 1, 1, 1), (1, 1000, 64, 64), (2, 37, 20, 130), (1, 400, 17, 8), (2, 770, 128, 72), (3, 70, 33, 40), (4, 700, 64, 64)],
+)
 def test_few_queries(rows, keys, d, dv, target):
     """Decoding: a path of its own, here with masks of every kind too."""
     for merged, causal in ((True, False), (False, True)):

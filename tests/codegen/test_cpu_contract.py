@@ -104,7 +104,10 @@ def test_narrow_last_strip(m, n, k, target):
     assert -(-s.block // high) * high - s.block <= -(-s.block // high)
 
 
-@pytest.mark.parametrize("m, n, k, blocks", [(47, 32, 2208, 2), (30, 20, 2000, 2), (20, 64, 1500, 2), (13, 16, 200, 1), (6, 64, 4000, 1), (64, 64, 64, 2), (56, 64, 64, 1)])
+@pytest.mark.parametrize(
+    "m, n, k, blocks",
+    [(47, 32, 2208, 2), (30, 20, 2000, 2), (20, 64, 1500, 2), (13, 16, 200, 1), (6, 64, 4000, 1), (64, 64, 64, 2), (56, 64, 64, 1)],
+)
 def test_a_single_strip_of_few_rows_is_halved(m, n, k, blocks):
     kernel = ContractKernel(1, m, n, k, (Operand(F, 1),) * 3, k, 0, 0, n, 0, ACC)
     s = schedule_contract(kernel, parse("cpu:x86-64-v4"))
@@ -151,7 +154,9 @@ def test_zen_keeps_sums_in_registers():
     """LLVM's own model of it moves loads of later steps ahead, and a good part of the 24 sums to the stack."""
     row = Call("add", (Call("mul", (Axis(1), Num(32, dtype=DType.I64)), dtype=DType.I64), Axis(2)), dtype=DType.I64)
     more = np.ones(600 * 32, np.float32)
-    e = matmul(600, 32, 256, epilogue=Call("add", (ACC, Load(2, row, dtype=F)), dtype=F), extra=(more,), target="cpu:x86-64-v4", panel=32)[2]
+    e = matmul(600, 32, 256, epilogue=Call("add", (ACC, Load(2, row, dtype=F)), dtype=F), extra=(more,), target="cpu:x86-64-v4", panel=32)[
+        2
+    ]
     zen, other = (len(compiling._compile(e.texts[e.symbol], parse(f"cpu:{name}"))) for name in ("znver4", "x86-64-v4"))
     assert zen < 1.02 * other  # 1.08 with what goes to the stack and back
 

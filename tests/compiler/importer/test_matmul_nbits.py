@@ -57,7 +57,9 @@ def test_agrees_with_onnxruntime(k, n, bits, block, zeros):
         assert relative(got, want) <= 1e-5
 
 
-@pytest.mark.parametrize(("k", "n", "bits", "block", "zeros"), [(96, 70, 4, 32, "none"), (256, 40, 4, 128, "packed"), (128, 24, 8, 32, "none")])
+@pytest.mark.parametrize(
+    ("k", "n", "bits", "block", "zeros"), [(96, 70, 4, 32, "none"), (256, 40, 4, 128, "packed"), (128, 24, 8, 32, "none")]
+)
 @pytest.mark.parametrize(("level", "lost"), [(2, 1e-4), (4, 1e-2)])
 def test_rows_are_rounded_no_further_than_the_model_lets_them_be(level, lost, k, n, bits, block, zeros):
     """Level 4: to bytes as onnxruntime rounds them, where there are dot products of bytes. `exact` leaves them as they are."""
