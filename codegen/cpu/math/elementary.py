@@ -143,17 +143,13 @@ class Elementary(Lanes):
             return i.fdiv(one, i.fadd(one, self._exponential(i.fneg(x))))
         t = i.fmul(x, self._k(x, -math.log2(math.e)))
         t = i.select(i.fcmp_ordered(">", t, self._k(x, 126.0)), self._k(x, 126.0), t)
-        return self._ratio(one, i.fadd(one, self._scalef(self._poly(self._fraction(t), _EXP2_FRACTION), t)))
+        return self._inverse(i.fadd(one, self._scalef(self._poly(self._fraction(t), _EXP2_FRACTION), t)))
 
-    def _ratio(self, x: Any, y: Any) -> Any:
-        """x / y for float32, 2⁻¹²⁶ < |y| ≤ 2¹²⁶, by an estimate that is made twice as exact: division keeps the multipliers waiting."""
-        i, lanes = self.b.ir, x.type.count
-        if not self._has_scalef(x):
-            return i.fdiv(x, y)
-        mask = ir.Constant(ir.IntType(max(8, lanes)), -1)
-        near = self.b.call(f"llvm.x86.avx512.rcp14.ps.{32 * lanes}", x.type, y, self._k(y, 0.0), mask)
-        near = self._fma(near, self._fma(i.fneg(y), near, self._k(y, 1.0)), near)
-        return near if isinstance(x, ir.Constant) else i.fmul(x, near)
+    def _inverse(self, y: Any) -> Any:
+        """1 / y for float32 vectors, 2⁻¹²⁶ < |y| ≤ 2¹²⁶, by an estimate that is made twice as exact: sums of gates wait for divisions."""
+        mask = ir.Constant(ir.IntType(max(8, y.type.count)), -1)
+        near = self.b.call(f"llvm.x86.avx512.rcp14.ps.{32 * y.type.count}", y.type, y, self._k(y, 0.0), mask)
+        return self._fma(near, self._fma(self.b.ir.fneg(y), near, self._k(y, 1.0)), near)
 
     def _has_scalef(self, x: Any) -> bool:
         return "avx512vl" in self.target.features and x.type.count in (4, 8, 16)
@@ -205,7 +201,7 @@ class Elementary(Lanes):
         i = self.b.ir
         c = self._clamp(x, -7.90531110763549805, 7.90531110763549805)
         s = i.fmul(c, c)
-        y = self._ratio(i.fmul(c, self._poly(s, _TANH_P)), self._poly(s, _TANH_Q))
+        y = i.fdiv(i.fmul(c, self._poly(s, _TANH_P)), self._poly(s, _TANH_Q))
         small = i.fcmp_ordered("<", self._intrinsic("fabs", x), self._k(x, 0.0004))
         return i.select(small, x, y)
 
