@@ -124,11 +124,12 @@ def _machines() -> dict[tuple[str, tuple[str, str, str]], Any]:
 
 def _machine(target: CpuTarget) -> Any:
     """One target machine per thread: LLVM's are not shareable between threads."""
-    key = ("machine", _identity(target))
+    triple, cpu, features = identity = _identity(target)
+    key = ("machine", identity)
     machine = _machines().get(key)
     if machine is None:
         initialize()
-        machine = _machines()[key] = llvm.Target.from_triple(target.triple).create_target_machine(
-            cpu=_identity(target)[1], features=target.llvm_features, opt=2, reloc="pic", codemodel="small"
+        machine = _machines()[key] = llvm.Target.from_triple(triple).create_target_machine(
+            cpu=cpu, features=features, opt=2, reloc="pic", codemodel="small"
         )
     return machine

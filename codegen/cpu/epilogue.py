@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import CodegenError
 from ...ir import DType
+from ..affine import axes_of
 from ..expr import Acc, Axis, Bits, Call, Cast, DimParam, E, Load, Num, Param, Table, children, clamped, postorder, quantizing
 from ..kernel import ContractKernel, GroupedKernel, WinogradKernel
 from . import llvm_ir as ir
@@ -180,7 +181,7 @@ class ActiveEpilogue:
 
     @staticmethod
     def _by_row(load: Load) -> bool:
-        return any(isinstance(x, Axis) and x.index == ROW for x in postorder([load.offset]))
+        return ROW in axes_of([load.offset])[id(load.offset)]
 
     def _stored(self, load: Load) -> DType:
         return self.e.kernel.operands[load.operand].dtype

@@ -20,7 +20,7 @@ from . import llvm_ir as ir
 from .build import I8, I32, I64, Builder, Params, vec
 from .loops.rewrite import rebuilt, transform
 from .loops.schedule import work
-from .shuffles import shuffle
+from .shuffles import low, shuffle
 from .target import CpuTarget
 
 _BYTES = (DType.U8, DType.I8)
@@ -66,8 +66,8 @@ def looked_up(b: Builder, dims: Any, slot: int, x: Any) -> Any:
     undefined = ir.Constant(x.type, ir.Undefined)
     wide = x if lanes == 64 else shuffle(b, x, undefined, [min(lane, lanes) for lane in range(64)])
     halves = [b.call("llvm.x86.avx512.vpermi2var.qi.512", full, first, wide, last) for first, last in (parts[:2], parts[2:])]
-    low, high = halves if lanes == 64 else (shuffle(b, half, half, range(lanes)) for half in halves)
-    return i.select(i.icmp_signed("<", x, ir.Constant(x.type, None)), high, low)
+    below, above = (low(b, half, lanes) for half in halves)
+    return i.select(i.icmp_signed("<", x, ir.Constant(x.type, None)), above, below)
 
 
 def _bytes_of_bytes(roots: Sequence[E], target: CpuTarget) -> dict[int, E]:

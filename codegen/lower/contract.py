@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...errors import CodegenError
 from ...ir import Dim, DType, Node, Shape, Value, lower, prod
@@ -133,10 +133,7 @@ def _emit(lw: Lowering, c: _Contraction, end: Value, linear: Affine, epilogue: E
     value = f(convert(epilogue, end.dtype))
     buffers = (*f.order, place.to.buffer)
     operands = tuple(Operand(*lw.storage.extent(b), written=i == len(buffers) - 1) for i, b in enumerate(buffers))
-    kernel = _kernel(c, operands, value, place, border)
-    if isinstance(kernel, GroupedKernel) and not lw.options.rounded_rows:
-        kernel = replace(kernel, row_bits=24)
-    lw.step(kernel, buffers, lw.fusion.locations(end) or c.node.loc)
+    lw.step(_kernel(c, operands, value, place, border, lw.options.rounded_rows), buffers, lw.fusion.locations(end) or c.node.loc)
     if place.final is not None:
         lw.copy(end, place.final)
         lw.views[end] = place.final
@@ -162,7 +159,7 @@ def _place(lw: Lowering, c: _Contraction, end: Value, linear: Affine) -> _Place:
     return _Place(to, strides[0], strides[1], final=final)
 
 
-def _kernel(c: _Contraction, operands: tuple[Operand, ...], value: E, place: _Place, border: int) -> Kernel:
+def _kernel(c: _Contraction, operands: tuple[Operand, ...], value: E, place: _Place, border: int, rounded: bool) -> Kernel:
     batch, m, n = c.extents
     node, rows, columns, levels = c.node, c.rows, c.columns, c.levels
     ldc = place.row if m != 1 or place.planes is not None else n
@@ -182,7 +179,7 @@ def _kernel(c: _Contraction, operands: tuple[Operand, ...], value: E, place: _Pl
             panel=c.panel,
             values=node.op.values,
             blocks=levels.blocks,
-            row_bits=node.op.row_bits,
+            row_bits=node.op.row_bits if rounded else 24,
         )
     if rows.tile is not None and rows.conv is not None:
         assert isinstance(n, int) and isinstance(rows.k, int) and isinstance(batch, int)

@@ -25,11 +25,10 @@ from .frame import Frame
 from .levels import Levels
 from .row import run_as_integers
 from .schedule import NO_HINTS, GroupedHints, GroupedSchedule, schedule_grouped
-from .streams import STREAMS
+from .streams import STREAMED, STREAMS
 from .tiles import Split, SplitProduct
 from .units import TileFunctions, Units, Wide
 
-_FEW_ROWS = 20
 _CALL_STRIPS = 8  # finding digits takes about as long as multiplying them by one
 _CALL_BYTES = 160 << 10  # of weights that a call with one row reads at least: some 8 µs
 
@@ -81,7 +80,7 @@ class _Emitter(TextEmitter):
         strip = 4 * self.blocks.block * self.blocks.groups * self.schedule.lanes * self.schedule.vectors // self.blocks.panel
         more = max(1, min(STREAMS, _CALL_BYTES // strip)) - 1
         many = max(1, min(_CALL_STRIPS, strips // 4)) - 1 if self.schedule.every else 0
-        return 1 + many + (more - many) * dim_max(0, dim_min(1, (_FEW_ROWS if self.schedule.every else few) + 1 - self.kernel.m))
+        return 1 + many + (more - many) * dim_max(0, dim_min(1, (STREAMED if self.schedule.every else few) + 1 - self.kernel.m))
 
     def text(self) -> tuple[str, str]:
         k, s = self.kernel, self.schedule

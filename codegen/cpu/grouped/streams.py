@@ -19,7 +19,7 @@ from .strip import Strip
 
 F32 = ir.FloatType()
 STREAMS = 4
-_STREAMED = 20  # rows
+STREAMED = 20  # rows up to which weights come from memory in several streams
 _AHEAD = 512  # words: a stream is short
 _SUMS = 24  # registers of sums
 
@@ -38,7 +38,7 @@ class Streams:
         self.finish = {masked: _finish_function(f, masked) for masked in ((False, True) if self.s.masked else (False,))}
         self.columns = b.i64(f.columns)
         self.line = i.mul(self.rows, b.i64(self.s.vectors))  # vectors of the totals of a strip
-        streams = i.select(i.icmp_unsigned("<=", self.rows, b.i64(_STREAMED)), b.i64(STREAMS), b.i64(1))
+        streams = i.select(i.icmp_unsigned("<=", self.rows, b.i64(STREAMED)), b.i64(STREAMS), b.i64(1))
         self.totals = b.alloca(self.floats, i.mul(self.line, streams))
         self.count = i.sub(end, self.begin)
         self.rounds = i.udiv(i.add(self.count, i.sub(streams, b.i64(1))), streams)
