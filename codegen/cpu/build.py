@@ -91,8 +91,8 @@ class Builder:
     def i64(self, value: int) -> ir.Constant:
         return ir.Constant(I64, value)
 
-    def call(self, name: str, result: Any, *args: Any) -> Any:
-        return self.ir.call(intrinsic(self.module, name, result, [a.type for a in args]), args)
+    def call(self, name: str, result: Any, *args: Any, flags: Sequence[str] = ()) -> Any:
+        return self.ir.call(intrinsic(self.module, name, result, [a.type for a in args]), args, flags)
 
     def at(self, base: Any, index: Any, t: Any) -> Any:
         """&((t*)base)[index]"""

@@ -267,13 +267,13 @@ class IRBuilder:
         self.block.lines.append(out)
         return out
 
-    def call(self, callee: Function | InlineAsm, args: Sequence[Value]) -> Value:
-        return self.call_through(callee.ftype, callee, args)
+    def call(self, callee: Function | InlineAsm, args: Sequence[Value], flags: Sequence[str] = ()) -> Value:
+        return self.call_through(callee.ftype, callee, args, flags)
 
-    def call_through(self, ftype: Any, pointer: Value, args: Sequence[Value]) -> Value:
+    def call_through(self, ftype: Any, pointer: Value, args: Sequence[Value], flags: Sequence[str] = ()) -> Value:
         """Of the function that a pointer is of."""
         result = ftype.result
-        text = f"call {result.text} {pointer.text}({arguments(args)})"
+        text = f"call {''.join(f'{flag} ' for flag in flags)}{result.text} {pointer.text}({arguments(args)})"
         if result.text != "void":
             return self._value(result, text)
         self.block.lines.append(text)

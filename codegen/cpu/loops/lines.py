@@ -267,7 +267,7 @@ class LineUnits(Reductions):
             of_line = list(start if plan.apart else sums)
             for j, t in taps:
                 x = self.value(stage.value, self._child(scopes[j], {**at, plan.tap: b.i64(t)}), True)
-                of_line[j] = math.call(COMBINE[stage.fn], [of_line[j], x], [dtype, dtype])
+                of_line[j] = self._joined(COMBINE[stage.fn], dtype, of_line[j], x)
             return [math.call("add", list(x), [dtype, dtype]) for x in zip(sums, of_line, strict=True)] if plan.apart else of_line
 
         start = [math.const(self._neutral(stage.fn, dtype), dtype)] * plan.points

@@ -176,7 +176,8 @@ class Reductions(ShortRowUnits):
         return [self._horizontal(total, join)]
 
     def _joined(self, fn: str, dtype: DType, x: Any, y: Any) -> Any:
-        return Functions(self.b, x.type.count, self.target).call(fn, [x, y], [dtype, dtype])
+        """`x` was joined before: what a maximum compares with itself is y, which waits for nothing."""
+        return Functions(self.b, x.type.count, self.target).call(fn, [y, x] if fn in ("max", "min") else [x, y], [dtype, dtype])
 
     def _greater(self, _fn: str, _dtype: DType, x: Any, y: Any) -> Any:
         """One instruction; y where one of them is not a number."""

@@ -35,20 +35,18 @@ class Functions(Angles, Powers):
 
     # float functions ---------------------------------------------------------------------------------------------
     def _f_max(self, x: Any, y: Any) -> Any:
-        return self._extreme("max", ">", x, y)
+        return self._extreme("max", x, y)
 
     def _f_min(self, x: Any, y: Any) -> Any:
-        return self._extreme("min", "<", x, y)
+        return self._extreme("min", x, y)
 
-    def _extreme(self, fn: str, better: str, x: Any, y: Any) -> Any:
-        """A NaN in either operand wins, as in NumPy. x86 maxps(x, y) gives y when unordered, which settles a NaN in y."""
-        i = self.b.ir
-        if not self.target.is_x86:
-            return self._intrinsic(f"{fn}imum", x, y)
+    def _extreme(self, fn: str, x: Any, y: Any) -> Any:
+        """A NaN in either operand wins, as in NumPy. Of zeros either may: x86 maxps(x, y) gives y when unordered, which settles a NaN
+        in y, and then x needs a comparison that does not wait for y (two `select`s would become one of both)."""
         if isinstance(y, ir.Constant):
             x, y = y, x
-        out = i.select(i.fcmp_ordered(better, x, y), x, y)
-        return out if isinstance(x, ir.Constant) else i.select(i.fcmp_unordered("uno", x, x), x, out)
+        name = f"llvm.{fn}imum.{mangle(x.type)}"
+        return self.b.call(name, x.type, x, y, flags=("nsz",) if self.target.is_x86 else ())
 
     def _f_fmod(self, x: Any, y: Any) -> Any:
         """x − q·y is exact for the quotient q, or one beside it that rounding made of it, unless q is too long."""
