@@ -7,7 +7,6 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import IO
 
 from ..errors import ArtifactError
@@ -20,9 +19,9 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ArtifactError(f"a {type(path).__name__}", expected="a path")
-    temporary: Path | None = None
+    temporary: str | None = None
     try:
-        mode = _mode(Path(path))
+        mode = _mode(path)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(0, "it is a folder")
         if mode and not stat.S_ISREG(mode):
@@ -31,8 +30,8 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
             with open(path, "wb") as f:  # the path as given: where /dev/stdout is a pipe, that has no path of its own
                 f.write(whole.getbuffer())
             return
-        target = Path(os.path.realpath(path))
-        temporary = target.with_name(f".mlc-{os.urandom(8).hex()}")
+        target = os.path.realpath(path)
+        temporary = os.path.join(os.path.dirname(target), f".mlc-{os.urandom(8).hex()}")
         with open(temporary, "xb") as f:
             write(f)
             f.flush()
@@ -46,12 +45,12 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
     finally:
         if temporary is not None:
             with suppress(OSError):
-                temporary.unlink()
+                os.unlink(temporary)
 
 
-def _mode(path: Path) -> int:
+def _mode(path: str | os.PathLike[str]) -> int:
     """0 for what does not exist."""
     try:
-        return path.stat().st_mode
+        return os.stat(path).st_mode
     except FileNotFoundError:
         return 0

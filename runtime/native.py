@@ -8,7 +8,6 @@ import os
 import threading
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ArtifactError, TargetError
@@ -133,7 +132,8 @@ def native() -> Native:
 def source(machine: str, name: str = "native") -> str:
     """native.ll, or another file beside it, for "x86_64" or "aarch64"."""
     futex, kind, pause = _MACHINES[machine]
-    text = Path(__file__).with_name(f"{name}.ll").read_text("utf-8")
+    with open(os.path.join(os.path.dirname(__file__), f"{name}.ll"), encoding="utf-8") as f:
+        text = f.read()
     return text.replace("$FUTEX$", futex).replace("$PAUSE_TYPE$", kind).replace("$PAUSE$", pause)
 
 
@@ -190,15 +190,16 @@ def _detect() -> bytes:
 
 def _machine_text() -> str:
     """What tells this machine from others that may share the cache: its first processor, as Linux describes it."""
-    lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    with open("/proc/cpuinfo") as f:
+        lines = f.read().partition("\n\n")[0].splitlines()
     return "\n".join(line for line in lines if "MHz" not in line and "bogomips" not in line.lower())
 
 
 def _cached(key: str, kind: str, make: Callable[[], bytes]) -> bytes:
     """`make()`, or what it gave before for this key."""
     named = key.encode()
-    path = cache_dir() / f"{kind}-{zlib.crc32(named):08x}"
-    if os.environ.get("MLC_NO_CACHE") or not path.is_absolute():
+    path = os.path.join(cache_dir(), f"{kind}-{zlib.crc32(named):08x}")
+    if os.environ.get("MLC_NO_CACHE") or not os.path.isabs(path):
         return make()
     found = _read_cache(path, named)
     if found is None:
@@ -206,19 +207,20 @@ def _cached(key: str, kind: str, make: Callable[[], bytes]) -> bytes:
     return found
 
 
-def cache_dir() -> Path:
+def cache_dir() -> str:
     """Folder of files that may be deleted any time, under the user's cache folder. Relative, and then not to be used, if there is none."""
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(xdg if os.path.isabs(xdg) else os.path.join(os.path.expanduser("~"), ".cache")) / "mlc"
+    return os.path.join(xdg if os.path.isabs(xdg) else os.path.join(os.path.expanduser("~"), ".cache"), "mlc")
 
 
-def _read_cache(path: Path, key: bytes) -> bytes | None:
+def _read_cache(path: str, key: bytes) -> bytes | None:
     """A file holds a checksum of the rest, the key, whose length tells where it ends, and what was made of it.
 
     hashlib would do as well, and takes 3 ms to import.
     """
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as f:
+            data = f.read()
     except OSError:
         return None
     head = len(key).to_bytes(8, "little") + key
@@ -227,14 +229,14 @@ def _read_cache(path: Path, key: bytes) -> bytes | None:
     return data[4 + len(head) :]
 
 
-def _write_cache(path: Path, key: bytes, blob: bytes) -> None:
+def _write_cache(path: str, key: bytes, blob: bytes) -> None:
     # A cache that cannot be written costs time, nothing else.
     import tempfile
 
     data = len(key).to_bytes(8, "little") + key + blob
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
         try:
             with os.fdopen(handle, "wb") as f:
                 f.write(zlib.crc32(data).to_bytes(4, "little") + data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 
 def default_threads() -> int:
@@ -18,14 +17,18 @@ def default_threads() -> int:
     return max(1, min(counts))
 
 
-def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+def _cgroup_quota(root: str | os.PathLike[str] = "/sys/fs/cgroup") -> int | None:
+    def read(name: str) -> str:
+        with open(os.path.join(root, name)) as f:
+            return f.read()
+
     try:
-        quota, period = (root / "cpu.max").read_text().split()
+        quota, period = read("cpu.max").split()
         return None if quota == "max" else max(1, -(-int(quota) // int(period)))
     except (OSError, ValueError):
         pass
     try:  # cgroup version 1
-        q = int((root / "cpu/cpu.cfs_quota_us").read_text())
-        return max(1, -(-q // int((root / "cpu/cpu.cfs_period_us").read_text()))) if q > 0 else None
+        q = int(read("cpu/cpu.cfs_quota_us"))
+        return max(1, -(-q // int(read("cpu/cpu.cfs_period_us")))) if q > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None

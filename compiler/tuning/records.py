@@ -25,7 +25,7 @@ class Records:
     """
 
     def __init__(self, cpu: str, threads: int, folder: Path | None = None) -> None:
-        self.folder = cache_dir() / "tuned" if folder is None else folder
+        self.folder = Path(cache_dir()) / "tuned" if folder is None else folder
         self._about = f"{cpu} {threads} {llvmlite.__version__}"
 
     def key(self, default: Emitted) -> str:

@@ -71,7 +71,7 @@ def test_what_ends_a_write_to_a_cache_leaves_no_file(tmp_path, monkeypatch, stop
     monkeypatch.setattr(os, "replace", fail)
     for write in (
         lambda: disk_cache.write_checked(tmp_path / "a" / "x", b"y"),
-        lambda: native._write_cache(tmp_path / "b" / "x", b"k", b"y"),
+        lambda: native._write_cache(str(tmp_path / "b" / "x"), b"k", b"y"),
     ):
         with pytest.raises(KeyboardInterrupt) if isinstance(stop, KeyboardInterrupt) else nullcontext():
             write()
