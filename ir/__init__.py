@@ -21,7 +21,8 @@ from .dims import (
     upper,
 )
 from .dtypes import DType
-from .graph import Const, Graph, Input, Limit, Node, RunTimeSize, Value, const
+from .graph import Graph, Limit, RunTimeSize
+from .node import Const, Input, Node, Value, const
 from .op import Elementwise, Op, Trait, broadcast
 from .scalar import COMPARISONS, NUMPY, SCALAR_FNS, S, ScalarOps
 from .stretch import dim_stretch, may_stretch

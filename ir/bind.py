@@ -8,7 +8,8 @@ from typing import Any
 
 from ..errors import VerifyError
 from .dims import Dim, Expr, symbols_of
-from .graph import Const, Graph, Limit, Node, Value
+from .graph import Graph, Limit
+from .node import Const, Node, Value
 from .op import Op
 from .substitute import evaluate, substitute
 from .types import TensorType

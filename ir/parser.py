@@ -14,7 +14,8 @@ from ..errors import VerifyError
 from . import ops as _ops
 from .dims import Dim, Sym, sym
 from .dtypes import DType
-from .graph import Const, Graph, Input, Node, RunTimeSize, Value
+from .graph import Graph, RunTimeSize
+from .node import Const, Input, Node, Value
 from .op import Op
 from .printer import DIGEST_LENGTH
 from .substitute import FUNCTIONS

@@ -24,7 +24,8 @@ import numpy as np
 from ..errors import VerifyError
 from .dims import Atom, Dim, Expr, Sym
 from .dtypes import DType
-from .graph import Const, Graph, Input, Node, Value, symbols_in
+from .graph import Graph, symbols_in
+from .node import Const, Input, Node, Value
 from .op import Op
 from .substitute import FUNCTIONS
 from .types import TensorType

@@ -7,7 +7,8 @@ from dataclasses import fields
 
 from ..errors import VerifyError
 from .dtypes import DType
-from .graph import Graph, Input, Node, Value
+from .graph import Graph
+from .node import Input, Node, Value
 
 
 def _names(graph: Graph) -> Iterator[VerifyError]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NoReturn
 
@@ -14,7 +14,7 @@ from .handles import held, strings
 from .records import Symbol, TensorInfo
 
 _UNTYPED = (list, tuple, int, float, complex, bool)
-Bound = dict[str, tuple[int, TensorInfo, int]]  # the size of a symbolic dim, and where it was met: input, axis
+_Bound = dict[str, tuple[int, TensorInfo, int]]  # the size of a symbolic dim, and where it was met: input, axis
 
 
 def require(fits: object, name: str, value: object, expected: str) -> None:
@@ -109,23 +109,48 @@ def _converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return found if kept else array
 
 
-def bind_dims(bound: Bound, info: TensorInfo, shape: Sequence[int], dims: Sequence[Any]) -> None:
+def fit_inputs(
+    values: Sequence[Any],
+    infos: Sequence[TensorInfo],
+    dims: Sequence[Sequence[Any]],
+    symbols: Sequence[Symbol],
+    read: Callable[[Any, TensorInfo], Any] = as_array,
+) -> tuple[list[Any], list[int]]:
+    """Inputs as programs read them, by `read`, and the sizes of `symbols`, whose bounds they keep.
+
+    `dims` are the manifest's, by input: a number, or an expression. What it computes from symbols is not compared here.
+    Raises InputError.
+    """
+    arrays, bound = [], _Bound()
+    for value, info, expected in zip(values, infos, dims, strict=True):
+        array = read(value, info)
+        _bind_dims(bound, info, array.shape, expected)
+        arrays.append(array)
+    for s in symbols:
+        size, info, axis = bound[s.name]
+        if not s.lo <= size <= s.hi:
+            limits = f"{s.lo} to {s.hi}" if s.hi < 2**62 else f"{s.lo} or more"
+            raise InputError(f"{s.name}={size}", expected=limits, loc=_axis_text(info, axis))
+    return arrays, [bound[s.name][0] for s in symbols]
+
+
+def _bind_dims(bound: _Bound, info: TensorInfo, shape: Sequence[int], dims: Sequence[Any]) -> None:
     """An input's shape against the manifest: numbers, and symbols whose sizes it says. Raises InputError."""
     for axis, dim in enumerate(dims):
         size = shape[axis]
         if type(dim) is int:
             if size != dim:
-                raise InputError(f"size {size}", expected=f"{dim} (shape {shape_text(info.shape)})", loc=axis_text(info, axis))
+                raise InputError(f"size {size}", expected=f"{dim} (shape {shape_text(info.shape)})", loc=_axis_text(info, axis))
         elif dim[0] == "sym":
             known = bound.get(dim[1])
             if known is None:
                 bound[dim[1]] = size, info, axis
             elif known[0] != size:
-                expected = f"{known[0]} as in {axis_text(*known[1:])}"
-                raise InputError(f"symbolic dim {dim[1]} is {size}", expected=expected, loc=axis_text(info, axis))
+                expected = f"{known[0]} as in {_axis_text(*known[1:])}"
+                raise InputError(f"symbolic dim {dim[1]} is {size}", expected=expected, loc=_axis_text(info, axis))
 
 
-def axis_text(info: TensorInfo, axis: int) -> str:
+def _axis_text(info: TensorInfo, axis: int) -> str:
     return f"input {info.name}, axis {axis}"
 
 

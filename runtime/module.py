@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InputError
 from . import artifact
 from .address import address
-from .arguments import Bound, as_array, axis_text, bind_dims, complain, flag, from_one, given_outputs, shape_text, symbol_sizes
+from .arguments import as_array, complain, fit_inputs, flag, from_one, given_outputs, shape_text, symbol_sizes
 from .artifact import Parts
 from .binding import Binding, Execution, Program, Sizes
 from .binding_cache import BindingCache
@@ -320,19 +320,11 @@ class Module:
 
     def _fit(self, arrays: Sequence[Any]) -> tuple[list[np.ndarray], Binding]:
         """Arrays as the native code needs them, and the binding of their sizes. Raises InputError."""
-        out: list[np.ndarray] = []
-        bound: Bound = {}
-        for a, info, spec in zip(arrays, self._manifest.inputs, self._manifest.raw["inputs"], strict=True):
-            array = self._array(a, info)
-            bind_dims(bound, info, array.shape, spec["shape"])
-            out.append(array)
-        for s in self._manifest.symbols:
-            size = bound[s.name][0]
-            if not s.lo <= size <= s.hi:
-                raise InputError(f"{s.name}={size}", expected=f"{s.lo} to {s.hi}" if s.hi < 2**62 else f"{s.lo} or more",
-                                 loc=axis_text(*bound[s.name][1:]))  # fmt: skip
-        binding = self._bind([bound[s][0] for s in self._symbols])
-        for array, shape, info in zip(out, binding.in_shapes, self._manifest.inputs, strict=True):
+        manifest = self._manifest
+        dims = [spec["shape"] for spec in manifest.raw["inputs"]]
+        out, sizes = fit_inputs(arrays, manifest.inputs, dims, manifest.symbols, self._array)
+        binding = self._bind(sizes)
+        for array, shape, info in zip(out, binding.in_shapes, manifest.inputs, strict=True):
             if array.shape != shape:  # a formula of symbols bound elsewhere
                 raise InputError(f"shape {list(array.shape)}", expected=str(list(shape)), loc=f"input {info.name}")
         return out, binding

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .arguments import Bound, as_array, axis_text, bind_dims, given_outputs, shape_text
+from .arguments import fit_inputs, given_outputs, shape_text
 from .artifact import Parts
 from .elements import STRINGS
 from .handles import held
@@ -118,17 +118,12 @@ class PrologueModule(Module):
     def _fit_all(self, arrays: Sequence[Any]) -> list[Any]:
         """The inputs, whatever they are given as. Raises InputError."""
         p = self._prologue
-        bound: Bound = {}
-        values: list[Any] = []
-        for value, info, dims in zip(arrays, p.inputs, p.shapes, strict=True):
-            array = as_array(value, info)
-            bind_dims(bound, info, array.shape, dims)
-            values.append(Texts.of(array) if info.kind in STRINGS else array[()] if info.kind == "object" else array)
-        for s in p.symbols:
-            size = bound[s.name][0]
-            if not s.lo <= size <= s.hi:
-                raise InputError(f"{s.name}={size}", expected=f"{s.lo} to {s.hi}" if s.hi < 2**62 else f"{s.lo} or more",
-                                 loc=axis_text(*bound[s.name][1:]))  # fmt: skip
+        values, _ = fit_inputs(arrays, p.inputs, p.shapes, p.symbols)
+        for i, info in enumerate(p.inputs):
+            if info.kind in STRINGS:
+                values[i] = Texts.of(values[i])
+            elif info.kind == "object":
+                values[i] = values[i][()]
         if len(self._fitting) >= _MOST_SHAPES:
             self._fitting.clear()
         self._fitting[tuple(() if t.kind == "object" else v.shape for t, v in zip(p.inputs, values, strict=True))] = None

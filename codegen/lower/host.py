@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...ir import Const, DType, Graph, Input, Node, Op, TensorType, Value, symbols_of
-from ...ir.graph import const, symbols_in
+from ...ir import Const, DType, Graph, Input, Node, Op, TensorType, Value, const, symbols_of
+from ...ir.graph import symbols_in
 from ...ir.ops.host import Host, StringNormalizer, TfIdf, Tokenize, ZipMap, is_open
 from ...ir.ops.move import Reshape
 from ..plan import HostOperand, HostStep

@@ -7,17 +7,12 @@ What a whole match, or the longest one, does not depend on is not kept: groups, 
 
 from __future__ import annotations
 
-import functools
 import string
-from bisect import bisect_left
-from collections.abc import Sequence
-from itertools import groupby
 from typing import NamedTuple, TypeAlias
 
-_LAST = 0x10FFFF
-_MOST_REPEATS, _MOST_DEPTH = 1000, 200  # of RE2, those within each other multiplied; nested groups
+from .character_sets import LAST, PERL, POSIX, Ranges, category, folded, joined, others
 
-Ranges: TypeAlias = tuple[tuple[int, int], ...]  # of code points, first and last, ascending and apart
+_MOST_REPEATS, _MOST_DEPTH = 1000, 200  # of RE2, those within each other multiplied; nested groups
 
 
 class Chars(NamedTuple):
@@ -55,74 +50,8 @@ class Repeat(NamedTuple):
 Regex: TypeAlias = "Chars | Byte | At | Concat | Either | Repeat"
 
 
-def joined(ranges: Sequence[tuple[int, int]]) -> Ranges:
-    """Sorted, and those that touch as one."""
-    out: list[tuple[int, int]] = []
-    for lo, hi in sorted(ranges):
-        if out and lo <= out[-1][1] + 1:
-            out[-1] = out[-1][0], max(hi, out[-1][1])
-        else:
-            out.append((lo, hi))
-    return tuple(out)
-
-
-def others(ranges: Ranges) -> Ranges:
-    """All characters that are in none."""
-    starts, ends = [0, *(hi + 1 for _, hi in ranges)], [*(lo - 1 for lo, _ in ranges), _LAST]
-    return tuple((lo, hi) for lo, hi in zip(starts, ends, strict=True) if lo <= hi)
-
-
-def _of(text: str) -> Ranges:
-    return joined([(ord(c), ord(c)) for c in text])
-
-
-_PERL = {"d": _of(string.digits), "s": _of("\t\n\f\r "), "w": _of(string.ascii_letters + string.digits + "_")}
-_POSIX = {
-    "alnum": _of(string.ascii_letters + string.digits), "alpha": _of(string.ascii_letters), "ascii": ((0, 0x7F),), "blank": _of("\t "),
-    "cntrl": ((0, 0x1F), (0x7F, 0x7F)), "digit": _PERL["d"], "graph": ((0x21, 0x7E),), "lower": _of(string.ascii_lowercase),
-    "print": ((0x20, 0x7E),), "punct": _of(string.punctuation), "space": _of("\t\n\v\f\r "), "upper": _of(string.ascii_uppercase),
-    "word": _PERL["w"], "xdigit": _of(string.hexdigits),
-}  # fmt: skip
 _CONTROL = {"a": 7, "f": 12, "t": 9, "n": 10, "r": 13, "v": 11}
 _PLACES = {"A": "begin", "z": "end", "b": "word", "B": "inside"}
-
-
-@functools.cache
-def _categories() -> list[tuple[str, int, int]]:
-    """All characters: a general category of Unicode, and the first and the last of some that have it."""
-    import unicodedata
-
-    found, at = list[tuple[str, int, int]](), 0
-    for name, same in groupby(map(unicodedata.category, map(chr, range(_LAST + 1)))):
-        found.append((name, at, at := at + sum(1 for _ in same)))
-    return [(name, lo, end - 1) for name, lo, end in found]
-
-
-def _category(name: str) -> Ranges:
-    """Characters of a general category such as L or Lu. Raises ValueError for names of scripts, which Python does not know."""
-    found = [(lo, hi) for of, lo, hi in _categories() if of.startswith(name) or name == "Any"] if name else []
-    if not found:
-        raise ValueError(f"no general category of Unicode: {name}")
-    return joined(found)
-
-
-@functools.cache
-def _cases() -> tuple[list[int], dict[int, frozenset[int]]]:
-    """Characters that differ in case only, by each of them, in order."""
-    alike: dict[str, set[int]] = {}
-    for c in range(0x1F000):
-        folded = chr(c).upper().lower()
-        if len(folded) == 1 and (folded != chr(c) or chr(c).upper() != chr(c)):
-            alike.setdefault(folded, {ord(folded)}).add(c)
-    orbits = {c: frozenset(orbit) for orbit in alike.values() if len(orbit) > 1 for c in orbit}
-    return sorted(orbits), orbits
-
-
-def _folded(ranges: Ranges) -> Ranges:
-    """With all that differs in case only."""
-    keys, orbits = _cases()
-    more = {o for lo, hi in ranges for c in keys[bisect_left(keys, lo) : bisect_left(keys, hi + 1)] for o in orbits[c]}
-    return joined([*ranges, *((c, c) for c in more)])
 
 
 class _Flags(NamedTuple):
@@ -257,7 +186,7 @@ class _Parser:
     def _one(self, flags: _Flags) -> Regex:
         c = self._next()
         if c == ".":
-            return Chars(((0, _LAST),) if flags.newline else ((0, 9), (11, _LAST)))
+            return Chars(((0, LAST),) if flags.newline else ((0, 9), (11, LAST)))
         if c in "^$":
             start = c == "^"
             return At(("line" if start else "end line") if flags.lines else ("begin" if start else "end"))
@@ -278,8 +207,8 @@ class _Parser:
 
     def _class(self, c: str, flags: _Flags) -> Ranges | None:
         """What \\d, \\pL and so on stand for."""
-        if c.lower() in _PERL:
-            found = _chars(_PERL[c.lower()], flags).ranges
+        if c.lower() in PERL:
+            found = _chars(PERL[c.lower()], flags).ranges
             return found if c.islower() else others(found)
         if c not in "pP":
             return None
@@ -287,7 +216,7 @@ class _Parser:
         if name == "{":
             name = self._until("}")
         negated = (c == "P") != name.startswith("^")
-        found = _chars(_category(name.removeprefix("^")), flags).ranges
+        found = _chars(category(name.removeprefix("^")), flags).ranges
         return others(found) if negated else found
 
     def _escaped(self, c: str) -> int:
@@ -296,8 +225,8 @@ class _Parser:
             return _CONTROL[c]
         if c == "x":
             digits = self._until("}") if self._has("{") else self._next() + self._next()
-            code = int(digits, 16) if digits and all(d in string.hexdigits for d in digits) else _LAST + 1
-            if code > _LAST:
+            code = int(digits, 16) if digits and all(d in string.hexdigits for d in digits) else LAST + 1
+            if code > LAST:
                 raise self.wrong("a number of a character")
             return code
         if c in string.octdigits:
@@ -318,9 +247,9 @@ class _Parser:
             first = False
             if self._has("[:"):
                 name = self._until(":]")
-                if name.removeprefix("^") not in _POSIX:
+                if name.removeprefix("^") not in POSIX:
                     raise self.wrong("a class's name")
-                of = _chars(_POSIX[name.removeprefix("^")], flags).ranges
+                of = _chars(POSIX[name.removeprefix("^")], flags).ranges
                 found += others(of) if name.startswith("^") else of
                 continue
             c = self._next()
@@ -350,4 +279,4 @@ def _digits(text: str) -> bool:
 
 
 def _chars(ranges: Ranges, flags: _Flags) -> Chars:
-    return Chars(_folded(ranges) if flags.fold else ranges)
+    return Chars(folded(ranges) if flags.fold else ranges)
