@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import InputError
 
-_KEYS, _VALUES, _NONE, _EMPTY = "{keys}", "{values}", "?", "[]"
+_KEYS, VALUES, _NONE, _EMPTY = "{keys}", "{values}", "?", "[]"
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -36,7 +36,7 @@ def _flatten(name: str, value: Any, found: dict[str, np.ndarray]) -> None:
             found[name + _NONE] = np.empty(0, np.float32)
         case dict():
             found[name + _KEYS] = np.asarray(list(value.keys()))
-            found[name + _VALUES] = np.asarray(list(value.values()))
+            found[name + VALUES] = np.asarray(list(value.values()))
         case list() | tuple():
             if not value:
                 found[name + _EMPTY] = np.empty(0, np.float32)
@@ -69,8 +69,8 @@ def _gather(name: str, parts: dict[str, np.ndarray]) -> Any:
             return None
         if _EMPTY in parts:
             return []
-    if parts.keys() == {_KEYS, _VALUES}:
-        return dict(zip(parts[_KEYS].tolist(), parts[_VALUES].tolist(), strict=True))
+    if parts.keys() == {_KEYS, VALUES}:
+        return dict(zip(parts[_KEYS].tolist(), parts[VALUES].tolist(), strict=True))
     elements: dict[int, dict[str, np.ndarray]] = {}
     for key, array in parts.items():
         number, closed, after = key[1:].partition("]")

@@ -18,7 +18,7 @@ from ..errors import InputError, OnnxImportError
 from .coarsest import coarsest_types, settle_by_type
 from .compare import BY_TABLE, Difference, Tolerance, compare, excuse, limits
 from .float64 import evaluate, settle
-from .held_arrays import flatten
+from .held_arrays import VALUES, flatten
 from .importer.order import graphs_of, ordered
 
 Feeds = Mapping[str, np.ndarray]
@@ -55,6 +55,8 @@ class Oracle:
         except Exception as e:  # onnxruntime's exceptions share no base of their own
             raise OnnxImportError(f"onnxruntime cannot load the model: {_first_line(e)}") from e
         self.outputs = [o.name for o in self.session.get_outputs()]
+        single = [o.name for o in self.session.get_outputs() if "map(" in o.type and "tensor(float)" in o.type]
+        self._single_maps = tuple(name + way for name in single for way in "[{")  # what begins the names of their parts
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Outputs by name, those that are no tensors in parts (`held_arrays`). Raises InputError when onnxruntime refuses."""
@@ -64,7 +66,11 @@ class Oracle:
             found = self.session.run(None, dict(feeds))
         except Exception as e:
             raise InputError(f"onnxruntime cannot run the model on these inputs: {_first_line(e)}") from e
-        return flatten(dict(zip(self.outputs, found, strict=True)))
+        arrays = flatten(dict(zip(self.outputs, found, strict=True)))
+        for name in arrays:
+            if name.endswith(VALUES) and name.startswith(self._single_maps):
+                arrays[name] = arrays[name].astype(np.float32)  # a map's values are Python's numbers
+        return arrays
 
     def _run_extended(self, feeds: Feeds) -> dict[str, np.ndarray]:
         # NumPy has no such types of its own, so they pass as raw bits with the ONNX number beside them.
@@ -135,9 +141,9 @@ def compare_outputs(got: Feeds, want: Feeds, *, tolerance: Tolerance = BY_TABLE)
     """Differences of all outputs, in the oracle's order."""
     found = []
     for name, array in want.items():
-        wanted = np.asarray(array)
+        wanted, have = np.asarray(array), np.asarray(got[name])
         limit = limits(wanted.dtype, whole_model=True, tolerance=tolerance)
-        found.append(compare(name, np.asarray(got[name]), wanted, limit))
+        found.append(compare(name, have.astype(wanted.dtype) if name.endswith(VALUES) else have, wanted, limit))
     return tuple(found)
 
 

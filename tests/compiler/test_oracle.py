@@ -85,6 +85,21 @@ def test_a_check_asks_the_oracle_for_its_noise(monkeypatch: pytest.MonkeyPatch) 
     assert not oracle.check(mine, source, feeds, threads=1, tolerance=Tolerance(rtol=1e-5)).agrees, "what the user asked for is kept"
 
 
+def test_values_of_maps_count_as_the_type_they_had() -> None:
+    """They are numbers of Python's, which are float64."""
+    node = helper.make_node("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[7, 8])
+    entry = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    out = helper.make_value_info("z", helper.make_sequence_type_proto(entry))
+    graph = helper.make_graph([node], "maps", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2])], [out])
+    domains = [helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 17)]
+    source = helper.make_model(graph, opset_imports=domains, ir_version=8).SerializeToString()
+    x = np.array([[0.25, 1 / 3], [0.5, 0.75]], np.float32)
+
+    for off, agrees in ((2e-7, True), (1e-3, False)):
+        maps = [dict(zip((7, 8), (row * np.float32(1 + off)).tolist(), strict=True)) for row in x]
+        assert oracle.check(lambda _, z=maps: {"z": z}, source, {"x": x}, threads=1).agrees == agrees  # type: ignore[misc]
+
+
 def test_integers_are_exact() -> None:
     want = np.arange(5)
     assert against(want, want).agrees
