@@ -32,8 +32,8 @@ def is_device_array(value: Any) -> bool:
     if hasattr(type(value), "__cuda_array_interface__") or "__cuda_array_interface__" in getattr(value, "__dict__", {}):
         try:
             return value.__cuda_array_interface__ is not None
-        except (AttributeError, TypeError, RuntimeError):
-            pass  # torch raises for host tensors, and for types NumPy lacks
+        except (AttributeError, TypeError, RuntimeError, KeyError):
+            pass  # torch raises for host tensors, those that have gradients, and types NumPy lacks
     where = getattr(value, "__dlpack_device__", None)
     return where is not None and int(where()[0]) in _CUDA
 
@@ -42,7 +42,7 @@ def device_array(value: Any, loc: str) -> DeviceArray:
     """The array's memory, without a copy. Raises InputError when it cannot be told."""
     try:
         interface = value.__cuda_array_interface__
-    except (AttributeError, TypeError, RuntimeError):
+    except (AttributeError, TypeError, RuntimeError, KeyError):
         interface = None
     # An interface that names no stream (torch's) does not say when the data is ready; DLPack settles that.
     if interface is not None and ("stream" in interface or not hasattr(value, "__dlpack__")):

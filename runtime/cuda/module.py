@@ -215,11 +215,12 @@ class CudaModule(Module):
         if isinstance(array, DeviceArray):
             if array.stream:
                 d.wait(s, d.record(d.stream(array.stream)))
-            if array.ptr % _ALIGN == 0:
+            if array.ptr and array.ptr % _ALIGN == 0:
                 return array.ptr
             size = math.prod(array.shape) * array.dtype.itemsize
             memory = execution.stage("input", position, size)
-            d.copy(memory.ptr, array.ptr, size, s)
+            if size:  # an array without elements is nowhere
+                d.copy(memory.ptr, array.ptr, size, s)
             return memory.ptr
         memory = execution.stage("input", position, array.nbytes)
         if array.nbytes:

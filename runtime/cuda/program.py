@@ -26,6 +26,7 @@ from .space import DeviceSpace, Placed
 
 Around = Callable[[int, Callable[[], None]], None]
 _WAITS = 90  # the first architecture with griddepcontrol
+_STRIDE = 16  # bytes that strides of tensor maps are multiples of
 _MAPS = 4096  # tensor maps that an execution keeps
 _GRAPHS = 4  # sets of addresses and sizes whose graphs an execution keeps, on average of its segments
 
@@ -292,9 +293,10 @@ class CudaExecution:
         def numbers(values: Sequence[images.Number]) -> tuple[int, ...]:
             return tuple(v if isinstance(v, int) else int(args[v[0]]) for v in values)
 
-        # A tensor without elements, which nothing is copied from, has no description of its own.
-        sizes = tuple(max(1, s) for s in numbers(spec.sizes))
-        key = (int(args[spec.pointer]), spec.itemsize, sizes, numbers(spec.strides), spec.box)
+        sizes, strides = numbers(spec.sizes), numbers(spec.strides)
+        if 0 in sizes:  # nothing is copied from a tensor without elements, which the driver does not describe
+            sizes, strides = (1,) * len(sizes), (_STRIDE,) * len(strides)
+        key = (int(args[spec.pointer]), spec.itemsize, sizes, strides, spec.box)
         if key not in self._maps:
             self._maps[key] = self.program.device.tensor_map(*key)
             if len(self._maps) > _MAPS:

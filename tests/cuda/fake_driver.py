@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from fake_cupy import DriverFault, FakeCupy
+from fake_cupy import DriverFault, FakeCupy, words
 from mlc.codegen.cuda.emulate.compiler import build
 
 _STUB = r"""
@@ -29,11 +29,11 @@ extern "C" int cuTensorMapEncodeTiled(void* map, int type, uint32_t rank, void* 
                                       const uint32_t* box, const uint32_t* steps, int interleave, int swizzle, int promotion, int fill) {
     const int bytes = type == 0 ? 1 : type == 1 ? 2 : type == 2 ? 4 : 0;
     const uint64_t at = reinterpret_cast<uint64_t>(address);
-    if (reinterpret_cast<uint64_t>(map) % 64 || !bytes || rank < 2 || rank > 4 || at % 16 || interleave || promotion != 3 || fill) return 1;
+    if (reinterpret_cast<uint64_t>(map) % 64 || !bytes || rank < 2 || rank > 4 || !at || at % 16 || interleave || promotion != 3 || fill) return 1;
     Map m{at, bytes, (int32_t)rank, {}, {}, {}};
     for (uint32_t i = 0; i < rank; ++i) {
         if (!sizes[i] || sizes[i] > (1ull << 32) || !box[i] || box[i] > 256 || steps[i] != 1) return 1;
-        if (i + 1 < rank && (strides[i] % 16 || strides[i] >= (1ull << 40))) return 1;
+        if (i + 1 < rank && (strides[i] % 16 || strides[i] >= (1ull << 40) || (!strides[i] && sizes[i + 1] > 1))) return 1;
         m.sizes[i] = sizes[i], m.box[i] = (int32_t)box[i];
         if (i) m.strides[i] = strides[i - 1];
     }
@@ -70,29 +70,28 @@ class EmulatingCupy(FakeCupy):
         fake, base = self, self.cuda.Stream
 
         class Module:
-            def load(self, image: bytes) -> None:
-                assert isinstance(image, bytes)
+            def load(self, cubin: bytes) -> None:
+                assert type(cubin) is bytes
                 fake.contexts.add(threading.get_ident())
 
-            def get_function(self, symbol: str) -> Any:
-                return SimpleNamespace(ptr=fake.symbols.index(symbol) + 1)
+            def get_function(self, name: str) -> Any:
+                return SimpleNamespace(ptr=fake.symbols.index(name) + 1)
 
         class Stream(base):
-            def begin_capture(self, mode: int) -> None:
+            def begin_capture(self, mode: int | None = None) -> None:
                 super().begin_capture(mode)
                 fake.recording = []
 
             def end_capture(self) -> Any:
                 super().end_capture()
                 recorded, fake.recording = fake.recording, None
-                return SimpleNamespace(launch=fake.call("graph", lambda stream: [fake.library.run(*a) for a in recorded]))
+                return SimpleNamespace(launch=fake.call("graph", lambda stream=None: [fake.library.run(*a) for a in recorded]))
 
         self.cuda.Stream = Stream
         self.cuda.function = SimpleNamespace(Module=Module)
-        self.cuda.driver.launchKernel = self.call("launchKernel", self._launch)
-        self.cuda.driver.funcSetAttribute = self.call("funcSetAttribute", self._allow)
 
     def _allow(self, function: int, attribute: int, value: int) -> None:
+        words(function, attribute, value)
         if attribute != 8 or value > 227 << 10:
             raise DriverFault("CUDA_ERROR_INVALID_VALUE: invalid argument")
         self.limits[self.symbols[function - 1]] = value
@@ -100,6 +99,7 @@ class EmulatingCupy(FakeCupy):
     def _launch(
         self, function: int, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int, stream: int, params: int, extra: int
     ) -> None:
+        words(function, gx, gy, gz, bx, by, bz, shared, stream, params, extra)
         symbol = self.symbols[function - 1]
         if threading.get_ident() not in self.contexts:
             raise DriverFault("CUDA_ERROR_INVALID_CONTEXT: invalid device context")
@@ -111,7 +111,8 @@ class EmulatingCupy(FakeCupy):
             kept.append(ctypes.create_string_buffer(ctypes.string_at(at, size), size))  # a launch copies them
             values.append(ctypes.addressof(kept[-1]) if size == MAP_BYTES else ctypes.c_int64.from_buffer(kept[-1]).value)
         call = (symbol, values, gx, bx, shared, 0)
-        if self.recording is not None:
+        if stream in self.capturing:
+            assert self.recording is not None
             self.recording.append(call)
             self.log.append(kept)  # as long as the graph
             return

@@ -29,7 +29,7 @@ class LazyCupy(EmulatingCupy):
         numbers, fake, base = itertools.count(_FIRST_OWN), self, self.cuda.Stream
 
         class Event:
-            def __init__(self, disable_timing: bool = True) -> None:
+            def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
                 self.stream, self.over = 0, True
 
             def record(self, stream: Any = None) -> None:
@@ -44,8 +44,9 @@ class LazyCupy(EmulatingCupy):
                     fake.step(self.stream)
 
         class Stream(base):
-            def __init__(self, number: int | None = None, non_blocking: bool = False) -> None:
-                super().__init__(next(numbers) if number is None else number)
+            def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int | None = None) -> None:
+                super().__init__(null, non_blocking, ptds, priority)
+                self.ptr = next(numbers)
 
             def synchronize(self) -> None:
                 fake.log.append("synchronize")
@@ -61,12 +62,12 @@ class LazyCupy(EmulatingCupy):
                 return event
 
             def end_capture(self) -> Any:
+                fake.capturing.remove(self.ptr)
                 recorded, fake.recording = fake.recording, None
                 run = fake.call("graph", lambda: [fake.now.run(*call) for call in recorded])
-                return SimpleNamespace(launch=lambda stream: fake.queues[stream.ptr].append(run))
+                return SimpleNamespace(launch=lambda stream=None: fake.queues[stream.ptr].append(run))
 
         self.cuda.Stream, self.cuda.Event = Stream, Event
-        self.cuda.get_current_stream = lambda: Stream(self.streams[-1])
         self.now, self.library = self.library, SimpleNamespace(run=self._run_later)
 
     def step(self, stream: int) -> None:

@@ -35,11 +35,13 @@ class RehearsingCupy(EmulatingCupy):
         fake = self
 
         class Module:
-            def load(self, image: bytes) -> None:
-                self.source = image.removeprefix(_ELF).decode()
+            def load(self, cubin: bytes) -> None:
+                assert type(cubin) is bytes
+                self.source = cubin.removeprefix(_ELF).decode()
                 fake.contexts.add(threading.get_ident())
 
-            def get_function(self, symbol: str) -> Any:
+            def get_function(self, name: str) -> Any:
+                symbol = name
                 if symbol not in fake.libraries:
                     fake.libraries[symbol] = build({symbol: self.source})
                     fake.symbols.append(symbol)
@@ -49,7 +51,6 @@ class RehearsingCupy(EmulatingCupy):
 
         self.cuda.function = SimpleNamespace(Module=Module)
         self.library = self
-        self.cuda.get_elapsed_time = lambda start, end: 1.0
         self.cuda.runtime.deviceSynchronize = lambda: None
         self.random = SimpleNamespace(standard_normal=lambda shape, dtype: np.zeros(shape, dtype))
         self.matmul, self.empty = np.matmul, np.empty

@@ -20,7 +20,8 @@ GARBAGE = 0xFF  # what new memory holds: NaN, and indices far outside
 def tensor_map(ptr: int, itemsize: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> np.ndarray:
     """The bytes of `emulate::Map`. Raises DeviceError for what the driver would not take (`cuTensorMapEncodeTiled`)."""
     rank = len(sizes)
-    fits = ptr % 16 == 0 and all(0 < s <= 1 << 32 for s in sizes) and all(s % 16 == 0 and s < 1 << 40 for s in strides)
+    fits = ptr and ptr % 16 == 0 and all(0 < s <= 1 << 32 for s in sizes) and all(s % 16 == 0 and s < 1 << 40 for s in strides)
+    fits = fits and all(stride or size == 1 for stride, size in zip(strides, sizes[1:], strict=True))  # which nothing documents
     if not (fits and all(0 < b <= 256 for b in box) and box[0] * itemsize in (32, 64, 128)):
         raise DeviceError(f"a tensor map at {ptr:#x} of sizes {list(sizes)}, strides {list(strides)}, box {list(box)}")
     pad = [0] * (4 - rank)
