@@ -163,7 +163,7 @@ def _on_vectors(
         widths=of_strips,
         tall=tuple(tall[w] for w in of_strips),
         most_keys=most_keys,
-        block=max(1, block_of(kernel.keys, most_keys)),
+        block=block_of(kernel.keys, most_keys, tall[widths[-1]]),
         values=values,
         strips=strips,
         together=together,
@@ -173,9 +173,14 @@ def _on_vectors(
     )
 
 
-def block_of(keys: Dim, most: int) -> int:
-    """Keys of a block: blocks of at most `most`, evenly."""
-    return max(1, -(-keys // max(1, -(-keys // most)))) if isinstance(keys, int) else most
+def block_of(keys: Dim, most: int, tall: int = 1) -> int:
+    """Keys of a block: blocks of at most `most`, evenly, but in whole register tiles of `tall` keys where there are several blocks."""
+    if not isinstance(keys, int):
+        return most
+    blocks = max(1, -(-keys // most))
+    even = max(1, -(-keys // blocks))
+    whole = -(-even // tall) * tall
+    return whole if blocks > 1 and whole <= most else even
 
 
 def _tiles(kernel: AttentionKernel, target: CpuTarget) -> bool:
