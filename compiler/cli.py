@@ -96,9 +96,12 @@ def main(args: list[str] | None = None) -> None:
         code: Any = cli.main(args=given, prog_name="mlc", standalone_mode=False)
     except MlcError as e:
         _fail(e, str(e), debug, 2)
-    except click.ClickException as e:
+    except click.exceptions.NoArgsIsHelpError as e:
         e.show()
         sys.exit(2)
+    except click.ClickException as e:
+        where = f" See {e.ctx.command_path} --help." if isinstance(e, click.UsageError) and e.ctx else ""
+        _fail(e, e.format_message().replace("\n", " ") + where, debug, 2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
+from ..runtime.arguments import shape_text
 from ..runtime.elements import is_float
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _USUAL = {
     "temperature": 1,
 }  # fmt: skip
 _GENERATES = ("BeamSearch", "GreedySearch", "Sampling")
+_NUMPY = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")  # how files of arrays begin: .npy, .npz, an .npz of none
 _SCALES = (1, 4, 16, 64, 256)  # of default sizes
 
 
@@ -227,16 +229,22 @@ def parse_shapes(pairs: Iterable[str]) -> dict[str, tuple[int, ...]]:
 
 
 def _load(path: Path) -> Any:
+    expected = "a NumPy .npy or .npz file without pickled objects"
     try:
+        with path.open("rb") as f:
+            if not f.read(6).startswith(_NUMPY):  # which np.load takes for a pickle
+                raise InputError(f"{path} cannot be read: it is no NumPy file", expected=expected)
         return np.load(path, allow_pickle=False)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
     except Exception as e:  # np.load has no list of what a broken file raises
-        raise InputError(f"{path} cannot be read: {e}", expected="a NumPy .npy or .npz file without pickled objects") from e
+        raise InputError(f"{path} cannot be read: {e}", expected=expected) from e
 
 
 def _bind(spec: InputSpec, shape: tuple[int, ...], bound: dict[str, int]) -> None:
-    wanted = "[" + ", ".join(map(str, spec.shape)) + "]"
+    wanted = shape_text(spec.shape)
     if len(shape) != len(spec.shape):
         raise InputError(f"input {spec.name!r} has shape {list(shape)}", expected=f"rank {len(spec.shape)}: {wanted}")
     for got, dim in zip(shape, spec.shape, strict=True):

@@ -20,7 +20,8 @@ _Bound = dict[str, tuple[int, TensorInfo, int]]  # the size of a symbolic dim, a
 def require(fits: object, name: str, value: object, expected: str) -> None:
     """Raises InputError for the value of an option that does not fit."""
     if not fits:
-        raise InputError(f"{name}={repr(value)[:60]}", expected=expected)
+        shown = " ".join(repr(value).split())  # arrays take several lines
+        raise InputError(f"{name}={shown[:60]}", expected=expected)
 
 
 def is_whole(value: object) -> bool:

@@ -34,7 +34,7 @@ from .common import (
 )
 from .console import out
 from .finite import FiniteRange
-from .output_file import OUTPUT_FILE
+from .output_file import REPORT_FILE
 
 
 @click.command("bench")
@@ -47,7 +47,7 @@ from .output_file import OUTPUT_FILE
     help="onnxruntime, openvino (at bf16 with --precision bf16), iree (sizes as in the file), mlc-fp32; by comma.",
 )
 @click.option("--threads", "threads_text", default="1,2", show_default=True, metavar="LIST", help="Numbers of threads, by comma.")
-@click.option("--json", "json_path", type=OUTPUT_FILE, metavar="FILE", help="Write the figures as JSON (- for standard output).")
+@click.option("--json", "json_path", type=REPORT_FILE, metavar="FILE", help="Write the figures as JSON (- for standard output).")
 @click.option("--static", is_flag=True, help="Fix symbolic dims to the sizes of the inputs, in every engine.")
 @click.option("--seconds", type=FiniteRange(0.01), default=2.0, show_default=True, help="Time in timed runs of each engine.")
 @click.option("--kernels", is_flag=True, help="Also list mlc's kernels: time, GFLOP/s, GB/s, share of this machine's roofline.")

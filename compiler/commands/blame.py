@@ -11,7 +11,7 @@ from ..compare import Tolerance
 from ..options import Options
 from .common import Given, compile_options, find, input_options, progress, threads_option, tolerance_options, write_json
 from .console import out
-from .output_file import OUTPUT_FILE
+from .output_file import REPORT_FILE
 
 _SHOWN = 40  # lines of the diff on the terminal
 
@@ -19,7 +19,7 @@ _SHOWN = 40  # lines of the diff on the terminal
 @click.command("blame")
 @click.argument("model")
 @tolerance_options
-@click.option("--json", "json_path", type=OUTPUT_FILE, metavar="FILE", help="Write the report as JSON (- for standard output).")
+@click.option("--json", "json_path", type=REPORT_FILE, metavar="FILE", help="Write the report as JSON (- for standard output).")
 @input_options
 @compile_options
 @threads_option

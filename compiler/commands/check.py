@@ -9,6 +9,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from ...runtime.arguments import shape_text
 from .. import oracle
 from ..compare import LOWERED_L2, Difference, Tolerance
 from ..held_arrays import flatten
@@ -21,14 +22,13 @@ from .common import (
     input_options,
     knobs_json,
     progress,
-    shape_text,
     static_shapes,
     threads_option,
     tolerance_options,
     write_json,
 )
 from .console import out
-from .output_file import OUTPUT_FILE
+from .output_file import REPORT_FILE
 
 
 @click.command("check")
@@ -36,7 +36,7 @@ from .output_file import OUTPUT_FILE
 @click.option("--per-layer", is_flag=True, help="Also compare every intermediate tensor, and name the first that differs.")
 @tolerance_options
 @click.option("--float64", is_flag=True, help="Also say how far mlc and onnxruntime are from float64 (slow).")
-@click.option("--json", "json_path", type=OUTPUT_FILE, metavar="FILE", help="Write the report as JSON (- for standard output).")
+@click.option("--json", "json_path", type=REPORT_FILE, metavar="FILE", help="Write the report as JSON (- for standard output).")
 @click.option("--static", is_flag=True, help="Compile for exactly the sizes of the inputs, not for symbolic ones.")
 @input_options
 @compile_options

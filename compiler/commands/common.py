@@ -28,6 +28,7 @@ from ..options import Options
 from ..precision.options import Precision
 from .console import err
 from .finite import FiniteRange
+from .output_file import require_kept
 from .precision_options import precision_options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -98,7 +99,7 @@ class Given:
 def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--input, --inputs and --seed, as one value `given`."""
 
-    @click.option("--input", "pairs", multiple=True, metavar="NAME=FILE.npy", help="One input array. Repeatable.")
+    @click.option("--input", "pairs", multiple=True, metavar="NAME=FILE.npy", help="One input array, whatever --inputs has. Repeatable.")
     @click.option(
         "--inputs",
         "archive",
@@ -170,11 +171,12 @@ class Model:
 
 
 def find(name: str, shapes: Sequence[str]) -> Model:
-    """The model of a command line argument, "-" for standard input. Raises InputError."""
+    """The model of a command line argument, "-" for standard input. Raises InputError for none, or one that an option writes over."""
     asked = parse_shapes(shapes)
     path = Path("/dev/stdin") if name == "-" else resolve(name)
     if name == "-" or path.is_fifo():
         path = _kept(path)
+    require_kept(path)
     return Model(name, path, asked, {**default_shapes(name), **asked})
 
 
@@ -231,10 +233,6 @@ def write_json(target: str, value: Any) -> None:
         click.echo(text, nl=False)
     else:
         write_whole(Path(target), lambda f: f.write(text.encode()))
-
-
-def shape_text(shape: Sequence[int | str]) -> str:
-    return "[" + ", ".join(map(str, shape)) + "]"
 
 
 def bytes_text(count: float) -> str:

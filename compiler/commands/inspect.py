@@ -12,19 +12,20 @@ import onnx
 from rich.markup import escape
 from rich.table import Table
 
+from ...runtime.arguments import shape_text
 from ...runtime.handlers import AppendHandler, BindHandler, CarryHandler, HostHandler
 from ...runtime.manifest import Manifest
 from ...runtime.memory import Range, live_bytes
 from ..inputs import specs_of_module, symbols_of_module, workable_shapes
 from ..options import Options
-from .common import bytes_text, compile_options, count_text, find, opened, progress, shape_text, write_json
+from .common import bytes_text, compile_options, count_text, find, opened, progress, write_json
 from .console import out
-from .output_file import OUTPUT_FILE
+from .output_file import REPORT_FILE
 
 
 @click.command("inspect")
 @click.argument("model")
-@click.option("--json", "json_path", type=OUTPUT_FILE, metavar="FILE", help="Write the figures as JSON (- for standard output).")
+@click.option("--json", "json_path", type=REPORT_FILE, metavar="FILE", help="Write the figures as JSON (- for standard output).")
 @click.option("--all", "everything", is_flag=True, help="List every kernel call, not only the heaviest.")
 @click.option("--capability", "only_capability", is_flag=True, help="Compile nothing: tell which operators are supported, and how.")
 @compile_options

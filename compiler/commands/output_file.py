@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
+from ...errors import InputError
+
 
 class OutputFile(click.Path):
-    """The path of a file, or "-" for standard output."""
+    """The path of a file; with `or_standard_output` also "-"."""
 
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, writable=True)
+    def __init__(self, or_standard_output: bool = False) -> None:
+        super().__init__(dir_okay=False, writable=True, allow_dash=or_standard_output)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "-":
+            if not self.allow_dash:
+                self.fail(
+                    "- is standard output, where no binary file is written; expected a path (./- for a file of that name)", param, ctx
+                )
             return value
         path = os.fsdecode(super().convert(value, param, ctx))
         if os.path.exists(path):
@@ -28,4 +35,13 @@ class OutputFile(click.Path):
         return path
 
 
-OUTPUT_FILE = OutputFile()
+OUTPUT_FILE, REPORT_FILE = OutputFile(), OutputFile(or_standard_output=True)
+
+
+def require_kept(model: Path) -> None:
+    """Raises InputError where an option of the running command would write over the model."""
+    ctx = click.get_current_context()
+    for option in ctx.command.params:
+        given = ctx.params.get(option.name or "")
+        if isinstance(option.type, OutputFile) and given not in (None, "-") and os.path.exists(given) and model.samefile(given):
+            raise InputError(f"{given} is the model itself", expected="another file", loc=option.opts[-1])

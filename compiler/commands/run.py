@@ -13,11 +13,12 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from ...runtime.arguments import shape_text
 from ...runtime.files import write_whole
 from ..held_arrays import flatten
 from ..inputs import specs_of_module
 from ..options import Options
-from .common import Given, compile_options, find, input_options, native_work, progress, shape_text, threads_option
+from .common import Given, compile_options, find, input_options, native_work, progress, threads_option
 from .console import err, out
 from .output_file import OUTPUT_FILE
 
