@@ -1,4 +1,4 @@
-"""Lets the tests here import `imported`, `ms_nodes` and `onnx_nodes`."""
+"""Lets the tests here import the modules beside this one."""
 
 import sys
 from pathlib import Path

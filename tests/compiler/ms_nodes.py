@@ -2,7 +2,7 @@
 
 import mlc
 import numpy as np
-import onnxruntime as ort
+from against_onnxruntime import session
 from onnx import helper, numpy_helper
 
 R = np.random.default_rng(11)
@@ -66,11 +66,9 @@ def compare(op, operands, outs=("y",), constants=(), symbolic=False, tolerance=2
     model = build(op, operands, outs, constants, symbolic, **attributes)
     model = typed(model, *kinds) if kinds else model
     feeds = {f"x{i}": x for i, x in enumerate(operands) if x is not None and i not in constants}
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options)
-    want = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
-    got = mlc.compile(typed(model, *(o.type for o in session.get_outputs())), threads=1).run(feeds)
+    oracle = session(model)
+    want = dict(zip([o.name for o in oracle.get_outputs()], oracle.run(None, feeds), strict=True))
+    got = mlc.compile(typed(model, *(o.type for o in oracle.get_outputs())), threads=1).run(feeds)
     for name in only or want:
         a, b = got[name], want[name]
         assert a.dtype == b.dtype and a.shape == b.shape, (name, a.dtype, a.shape, b.dtype, b.shape)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import mlc
 import numpy as np
 import onnx
-import onnxruntime as ort
+from against_onnxruntime import session
 from onnx import helper, numpy_helper
 
 
@@ -46,6 +46,4 @@ def run_mlc(model: onnx.ModelProto, given: Mapping[str, np.ndarray], **options: 
 
 
 def run_ort(model: onnx.ModelProto, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"]).run(None, dict(given))
+    return session(model).run(None, dict(given))

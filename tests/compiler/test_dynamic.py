@@ -7,32 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import mlc
 import numpy as np
 import onnx
-import onnx.parser
-import onnxruntime
 import pytest
+from against_onnxruntime import agree, parsed
 from mlc.errors import InputError
 
 RNG = np.random.default_rng(3)
-
-
-def model(signature: str, body: str, opset: int = 18) -> onnx.ModelProto:
-    return onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : {opset}]>\nagraph {signature} {{ {body} }}')
-
-
-def check(proto: onnx.ModelProto, *feeds: dict[str, np.ndarray], levels: tuple[int, ...] = (0, 3)) -> None:
-    """The same outputs as onnxruntime for every feed, from one compilation a level, and again in another order."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs()]
-    wanted = [session.run(None, feed) for feed in feeds]
-    for level in levels:
-        module = mlc.compile(proto, opt_level=level, threads=2)
-        for feed, want in (*zip(feeds, wanted, strict=True), *reversed(list(zip(feeds, wanted, strict=True)))):
-            got = module.run(feed)
-            for name, w in zip(names, want, strict=True):
-                assert got[name].shape == w.shape and got[name].dtype == w.dtype, (name, got[name].shape, w.shape)
-                np.testing.assert_allclose(got[name], w, rtol=1e-5, atol=1e-5, err_msg=f"{name} at -O{level}")
 
 
 def f32(*shape: int) -> np.ndarray:
@@ -41,7 +20,7 @@ def f32(*shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize("rows", ["4", "B"])
 def test_nonzero_gathernd_arithmetic(rows):
-    proto = model(f"(float[{rows},6] x) => (float[M] y, int64[2,M] at, int64 n)", """
+    proto = parsed(f"(float[{rows},6] x) => (float[M] y, int64[2,M] at, int64 n)", """
         zero = Constant<value = float {0.0}>()
         positive = Greater(x, zero)
         at = NonZero(positive)
@@ -52,11 +31,11 @@ def test_nonzero_gathernd_arithmetic(rows):
         n = ReduceProd<keepdims = 0>(s)
         y = Mul(twice, picked)
     """)  # fmt: skip
-    check(proto, {"x": f32(4, 6)}, {"x": -np.ones((4, 6), np.float32)}, {"x": np.ones((4, 6), np.float32)})
+    agree(proto, {"x": f32(4, 6)}, {"x": -np.ones((4, 6), np.float32)}, {"x": np.ones((4, 6), np.float32)})
 
 
 def test_detection_post_processing():
-    proto = model("(float[1,N,4] boxes, float[1,C,N] scores, int64[1] most) => (float[K,4] kept, float[K] best, int64[D,3] picked)", """
+    proto = parsed("(float[1,N,4] boxes, float[1,C,N] scores, int64[1] most) => (float[K,4] kept, float[K] best, int64[D,3] picked)", """
         overlap = Constant<value = float {0.4}>()
         least = Constant<value = float {0.2}>()
         picked = NonMaxSuppression(boxes, scores, most, overlap, least)
@@ -82,11 +61,11 @@ def test_detection_post_processing():
         scores = (RNG.permutation(3 * n).reshape(1, 3, n) / (3 * n)).astype(np.float32) * np.float32(scale)
         return {"boxes": boxes, "scores": scores, "most": np.array([7])}
 
-    check(proto, feed(40, 1.0), feed(200, 1.0), feed(40, 0.1), {**feed(40, 1.0), "most": np.array([0])})
+    agree(proto, feed(40, 1.0), feed(200, 1.0), feed(40, 0.1), {**feed(40, 1.0), "most": np.array([0])})
 
 
 def test_sizes_computed_from_data():
-    proto = model("(int64[1] n, float[A,3] x) => (float[B,3] grown, int64[R] counted, float[T,3] tiled, float[P,3] padded, float[Q] flat)", """
+    proto = parsed("(int64[1] n, float[A,3] x) => (float[B,3] grown, int64[R] counted, float[T,3] tiled, float[P,3] padded, float[Q] flat)", """
         one = Constant<value = int64[1] {1}>()
         zero = Constant<value = int64[1] {0}>()
         three = Constant<value = int64[1] {3}>()
@@ -106,11 +85,11 @@ def test_sizes_computed_from_data():
         head = Slice(grown, zero, n)
         flat = Reshape(head, minus)
     """)  # fmt: skip
-    check(proto, *({"n": np.array([n]), "x": f32(a, 3)} for n, a in ((2, 4), (0, 1), (5, 3), (1, 0))))
+    agree(proto, *({"n": np.array([n]), "x": f32(a, 3)} for n, a in ((2, 4), (0, 1), (5, 3), (1, 0))))
 
 
 def test_unique_inside_a_graph():
-    proto = model("(int64[N] x) => (int64[U] y, float[U] share)", """
+    proto = parsed("(int64[N] x) => (int64[U] y, float[U] share)", """
         values, first, inverse, counts = Unique<sorted = 1>(x)
         total = Cast<to = 1>(counts)
         sum = ReduceSum<keepdims = 0>(total)
@@ -118,11 +97,11 @@ def test_unique_inside_a_graph():
         two = Constant<value = int64 {2}>()
         y = Mul(values, two)
     """)  # fmt: skip
-    check(proto, *({"x": RNG.integers(-3, 4, n)} for n in (1, 20, 300)))
+    agree(proto, *({"x": RNG.integers(-3, 4, n)} for n in (1, 20, 300)))
 
 
 def test_if_and_loop_around_sizes():
-    proto = model("(float[N] x, bool go) => (float y)", """
+    proto = parsed("(float[N] x, bool go) => (float y)", """
         y = If (go) <
             then_branch = positives () => (float a) {
                 zero = Constant<value = float {0.0}>()
@@ -133,8 +112,8 @@ def test_if_and_loop_around_sizes():
             else_branch = all () => (float b) { b = ReduceSum<keepdims = 0>(x) }
         >
     """)  # fmt: skip
-    check(proto, *({"x": f32(n), "go": np.array(go)} for n in (1, 30) for go in (True, False)))
-    proto = model("(float[N] x, int64 trips) => (float total)", """
+    agree(proto, *({"x": f32(n), "go": np.array(go)} for n in (1, 30) for go in (True, False)))
+    proto = parsed("(float[N] x, int64 trips) => (float total)", """
         start = Constant<value = float {0.0}>()
         yes = Constant<value = bool {1}>()
         total = Loop (trips, yes, start) <body = body (int64 i, bool c, float sum) => (bool c2, float next) {
@@ -146,11 +125,11 @@ def test_if_and_loop_around_sizes():
             next = Add(sum, part)
         }>
     """)  # fmt: skip
-    check(proto, *({"x": 3 * f32(n), "trips": np.array(t)} for n, t in ((50, 4), (3, 0), (7, 2))))
+    agree(proto, *({"x": 3 * f32(n), "trips": np.array(t)} for n, t in ((50, 4), (3, 0), (7, 2))))
 
 
 def test_wrong_sizes_are_input_errors():
-    proto = model(
+    proto = parsed(
         "(int64[2] shape, float[A] x) => (float[M,N] y, float[A] z)", "y = Expand(one, shape)\n z = Add(x, x)"
     ).SerializeToString()
     proto = onnx.load_from_string(proto)
@@ -165,7 +144,7 @@ def test_wrong_sizes_are_input_errors():
 
 
 def test_threads_share_a_module_and_files_keep_it(tmp_path):
-    proto = model("(float[N] x) => (float[M] y)", "mask = Cast<to = 9>(x)\n y = Compress<axis = 0>(x, mask)")
+    proto = parsed("(float[N] x) => (float[M] y)", "mask = Cast<to = 9>(x)\n y = Compress<axis = 0>(x, mask)")
     mlc.compile(proto).save(tmp_path / "m.mlc")
     module = mlc.load(tmp_path / "m.mlc")
 

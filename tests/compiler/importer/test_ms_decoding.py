@@ -4,6 +4,7 @@ import mlc
 import numpy as np
 import onnxruntime as ort
 import pytest
+from against_onnxruntime import session
 from ms_nodes import R, build, compare, f, i32, typed
 
 N, H, D, MAX = 4, 3, 4, 9
@@ -28,8 +29,9 @@ def test_self_attention_of_one_token(bias):
     feeds = {"x0": q, "x1": k, "x2": v, "x4": extra, "x5": past_k, "x6": past_v, "x10": given}
     got = mlc.compile(typed(model, *FLOATS[:3]), threads=1).run({n: x for n, x in feeds.items() if x is not None})
     operands = [q, k, v, given, None, extra, past_k, past_v]
-    session = ort.InferenceSession(build("MultiHeadAttention", operands, ["y", "k", "v"], num_heads=H).SerializeToString())
-    want = session.run(None, {f"x{i}": x for i, x in enumerate(operands) if x is not None})
+    want = session(build("MultiHeadAttention", operands, ["y", "k", "v"], num_heads=H)).run(
+        None, {f"x{i}": x for i, x in enumerate(operands) if x is not None}
+    )
     for name, x in zip("ykv", want, strict=True):
         np.testing.assert_allclose(got[name], x, rtol=2e-5, atol=2e-5)
 
@@ -97,12 +99,8 @@ def test_sparse_attention(step, packed, rotary):
     model = build("SparseAttention", operands, ["y", "k", "v"], constants=(5, 6, 7), **given)
     feeds = {f"x{i}": x for i, x in enumerate(operands) if x is not None and i not in (5, 6, 7)}
     got = mlc.compile(typed(model, *FLOATS[:3]), threads=1).run(feeds)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        build("SparseAttention", operands, ["y", "k", "v"], constants=(5, 6, 7), **given).SerializeToString(), options
-    )
-    binding = session.io_binding()  # onnxruntime writes into the cache that it reads
+    oracle = session(build("SparseAttention", operands, ["y", "k", "v"], constants=(5, 6, 7), **given))
+    binding = oracle.io_binding()  # onnxruntime writes into the cache that it reads
     caches = [ort.OrtValue.ortvalue_from_numpy(x.copy()) for x in past]
     for name, x in feeds.items():
         if name in ("x3", "x4"):
@@ -112,7 +110,7 @@ def test_sparse_attention(step, packed, rotary):
     binding.bind_output("y")
     for name, x in zip("kv", caches, strict=True):
         binding.bind_ortvalue_output(name, x)
-    session.run_with_iobinding(binding)
+    oracle.run_with_iobinding(binding)
     want = binding.copy_outputs_to_cpu()
     valid = lengths if step else i32([s] * n)
     for i in range(n):

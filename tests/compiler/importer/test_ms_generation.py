@@ -2,8 +2,8 @@
 
 import mlc
 import numpy as np
-import onnxruntime as ort
 import pytest
+from against_onnxruntime import session
 from generation_models import WIDTH, gpt, holding, model_of, t5
 from mlc.compiler.inputs import generate, specs_of_onnx
 from mlc.errors import InputError, OnnxImportError
@@ -23,12 +23,6 @@ def beams(ids, longest, width, count, least=0, length_penalty=1.0, repetition_pe
         "ids": ids, "max_length": number(longest), "min_length": number(least), "num_beams": number(width), "num_return_sequences": number(count),
         "length_penalty": number(length_penalty, np.float32), "repetition_penalty": number(repetition_penalty, np.float32),
     }  # fmt: skip
-
-
-def session(model):
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return ort.InferenceSession(model.SerializeToString(), options)
 
 
 def agrees(model, *feeds, until_end=None):

@@ -2,8 +2,8 @@
 
 import mlc
 import numpy as np
-import onnxruntime as ort
 import pytest
+from against_onnxruntime import session
 from mlc.errors import MlcError
 from onnx import helper, numpy_helper
 
@@ -33,9 +33,7 @@ def model_of(op, operands, opset=9, symbolic=True, fixed=(), **attributes):
 def agrees(op, operands, tolerance=1e-5, **attributes):
     model = model_of(op, operands, **attributes)
     feeds = {f"x{i}": x for i, x in enumerate(operands) if i not in attributes.get("fixed", ())}
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    (want,) = ort.InferenceSession(model.SerializeToString(), options).run(None, feeds)
+    (want,) = session(model).run(None, feeds)
     got = mlc.compile(model, threads=1).run(feeds)["y"]
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
