@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from mlc.errors import MlcError
+from mlc.runtime.cuda.cupy_device import CupyDevice
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "codegen"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "cuda"))
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import watch
 
 HERE = Path(__file__).parent
+FEW = 3  # failures of which pytest shows the tracebacks
 _watch = watch.Watch()
 
 
@@ -31,6 +33,9 @@ def pytest_configure() -> None:
         import rehearsal
 
         rehearsal.begin()
+        if not os.environ["MLC_GPU_REHEARSAL"].startswith("hang"):
+            watch.TEST_SECONDS = 1000.0  # g++ takes its time, and so does the emulation
+    watch.watch_waits(CupyDevice, _watch)
 
 
 def pytest_unconfigure() -> None:
@@ -78,15 +83,29 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if watch.late() and not os.environ.get("MLC_GPU_REHEARSAL"):
         pytest.skip(f"not run: {watch.ALL_SECONDS} s are over")
+    if watch.given_up(item.nodeid):
+        pytest.skip(f"not run: {watch.LOST} of its kind hung, or lost the device")
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None]:
+    """The last page. Of more than a few failures pytest itself tells nothing, so that this is the end of what is shown."""
     reports = [(o, r.nodeid, r.longreprtext) for o in ("passed", "failed", "error", "skipped") for r in terminalreporter.stats.get(o, ())
                if HERE.name in Path(r.nodeid.partition("::")[0]).parts and (o != "passed" or r.when == "call")]  # fmt: skip
-    if any(o != "skipped" for o, _, _ in reports):
+    ran = any(o != "skipped" for o, _, _ in reports)
+    if ran:
+        terminalreporter.reportchars = terminalreporter.reportchars.replace("w", "")  # warnings of ONNX's own test cases: a screen of them
+    if ran and sum(o in ("failed", "error") for o, _, _ in reports) > FEW:
+        terminalreporter.config.option.tbstyle = "no"
+        terminalreporter.reportchars = ""
+    yield
+    if ran:
+        found = watch.tallies(reports)
         terminalreporter.section("by kind of kernel")
-        for line in watch.page(watch.tallies(reports)):
+        for line in watch.page(found):
             terminalreporter.line(line)
+        if path := os.environ.get("MLC_GPU_REPORT"):
+            Path(path).write_text(watch.whole(found, reports))
 
 
 @pytest.fixture
