@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mlc.codegen.cpu.attention.emit import emit_attention
 from mlc.codegen.cpu.attention.schedule import schedule_attention
-from mlc.codegen.cpu.target import host, parse
+from mlc.codegen.cpu.target import host, missing_features, parse
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import AttentionKernel, Operand
 from mlc.errors import CodegenError
@@ -174,6 +174,37 @@ def test_not_a_number_spreads_over_its_row_only():
 
 def test_great_scores_do_not_overflow():
     check(*make(1, 1, 30, 400, 64, 16, scale=40.0), tolerance=2e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("rate", [0.01, 0.3, 2.0, -0.5])
+def test_scores_that_grow_along_keys(rate, target):
+    """Weights by the maximum of earlier blocks are as exact, up to where they would be too large."""
+    for rows in (20, 70):
+        kernel, buffers = make(1, 1, rows, 500, 8, 8, scale=1.0)
+        keys = buffers[1].reshape(500, 8)
+        keys[:, 0] = rate * np.arange(500)
+        buffers[0].reshape(rows, 8)[:, 0] = np.where(np.arange(rows) % 3 == 0, 1, 0.01)
+        check(kernel, buffers, target, tolerance=2e-5)
+
+
+@pytest.mark.parametrize("unusual", [np.inf, -np.inf, np.nan])
+def test_unusual_scores_of_later_keys(unusual):
+    kernel, buffers = make(1, 1, 40, 500, 8, 8, merged=False)
+    buffers[1][450 * 8] = unusual
+    with np.errstate(invalid="ignore"):
+        check(kernel, buffers)
+
+
+@pytest.mark.parametrize("rows", [5, 8, 17, 24, 33, 49])
+def test_strips_of_half_vectors(rows):
+    """Where one vector is multiplied in a cycle, and more lanes of whole ones would be empty."""
+    mask, target = np.random.default_rng(1).standard_normal((rows, 300), np.float32), "cpu:znver4"
+    assert schedule_attention(make(1, 1, rows, 300, 16, 24)[0], parse(target)).lanes == 8
+    if missing_features(parse(target).triple, parse(target).features):
+        pytest.skip("not of this processor")
+    check(*make(2, 2, rows, 300, 16, 24, causal=True), target=target)
+    check(*make(1, 2, rows, 300, 20, 12, mask=(np.ascontiguousarray(mask.T).ravel(), (0, 0, rows, 1))), target=target)
 
 
 def test_equal_sizes_share_code_and_others_too():

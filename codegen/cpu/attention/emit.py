@@ -48,6 +48,7 @@ def emit_attention(kernel: AttentionKernel, target: CpuTarget, hints: AttentionH
             keys_apart=k.k_strides[2] != k.size,
             values_apart=k.v_strides[2] != k.value_size,
             parts=k.parts is not None,
+            later=target.vector_registers == 32 and (not isinstance(k.keys, int) or k.parts is not None or k.keys > s.block),
             target=target,
         )
     )

@@ -24,7 +24,7 @@ SIZES = ("heads", "group", "rows", "keys", "q_batch", "q_head", "q_row", "k_batc
 class Spec:
     """Everything that the text depends on; other sizes are in the params table. `mask`: query stride, None without a mask.
     `copied`, `copied_keys`: blocks of v, of k are copied together, for all strips of a group. `keys_apart`, `values_apart`: there is
-    something between their rows. `parts`: see `AttentionKernel`."""
+    something between their rows. `parts`: see `AttentionKernel`. `later`: there may be more blocks of keys than one."""
 
     schedule: AttentionSchedule
     size: int
@@ -37,6 +37,7 @@ class Spec:
     keys_apart: bool
     values_apart: bool
     parts: bool
+    later: bool
     target: CpuTarget
 
     @property

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ....ir import DType
 from .. import llvm_ir as ir
-from ..build import I8, I32, I64, PTR, Builder, vec
+from ..build import I1, I8, I32, I64, PTR, Builder, vec
 from ..product import Product
 from ..shuffles import turned
 from .frame import Frame, Spec
 from .schedule import ValueTile
 
 _F32 = ir.FloatType()
+_MOST = 2.0**30  # sum of a block's weights by the maximum of earlier blocks, up to which none needs to be known anew
 
 
 class Layout:
@@ -24,7 +26,7 @@ class Layout:
         self.total = 0
         self.queries = self._take(-(-spec.size // spec.schedule.lanes) * spec.schedule.lanes * columns)
         self.sums = self._take((columns + rest) * spec.value_columns)
-        self.top, self.sum, self.fade, self.inverse = (self._take(columns + rest) for _ in range(4))
+        self.top, self.sum, self.fade, self.inverse, self.added = (self._take(columns + rest) for _ in range(5))
 
     def _take(self, elements: int) -> int:
         at = self.total
@@ -46,8 +48,9 @@ class Strip(Frame):
         super().__init__(b, spec)
         self.width, self.tall, self.columns = width, tall, width * self.lanes
         state = b.fn.args[6]
-        self.queries, self.sums, self.top, self.total, self.fade, self.inverse = (
-            b.at(state, b.i64(x), _F32) for x in (layout.queries, layout.sums, layout.top, layout.sum, layout.fade, layout.inverse)
+        self.queries, self.sums, self.top, self.total, self.fade, self.inverse, self.added = (
+            b.at(state, b.i64(x), _F32)
+            for x in (layout.queries, layout.sums, layout.top, layout.sum, layout.fade, layout.inverse, layout.added)
         )
         self.inside = [b.below(self.count, self.lanes, v * self.lanes) for v in range(width)]
 
@@ -67,8 +70,16 @@ class Strip(Frame):
         limit = self.limit()
         count = b.smin(p["block"], i.sub(limit, k0))
         final = i.icmp_signed(">=", i.add(k0, p["block"]), limit)
-        self._scores(k0, count, keys, key_row)
-        self._weights(count, final)
+        if self.spec.later and self.width > 1:  # tiles of one vector wait for loads, not for multiply-adds
+            found = self._at_once(k0, count, keys, key_row)
+            with i.if_then(i.not_(found)):
+                self._scores(k0, count, keys, key_row)
+                self._weights(count)
+        else:
+            self._scores(k0, count, keys, key_row)
+            self._weights(count)
+        with i.if_then(final):
+            self._inverse()
         chunk = 0
         for tile in self.spec.schedule.values:
             i.call(values[tile], [
@@ -109,8 +120,66 @@ class Strip(Frame):
 
         b.loop(b.i64(0), b.i64(self.columns), b.i64(n), [], group)
 
+    def _at_once(self, k0: Any, count: Any, keys: Any, key_row: Any) -> Any:
+        """Weights by the maximum of earlier blocks, while scores are in registers. Whether that was done: not if a query has seen no
+        key before, or if weights are so large (or not numbers) that the maximum has to be known.
+        """
+        b, i = self.b, self.b.ir
+        none, most = (ir.Constant(self.vector, [x] * self.lanes) for x in (float("-inf"), _MOST))
+        before = i.block
+        with i.if_then(i.not_(self._some(i.fcmp_ordered("==", self._load(self.top, v), none) for v in range(self.width)))):
+            for v in range(self.width):
+                i.store(ir.Constant(self.vector, None), self.of(self.added, v), align=4)
+            self._each_tile(k0, count, keys, key_row, lambda t, acc: self._weigh(t, count, acc))
+            fine = i.not_(self._some(i.fcmp_unordered(">", self._load(self.added, v), most) for v in range(self.width)))
+            with i.if_then(fine):
+                for v in range(self.width):
+                    i.store(i.fadd(self._load(self.total, v), self._load(self.added, v)), self.of(self.total, v), align=4)
+                    i.store(ir.Constant(self.vector, [1.0] * self.lanes), self.of(self.fade, v), align=4)
+            inside = i.block
+        return b.merge((ir.Constant(I1, 0), before), (fine, inside))
+
+    def _some(self, lanes: Iterable[Any]) -> Any:
+        """Whether any of these lanes is true."""
+        return self.b.call(f"llvm.vector.reduce.or.v{self.lanes}i1", I1, functools.reduce(self.b.ir.or_, lanes))
+
+    def _weigh(self, t: Any, count: Any, acc: Sequence[Any]) -> None:
+        """Scores of a tile become weights; sums leave out keys of the last tile that are there twice."""
+        b, i = self.b, self.b.ir
+        whole = ir.IntType(self.lanes)
+        added = [self._load(self.added, v) for v in range(self.width)]
+        for r in range(self.tall):
+            key = i.add(t, b.i64(r))
+            own = i.bitcast(i.sext(i.icmp_signed("<", key, count), whole), vec(I1, self.lanes))
+            at = b.at(self.scores, i.mul(key, b.i64(self.columns)), _F32)
+            for v in range(self.width):
+                x = self.weight(i.fsub(acc[r * self.width + v], self._load(self.top, v)))
+                i.store(x, self.of(at, v), align=4)
+                added[v] = i.select(own, i.fadd(added[v], x), added[v])
+        for v in range(self.width):
+            i.store(added[v], self.of(self.added, v), align=4)
+
     def _scores(self, k0: Any, count: Any, rows: Any, row: Any) -> None:
         """scores[key][query] of a block, and the new maximum of each query. Keys of the last tile may repeat the last key."""
+        b, i = self.b, self.b.ir
+        for v in range(self.width):
+            i.store(self._load(self.top, v), self.of(self.fade, v), align=4)  # the maximum before this block
+
+        def keep(t: Any, acc: Sequence[Any]) -> None:
+            top = [self._load(self.top, v) for v in range(self.width)]
+            for r in range(self.tall):
+                at = b.at(self.scores, i.mul(i.add(t, b.i64(r)), b.i64(self.columns)), _F32)
+                for v in range(self.width):
+                    x = acc[r * self.width + v]
+                    i.store(x, self.of(at, v), align=4)
+                    top[v] = i.select(i.fcmp_ordered(">", x, top[v]), x, top[v])
+            for v in range(self.width):
+                i.store(top[v], self.of(self.top, v), align=4)
+
+        self._each_tile(k0, count, rows, row, keep)
+
+    def _each_tile(self, k0: Any, count: Any, rows: Any, row: Any, finish: Callable[[Any, Sequence[Any]], None]) -> None:
+        """`finish`(first key, scores) of each tile of keys; those behind the last key are that key's again."""
         b, i, p, spec = self.b, self.b.ir, self.p, self.spec
         product = Product(DType.F32, DType.F32, self.lanes, self.columns, 4, spec.size % 4 == 0, spec.target)
         last = i.sub(count, b.i64(1))
@@ -122,9 +191,6 @@ class Strip(Frame):
                 i.add(b.splat(to, self.lanes), ir.Constant(vec(I32, self.lanes), [v * self.lanes + x for x in range(self.lanes)]))
                 for v in range(self.width)
             ]
-        fresh = [self._load(self.top, v) for v in range(self.width)]
-        for v in range(self.width):
-            i.store(fresh[v], self.of(self.fade, v), align=4)  # the maximum before this block
 
         def tile(t: Any, _: list[Any]) -> Sequence[Any]:
             inside = [b.smin(i.add(t, b.i64(r)), last) for r in range(self.tall)]
@@ -134,9 +200,7 @@ class Strip(Frame):
                 for line in range(0, 4 * spec.size, 64):
                     b.prefetch(i.gep(ahead, [b.i64(line)], source_etype=I8))
             acc = product.accumulate(b, b.i64(spec.size), starts, self.queries, [zero] * (self.tall * self.width), self.width)
-            top = [self._load(self.top, v) for v in range(self.width)]
             for r, key in enumerate(keys):
-                at = b.at(self.scores, i.mul(i.add(t, b.i64(r)), b.i64(self.columns)), _F32)
                 bias = b.at(self.mask, i.mul(key, p["m_key"]), _F32) if self.mask is not None else None
                 splat = b.splat(b.load(_F32, bias, 4), self.lanes) if spec.mask == 0 else None
                 for v in range(self.width):
@@ -147,23 +211,20 @@ class Strip(Frame):
                     if spec.causal:
                         visible = i.icmp_signed("<=", b.splat(i.trunc(key, I32), self.lanes), seen[v])
                         x = i.select(visible, x, hidden)
-                    i.store(x, self.of(at, v), align=4)
-                    top[v] = i.select(i.fcmp_ordered(">", x, top[v]), x, top[v])
-            for v in range(self.width):
-                i.store(top[v], self.of(self.top, v), align=4)
+                    acc[r * self.width + v] = x
+            finish(t, acc)
             return ()
 
         b.loop(b.i64(0), count, b.i64(self.tall), [], tile)
 
-    def _weights(self, count: Any, final: Any) -> None:
+    def _weights(self, count: Any) -> None:
         """scores become exp(score − maximum); sums so far fade by exp(old maximum − new maximum)."""
         b, i = self.b, self.b.ir
         zero, none = ir.Constant(self.vector, None), ir.Constant(self.vector, [float("-inf")] * self.lanes)
-        top, total, blind = [], [], []
+        top, total = [], []
         for v in range(self.width):
             highest = self._load(self.top, v)
-            blind.append(i.fcmp_ordered("==", highest, none))  # −∞ − −∞ would be NaN
-            top.append(i.select(blind[v], zero, highest))
+            top.append(i.select(i.fcmp_ordered("==", highest, none), zero, highest))  # −∞ − −∞ would be NaN
             fade = self.weight(i.fsub(self._load(self.fade, v), top[v]))
             i.store(fade, self.of(self.fade, v), align=4)
             total.append(i.fmul(self._load(self.total, v), fade))
@@ -178,13 +239,17 @@ class Strip(Frame):
             return out
 
         total = b.loop(b.i64(0), count, b.i64(1), total, key)
-        one = ir.Constant(self.vector, [1.0] * self.lanes)
         for v in range(self.width):
             i.store(total[v], self.of(self.total, v), align=4)
-        with i.if_then(final):
-            for v in range(self.width):
-                i.store(i.select(blind[v], zero, i.fdiv(one, total[v])), self.of(self.inverse, v), align=4)
-                if self.tops is not None:
-                    at = self.of(self.tops, v)
-                    b.masked_store(self.natural(self._load(self.top, v)), at, self.inside[v], 4)
-                    b.masked_store(total[v], b.at(at, self.p["totals"], _F32), self.inside[v], 4)
+
+    def _inverse(self) -> None:
+        """What sums of values are multiplied by in the end: 0 where no key was seen. Parts also keep what they were weighed by."""
+        b, i = self.b, self.b.ir
+        zero, one, none = (ir.Constant(self.vector, [x] * self.lanes) for x in (0.0, 1.0, float("-inf")))
+        for v in range(self.width):
+            top, total = self._load(self.top, v), self._load(self.total, v)
+            i.store(i.select(i.fcmp_ordered("==", top, none), zero, i.fdiv(one, total)), self.of(self.inverse, v), align=4)
+            if self.tops is not None:
+                at = self.of(self.tops, v)
+                b.masked_store(self.natural(top), at, self.inside[v], 4)
+                b.masked_store(total, b.at(at, self.p["totals"], _F32), self.inside[v], 4)
