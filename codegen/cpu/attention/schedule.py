@@ -18,6 +18,7 @@ _TILE_SIZE = 256  # elements of a row, for which code is unrolled
 _FEW = 8  # queries: a tile register has 16, and keys are packed for them
 _NARROW = 2  # queries: a vector of 16 lanes costs about as much as 3 of them alone,
 _NARROW_HALVES = 4  # and as much as 5 where one vector is multiplied in a cycle
+_FULLER = 0.9  # lanes in strips of half vectors by those of whole ones, from which on multiply-adds of fewer lanes gain more than they cost
 _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
@@ -97,7 +98,11 @@ def _by_rules(kernel: AttentionKernel, target: CpuTarget) -> AttentionSchedule:
         raise CodegenError("attention of " + ", ".join(o.dtype.value for o in kernel.operands), expected="f32")
     lanes = target.lanes(4)
     tall = _TALL if target.vector_bits >= 512 or not target.is_x86 else _TALL_16 if target.vector_bits >= 256 else _TALL_128
-    few = _NARROW_HALVES if target.multiply_adds == lanes else _NARROW
+    halves = target.multiply_adds == lanes  # a vector of half as many lanes takes half the time
+    few = _NARROW_HALVES if halves else _NARROW
+    if halves and isinstance(kernel.rows, int) and kernel.rows > few:
+        in_halves, in_whole = (-(-kernel.rows // x) * x for x in (lanes // 2, lanes))
+        lanes = lanes // 2 if in_halves <= _FULLER * in_whole else lanes
     narrow = few if not isinstance(kernel.rows, int) or kernel.rows <= few else 0
     one_by_one = bool(narrow) and isinstance(kernel.rows, int)
     widths = _widths(kernel.rows, lanes, max(tall))
