@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import sys
 import warnings
@@ -214,6 +215,29 @@ def test_cupy_takes_these_arguments(monkeypatch, name: str) -> None:
     assert inspect.signature(cuda.Stream.wait_event).bind(replayed, event) and device.owner(int(feeds["x"].ctypes.data)) == 0
     device.delay(replayed, 1e-4)
     assert "memsetAsync" in taken
+
+
+def test_launches_are_described_as_the_driver_reads_them() -> None:
+    """The structures of an overlapping launch, byte for byte as NVIDIA's own bindings lay them out, and numbers of cuda.h."""
+    driver = pytest.importorskip("cuda.bindings.driver")
+    attribute, config = driver.CUlaunchAttribute(), driver.CUlaunchConfig()
+    attribute.id = driver.CUlaunchAttributeID(cupy_device._PROGRAMMATIC_STREAM_SERIALIZATION)
+    attribute.value.programmaticStreamSerializationAllowed = 1
+    assert "PROGRAMMATIC_STREAM_SERIALIZATION" in attribute.id.name
+    config.gridDimX, config.gridDimY, config.gridDimZ, config.blockDimX, config.blockDimY, config.blockDimZ = 5, 1, 1, 128, 1, 1
+    config.sharedMemBytes, config.hStream, config.attrs, config.numAttrs = 777, driver.CUstream(4096), [attribute], 1
+    size = ctypes.sizeof(cupy_device._LaunchConfig)
+    theirs = ctypes.string_at(config.getPtr(), size)
+    at = int(np.frombuffer(theirs, np.uint64)[5])  # of the attributes
+    assert theirs[:52] == bytes(cupy_device._LaunchConfig((5, 1, 1), (128, 1, 1), 777, 4096, at, 1))[:52]
+    ours = bytes(cupy_device._LaunchAttribute(cupy_device._PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1))
+    assert ctypes.string_at(at, len(ours)) == ours and len(ours) == 72
+    assert driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES == cupy_device._MAX_DYNAMIC_SHARED
+    for size, kind in cupy_device._MAP_TYPES.items():
+        assert driver.CUtensorMapDataType(kind).name == f"CU_TENSOR_MAP_DATA_TYPE_UINT{size * 8}"
+    for width, kind in cupy_device._SWIZZLES.items():
+        assert driver.CUtensorMapSwizzle(kind).name == f"CU_TENSOR_MAP_SWIZZLE_{width}B"
+    assert driver.CUtensorMapL2promotion(cupy_device._PROMOTE_L2_256B).name == "CU_TENSOR_MAP_L2_PROMOTION_L2_256B"
 
 
 @needs_gxx
