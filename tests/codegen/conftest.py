@@ -1,4 +1,4 @@
-"""Makes the helpers beside these tests importable: `running` (compile and run one kernel) and `lowering` (graphs to kernels)."""
+"""Makes the helpers beside these tests importable: `running` (one kernel), `loop_kernels` (by hand) and `lowering` (graphs to kernels)."""
 
 import sys
 from pathlib import Path

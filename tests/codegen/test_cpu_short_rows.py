@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from loop_kernels import call, check, index, kernel, load, random
 from mlc.codegen.cpu.loops.short_rows import short_rows
 from mlc.codegen.cpu.target import host
 from mlc.codegen.expr import Axis, Reduced
 from mlc.codegen.kernel import Reduction, Store
 from mlc.ir import DType, sym
-from test_cpu_loops import call, check, index, kernel, load, random
 
 F = DType.F32
 HOST = host()

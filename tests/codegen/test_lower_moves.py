@@ -205,7 +205,8 @@ def test_zero_size() -> None:
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16, DType.F64, DType.I32, DType.U8, DType.I64])
 def test_dtypes(dtype: DType) -> None:
     x, y = tensor(3, 4, dtype=dtype), tensor(4, dtype=dtype)
-    run(graph([x, y], ap(Relu(), ap(Add(), x, ap(Mul(), x, y))), ap(Cast(DType.F32), ap(Transpose((1, 0)), x))), tol=1e-2)
+    step = {DType.F16: 2**-10, DType.BF16: 2**-7}.get(dtype, 1e-5)  # one sum rounds to the next number at most
+    run(graph([x, y], ap(Relu(), ap(Add(), x, ap(Mul(), x, y))), ap(Cast(DType.F32), ap(Transpose((1, 0)), x))), tol=step)
 
 
 def test_where_and_topk() -> None:

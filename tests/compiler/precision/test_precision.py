@@ -349,5 +349,5 @@ def test_a_search_whose_time_is_up_takes_the_best_so_far(model, samples, monkeyp
     assert told[0].outcome.unfinished and told[0].outcome.loss <= 0.05
     assert (set(told[0].assignment.values()) == {"bf16"}) is lowered
     assert any("--search-seconds" in str(w.message) for w in seen) is not lowered
-    want = mlc.compile(model).run(samples[0])
-    np.testing.assert_allclose(module.run(samples[0])["y"], want["y"], rtol=0.1, atol=0.1)
+    want, got = mlc.compile(model).run(samples[0])["y"], module.run(samples[0])["y"]
+    assert np.linalg.norm(got - want) <= 0.05 * np.linalg.norm(want), "as max_drop says"
