@@ -96,3 +96,28 @@ def every(b: Builder, pieces: Sequence[Any], starts: Sequence[int], step: int) -
             acc = shuffle(b, acc, piece, [n + lane * step - start if inside[lane] else lane for lane in range(n)])
         done = [d or i for d, i in zip(done, inside, strict=True)]
     return acc
+
+
+def picked(b: Builder, pieces: Sequence[Any], starts: Sequence[int], places: Sequence[int | None]) -> Any:
+    """Lane j is element places[j] of a line of which `pieces` are vectors, from the elements `starts` on; any for None. From as few
+    pieces as there are elements in."""
+    n = pieces[0].type.count
+    left = {lane: p for lane, p in enumerate(places) if p is not None}
+    used: list[tuple[Any, dict[int, int]]] = []
+    while left:
+        found = [{lane: p - start for lane, p in left.items() if 0 <= p - start < n} for start in starts]
+        best = max(range(len(pieces)), key=lambda i: len(found[i]))
+        assert found[best]
+        used.append((pieces[best], found[best]))
+        left = {lane: p for lane, p in left.items() if lane not in found[best]}
+    if not used:
+        return pieces[0]
+    (x, first), *others = used
+    if not others:
+        lanes = [first.get(lane, lane) for lane in range(len(places))]
+        return x if lanes == list(range(n)) else shuffle(b, x, x, lanes)
+    acc, taken = x, first
+    for y, more in others:
+        acc = shuffle(b, acc, y, [n + more[lane] if lane in more else taken.get(lane, lane) for lane in range(len(places))])
+        taken = {}
+    return acc

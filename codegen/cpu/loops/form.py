@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...kernel import LoopKernel
 from ..tabulated import tabulated
@@ -10,6 +10,7 @@ from ..target import CpuTarget
 from .interior import Interior, interior
 from .merge import merge_axes
 from .periods import with_periods
+from .row_windows import RowWindows, row_windows
 from .schedule import NO_HINTS, LoopHints, LoopSchedule, schedule
 from .segments import Segments, segments
 from .short_rows import ShortRows, short_rows
@@ -21,7 +22,7 @@ from .words import as_words
 @dataclass(frozen=True, slots=True)
 class Form:
     """How a kernel is walked. At most one of the others is given: `tile` is moved through registers; `short` rows lie side by side;
-    `parts` along the vector axis, or what is `inner`, have simpler kernels than the whole.
+    `parts` along the vector axis, or what is `inner`, have simpler kernels than the whole; `row`: windows lie along the vector axis.
     """
 
     kernel: LoopKernel
@@ -30,6 +31,7 @@ class Form:
     short: ShortRows | None = None
     parts: Segments | None = None
     inner: Interior | None = None
+    row: RowWindows | None = None
 
 
 def form_of(kernel: LoopKernel, target: CpuTarget, hints: LoopHints) -> Form:
@@ -45,4 +47,6 @@ def form_of(kernel: LoopKernel, target: CpuTarget, hints: LoopHints) -> Form:
             return Form(parts.kernel, parts.schedule, parts=parts)
         if (inner := interior(kernel, target)) is not None:
             return Form(kernel, inner.schedule, inner=inner)
-    return Form(kernel, schedule(kernel, target, hints))
+    plan = schedule(kernel, target, hints)
+    row = row_windows(kernel, plan, target)
+    return Form(kernel, replace(plan, columns=1) if row is not None and row.joined else plan, row=row)

@@ -42,6 +42,7 @@ class Reductions(ShortRowUnits):
     work: int = 1  # vector operations of the costliest value in a reduce loop
     bounds: dict[int, tuple[Any, Any]] | None = None  # of the reduce axes, when they are cut at a border
     cuts: tuple[tuple[Affine, ...], ...] | None = None
+    taps_known: bool = False  # the last reduce axis is unrolled whatever its size
     shifts: frozenset[int] = frozenset()  # stages of maxima that may leave out what is not a number
 
     def _child(self, s: Scope, extra: dict[int, Any], lanes: int | None = None, mask: Any = None, shift: int = 0) -> Scope:
@@ -59,8 +60,8 @@ class Reductions(ShortRowUnits):
         axes = [n + j for j in range(len(k.reduce_axes)) if n + j != self.plan.axis]
         cut = self.bounds or {}
         inner = [a for a in axes if a not in cut] if self.parallel else []
-        most = min(UNROLL_POINTS, UNROLL_WORK // (self.work * len(scopes)))
-        while inner and upper(prod(k.reduce_axes[a - n] for a in inner)) > most:
+        most, least = min(UNROLL_POINTS, UNROLL_WORK // (self.work * len(scopes))), int(self.taps_known)
+        while len(inner) > least and upper(prod(k.reduce_axes[a - n] for a in inner)) > most:
             inner = inner[1:]
         inner = [a for a in inner if isinstance(k.reduce_axes[a - n], int)]
         lanes = 1 if self.parallel or self.plan.axis < 0 else self.plan.width * self.plan.group

@@ -15,8 +15,9 @@ from ..target import CpuTarget
 from .accesses import Scope
 from .ahead import ahead
 from .form import Form
-from .lines import Lines, LineUnits, lines
+from .lines import Lines, lines
 from .recurrence import ROOM
+from .row_windows import RowUnits
 from .running import RunningStores
 from .schedule import work
 from .segments import shortest
@@ -39,7 +40,7 @@ def max_dim(d: Dim) -> Dim:
     return 1 if d == 0 else d
 
 
-class Writer(Tiled, RunningStores, LineUnits):
+class Writer(Tiled, RunningStores, RowUnits):
     """Writes a kernel in its form; `units` of work and `elements_per_unit` are known from the beginning."""
 
     def __init__(self, form: Form, target: CpuTarget) -> None:
@@ -48,6 +49,7 @@ class Writer(Tiled, RunningStores, LineUnits):
         saved = spill(k) if plan.axis >= len(k.axes) or plan.axis < 0 else None
         super().__init__(k if saved is None else saved.kernel, plan, target)
         self.tile, self.short, self.inner, self.spill, k = tile, form.short, form.inner, saved, self.k
+        self.row = form.row
         self.running = None if plan.by_lines else running(k)
         if self.running is not None:
             self.depends |= self.dependence_of([self.running.element])
@@ -226,7 +228,8 @@ class Writer(Tiled, RunningStores, LineUnits):
                 self._unit(part, axes)
             with otherwise:
                 self.cuts, self.k = win.cuts, whole if win.cuts is None else win.bounded
-                self.bounds = self._bounds((), axes)  # loops, so that the rare case stays small
+                if self.row is None:
+                    self.bounds = self._bounds((), axes)  # loops, so that the rare case stays small
                 self._unit(part, axes)
         self.k, self.cuts, self.bounds = whole, None, None
 
@@ -238,6 +241,8 @@ class Writer(Tiled, RunningStores, LineUnits):
             self._woven(self.tile, part, axes)
         elif not self.parallel:
             self._point(axes, None, 1, 1, None)
+        elif self.row is not None and not self.blocked:
+            self._row(self.row, axes)
         elif self.blocked:
             size, block = k.axes[self.plan.axis], self.plan.block
             start = b.ir.mul(part, b.i64(block))
