@@ -100,8 +100,8 @@ class Builder:
             return base
         return self.ir.gep(base, [index], source_etype=t)
 
-    def load(self, t: Any, ptr: Any, align: int = 1) -> Any:
-        return self.ir.load(ptr, t, align)
+    def load(self, t: Any, ptr: Any, align: int = 1, unwritten: bool = False) -> Any:
+        return self.ir.load(ptr, t, align, unwritten)
 
     def alloca(self, t: Any, count: Any, align: int = 64) -> Any:
         """Stack memory; call it in the entry block only."""

@@ -138,13 +138,18 @@ def _table(lw: Lowering, k: KernelBuilder, values: np.ndarray, i: Affine) -> E:
 
 
 def _nearest(lw: Lowering, k: KernelBuilder, at: np.ndarray, i: Affine, n: int) -> Affine:
-    ramp = np.arange(len(at))
     for up in range(1, 33):
-        if np.array_equal(at, ramp // up):
+        if np.array_equal(at, np.arange(len(at)) // up):
             return div(i, up)
-    if len(at) > 1 and np.array_equal(at, at[0] + ramp * (at[1] - at[0])):
-        return i * int(at[1] - at[0]) + int(at[0])
-    return opaque(_table(lw, k, at.astype(np.int64), i), 0, n - 1)
+    return _position(lw, k, at, i, n - 1)
+
+
+def _position(lw: Lowering, k: KernelBuilder, at: np.ndarray, i: Affine, last: int) -> Affine:
+    """at[i] ≤ last: where they are equally far apart without a table, which lets neighbours be read in vectors."""
+    step = int(at[1] - at[0]) if len(at) > 1 else 0
+    if np.array_equal(at, at[0] + np.arange(len(at)) * step):
+        return i * step + int(at[0])
+    return opaque(_table(lw, k, at.astype(np.int64), i), 0, last)
 
 
 def _weighted(lw: Lowering, k: KernelBuilder, w: np.ndarray, i: Affine, n: int, wide: DType) -> Taps:
@@ -152,8 +157,9 @@ def _weighted(lw: Lowering, k: KernelBuilder, w: np.ndarray, i: Affine, n: int, 
     count = int((w.shape[1] - np.argmax(w[:, ::-1] != 0, axis=1) - first).max())
     first = np.minimum(first, n - count)
     out: Taps = []
-    base = opaque(_table(lw, k, first.astype(np.int64), i), 0, n - count)
+    base = _position(lw, k, first, i, n - count)
     for t in range(count):
-        column = np.take_along_axis(w, (first + t)[:, None], axis=1)[:, 0]
-        out.append((base + t, _table(lw, k, column.astype(wide.np), i)))
+        column = np.take_along_axis(w, (first + t)[:, None], axis=1)[:, 0].astype(wide.np)
+        alike = (column == column[0]).all()
+        out.append((base + t, number(float(column[0]), wide) if alike else _table(lw, k, column, i)))
     return out

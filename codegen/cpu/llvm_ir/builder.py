@@ -242,8 +242,10 @@ class IRBuilder:
     def alloca(self, type: Any, count: Value, align: int, pointer: Any) -> Value:
         return self._value(pointer, f"alloca {type.text}, {count.typed}, align {align}")
 
-    def load(self, pointer: Value, type: Any, align: int) -> Value:
-        return self._value(type, f"load {type.text}, ptr {pointer.text}, align {align}")
+    def load(self, pointer: Value, type: Any, align: int, unwritten: bool = False) -> Value:
+        """unwritten: nothing in the function stores there, which lets a load leave loops that store."""
+        end = ", !invariant.load !{}" if unwritten else ""
+        return self._value(type, f"load {type.text}, ptr {pointer.text}, align {align}{end}")
 
     def store(self, value: Value, pointer: Value, align: int | None = None, past_caches: bool = False) -> None:
         """Aligned as its type where nothing is said. What goes past the caches others read only after a `fence`."""

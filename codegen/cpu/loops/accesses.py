@@ -168,7 +168,7 @@ class Accesses:
             one = Functions(b, 1, self.target)
             if self._fixed(e):
                 return self._once(e, t, one, dtype)
-            return one.from_storage(b.splat(b.load(t, self.address(e.operand, e.offset, s), align), 1), dtype)
+            return one.from_storage(b.splat(b.load(t, self.address(e.operand, e.offset, s), align, self._of_row(e)), 1), dtype)
         wide = vec(t, lanes)
         if stride == 1:
             at = self.address(e.operand, e.offset, s)
@@ -210,6 +210,13 @@ class Accesses:
         form, operand = self.form(e.offset), self.k.operands[e.operand]
         known = form is not None and isinstance(form[0], int) and not form[1] and 0 <= form[0] < lower(operand.numel)
         return known and not operand.written
+
+    def _of_row(self, e: Load) -> bool:
+        """Whether it is the same all along a row and the kernel writes nothing to its operand: what follows from it may then be computed
+        before the row. Taps of windows are too many for registers."""
+        depends = self.depends.get(id(e.offset), frozenset())
+        inner = self.plan.axis in depends or any(a >= len(self.k.axes) for a in depends)
+        return self.plan.width > 1 and not inner and not self.k.operands[e.operand].written
 
     def _once(self, e: Load, t: Any, one: Functions, dtype: DType) -> Any:
         """Loaded on entry: LLVM cannot know that stores leave it alone, and what follows from it would stay in loops."""

@@ -128,6 +128,7 @@ class RowUnits(LineUnits):
     row: RowWindows | None = None
     written: _Tile | None = None
     windows: Windows | None
+    together: int  # columns of the code being written
 
     def _row(self, plan: RowWindows, axes: dict[int, Any]) -> None:
         """All points of a row; `self.k` is the kernel without guards, or where those are that differ between lanes."""
