@@ -155,6 +155,16 @@ def test_kernels_wait_before_they_touch_memory() -> None:
         assert once and pointers and not pointers & set(re.findall(r"\w+", before)), text
 
 
+@needs_nvrtc
+def test_compilers_move_no_access_before_the_wait() -> None:
+    """They might: what is read only counts as never written to while the kernel runs, which launches that overlap do to each other."""
+    touches = re.compile(r"\b(?:ld|st|atom|red|ldu)(?:\.\w+)*?\.global|cp\.async|prefetch\.global")
+    for text, archs in sources().values():
+        code = compile_source(text, "compute_90a" if "sm_90a" in archs and len(archs) == 1 else "compute_90").decode()
+        before, waits, behind = code.partition("griddepcontrol.wait")
+        assert waits and not touches.search(before) and touches.search(behind), text
+
+
 def attention(size: int) -> Graph:
     x = [tensor(4, 32, 512, size, dtype=DType.BF16) for _ in range(3)]
     return graph(x, ap(O.Attention(0.3, True), *x))
