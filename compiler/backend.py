@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..codegen.lower import LowerOptions
 from ..codegen.plan import Plan
 from ..ir import Dim, DType
-from ..passes.base import Runnable
+from ..passes.base import Pass
 from ..runtime.artifact import Parts
 from .constants import Packed
 
@@ -40,7 +40,7 @@ class Backend(Protocol):
         """The type that attention of float32, and what weights of few bits are multiplied by, are rounded to where layers are lowered
         to `precision`; None: they are not."""
 
-    def passes(self, opt_level: int) -> tuple[Runnable, ...]:
+    def passes(self, opt_level: int) -> tuple[Pass, ...]:
         """What graphs go through for this target, behind all other passes."""
 
     def emit(self, plan: Plan) -> dict[int, Any]: ...

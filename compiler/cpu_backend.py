@@ -18,7 +18,7 @@ from ..codegen.lower.scattered_taps import ScatterCosts
 from ..codegen.lower.winograd import conv_costs
 from ..codegen.plan import Plan, Step, steps_of
 from ..ir import DType
-from ..passes.base import Runnable
+from ..passes.base import Pass
 from ..passes.half_products import HalfProducts
 from ..passes.long_reductions import LongReductions
 from ..passes.pipelines import CLEAN
@@ -79,7 +79,7 @@ class CpuBackend:
     def attention(self, precision: str) -> DType | None:
         return None
 
-    def passes(self, opt_level: int) -> tuple[Runnable, ...]:
+    def passes(self, opt_level: int) -> tuple[Pass, ...]:
         how = instruction(dot_kind(DType.BF16, DType.BF16), self.target)
         halves = HalfProducts(dots=how != "lanes", split=how == "tiles")
         return (SeparateResizes(), halves, CLEAN, LongReductions()) if opt_level > 0 else ()

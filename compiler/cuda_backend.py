@@ -19,7 +19,7 @@ from ..codegen.lower import LowerOptions
 from ..codegen.plan import Buffer, Expect, Plan, PlanStep, Step, steps_of
 from ..ir import Dim, DType, dim_max
 from ..ir.dims import floordiv
-from ..passes.base import Runnable
+from ..passes.base import Pass
 from ..passes.grouped_activations import GroupedActivations
 from ..passes.merge_products import MergeProducts
 from ..passes.pipelines import CLEAN
@@ -58,7 +58,7 @@ class CudaBackend:
     def attention(self, precision: str) -> DType | None:
         return {"bf16": DType.BF16, "fp16": DType.F16}.get(precision)
 
-    def passes(self, opt_level: int) -> tuple[Runnable, ...]:
+    def passes(self, opt_level: int) -> tuple[Pass, ...]:
         return (GroupedActivations(), *((MergeProducts(), Rolls(), CLEAN) if opt_level > 1 else ())) if opt_level > 0 else ()
 
     def emit(self, plan: Plan) -> dict[int, tuple[Form, ...]]:

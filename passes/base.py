@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,13 +28,6 @@ class Pass:
         raise NotImplementedError(type(self).__name__)
 
 
-class Runnable(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    def run(self, graph: Graph, ctx: PassContext) -> Graph: ...
-
-
 @dataclass(frozen=True)
 class PassContext:
     """How passes run.
@@ -43,13 +36,11 @@ class PassContext:
         opt_level: 0 (only what lowering requires) to 3.
         verify: check the graph against GRAPH_SPEC after every pass.
         dump: called with (pass name, graph) after every pass that changed something.
-        options: named switches; see `pipelines`.
     """
 
     opt_level: int = 3
     verify: bool = False
     dump: Callable[[str, Graph], None] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def apply(op: Op, *inputs: Value, loc: tuple[str, ...] = ()) -> Value:

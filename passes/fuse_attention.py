@@ -23,7 +23,7 @@ class FuseAttention(Pass):
     """The option `fuse_attention=False` turns it off."""
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
-        return rewrite(graph, RULES) if ctx.options.get("fuse_attention", True) else graph
+        return rewrite(graph, RULES)
 
 
 def attention(q: Value, kt: Value, v: Value, p: Value, scaled: Value, product: Value, root: Value,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..errors import PassError
 from ..ir import Graph
 from ..ir.verify import verify
-from .base import PassContext, Runnable
+from .base import Pass, PassContext
 from .channels_first import ChannelsFirst
 from .cse import Cse
 from .fold_constants import FoldConstants
@@ -28,11 +28,10 @@ from .subpixel_convolutions import SubpixelConvolutions
 
 
 @dataclass(frozen=True)
-class Repeat:
+class Fixpoint(Pass):
     """A group of passes, run until none of them changes anything (or `limit` times: each round only improves)."""
 
-    name: str
-    passes: tuple[Runnable, ...]
+    passes: tuple[Pass, ...]
     limit: int = 4
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
@@ -44,13 +43,13 @@ class Repeat:
         return graph
 
 
-CLEAN = Repeat("clean", (FoldConstants(), Simplify(), Cse()))
+CLEAN = Fixpoint((FoldConstants(), Simplify(), Cse()))
 
 # O0 folds constants and nothing else: lowering wants weights, not computations of weights.
-O0: tuple[Runnable, ...] = (FoldConstants(),)
-QUANTIZED: tuple[Runnable, ...] = (NameDequantizers(), IntegerProducts(), GroupedWeights())
-O1: tuple[Runnable, ...] = (*QUANTIZED, CLEAN)
-O2: tuple[Runnable, ...] = (
+O0: tuple[Pass, ...] = (FoldConstants(),)
+QUANTIZED: tuple[Pass, ...] = (NameDequantizers(), IntegerProducts(), GroupedWeights())
+O1: tuple[Pass, ...] = (*QUANTIZED, CLEAN)
+O2: tuple[Pass, ...] = (
     HoistInvariants(),
     *QUANTIZED,  # before constants fold: quantized weights must not become floats
     CLEAN,
@@ -67,14 +66,14 @@ O2: tuple[Runnable, ...] = (
     RepeatedMatrices(),  # after constants fold (those of moderate size become weights like any other) and transposes are gone
     CLEAN,
 )
-LEVELS: tuple[tuple[Runnable, ...], ...] = (O0, O1, O2, O2)
+LEVELS: tuple[tuple[Pass, ...], ...] = (O0, O1, O2, O2)
 
 
-def run_passes(graph: Graph, passes: Iterable[Runnable], ctx: PassContext) -> Graph:
+def run_passes(graph: Graph, passes: Iterable[Pass], ctx: PassContext) -> Graph:
     """Run passes in order; verifies and dumps as the context asks."""
     for p in passes:
         new = p.run(graph, ctx)
-        if new is graph or isinstance(p, Repeat):
+        if new is graph or isinstance(p, Fixpoint):
             graph = new
             continue
         graph = new

@@ -8,17 +8,17 @@ from typing import Any
 
 from ..ir import Const, Graph, Input, Node, Op, Value, const
 from ..ir.ops import Loop
-from .base import Pass, PassContext, Runnable
+from .base import Pass, PassContext
 
 
 @dataclass(frozen=True)
 class Subgraphs(Pass):
     """Run `passes` in every subgraph, to any depth (passes that nest this one are not needed)."""
 
-    passes: tuple[Runnable, ...]
+    passes: tuple[Pass, ...]
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
-        inner = PassContext(ctx.opt_level, ctx.verify, None, ctx.options)
+        inner = replace(ctx, dump=None)
 
         def inside(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
             names = [f.name for f in fields(node.op) if isinstance(getattr(node.op, f.name), Graph)]

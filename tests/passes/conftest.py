@@ -36,9 +36,9 @@ def canonical(text: str) -> str:
 
 @pytest.fixture
 def check():
-    def run(before: str, after: str | None, *passes, options=None) -> Graph:
+    def run(before: str, after: str | None, *passes) -> Graph:
         graph = verify(parse(before))
-        ctx = PassContext(verify=True, options=options or {})
+        ctx = PassContext(verify=True)
         new = run_passes(graph, passes, ctx)
         if after is None:
             assert new is graph, f"must not fire, but gave\n{print_graph(new)}"
