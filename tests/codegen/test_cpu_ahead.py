@@ -3,7 +3,7 @@
 import pytest
 from mlc.codegen.cpu.loops.ahead import ahead
 from mlc.codegen.cpu.loops.emit import emit_loop
-from mlc.codegen.cpu.target import host
+from mlc.codegen.cpu.target import parse
 from mlc.codegen.expr import Axis, Call, Load, Num
 from mlc.codegen.kernel import LoopKernel, Operand, Store
 from mlc.ir import DType
@@ -35,7 +35,10 @@ def rows(count, size, pitch):
 def test_lines_of_results(count, size, pitch, want):
     kernel = rows(count, size, pitch)
     assert ahead(kernel, 1, (0,)) == want
-    assert ("llvm.prefetch" in emit_loop(kernel, host()).ir_text) == bool(want)
+    streams = parse("cpu:znver4")
+    assert ("llvm.prefetch" in emit_loop(kernel, parse("cpu:sapphirerapids")).ir_text) == bool(want)
+    assert ("llvm.prefetch" in emit_loop(kernel, streams).ir_text) == bool(ahead(kernel, 1, (0,), True))
+    assert bool(ahead(kernel, 1, (0,), True)) == (bool(want) and want != {1: 256})  # stretches without gaps are left to the hardware
 
 
 @pytest.mark.parametrize("step", [1, -1])

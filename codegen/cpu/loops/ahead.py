@@ -15,9 +15,10 @@ _LONG = 4096  # bytes of a row, of which it matters little that the last ones as
 _SHORT = 256  # and of one that is hardly more than a vector
 
 
-def ahead(k: LoopKernel, axis: int, others: Sequence[int]) -> dict[int, int]:
+def ahead(k: LoopKernel, axis: int, others: Sequence[int], streams: bool = False) -> dict[int, int]:
     """Operand → elements from where a vector is stored to the line to ask for: further along the row that `axis` walks, or in one of
-    the next rows, where rows are short and apart. others: the axes that are walked around it. Operands that caches hold are left out."""
+    the next rows, where rows are short and apart. others: the axes that are walked around it. Operands that caches hold are left out,
+    and so are stretches of memory without gaps where the hardware fetches them faster (`streams`)."""
     found: dict[int, int] = {}
     for store in k.stores:
         operand = k.operands[store.operand]
@@ -28,7 +29,8 @@ def ahead(k: LoopKernel, axis: int, others: Sequence[int]) -> dict[int, int]:
         steps = {} if form is None else form[1]
         pitch = next((steps[a] for a in reversed(others) if steps.get(a, 0) != 0), row)
         if not isinstance(row, int) or not isinstance(pitch, int) or row == pitch or row * size >= _LONG:
-            found[store.operand] = _AHEAD // size
+            if not streams:
+                found[store.operand] = _AHEAD // size
         elif row * size >= _SHORT:
             found[store.operand] = -(-_AHEAD // (row * size)) * pitch
     return found

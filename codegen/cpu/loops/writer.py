@@ -96,7 +96,8 @@ class Writer(Tiled, RunningStores, RowUnits):
         self.sweeps = plain and self.parallel and bool(k.reduce_axes) and not k.stages and whole
         if not isinstance(tile, Turn) and plan.axis >= 0:
             down = self.sweeps or (self.running is not None and self.parallel)  # the reduce axes are walked around the vector axis
-            self.ahead = ahead(k, plan.axis, [*self.outer, *(n + j for j in range(len(k.reduce_axes)))] if down else self.outer)
+            around = [*self.outer, *(n + j for j in range(len(k.reduce_axes)))] if down else self.outer
+            self.ahead = ahead(k, plan.axis, around, target.streams and not down)
 
     def _counted(self, row: Dim) -> int:
         """How many of the outer axes number the units: not the last ones where rows are so short that finding out which one comes next
