@@ -9,6 +9,8 @@ import numpy as np
 import onnx_coverage
 import pytest
 import small_models
+from click.testing import CliRunner
+from mlc.compiler.cli import cli
 from mlc.compiler.precision.options import Precision
 from mlc.errors import DeviceError, InputError
 from mlc.ir import DType
@@ -34,6 +36,16 @@ def test_saved_and_loaded(tmp_path) -> None:
     module, blob = compiled("transformer")
     module.save(tmp_path / "m.mlc")
     agree(mlc.load(tmp_path / "m.mlc"), blob, CASES["transformer"][0])
+
+
+def test_commands(tmp_path) -> None:
+    model, made = tmp_path / "m.onnx", tmp_path / "m.mlc"
+    model.write_bytes(small_models.cnn())
+    here = [str(model), "--target=cuda"]
+    for args, told in ((["compile", *here, "-o", str(made)], "m.mlc"), (["inspect", str(made)], "arena"), (["run", str(made)], "float32"),
+                       (["check", *here, "--precision=bf16"], "agrees"), (["bench", *here, "--seconds=0.05", "--rounds=1"], "median")):  # fmt: skip
+        done = CliRunner().invoke(cli, args, catch_exceptions=False)
+        assert done.exit_code == 0 and told in done.output, done.output
 
 
 @pytest.mark.parametrize("name", ["transformer", "cnn"])
