@@ -20,8 +20,9 @@ _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
 _SEGMENT = 24  # elements of the taps of a line that are unrolled where no fewer divide them
 _LOOPED = 96  # multiply-adds that hide what a loop takes: unrolling more is no faster, and much code
-_SPLIT_BYTES = 1 << 17  # of a strip of B: this much in use and this much on its way, beside the rows of A
-_FEW_ROWS = 64  # up to which memory sets the pace: lines of the second-level cache would be in the way of those that come from it
+_SPLIT_BYTES = 1 << 17  # of a strip of B: this much in use and this much on its way, beside the rows of A;
+_STREAM_SPLIT_BYTES = 1 << 18  # where hardware streams bring it: they begin anew with each part
+_FEW_ROWS = 64  # elsewhere rows up to which memory sets the pace: lines of the second-level cache would be in the way of those from it
 _FIRST_BYTES = 1 << 15  # of a strip of B then: it stays in the first-level cache
 _STREAM_BYTES = 1 << 19  # of a B that does not wait in the second-level cache: up to four rows ask for it, too, unless hardware streams
 _APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
@@ -117,7 +118,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     steps = kernel.k if mode == "matmul" else taps
     row_tiles = _row_tiles(whole.rows, tiles[0])
     streams = mode == "matmul" and tiles[0] > 1 and not target.streams and _streams(kernel)
-    k_block = _k_block(kernel, mode, steps, hints) if tiles[0] > 4 or row_tiles > 1 or streams else 0
+    k_block = _k_block(kernel, target, mode, steps, hints) if tiles[0] > 4 or row_tiles > 1 or streams else 0
     prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1) or streams) and hints.prefetch >= 0
     return ContractSchedule(
         acc, lanes, vectors, tiles, tail_tiles, tail, _half(kernel, target, acc, n_tail, abreast), abreast, mode, unroll,
@@ -183,7 +184,7 @@ def _streams(kernel: ContractKernel) -> bool:
     return isinstance(size, int) and size >= _STREAM_BYTES
 
 
-def _k_block(kernel: ContractKernel, mode: str, steps: Dim, hints: ContractHints) -> int:
+def _k_block(kernel: ContractKernel, target: CpuTarget, mode: str, steps: Dim, hints: ContractHints) -> int:
     """Steps of k whose part of a strip of B stays in a cache; 0: all of them."""
     step_bytes = (1 if mode == "matmul" else kernel.k // steps) * kernel.panel * kernel.operands[0].dtype.itemsize
     if not isinstance(steps, int) or not isinstance(step_bytes, int) or mode == "segments" or kernel.diagonal > 1:
@@ -193,7 +194,8 @@ def _k_block(kernel: ContractKernel, mode: str, steps: Dim, hints: ContractHints
     else:
         size = steps * step_bytes
         few = mode == "matmul" and isinstance(kernel.m, int) and kernel.m <= _FEW_ROWS and size >= 2 * _FIRST_BYTES
-        pieces = size // _APART_BYTES if kernel.b_row else -(-size // (_FIRST_BYTES if few else _SPLIT_BYTES))
+        piece = _STREAM_SPLIT_BYTES if target.streams else _FIRST_BYTES if few else _SPLIT_BYTES
+        pieces = size // _APART_BYTES if kernel.b_row else -(-size // piece)
         k_block = -(-steps // max(1, pieces))
         if mode == "matmul":
             k_block = -(-k_block // 64) * 64
