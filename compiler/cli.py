@@ -100,8 +100,10 @@ def main(args: list[str] | None = None) -> None:
         e.show()
         sys.exit(2)
     except click.ClickException as e:
-        where = f" See {e.ctx.command_path} --help." if isinstance(e, click.UsageError) and e.ctx else ""
-        _fail(e, e.format_message().replace("\n", " ") + where, debug, 2)
+        message = e.format_message().replace("\n", " ")
+        if isinstance(e, click.UsageError) and e.ctx:
+            message += f"{'' if message.endswith(('.', '?')) else '.'} See {e.ctx.command_path} --help."
+        _fail(e, message, debug, 2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)

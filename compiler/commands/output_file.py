@@ -20,9 +20,7 @@ class OutputFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "-":
             if not self.allow_dash:
-                self.fail(
-                    "- is standard output, where no binary file is written; expected a path (./- for a file of that name)", param, ctx
-                )
+                self.fail("standard output takes no binary file; expected a path (./- for a file of that name)", param, ctx)
             return value
         path = os.fsdecode(super().convert(value, param, ctx))
         if os.path.exists(path):
