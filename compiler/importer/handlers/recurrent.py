@@ -26,7 +26,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     )
 }  # fmt: skip
 _SIDES = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-_MOST_FILLED = 1 << 22  # elements of a constant; attributes alone may say that there are more
+_MOST_ZEROS = 1 << 22  # elements of a constant; attributes alone may say that there are more
 _USES_ALPHA = {"LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu", "Affine"}
 _USES_BETA = {"ScaledTanh", "HardSigmoid", "Affine"}
 
@@ -59,10 +59,10 @@ def activations_of(ctx: ImportContext, node: NodeProto, cell: str, directions: i
     return tuple(found)
 
 
-def _filled(b: Build, value: object, shape: Shape, dtype: DType) -> Value:
-    if is_static(shape) and math.prod(int(d) for d in shape) <= _MOST_FILLED:
-        return b.ctx.const(np.full([int(d) for d in shape], value, dtype.np))
-    return b.expand(b.reshape(b.const(value, dtype), (1,) * len(shape)), shape)
+def _zeros(b: Build, shape: Shape, dtype: DType) -> Value:
+    if is_static(shape) and math.prod(int(d) for d in shape) <= _MOST_ZEROS:
+        return b.ctx.const(np.zeros([int(d) for d in shape], dtype.np))
+    return b.expand(b.reshape(b.const(0, dtype), (1,) * len(shape)), shape)
 
 
 def recurrent(ctx: ImportContext, node: NodeProto, ins: list[Value | None], cell: str) -> Sequence[Value]:
@@ -90,7 +90,7 @@ def recurrent(ctx: ImportContext, node: NodeProto, ins: list[Value | None], cell
     x, w, r = sized(ctx, x, (steps, batch, size)), sized(ctx, w, (dn, gates, size)), sized(ctx, r, (dn, gates, hidden))
 
     def given(v: Value | None, shape: Shape) -> Value:
-        return _filled(b, 0, shape, x.dtype) if v is None else sized(ctx, v, shape)
+        return _zeros(b, shape, x.dtype) if v is None else sized(ctx, v, shape)
 
     bias = given(optional(ins, 3), (dn, 2 * gates))
     lens = optional(ins, 4)
