@@ -87,7 +87,7 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
     if together and isinstance(points := prod(k.reduce_axes), int):
         group = max(1, min(group, UNROLL_WORK // (3 * columns * max(1, points))))
     group = hints.group or group
-    if not k.stages and not k.reduce_axes:
+    if axis < n:
         width = fitting(width, size)
     block = hints.block or (width * most if k.stages else max(1024, width * most))
     return LoopSchedule(axis, width, group, block, columns=columns)
