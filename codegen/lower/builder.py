@@ -226,7 +226,7 @@ def finish(k: KernelBuilder, stages: Sequence[Reduction], stores: Sequence[Store
     indices = list(dict.fromkeys(x for e in reachable(roots) if isinstance(e, Index) for x in nested(e.value)))
     parallel, reduce_axes = k.axes, k.reduce_axes
     if k.reduce_axes:
-        reduce_axes, apart = split_axes(k.parallel, k.reduce_axes, indices)
+        reduce_axes, apart = split_axes(k.parallel, k.reduce_axes, indices, numbers=bool(stages) and any(s.per_element for s in stores))
     else:
         parallel, apart = split_axes((), k.axes, indices, numbers=not stages)
     split = len(parallel) + len(reduce_axes) > len(k.axes) + len(k.reduce_axes)

@@ -2,6 +2,7 @@
 
 A norm over a group of channels, flattened, has a factor for each channel: ⌊i / (height · width)⌋. Numbers are divided by quickly;
 sizes that only a run knows are not, once per element. Maps are taken apart by numbers, too: what moves where is seen in strides only.
+So are rows whose elements are written: along whole vectors of them the factor is one number, and is not gathered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Axes that indices divide by sizes known only to a run become two, and those of maps that numbers divide."""
+"""Axes that indices divide by sizes known only to a run become two, and those of maps and norms that numbers divide."""
 
 import numpy as np
 import pytest
@@ -43,9 +43,18 @@ def test_rows_of_maps_stay_vectors(size, axes):
     assert len(step.kernel.axes) == axes
 
 
-def test_reductions_divide_by_known_sizes():
-    plan = run(grouped(4, 8))
-    assert [s.kernel.reduce_axes for s in plan.steps] == [(64,)]
+@pytest.mark.parametrize(("h", "w", "axes"), [(4, 8, (2, 32)), (2, 3, (12,))])
+def test_norms_are_taken_apart_by_numbers_that_leave_vectors(h, w, axes):
+    """Factors of channels would be gathered otherwise, or norms of several groups made one vector."""
+    plan = run(grouped(h, w))
+    assert [s.kernel.reduce_axes for s in plan.steps] == [axes]
+
+
+def test_reductions_without_elements_divide_by_known_sizes():
+    x, f = tensor(3, 4, 32), tensor(4, 1)
+    flat = ap(Reshape((3, 128)), ap(Mul(), x, f))
+    plan = run(graph([x, f], ap(Reduce("sum", (1,), False), flat)))
+    assert [s.kernel.reduce_axes for s in plan.steps if s.kernel.stages] == [(128,)]
 
 
 def test_reductions_and_softmax_of_repeated_factors():
