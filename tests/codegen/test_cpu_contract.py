@@ -175,6 +175,19 @@ def test_half_of_a_last_vector(n):
         close(got, want + bias)
 
 
+@pytest.mark.parametrize("m, n, k", [(8, 16, 16), (61, 24, 96), (200, 144, 24), (15, 65, 1)])
+def test_one_vector_of_short_sums(m, n, k):
+    """Where one multiply-add a cycle is all there is; not of few rows, whose sums would wait for each other."""
+    for target, rows, vectors in (("cpu:znver4", m, 1), ("cpu:znver4", 7, 4), ("cpu:x86-64-v4", m, 4), ("cpu:sapphirerapids", m, 4)):
+        kernel = ContractKernel(1, rows, 70, k, (Operand(F, m * k), Operand(F, 70 * k), Operand(F, m * 70, True)), k, 0, 0, 70, 0, ACC)
+        assert schedule_contract(kernel, parse(target)).vectors == vectors
+    bias = np.arange(n, dtype=np.float32)
+    want, got, _ = matmul(
+        m, n, k, target="cpu:znver4", parts=2, epilogue=Call("add", (ACC, Load(2, Axis(2), dtype=F)), dtype=F), extra=(bias,)
+    )
+    close(got, want + bias)
+
+
 def test_tall_and_deep():
     for m, n, k in [(700, 70, 40), (50, 70, 4100), (8, 129, 2049), (3136, 24, 16)]:
         want, got, _ = matmul(m, n, k, parts=3)
@@ -249,7 +262,7 @@ def test_equal_text_for_other_sizes():
 
 
 def test_equal_text_for_other_numbers_of_tiles_that_prefetch():
-    few, many = (matmul(m, 64, 64)[2] for m in (40, 500))
+    few, many = (matmul(m, 64, 64, target="cpu:x86-64-v4")[2] for m in (40, 500))
     assert few.symbol == many.symbol and few.dims != many.dims
 
 

@@ -18,6 +18,8 @@ _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.
 _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
+_NARROW_TALL = 8  # rows of tiles of one vector: twice as many sums as one multiply-add a cycle needs
+_NARROW_BYTES = 24 << 10  # of a panel of B that they read in part, from the first-level cache
 _SEGMENT = 24  # elements of the taps of a line that are unrolled where no fewer divide them
 _LOOPED = 96  # multiply-adds that hide what a loop takes: unrolling more is no faster, and much code
 _SPLIT_BYTES = 1 << 17  # of a strip of B: this much in use and this much on its way, beside the rows of A;
@@ -89,7 +91,8 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     lanes = target.vector_bits // 8 // acc.itemsize
     if kernel.panel % lanes:
         raise CodegenError(f"panel of {kernel.panel} columns", expected=f"a multiple of {lanes} lanes")
-    vectors = _vectors(kernel, target, lanes, hints)
+    narrow = hints == NO_HINTS and _narrow(kernel, target, acc, mode)
+    vectors = 1 if narrow else _vectors(kernel, target, lanes, hints)
     abreast = groups_abreast(kernel, target, mode) if vectors == 1 and kernel.n == lanes else 1
     columns = kernel.n
     if abreast > 1:
@@ -98,7 +101,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     strip, strips = lanes * vectors, ceildiv(kernel.n, lanes * vectors)
     if hints.tall and not 3 <= hints.tall <= 16:
         raise ScheduleError(f"register tiles of {hints.tall} rows", expected="3 to 16")
-    tall = hints.tall or _tallest(kernel, target, mode, vectors)
+    tall = hints.tall or (_NARROW_TALL if narrow else _tallest(kernel, target, mode, vectors))
     tiles = _tiles(kernel.m, tall)
     taps = 1
     if kernel.conv is not None and mode != "matmul":
@@ -160,6 +163,17 @@ def _vectors(kernel: ContractKernel, target: CpuTarget, lanes: int, hints: Contr
     if kernel.diagonal > 1:  # one strip: the blocks of its columns are known
         return no_wider(per_panel)
     return no_wider(next(v for v in ((4, 3, 2, 1) if wide else (2, 1)) if per_panel % v == 0))
+
+
+def _narrow(kernel: ContractKernel, target: CpuTarget, acc: DType, mode: str) -> bool:
+    """Whether register tiles are of one vector. Where one multiply-add a cycle is all there is, these keep it as busy as large ones do, and
+    where sums are short, more of them are on their way at once: what begins and ends a tile takes place beside the next one's sums."""
+    lanes = target.vector_bits // 8 // acc.itemsize
+    panel = kernel.k * kernel.panel * acc.itemsize
+    single = target.vector_bits == 512 and acc is DType.F32 and target.multiply_adds == lanes
+    rows = isinstance(kernel.m, int) and kernel.m >= _NARROW_TALL
+    small = isinstance(panel, int) and panel <= _NARROW_BYTES
+    return single and mode == "matmul" and rows and small and kernel.diagonal == 1 and not kernel.b_row
 
 
 def _tallest(kernel: ContractKernel, target: CpuTarget, mode: str, vectors: int) -> int:
