@@ -168,12 +168,15 @@ def _vectors(kernel: ContractKernel, target: CpuTarget, lanes: int, hints: Contr
 def _narrow(kernel: ContractKernel, target: CpuTarget, acc: DType, mode: str) -> bool:
     """Whether register tiles are of one vector. Where one multiply-add a cycle is all there is, these keep it as busy as large ones do, and
     where sums are short, more of them are on their way at once: what begins and ends a tile takes place beside the next one's sums."""
-    lanes = target.vector_bits // 8 // acc.itemsize
     panel = kernel.k * kernel.panel * acc.itemsize
-    single = target.vector_bits == 512 and acc is DType.F32 and target.multiply_adds == lanes
     rows = isinstance(kernel.m, int) and kernel.m >= _NARROW_TALL
-    small = isinstance(panel, int) and panel <= _NARROW_BYTES
-    return single and mode == "matmul" and rows and small and kernel.diagonal == 1 and not kernel.b_row
+    short = isinstance(panel, int) and panel <= _NARROW_BYTES
+    return _one_a_cycle(target, acc) and mode == "matmul" and rows and short and kernel.diagonal == 1 and not kernel.b_row
+
+
+def _one_a_cycle(target: CpuTarget, acc: DType) -> bool:
+    """Whether one multiply-add of whole vectors begins in a cycle, in units of half a vector: half a one takes half the time."""
+    return target.vector_bits == 512 and acc is DType.F32 and target.multiply_adds == target.lanes(acc.itemsize)
 
 
 def _tallest(kernel: ContractKernel, target: CpuTarget, mode: str, vectors: int) -> int:
@@ -187,9 +190,9 @@ def _tallest(kernel: ContractKernel, target: CpuTarget, mode: str, vectors: int)
 
 def _half(kernel: ContractKernel, target: CpuTarget, acc: DType, columns: int | None, abreast: int) -> bool:
     """Whether the last vector of a last strip of so many columns is worth half a register."""
-    lanes = target.vector_bits // 8 // acc.itemsize
-    splits = target.vector_bits == 512 and acc is DType.F32 and target.multiply_adds == lanes  # in two, each vector
-    return splits and columns is not None and 0 < columns % lanes <= lanes // 2 and abreast == kernel.diagonal == 1 and not kernel.b_row
+    lanes = target.lanes(acc.itemsize)
+    short = columns is not None and 0 < columns % lanes <= lanes // 2
+    return _one_a_cycle(target, acc) and short and abreast == kernel.diagonal == 1 and not kernel.b_row
 
 
 def _streams(kernel: ContractKernel) -> bool:
