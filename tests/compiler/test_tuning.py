@@ -153,9 +153,7 @@ def test_records(tmp_path: Path) -> None:
 
 
 class Slow(search.Bench):
-    """A machine on which one candidate is twice as fast as all others."""
-
-    best = ContractHints(k_block=-1)
+    """A machine on which the first candidate that is other code is twice as fast as all others."""
 
     def runner(self, code):
         class Fixed(measure.Runner):
@@ -170,7 +168,7 @@ class Slow(search.Bench):
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     def remembered(kernel, target, hints=None):
         code = emit(kernel, target, hints)
-        if hints == Slow.best:
+        if Slow.winner is None and code.symbol != emit(kernel, target).symbol:
             Slow.winner = code
         return code
 

@@ -91,7 +91,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     lanes = target.vector_bits // 8 // acc.itemsize
     if kernel.panel % lanes:
         raise CodegenError(f"panel of {kernel.panel} columns", expected=f"a multiple of {lanes} lanes")
-    narrow = hints == NO_HINTS and _narrow(kernel, target, acc, mode)
+    narrow = not (hints.vectors or hints.tall) and _narrow(kernel, target, acc, mode)
     vectors = 1 if narrow else _vectors(kernel, target, lanes, hints)
     abreast = groups_abreast(kernel, target, mode) if vectors == 1 and kernel.n == lanes else 1
     columns = kernel.n
