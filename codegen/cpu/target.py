@@ -88,9 +88,14 @@ class CpuTarget:
         return 32 if self.vector_bits >= 512 or not self.is_x86 else 16
 
     @property
+    def halves(self) -> bool:
+        """One multiply-add of a whole vector begins in a cycle, in two units of half a vector: half a vector takes half the time."""
+        return self.vector_bits == 512 and self.cpu in _HALVES
+
+    @property
     def multiply_adds(self) -> int:
         """Of float32 in a cycle: two vectors, but for processors that put two units of 256 bits together."""
-        return self.lanes(4) * (1 if self.vector_bits == 512 and self.cpu in _HALVES else 2)
+        return self.lanes(4) * (1 if self.halves else 2)
 
     @property
     def streams(self) -> bool:

@@ -11,9 +11,9 @@ import llvmlite
 
 from ...codegen.cpu.emitted import Emitted
 from ...codegen.cpu.hints import Hints, as_json, from_json
+from ...codegen.disk_cache import cache_dir
 from ...errors import ArtifactError, ScheduleError
 from ...runtime.files import write_whole
-from ...runtime.native import cache_dir
 
 
 class Records:
@@ -25,7 +25,7 @@ class Records:
     """
 
     def __init__(self, cpu: str, threads: int, folder: Path | None = None) -> None:
-        self.folder = Path(cache_dir()) / "tuned" if folder is None else folder
+        self.folder = cache_dir() / "tuned" if folder is None else folder
         self._about = f"{cpu} {threads} {llvmlite.__version__}"
 
     def key(self, default: Emitted) -> str:

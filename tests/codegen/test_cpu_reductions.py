@@ -33,24 +33,9 @@ def test_reduce_rows_and_columns(fn, rows, columns):
     if fn == "prod":
         x = np.abs(x) + 0.5
     out = DType.I64 if fn.startswith("arg") else F
-    k = kernel(
-        [rows],
-        [columns],
-        [x],
-        [(out, rows)],
-        [Reduction(fn, load(0, (0, columns), (1, 1)))],
-        [Store(1, Axis(0), Reduced(0, dtype=out))],
-    )
-    check(k, [x], tolerance=1e-5)
-    k = kernel(
-        [columns],
-        [rows],
-        [x],
-        [(out, columns)],
-        [Reduction(fn, load(0, (1, columns), (0, 1)))],
-        [Store(1, Axis(0), Reduced(0, dtype=out))],
-    )
-    check(k, [x], tolerance=1e-5)
+    for results, terms, strides in ((rows, columns, ((0, columns), (1, 1))), (columns, rows, ((1, columns), (0, 1)))):
+        reduction, store = Reduction(fn, load(0, *strides)), Store(1, Axis(0), Reduced(0, dtype=out))
+        check(kernel([results], [terms], [x], [(out, results)], [reduction], [store]), [x], tolerance=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [DType.I32, DType.I64, DType.U8, DType.I8, DType.F64, DType.F16, DType.BF16])

@@ -98,9 +98,8 @@ def _by_rules(kernel: AttentionKernel, target: CpuTarget) -> AttentionSchedule:
         raise CodegenError("attention of " + ", ".join(o.dtype.value for o in kernel.operands), expected="f32")
     lanes = target.lanes(4)
     tall = _TALL if target.vector_bits >= 512 or not target.is_x86 else _TALL_16 if target.vector_bits >= 256 else _TALL_128
-    halves = target.multiply_adds == lanes  # a vector of half as many lanes takes half the time
-    few = _NARROW_HALVES if halves else _NARROW
-    if halves and isinstance(kernel.rows, int) and kernel.rows > few:
+    few = _NARROW_HALVES if target.halves else _NARROW
+    if target.halves and isinstance(kernel.rows, int) and kernel.rows > few:
         in_halves, in_whole = (-(-kernel.rows // x) * x for x in (lanes // 2, lanes))
         lanes = lanes // 2 if in_halves <= _FULLER * in_whole else lanes
     narrow = few if not isinstance(kernel.rows, int) or kernel.rows <= few else 0

@@ -171,12 +171,8 @@ def _narrow(kernel: ContractKernel, target: CpuTarget, acc: DType, mode: str) ->
     panel = kernel.k * kernel.panel * acc.itemsize
     rows = isinstance(kernel.m, int) and kernel.m >= _NARROW_TALL
     short = isinstance(panel, int) and panel <= _NARROW_BYTES
-    return _one_a_cycle(target, acc) and mode == "matmul" and rows and short and kernel.diagonal == 1 and not kernel.b_row
-
-
-def _one_a_cycle(target: CpuTarget, acc: DType) -> bool:
-    """Whether one multiply-add of whole vectors begins in a cycle, in units of half a vector: half a one takes half the time."""
-    return target.vector_bits == 512 and acc is DType.F32 and target.multiply_adds == target.lanes(acc.itemsize)
+    single = target.halves and acc is DType.F32
+    return single and mode == "matmul" and rows and short and kernel.diagonal == 1 and not kernel.b_row
 
 
 def _tallest(kernel: ContractKernel, target: CpuTarget, mode: str, vectors: int) -> int:
@@ -192,7 +188,7 @@ def _half(kernel: ContractKernel, target: CpuTarget, acc: DType, columns: int | 
     """Whether the last vector of a last strip of so many columns is worth half a register."""
     lanes = target.lanes(acc.itemsize)
     short = columns is not None and 0 < columns % lanes <= lanes // 2
-    return _one_a_cycle(target, acc) and short and abreast == kernel.diagonal == 1 and not kernel.b_row
+    return target.halves and acc is DType.F32 and short and abreast == kernel.diagonal == 1 and not kernel.b_row
 
 
 def _streams(kernel: ContractKernel) -> bool:
