@@ -91,9 +91,9 @@ class Image:
         places = dict(self._stubs)
         for f in files:
             f.copy(self._map, starts)
-            places |= f.symbols(starts)
+            places |= f.symbols()
         for f in files:
-            f.relocate(self._map, base, starts, places)
+            f.relocate(self._map, base, places)
         self._symbols = {name: base + at for name, at in places.items() if name not in self._stubs}
         protect = ctypes.CDLL(None).mprotect
         for start, end, allowed in zip(starts, self._ends, _ALLOWED, strict=True):
@@ -102,7 +102,7 @@ class Image:
 
 
 class _File:
-    """One object file, and where its sections go: {section: offset within its part of the image}."""
+    """One object file, and where its sections go."""
 
     def __init__(self, blob: bytes) -> None:
         if not is_x86_64(blob):
@@ -111,53 +111,53 @@ class _File:
         (table,), (entry, count) = struct.unpack_from("<Q", blob, 40), struct.unpack_from("<HH", blob, 58)
         if entry != 64:
             raise ValueError(f"section headers of {entry} bytes")
-        self.sections = [_Section(*struct.unpack_from("<IIQQQQIIQQ", blob, table + 64 * i)) for i in range(count)]
+        self.sections = [_Section._make(s) for s in struct.iter_unpack("<IIQQQQIIQQ", blob[table : table + 64 * count])]
+        if len(self.sections) != count:
+            raise ValueError("section headers reach beyond the end")
         for s in self.sections:
             if s.type != _NOBITS and s.offset + s.size > len(blob):
                 raise ValueError("a section reaches beyond the end")
-        self.places: dict[int, int] = {}
+        self.loaded = {i: s for i, s in enumerate(self.sections) if s.loaded}
+        self.places: dict[int, int] = {}  # by section: within its part, and once copied within the image
         tables = [s for s in self.sections if s.type == 2]
         self.entries = [e for s in tables for e in struct.iter_unpack("<IBBHQQ", self._content(s))]
         self.names = self._content(self.sections[tables[0].link]) if tables else b""
         self.outside = [self._name(e[0]) for e in self.entries[1:] if e[3] == 0]
-        loaded = {i for i, s in enumerate(self.sections) if s.loaded}
         others = [(self._name(name), section, value) for name, info, _, section, value, _ in self.entries[1:] if info >> 4]
-        self.defined = {name: (section, value) for name, section, value in others if section in loaded}
+        self.defined = {name: (section, value) for name, section, value in others if section in self.loaded}
 
     def place(self, ends: list[int]) -> None:
         """Reserve room behind `ends` of the parts."""
-        for i, s in enumerate(self.sections):
-            if s.loaded:
-                if s.align & (s.align - 1) or s.align > _PAGE or s.size >= 1 << 31:
-                    raise ValueError(f"a section of {s.size} bytes aligned to {s.align}")
-                self.places[i] = at = _up(ends[s.part], max(1, s.align))
-                ends[s.part] = at + s.size
+        for i, s in self.loaded.items():
+            if s.align & (s.align - 1) or s.align > _PAGE or s.size >= 1 << 31:
+                raise ValueError(f"a section of {s.size} bytes aligned to {s.align}")
+            self.places[i] = at = _up(ends[s.part], max(1, s.align))
+            ends[s.part] = at + s.size
 
     def copy(self, image: mmap.mmap, starts: Sequence[int]) -> None:
-        for i in self.places:
-            s = self.sections[i]
+        for i, s in self.loaded.items():
+            self.places[i] = at = starts[s.part] + self.places[i]
             if s.type == _PROGBITS:
-                at = self._at(i, starts)
                 image[at : at + s.size] = self._content(s)
 
-    def symbols(self, starts: Sequence[int]) -> dict[str, int]:
+    def symbols(self) -> dict[str, int]:
         """Offsets in the image of what is defined here."""
-        return {name: self._at(section, starts) + value for name, (section, value) in self.defined.items()}
+        return {name: self.places[section] + value for name, (section, value) in self.defined.items()}
 
-    def relocate(self, image: mmap.mmap, base: int, starts: Sequence[int], places: dict[str, int]) -> None:
+    def relocate(self, image: mmap.mmap, base: int, places: dict[str, int]) -> None:
         for r in self.sections:
             if r.type != _RELA or r.info not in self.places:
                 continue
-            target, start = self.sections[r.info], self._at(r.info, starts)
+            room, start = self.loaded[r.info].size, self.places[r.info]
             for offset, info, addend in struct.iter_unpack("<QQq", self._content(r)):
                 kind, (name, _, _, section, value, _) = info & 0xFFFFFFFF, self.entries[info >> 32]
                 size = 8 if kind == _ABS64 else 4
-                if offset + size > target.size:
+                if offset + size > room:
                     raise ValueError("a relocation outside of its section")
                 if section == 0:
                     symbol = places[self._name(name)]
                 elif section in self.places:
-                    symbol = self._at(section, starts) + value
+                    symbol = self.places[section] + value
                 else:
                     raise ValueError(f"a reference to section {section}")
                 place = start + offset
@@ -168,9 +168,6 @@ class _File:
                         struct.pack_into("<i", image, place, symbol + addend - place)
                     case _:
                         raise ValueError(f"relocation type {kind}")
-
-    def _at(self, section: int, starts: Sequence[int]) -> int:
-        return starts[self.sections[section].part] + self.places[section]
 
     def _content(self, s: _Section) -> bytes:
         return self.blob[s.offset : s.offset + s.size]

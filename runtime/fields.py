@@ -34,6 +34,14 @@ def below(value: Any, end: int, what: str) -> int:
     return value
 
 
+def all_below(values: Any, end: int, what: str) -> list[int]:
+    """A list of whole numbers from 0 on that are less than `end`."""
+    if items(values) and not (set(map(type, values)) == {int} and min(values) >= 0 and max(values) < end):
+        for value in values:
+            below(value, end, what)
+    return values
+
+
 def brief(value: object) -> str:
     """A short text of anything JSON may hold, for messages."""
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import ArtifactError
 from .dimexpr import DimTable, show
 from .elements import HANDLES, dtype_of
-from .fields import LIMIT, below, brief, items, text, whole
+from .fields import LIMIT, all_below, below, brief, items, text, whole
 from .instructions import CheckedProgram
 from .records import BufferSpec, StepInfo, Symbol, TensorInfo
 
@@ -120,11 +120,11 @@ class _Parser:
         specs = items(raw["buffers"])
         self.kinds = [s["kind"] for s in specs]
         buffers = tuple(self._buffer(s) for s in specs)
-        program = tuple(below(w, LIMIT, "program word") for w in items(raw["program"]))
+        program = tuple(all_below(raw["program"], LIMIT, "program word"))
         checked = CheckedProgram(program, buffers, handlers, self.n_functions, self.n_dims, len(expected))
         return Manifest(
             raw, inputs, outputs, input_shapes, output_shapes, symbols, dims,
-            tuple(self.slot(s) for s in items(raw["sizes"])),
+            tuple(all_below(raw["sizes"], self.n_dims, "dim slot")),
             tuple((self.slot(a), self.slot(b)) for a, b in items(raw["equal"])),
             buffers, tuple(checked.control.items()), program, checked.scratch, self._layout(len(buffers)), self._steps(program), handlers,
             tuple(checked.yields),
@@ -218,7 +218,7 @@ class _Parser:
         if value is None:
             return None
         total = below(value["total"], LIMIT, "arena size")
-        offsets = tuple(below(o, total + 1, "arena offset") for o in items(value["offsets"]))
+        offsets = tuple(all_below(value["offsets"], total + 1, "arena offset"))
         if len(offsets) != n_buffers:
             raise ArtifactError("the memory layout does not match the buffers")
         return offsets, total

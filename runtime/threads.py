@@ -1,7 +1,8 @@
-"""How many threads to use when nobody says."""
+"""How many threads to use when nobody says, and where they run."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 
@@ -15,6 +16,11 @@ def default_threads() -> int:
     if first.isdigit() and int(first) > 0:
         counts.append(int(first))
     return max(1, min(counts))
+
+
+def current_core() -> int:
+    """Number of the core that the calling thread runs on."""
+    return int(ctypes.CDLL(None).sched_getcpu())
 
 
 def _cgroup_quota(root: str | os.PathLike[str] = "/sys/fs/cgroup") -> int | None:

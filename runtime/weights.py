@@ -6,12 +6,14 @@ import io
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
 from ..errors import ArtifactError
 from .address import address, aligned
 from .native import native
+from .threads import current_core
 
 CHUNK = 4 << 20  # bytes that have one checksum
 
@@ -131,8 +133,20 @@ class _Sums:
 
 
 def _start(work: Callable[[], None], size: int) -> list[threading.Thread]:
-    """Threads that do a part of the work on so many bytes; somebody else does one as well."""
-    threads = [threading.Thread(target=work) for _ in range(1, min(size // (2 * CHUNK), len(os.sched_getaffinity(0)), 8))]
+    """Threads that do a part of the work on so many bytes; somebody else does one as well.
+
+    They keep off the core of the thread that starts them: Linux may put them there though others are idle, and then loading waits for
+    a time slice of some 4 ms.
+    """
+    cores = os.sched_getaffinity(0)
+    others = cores - {current_core()}
+
+    def work_elsewhere() -> None:
+        with suppress(OSError):  # cores may be taken away at any time
+            os.sched_setaffinity(0, others)
+        work()
+
+    threads = [threading.Thread(target=work_elsewhere) for _ in range(1, min(size // (2 * CHUNK), len(cores), 8))]
     for t in threads:
         t.start()
     return threads
