@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import environment
 from ..errors import InputError
 
 _MAGIC = b"mlcobj1\n"
@@ -27,15 +28,12 @@ _FRESH = 3600  # seconds in which a file need not be marked as used again
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-@functools.cache
-def _default_cache_dir(xdg: str, home: str) -> Path:
-    """Relative paths count as none: in XDG_CACHE_HOME, as its specification says, and as the home of a user who has none."""
-    return Path(xdg if os.path.isabs(xdg) else os.path.join(home, ".cache")) / "mlc"
+_path = functools.cache(Path)
 
 
 def cache_dir() -> Path:
-    """The user's cache folder: what is in it may be deleted any time. Relative, and then neither read nor written, if there is none."""
-    return _default_cache_dir(os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~"))
+    """`environment.cache_dir` as a path."""
+    return _path(environment.cache_dir())
 
 
 def read_checked(path: Path) -> bytes | None:

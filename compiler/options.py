@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..environment import switch
 from ..runtime.arguments import flag, is_number, is_whole, require
 from .precision.options import FLOAT32, Precision
 
 if TYPE_CHECKING:
     import numpy as np
-
-_ON, _OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Options:
     precision: Precision = FLOAT32
     tune: float | None = None
     dump: str | os.PathLike[str] | None = None
-    validate: bool = field(default_factory=lambda: switch(os.environ, "MLC_VALIDATE"))
+    validate: bool = field(default_factory=lambda: switch("MLC_VALIDATE"))
     constants: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
@@ -80,11 +78,3 @@ def _sizes(name: str, given: Iterable[int | None]) -> tuple[int, ...]:
         sizes = (-2,)
     require(all(n >= -1 for n in sizes), f"shapes[{name!r}]", given, "whole numbers, such as (1, 3, 224, 224), or -1 for a dim left open")
     return sizes
-
-
-def switch(environment: Mapping[str, str], name: str) -> bool:
-    """A variable that is on or off. Raises InputError for another value."""
-    value = environment.get(name, "").strip().lower()
-    if value not in (*_ON, *_OFF):
-        raise InputError(f"{name}={value[:40]}", expected="1 or 0", loc="environment")
-    return value in _ON

@@ -7,14 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..environment import cache_dir
+from ..errors import InputError
+
 
 def models_dir() -> Path:
-    """The folder of fetched and exported models: `MLC_MODELS_DIR`, else `mlc/models` in the user's cache folder."""
+    """The folder of fetched and exported models: `MLC_MODELS_DIR`, else `mlc/models` in the user's cache folder.
+
+    Raises InputError for a user who has neither.
+    """
     given = os.environ.get("MLC_MODELS_DIR")
     if given:
         return Path(given)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "mlc" / "models"
+    folder = Path(cache_dir()) / "models"
+    if not folder.is_absolute():
+        raise InputError("no folder for models: the user has no home", remedy="Set MLC_MODELS_DIR.", loc="environment")
+    return folder
 
 
 def real_dir() -> Path:

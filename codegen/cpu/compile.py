@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
+from ...environment import switch
 from ...errors import CodegenError
 from ..disk_cache import cache_dir, read_checked, write_checked
 from .emitted import REPEATS, TIDY, WALKED
@@ -40,7 +40,7 @@ def compile_ir(ir_text: str, target: CpuTarget) -> bytes:
     parts = ir_text, repr(_identity(target)), repr((_BETWEEN_FUNCTIONS, _WITHIN)), llvmlite.__version__
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     path = cache_dir() / key[:2] / f"{key}.o"
-    use_cache = not os.environ.get("MLC_NO_CACHE")
+    use_cache = not switch("MLC_NO_CACHE")
     if use_cache and (data := read_checked(path)) is not None:
         return data
     data = _compile(ir_text, target)

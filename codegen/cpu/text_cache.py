@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import fields, is_dataclass
@@ -17,13 +16,14 @@ from typing import ClassVar
 
 import llvmlite
 
+from ...environment import switch
 from ..disk_cache import cache_dir, read_checked, write_checked
 from .emitted import Emitted
 
 
 def cached_text(fingerprint: Hashable, make: Callable[[], tuple[str, str]]) -> tuple[str, str]:
     """`make()`, (text, symbol), or what it gave before for an equal fingerprint. `MLC_NO_CACHE=1` turns the cache off."""
-    key = None if os.environ.get("MLC_NO_CACHE") else stable(fingerprint)
+    key = None if switch("MLC_NO_CACHE") else stable(fingerprint)
     if key is None:
         return make()
     name = hashlib.sha256("\0".join((key, _sources(), llvmlite.__version__)).encode()).hexdigest()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from ...environment import switch
 from ...errors import CodegenError
 from ..disk_cache import cache_dir, read_checked, write_checked
 from .nvrtc import headers, nvrtc
@@ -40,7 +41,7 @@ def compile_source(source: str, arch: str) -> bytes:
     version = nvrtc().version
     key = hashlib.sha256("\0".join((source, *headers().values(), arch, str(version))).encode()).hexdigest()
     path = cache_dir() / key[:2] / f"{key}.cubin"
-    use_cache = not os.environ.get("MLC_NO_CACHE")
+    use_cache = not switch("MLC_NO_CACHE")
     if use_cache and (data := read_checked(path)) is not None:
         return data
     data = nvrtc().compile(source, arch)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from ...environment import switch
 from ...errors import DeviceError, InputError
 from ..arguments import complain, from_one, given_outputs
 from ..artifact import Parts
@@ -70,7 +70,7 @@ class CudaModule(Module):
         with self._lock:
             if self._bindings is not None:
                 return
-            check = bool(os.environ.get("MLC_CUDA_CHECK"))
+            check = switch("MLC_CUDA_CHECK")
             self._bindings = BindingCache(CudaProgram.load(self.parts, device, check, self.overlap))
         if not self._symbols:
             self._bind(())

@@ -40,9 +40,10 @@ def test_found_again(folder, monkeypatch):
     for key in (1, 2):
         assert cached_text(("a", key), make) == ("define …\nsecond line", "mlc_symbol")
     assert len(calls) == 3
-    monkeypatch.setenv("MLC_NO_CACHE", "1")
-    cached_text(("a", 1), make)
-    assert len(calls) == 4
+    for value, times in (("0", 3), ("1", 4)):
+        monkeypatch.setenv("MLC_NO_CACHE", value)
+        cached_text(("a", 1), make)
+        assert len(calls) == times
 
 
 def test_another_source_is_another_key(folder, monkeypatch):
