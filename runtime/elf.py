@@ -71,7 +71,7 @@ class Image:
             self._stubs = {name: first_stub + i * _STUB_SIZE for i, name in enumerate(outside)}
             self._ends[_CODE] = first_stub + len(outside) * _STUB_SIZE
             self._load(files)
-        except (struct.error, IndexError, ValueError, OverflowError, OSError) as e:
+        except (struct.error, LookupError, ValueError, OverflowError, OSError) as e:
             raise ArtifactError(f"the object code is malformed ({str(e)[:60]})") from None
 
     def address(self, symbol: str) -> int:
@@ -180,7 +180,7 @@ def _resolve(name: str) -> int:
     """Address of a function of this process, the C library, or its mathematical part."""
     for library in (None, "libm.so.6"):
         try:
-            found = ctypes.cast(getattr(ctypes.CDLL(library), name), ctypes.c_void_p).value
+            found = ctypes.cast(ctypes.CDLL(library)[name], ctypes.c_void_p).value
         except (OSError, AttributeError):
             continue
         if found:

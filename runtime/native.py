@@ -10,8 +10,9 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..environment import cache_dir, switch
 from ..errors import ArtifactError, TargetError
-from .elf import Image, is_x86_64
+from .elf import Image
 
 # Number of the futex system call; type and call of the spin-wait hint.
 _MACHINES = {
@@ -59,7 +60,7 @@ class Code:
     """Object files loaded into the process; unloaded when this is collected. Raises ArtifactError for what cannot be loaded."""
 
     def __init__(self, objects: list[bytes]) -> None:
-        self._image = Image(objects) if all(map(is_x86_64, objects)) else _Jit(objects)
+        self._image = Image(objects) if os.uname().machine == "x86_64" else _Jit(objects)
 
     def address(self, symbol: str) -> int:
         """Address of a function, 0 when absent."""
@@ -71,7 +72,7 @@ class Code:
 
 
 class _Jit:
-    """Objects of other machines, linked by LLVM."""
+    """Objects of machines other than x86-64, linked by LLVM. It ends the process for malformed ones."""
 
     def __init__(self, objects: list[bytes]) -> None:
         llvm = _llvm()
@@ -199,18 +200,12 @@ def _cached(key: str, kind: str, make: Callable[[], bytes]) -> bytes:
     """`make()`, or what it gave before for this key."""
     named = key.encode()
     path = os.path.join(cache_dir(), f"{kind}-{zlib.crc32(named):08x}")
-    if os.environ.get("MLC_NO_CACHE") or not os.path.isabs(path):
+    if switch("MLC_NO_CACHE") or not os.path.isabs(path):
         return make()
     found = _read_cache(path, named)
     if found is None:
         _write_cache(path, named, found := make())
     return found
-
-
-def cache_dir() -> str:
-    """Folder of files that may be deleted any time, under the user's cache folder. Relative, and then not to be used, if there is none."""
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    return os.path.join(xdg if os.path.isabs(xdg) else os.path.join(os.path.expanduser("~"), ".cache"), "mlc")
 
 
 def _read_cache(path: str, key: bytes) -> bytes | None:

@@ -129,10 +129,32 @@ def test_an_unknown_relocation():
         Image([compiled(text)])
 
 
-def test_no_object():
-    assert not is_x86_64(b"\x7fELF") and not is_x86_64(bytes(100))
+def test_names_of_the_loader_are_no_functions():
+    with pytest.raises(ArtifactError, match="calls _handle"):
+        Image([compiled("declare void @_handle()\ndefine void @f() {\n call void @_handle()\n ret void\n}")])
+
+
+@pytest.mark.parametrize("at, byte", [(4, 1), (5, 2), (16, 3), (18, 0)])
+def test_no_object(blob, at, byte):
+    """Of 32 bits, big-endian, a shared library, of no machine: LLVM's loader would end the process."""
+    bad = bytearray(blob)
+    bad[at] = byte
+    for data in (bytes(bad), b"\x7fELF" + bytes(100)):
+        assert not is_x86_64(data)
+        with pytest.raises(ArtifactError, match="malformed"):
+            Code([data])
+
+
+def test_relocations_to_no_symbol(blob):
+    bad = bytearray(blob)
+    (table,) = struct.unpack_from("<Q", blob, 40)
+    for at in range(table, len(blob), 64):
+        kind, offset, size = struct.unpack_from("<4xI16xQQ", blob, at)
+        if kind == 4:  # relocations with addends
+            for entry in range(offset, offset + size, 24):
+                bad[entry + 12 : entry + 16] = bytes(4)
     with pytest.raises(ArtifactError, match="malformed"):
-        Image([b"\x7fELF" + bytes(100)])
+        Image([bytes(bad)])
 
 
 def test_damaged_objects_are_refused_or_linked(blob):
