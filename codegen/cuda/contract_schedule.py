@@ -34,6 +34,11 @@ class FmaSchedule:
     def threads(self) -> int:
         return self.bm // self.tm * (self.bn // self.tn) * self.slices
 
+    @property
+    def resident(self) -> int:
+        """Blocks to a multiprocessor, as far as registers go: sums, and about as many for tiles on their way and addresses."""
+        return max(1, 65536 // (self.threads * (32 + self.tm * self.tn * 3 // 2)))
+
     def shared(self, itemsize: int) -> int:
         """Bytes: two tiles of A and B (along m and n, padded); the sums of the slices come later in the same place."""
         tiles = 2 * self.bk * (self.bm + 4 + self.bn + 4)
@@ -41,7 +46,7 @@ class FmaSchedule:
 
 
 def schedule_fma(kernel: ContractKernel) -> FmaSchedule:
-    """The largest tile that still gives every multiprocessor one, then splits along k where that is not enough."""
+    """The tile with the shortest estimated time, and as many blocks to share k as that takes."""
     wide = kernel.operands[0].dtype.itemsize > 4
     m, n = upper(kernel.m), upper(kernel.n)
     if n > 32 and not wide:
@@ -53,10 +58,8 @@ def schedule_fma(kernel: ContractKernel) -> FmaSchedule:
         candidates = [FmaSchedule(64, bn, 16, 4, 4), FmaSchedule(32, bn, 16, 4, 4, 2)]
         skinny = FmaSchedule(16, bn, 32, 4, 4, 4) if m > 4 else FmaSchedule(4, bn, 32, 4, 4, 8)
     if m <= 16:
-        chosen = skinny
-    else:
-        chosen = next((c for c in candidates if _count(kernel, c) >= WAVE), candidates[-1])
-    return with_splits(kernel, chosen, WAVE)
+        candidates = [skinny]
+    return with_splits(kernel, min(candidates, key=lambda s: fma_cost(kernel, s)), WAVE)
 
 
 def tiles(kernel: ContractKernel, s: FmaSchedule | MmaSchedule | WgmmaSchedule) -> Dim:
@@ -86,7 +89,14 @@ T = TypeVar("T", bound="FmaSchedule | MmaSchedule | WgmmaSchedule")
 
 def with_splits(kernel: ContractKernel, s: T, wave: int) -> T:
     """The tile with the blocks that share k."""
+    if isinstance(s, FmaSchedule) and known(kernel):
+        return replace(s, splits=min(_shares_of(kernel, s), key=lambda n: _fma_time(kernel, s, n)))
     return replace(s, splits=splits(kernel, tiles(kernel, s), wave))
+
+
+def known(kernel: ContractKernel) -> bool:
+    """Whether all sizes are."""
+    return all(isinstance(d, int) for d in (kernel.batch, kernel.m, kernel.n, kernel.k))
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +252,7 @@ S = TypeVar("S", MmaSchedule, WgmmaSchedule)
 def _soonest(kernel: ContractKernel, candidates: Sequence[S], wave: int) -> S:
     """Of whole tiles, in waves of blocks, whose k is split where they are few; or of a stream, where that takes less."""
     whole = min(candidates, key=lambda s: cost(kernel, s, wave))
-    if all(isinstance(d, int) for d in (kernel.batch, kernel.m, kernel.n, kernel.k)):
+    if known(kernel):
         streamed = min(candidates, key=lambda s: stream_cost(kernel, s, wave))
         if stream_cost(kernel, streamed, wave) < STREAM_GAIN * cost(kernel, whole, wave)[0]:
             return replace(streamed, stream=wave * streamed.resident)
@@ -274,11 +284,34 @@ def suits(kernel: ContractKernel, plan: object, best: object, wave: int) -> bool
     return False
 
 
+FMA_DEPTH = 128  # elements of k that a split should have at least where no tensor cores multiply
+FMA_BLOCKS = 4 * WAVE
+FMA_WARPS = 16  # of a multiprocessor, that hide what each waits for
+FMA_FINISH = 3000  # cycles until the last of the blocks that share k knows that it is; it reads what all have written,
+READ = 64  # bytes a cycle
+
+
 def fma_cost(kernel: ContractKernel, s: FmaSchedule) -> float:
-    """An estimated time: of what a multiprocessor has to compute, faster the fewer elements a thread loads for a product."""
-    shared = upper(splits(kernel, _count(kernel, s), WAVE))
-    work = ceil(_count(kernel, s) * shared, WAVE) * s.bm * s.bn * ceil(typical(kernel.k), shared)
-    return work * (1 / s.tm + 1 / s.tn)
+    """An estimated time, with as many blocks to share k as it takes."""
+    if known(kernel):
+        return min(_fma_time(kernel, s, n) for n in _shares_of(kernel, s))
+    return _fma_time(kernel, s, upper(splits(kernel, _count(kernel, s), WAVE)))
+
+
+def _shares_of(kernel: ContractKernel, s: FmaSchedule) -> range:
+    """How many blocks may share k: none where tiles alone are many, of which each more is a tile of sums in memory."""
+    return range(1, 1 + max(1, min(MAX_SPLITS, typical(kernel.k) // FMA_DEPTH, FMA_BLOCKS // max(1, _count(kernel, s)))))
+
+
+def _fma_time(kernel: ContractKernel, s: FmaSchedule, shared: int) -> float:
+    """Cycles: of what a multiprocessor has to compute, 128 products each, fewer the more elements a thread loads for a product and
+    the fewer warps there are to wait for."""
+    blocks = ceil(_count(kernel, s) * shared, WAVE)
+    warps = s.threads // 32 * min(blocks, s.resident)
+    busy = s.bm * s.bn / 128 * (1 + 1 / s.tm + 1 / s.tn) * max(1.0, math.sqrt(FMA_WARPS / warps))
+    steps = ceil(ceil(typical(kernel.k), s.bk), shared) * s.bk
+    sums = s.bm * s.bn * 4 / READ
+    return blocks * busy * steps + (FMA_FINISH + (blocks + shared) * sums if shared > 1 else 0)
 
 
 def typical(d: Dim) -> int:
