@@ -27,7 +27,7 @@ _LEAST_POINTS = 4
 _LEAST_TAPS = 5
 _SHORT = 8  # points of a line for which fewer taps are enough
 _MOST_CODE = 256  # products of a tile
-_MOST_KNOWN = 1024  # and of a line whose tiles are all different
+_MOST_KNOWN = 2304  # and of all tiles of a line that have code of their own
 _CHAIN = 256  # terms of one sum, beyond which rounding asks for parts
 _BAND = 14  # rows that follow each other
 _UNITS = 16  # wanted
@@ -39,8 +39,8 @@ class Lines:
 
     column: the axis of points of a line; tap: the reduce axis along it; points: of a tile; tiles: of a line, the last one ends
     with it; facts: what must be ≥ 0 for a tap along the line to be inside; cuts: the same for lines of taps; order: of the
-    products, (point, tap); apart: each line of taps is summed on its own, which keeps long sums precise; known: all tiles have
-    code of their own, as even those in the middle reach over an end. rows: of a band; block: lanes of a unit, of which there
+    products, (point, tap); apart: each line of taps is summed on its own, which keeps long sums precise; first, last: so many tiles at
+    either end of the line have code of their own, as they reach over it. rows: of a band; block: lanes of a unit, of which there
     are `bands` · `blocks` for each point of the outer axes.
     """
 
@@ -52,7 +52,8 @@ class Lines:
     cuts: tuple[Fact, ...]
     order: tuple[tuple[int, int], ...]
     apart: bool
-    known: bool
+    first: int
+    last: int
     rows: int
     bands: Dim
     block: int
@@ -78,12 +79,13 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class _Tiling:
-    """Of a line. held: weights stay in registers for all points; points, tiles, known: as in Lines."""
+    """Of a line. held: weights stay in registers for all points; points, tiles, first, last: as in Lines."""
 
     held: bool
     points: int
     tiles: int
-    known: bool
+    first: int
+    last: int
 
 
 def lines(k: LoopKernel, axis: int, width: int, target: CpuTarget) -> Lines | None:
@@ -109,7 +111,8 @@ def lines(k: LoopKernel, axis: int, width: int, target: CpuTarget) -> Lines | No
         cuts=line.cuts,
         order=_order(line, tiling),
         apart=apart,
-        known=tiling.known,
+        first=tiling.first,
+        last=tiling.last,
         rows=rows,
         bands=bands,
         block=block,
@@ -146,9 +149,19 @@ def _tiling(line: _Line, apart: bool, registers: int) -> _Tiling | None:
         return None
     tiles = -(-line.size // most)
     points = -(-line.size // tiles)
-    middle = [i * points + j for i in range(1, tiles - 1) for j in (0, points - 1)]
-    known = any(_at(f, line.column, p, line.tap, t) < 0 for f in line.facts for p in middle for t in (0, line.taps - 1))
-    return None if known and line.size * line.taps > _MOST_KNOWN else _Tiling(held, points, tiles, known)
+    starts = [min(i * points, line.size - points) for i in range(tiles)]
+    inside = [_inside(line, start, points) for start in starts]
+    over = [i for i, n in enumerate(inside) if n < points * line.taps]
+    first = max((i + 1 for i in over if 2 * i < tiles), default=min(1, tiles))
+    last = max((tiles - i for i in over if 2 * i >= tiles), default=min(1, tiles - first))
+    code = sum(inside[:first]) + sum(inside[tiles - last :])
+    return None if code > _MOST_KNOWN else _Tiling(held, points, tiles, first, last)
+
+
+def _inside(line: _Line, start: int, points: int) -> int:
+    """Taps of a tile from that point on which are inside of the image."""
+    at = ((p, t) for p in range(start, start + points) for t in range(line.taps))
+    return sum(all(_at(f, line.column, p, line.tap, t) >= 0 for f in line.facts) for p, t in at)
 
 
 def _order(line: _Line, tiling: _Tiling) -> tuple[tuple[int, int], ...]:
@@ -228,17 +241,18 @@ class LineUnits(Reductions):
         size = self.k.axes[plan.column]
         assert isinstance(size, int)
         last = size - plan.points
-        ends = [min(i * plan.points, last) for i in range(plan.tiles)] if plan.known else [0, last][: plan.tiles]
-        for at in ends:
+        middle = plan.tiles - plan.last
+        for i in (*range(plan.first), *range(middle, plan.tiles)):
+            at = min(i * plan.points, last)
             self._tile(plan, {**axes, plan.column: b.i64(at)}, at, mask)
-        if plan.known or plan.tiles <= 2:
+        if plan.first == middle:
             return
 
         def inner(at: Any, _: list[Any]) -> list[Any]:
             self._tile(plan, {**axes, plan.column: at}, None, mask)
             return []
 
-        b.loop(b.i64(plan.points), b.i64((plan.tiles - 1) * plan.points), b.i64(plan.points), [], inner)
+        b.loop(b.i64(plan.first * plan.points), b.i64(middle * plan.points), b.i64(plan.points), [], inner)
 
     def _tile(self, plan: Lines, axes: dict[int, Any], known: int | None, mask: Any) -> None:
         """The points from axes[column] on, which is `known` at the ends of a line; elsewhere all taps along it are inside."""
