@@ -213,3 +213,17 @@ def test_layer_norm(columns):
     k = kernel([6], [columns], [x, scale, bias], [(F, x.size)], [Reduction("sum", e), Reduction("sum", s.mul(d, d))],
                [Store(3, e.offset, y, per_element=True)])  # fmt: skip
     check(k, [x, scale, bias], tolerance=2e-5)
+
+
+@pytest.mark.parametrize("terms, block", [(50, 64), (2_000, 32), (9_000, 16)])
+@pytest.mark.parametrize("lines", [1, 3])
+def test_units_that_take_long_are_of_fewer_elements(terms, block, lines):
+    """Or threads could not share them; a call joins those that it has, of the same line."""
+    columns = 165
+    x = random(lines, terms, columns)
+    value = call("abs", load(0, (0, terms * columns), (1, 1), (2, columns)))
+    store = Store(1, index((0, columns), (1, 1)), Reduced(0, dtype=F))
+    k = kernel([lines, columns], [terms], [x], [(F, lines * columns)], [Reduction("sum", value)], [store])
+    plan = schedule(k, parse("cpu:x86-64-v4"))
+    assert (plan.axis, plan.block) == (1, block)
+    check(k, [x], tolerance=1e-4)

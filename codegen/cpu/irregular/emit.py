@@ -145,5 +145,5 @@ class _Emitter(FirstK, Abreast):
 
 
 # Stack words of each kind, for loops that do not just count.
-_CELLS = {"positions": {}, "top": {"hits": 1, **CANDIDATE_CELLS}, "sort": RADIX_CELLS,
+_CELLS = {"positions": {}, "top": {**RADIX_CELLS, **CANDIDATE_CELLS}, "sort": RADIX_CELLS,
           "suppress": {**RADIX_CELLS, "taken": 1, "at": 1}}  # fmt: skip

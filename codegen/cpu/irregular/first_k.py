@@ -26,7 +26,7 @@ class FirstK(Radix):
             with many:
                 order, spare = (b.at(buffer, first, I64) for buffer in self.buffers[2:])
                 descending = "descending" in self.kernel.flags
-                found = Candidates(self, keys, dtype, descending).write(order, k)
+                found = Candidates(self, keys, spare, dtype, descending).write(order, k)
                 self._radix_sort(order, spare, found, keys, dtype, descending)
                 self.each(b.i64(0), k, lambda j: self.put(best, j, self.element(order, j)))
 

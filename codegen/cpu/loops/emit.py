@@ -9,20 +9,20 @@ from ..emitted import REPEATS, TIDY, Emitted, named
 from ..target import CpuTarget
 from .form import form_of
 from .repeated import repeated
-from .schedule import NO_HINTS, LoopHints
+from .schedule import NO_HINTS, LoopHints, operations
 from .writer import Writer, max_dim
 
 
 def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> Emitted:
     """Emit a loop kernel. Raises CodegenError for an element type or function the CPU backend lacks."""
     form = form_of(kernel, target, hints)
-    kernel, width = form.kernel, form.schedule.width
+    kernel = form.kernel
     writer = Writer(form, target)
     writer.write()
     text, symbol = named(str(writer.module), REPEATS if repeated(writer.kernels, form.schedule.axis) else TIDY)
     nodes = postorder(kernel.roots)
     points = max_dim(prod(kernel.reduce_axes) * max(1, len(kernel.stages)))
-    cost = writer.elements_per_unit * points * max(1, len(nodes) // max(1, width))
+    cost = writer.elements_per_unit * points * operations(kernel, form.schedule)
     flops = prod(kernel.axes) * points * sum(isinstance(e, Call) and e.dtype.is_float for e in nodes)
     dims, moved = tuple(writer.params.dims), bytes_of(kernel.operands)
-    return Emitted(text, symbol, dims, writer.units, cost, flops, moved, shared=form.schedule.by_lines)
+    return Emitted(text, symbol, dims, writer.units, cost, flops, moved, shared=writer.joins)

@@ -21,6 +21,8 @@ UNROLL_WORK = 640  # unless that makes more vector operations than this: compile
 SHORTEST = 4  # fewer elements are not worth a vector axis
 _END = 8.0  # cycles to add up the lanes of a vector
 MOST_APART = 8  # a stride up to which whole lines are loaded and shuffled, instead of gathered
+_GATHERED = 4  # scalar operations in the time that an element is gathered in
+_LONG = 20_000  # cycles of a unit, some µs, which are worth another thread
 _CHEAP = frozenset({"add", "sub", "mul", "min", "max", "neg", "abs", "and_", "or_", "xor", "not_", "select", "sqrt", "div", "fma"})
 
 
@@ -89,8 +91,28 @@ def schedule(k: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> L
     group = hints.group or group
     if axis < n:
         width = fitting(width, size)
-    block = hints.block or (width * most if k.stages else max(1024, width * most))
+    block = hints.block or (_unit(k, axis, width, most) if k.stages else max(1024, width * most))
     return LoopSchedule(axis, width, group, block, columns=columns)
+
+
+def _unit(k: LoopKernel, axis: int, width: int, most: int) -> int:
+    """Elements of a unit of reductions: those of a group of vectors, fewer if they take long, so that threads can share few elements."""
+    points, values = prod(k.reduce_axes), postorder([s.value for s in k.stages])
+    costs = _Costs(k, width)
+    cycles = sum(costs.access(e.offset, axis, True) for e in values if isinstance(e, Load)) + sum(work(s.value) for s in k.stages)
+    while isinstance(points, int) and most > 1 and most * points * cycles > _LONG:
+        most //= 2
+    return width * most
+
+
+def operations(k: LoopKernel, plan: LoopSchedule) -> int:
+    """Of scalars, for one point: lanes share one, but of what is gathered each takes some."""
+    nodes = postorder(k.roots)
+    shared = max(1, len(nodes) // max(1, plan.width))
+    if not 0 <= plan.axis < len(k.axes):
+        return shared
+    costs = _Costs(k, plan.width)
+    return shared + _GATHERED * sum(isinstance(e, Load) and costs.access(e.offset, plan.axis, True) > plan.width for e in nodes)
 
 
 def fitting(width: int, size: Dim) -> int:
@@ -133,9 +155,9 @@ class _Costs:
         loads = [e for e in postorder((k if inner is None else inner.inside).roots) if isinstance(e, Load)]
         stores = [s.offset for s in k.stores if s.per_element or not per_element]
         fill = min(1.0, size / self.width) if isinstance(size, int) else _OPEN_FILL
-        return (sum(self._access(e.offset, axis, True) for e in loads) + sum(self._access(o, axis) for o in stores)) / fill
+        return (sum(self.access(e.offset, axis, True) for e in loads) + sum(self.access(o, axis) for o in stores)) / fill
 
-    def _access(self, offset: E, axis: int, load: bool = False) -> float:
+    def access(self, offset: E, axis: int, load: bool = False) -> float:
         """Cycles to move a vector, roughly: a gather costs an access per lane, a short stride one per vector that it touches."""
         step = self._stride(offset, axis)
         if not isinstance(step, int):

@@ -71,6 +71,8 @@ class Writer(Tiled, RunningStores, RowUnits):
         if self.parallel and tile is None and not self.parts and self.running is None and not plan.by_lines:
             self.lines = lines(k, plan.axis, plan.width, target)
         self.blocked = tile is not None or not self.outer or self.blocks != 1
+        self.joins = plan.by_lines or (tile is None and self.parallel and self.blocked and plan.block < plan.width * plan.group)
+        self.joined: Any = None  # blocks that are walked as one
         counted = self._counted(last) if form.short is None and self.lines is None and plan.columns == 1 else len(self.outer)
         self.counted, self.walked = self.outer[:counted], self.outer[counted:]  # a unit has one index of each, and all
         self.elements_per_unit = self.elements_per_unit * prod(k.axes[i] for i in self.walked)
@@ -137,8 +139,10 @@ class Writer(Tiled, RunningStores, RowUnits):
                     axes[i] = rest
                 else:
                     axes[i], rest = self._split(rest, k.axes[i])
-            if self.plan.by_lines:
-                return b.ir.add(u, self._joined_blocks(u, part, axes))
+            if self.joins:
+                self.joined = self._neighbours(u, part)
+                self._single(part, axes)
+                return b.ir.add(u, self.joined)
             if self.column_axis < 0:
                 self._each_walked(part, axes, self.walked)
                 return b.ir.add(u, b.i64(1))
@@ -247,20 +251,22 @@ class Writer(Tiled, RunningStores, RowUnits):
         elif self.blocked:
             size, block = k.axes[self.plan.axis], self.plan.block
             start = b.ir.mul(part, b.i64(block))
-            stop = b.smin(b.ir.add(start, b.i64(block)), self.dim(size))
-            self._swept(axes, start, stop, block if isinstance(size, int) and size % block == 0 else None)
+            length = b.i64(block) if self.joined is None else b.ir.mul(self.joined, b.i64(block))
+            stop = b.smin(b.ir.add(start, length), self.dim(size))
+            whole = self.joined is None and isinstance(size, int) and size % block == 0
+            self._swept(axes, start, stop, block if whole else None)
         else:
             size = k.axes[self.plan.axis]
             self._swept(axes, b.i64(0), self.dim(size), size if isinstance(size, int) else None)
 
-    def _joined_blocks(self, u: Any, part: Any, axes: dict[int, Any]) -> Any:
-        """Neighbouring blocks of a line as one, as many as the call has and `ROOM`; returns how many."""
-        b, i, block = self.b, self.b.ir, self.plan.block
-        most = ROOM // (block * max(self.k.operands[s.operand].dtype.itemsize for s in self.k.stores))
-        count = b.smin(b.smin(i.sub(self.end, u), i.sub(self.dim(self.blocks), part)), b.i64(most))
-        start = i.mul(part, b.i64(block))
-        self._swept(axes, start, b.smin(i.add(start, i.mul(count, b.i64(block))), self.dim(self.k.axes[self.plan.axis])), None)
-        return count
+    def _neighbours(self, u: Any, part: Any) -> Any:
+        """How many blocks of a line are walked as one: all that the call has, and that `ROOM` holds where lines stay."""
+        b, i = self.b, self.b.ir
+        count = b.smin(i.sub(self.end, u), i.sub(self.dim(self.blocks), part))
+        if not self.plan.by_lines:
+            return count
+        line = self.plan.block * max(self.k.operands[s.operand].dtype.itemsize for s in self.k.stores)
+        return b.smin(count, b.i64(ROOM // line))
 
     def _swept(self, axes: dict[int, Any], start: Any, stop: Any, known: int | None, reduced: int = 0) -> None:
         """The vector axis from start to stop; for each step of the reduce axes where those only store."""
