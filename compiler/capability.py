@@ -13,7 +13,7 @@ from ..errors import OnnxImportError
 from ..ir import Graph, Node
 from ..ir.ops.host import Host
 from .importer.attempts import import_proto
-from .importer.load import load
+from .importer.load import imported_opsets, load
 from .importer.order import node_loc, subgraphs
 from .operators import kind_of
 
@@ -47,7 +47,7 @@ def capability(model: str | os.PathLike[str] | bytes | ModelProto, shapes: Mappi
     Raises OnnxImportError only for what is no ONNX model at all; what the importer refuses is told in the result.
     """
     proto, reader = load(model)
-    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
+    opsets = imported_opsets(proto)
     local = {(f.domain, f.name) for f in proto.functions}
     refused, on_host = "", None
     try:

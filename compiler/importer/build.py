@@ -13,6 +13,7 @@ from ...ir import Dim, DType, Graph, Input, Node, TensorType, Value, substitute,
 from .functions import resolved, schema_function, without_absent
 from .handlers.table import find_handler, first_version
 from .held import Element, Held, declared, to_proto
+from .load import imported_opsets
 from .names import Names, PoisonedError, Scope
 from .node_view import UnsupportedError
 from .order import free_names, node_loc
@@ -33,7 +34,7 @@ class Importer(Names):
         self, model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
         departures: Sequence[bool] = (), pin: bool = False, constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__({("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}, reader, model.graph)
+        super().__init__(imported_opsets(model), reader, model.graph)
         self.model = model
         self.shapes = dict(shapes or {})
         self.constants = dict(constants or {})

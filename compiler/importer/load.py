@@ -20,6 +20,8 @@ from .wire import without_weights
 OLDEST_OPSET = 1
 # The newest operator set that the handler tables were written for.
 REVIEWED_OPSET = 28
+# Domains that a model may use without importing them, and the versions that they then have, as in onnxruntime.
+_IMPLIED = {"ai.onnx.ml": 5, "com.microsoft": 1, "com.microsoft.nchwc": 1}
 _UNCHECKED = "mlc.unchecked"
 _LONG = 4096  # elements of an attribute of which the checker is shown the first only
 
@@ -74,6 +76,11 @@ def _parse(data: memoryview, loc: str) -> ModelProto:
     if not proto.HasField("graph") or not proto.ir_version:
         raise OnnxImportError("has no ONNX graph", expected="a serialised onnx.ModelProto", loc=loc)
     return proto
+
+
+def imported_opsets(model: ModelProto) -> dict[str, int]:
+    """The version of each domain's operators in the main graph; the default domain is \"\"."""
+    return _IMPLIED | {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
 
 
 def check(model: ModelProto, loc: str) -> None:
@@ -188,6 +195,8 @@ def _without_weights(model: ModelProto, opset: int) -> ModelProto:
     for imported in copy.opset_import:
         if imported.domain == "ai.onnx":
             imported.domain = ""
+    for domain in _IMPLIED.keys() - {o.domain for o in copy.opset_import}:
+        copy.opset_import.add(domain=domain, version=_IMPLIED[domain])
     if renamed:
         copy.opset_import.add(domain=_UNCHECKED, version=1)
     return copy

@@ -328,3 +328,19 @@ def test_the_default_domain_has_two_names(imported: str, used: str) -> None:
     x = f(2, 3)
     e = np.exp(x)
     np.testing.assert_allclose(mlc.compile(m).run({"x": x})["y"], e / e.sum(1, keepdims=True), rtol=1e-6)
+
+
+def test_domains_of_onnxruntime_need_no_import() -> None:
+    """tf2onnx writes com.microsoft.Range in a loop of a model that imports no such domain."""
+    body = helper.make_graph(
+        [n("Range", ["zero", "four", "one"], ["r"], domain="com.microsoft"), n("Identity", ["c"], ["d"]), n("Add", ["s", "r"], ["t"])],
+        "body",
+        [helper.make_tensor_value_info("i", I64, []), helper.make_tensor_value_info("c", BOOL, []), helper.make_tensor_value_info("s", I64, [4])],
+        [helper.make_tensor_value_info("d", BOOL, []), helper.make_tensor_value_info("t", I64, [4])],
+    )  # fmt: skip
+    nodes = [
+        n("Loop", ["two", "", "x"], ["a"], body=body),
+        n("LabelEncoder", ["a"], ["y"], domain="ai.onnx.ml", keys_int64s=[3], values_int64s=[5], default_int64=7),
+    ]
+    weights = {"zero": np.array(0), "four": np.array(4), "one": np.array(1), "two": np.array(2)}
+    agree(model(nodes, {"x": (I64, [4])}, {"y": I64}, weights=weights), {"x": np.array([3, 1, 4, 1])})
