@@ -78,7 +78,8 @@ def compile_with(model: Source, options: Options, progress: Progress | None = No
             result = tune(result, options, progress or (lambda stage, done, total: None))
         module = module_of(result, options.threads, options.validate)
     except MemoryError as e:
-        raise CodegenError(f"compiling takes more memory than there is: {e}", remedy="Check the model's shapes.") from e
+        asked = f": {e}" if str(e) else ""  # NumPy says for what
+        raise CodegenError(f"compiling takes more memory than there is{asked}", remedy="Check the model's shapes.") from e
     if result.float32 is None or options.precision.keep_slower or not result.backend.runs_here:
         return module
     from .precision.speed import faster

@@ -49,8 +49,8 @@ def write(f: Any, members: Sequence[memoryview], comment: bytes) -> None:
 def read(source: bytes | mmap.mmap) -> tuple[list[tuple[int, int]], bytes]:
     """(offset, size) of each member's bytes, and the comment. Raises ArtifactError."""
     end = source.rfind(_END, max(0, len(source) - _END_SIZE - _LONGEST_COMMENT))
-    record, comment = source[end : end + _END_SIZE], source[end + _END_SIZE :]
-    if end < 0 or len(record) < _END_SIZE or int.from_bytes(record[-2:], "little") != len(comment):
+    record, comment = (source[end : end + _END_SIZE], source[end + _END_SIZE :]) if end >= 0 else (b"", b"")
+    if len(record) < _END_SIZE or int.from_bytes(record[-2:], "little") != len(comment):
         remedy = "" if source[:4] == _SIGNATURE else "Of an ONNX model, `mlc compile` (mlc.compile) makes one."
         raise ArtifactError("no mlc file, or a truncated one (its last record is missing)", remedy=remedy)
     spans = []

@@ -16,9 +16,10 @@ import io
 import json
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -94,8 +95,11 @@ def opened(source: str | os.PathLike[str] | bytes, *, verify: bool = True) -> It
         elif not isinstance(source, (str, os.PathLike)):
             raise ArtifactError(f"a {type(source).__name__}", expected="a path, or the bytes of a module")
         else:
-            with open(source, "rb") as f:
-                if os.fstat(f.fileno()).st_size == 0:
+            with _open(source) as f:
+                about = os.fstat(f.fileno())
+                if not stat.S_ISREG(about.st_mode):
+                    raise ArtifactError("no plain file, which could be mapped", remedy="Give the bytes of the module.")
+                if about.st_size == 0:
                     raise ArtifactError("an empty file")
                 pages = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
                 parts = _parts(pages, verify, loc, f.fileno())
@@ -106,6 +110,14 @@ def opened(source: str | os.PathLike[str] | bytes, *, verify: bool = True) -> It
         if loc and not e.loc:
             raise ArtifactError(e.found, expected=e.expected, remedy=e.remedy or "Compile the model again.", loc=loc) from None
         raise
+
+
+def _open(path: str | os.PathLike[str]) -> IO[bytes]:
+    """A file to read; that of a pipe does not wait for somebody to write to it. Raises OSError."""
+    try:
+        return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    except ValueError as e:  # a NUL in the name
+        raise OSError(0, str(e)) from None
 
 
 def _write(parts: Parts, f: Any) -> None:

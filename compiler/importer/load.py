@@ -23,6 +23,8 @@ REVIEWED_OPSET = 28
 # Domains that a model may use without importing them, and the versions that they then have, as in onnxruntime.
 _IMPLIED = {"ai.onnx.ml": 5, "com.microsoft": 1, "com.microsoft.nchwc": 1}
 _UNCHECKED = "mlc.unchecked"
+_MOST = (1 << 31) - 1  # bytes of a protobuf, without the weights that are left where they are
+_SAID = 500  # characters of what others say
 _LONG = 4096  # elements of an attribute of which the checker is shown the first only
 
 
@@ -42,8 +44,9 @@ def load(model: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto
         path = Path(model)
         try:
             data = _map(path)
-        except OSError as e:
-            raise OnnxImportError(f"cannot be read: {e.strerror or e}", expected="an ONNX file", loc=str(path)) from e
+        except (OSError, ValueError) as e:  # ValueError: a NUL in the name
+            reason = e.strerror if isinstance(e, OSError) else e
+            raise OnnxImportError(f"cannot be read: {reason or e}", expected="an ONNX file", loc=str(path)) from e
         folder, name = path.absolute().parent, str(path)
         proto = _parse(data, name)
     try:
@@ -56,9 +59,11 @@ def load(model: str | os.PathLike[str] | bytes | ModelProto) -> tuple[ModelProto
 
 
 def _map(path: Path) -> memoryview:
+    if path.is_char_device():
+        raise OnnxImportError("is a device", expected="an ONNX file", loc=str(path))
     with open(path, "rb") as f:
         size = os.fstat(f.fileno()).st_size
-        return memoryview(mmap.mmap(f.fileno(), size, access=mmap.ACCESS_READ)) if size else memoryview(f.read())
+        return memoryview(mmap.mmap(f.fileno(), size, access=mmap.ACCESS_READ)) if size else memoryview(f.read(_MOST + 1))
 
 
 def _parse(data: memoryview, loc: str) -> ModelProto:
@@ -67,6 +72,8 @@ def _parse(data: memoryview, loc: str) -> ModelProto:
     proto = ModelProto()
     try:
         small = without_weights(data)
+        if small is None and len(data) > _MOST:
+            raise DecodeError
         proto.ParseFromString(bytes(data) if small is None else small)
     except (DecodeError, RuntimeError) as e:
         raise OnnxImportError(
@@ -98,13 +105,13 @@ def check(model: ModelProto, loc: str) -> None:
             )
     try:
         onnx.checker.check_model(_without_weights(model, versions[0] if versions else newest))
-    except onnx.checker.ValidationError as e:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
         raise OnnxImportError(f"fails the ONNX checker: {_line(str(e))}", remedy="Export the model again.", loc=loc) from e
 
 
 def _line(text: str) -> str:
-    """What the checker says, which are lines of sentences, as the part of a sentence."""
-    said, _, context = (" ".join(part.split()).rstrip(".") for part in text.partition("==> Context: "))
+    """What the checker says, which are lines of sentences with names of any length, as the part of a sentence."""
+    said, _, context = (" ".join(part.split()).rstrip(".")[:_SAID] for part in text.partition("==> Context: "))
     return f"{said} ({context})" if context else said
 
 
@@ -130,7 +137,7 @@ def _check_nodes(nodes: Iterable[NodeProto]) -> None:
 def _check_names(names: Iterable[object]) -> None:
     for name in names:
         if not isinstance(name, str):
-            raise ValueError(f"name {name!r} is not UTF-8")
+            raise ValueError(f"name {repr(name)[:100]} is not UTF-8")
 
 
 def _is_long(a: AttributeProto) -> bool:

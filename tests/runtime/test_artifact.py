@@ -81,9 +81,18 @@ def test_not_a_module(tmp_path):
     (tmp_path / "b").write_bytes(b"hello" * 100)
     with zipfile.ZipFile(tmp_path / "c", "w") as z:
         z.writestr("readme.txt", "x")
-    for name in ("a", "b", "c", "absent", "."):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("a", "b", "c", "absent", ".", "pipe", "a\0b"):
         with pytest.raises(ArtifactError, match=str(tmp_path)):
             load(tmp_path / name)
+    with pytest.raises(ArtifactError, match="/dev/zero: no plain file"):
+        load("/dev/zero")
+
+
+def test_what_is_no_module_is_not_read_whole(tmp_path):
+    os.truncate(os.open(tmp_path / "a", os.O_CREAT | os.O_RDWR), 1 << 40)
+    with pytest.raises(ArtifactError, match="no mlc file"):
+        load(tmp_path / "a")
 
 
 def test_newer_format(static_parts):
