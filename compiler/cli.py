@@ -127,7 +127,13 @@ def _internal(error: Exception) -> str:
 def _warn(message: Warning | str, *where: Any, **more: Any) -> None:
     """Warnings as users of a command want them: without the line of source."""
     click.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
-    click.echo(str(message), err=True)
+    click.echo(_shown(str(message)), err=True)
+
+
+def _shown(text: str) -> str:
+    from .commands.console import shown  # only where something is wrong: it imports rich
+
+    return shown(text)
 
 
 def _fail(error: BaseException, message: str, debug: bool, code: int) -> None:
@@ -137,7 +143,7 @@ def _fail(error: BaseException, message: str, debug: bool, code: int) -> None:
         traceback.print_exception(error)
     else:
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(message, err=True)
+        click.echo(_shown(message), err=True)
     sys.exit(code)
 
 

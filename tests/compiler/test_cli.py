@@ -350,6 +350,15 @@ def test_names_of_any_kind(run, model: Path, tmp_path: Path, command: str) -> No
     assert run(command, path, *(["-o", tmp_path / "ø [red].mlc"] if command == "compile" else []))[0] == 0
 
 
+@pytest.mark.parametrize("args", [["inspect"], ["check", "--per-layer"], ["run"], ["run", "--input", "nothing=x.npy"]])
+def test_names_steer_no_terminal(run, tmp_path: Path, args: list[str]) -> None:
+    name = "\x1b]0;title\x07\x9b2J\r\u202e[red]"
+    path = save(tmp_path / "m.onnx", [helper.make_node("Relu", [name], [name + "y"], name=name)], {name: [2]}, [name + "y"])
+    np.save(tmp_path / "x.npy", np.ones(2, np.float32))
+    _, out, err = run(args[0], path, *(a.replace("x.npy", str(tmp_path / "x.npy")) for a in args[1:]))
+    assert "�]0;" in out + err and not set("\x1b\x07\x9b\r\u202e") & set(out + err)
+
+
 @pytest.mark.parametrize("moment", ["import", "compile"])
 def test_an_interrupt_is_quiet_and_leaves_nothing(run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     from mlc.compiler import api, cpu_backend
