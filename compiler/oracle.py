@@ -154,16 +154,21 @@ def check(
 
     An output that differs more than the table allows is compared with float64 too, unless the tolerance says how far elements may
     be from onnxruntime: it agrees when mlc is within the limit of float64 and onnxruntime is not nearer, or when
-    onnxruntime's own optimizations change it by as much. Where the model lets operands be rounded (`exact_products`), what onnxruntime
+    onnxruntime's own optimizations change it by as much. So does one that agrees with onnxruntime's single thread: several round states
+    of DynamicQuantizeLSTM by the rows that each has. Where the model lets operands be rounded (`exact_products`), what onnxruntime
     computes without counts, too: mlc may be as far from that as its rounding is.
     """
     got = flatten(run(feeds))
 
-    def against(model: Source) -> tuple[tuple[Difference, ...], Feeds]:
+    def against(model: Source, threads: int | None = threads) -> tuple[tuple[Difference, ...], Feeds]:
         want = Oracle(model, threads=threads).run(feeds)
         return _judged(got, want, model, feeds, tolerance), want
 
     outputs, want = against(source)
+    if threads != 1 and not tolerance.elementwise and not all(d.agrees for d in outputs):
+        alone, wanted = against(source, 1)
+        if all(d.agrees for d in alone):
+            outputs, want = alone, wanted
     rounding: dict[str, float] = {}
     if not tolerance.elementwise and not all(d.agrees for d in outputs):
         exact = exact_products(model := _read(source))

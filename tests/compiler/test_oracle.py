@@ -218,3 +218,31 @@ def test_rows_that_may_be_rounded_are_compared_unrounded_too() -> None:
     for error, agrees in ((0, True), (1e-3, True), (3e-2, False)):
         off = {"y": exact["y"] * np.float32(1 + error)}
         assert oracle.check(lambda _, off=off: off, data.SerializeToString(), feeds).agrees == agrees
+
+
+def test_states_that_onnxruntimes_threads_round_apart() -> None:
+    """With several threads it rounds the states of a DynamicQuantizeLSTM by the rows that each thread has."""
+    import mlc
+
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.integers(-90, 90, (1, 8, 48)).astype(np.int8), "r": rng.integers(-90, 90, (1, 12, 48)).astype(np.int8),
+        "scale": np.full(1, 0.01, np.float32), "zero": np.zeros(1, np.int8),
+    }  # fmt: skip
+    node = helper.make_node(
+        "DynamicQuantizeLSTM",
+        ["x", "w", "r", "", "", "", "", "", "scale", "zero", "scale", "zero"],
+        ["y"],
+        domain="com.microsoft",
+        hidden_size=12,
+    )
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 4, 8])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(w, k) for k, w in weights.items()],
+    )  # fmt: skip
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=sets, ir_version=8).SerializeToString()
+    x = {"x": rng.standard_normal((5, 4, 8)).astype(np.float32)}
+    apart = oracle.compare_outputs(oracle.Oracle(model, threads=2).run(x), oracle.Oracle(model, threads=1).run(x))
+    assert not apart[0].agrees
+    assert oracle.check(mlc.compile(model, threads=1).run, model, x, threads=2).agrees
