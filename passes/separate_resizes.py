@@ -13,6 +13,8 @@ from ..ir import Dim, DType, Graph, Node, Value
 from ..ir.ops import Cast, Resize
 from .base import Pass, PassContext, apply
 
+_SPARSE = 6  # pixels of a row that vectors interpolate in the time of two gathers
+
 
 @dataclass(frozen=True)
 class SeparateResizes(Pass):
@@ -27,7 +29,7 @@ class SeparateResizes(Pass):
             if not x.dtype.is_float or len(changed) < 2 or changed[-1] != last:
                 return None
             rest, smaller = changed[:-1], any(_shrinks(op, a, x.shape[a]) for a in changed)
-            if smaller and op.mode == "linear" and not op.antialias:
+            if smaller and op.mode == "linear" and not op.antialias and not _gathers(op.sizes[last], x.shape[last]):
                 return None  # four taps of few pixels
             order = (rest, [last]) if smaller else ([last], rest)  # fewer pixels first
             y = x if x.dtype.itemsize >= 4 else apply(Cast(DType.F32), x, loc=node.loc)
@@ -45,6 +47,11 @@ def _changes(op: Resize, axis: int, n: Dim) -> bool:
 def _shrinks(op: Resize, axis: int, n: Dim) -> bool:
     scale, size = op.scales[axis], op.sizes[axis]
     return scale < 1 if scale is not None else isinstance(size, int) and isinstance(n, int) and size < n
+
+
+def _gathers(size: Dim, n: Dim) -> bool:
+    """Whether pixels come from no equal distances, and not from so far apart that interpolating whole rows costs more than two gathers."""
+    return isinstance(size, int) and isinstance(n, int) and n % size != 0 and n < _SPARSE * size
 
 
 def _along(op: Resize, x: Value, axes: Sequence[int], loc: tuple[str, ...]) -> Value:

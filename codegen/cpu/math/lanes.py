@@ -127,6 +127,11 @@ class Lanes:
         if self.lanes == 1 or not to.is_signed:
             return self.b.call(f"llvm.fpto{'s' if to.is_signed else 'u'}i.sat.{mangle(t)}.{mangle(x.type)}", t, x)
         limit = 2.0 ** (bits - 1)  # in vectors the intrinsic would go lane by lane on x86
+        if x.type.element == storage(DType.F64) and bits == 32:  # which has both ends exactly
+            least, greatest = ir.Constant(x.type, -limit), ir.Constant(x.type, limit - 1)
+            inside = i.select(i.fcmp_ordered(">", x, least), x, least)
+            inside = i.select(i.fcmp_ordered("<", inside, greatest), inside, greatest)
+            return i.select(i.fcmp_unordered("uno", x, x), ir.Constant(t, 0), i.fptosi(inside, t))
         size = self.b.call(f"llvm.fabs.{mangle(x.type)}", x.type, x)
         out = i.fptosi(i.select(i.fcmp_ordered("<", size, ir.Constant(x.type, limit)), x, ir.Constant(x.type, 0.0)), t)
         out = i.select(i.fcmp_ordered(">=", x, ir.Constant(x.type, limit)), ir.Constant(t, 2 ** (bits - 1) - 1), out)
