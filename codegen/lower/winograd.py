@@ -11,7 +11,7 @@ import numpy as np
 from ...ir import Const, Dim, DType, Node, evaluate, lower, symbols_of, upper
 from ...ir.ops import Conv
 from ..kernel import ConvGeometry
-from ..packing import LANES, Deferred, pack_b, packed_size, whole_vectors
+from ..packing import LANES, Deferred, pack_b, packed_size
 from ..winograd import outputs, positions, transform_weights
 from .contraction import merged_groups
 
@@ -28,8 +28,8 @@ class ConvCosts:
     step: of one transform step (a multiply-add of one value, with its share of loads and stores). weight: of reading one
     transformed weight from the outer caches, up to `near` of them, `far`: of one more, from memory. unknown: what symbols of
     spatial axes are taken as, so that maps are the smaller the more strides lie before them. gain: estimated speed-up below which
-    direct summation stays. `cached`: elements of weights that stay in a core's cache. `unit`: bytes of image tiles that share one
-    pass over the weights, `tiles` of them at most.
+    direct summation stays. lanes: what channels are rounded up to. `cached`: elements of weights that stay in a core's
+    cache. `unit`: bytes of image tiles that share one pass over the weights, `tiles` of them at most.
     """
 
     step: float = 4.8
@@ -42,13 +42,17 @@ class ConvCosts:
     gain: float = 1.05
     gain_of_groups: float = 1.2
     cached: int = 1 << 18
+    lanes: int = LANES
+
+    def rounded(self, channels: int) -> int:
+        return -(-channels // self.lanes) * self.lanes
 
 
 def conv_costs(multiply_adds: int) -> ConvCosts:
     """Of a core that makes so many float32 multiply-adds in a cycle. Where they take twice as long (17 ps on Zen 4), memory costs half
     as many, and so do transforms, which are loads, stores and sums mostly. Of 45 convolutions measured there (docs/kernels.md), all tiles
     each, those chosen so take 1.01 of the time of the fastest; with the costs of two vectors a cycle 1.06."""
-    return ConvCosts() if multiply_adds >= 32 else ConvCosts(step=2.0, weight=12.0, far=12.0, cached=0)
+    return ConvCosts() if multiply_adds >= 32 else ConvCosts(step=2.0, weight=12.0, far=12.0, cached=0, lanes=8)
 
 
 def choose_tile(node: Node, costs: ConvCosts) -> Tile | None:
@@ -118,7 +122,7 @@ def _size(d: Dim, unknown: int) -> int:
 
 def _direct(images: int, out: list[int], kernel: list[int], c: int, n: int, groups: int, costs: ConvCosts) -> float:
     taps = math.prod(kernel)
-    work = 1.1 * images * math.prod(out) * taps * groups * c * whole_vectors(n)
+    work = 1.1 * images * math.prod(out) * taps * groups * c * costs.rounded(n)
     return max(work, _weights(taps * groups * c * n, costs))
 
 
@@ -126,12 +130,12 @@ def _filtered(tiles: int, kernel: list[int], c: int, n: int, groups: int, tile: 
     sizes = [m + r - 1 for m, r in zip(tile, kernel, strict=True)]
     products = math.prod(sizes)
     # an axis of n points takes 2n steps a line, of n in all for the input; the output has fewer lines left for each further axis
-    into = 2 * products * sum(s > 1 for s in sizes) * whole_vectors(c)
+    into = 2 * products * sum(s > 1 for s in sizes) * costs.rounded(c)
     left = [math.prod(tile[:axis]) * math.prod(sizes[axis:]) for axis in range(_AXES)]
-    back = 2 * sum(left if sizes[0] > 1 else left[1:]) * whole_vectors(n)
+    back = 2 * sum(left if sizes[0] > 1 else left[1:]) * costs.rounded(n)
     blocks = -(-tiles // max(1, min(costs.tiles, costs.unit // (4 * products * (groups * c + 64)))))
-    rows = max(tiles, 4, _SUMS * LANES // whole_vectors(n))  # fewer sums at a time wait for each other
-    products_work = rows * products * groups * c * whole_vectors(n)
+    rows = max(tiles, 4, _SUMS * LANES // costs.rounded(n))  # fewer sums at a time wait for each other
+    products_work = rows * products * groups * c * costs.rounded(n)
     weights = _weights(products * groups * c * n, costs) * blocks
     # partly hidden behind the products
     return max(products_work, weights) + 0.25 * min(products_work, weights) + costs.step * tiles * groups * (into + back)

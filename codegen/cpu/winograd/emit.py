@@ -14,7 +14,7 @@ from typing import Any
 from ....ir import DType
 from ...kernel import WinogradKernel, bytes_of
 from .. import llvm_ir as ir
-from ..build import I64, PTR, subroutine
+from ..build import I64, PTR, subroutine, vec
 from ..emitted import Emitted, named
 from ..float_mode import flush_subnormals
 from ..product import Product
@@ -117,9 +117,10 @@ class _Emitter(TextEmitter):
     def _strip_function(self, vectors: int, masked: bool) -> ir.Function:
         """void strip(bufs, dims, v, products, first, count, group, column): all of one strip of output channels."""
         s = self.schedule
-        gemms = {mr: self._product_function(mr, vectors) for mr in s.heights}
-        back = OutputTiles(self.frame, self.module, vectors, masked).write()
-        b = subroutine(self.module, f"strip{vectors}", [PTR, PTR, PTR, PTR, *[I64] * 4])
+        half = masked and s.half
+        gemms = {mr: self._product_function(mr, vectors, half) for mr in s.heights}
+        back = OutputTiles(self.frame, self.module, vectors, masked, half).write()
+        b = subroutine(self.module, f"strip{vectors}{'t' if masked else ''}", [PTR, PTR, PTR, PTR, *[I64] * 4])
         bufs, dims, v, products, first, count, group, column = b.fn.args
         i, p = b.ir, b.params(dims, self.frame.size)
         panel = b.i64(self.kernel.panel)
@@ -143,12 +144,12 @@ class _Emitter(TextEmitter):
         i.ret_void()
         return b.fn
 
-    def _product_function(self, mr: int, vectors: int) -> ir.Function:
-        """void product(dims, a, w, c, low, high): c[t] = a[t] · w for image tiles [low, high) of one position.
+    def _product_function(self, mr: int, vectors: int, half: bool) -> ir.Function:
+        """void product(dims, a, w, c, low, high): c[t] = a[t] · w for image tiles [low, high) of one position; `half` of the last vector.
 
         The last row tile may go beyond: finding the rows of one would take as many instructions as multiplying few channels.
         """
-        b = subroutine(self.module, f"{mr}x{vectors}", [PTR, PTR, PTR, PTR, I64, I64])
+        b = subroutine(self.module, f"{mr}x{vectors}{'h' if half else ''}", [PTR, PTR, PTR, PTR, I64, I64])
         dims, a, w, c, low, high = b.fn.args
         i, p, lanes = b.ir, b.params(dims, self.frame.size), self.schedule.lanes
         panel = self.kernel.panel
@@ -163,9 +164,10 @@ class _Emitter(TextEmitter):
 
             def run(product: Product, c: Any, length: Any, acc: list[Any]) -> list[Any]:
                 rows = [b.at(x, i.mul(c, b.i64(self.frame.points)), F32) for x in starts]
-                return product.accumulate(b, length, rows, b.at(w, i.mul(c, b.i64(panel)), F32), acc, vectors, ahead)
+                return product.accumulate(b, length, rows, b.at(w, i.mul(c, b.i64(panel)), F32), acc, vectors, ahead, half=half)
 
-            acc = [ir.Constant(self.frame.vector, None)] * (mr * vectors)
+            last = vec(F32, lanes // 2) if half else self.frame.vector
+            acc = [ir.Constant(v, None) for v in (*[self.frame.vector] * (vectors - 1), last)] * mr
             acc = b.loop(b.i64(0), whole, b.i64(lanes), acc, lambda c, acc: run(self.product, c, p["lanes"], acc))
             if self.kernel.channels % lanes:
                 acc = run(tail, whole, i.sub(p["channels"], whole), acc)

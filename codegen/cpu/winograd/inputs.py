@@ -48,12 +48,13 @@ class InputTiles:
         out = b.at(self.v, i.mul(t, p["tile"]), F32)
 
         def full(c: Any, _: list[Any]) -> Sequence[Any]:
-            self._channels(out, c, None)
+            self._channels(out, c, self.lanes, None)
             return ()
 
         b.loop(b.i64(0), self.whole, b.i64(self.lanes), [], full)
         if self.f.kernel.channels % self.lanes:
-            self._channels(out, self.whole, b.below(i.sub(p["total"], self.whole), self.lanes))
+            lanes = self.lanes // 2 if self.f.schedule.half_in else self.lanes
+            self._channels(out, self.whole, lanes, b.below(i.sub(p["total"], self.whole), lanes))
         return ()
 
     def _addresses(self, z: Any, image: Any, first: Sequence[Any], inside_x: Any) -> None:
@@ -71,9 +72,9 @@ class InputTiles:
             here = b.at(self.table, i.mul(i.add(i.mul(z, b.i64(self.rows.n)), b.i64(y)), b.i64(width)), I64)
             i.store(i.select(inside, address, self.nowhere), here, align=8 * width)
 
-    def _channels(self, out: Any, c: Any, mask: Any) -> None:
+    def _channels(self, out: Any, c: Any, lanes: int, mask: Any) -> None:
         """A vector of channels of a tile, from c on: transformed plane by plane, then along the third axis."""
-        b, i, vector, flat = self.b, self.b.ir, self.f.vector, self.rows.n * self.columns.n
+        b, i, vector, flat = self.b, self.b.ir, vec(F32, lanes), self.rows.n * self.columns.n
         here = b.at(out, i.mul(c, b.i64(self.f.points)), F32)
 
         def pixel(z: Any, y: int, x: int) -> Any:
@@ -87,7 +88,7 @@ class InputTiles:
                 pixels = [[pixel(z, y, x) for x in range(self.columns.n)] for y in range(self.rows.n)]
                 for value in (value for line in both_axes(along, self.across, pixels) for value in line):
                     position = i.add(i.mul(z, b.i64(flat)), b.i64(at))
-                    i.store(value, b.at(here, i.mul(position, b.i64(self.lanes)), F32), align=4 * self.lanes)
+                    i.store(value, b.at(here, i.mul(position, b.i64(self.lanes)), F32), align=4 * lanes)
                     at += 1
 
         repeat(b, self.planes.n, plane)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import llvm_ir as ir
-from ..build import I64, PTR, storage, subroutine
+from ..build import I64, PTR, storage, subroutine, vec
 from ..shelf import Shelf
+from ..shuffles import concatenated
 from .frame import F32, Frame
 from .transform import both_axes, output_transform, repeat, third_axis
 
@@ -15,13 +16,13 @@ from .transform import both_axes, output_transform, repeat, third_axis
 class OutputTiles:
     """void output(bufs, dims, products, first, count, group, column): tiles back to pixels, through the epilogue to memory.
 
-    The pixels of a tile rest on a shelf, as the epilogue takes all vectors of one.
+    The pixels of a tile rest on a shelf, as the epilogue takes all vectors of one. `half`: the last of them needs half of its lanes.
     """
 
-    def __init__(self, f: Frame, module: ir.Module, vectors: int, masked: bool) -> None:
-        self.f, self.lanes, self.vectors, self.places = f, f.schedule.lanes, vectors, f.places
+    def __init__(self, f: Frame, module: ir.Module, vectors: int, masked: bool, half: bool) -> None:
+        self.f, self.lanes, self.vectors, self.places, self.half = f, f.schedule.lanes, vectors, f.places, half
         self.planes, self.rows, self.columns = f.filters
-        b = self.b = subroutine(module, f"output{vectors}", [PTR, PTR, PTR, *[I64] * 4])
+        b = self.b = subroutine(module, f"output{vectors}{'t' if masked else ''}", [PTR, PTR, PTR, *[I64] * 4])
         bufs, dims, self.products, self.first, self.count, group, column = b.fn.args
         i, p, operands = b.ir, b.params(dims, f.size), f.kernel.operands
         self.p = p
@@ -42,7 +43,10 @@ class OutputTiles:
         b, i, p = self.b, self.b.ir, self.p
         image, corner = self.places.place(b, p, i.add(self.first, t))
         source = b.at(self.products, i.mul(t, b.i64(self.f.points * self.f.strip)), F32)
-        b.loop(b.i64(0), b.i64(self.vectors), b.i64(1), [], lambda v, _: self._vector(source, v))
+        whole = self.vectors - self.half
+        b.loop(b.i64(0), b.i64(whole), b.i64(1), [], lambda v, _: self._vector(source, v, self.lanes))
+        if self.half:
+            self._vector(source, b.i64(whole), self.lanes // 2)
         depth, down, right = (self.places.inside(b, p, axis, at) for axis, at in enumerate(corner))
 
         def plane(z: Any, _: list[Any]) -> Sequence[Any]:
@@ -55,9 +59,9 @@ class OutputTiles:
             b.loop(b.i64(0), depth, b.i64(1), [], plane)
         return ()
 
-    def _vector(self, source: Any, v: Any) -> Sequence[Any]:
-        """Vector v of the products of a tile, transformed onto the shelf."""
-        b, i, vector, strip = self.b, self.b.ir, self.f.vector, self.f.strip
+    def _vector(self, source: Any, v: Any, lanes: int) -> Sequence[Any]:
+        """The first lanes of vector v of the products of a tile, transformed onto the shelf."""
+        b, i, vector, strip = self.b, self.b.ir, vec(F32, lanes), self.f.strip
         flat = self.rows.n * self.columns.n
         here = b.at(source, i.mul(v, b.i64(self.lanes)), F32)
         if self.planes.n > 1:
@@ -71,7 +75,8 @@ class OutputTiles:
             ]
             shelved = i.add(i.mul(z, b.i64(self.outputs * self.vectors)), v)
             for n, value in enumerate(value for line in both_axes(self.along, self.across, points) for value in line):
-                self.shelf.put(i.add(shelved, b.i64(n * self.vectors)), value)
+                whole = value if lanes == self.lanes else concatenated(b, [value, ir.Constant(vector, None)])
+                self.shelf.put(i.add(shelved, b.i64(n * self.vectors)), whole)
 
         repeat(b, self.planes.m, plane)
         return ()

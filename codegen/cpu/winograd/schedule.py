@@ -29,7 +29,8 @@ class WinogradSchedule:
     """A unit takes `block` image tiles and `group` strips of output channels (a strip: lanes·vectors of them).
 
     It transforms its input once, then for each strip runs the products, `heights` image tiles at a time in registers, and
-    transforms these back. tail: vectors of the last strip (0: as the others). tile: elements from one image tile to the next
+    transforms these back. tail: vectors of the last strip (0: it is as the others). half, half_in: the last vector of output, of input
+    channels needs half of its lanes, which take half the time (`CpuTarget.halves`). tile: elements from one image tile to the next
     in the transformed input. `of_group`: strips of one group of channels. `most` bounds `block`, which depends on symbols. prefetch:
     the row tiles of a position (2^share of them) ask for the weights of the next one.
     """
@@ -37,6 +38,8 @@ class WinogradSchedule:
     lanes: int
     vectors: int
     tail: int
+    half: bool
+    half_in: bool
     heights: tuple[int, ...]
     unroll: int
     tile: int
@@ -75,6 +78,7 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     of_group = -(-kernel.n // strip)
     strips = kernel.groups * of_group
     tail = -(-(kernel.n - (of_group - 1) * strip) // lanes) % vectors
+    half = target.halves and 0 < kernel.n % lanes <= lanes // 2
     channels = kernel.groups * kernel.channels
     points = positions(kernel.tile, kernel.conv.kernel)
     tile = points * lanes * -(-channels // lanes)
@@ -83,7 +87,7 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     one = 4 * (tile + points * strip)  # bytes that an image tile takes
     weights = points * channels * kernel.n
     streaming = 4 * weights > _KEPT
-    tall = {4: 6, 2: 12, 1: 14}[vectors] if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}[vectors]
+    tall = {4: 6, 3: 8, 2: 12, 1: 14}[vectors] if wide else {2: 6 if target.vector_bits >= 256 else 4, 1: 8}[vectors]
     most = max(1, min(max(_LEAST, _CACHE // one), _STACK // one)) if streaming else max(1, _BESIDE // one)
     most = max(most // tall, 1) * tall
     tiles = Places(kernel).tiles
@@ -102,7 +106,9 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     return WinogradSchedule(
         lanes=lanes,
         vectors=vectors,
-        tail=tail,
+        tail=tail or vectors * half,
+        half=half,
+        half_in=target.halves and 0 < kernel.channels % lanes <= lanes // 2,
         heights=heights,
         unroll=4,
         tile=tile,
@@ -120,7 +126,7 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
 
 def _vectors(kernel: WinogradKernel, lanes: int, wide: bool) -> int:
     """Of a strip: as many as registers have room for and the channels fill more than half of."""
-    vectors = next(v for v in ((4, 2, 1) if wide else (2, 1)) if kernel.panel // lanes % v == 0)
+    vectors = next(v for v in ((4, 3, 2, 1) if wide else (2, 1)) if kernel.panel // lanes % v == 0)
     while vectors > 1 and kernel.n <= lanes * (vectors // 2):
         vectors //= 2
     return vectors
