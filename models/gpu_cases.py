@@ -49,7 +49,7 @@ def _product(m: int, n: int, k: int, precision: str, options: str = "") -> Kerne
 
     def torch(lib: Any, x: dict[str, Any]) -> Callable[[], Any]:
         kind = {"fp32": lib.float32, "fp16": lib.float16}.get(precision, lib.bfloat16)  # which has no product of 4-bit weights
-        lib.backends.cuda.matmul.allow_tf32 = bool(options)
+        lib.backends.cuda.matmul.allow_tf32 = "tf32" in options
         a, w = x["x"].to(kind), lib.randn(k, n, device="cuda", dtype=kind)
         return lambda: a @ w
 
@@ -149,6 +149,7 @@ def cases() -> list[KernelCase]:
                k=np.array([1 << 20])),
         _product(1, 11008, 4096, "int4"), _few_bits(1, 11008, 4096), _few_bits(64, 11008, 4096), _few_bits(1024, 11008, 4096),
         _product(4096, 4096, 4096, "fp32"), _product(8192, 8192, 8192, "bf16"), _product(4096, 4096, 4096, "bf16"),
+        _product(8192, 8192, 8192, "bf16", "+clusters"), _product(4096, 3072, 768, "bf16", "+clusters"),
         _product(8192, 8192, 8192, "fp16"), _product(8192, 8192, 8192, "fp32", "+tf32"),
         _product(128, 3072, 768, "bf16"), _product(4096, 3072, 768, "bf16"), _product(4096, 768, 3072, "bf16"),
         _product(6304, 768, 3072, "bf16"), _product(512, 11008, 4096, "bf16"),

@@ -17,6 +17,7 @@ from .contract_schedule import (
     Instruction,
     MmaSchedule,
     WgmmaSchedule,
+    clustered,
     instruction,
     schedule_fma,
     schedule_mma,
@@ -105,7 +106,9 @@ def _plan(kernel: ContractKernel, use: Instruction | None, aligned: Sequence[int
     if use is None:
         return schedule_fma(kernel)
     groups = schedule_wgmma(kernel) if target.warp_groups and takes_groups(kernel, aligned) else None
-    return groups or schedule_mma(kernel, target.device)
+    if groups is not None:
+        return clustered(kernel, groups) if target.clusters else groups
+    return schedule_mma(kernel, target.device)
 
 
 def _launch(kernel: ContractKernel, plan: Plan, use: Instruction | None, aligned: Sequence[int]) -> tuple[Launch, Shares]:

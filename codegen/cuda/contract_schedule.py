@@ -193,7 +193,7 @@ TYPICAL = 1024  # what an unknown number of rows is taken for, if its bounds all
 class WgmmaSchedule:
     """bm × bn results of a block at a time, bm / 64 warp groups multiply and one copies; `stages` tiles of 128 bytes of k;
     `resident` blocks to a multiprocessor; `efficiency`: of the tensor cores, as far as the tile lets them; `splits` share k, or
-    the blocks of a `stream`, if not 0, share all steps along k."""
+    the blocks of a `stream`, if not 0, share all steps along k; `cluster` blocks below each other bring a tile of B together."""
 
     bm: int
     bn: int
@@ -202,6 +202,7 @@ class WgmmaSchedule:
     efficiency: float
     splits: Dim = 1
     stream: int = 0
+    cluster: int = 1
 
     @property
     def groups(self) -> int:
@@ -244,6 +245,15 @@ def schedule_wgmma(kernel: ContractKernel) -> WgmmaSchedule | None:
     if typical(kernel.m) < LEAST_ROWS or typical(kernel.n) < LEAST_COLUMNS:
         return None
     return _soonest(kernel, _GROUPS, SM90_MULTIPROCESSORS)
+
+
+def clustered(kernel: ContractKernel, s: WgmmaSchedule) -> WgmmaSchedule:
+    """The same by clusters of two blocks, which read a third less of tiles of 128×256; as it is where tiles do not come in pairs of
+    rows, have few columns, or share k."""
+    pieces = 64 if kernel.b_row == 0 else 128  # of columns: each block brings whole ones
+    whole = s.splits == 1 and s.stream == 0 and s.resident == 1 and s.bn >= 128 and s.bn % pieces == 0
+    pairs = known(kernel) and ceil(typical(kernel.m), s.bm) % 2 == 0 and _count(kernel, s) >= SM90_MULTIPROCESSORS
+    return replace(s, cluster=2) if whole and pairs else s
 
 
 S = TypeVar("S", MmaSchedule, WgmmaSchedule)

@@ -137,6 +137,7 @@ class ContractParameters:
     conv: list[ConvAxis]
     channels: int
     raster: int
+    cluster: int = 1  # blocks below each other that share the columns of B they read
     parameters: list[str]
     prologue: list[str]
     batch_lines: list[str]

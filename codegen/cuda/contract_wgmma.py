@@ -7,7 +7,7 @@ bulk copy engine, the rows of a convolution by cp.async, B always by the engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir import Dim, DType, dim_min, lower
 from ..kernel import ContractKernel
@@ -95,21 +95,22 @@ def group_tiles(kernel: ContractKernel, plan: WgmmaSchedule, aligned: Sequence[i
     use = GROUP_INSTRUCTIONS[dtype, kernel.operands[1].dtype]
     bk = ROW // dtype.itemsize
     if kernel.b_row == 0:
-        maps = [_map(kernel, 1, b_depth(kernel), kernel.n, b_depth(kernel), kernel.b_batch, (bk, plan.bn))]
+        maps = [_map(kernel, 1, b_depth(kernel), kernel.n, b_depth(kernel), kernel.b_batch, (bk, plan.bn // plan.cluster))]
     else:
         maps = [_map(kernel, 1, kernel.n, kernel.k, kernel.b_row, kernel.b_batch, (bk, bk))]
     if kernel.conv is None:
         maps.append(_map(kernel, 0, kernel.k, kernel.m, kernel.lda, kernel.a_batch, (bk, plan.bm)))
     stream = stream_blocks(kernel, plan, bk)
-    blocks = stream or dim_min(tiles(kernel, plan) * plan.splits, SM90_MULTIPROCESSORS * plan.resident)
+    pairs = tiles(kernel, replace(plan, bm=plan.bm * plan.cluster)) * plan.splits
+    blocks = stream or dim_min(pairs, SM90_MULTIPROCESSORS * plan.resident // plan.cluster) * plan.cluster
     values = WgmmaParameters(
-        **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm, plan.bn)),
+        **shared_parameters(kernel, params, lines, plan.threads, plan.splits, (plan.bm * plan.cluster, plan.bn)),
         wgmma=use.wgmma, wgmma_scales=use.scales, wgmma_turned=kernel.b_row != 0 if use.turns else None, letter=use.letter,
         words=use.words, stream=stream, bm=plan.bm, bn=plan.bn, bk=bk, stages=plan.stages, resident=plan.resident,
         registers=plan.registers(by_copies=kernel.conv is not None), map_a=kernel.conv is None,
         a_batched=kernel.a_batch != 0, b_batched=kernel.b_batch != 0, border=kernel.border >= 0,
         staged=plan.staged if staged else 0, c_batched=kernel.c_batch != 0, c_type=storage(kernel.operands[-1].dtype),
-        whole_n=divisible(kernel.n, plan.bn),
+        whole_n=divisible(kernel.n, plan.bn), cluster=plan.cluster,
     )  # fmt: skip
     names = ["map_b", "map_a"][: len(maps)]
     if staged:

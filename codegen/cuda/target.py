@@ -50,10 +50,13 @@ class CudaTarget:
     """`archs`: architectures to make machine code for, in the order of capability.
 
     `tf32`: products of float32 may be rounded to 10 bits of mantissa, which tensor cores take.
+    `clusters`: large products on Hopper are computed by pairs of blocks that bring tiles together. Off until a device has shown that it
+    is right and pays.
     """
 
     archs: tuple[str, ...]
     tf32: bool = False
+    clusters: bool = False
 
     @property
     def base(self) -> str:
@@ -85,17 +88,19 @@ class CudaTarget:
         return {"kind": "cuda", "archs": list(self.archs), "ptx": self.ptx}
 
     def __str__(self) -> str:
-        return "cuda:" + ",".join(self.archs) + "+tf32" * self.tf32
+        return "cuda:" + ",".join(self.archs) + "+tf32" * self.tf32 + "+clusters" * self.clusters
 
 
 def parse(text: str, present: str | None = None) -> CudaTarget:
-    """A target from "cuda" (the device `present`, such as "sm_90a"), "cuda:sm_80" or "cuda:sm_80,sm_90a"; "+tf32" may follow.
+    """A target from "cuda" (the device `present`, such as "sm_90a"), "cuda:sm_80" or "cuda:sm_80,sm_90a"; "+tf32" and "+clusters" may
+    follow.
 
     Raises TargetError for an unknown architecture, and when none is named nor present.
     """
-    text, plus, options = text.partition("+")
-    if plus and options != "tf32":
-        raise TargetError(f"option {options!r} of a CUDA target", expected="+tf32")
+    text, *options = text.split("+")
+    for option in options:
+        if option not in ("tf32", "clusters"):
+            raise TargetError(f"option {option!r} of a CUDA target", expected="+tf32 or +clusters")
     kind, _, names = text.partition(":")
     if kind != "cuda":
         raise TargetError(f"target {text!r} is unknown", expected="'cuda' or 'cuda:ARCH', e.g. 'cuda:sm_90a'")
@@ -112,7 +117,7 @@ def parse(text: str, present: str | None = None) -> CudaTarget:
         if a not in ARCHITECTURES:
             raise TargetError(f"CUDA architecture {a!r}", expected="one of " + ", ".join(ARCHITECTURES),
                               remedy="e.g. --target=cuda:sm_80,sm_90a")  # fmt: skip
-    return CudaTarget(tuple(sorted(set(archs), key=lambda a: (capability(a), a))), bool(plus))
+    return CudaTarget(tuple(sorted(set(archs), key=lambda a: (capability(a), a))), "tf32" in options, "clusters" in options)
 
 
 def nearest(present: str) -> str:

@@ -181,7 +181,17 @@ def registers_suffice(source: str, threads: int, told: str) -> bool:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("plan", [*contract_schedule._GROUPS, replace(contract_schedule._GROUPS[0], stream=132), 64, 128, 256], ids=str)
+@pytest.mark.parametrize(
+    "plan",
+    [
+        *contract_schedule._GROUPS,
+        *(replace(contract_schedule._GROUPS[0], **more) for more in ({"stream": 132}, {"cluster": 2})),
+        64,
+        128,
+        256,
+    ],
+    ids=str,
+)
 def test_machine_code_of_warp_groups(monkeypatch, plan: WgmmaSchedule | int) -> None:
     """Sums stay in registers, and the assembler puts no waits between products, as it does where it cannot follow their registers."""
     if isinstance(plan, int):

@@ -36,8 +36,8 @@ def by_groups(g, target: str = "cuda:sm_90a") -> bool:
 def tile(monkeypatch):
     """Every contraction with a tile that is set, of few blocks so that each takes several tiles."""
 
-    def set_to(bm: int, bn: int, stages: int = 2, splits: int = 1, stream: int = 0, blocks: int = 2) -> None:
-        chosen = WgmmaSchedule(bm, bn, stages, 1, 1.0, splits, stream)
+    def set_to(bm: int, bn: int, stages: int = 2, splits: int = 1, stream: int = 0, blocks: int = 2, cluster: int = 1) -> None:
+        chosen = WgmmaSchedule(bm, bn, stages, 1, 1.0, splits, stream, cluster)
         monkeypatch.setattr(contract, "schedule_wgmma", lambda kernel: chosen)
         monkeypatch.setattr("mlc.codegen.cuda.contract_wgmma.SM90_MULTIPROCESSORS", blocks)
 
@@ -55,6 +55,27 @@ def test_tiles(tile, bm: int, bn: int) -> None:
     jobs = products(DType.BF16, DType.BF16)
     assert all(by_groups(g) for g, _, _ in jobs)
     check_all([*jobs, dot(M, 80, 96, DType.BF16, DType.BF16, M=77)], tol=1e-4)
+
+
+@pytest.mark.parametrize("bm,bn,blocks", [(128, 256, 2), (128, 192, 4), (128, 128, 6), (64, 64, 4)])
+def test_clusters(tile, bm: int, bn: int, blocks: int) -> None:
+    """Two blocks bring each half of their tile of B to both, and free stages of each other; one may have rows below the last."""
+    tile(bm, bn, 2, cluster=2, blocks=blocks)
+    image = tensor(2, 12, 9, 16, dtype=DType.BF16)
+    jobs = [*products(DType.BF16, DType.BF16), dot(M, 80, 96, DType.BF16, DType.BF16, M=300),
+            convolution(image, 3, 3, 16, 40, dtypes=(DType.BF16, DType.BF16), pads=(1, 1))]  # fmt: skip
+    assert all("copy_box_to_all<CLUSTER>" in s for g, _, _ in jobs for s in sources(g) if "wgmma" in s)
+    check_all(jobs, target="cuda:sm_90a", tol=2e-3)
+
+
+def test_clusters_are_an_option() -> None:
+    """For many whole tiles in pairs of rows."""
+    assert str(parse("cuda:sm_90a+tf32+clusters")) == "cuda:sm_90a+tf32+clusters"
+    large, odd, few = (dot(m, 4096, 512, DType.BF16, DType.BF16)[0] for m in (4096, 128 * 33, 1024))
+    for g, target, pairs in ((large, "cuda:sm_90a+clusters", True), (large, "cuda:sm_90a", False), (odd, "cuda:sm_90a+clusters", False),
+                             (few, "cuda:sm_90a+clusters", False)):  # fmt: skip
+        (source,) = sources(g, target)
+        assert ("__cluster_dims__(2, 1, 1)" in source) == pairs
 
 
 def test_element_types(tile) -> None:

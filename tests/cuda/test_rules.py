@@ -34,24 +34,36 @@ MISTAKES = {
     "more registers than there are": ("take_registers<208>", "take_registers<216>", "more registers"),
     "registers given that are taken": ("give_registers<88>", "give_registers<176>", "other way round"),
 }  # fmt: skip
+CLUSTERS = "in a cluster, "
+MISTAKES |= {  # for clusters
+    CLUSTERS + "nothing": ("", "", ""),
+    CLUSTERS + "barriers not known to others": (
+        "cluster_barrier();  // barriers of all",
+        "// of all",
+        "that it is initialized|is not there",
+    ),
+    CLUSTERS + "a part for some": ("copy_box_to_all<CLUSTER>", "copy_box_to_all<1>", "wait for each other"),
+}
 
 
 @pytest.fixture(scope="module")
 def planted():
-    """Launches by mistake, and the library that has them all."""
-    x = tensor(1, 9, 8, 16, dtype=DType.BF16)
-    (graph, _, _), patch = convolution(x, 3, 3, 16, 40, dtypes=(DType.BF16, DType.BF16), pads=(1, 1)), pytest.MonkeyPatch()
-    patch.setattr(contract, "schedule_wgmma", lambda kernel: WgmmaSchedule(128, 256, 4, 1, 1.0))
+    """The kernel, launches by mistake, and the library that has them all."""
+    x, patch = tensor(1, 20, 8, 16, dtype=DType.BF16), pytest.MonkeyPatch()
+    graph, _, _ = convolution(x, 3, 3, 16, 40, dtypes=(DType.BF16, DType.BF16), pads=(1, 1))
     (step,) = lower(graph, LOWERING).steps
-    emitted = emit(step.kernel, parse("cuda:sm_90a"), [16] * len(step.buffers))
-    patch.undo()
-    (k,) = emitted.launches
     made: dict[str, Emitted] = {}
-    for i, (name, (old, new, _)) in enumerate(MISTAKES.items()):
-        assert old in k.source, name
-        symbol = f"planted_{i}"
-        wrong = replace(k, symbol=symbol, source=k.source.replace(k.symbol, symbol).replace(old or symbol, new or ("" if old else symbol)))
-        made[name] = replace(emitted, launches=(wrong,))
+    for cluster in (1, 2):
+        patch.setattr(contract, "schedule_wgmma", lambda kernel, cluster=cluster: WgmmaSchedule(128, 256, 4, 1, 1.0, cluster=cluster))
+        emitted = emit(step.kernel, parse("cuda:sm_90a"), [16] * len(step.buffers))
+        (k,) = emitted.launches
+        for i, (name, (old, new, _)) in enumerate(MISTAKES.items()):
+            if name.startswith(CLUSTERS) == (cluster > 1):
+                assert old in k.source, name
+                symbol = f"planted_{i}"
+                text = k.source.replace(k.symbol, symbol).replace(old or symbol, new or ("" if old else symbol))
+                made[name] = replace(emitted, launches=(replace(k, symbol=symbol, source=text),))
+    patch.undo()
     return step.kernel, made, build({e.launches[0].symbol: e.launches[0].source for e in made.values()})
 
 
@@ -59,7 +71,7 @@ def planted():
 def test_mistakes_are_found(planted, name: str) -> None:
     kernel, made, library = planted
     arrays = [aligned_array(evaluate(o.numel, {}), o.dtype.np) for o in kernel.operands]
-    if name == "nothing":
+    if name.endswith("nothing"):
         launch(library, made[name], arrays, {}, 1)
         return
     with pytest.raises(VerifyError, match=MISTAKES[name][2]):

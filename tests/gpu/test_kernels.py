@@ -26,7 +26,7 @@ from mlc.ir import DType
 from on_device import DeviceLibrary, launch
 
 MODULES = (test_loops, test_contract, test_contract_mma, test_contract_wgmma, test_attention, test_recurrent, test_grouped, test_irregular)
-NOTHING_RUNS = ("test_unsupported", "test_tf32_option", "test_schedules")
+NOTHING_RUNS = ("test_unsupported", "test_tf32_option", "test_schedules", "test_float32_leaves_no_multiprocessor_idle")
 
 
 def cases() -> Iterator[Any]:
@@ -96,6 +96,11 @@ def test_streams_of_warp_groups(hopper, tile, blocks: int, bm: int, bn: int) -> 
 @pytest.mark.parametrize("name", ["test_element_types", "test_splits", "test_batches", "test_convolutions"])
 def test_warp_groups(hopper, tile, name: str) -> None:
     getattr(test_contract_wgmma, name)(tile)
+
+
+@pytest.mark.parametrize("bm,bn,blocks", [(128, 256, 2), (128, 192, 4), (128, 128, 6), (64, 64, 4)])
+def test_clusters_of_warp_groups(hopper, tile, bm: int, bn: int, blocks: int) -> None:
+    test_contract_wgmma.test_clusters(tile, bm, bn, blocks)
 
 
 scheduled = test_contract_mma.scheduled  # a fixture

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -71,6 +72,15 @@ struct Deferred {
     unsigned char from[128];  // a tensor map
     int at[4];
     unsigned long long* barrier;
+    unsigned char* window;  // of the block whose memory it writes to
+};
+
+// Blocks that run at once and see each other's shared memory.
+struct Cluster {
+    unsigned char* windows[8] = {};  // by rank, of blocks that have begun and not ended
+    uint64_t generation = 0;         // barriers of the cluster that were passed
+    size_t arrived = 0, alive = 0;
+    std::vector<std::pair<const void*, uint64_t>> told;  // barriers that may be used behind the next one
 };
 
 struct Warp {
@@ -105,6 +115,8 @@ struct Block {
     };
     std::vector<Made> made;  // barriers in shared memory; a kernel without has no engines to look after
     std::vector<std::array<uint64_t, 3>> products[8];  // of each warp group, in order
+    Cluster* cluster = nullptr;
+    unsigned rank = 0;  // in it
     uint64_t coins = 0;  // whether what may happen at once does; 0: never
     Fiber* current = nullptr;
     Fiber scheduler;
@@ -164,6 +176,13 @@ inline void wait_for_block(const uint64_t* flag) {
     block.current->elsewhere = true;
     if (!*flag) yield_until_changed(flag, 0);
     block.current->elsewhere = false;
+}
+
+inline void cluster_arrived(Cluster& c) {
+    if (c.arrived && c.arrived == c.alive) {
+        c.arrived = 0;
+        ++c.generation;
+    }
 }
 
 [[noreturn]] inline void leave() {

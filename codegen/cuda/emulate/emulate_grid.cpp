@@ -3,12 +3,27 @@
 #include "mlc.cuh"
 
 #include <cstdio>
+#include <map>
 
 Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulate {
 
 Block block;
+static std::map<unsigned, Cluster> clusters;  // by number, of a grid
+static uint64_t turns;                        // of threads, so far
+
+unsigned join_cluster(unsigned count) {
+    if (!block.cluster) {
+        if (count > 8 || gridDim.x % count) fail("a grid of parts of clusters");
+        Cluster& c = clusters[block.number / count];
+        if (!c.alive) c.alive = count * block.fibers.size();
+        block.cluster = &c;
+        block.rank = block.number % count;
+        c.windows[block.rank] = block.window;
+    }
+    return block.rank;
+}
 
 #if defined(__SANITIZE_ADDRESS__)
 static void first_switch() {
@@ -31,6 +46,11 @@ static void body() {
     --block.alive;
     --warp().alive;
     barrier_arrived();
+    if (block.cluster) {
+        --block.cluster->alive;
+        cluster_arrived(*block.cluster);
+        if (!block.alive) block.cluster->windows[block.rank] = nullptr;
+    }
     leave();
 }
 
@@ -95,6 +115,7 @@ static void start_block(unsigned number, const std::vector<uint32_t>& order, int
     block.hidden.assign(block.bytes / 4 + 1, 0);
     block.hidden_words = 0;
     block.made.clear();
+    block.cluster = nullptr;
     for (auto& given : block.products) given.clear();
     for (size_t i = 0; i < block.fibers.size(); ++i) {
         prepare(block.fibers[i]);
@@ -115,6 +136,7 @@ static const char* run_block(Random& random) {
             if (f.done || (f.waits && *f.waits == f.seen)) continue;
             f.waits = nullptr;
             moved = true;
+            ++turns;
             block.current = &f;
             threadIdx = f.thread;
             switch_to(block.scheduler, f);
@@ -126,6 +148,7 @@ static const char* run_block(Random& random) {
             const Deferred d = block.deferred[which];
             block.deferred.erase(block.deferred.begin() + (std::ptrdiff_t)which);
             d.run(d);
+            ++turns;
         } else if (!moved) {
             for (const Fiber& f : block.fibers)
                 if (!f.done && f.elsewhere) return RESTS;
@@ -170,6 +193,7 @@ int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t blocks,
         random.shuffle(order);
     }
     std::vector<Block> resting, spare;
+    clusters.clear();
     const char* error = nullptr;
     size_t next = 0;
     while (!error && (next < grid.size() || !resting.empty())) {
@@ -192,9 +216,11 @@ int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t blocks,
         }
         for (size_t i = 0; !error && i < resting.size();) {
             std::swap(block, resting[i]);
+            const uint64_t before = turns;
             const char* outcome = run_block(random);
             std::swap(block, resting[i]);
             if (outcome == RESTS) {
+                moved = moved || turns != before;
                 ++i;
             } else {
                 error = outcome;

@@ -13,6 +13,9 @@ namespace emulate {
 int run_grid(void (*entry)(const int64_t*), const int64_t* args, int64_t blocks, int threads, int64_t shared, uint64_t seed, char* message,
              int size);
 
+// The rank of this block in its cluster of so many, which it is part of from now on.
+unsigned join_cluster(unsigned count);
+
 template <class T, class = void>
 struct Argument {  // a structure, given by its address
     static T of(int64_t x) { return *reinterpret_cast<const T*>(static_cast<intptr_t>(x)); }

@@ -18,8 +18,12 @@ inline void update(u64* barrier, Phase p) {
     }
     std::memcpy(barrier, &p, sizeof(p));
 }
-inline void arrive(u64* barrier, int bytes) {
-    known(barrier);
+inline void arrive(u64* barrier, int bytes, bool far = false) {
+    if (far) {
+        known_to_cluster(barrier);
+    } else {
+        known(barrier);
+    }
     if (bytes < 0 || bytes >= 1 << 20) fail("more bytes than a barrier counts");
     Phase p = bit_cast<Phase>(*barrier);
     if (p.due == 0) fail("more arrivals at a barrier than it counts");
@@ -42,10 +46,10 @@ inline uint32_t swizzled(uint32_t address, uint32_t width) { return address ^ ((
 inline void copy_now(const Deferred& d) {
     Map m;
     std::memcpy(&m, d.from, sizeof(m));
-    const uint32_t row_bytes = (uint32_t)(m.box[0] * m.itemsize), start = shared_address(d.to);
+    const uint32_t row_bytes = (uint32_t)(m.box[0] * m.itemsize), start = (uint32_t)(static_cast<unsigned char*>(d.to) - d.window);
     for (int32_t r = 0; r < m.box[1]; ++r)
         for (int32_t c = 0; c < m.box[0]; ++c) {
-            unsigned char* const to = block.window + swizzled(start + (uint32_t)r * row_bytes + (uint32_t)(c * m.itemsize), row_bytes);
+            unsigned char* const to = d.window + swizzled(start + (uint32_t)r * row_bytes + (uint32_t)(c * m.itemsize), row_bytes);
             const int64_t at[4] = {d.at[0] + c, d.at[1] + (int64_t)r, d.at[2], d.at[3]};
             bool inside = true;
             uint64_t offset = (uint64_t)at[0] * (uint64_t)m.itemsize;
@@ -63,7 +67,7 @@ inline void copy_now(const Deferred& d) {
     p.bytes -= (int32_t)row_bytes * m.box[1];
     update(d.barrier, p);
 }
-inline void copy_box(void* to, const TensorMap& map, int rank, int k, int row, int head, int batch, u64* barrier) {
+inline void copy_box(void* to, const TensorMap& map, int rank, int k, int row, int head, int batch, u64* barrier, int blocks = 1) {
     known(barrier);
     Map m;
     std::memcpy(&m, &map, sizeof(m));
@@ -71,9 +75,19 @@ inline void copy_box(void* to, const TensorMap& map, int rank, int k, int row, i
     if ((width != 128 && width != 64 && width != 32) || m.base % 16) fail("a bulk copy of boxes whose rows no swizzle is for");
     if (shared_address(to) % (8 * width)) fail("a bulk copy to a place that swizzles do not begin at");
     if (m.rank != rank) fail("a bulk copy with coordinates of another rank than its map");
-    Deferred d{copy_now, to, {}, {k, row, head, batch}, barrier};
+    Deferred d{copy_now, to, {}, {k, row, head, batch}, barrier, block.window};
     std::memcpy(d.from, &map, sizeof(map));
-    block.deferred.push_back(d);
+    if (blocks == 1) {
+        block.deferred.push_back(d);
+        return;
+    }
+    for (unsigned r = 0; r < (unsigned)blocks; ++r) {  // each at a moment of its own
+        d.to = at_rank(static_cast<unsigned char*>(to), r);
+        d.barrier = at_rank(barrier, r);
+        d.window = block.cluster->windows[r];
+        known_to_cluster(d.barrier);
+        block.deferred.push_back(d);
+    }
 }
 
 // Results of a lane: rows lane / 4 and 8 further of the 16 of its warp, columns 2·(lane % 4) and one on, of every eight.
@@ -228,6 +242,16 @@ inline void named_barrier(int number) {
     }
 }
 
+inline void cluster_barrier() {
+    Cluster& c = *block.cluster;
+    const uint64_t seen = c.generation;
+    ++c.arrived;
+    cluster_arrived(c);
+    block.current->elsewhere = true;
+    if (c.generation == seen) yield_until_changed(&c.generation, seen);
+    block.current->elsewhere = false;
+}
+
 struct Tf32Word {  // the engine does not look at the lower bits
     static constexpr int count = 1;
     static double of(uint32_t w, int) { return bit_cast<float>(w & 0xffffe000u); }
@@ -246,7 +270,21 @@ MLC_FN void barrier_arrive(u64* barrier) { emulate::arrive(barrier, 0); }
 MLC_FN void barrier_expect(u64* barrier, int bytes) { emulate::arrive(barrier, bytes); }
 MLC_FN void barrier_wait(u64* barrier, u32 parity) {
     emulate::known(barrier);
+    emulate::block.current->elsewhere = emulate::block.cluster != nullptr;
     while (emulate::bit_cast<emulate::Phase>(*barrier).parity == parity) emulate::yield_until_changed(reinterpret_cast<uint64_t*>(barrier), *barrier);
+    emulate::block.current->elsewhere = false;
+}
+template <int COUNT>
+MLC_FN int cluster_rank() { return (int)emulate::join_cluster(COUNT); }
+MLC_FN void cluster_barrier() { emulate::cluster_barrier(); }
+MLC_FN void barrier_arrive_at(u64* barrier, int rank) { emulate::arrive(emulate::at_rank(barrier, (unsigned)rank), 0, true); }
+template <int COUNT>
+MLC_FN void copy_box_to_all(void* to, const TensorMap& map, int k, int row, u64* barrier) {
+    emulate::copy_box(to, map, 2, k, row, 0, 0, barrier, COUNT);
+}
+template <int COUNT>
+MLC_FN void copy_box_to_all(void* to, const TensorMap& map, int k, int row, int batch, u64* barrier) {
+    emulate::copy_box(to, map, 3, k, row, batch, 0, barrier, COUNT);
 }
 MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, u64* barrier) { emulate::copy_box(to, map, 2, k, row, 0, 0, barrier); }
 MLC_FN void copy_box(void* to, const TensorMap& map, int k, int row, int batch, u64* barrier) { emulate::copy_box(to, map, 3, k, row, batch, 0, barrier); }

@@ -13,6 +13,7 @@ inline double normcdf(double x) { return 0.5 * std::erfc(-x * 0.7071067811865475
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __grid_constant__
 #define __align__(n) alignas(n)
 #define MLC_SHARED(name) unsigned char* const name = emulate::block.shared

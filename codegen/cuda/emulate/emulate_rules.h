@@ -33,12 +33,28 @@ inline void seen_by_engines(const void* p) {
 
 // Barriers are initialized, and that is told (fence.mbarrier_init), before a barrier of the block that comes before their use.
 inline void tell_barriers() {
-    for (Block::Made& m : block.made) m.told = true, m.passed = block.barrier;
+    for (Block::Made& m : block.made) {
+        m.told = true, m.passed = block.barrier;
+        if (block.cluster) block.cluster->told.push_back({m.barrier, block.cluster->generation});
+    }
 }
 inline void known(const void* barrier) {
     for (const Block::Made& m : block.made)
         if (m.barrier == barrier && m.told && m.passed != block.barrier) return;
     fail("a barrier that is used before all know that it is initialized");
+}
+
+// The same place in the memory of another block of the cluster, which has begun, and does not end before.
+template <class T>
+inline T* at_rank(T* mine, unsigned rank) {
+    unsigned char* const theirs = block.cluster ? block.cluster->windows[rank] : nullptr;
+    if (!theirs) fail("memory of a block of the cluster that is not there");
+    return reinterpret_cast<T*>(theirs + (reinterpret_cast<unsigned char*>(mine) - block.window));
+}
+inline void known_to_cluster(const void* barrier) {
+    for (const auto& [b, generation] : block.cluster->told)
+        if (b == barrier && generation != block.cluster->generation) return;
+    fail("a barrier that is used before all of the cluster know that it is initialized");
 }
 
 // A descriptor of a swizzled matrix in shared memory: patterns begin at multiples of their size (their base offset is 0). k goes on within

@@ -53,6 +53,37 @@ MLC_FN void copy_box(void* to, const TensorMap& map, int column, int row, int he
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
                  ::"r"(shared_address(to)), "l"(&map), "r"(shared_address(barrier)), "r"(column), "r"(row), "r"(head), "r"(batch) : "memory");
 }
+// Of a cluster of blocks, which run at once and see each other's shared memory (PTX ISA, "Cluster of Cooperative Thread Arrays"): the
+// rank of this block, to which all threads are told that the cluster has `COUNT` blocks.
+template <int COUNT>
+MLC_FN int cluster_rank() {
+    u32 rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return (int)rank;
+}
+// All threads of all blocks of the cluster meet.
+MLC_FN void cluster_barrier() {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+// Arrives at the barrier that lies at the same place in the shared memory of the block of that rank. For what only engines read and
+// write: what this thread wrote itself would want .release.cluster, which waits for all of the device's memory (MEMBAR.ALL.GPU).
+MLC_FN void barrier_arrive_at(u64* barrier, int rank) {
+    asm volatile(
+        "{\n.reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(shared_address(barrier)), "r"(rank) : "memory");
+}
+// A box to the same place of all COUNT blocks of the cluster, each of whose barriers at that place learns of its bytes.
+template <int COUNT>
+MLC_FN void copy_box_to_all(void* to, const TensorMap& map, int k, int row, u64* barrier) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;"
+                 ::"r"(shared_address(to)), "l"(&map), "r"(shared_address(barrier)), "r"(k), "r"(row), "h"((u16)((1 << COUNT) - 1)) : "memory");
+}
+template <int COUNT>
+MLC_FN void copy_box_to_all(void* to, const TensorMap& map, int k, int row, int batch, u64* barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;"
+                 ::"r"(shared_address(to)), "l"(&map), "r"(shared_address(barrier)), "r"(k), "r"(row), "r"(batch), "h"((u16)((1 << COUNT) - 1)) : "memory");
+}
 // A box from shared memory to the tensor, at any moment until it is waited for; what lies outside is left out. Stores of a thread
 // form groups, of which all but the last LEFT have been read from shared memory when it has waited.
 MLC_FN void store_box(const TensorMap& map, const void* from, int column, int row) {
