@@ -43,6 +43,7 @@ def compress(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
     """Slices of an axis (by default of the flattened tensor) where a condition, possibly shorter than it, is true."""
     x, condition = required(ctx, node, ins, 2)
     b, axis = Build(ctx), ctx.attr(node, "axis")
+    condition = b.reshape(condition, (condition.type.numel,))  # onnxruntime reads one of any rank, and paddle2onnx writes x[x > 0] so
     if axis is None:
         x, axis = b.reshape(x, (x.type.numel,)), 0
     axis = axis_in(ctx, node, axis, x.type.rank)

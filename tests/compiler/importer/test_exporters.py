@@ -344,3 +344,9 @@ def test_domains_of_onnxruntime_need_no_import() -> None:
     ]
     weights = {"zero": np.array(0), "four": np.array(4), "one": np.array(1), "two": np.array(2)}
     agree(model(nodes, {"x": (I64, [4])}, {"y": I64}, weights=weights), {"x": np.array([3, 1, 4, 1])})
+
+
+def test_paddle2onnx_compresses_by_conditions_of_the_rank_of_x() -> None:
+    nodes = [n("Greater", ["x", "zero"], ["c"]), n("Compress", ["x", "c"], ["y"]), n("Compress", ["x", "c"], ["z"], axis=1)]
+    m = model(nodes, {"x": (F32, ["n", 6])}, {"y": F32, "z": F32}, weights={"zero": np.array(0, np.float32)})
+    agree(m, {"x": np.concatenate([f(2, 6), f(2, 6) - 9])})
