@@ -101,6 +101,23 @@ def test_targets_of_a_tree_each_and_of_every_leaf():
     agree(ensemble(targets=3, ids=range(3)), rows())
 
 
+@pytest.mark.parametrize("kind, targets", [("SUM", 1), ("AVERAGE", 1), ("MIN", 1), ("MAX", 1), ("SUM", 2), ("AVERAGE", 2)])
+def test_several_weights_of_a_leaf_for_one_target(kind, targets):
+    """onnxruntime takes the first where there is one target; skl2onnx writes the number of a leaf once for each class."""
+    agree(ensemble(targets=targets, ids=[0, 0, targets - 1], aggregate_function=kind), rows())
+
+
+@pytest.mark.parametrize("ids", [[1, 1], [0, 0], [0, 1, 1]])
+def test_several_weights_of_a_leaf_for_one_class(ids):
+    agree(ensemble("TreeEnsembleClassifier", targets=2, ids=ids), rows())
+    agree(ensemble("TreeEnsembleClassifier", targets=3, ids=[*ids, 2]), rows())
+
+
+@pytest.mark.parametrize("ids", [[0, 2], [1], [1, 3]])
+def test_classes_without_weights_are_never_the_best(ids):
+    agree(ensemble("TreeEnsembleClassifier", targets=4, ids=ids, labels=["a", "b", "c", "d"]), rows())
+
+
 @pytest.mark.parametrize("kind", ["SUM", "AVERAGE", "MIN", "MAX"])
 def test_aggregates(kind):
     agree(ensemble(aggregate_function=kind, base_values=[0.5]), rows())

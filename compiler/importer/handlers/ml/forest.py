@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,12 @@ def legacy_forest(ctx: ImportContext, node: NodeProto, prefix: str) -> Forest:
     at = find(owners, leaves)
     held = (at >= 0) & (modes[at] == LEAF)
     return Forest(nodes, at[held], targets[held], weights[held])
+
+
+def first_weights(forest: Forest) -> Forest:
+    """One weight of each leaf: the first that is listed."""
+    first = np.sort(np.unique(forest.leaf, return_index=True)[1])
+    return replace(forest, leaf=forest.leaf[first], target=forest.target[first], weight=forest.weight[first])
 
 
 def ensemble_forest(ctx: ImportContext, node: NodeProto) -> Forest:

@@ -12,7 +12,7 @@ from .....ir import DType, Value
 from .....ir import ops as O
 from ...compose import Build, required
 from ...context import HandlerTable, ImportContext
-from .forest import Forest, ensemble_forest, legacy_forest, numbers
+from .forest import Forest, ensemble_forest, first_weights, legacy_forest, numbers
 from .scores import class_labels, one_score, post_transform, rows_of, two_labels
 from .tree_sums import LeafSums
 
@@ -35,6 +35,8 @@ def _with_base(b: Build, total: Value, base: np.ndarray) -> Value:
 def regressor(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     x = rows_of(ctx, required(ctx, node, ins, 1)[0])
     b, forest = Build(ctx), legacy_forest(ctx, node, "target")
+    if int(ctx.attr(node, "n_targets", 1)) == 1:  # onnxruntime takes the first weight of a leaf then
+        forest = first_weights(forest)
     total = _aggregate(ctx, node, x, forest, str(ctx.attr(node, "aggregate_function", "SUM")), DType.F32)
     total = _with_base(b, total, numbers(ctx, node, "base_values"))
     return [post_transform(ctx, b, str(ctx.attr(node, "post_transform", "NONE")), total)]
@@ -53,8 +55,12 @@ def classifier(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> 
         positive = bool((numbers(ctx, node, "class_weights") >= 0).all())
         return _two_classes(ctx, node, x, forest, labels, ids, base, transform, positive)
     total = _with_base(b, LeafSums(ctx, node, x, forest, count, DType.F32).totals("sum"), base)
-    best = b.emit(O.ArgReduce("argmax", 1, False), total)
-    return [b.emit(O.Gather(0), ctx.const(labels), best), post_transform(ctx, b, transform, total)]
+    scored, scores = labels, total
+    if ids and len(ids) < count and not base.size:  # a class without any weights is never the best
+        scored = labels[sorted(ids)]
+        scores = b.emit(O.Gather(1), total, ctx.const(np.array(sorted(ids))))
+    best = b.emit(O.ArgReduce("argmax", 1, False), scores)
+    return [b.emit(O.Gather(0), ctx.const(scored), best), post_transform(ctx, b, transform, total)]
 
 
 def _two_classes(ctx: ImportContext, node: NodeProto, x: Value, forest: Forest, labels: np.ndarray, ids: set[int],
