@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from ....ir import DType, Op, Value
+from ....ir import Const, DType, Op, Value
 from ....ir import ops as O
 from ..compose import Build, optional, required
 from ..context import Handler, HandlerTable, ImportContext
@@ -54,6 +54,18 @@ def mean(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
 def mod(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
     a, b = required(ctx, node, ins, 2)
     return ctx.emit(O.Fmod() if ctx.attr(node, "fmod", 0) else O.Mod(), a, b).outputs
+
+
+def power(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
+    """Squares and cubes of integers are products, which wrap; so they are in onnxruntime."""
+    base, exponent = required(ctx, node, ins, 2)
+    constant = exponent.node.op
+    if base.dtype.is_int and isinstance(constant, Const) and exponent.type.numel == 1 and exponent.type.rank <= base.type.rank:
+        times = constant.data.item()
+        if times in (2, 3):
+            square = ctx.emit(O.Mul(), base, base).out
+            return [square if times == 2 else ctx.emit(O.Mul(), square, base).out]
+    return ctx.emit(O.Pow(), base, exponent).outputs
 
 
 def bit_shift(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -232,7 +244,7 @@ ELEMENTWISE_HANDLERS: HandlerTable = {
     ("Not", 1): plain(O.Not(), 1),
     ("Or", 7): plain(O.Or(), 2),
     ("PRelu", 7): prelu,
-    ("Pow", 7): plain(O.Pow(), 2),
+    ("Pow", 7): power,
     ("Reciprocal", 6): plain(O.Reciprocal(), 1),
     ("Relu", 6): plain(O.Relu(), 1),
     ("Round", 11): plain(O.Round(), 1),

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import onnx
 import pytest
+from against_onnxruntime import agree, parsed
 from imported import check, f32, ops_of, text
 from mlc.compiler.importer import import_model
 from mlc.compiler.importer.handlers.retired import RETIRED_HANDLERS
@@ -253,3 +254,11 @@ def test_many_nodes_import_in_linear_time_and_without_recursion():
     graph = helper.make_graph(nodes, "g", [info("v0", F, [2])], [info("v20000", F, [2])])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert len(import_model(model).nodes) == 20_001
+
+
+@pytest.mark.parametrize("kind, dtype", [("int32", np.int32), ("int64", np.int64)])
+@pytest.mark.parametrize("exponent", ["int32 e = {2}", "int64 e = {3}", "float e = {3.0}", "int64[1] e = {2}"])
+def test_squares_and_cubes_of_integers_wrap(kind, dtype, exponent):
+    """As onnxruntime multiplies them, where other powers go through float64."""
+    model = parsed(f"({kind}[N, 6] x) => ({kind}[a, b] y) <{exponent}>", "y = Pow(x, e)")
+    agree(model, {"x": np.array([[0, 3, -7, 100_000, -100_001, 2**30]], dtype)})
