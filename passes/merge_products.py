@@ -3,7 +3,7 @@
     q, k, v = matmul(x, wq) + bq, matmul(x, wk) + bk, matmul(x, wv) + bv   →   slices of matmul(x, [wq wk wv]) + [bq bk bv]
 
 A device with many multiprocessors has more to do in one kernel, and launches fewer. Only for attention: it reads its operands where
-they lie in wider rows; others would have to be copied out.
+they lie in wider rows; others would have to be copied out, but for keys and values that join those of a cache, which is a copy anyway.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..ir import Const, Elementwise, Graph, Node, Value, const
-from ..ir.ops import Attention, MatMul, Reshape, Slice, Transpose
+from ..ir.ops import Attention, Concat, MatMul, Reshape, Slice, Transpose
 from .base import Pass, PassContext, apply, const_of
 
 _MOVES = (Reshape, Transpose)
@@ -70,47 +70,51 @@ class MergeProducts(Pass):
 def _groups(graph: Graph) -> list[_Group]:
     """Products of the same value by matrices of weights, in the order of the graph."""
     found: dict[tuple[object, ...], list[list[Node]]] = {}
+    heads: set[Node] = set()  # products that attention itself reads
     for node in graph.nodes:
         if (
             isinstance(node.op, MatMul)
             and len(node.inputs[1].shape) == 2
             and [isinstance(v.node.op, Const) for v in node.inputs] == [False, True]
         ):
-            chain = _chain(graph, node)
-            if chain is not None:
+            chain, end = _chain(graph, node)
+            if end is not None:
+                if isinstance(end.op, Attention):
+                    heads.add(node)
                 rest = tuple((n.op, _running(n), tuple(v.dtype for v in n.inputs)) for n in chain)
                 found.setdefault((node.inputs[0], rest), []).append(chain)
-    return [_Group(chains) for chains in found.values() if len(chains) > 1 and _joinable(chains)]
+    several = (chains for chains in found.values() if len(chains) > 1 and any(c[0] in heads for c in chains))
+    return [_Group(chains) for chains in several if _joinable(chains)]
 
 
-def _chain(graph: Graph, product: Node) -> list[Node] | None:
-    """The product and what is pointwise behind it, of constants besides, if moves alone lead from there to attention."""
+def _chain(graph: Graph, product: Node) -> tuple[list[Node], Node | None]:
+    """The product and what is pointwise behind it, of constants besides; and the attention or concatenation that moves alone lead to."""
     chain, node = [product], product
     while True:
         users = graph.uses.get(node.out, ())
         if node.out in graph.kept or len(users) != 1 or len(users[0].types) != 1:
-            return None
+            return chain, None
         node = users[0]
         if isinstance(node.op, Attention):
-            return chain
+            return chain, node
         if isinstance(node.op, Elementwise) and node.out.shape == product.out.shape and chain[-1].out in node.inputs:
             others = [v for v in node.inputs if v != chain[-1].out]
             if len(others) != len(node.inputs) - 1 or any(const_of(v) is None for v in others):
-                return None
+                return chain, None
             chain.append(node)
         elif isinstance(node.op, _MOVES):
-            return chain if _reaches_attention(graph, node) else None
+            return chain, _behind_moves(graph, node)
         else:
-            return None
+            return chain, None
 
 
-def _reaches_attention(graph: Graph, node: Node) -> bool:
+def _behind_moves(graph: Graph, node: Node) -> Node | None:
     while isinstance(node.op, _MOVES):
         users = graph.uses.get(node.out, ())
         if node.out in graph.kept or len(users) != 1:
-            return False
+            return None
         node = users[0]
-    return isinstance(node.op, Attention)
+    return node if isinstance(node.op, Attention | Concat) else None
 
 
 def _running(node: Node) -> int:

@@ -9,11 +9,11 @@ from mlc.passes import PassContext
 from mlc.passes.attention_precision import LowerAttention
 
 
-def heads(dtype: DType, mask: DType | None = None) -> Graph:
+def heads(dtype: DType, mask: DType | None = None, queries: int = 6) -> Graph:
     def given(shape: tuple[int, ...], t: DType):
         return Node.make(Input(TensorType(t, shape)), ()).out
 
-    xs = [given((1, 2, n, 8), dtype) for n in (3, 5, 5)] + ([given((3, 5), mask)] if mask else [])
+    xs = [given((1, 2, n, 8), dtype) for n in (queries, 5, 5)] + ([given((queries, 5), mask)] if mask else [])
     return Graph(tuple(xs), (Node.make(Attention(0.3), tuple(xs)).out,), tuple(f"x{i}" for i in range(len(xs))), ("y",))
 
 
@@ -26,6 +26,11 @@ def test_heads_are_rounded_and_masks_are_not() -> None:
     data = [rng.standard_normal([int(d) for d in v.shape]).astype(np.float32) for v in g.inputs]  # type: ignore[arg-type]
     want, got = (x.evaluate(*data)[0] for x in (g, low))
     assert 0 < np.abs(got - want).max() < 0.03
+
+
+def test_few_queries_read_a_cache_as_it_is() -> None:
+    g = heads(DType.F32, queries=4)
+    assert LowerAttention(DType.BF16).run(g, PassContext()) is g
 
 
 def test_other_types_stay() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from mlc.ir import DType, Graph, Input, Node, TensorType, const
-from mlc.ir.ops import Add, Attention, Cast, MatMul, Mul, Relu, Reshape, Transpose
+from mlc.ir.ops import Add, Attention, Cast, Concat, MatMul, Mul, Relu, Reshape, Transpose
 from mlc.passes.base import PassContext, apply
 from mlc.passes.merge_products import MergeProducts
 
@@ -56,6 +56,15 @@ def test_heads_of_two_values() -> None:
     x, memory, two = given(2, 5, 16), given(2, 7, 16), const(np.float32(2))
     k, v = (apply(Mul(), projected(memory, 16, Relu()), two) for _ in range(2))
     assert merged([x, memory], attention(projected(x, 16), k, v))[1:] == (2, 2)
+
+
+def test_heads_that_join_a_cache() -> None:
+    """Keys and values are copied there anyway; products that only are concatenated stay."""
+    x, past = given(2, 5, 16), given(2, 4, 9, 4)
+    k, v = (apply(Concat(2), past, heads(projected(x, 16), 4)) for _ in range(2))
+    y = apply(Attention(0.5), heads(projected(x, 16), 4), k, v)
+    assert merged([x, past], y, k, v)[1:] == (1, 1)
+    assert merged([x], apply(Concat(2), *(heads(projected(x, 16), 4) for _ in range(2))))[1] == 2
 
 
 @pytest.mark.parametrize("case", ["other operation", "other constant", "kept", "not attention", "second reader", "of another type"])
