@@ -160,9 +160,21 @@ def _read(state: Path, key: str) -> dict[str, Point]:
                 expected="a new file, or the same arguments as before",
                 loc=str(state),
             )
-        return {p["name"]: Point(**p) for p in found["points"]}
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        points = [Point(**p) for p in found["points"]]
+        if not all(map(_is_plausible, points)):
+            raise ValueError("a point whose fields have other types")
+        return {p.name: p for p in points}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise InputError(f"is no measurement of mlc pareto: {e}", expected="a new file", loc=str(state)) from e
+
+
+def _is_plausible(p: Point) -> bool:
+    """Whether the fields have the types that they say."""
+    tables = (p.layers, p.losses, p.assignment)
+    if not all(type(table) is dict for table in tables):
+        return False
+    numbers = (p.milliseconds, p.speedup, p.size, *p.layers.values(), *p.losses.values())
+    return all(type(n) in (int, float) for n in numbers) and all(type(t) is str for t in (p.name, *p.assignment.values()))
 
 
 def _write(state: Path, key: str, points: Sequence[Point]) -> None:

@@ -38,7 +38,7 @@ class Records:
         try:
             value = json.loads((self.folder / f"{key}.json").read_text("utf-8"))
             return True, None if value["hints"] is None else from_json(value["hints"])
-        except (OSError, ValueError, TypeError, KeyError, ScheduleError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, ScheduleError):
             return False, None
 
     def put(self, key: str, hints: Hints | None, speedup: float) -> None:

@@ -147,8 +147,9 @@ def test_records(tmp_path: Path) -> None:
     assert records.get(key) == (True, LoopHints(group=2))
     records.put(key, None, 1.0)
     assert records.get(key) == (True, None)
-    (tmp_path / "r" / f"{key}.json").write_text('{"hints": {"kind": "loop"')
-    assert records.get(key) == (False, None)
+    for text in ('{"hints": {"kind": "loop"', "[" * 100_000, "[]", '{"hints": {"kind": []}}', "\udcff"):
+        (tmp_path / "r" / f"{key}.json").write_bytes(text.encode(errors="surrogateescape"))
+        assert records.get(key) == (False, None)
     Records("cpu", 1, tmp_path / "r" / f"{key}.json").put(key, None, 1.0)  # a folder that cannot be made
 
 

@@ -89,7 +89,7 @@ def schedule_attention(kernel: AttentionKernel, target: CpuTarget, hints: Attent
     if hints.keys:
         if not 8 <= hints.keys <= 4 * s.most_keys:
             raise ScheduleError(f"blocks of {hints.keys} keys", expected=f"8 to {4 * s.most_keys}")
-        s = replace(s, most_keys=hints.keys, block=block_of(kernel.keys, hints.keys))
+        s = replace(s, most_keys=hints.keys, block=block_of(kernel.keys, hints.keys, s.tall[-1]))
     return replace(s, copied_keys=hints.copied > 0) if hints.copied else s
 
 
