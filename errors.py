@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LONGEST = 1000  # characters of a line: names and shapes in hostile models are of any length
+
 
 class MlcError(Exception):
     """Base of all errors raised on purpose.
@@ -23,7 +25,7 @@ class MlcError(Exception):
             text += f"; expected {self.expected}"
         if self.remedy:
             text += (".\n" if "\n" in text else ". ") + self.remedy
-        return text
+        return "\n".join(line if len(line) <= _LONGEST else line[:_LONGEST] + "…" for line in text.split("\n"))
 
 
 class OnnxImportError(MlcError):

@@ -24,7 +24,6 @@ REVIEWED_OPSET = 28
 _IMPLIED = {"ai.onnx.ml": 5, "com.microsoft": 1, "com.microsoft.nchwc": 1}
 _UNCHECKED = "mlc.unchecked"
 _MOST = (1 << 31) - 1  # bytes of a protobuf, without the weights that are left where they are
-_SAID = 500  # characters of what others say
 _LONG = 4096  # elements of an attribute of which the checker is shown the first only
 
 
@@ -110,8 +109,8 @@ def check(model: ModelProto, loc: str) -> None:
 
 
 def _line(text: str) -> str:
-    """What the checker says, which are lines of sentences with names of any length, as the part of a sentence."""
-    said, _, context = (" ".join(part.split()).rstrip(".")[:_SAID] for part in text.partition("==> Context: "))
+    """What the checker says, which are lines of sentences, as the part of a sentence."""
+    said, _, context = (" ".join(part.split()).rstrip(".") for part in text.partition("==> Context: "))
     return f"{said} ({context})" if context else said
 
 
@@ -137,7 +136,7 @@ def _check_nodes(nodes: Iterable[NodeProto]) -> None:
 def _check_names(names: Iterable[object]) -> None:
     for name in names:
         if not isinstance(name, str):
-            raise ValueError(f"name {repr(name)[:100]} is not UTF-8")
+            raise ValueError(f"name {name!r} is not UTF-8")
 
 
 def _is_long(a: AttributeProto) -> bool:
