@@ -249,8 +249,8 @@ class CupyDevice:
                 attribute = _LaunchAttribute(_PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1)
                 config = _LaunchConfig((blocks, 1, 1), (threads, 1, 1), shared, stream.ptr, ctypes.addressof(attribute), 1)
                 status = _driver().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(function.ptr), pointers, None)
-                if status:
-                    raise DeviceError(f"a launch that overlaps: CUDA error {status}")
+                if status:  # that of a kernel before, maybe
+                    raise self._cp.cuda.driver.CUDADriverError(status)
                 return
             self._cp.cuda.driver.launchKernel(function.ptr, blocks, 1, 1, threads, 1, 1, shared, stream.ptr, ctypes.addressof(pointers), 0)
 

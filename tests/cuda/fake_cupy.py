@@ -19,7 +19,10 @@ class RuntimeFault(RuntimeError):
 
 
 class DriverFault(RuntimeError):
-    """cupy.cuda.driver.CUDADriverError"""
+    """cupy.cuda.driver.CUDADriverError, which is made of a number, or here of a text."""
+
+    def __init__(self, status: int | str) -> None:
+        super().__init__({700: "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"}.get(status, status))
 
 
 class OutOfMemory(MemoryError):

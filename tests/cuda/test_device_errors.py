@@ -157,6 +157,16 @@ def test_a_kernel_fault_ends_the_use_of_the_device(fake: FakeCupy) -> None:
     assert len(fake.log) == before  # the driver was not asked again
 
 
+def test_a_kernel_fault_that_an_overlapping_launch_tells(fake: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy_device, "_driver", lambda: SimpleNamespace(cuLaunchKernelEx=lambda *a: 700))
+    device = cupy_device.CupyDevice()
+    args, function = np.zeros(1, np.int64), SimpleNamespace(ptr=1)
+    with pytest.raises(DeviceError, match="kernel faulted"):
+        device.launch(function, 1, 32, 0, args, device.stream(), overlap=True)
+    with pytest.raises(DeviceError, match="kernel faulted"):
+        device.allocate(16)
+
+
 def test_a_kernel_fault_names_kernel_and_node_when_checked(fake: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLC_CUDA_CHECK", "1")
     made = module(fake)
