@@ -5,6 +5,8 @@ reduce(x[n, h, w, c], axes h w)  →  reduce(reduce(x[n, p, h/p, w, c], axes h/p
 The parts depend on sizes, never on the number of threads. What threads computed next to each other they also add up: so the mean of
 many channels over an image, which threads could share by channels, is one of parts of the image, too. Each thread has the pixels of its
 part in its own cache, and still has them alone for what comes next; lines that another core holds cost several times as much.
+
+A norm of few long rows, as of an image with all of its channels, is its means and what elements do with them.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..ir import DType, Graph, Node, Value
-from ..ir.ops import Reduce, Reshape
-from .base import Pass, PassContext, apply
+import numpy as np
+
+from ..ir import DType, Graph, Node, Value, const
+from ..ir.ops import Add, Div, LayerNorm, Mul, Reduce, Reshape, RMSNorm, Sqrt, Sub
+from .base import Pass, PassContext, apply, const_of
 
 _KINDS = ("sum", "mean", "max", "min")  # those of parts of equal size are reduced in the same way
 _FEWEST = 4  # parts
@@ -31,6 +35,7 @@ class LongReductions(Pass):
         most: parts.
         lanes: neighbouring results that one thread computes anyway.
         units: so many groups of results need no parts.
+        rows: elements of all rows of a norm that is taken apart.
         pixels: elements of a part of an image, of which a thread would else read half in another core's cache.
     """
 
@@ -38,6 +43,7 @@ class LongReductions(Pass):
     most: int = 16
     lanes: int = 64
     units: int = 8
+    rows: int = 1 << 16
     pixels: int = 1 << 12
 
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
@@ -45,11 +51,42 @@ class LongReductions(Pass):
 
         def visit(node: Node, ins: tuple[Value, ...]) -> tuple[Value, ...] | None:
             op = node.op
+            if isinstance(op, LayerNorm | RMSNorm) and node.out.dtype in (DType.F32, DType.F64):
+                return self._norm(op, ins, node)
             if not isinstance(op, Reduce) or op.kind not in _KINDS or node.out.dtype not in (DType.F32, DType.F64):
                 return None
             return self._parted(op, ins[0], node, cut)
 
         return graph.rewrite(visit)
+
+    def _norm(self, op: LayerNorm | RMSNorm, ins: tuple[Value, ...], node: Node) -> tuple[Value, ...] | None:
+        """Fewer rows than threads could share, with means by parts."""
+        x, scale, *bias = ins
+        lead, row, loc = x.shape[: op.axis], x.shape[op.axis :], node.loc
+        length = math.prod(d if isinstance(d, int) else 0 for d in row)  # rows of unknown length stay
+        rows = math.prod(d if isinstance(d, int) else 1 for d in lead)
+        wanted = range(min(self.most, rows * length // self.least), _FEWEST - 1, -1)
+        parts = next((p for p in wanted if length % p == 0), 0)
+        if not parts or rows >= _FEWEST or rows * length < self.rows:
+            return None
+        wide = apply(Reshape((*lead, parts, length // parts)), x, loc=loc)
+
+        def mean(value: Value) -> Value:
+            return apply(Reduce("mean", (op.axis,), True), apply(Reduce("mean", (op.axis + 1,), True), value, loc=loc), loc=loc)
+
+        def number(value: float) -> Value:
+            return const(np.asarray(value, x.dtype.np))
+
+        def centred() -> Value:
+            return wide if middle is None else apply(Sub(), wide, middle, loc=loc)
+
+        middle = mean(wide) if isinstance(op, LayerNorm) else None
+        square = mean(apply(Mul(), centred(), centred(), loc=loc))
+        deviation = apply(Sqrt(), apply(Add(), square, number(op.epsilon), loc=loc), loc=loc)
+        y = apply(Mul(), centred(), apply(Div(), number(1), deviation, loc=loc), loc=loc)
+        y = apply(Reshape(x.shape), y, loc=loc)
+        y = y if _is_all(scale, 1) else apply(Mul(), y, scale, loc=loc)
+        return (apply(Add(), y, bias[0], loc=loc) if bias and not _is_all(bias[0], 0) else y,)
 
     def _parted(self, op: Reduce, x: Value, node: Node, cut: dict[Reshape, dict[Value, Value]]) -> tuple[Value, ...] | None:
         sizes = [d if isinstance(d, int) else 1 for d in x.shape]  # unknown ones may be 1
@@ -73,3 +110,8 @@ class LongReductions(Pass):
         few = apply(Reduce(op.kind, tuple(a + (a >= axis) for a in op.axes), True), wide, loc=loc)
         result = apply(Reduce(op.kind, (axis,), True), few, loc=loc)
         return (apply(Reshape(node.out.shape), result, loc=loc),)
+
+
+def _is_all(v: Value, number: float) -> bool:
+    known = const_of(v)
+    return known is not None and bool((known == number).all())

@@ -4,8 +4,8 @@ import mlc
 import numpy as np
 import onnx
 import pytest
-from mlc.ir import DType, Graph, Input, Node, TensorType, sym
-from mlc.ir.ops import Reduce
+from mlc.ir import DType, Graph, Input, Node, TensorType, const, sym
+from mlc.ir.ops import LayerNorm, Reduce, RMSNorm
 from mlc.passes.base import PassContext, apply
 from mlc.passes.long_reductions import LongReductions
 
@@ -59,6 +59,38 @@ def test_parts(shape, axes, parts, kind, keepdims):
 ])  # fmt: skip
 def test_what_stays(shape, op, dtype):
     graph = graph_of(shape, op, dtype)
+    assert LongReductions().run(graph, PassContext()) is graph
+
+
+def norm_of(shape, op, plain=False):
+    x = Node.make(Input(TensorType(DType.F32, shape)), ()).out
+    scale, *bias = (const(np.float32([1, 0][i]) if plain else RNG.standard_normal(shape[-1]).astype(np.float32)) for i in range(2))
+    return Graph((x,), (apply(op, x, scale, *(bias if isinstance(op, LayerNorm) else ())),), ("x",), ("y",))
+
+
+@pytest.mark.parametrize(("shape", "op", "parts"), [
+    ((1, 1, 143856), LayerNorm(2, 1e-5), 16),
+    ((2, 16, 64, 60), LayerNorm(1, 1e-3), 15),
+    ((3, 40000), RMSNorm(1, 1e-5), 10),
+])  # fmt: skip
+@pytest.mark.parametrize("plain", [False, True])
+def test_norms_of_few_long_rows(shape, op, parts, plain):
+    graph = norm_of(shape, op, plain)
+    new = LongReductions().run(graph, PassContext(verify=True))
+    first, *_ = reductions(new)
+    assert first.out.shape[op.axis] == parts
+    x = RNG.standard_normal(shape).astype(np.float32) + 3
+    np.testing.assert_allclose(new.evaluate(x)[0], graph.evaluate(x)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "op"), [
+    ((4, 20000), LayerNorm(1, 1e-5)),
+    ((1, 50000), LayerNorm(1, 1e-5)),
+    ((1, 99991), RMSNorm(1, 1e-5)),  # prime
+    ((1, sym("N"), 99991), RMSNorm(1, 1e-5)),
+])  # fmt: skip
+def test_norms_that_stay(shape, op):
+    graph = norm_of(shape, op)
     assert LongReductions().run(graph, PassContext()) is graph
 
 
