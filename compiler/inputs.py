@@ -257,7 +257,7 @@ def _bind(spec: InputSpec, shape: tuple[int, ...], bound: dict[str, int]) -> Non
 
 
 def _default_size(symbol: str, axis: int, rank: int, scale: int) -> int:
-    if re.search(r"batch|^N$", symbol, re.I) or (axis == 0 and not re.search(r"seq|len|time", symbol, re.I)):
+    if re.search(r"batch|^N$", symbol, re.IGNORECASE) or (axis == 0 and not re.search(r"seq|len|time", symbol, re.IGNORECASE)):
         return 1
     return scale * (64 if rank == 4 and axis >= 2 else 16)
 

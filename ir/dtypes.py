@@ -64,7 +64,7 @@ class DType(enum.Enum):
 
     @property
     def is_float(self) -> bool:
-        return self.value[0] in "f" or self is DType.BF16
+        return self.value[0] == "f" or self is DType.BF16
 
     @property
     def is_complex(self) -> bool:

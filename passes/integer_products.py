@@ -170,7 +170,7 @@ def _upsampled(node: Node, a: Value, b: Value) -> Value | None:
         side = _known(v)
         if side is None or (side.size != 1 and (side.size != columns[-1] or side.shape[-2:-1] != columns[-1:])):
             return None
-        sides.append(const(side.reshape(()) if side.size == 1 else np.tile(side.reshape(-1), prod(columns[:-1]))))  # type: ignore[arg-type]
+        sides.append(const(side.reshape(()) if side.size == 1 else np.tile(side.reshape(-1), int(prod(columns[:-1])))))
     acc = apply(IntegerMatMul(), x.q, columns_of(w.q), x.zero, sides[1])
     return dealt(_rescaled(acc, x.scale, sides[0]), columns, node.out.shape)
 

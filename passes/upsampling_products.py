@@ -61,7 +61,7 @@ def biased(v: Value, bias: np.ndarray, loc: tuple[str, ...]) -> Value | None:
     y, columns = parts.node.inputs[0] if isinstance(parts.node.op, Reshape) else parts, parts.shape[1 + rank :]
     if y.shape != (*parts.shape[: 1 + rank], prod(columns)) or columns[-1] != bias.size:
         return None
-    each = np.tile(bias.reshape(-1), int(prod(columns[:-1])))  # type: ignore[arg-type]
+    each = np.tile(bias.reshape(-1), int(prod(columns[:-1])))
     return dealt(apply(Add(), y, const(each), loc=loc), columns, v.shape)
 
 

@@ -26,7 +26,7 @@ def cached_text(fingerprint: Hashable, make: Callable[[], tuple[str, str]]) -> t
     key = None if switch("MLC_NO_CACHE") else stable(fingerprint)
     if key is None:
         return make()
-    name = hashlib.sha256("\0".join((key, _sources(), llvmlite.__version__)).encode()).hexdigest()
+    name = hashlib.sha256(f"{key}\0{_sources()}\0{llvmlite.__version__}".encode()).hexdigest()
     path = cache_dir() / name[:2] / f"{name}.ll"
     found = read_checked(path)
     if found is not None:

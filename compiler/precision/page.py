@@ -16,7 +16,7 @@ from .pareto import Point, choice, frontier
 def require_plots() -> None:
     """Raises InputError without matplotlib."""
     try:
-        import matplotlib.figure  # noqa: F401
+        import matplotlib.figure  # noqa: F401 (whether it is installed)
     except ImportError as e:
         raise InputError(
             "drawing the frontier needs matplotlib", remedy="pip install 'mlc[plot]', or leave --html out", loc="--html"

@@ -92,8 +92,7 @@ def check(g, *present, absent=(), tolerance=1):
 
 def convolution(x, w):
     """A convolution as the importer writes it: channels first outside."""
-    y = ap(Conv((1, 1), (1, 1), (1, 1), (1, 1)), ap(Transpose((0, 2, 3, 1)), x), ap(Transpose((2, 3, 1, 0)), w))
-    return y
+    return ap(Conv((1, 1), (1, 1), (1, 1), (1, 1)), ap(Transpose((0, 2, 3, 1)), x), ap(Transpose((2, 3, 1, 0)), w))
 
 
 def test_quantized_layer_is_one_integer_product():
