@@ -11,7 +11,7 @@ from ...ir import DType
 from . import llvm_ir as ir
 from .build import I8, I32, I64, PTR, Builder, storage, vec
 from .math.minifloat import decode
-from .shuffles import low
+from .shuffles import held, low
 from .target import CpuTarget
 
 MOST_SHARE = 4  # log2 of the row tiles that prefetch a strip at most: a cache line of each per four rows of B
@@ -72,6 +72,8 @@ class Product:
                 there = [self.columns(b, ptr, masks[v] if masks else None, lanes[v]) for v, ptr in enumerate(at_v)]
                 for r, start in enumerate(here):
                     x = self.broadcast(b, b.at(start, b.i64(u), element))
+                    if half and vectors > 1:
+                        x = held(b, x)
                     for v in range(vectors):
                         acc[r * vectors + v] = self.fma(b, low(b, x, lanes[v]), there[v], acc[r * vectors + v])
             return acc

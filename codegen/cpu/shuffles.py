@@ -7,6 +7,7 @@ from typing import Any
 
 from . import llvm_ir as ir
 from .build import I32, Builder, vec
+from .target import host
 
 
 def shuffle(b: Builder, x: Any, y: Any, lanes: Sequence[int]) -> Any:
@@ -17,6 +18,13 @@ def shuffle(b: Builder, x: Any, y: Any, lanes: Sequence[int]) -> Any:
 def low(b: Builder, x: Any, lanes: int) -> Any:
     """The first lanes of x, which are registers of their own: no instruction."""
     return x if x.type.count == lanes else shuffle(b, x, x, range(lanes))
+
+
+def held(b: Builder, x: Any) -> Any:
+    """x in one register, as an instruction that LLVM cannot see through made it: `low` of copies of a number is then no shuffle."""
+    if not host().is_x86:  # LLVM reads constraints for processors of this machine's kind
+        return x
+    return b.ir.call(ir.InlineAsm(ir.FunctionType(x.type, [x.type]), "", "=v,0", moves=True), [x])
 
 
 def concatenated(b: Builder, parts: Sequence[Any]) -> Any:

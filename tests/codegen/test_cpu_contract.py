@@ -167,7 +167,10 @@ def test_half_of_a_last_vector(n):
     """Where it has no more columns, and multiply-adds of half a register take half the time: with k in pieces, too."""
     for m, k in ((61, 33), (200, 2049)):
         kernel = ContractKernel(1, m, n, k, (Operand(F, m * k), Operand(F, n * k), Operand(F, m * n, True)), k, 0, 0, n, 0, ACC)
-        assert schedule_contract(kernel, parse("cpu:znver4")).half == (n != 25)
+        schedule = schedule_contract(kernel, parse("cpu:znver4"))
+        assert schedule.half == (n != 25)
+        if schedule.half and schedule.tail == 2:  # sums of taller ones would not stay in registers
+            assert schedule.tail_tiles == (8, 7)
         assert not schedule_contract(kernel, parse("cpu:x86-64-v4")).half
         bias = np.arange(n, dtype=np.float32)
         add = Call("add", (ACC, Load(2, Axis(2), dtype=F)), dtype=F)

@@ -18,6 +18,7 @@ _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.
 _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
+_HALF_TALL = 8  # rows of tiles of a vector and a half: of 12, LLVM keeps some of the sums on the stack
 _NARROW_TALL = 8  # rows of tiles of one vector: twice as many sums as one multiply-add a cycle needs
 _NARROW_BYTES = 24 << 10  # of a panel of B that they read in part, from the first-level cache
 _SEGMENT = 24  # elements of the taps of a line that are unrolled where no fewer divide them
@@ -114,9 +115,14 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
         shared = whole = Blocks(hints.block, ceildiv(kernel.m, hints.block))
     n_tail = (columns % strip if columns else 1) if isinstance(columns, int) else None
     tail = -1 if n_tail is None else -(-n_tail // lanes)
-    tail_tiles = tiles
-    if 0 < tail < vectors and (taller := _tallest(kernel, target, mode, tail)) > tall:
-        tail_tiles = _tiles(shared.rows if isinstance(shared.rows, int) else kernel.m, taller)
+    tail_tiles, tall_tail = tiles, tall
+    half = _half(kernel, target, acc, n_tail, abreast)
+    if half and tail == 2 and not hints.tall:
+        tall_tail = _HALF_TALL
+    elif 0 < tail < vectors:
+        tall_tail = max(tall, _tallest(kernel, target, mode, tail))
+    if tall_tail != tall:
+        tail_tiles = _tiles(shared.rows if isinstance(shared.rows, int) else kernel.m, tall_tail)
     unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps, -(-_LOOPED // (tall * vectors)))
     steps = kernel.k if mode == "matmul" else taps
     row_tiles = _row_tiles(whole.rows, tiles[0])
@@ -124,7 +130,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     k_block = _k_block(kernel, target, mode, steps, hints) if tiles[0] > 4 or row_tiles > 1 or streams else 0
     prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1) or streams) and hints.prefetch >= 0
     return ContractSchedule(
-        acc, lanes, vectors, tiles, tail_tiles, tail, _half(kernel, target, acc, n_tail, abreast), abreast, mode, unroll,
+        acc, lanes, vectors, tiles, tail_tiles, tail, half, abreast, mode, unroll,
         k_multiple=isinstance(kernel.k, int) and kernel.k // taps % unroll == 0,
         prefetch=prefetch and kernel.panel == strip and not kernel.b_row and kernel.diagonal == 1,
         share=_share(row_tiles), share_apart=_share(_row_tiles(shared.rows, tiles[0])),

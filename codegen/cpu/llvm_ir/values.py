@@ -137,8 +137,9 @@ class GlobalVariable(Value):
 class InlineAsm(Value):
     __slots__ = ("ftype",)
 
-    def __init__(self, ftype: FunctionType, asm: str, constraints: str) -> None:
-        super().__init__(PointerType(), f'asm sideeffect "{asm}", "{constraints}"')
+    def __init__(self, ftype: FunctionType, asm: str, constraints: str, moves: bool = False) -> None:
+        """`moves`: it does nothing but make its result, so that it may stand elsewhere."""
+        super().__init__(PointerType(), f'asm {"" if moves else "sideeffect "}"{asm}", "{constraints}"')
         self.ftype = ftype
 
 
