@@ -11,7 +11,7 @@ import numpy as np
 from ...ir import Const, Dim, DType, Node, evaluate, lower, symbols_of, upper
 from ...ir.ops import Conv
 from ..kernel import ConvGeometry
-from ..packing import LANES, Deferred, pack_b, packed_size
+from ..packing import LANES, Deferred, pack_b, packed_size, whole_vectors
 from ..winograd import outputs, positions, transform_weights
 from .contraction import merged_groups
 
@@ -28,7 +28,7 @@ class ConvCosts:
     step: of one transform step (a multiply-add of one value, with its share of loads and stores). weight: of reading one
     transformed weight from the outer caches, up to `near` of them, `far`: of one more, from memory. unknown: what symbols of
     spatial axes are taken as, so that maps are the smaller the more strides lie before them. gain: estimated speed-up below which
-    direct summation stays. lanes: what channels are rounded up to. `cached`: elements of weights that stay in a core's
+    direct summation stays. lanes: what columns of products are rounded up to. `cached`: elements of weights that stay in a core's
     cache. `unit`: bytes of image tiles that share one pass over the weights, `tiles` of them at most.
     """
 
@@ -130,9 +130,9 @@ def _filtered(tiles: int, kernel: list[int], c: int, n: int, groups: int, tile: 
     sizes = [m + r - 1 for m, r in zip(tile, kernel, strict=True)]
     products = math.prod(sizes)
     # an axis of n points takes 2n steps a line, of n in all for the input; the output has fewer lines left for each further axis
-    into = 2 * products * sum(s > 1 for s in sizes) * costs.rounded(c)
+    into = 2 * products * sum(s > 1 for s in sizes) * whole_vectors(c)
     left = [math.prod(tile[:axis]) * math.prod(sizes[axis:]) for axis in range(_AXES)]
-    back = 2 * sum(left if sizes[0] > 1 else left[1:]) * costs.rounded(n)
+    back = 2 * sum(left if sizes[0] > 1 else left[1:]) * whole_vectors(n)
     blocks = -(-tiles // max(1, min(costs.tiles, costs.unit // (4 * products * (groups * c + 64)))))
     rows = max(tiles, 4, _SUMS * LANES // costs.rounded(n))  # fewer sums at a time wait for each other
     products_work = rows * products * groups * c * costs.rounded(n)
