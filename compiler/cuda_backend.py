@@ -22,6 +22,7 @@ from ..ir.dims import floordiv
 from ..passes.base import Pass
 from ..passes.grouped_activations import GroupedActivations
 from ..passes.merge_products import MergeProducts
+from ..passes.patches import Patches
 from ..passes.pipelines import CLEAN
 from ..passes.rolls import Rolls
 from ..runtime.artifact import Parts
@@ -59,7 +60,7 @@ class CudaBackend:
         return {"bf16": DType.BF16, "fp16": DType.F16}.get(precision)
 
     def passes(self, opt_level: int) -> tuple[Pass, ...]:
-        return (GroupedActivations(), *((MergeProducts(), Rolls(), CLEAN) if opt_level > 1 else ())) if opt_level > 0 else ()
+        return (GroupedActivations(), *((MergeProducts(), Rolls(), Patches(), CLEAN) if opt_level > 1 else ())) if opt_level > 0 else ()
 
     def emit(self, plan: Plan) -> dict[int, tuple[Form, ...]]:
         def one(step: Step) -> tuple[object, Callable[[], tuple[Form, ...]]]:
