@@ -20,6 +20,7 @@ _TAPS = 90  # of a window by stride, up to which planes are read about as quickl
 _PLANES = 1.25  # time of a multiply-add on planes by that of a vector of columns, at most
 _WRITTEN = 48  # terms of a sum on planes, all of which its code writes out, for which that is not long
 _SMALL = 9  # taps of a window, up to which turning the image costs more than vectors that are not full
+_ALONG = 8  # taps along a line, from which on vectors hold those of one window
 _VECTOR = 16  # pixels
 _FULL = 0.7
 _LINE = 32  # pixels up to which a line is short,
@@ -198,7 +199,9 @@ def _unfilled(node: Node) -> int:
 def _pool(node: Node, x: Value) -> Value | None:
     op = node.op
     assert isinstance(op, Pool)
-    if not node.out.dtype.is_float or not _suits_planes(x.shape[1], node.out.shape[-2], math.prod(op.kernel), max(op.strides)):
+    taps = math.prod(op.kernel)
+    apart = op.kernel == op.strides and (op.kernel[-1] >= _ALONG or (taps <= _SMALL and op.kernel[-1] < 4))  # each pixel is read once
+    if not node.out.dtype.is_float or not (apart or _suits_planes(x.shape[1], node.out.shape[-2], taps, max(op.strides))):
         return None
     images, channels, *spatial = x.shape
     y = apply(op, reshape(x, (images * channels, *spatial, 1)), loc=node.loc)

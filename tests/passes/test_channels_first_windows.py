@@ -152,3 +152,14 @@ def test_left_alone_where_channels_fill_vectors_better(layer, shape):
 
 def test_few_channels_are_always_planes():
     assert Transpose not in ops(optimized(build(lambda x: depthwise(x, 11), shape=(1, 3, 9, 9))))
+
+
+@pytest.mark.parametrize("kernel, size, planes", [(2, 14, True), (3, 21, True), (8, 64, True), (4, 28, False)])
+def test_windows_that_share_no_pixel_stay_on_planes_of_short_lines(kernel, size, planes):
+    x = Node.make(Input(TensorType(DType.F32, (1, 64, size, size))), ()).out
+    y = ap(Pool("max", (kernel,) * 2, (kernel,) * 2, (0, 0), (0, 0), (1, 1)), ap(Transpose(LAST), x))
+    graph = Graph((x,), (ap(Transpose(FIRST), y),), ("x",), ("y",))
+    new = optimize(graph, PassContext(verify=True))
+    assert (Transpose not in ops(new)) == planes
+    data = RNG.standard_normal((1, 64, size, size)).astype(np.float32)
+    np.testing.assert_array_equal(new.evaluate(data)[0], graph.evaluate(data)[0])
