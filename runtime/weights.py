@@ -6,14 +6,13 @@ import io
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 
 import numpy as np
 
 from ..errors import ArtifactError
 from .address import address, aligned
 from .native import native
-from .threads import current_core
+from .threads import current_core, leave_core
 
 CHUNK = 4 << 20  # bytes that have one checksum
 
@@ -138,12 +137,10 @@ def _start(work: Callable[[], None], size: int) -> list[threading.Thread]:
     They keep off the core of the thread that starts them: Linux may put them there though others are idle, and then loading waits for
     a time slice of some 4 ms.
     """
-    cores = os.sched_getaffinity(0)
-    others = cores - {current_core()}
+    cores, core = os.sched_getaffinity(0), current_core()
 
     def work_elsewhere() -> None:
-        with suppress(OSError):  # cores may be taken away at any time
-            os.sched_setaffinity(0, others)
+        leave_core(core)
         work()
 
     threads = [threading.Thread(target=work_elsewhere) for _ in range(1, min(size // (2 * CHUNK), len(cores), 8))]
