@@ -15,7 +15,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from mlc.runtime.native import Context, native, source
-from mlc.runtime.threads import _cgroup_quota, default_threads
+from mlc.runtime.threads import _cgroup_quota, default_threads, leave_core
 
 KERNEL = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64), ctypes.c_int64, ctypes.c_int64)
 
@@ -292,3 +292,18 @@ def test_code_stays_when_the_interpreter_forgets_it() -> None:
             child.send_signal(number)
             time.sleep(0.05)
         assert child.wait(60) == 0
+
+
+def test_a_thread_leaves_a_core():
+    allowed, seen = os.sched_getaffinity(0), []
+
+    def leave(core: int) -> None:
+        leave_core(core)
+        seen.append(os.sched_getaffinity(0))
+
+    first = min(allowed)
+    for core in (first, max(allowed) + 1):
+        thread = threading.Thread(target=leave, args=(core,))
+        thread.start()
+        thread.join()
+    assert seen == [allowed - {first} or allowed, allowed] and os.sched_getaffinity(0) == allowed
