@@ -9,7 +9,7 @@ from mlc.models import fidelity, resolve, trained
 
 
 def test_what_is_held_out_is_not_trained_on():
-    seen, held_out = (trained.pieces(40, held_out=out) for out in (False, True))
+    seen, held_out = (trained.pieces(400, held_out=out) for out in (False, True))
     for rows in (seen, held_out):
         assert all(r.shape == (trained.CONTEXT + 1,) and r.dtype == np.int64 and r.min() >= 0 and r.max() < 256 for r in rows)
     kept, out = trained._split()
