@@ -118,7 +118,8 @@ class _File:
             if s.type != _NOBITS and s.offset + s.size > len(blob):
                 raise ValueError("a section reaches beyond the end")
         self.loaded = {i: s for i, s in enumerate(self.sections) if s.loaded}
-        self.places: dict[int, int] = {}  # by section: within its part, and once copied within the image
+        self.places: dict[int, int] = {}  # by section, within its part of the image
+        self.at: dict[int, int] = {}  # the same within the image
         tables = [s for s in self.sections if s.type == 2]
         self.entries = [e for s in tables for e in struct.iter_unpack("<IBBHQQ", self._content(s))]
         self.names = self._content(self.sections[tables[0].link]) if tables else b""
@@ -136,19 +137,19 @@ class _File:
 
     def copy(self, image: mmap.mmap, starts: Sequence[int]) -> None:
         for i, s in self.loaded.items():
-            self.places[i] = at = starts[s.part] + self.places[i]
+            self.at[i] = at = starts[s.part] + self.places[i]
             if s.type == _PROGBITS:
                 image[at : at + s.size] = self._content(s)
 
     def symbols(self) -> dict[str, int]:
         """Offsets in the image of what is defined here."""
-        return {name: self.places[section] + value for name, (section, value) in self.defined.items()}
+        return {name: self.at[section] + value for name, (section, value) in self.defined.items()}
 
     def relocate(self, image: mmap.mmap, base: int, places: dict[str, int]) -> None:
         for r in self.sections:
-            if r.type != _RELA or r.info not in self.places:
+            if r.type != _RELA or r.info not in self.at:
                 continue
-            room, start = self.loaded[r.info].size, self.places[r.info]
+            room, start = self.loaded[r.info].size, self.at[r.info]
             for offset, info, addend in struct.iter_unpack("<QQq", self._content(r)):
                 kind, (name, _, _, section, value, _) = info & 0xFFFFFFFF, self.entries[info >> 32]
                 size = 8 if kind == _ABS64 else 4
@@ -156,8 +157,8 @@ class _File:
                     raise ValueError("a relocation outside of its section")
                 if section == 0:
                     symbol = places[self._name(name)]
-                elif section in self.places:
-                    symbol = self.places[section] + value
+                elif section in self.at:
+                    symbol = self.at[section] + value
                 else:
                     raise ValueError(f"a reference to section {section}")
                 place = start + offset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ArtifactError
@@ -34,9 +35,9 @@ def below(value: Any, end: int, what: str) -> int:
     return value
 
 
-def all_below(values: Any, end: int, what: str) -> list[int]:
-    """A list of whole numbers from 0 on that are less than `end`."""
-    if items(values) and not (set(map(type, values)) == {int} and min(values) >= 0 and max(values) < end):
+def all_below(values: Sequence[Any], end: int, what: str) -> Sequence[int]:
+    """Whole numbers from 0 on that are less than `end`."""
+    if values and not (set(map(type, values)) == {int} and min(values) >= 0 and max(values) < end):
         for value in values:
             below(value, end, what)
     return values

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import ArtifactError
-from .fields import below, brief
+from .fields import all_below, below, brief
 
 if TYPE_CHECKING:
     from .handlers import Handler, HostHandler
@@ -57,8 +57,7 @@ class CheckedProgram:
         self._slots(w[4:6])
         self.scratch = max(self.scratch, w[2] + w[3])
         more = self._words(pc, 6 + w[2] + w[3])[6:]
-        for b in more[: w[2]]:
-            below(b, len(self.buffers), "buffer")
+        all_below(more[: w[2]], len(self.buffers), "buffer")
         self._slots(more[w[2] :])
         return 6 + len(more)
 
@@ -93,8 +92,7 @@ class CheckedProgram:
         return len(w)
 
     def _slots(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            below(slot, self.n_dims, "dim slot")
+        all_below(slots, self.n_dims, "dim slot")
 
     def _touch(self, buffer: int, size: int, writes: bool) -> None:
         spec = self.buffers[below(buffer, len(self.buffers), "buffer")]

@@ -120,11 +120,11 @@ class _Parser:
         specs = items(raw["buffers"])
         self.kinds = [s["kind"] for s in specs]
         buffers = tuple(self._buffer(s) for s in specs)
-        program = tuple(all_below(raw["program"], LIMIT, "program word"))
+        program = tuple(all_below(items(raw["program"]), LIMIT, "program word"))
         checked = CheckedProgram(program, buffers, handlers, self.n_functions, self.n_dims, len(expected))
         return Manifest(
             raw, inputs, outputs, input_shapes, output_shapes, symbols, dims,
-            tuple(all_below(raw["sizes"], self.n_dims, "dim slot")),
+            tuple(all_below(items(raw["sizes"]), self.n_dims, "dim slot")),
             tuple((self.slot(a), self.slot(b)) for a, b in items(raw["equal"])),
             buffers, tuple(checked.control.items()), program, checked.scratch, self._layout(len(buffers)), self._steps(program), handlers,
             tuple(checked.yields),
@@ -218,7 +218,7 @@ class _Parser:
         if value is None:
             return None
         total = below(value["total"], LIMIT, "arena size")
-        offsets = tuple(all_below(value["offsets"], total + 1, "arena offset"))
+        offsets = tuple(all_below(items(value["offsets"]), total + 1, "arena offset"))
         if len(offsets) != n_buffers:
             raise ArtifactError("the memory layout does not match the buffers")
         return offsets, total
