@@ -15,11 +15,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
-from ..ir import DType, Graph, Node, Value, const
+from ..ir import DType, Graph, Node, Value
 from ..ir.ops import Add, Div, LayerNorm, Mul, Reduce, Reshape, RMSNorm, Sqrt, Sub
-from .base import Pass, PassContext, apply, const_of
+from .base import Pass, PassContext, apply, like, scalar_of
 
 _KINDS = ("sum", "mean", "max", "min")  # those of parts of equal size are reduced in the same way
 _FEWEST = 4  # parts
@@ -74,19 +72,16 @@ class LongReductions(Pass):
         def mean(value: Value) -> Value:
             return apply(Reduce("mean", (op.axis,), True), apply(Reduce("mean", (op.axis + 1,), True), value, loc=loc), loc=loc)
 
-        def number(value: float) -> Value:
-            return const(np.asarray(value, x.dtype.np))
-
         def centred() -> Value:
             return wide if middle is None else apply(Sub(), wide, middle, loc=loc)
 
         middle = mean(wide) if isinstance(op, LayerNorm) else None
         square = mean(apply(Mul(), centred(), centred(), loc=loc))
-        deviation = apply(Sqrt(), apply(Add(), square, number(op.epsilon), loc=loc), loc=loc)
-        y = apply(Mul(), centred(), apply(Div(), number(1), deviation, loc=loc), loc=loc)
+        deviation = apply(Sqrt(), apply(Add(), square, like(x, op.epsilon), loc=loc), loc=loc)
+        y = apply(Mul(), centred(), apply(Div(), like(x, 1), deviation, loc=loc), loc=loc)
         y = apply(Reshape(x.shape), y, loc=loc)
-        y = y if _is_all(scale, 1) else apply(Mul(), y, scale, loc=loc)
-        return (apply(Add(), y, bias[0], loc=loc) if bias and not _is_all(bias[0], 0) else y,)
+        y = y if scalar_of(scale) == 1 else apply(Mul(), y, scale, loc=loc)
+        return (apply(Add(), y, bias[0], loc=loc) if bias and scalar_of(bias[0]) != 0 else y,)
 
     def _parted(self, op: Reduce, x: Value, node: Node, cut: dict[Reshape, dict[Value, Value]]) -> tuple[Value, ...] | None:
         sizes = [d if isinstance(d, int) else 1 for d in x.shape]  # unknown ones may be 1
@@ -110,8 +105,3 @@ class LongReductions(Pass):
         few = apply(Reduce(op.kind, tuple(a + (a >= axis) for a in op.axes), True), wide, loc=loc)
         result = apply(Reduce(op.kind, (axis,), True), few, loc=loc)
         return (apply(Reshape(node.out.shape), result, loc=loc),)
-
-
-def _is_all(v: Value, number: float) -> bool:
-    known = const_of(v)
-    return known is not None and bool((known == number).all())
