@@ -7,6 +7,7 @@ import functools
 import glob
 import importlib.util
 import os
+from collections.abc import Sequence
 from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from importlib import resources
 from pathlib import Path
@@ -33,13 +34,18 @@ class Nvrtc:
 
     def compile(self, source: str, arch: str) -> bytes:
         """A cubin for "sm_NN", PTX for "compute_NN". Raises CodegenError with the compiler's log."""
-        return self._compile(source, arch, ())[0]
+        return self._compile(source, arch, (), [_kind(arch)])[0][0]
+
+    def compile_both(self, source: str, arch: str) -> tuple[bytes, bytes]:
+        """A cubin for "sm_NN", and the PTX it is made from: that for "compute_NN"."""
+        cubin, ptx = self._compile(source, arch, (), ["CUBIN", "PTX"])[0]
+        return cubin, ptx
 
     def messages(self, source: str, arch: str) -> str:
         """What the assembler tells of machine code for "sm_NN": registers, bytes spilled, and what makes it slow."""
-        return self._compile(source, arch, (b"--ptxas-options=-v",))[1]
+        return self._compile(source, arch, (b"--ptxas-options=-v",), [])[1]
 
-    def _compile(self, source: str, arch: str, more: tuple[bytes, ...]) -> tuple[bytes, str]:
+    def _compile(self, source: str, arch: str, more: tuple[bytes, ...], kinds: Sequence[str]) -> tuple[list[bytes], str]:
         lib, program = self._lib, c_void_p()
         files = headers()
         texts = (c_char_p * len(files))(*(t.encode() for t in files.values()))
@@ -52,14 +58,16 @@ class Nvrtc:
             status = lib.nvrtcCompileProgram(program, len(options), options)
             if status:
                 raise CodegenError(f"NVRTC refuses generated code for {arch}:\n{self._log(program)[:3000]}", remedy="This is a bug in mlc.")
-            kind = "CUBIN" if arch.startswith("sm_") else "PTX"
-            size = c_size_t()
-            self._check(getattr(lib, f"nvrtcGet{kind}Size")(program, byref(size)), "size the result")
-            out = ctypes.create_string_buffer(size.value)
-            self._check(getattr(lib, f"nvrtcGet{kind}")(program, out), "fetch the result")
-            return out.raw if kind == "CUBIN" else out.raw.rstrip(b"\0"), self._log(program)
+            return [self._result(program, kind) for kind in kinds], self._log(program)
         finally:
             lib.nvrtcDestroyProgram(byref(program))
+
+    def _result(self, program: Any, kind: str) -> bytes:
+        size = c_size_t()
+        self._check(getattr(self._lib, f"nvrtcGet{kind}Size")(program, byref(size)), "size the result")
+        out = ctypes.create_string_buffer(size.value)
+        self._check(getattr(self._lib, f"nvrtcGet{kind}")(program, out), "fetch the result")
+        return out.raw if kind == "CUBIN" else out.raw.rstrip(b"\0")
 
     def _log(self, program: Any) -> str:
         size = c_size_t()
@@ -72,6 +80,10 @@ class Nvrtc:
         if status:
             text = self._lib.nvrtcGetErrorString(status)
             raise CodegenError(f"NVRTC cannot {what}: {text.decode() if text else status}", remedy=_REMEDY)
+
+
+def _kind(arch: str) -> str:
+    return "CUBIN" if arch.startswith("sm_") else "PTX"
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from mlc.codegen.cuda.compile import compile_all, compile_source
 from mlc.codegen.cuda.contract_schedule import WgmmaSchedule
 from mlc.codegen.cuda.emit import emit, emit_forms
 from mlc.codegen.cuda.emulate.compiler import translation_unit
-from mlc.codegen.cuda.nvrtc import nvrtc
+from mlc.codegen.cuda.nvrtc import Nvrtc, nvrtc
 from mlc.codegen.cuda.target import LOWERING, capability, parse
 from mlc.codegen.kernel import AttentionKernel
 from mlc.codegen.lower import lower
@@ -120,7 +120,7 @@ def test_products_are_rounded_by_themselves() -> None:
     def multiply_adds(g: Graph) -> int:
         (step,) = lower(g, LOWERING).steps
         launches = [k for f in emit_forms(step.kernel, parse("cuda:sm_80"), [16] * len(step.buffers)) for k in f.emitted.launches]
-        return sum(compile_source(k.source, "compute_80").count(b"fma.rn.f") for k in launches)
+        return sum(compile_source(k.source, ["compute_80"])["compute_80"].count(b"fma.rn.f") for k in launches)
 
     for dtype in (DType.F32, DType.F64):
         x, w, b = (tensor(64, 96, dtype=dtype) for _ in range(3))
@@ -160,7 +160,8 @@ def test_compilers_move_no_access_before_the_wait() -> None:
     """They might: what is read only counts as never written to while the kernel runs, which launches that overlap do to each other."""
     touches = re.compile(r"\b(?:ld|st|atom|red|ldu)(?:\.\w+)*?\.global|cp\.async|prefetch\.global")
     for text, archs in sources().values():
-        code = compile_source(text, "compute_90a" if "sm_90a" in archs and len(archs) == 1 else "compute_90").decode()
+        arch = "compute_90a" if "sm_90a" in archs and len(archs) == 1 else "compute_90"
+        code = compile_source(text, [arch])[arch].decode()
         before, waits, behind = code.partition("griddepcontrol.wait")
         assert waits and not touches.search(before) and touches.search(behind), text
 
@@ -256,12 +257,25 @@ def test_refused_source() -> None:
 def test_cache(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = '#include "mlc.cuh"\nextern "C" __global__ void k(float* p) { p[0] = 1.0f; }'
-    first = compile_source(text, "sm_80")
+    first = compile_source(text, ["sm_80"])
     (path,) = tmp_path.rglob("*.cubin")
     stamp = path.stat().st_mtime_ns
-    assert compile_source(text, "sm_80") == first and path.stat().st_mtime_ns == stamp
+    assert compile_source(text, ["sm_80"]) == first and path.stat().st_mtime_ns == stamp
     path.write_bytes(b"garbage")
-    assert compile_source(text, "sm_80") == first and path.stat().st_mtime_ns != stamp
+    assert compile_source(text, ["sm_80"]) == first and path.stat().st_mtime_ns != stamp
+
+
+@needs_nvrtc
+def test_machine_code_and_its_text_are_one_translation(monkeypatch) -> None:
+    monkeypatch.setenv("MLC_NO_CACHE", "1")
+    text = '#include "mlc.cuh"\nextern "C" __global__ void k(float* p) { begin_work(); p[threadIdx.x] = fmaf(p[0], p[1], 2.0f); }'
+    alone = {a: nvrtc().compile(text, a) for a in ("sm_80", "sm_90", "compute_80", "compute_90")}
+    calls: list[str] = []
+    translate = Nvrtc._compile
+    monkeypatch.setattr(Nvrtc, "_compile", lambda self, source, arch, *more: calls.append(arch) or translate(self, source, arch, *more))
+    assert compile_source(text, ["sm_90a", "compute_90"]) == {"sm_90a": alone["sm_90"], "compute_90": alone["compute_90"]}
+    assert compile_source(text, ["sm_80", "sm_90", "compute_80"]) == {a: alone[a] for a in ("sm_80", "sm_90", "compute_80")}
+    assert calls == ["sm_90", "sm_80", "sm_90"]
 
 
 def test_code_is_known_by_its_tensor_maps_too() -> None:

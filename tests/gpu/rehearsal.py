@@ -99,5 +99,9 @@ def begin(replace: Callable[[Any, str, Any], None] = setattr) -> RehearsingCupy:
         assert re.fullmatch(r"(sm|compute)_\d+a?", arch)
         return _ELF * arch.startswith("sm_") + source.encode()
 
+    def compile_both(self: Any, source: str, arch: str) -> tuple[bytes, bytes]:
+        return compile(self, source, arch), compile(self, source, arch.replace("sm_", "compute_"))
+
     replace(nvrtc_module.Nvrtc, "compile", compile)
+    replace(nvrtc_module.Nvrtc, "compile_both", compile_both)
     return fake
