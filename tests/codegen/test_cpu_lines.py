@@ -6,7 +6,7 @@ import mlc
 import numpy as np
 import onnxruntime
 import pytest
-from mlc.codegen.cpu.loops import writer
+from mlc.codegen.cpu.loops import spans
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -62,8 +62,8 @@ CASES = [
 @pytest.mark.parametrize("op, shape, weights, attributes", CASES)
 def test_against_onnxruntime(op, shape, weights, attributes, target, monkeypatch):
     found = []
-    real = writer.lines
-    monkeypatch.setattr(writer, "lines", lambda *args: found.append(real(*args)) or found[-1])
+    real = spans.lines
+    monkeypatch.setattr(spans, "lines", lambda *args: found.append(real(*args)) or found[-1])
     dynamic = shape[0] == 2
     data = model(op, shape, weights, dynamic, **attributes)
     x = np.random.default_rng(2).standard_normal(shape).astype("f")

@@ -10,7 +10,8 @@ from ..target import CpuTarget
 from .form import form_of
 from .repeated import repeated
 from .schedule import NO_HINTS, LoopHints, operations
-from .writer import Writer, max_dim
+from .units import nonzero
+from .writer import Writer
 
 
 def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS) -> Emitted:
@@ -19,10 +20,11 @@ def emit_loop(kernel: LoopKernel, target: CpuTarget, hints: LoopHints = NO_HINTS
     kernel = form.kernel
     writer = Writer(form, target)
     writer.write()
+    units = writer.units
     text, symbol = named(str(writer.module), REPEATS if repeated(writer.kernels, form.schedule.axis) else TIDY)
     nodes = postorder(kernel.roots)
-    points = max_dim(prod(kernel.reduce_axes) * max(1, len(kernel.stages)))
-    cost = writer.elements_per_unit * points * operations(kernel, form.schedule)
+    points = nonzero(prod(kernel.reduce_axes) * max(1, len(kernel.stages)))
+    cost = units.elements * points * operations(kernel, form.schedule)
     flops = prod(kernel.axes) * points * sum(isinstance(e, Call) and e.dtype.is_float for e in nodes)
     dims, moved = tuple(writer.params.dims), bytes_of(kernel.operands)
-    return Emitted(text, symbol, dims, writer.units, cost, flops, moved, shared=writer.joins)
+    return Emitted(text, symbol, dims, units.count, cost, flops, moved, shared=units.joins)
