@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..errors import CodegenError
+from ..errors import CodegenError, MlcError
 from ..ir import Graph
 from ..passes.attention_precision import LowerAttention
 from ..passes.base import PassContext
@@ -26,11 +26,13 @@ from .garbage import rare_collections
 from .importer import import_variants
 from .options import Options, whole_sizes
 from .precision.options import FLOAT32, Precision
-from .stages import Clock, Compilation, Progress, build_code, compile_graph, module_of
+from .stages import Clock, Compilation, Overridden, Progress, build_code, compile_graph, module_of
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+
+    from .importer.overridable import Variants
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 
@@ -41,6 +43,7 @@ def compile(
     target: str = "cpu",
     shapes: Mapping[str, Sequence[int | None]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
+    overridable: str | Collection[str] = "auto",
     threads: int | None = None,
     opt_level: int = 3,
     exact: bool = False,
@@ -53,7 +56,8 @@ def compile(
 
     Args:
         model: path, serialized bytes, or ModelProto.
-        target, shapes, constants, threads, opt_level, exact, tune, dump: see `Options`; None in a shape leaves a dim open, too.
+        target, shapes, constants, overridable, threads, opt_level, exact, tune, dump: see `Options`. None in a shape leaves a dim
+            open, too.
         precision: "fp32", "bf16", "fp16", "int8-dynamic" …, or a `Precision` with calibration data and bounds.
         progress: called with (stage, done, total).
 
@@ -63,7 +67,8 @@ def compile(
     if isinstance(precision, str):
         precision = Precision(precision)
     require(progress is None or callable(progress), "progress", progress, "a function of (stage, done, total)")
-    options = Options(target, whole_sizes(shapes), threads, opt_level, exact, precision, tune, dump, constants=constants)
+    sizes = whole_sizes(shapes)
+    options = Options(target, sizes, threads, opt_level, exact, precision, tune, dump, constants=constants, overridable=overridable)
     return compile_with(model, options, progress)
 
 
@@ -85,7 +90,7 @@ def compile_with(model: Source, options: Options, progress: Progress | None = No
     from .precision.speed import faster
 
     kept = faster(module, result.float32, options, result.base)
-    if kept is not module and result.others:  # float32's other programs come with it
+    if kept is not module and (result.others or result.overridden):  # float32's other programs come with it
         return module_of(compile_stages(model, replace(options, precision=FLOAT32), progress), options.threads)
     return kept
 
@@ -98,7 +103,8 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
     clock = Clock()
     with backend, rare_collections():
         tell("import", 0, 1)
-        graph, *others = import_variants(model, options.shapes, options.constants)
+        variants = import_variants(model, options.shapes, options.constants, options.overridable)
+        graph, *others = variants.graphs
         backend.prepare(len(graph.nodes))
         clock.lap("import")
         tell("optimize", 0, 1)
@@ -124,21 +130,46 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
             lowering = replace(lowering, prologue=False)
         last = backend.passes(options.opt_level)
         result = build_code(run_passes(graph, last, context), backend, lowering, tell, clock)
-        for other in others:
+        result.listed = variants.kept
+
+        def built(other: Graph) -> Compilation:
             other = optimize(other, PassContext(opt_level=options.opt_level))
             if graph is not float32:
                 other = _with_attention(lower_alike(other, lowered), backend, options)
             other = run_passes(other, last, PassContext(opt_level=options.opt_level))
-            known = {symbol: code for r in (result, *result.others) for symbol, code in r.objects.items()}
+            known = {symbol: code for r in result.programs for symbol, code in r.objects.items()}
+            return build_code(other, backend, lowering, tell, Clock(), known)
+
+        for other in others:
             with suppress(CodegenError):  # as where no such graph can be built: those sizes stay refused, by a typed error
-                result.others.append(build_code(other, backend, lowering, tell, Clock(), known))
-        if others:
+                result.others.append(built(other))
+        if variants.overridden:
+            lowering = replace(lowering, prologue=False)
+            result.overridden = _overridden(variants, built, named=not isinstance(options.overridable, str))
+            if result.overridden is None:
+                result.listed += tuple(variants.defaults)
+        if others or variants.overridden:
             clock.lap("others")
     if graph is not float32:
         result.float32, result.base = float32, base
     if writer:
         writer.kernels(result)
     return result
+
+
+def _overridden(variants: Variants, built: Callable[[Graph], Compilation], named: bool) -> Overridden | None:
+    """The programs with initializers as inputs; none if there is no first one, unless the caller `named` them."""
+    try:
+        first, *others = variants.overridden
+        found = Overridden(built(first), variants.defaults)
+    except MlcError:
+        if named:
+            raise
+        return None
+    for other in others:
+        with suppress(CodegenError):
+            found.compilation.others.append(built(other))
+    return found
 
 
 def _with_attention(graph: Graph, backend: Backend, options: Options) -> Graph:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import numpy as np
 
 from .. import __version__
 from ..codegen.plan import Buffer, Plan, Prologue
@@ -15,9 +18,16 @@ from ..runtime.artifact import Parts
 from ..runtime.dimexpr import DimExpr
 from ..runtime.fields import LIMIT
 from ..runtime.manifest import FORMAT
-from .constants import Packed, behind, pack_constants
+from .constants import Packed, also, behind, pack_constants
 from .program import Code, Linker
 from .slots import Slots, dim_expr
+
+
+@dataclass(frozen=True)
+class Overriding:
+    """What says that a program runs where initializers are overridden: their values, for the first one of those."""
+
+    defaults: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Block(Protocol):
@@ -37,6 +47,7 @@ def assemble(
     equal: Sequence[tuple[Dim, Dim]] = (),
     packed: Packed | None = None,
     before: Parts | None = None,
+    overriding: Overriding | None = None,
 ) -> Parts:
     """Parts of the module that runs `plan`.
 
@@ -47,7 +58,8 @@ def assemble(
         target: what the manifest says of the machine.
         packed: what `pack_constants(plan)` gave, if it ran already.
         equal: pairs of dims that the model needs to be equal; checked when sizes are bound.
-        before: the module to which this program is added, for sizes that those before it do not serve.
+        before: the module to which this program is added, for sizes that those before it do not serve,
+        overriding: or for runs that override initializers.
 
     Raises CodegenError when the plan contradicts itself.
     """
@@ -57,15 +69,26 @@ def assemble(
     code.emit(plan.steps)
     packed = packed or pack_constants(plan)
     if before is not None:
-        taken = [(b.place, b.size) for m in before.manifest.programs for b in m.buffers if b.kind == "const"]
-        packed = behind(before.weights, taken, packed)
+        every = [*before.manifest.programs, *(before.manifest.overridden.programs if before.manifest.overridden else ())]
+        taken = [(b.place, b.size) for m in every for b in m.buffers if b.kind == "const"]
+        packed = behind(before.weights, taken, packed if overriding is None else also(packed, overriding.defaults))
     manifest = {"format": FORMAT, "mlc": __version__, "target": dict(target), **_program(code, packed, equal)}
-    if before is not None:
+    if before is not None and overriding is not None:
+        raw = before.manifest.raw
+        if overriding.defaults:
+            manifest["defaults"] = {name: [*packed.more[name], [*a.shape]] for name, a in overriding.defaults.items()}
+        manifest = {**raw, "overridden": _among_others(raw["overridden"], manifest) if "overridden" in raw else manifest}
+    elif before is not None:
         manifest = _among_others(before.manifest.raw, manifest)
     elif plan.metadata:
         manifest["metadata"] = dict(plan.metadata)
     symbols = dict.fromkeys([*code.functions, *(part for c in steps.values() for part in c.parts)])
     return artifact.make(manifest, block.join([(symbol, functions[symbol]) for symbol in symbols]), packed.block)
+
+
+def with_listed(parts: Parts, names: Sequence[str]) -> Parts:
+    """The module, that knows which initializers could be overridden, had they been asked for."""
+    return artifact.make({**parts.manifest.raw, "listed": [*names]}, parts.code, parts.weights)
 
 
 def _program(code: Linker, packed: Packed, equal: Sequence[tuple[Dim, Dim]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ..codegen.plan import Plan
 from ..ir import Dim, DType
 from ..passes.base import Pass
 from ..runtime.artifact import Parts
+from .assemble import Overriding
 from .constants import Packed
 
 Done = Callable[[str], None]
@@ -52,8 +53,9 @@ class Backend(Protocol):
         """Machine code by symbol."""
 
     def parts(
-        self, plan: Plan, emitted: Mapping[int, Any], compiled: Mapping[str, Any], equal: Equal, packed: Packed, before: Parts | None = None
-    ) -> Parts: ...
+        self, plan: Plan, emitted: Mapping[int, Any], compiled: Mapping[str, Any], equal: Equal, packed: Packed,
+        before: Parts | None = None, overriding: Overriding | None = None,
+    ) -> Parts: ...  # fmt: skip
 
     def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, Any]) -> None:
         """Sources and code into files."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Packed:
     block: np.ndarray
     spans: dict[int, tuple[int, int]]
     streamed: int
+    more: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # spans of what no buffer holds, by name
 
 
 def pack_constants(plan: Plan) -> Packed:
@@ -70,7 +71,7 @@ def behind(base: np.ndarray, spans: Iterable[tuple[int, int]], packed: Packed) -
     found: dict[tuple[int, int], int] = {}
     more: list[tuple[int, int]] = []
     end = len(base)
-    for at, size in dict.fromkeys(wanted.values()):
+    for at, size in dict.fromkeys([*wanted.values(), *packed.more.values()]):
         data = block[at : at + size]
         twin = places.get((size, int(checksum(address(data), size)))) if size else 0
         if twin is None or not np.array_equal(base[twin : twin + size], data):
@@ -83,7 +84,23 @@ def behind(base: np.ndarray, spans: Iterable[tuple[int, int]], packed: Packed) -
         to = found[at, size]
         joined[to : to + size] = block[at : at + size]
         joined[to + size : to + align(size)] = 0
-    return Packed(joined, {i: (found[span], span[1]) for i, span in wanted.items()}, 0)
+    moved = {i: (found[span], span[1]) for i, span in wanted.items()}
+    return Packed(joined, moved, 0, {name: (found[span], span[1]) for name, span in packed.more.items()})
+
+
+def also(packed: Packed, arrays: Mapping[str, np.ndarray]) -> Packed:
+    """The block with arrays behind it that no buffer holds."""
+    spans: dict[str, tuple[int, int]] = {}
+    end = len(packed.block)
+    for name, a in arrays.items():
+        spans[name] = end, a.nbytes
+        end += align(a.nbytes)
+    block = aligned(end)
+    block[:] = 0
+    block[: len(packed.block)] = packed.block
+    for name, (at, size) in spans.items():
+        block[at : at + size] = np.frombuffer(arrays[name].tobytes(), np.uint8)
+    return Packed(block, packed.spans, packed.streamed, spans)
 
 
 def _write(i: int, buffer: Buffer, source: object, data: np.ndarray) -> None:

@@ -25,7 +25,7 @@ from ..passes.pipelines import CLEAN
 from ..passes.separate_resizes import SeparateResizes
 from ..runtime import objects
 from ..runtime.artifact import Parts
-from .assemble import assemble
+from .assemble import Overriding, assemble
 from .backend import Done, Equal
 from .constants import Packed
 from .emission import emit_once, kernel_key
@@ -112,9 +112,10 @@ class CpuBackend:
         equal: Equal,
         packed: Packed,
         before: Parts | None = None,
+        overriding: Overriding | None = None,
     ) -> Parts:
         code = {i: cpu_code(e) for i, e in emitted.items()}
-        return assemble(plan, code, compiled, objects, self.target.manifest, equal, packed, before)
+        return assemble(plan, code, compiled, objects, self.target.manifest, equal, packed, before, overriding)
 
     def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, bytes]) -> None:
         for symbol, text in texts.items():

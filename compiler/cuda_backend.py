@@ -28,7 +28,7 @@ from ..passes.rolls import Rolls
 from ..runtime.artifact import Parts
 from ..runtime.cuda import images
 from ..runtime.cuda.images import Image, MapSpec
-from .assemble import assemble
+from .assemble import Overriding, assemble
 from .backend import Done, Equal
 from .constants import Packed
 from .emission import emit_once, kernel_key
@@ -105,9 +105,10 @@ class CudaBackend:
         equal: Equal,
         packed: Packed,
         before: Parts | None = None,
+        overriding: Overriding | None = None,
     ) -> Parts:
         plan, code = cuda_code(plan, emitted, self.target.all)
-        return assemble(plan, code, compiled, images, self.target.manifest, equal, packed, before)
+        return assemble(plan, code, compiled, images, self.target.manifest, equal, packed, before, overriding)
 
     def dump(self, folder: Path, texts: Mapping[str, str], compiled: Mapping[str, Any]) -> None:
         for symbol, text in texts.items():

@@ -51,6 +51,6 @@ def emulate(
 
 def emulated_module(result: Compilation, options: EmulateOptions | None = None, **device: Any) -> CudaModule:
     """The module of a compilation by an EmulatedBackend."""
-    texts = {symbol: text for r in (*reversed(result.others), result) for symbol, text in r.texts.items()}
+    texts = {symbol: text for r in reversed(result.programs) for symbol, text in r.texts.items()}
     device.setdefault("capability", capability(result.backend.target.base))
     return CudaModule(parts_of(result), device=EmulatedDevice(build(texts, options), **device))

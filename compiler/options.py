@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING
@@ -26,6 +26,9 @@ class Options:
             "cuda:ARCH" such as cuda:sm_90a, several by comma, which needs no GPU.
         shapes: sizes that replace symbolic dims, by input name; −1 leaves a dim open.
         constants: values of inputs that never change, by name; the module does not take them.
+        overridable: initializers that the model lists as inputs, too, and that a run may give another value: their names; "all" of them,
+            from ONNX's IR version 4 on (before, they are constants); "auto", all if they hold at most 1 MiB; "none". They make a second
+            program, which only runs that override one of them use.
         threads: threads that `run` may use; the module's default when None.
         opt_level: 0 (only what lowering needs) to 3.
         exact: sum convolutions directly. Otherwise, above level 0, minimal filtering replaces the sum where it is faster; a
@@ -50,6 +53,7 @@ class Options:
     dump: str | os.PathLike[str] | None = None
     validate: bool = field(default_factory=lambda: switch("MLC_VALIDATE"))
     constants: Mapping[str, np.ndarray] | None = None
+    overridable: str | Collection[str] = "auto"
 
     def __post_init__(self) -> None:
         require(isinstance(self.target, str), "target", self.target, "a text, such as 'cpu'")
@@ -61,6 +65,9 @@ class Options:
         fits = self.dump is None or (isinstance(self.dump, (str, os.PathLike)) and str(self.dump) != "")
         require(fits, "dump", self.dump, "the path of a folder")
         require(self.constants is None or isinstance(self.constants, Mapping), "constants", self.constants, "a dict from input to array")
+        named = isinstance(self.overridable, Collection) and all(isinstance(name, str) for name in self.overridable)
+        fits = self.overridable in ("auto", "all", "none") if isinstance(self.overridable, str) else named
+        require(fits, "overridable", self.overridable, "'auto', 'all', 'none' or names of initializers")
 
 
 def whole_sizes(shapes: Mapping[str, Iterable[int | None]] | None) -> dict[str, tuple[int, ...]] | None:

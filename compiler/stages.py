@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from ..codegen.lower import LowerOptions, lower
 from ..codegen.plan import Plan, steps_of
 from ..errors import TargetError
@@ -16,6 +18,7 @@ from ..ir import Graph
 from ..runtime.artifact import Parts
 from ..runtime.loading import open_parts
 from ..runtime.module import Module
+from .assemble import Overriding, with_listed
 from .backend import Backend
 from .backends import backend_of
 from .constants import Packed, pack_constants
@@ -40,6 +43,22 @@ class Compilation:
     float32: Graph | None = None  # what the graph was before its precision was lowered,
     base: Module | None = None  # and its module, if choosing precisions needed one
     others: list[Compilation] = field(default_factory=list)  # for sizes that this one does not serve
+    overridden: Overridden | None = None
+    listed: tuple[str, ...] = ()  # initializers that are inputs, too, and cannot be overridden
+
+    @property
+    def programs(self) -> list[Compilation]:
+        """All compilations that the module is made of."""
+        own = [self, *self.others]
+        return own if self.overridden is None else own + self.overridden.compilation.programs
+
+
+@dataclass(frozen=True)
+class Overridden:
+    """What runs where a caller gives initializers another value, which are inputs of it; `defaults` are the file's, by name."""
+
+    compilation: Compilation
+    defaults: Mapping[str, np.ndarray]
 
 
 def compile_graph(
@@ -65,13 +84,21 @@ def module_of(result: Compilation, threads: int | None = None, validate: bool = 
 
 def parts_of(result: Compilation) -> Parts:
     """What the module of a compilation is made of: all programs, where there are several."""
-    backend, every = result.backend, (result, *result.others)
-    objects = {symbol: code for r in every for symbol, code in r.objects.items()}  # the last one's are for the architectures of all
-    parts = None
-    for r in every:
-        parts = backend.parts(r.plan, r.emitted, objects, r.graph.equal, r.packed.result(), before=parts)
-    assert parts is not None
-    return parts
+    backend = result.backend
+    objects = {s: code for r in result.programs for s, code in r.objects.items()}  # the last one's are for the architectures of all
+
+    def added(before: Parts | None, r: Compilation, overriding: Overriding | None = None) -> Parts:
+        return backend.parts(r.plan, r.emitted, objects, r.graph.equal, r.packed.result(), before, overriding)
+
+    parts = added(None, result)
+    for r in result.others:
+        parts = added(parts, r)
+    if result.overridden is not None:
+        first = result.overridden.compilation
+        parts = added(parts, first, Overriding(result.overridden.defaults))
+        for r in first.others:
+            parts = added(parts, r, Overriding())
+    return with_listed(parts, result.listed) if result.listed else parts
 
 
 def build_code(

@@ -155,14 +155,17 @@ def _axis_text(info: TensorInfo, axis: int) -> str:
     return f"input {info.name}, axis {axis}"
 
 
-def complain(feeds: object, names: Sequence[str]) -> NoReturn:
-    """Say what is wrong with feeds that do not have exactly these names. Raises InputError."""
+def complain(feeds: object, names: Sequence[str], listed: Sequence[str] = ()) -> NoReturn:
+    """Say what is wrong with feeds that do not have exactly these names. `listed` could be given, had the module been compiled so. Raises
+    InputError."""
     if not isinstance(feeds, Mapping):
         raise InputError(f"a {type(feeds).__name__}", expected="a dict from input name to array")
     missing = [n for n in names if n not in feeds]
     extra = [str(n) for n in feeds if n not in names]
     found = [f"missing input {', '.join(missing)}"] * bool(missing) + [f"unknown input {', '.join(extra)}"] * bool(extra)
-    raise InputError(" and ".join(found), expected=", ".join(names) or "no inputs")
+    could = [n for n in extra if n in listed]
+    remedy = f"Compile the model with overridable={could}: these are initializers." if could else ""
+    raise InputError(" and ".join(found), expected=", ".join(names) or "no inputs", remedy=remedy)
 
 
 def given_outputs(

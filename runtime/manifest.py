@@ -5,6 +5,7 @@ Object code is trusted (it is covered by a digest, and runs natively by its natu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,6 +53,9 @@ class Manifest(NamedTuple):
     others: tuple[Manifest, ...] = ()  # programs with the same inputs and outputs, for sizes that `equal` forbids
     prologue: Prologue | None = None  # gives what the program reads as inputs
     metadata: Mapping[str, str] = {}  # of the ONNX model
+    overridden: Manifest | None = None  # runs where initializers are given other values, which are inputs of it,
+    defaults: Mapping[str, tuple[int, tuple[int, ...]]] = {}  # where their own are in the weights, and the shapes of these
+    listed: tuple[str, ...] = ()  # initializers that are inputs of the ONNX model, and constants here
 
     @property
     def programs(self) -> tuple[Manifest, ...]:
@@ -121,6 +125,7 @@ class _Parser:
         self.kinds = [s["kind"] for s in specs]
         buffers = tuple(self._buffer(s) for s in specs)
         program = tuple(all_below(items(raw["program"]), LIMIT, "program word"))
+        prologue = self._prologue(inputs, outputs)
         checked = CheckedProgram(program, buffers, handlers, self.n_functions, self.n_dims, len(expected))
         return Manifest(
             raw, inputs, outputs, input_shapes, output_shapes, symbols, dims,
@@ -130,9 +135,36 @@ class _Parser:
             tuple(checked.yields),
             tuple(text(s) for s in items(raw.get("strings", []))), self.streamed,
             tuple((self.slot(d), self.slot(lo), self.slot(hi), text(loc)) for d, lo, hi, loc in items(raw.get("limits", []))),
-            expected, self._others(inputs, outputs, symbols), self._prologue(inputs, outputs),
+            expected, self._others(inputs, outputs, symbols), prologue,
             {text(key): text(value) for key, value in raw.get("metadata", {}).items()},
+            self._overridden(*((inputs, outputs) if prologue is None else (prologue.inputs, prologue.outputs))), self._defaults(),
+            tuple(text(name) for name in items(raw.get("listed", []))),
         )  # fmt: skip
+
+    def _overridden(self, inputs: Infos, outputs: Infos) -> Manifest | None:
+        raw = self.raw.get("overridden")
+        if raw is None:
+            return None
+        if not isinstance(raw, dict) or raw.keys() & {"overridden", "prologue"}:
+            raise ArtifactError("the manifest of the program with overridden initializers is no program")
+        check_format(raw)
+        found = _Parser(raw, self.n_functions, self.weights_size).parse()
+        shown = {t.name for t in found.inputs}
+        same = {t.name for t in inputs} == shown - found.defaults.keys() and [t.name for t in found.outputs] == [t.name for t in outputs]
+        if not found.defaults or not same:
+            raise ArtifactError("the program with overridden initializers has other inputs or outputs")
+        return found
+
+    def _defaults(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        found = {}
+        for name, (offset, size, shape) in self.raw.get("defaults", {}).items():
+            info = next((t for t in self.inputs if t.name == name and t.kind == "tensor"), None)
+            dims = tuple(all_below(items(shape), LIMIT, "size"))
+            self._span((offset, size), self.weights_size, "default")
+            if info is None or math.prod(dims) * info.dtype.itemsize != size:
+                raise ArtifactError(f"the default of {brief(name)} is not of its type")
+            found[text(name)] = offset, dims
+        return found
 
     def _prologue(self, inputs: Infos, outputs: Infos) -> Prologue | None:
         raw = self.raw.get("prologue")

@@ -68,6 +68,7 @@ class Module:
         self._outputs = Recycled()
         self._bindings: BindingCache | None = None
         self._last: Binding | None = None
+        self._overriding: Module | None = None  # made by the first run that overrides an initializer
 
     def prepare(self) -> None:
         """Load the code; the first run does it otherwise, so that a module for another machine can be saved here.
@@ -91,6 +92,8 @@ class Module:
         with self._lock:
             self._held_parts = self._bindings = self._last = None
             self._outputs = Recycled()
+            if self._overriding is not None:
+                self._overriding.close()
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +108,12 @@ class Module:
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
         return self._manifest.outputs
+
+    @property
+    def overridable(self) -> tuple[TensorInfo, ...]:
+        """Initializers that `run` takes other values of, beside the inputs: see `overridable` of `mlc.compile`."""
+        m = self._manifest.overridden
+        return () if m is None else tuple(t for t in m.inputs if t.name in m.defaults)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -137,7 +146,8 @@ class Module:
         """Outputs by name, in the model's order.
 
         Args:
-            feeds: arrays by name: NumPy's, or what `np.asarray` takes (tensors of torch on the CPU are not copied).
+            feeds: arrays by name: NumPy's, or what `np.asarray` takes (tensors of torch on the CPU are not copied). Beside the inputs,
+                initializers that are `overridable` may have one.
             out: arrays that outputs are to be written to, by name; new ones for the others. Memory of inputs is none.
 
         Raises InputError when an input or an array of `out` does not fit.
@@ -151,7 +161,8 @@ class Module:
         except (KeyError, TypeError, IndexError):
             fits = False
         if not fits:
-            complain(feeds, self._names)
+            module, feeds = self._overridden(feeds)
+            return module.run(feeds, out)
         outputs = self._execute(arrays, out)
         for i, name in self._out_names:
             results[name] = outputs[i]
@@ -160,21 +171,49 @@ class Module:
     def __call__(self, /, *arrays: Any, **named: Any) -> Any:
         """Inputs by position, those behind by name; one array, or a tuple when the model has several outputs."""
         if named:
-            arrays = self._all_of(arrays, named)
+            feeds = self._by_name(arrays, named)
+            if feeds.keys() != set(self._names):
+                module, feeds = self._overridden(feeds)
+                return module(**feeds)
+            arrays = tuple([feeds[name] for name in self._names])
         elif len(arrays) != len(self._names):
             raise InputError(f"{len(arrays)} arrays", expected=f"{len(self._names)}: {', '.join(self._names)}")
         outputs = self._execute([*arrays])
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def _all_of(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Inputs in order, of those given by position and by name. Raises InputError."""
+    def _by_name(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs by name, of those given by position and by name. Raises InputError."""
         first = dict(zip(self._names, arrays, strict=False))
         if twice := first.keys() & named.keys():
             raise InputError(f"input {min(twice)} by position and by name", expected="each once")
         feeds = {**first, **named}
-        if len(arrays) > len(first) or feeds.keys() != set(self._names):
+        if len(arrays) > len(first):
             complain(feeds, self._names)
-        return tuple([feeds[name] for name in self._names])
+        return feeds
+
+    def _overridden(self, feeds: Mapping[str, Any]) -> tuple[Module, dict[str, Any]]:
+        """What runs where initializers have other values, and all that it reads. Raises InputError for feeds that are not of that kind."""
+        m = self._manifest.overridden
+        names = set(self._names)
+        if m is None or not isinstance(feeds, Mapping) or not names < feeds.keys() or not feeds.keys() - names <= m.defaults.keys():
+            complain(feeds, self._names, self._manifest.listed)
+        parts = self.parts
+        module = self._overriding
+        if module is None:
+            module = self._beside(parts._replace(manifest=m))
+            with self._lock:
+                module = self._overriding = self._overriding or module
+        given = dict(feeds)
+        for t in m.inputs:
+            if t.name not in given:
+                parts.ready()
+                at, shape = m.defaults[t.name]
+                given[t.name] = np.ndarray(shape, t.dtype, parts.weights, at)
+        return module, given
+
+    def _beside(self, parts: Parts) -> Module:
+        """A module of the same kind, of parts that share code and weights with this one's."""
+        return Module(parts, threads=self._asked)
 
     def __repr__(self) -> str:
         ins, outs = (", ".join(f"{t.name}: {t.dtype}{shape_text(t.shape)}" for t in of) for of in (self.inputs, self.outputs))

@@ -165,7 +165,8 @@ class Model:
                 raise InputError(f"input {name!r} is given as {list(array.shape)}", expected=f"what {asked} says", loc="--shape")
         if module is None:
             return complete(specs, arrays, self.shapes, given.seed)
-        specs = specs_of_both(specs, module)
+        overridden = [InputSpec(t.name, np.dtype(t.dtype), t.shape) for t in module.overridable if t.name in arrays]
+        specs = [*specs_of_both(specs, module), *overridden]
         plain = {s.name: arrays[s.name] for s in specs if s.name in arrays and not s.held}
         return complete(specs, arrays, workable_shapes(module, specs, {**self.shapes, **static_shapes(plain)}), given.seed)
 

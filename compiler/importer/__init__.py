@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import MlcError
@@ -13,6 +14,8 @@ from ...ir import Graph
 if TYPE_CHECKING:
     import numpy as np
     from onnx import ModelProto
+
+    from .overridable import Variants
 
 __all__ = ["import_model", "import_variants"]
 
@@ -40,15 +43,17 @@ def import_variants(
     model: str | os.PathLike[str] | bytes | ModelProto,
     shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
-) -> list[Graph]:
+    overridable: str | Collection[str] = "none",
+) -> Variants:
     """`import_model`, which takes symbolic dims that meet in a broadcast as equal, and those that Squeeze finds as not 1, and graphs
-    for sizes that it does not serve, as far as they can be built: some are slower."""
+    for sizes that it does not serve, as far as they can be built: some are slower. `overridable` as in `compiler/options.py`."""
     from .attempts import import_others, import_proto
     from .load import load
+    from .overridable import import_overridden
 
     proto, reader = load(model)
     first = next(import_proto(proto, reader, shapes, constants))
     graphs = [first.graph]
     with suppress(MlcError):
         graphs += import_others(proto, reader, shapes, constants, first)
-    return graphs
+    return replace(import_overridden(proto, reader, shapes, constants, overridable), graphs=graphs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -32,10 +32,10 @@ class Imported:
 
 def import_proto(
     model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
-    constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False,
+    constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False, variable: Container[str] = (),
 ) -> Iterator[Imported]:  # fmt: skip
     """The model by each set of choices that all of it fits, the likeliest first; at least one. With `stretch` nothing is taken as
-    equal that might be 1: it is repeated then.
+    equal that might be 1: it is repeated then. Initializers that are `variable` are inputs.
 
     Where a branch that depends on data does not fit the sizes given by `shapes` (it is for other sizes, and will not run),
     the sizes stay symbolic and become requirements instead. Raises OnnxImportError.
@@ -43,7 +43,8 @@ def import_proto(
     error: OnnxImportError | None = None
     for pin in (False, True):
         in_region = found = False
-        for importer, result in _attempts(partial(Importer, model, reader, shapes, pin=pin, constants=constants, stretch=stretch)):
+        make = partial(Importer, model, reader, shapes, pin=pin, constants=constants, stretch=stretch, variable=variable)
+        for importer, result in _attempts(make):
             if isinstance(result, Graph):
                 found = True
                 yield Imported(result, importer.choices, _assumes(importer))
@@ -59,11 +60,11 @@ def import_proto(
 
 def import_others(
     model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
-    constants: Mapping[str, np.ndarray] | None, first: Imported,
+    constants: Mapping[str, np.ndarray] | None, first: Imported, variable: Container[str] = (),
 ) -> Iterator[Graph]:  # fmt: skip
     """Graphs for sizes that the first one leaves out: by other choices, and where something is 1 that it takes as equal."""
     if first.assumes or first.choices:
-        every = import_proto(model, reader, shapes, constants, stretch=True)
+        every = import_proto(model, reader, shapes, constants, stretch=True, variable=variable)
         types = [v.dtype for v in first.graph.outputs]
         others = (found for found in every if first.assumes or found.choices != first.choices)
         more = (found.graph for found in others if [v.dtype for v in found.graph.outputs] == types)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -33,6 +33,7 @@ class Importer(Names):
     def __init__(
         self, model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
         departures: Sequence[bool] = (), pin: bool = False, constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False,
+        variable: Container[str] = (),
     ) -> None:  # fmt: skip
         super().__init__(imported_opsets(model), reader, model.graph)
         self.model = model
@@ -46,6 +47,7 @@ class Importer(Names):
         self.departures = departures  # by question: whether its answer is the other than the first
         self.choices: dict[Dim, bool] = {}
         self.stretch = stretch
+        self.variable = variable  # initializers that are inputs here
         self.pin = pin  # keep symbols that `shapes` fixes, and require their sizes
         self.failed_in_region = False
 
@@ -54,7 +56,8 @@ class Importer(Names):
         proto = self.model.graph
         self.enter_graph(proto)
         self._fix_inputs(proto)
-        formals = [i for i in proto.input if i.name not in self.scope.initializers and i.name not in self.constants]
+        fixed = {name for name in self.scope.initializers if name not in self.variable} | self.constants.keys()
+        formals = [i for i in proto.input if i.name not in fixed]
         signature = Signature(self.shapes)
         types = [signature.declared(i) for i in formals]
         bindings = signature.bindings([i.name for i in formals], types)

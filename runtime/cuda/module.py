@@ -11,7 +11,7 @@ import numpy as np
 
 from ...environment import switch
 from ...errors import DeviceError, InputError
-from ..arguments import complain, from_one, given_outputs
+from ..arguments import from_one, given_outputs
 from ..artifact import Parts
 from ..binding import Binding
 from ..binding_cache import BindingCache
@@ -96,9 +96,14 @@ class CudaModule(Module):
         if not wait and (stream is None or on_device is False):
             raise InputError("wait=False", expected="a stream, and outputs on the device")
         if not isinstance(feeds, Mapping) or set(feeds) != set(self._names):
-            complain(feeds, self._names)
+            module, given = self._overridden(feeds)
+            assert isinstance(module, CudaModule)
+            return module.run(given, out, stream=stream, wait=wait, on_device=on_device)
         outputs = self._run([feeds[n] for n in self._names], stream, wait, on_device, out)
         return {name: outputs[i] for i, name in self._out_names}
+
+    def _beside(self, parts: Parts) -> CudaModule:
+        return CudaModule(parts, threads=self._asked, device=self.device, graphs=self.graphs, overlap=self.overlap)
 
     def profile(self, feeds: Mapping[str, Any], runs: int = 1) -> dict[int, float]:
         """Seconds per call of the program on the device, by its word (see `manifest.steps`), mean over `runs` (1 or more) after one to
