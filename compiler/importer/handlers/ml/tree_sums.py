@@ -16,6 +16,7 @@ from .forest import Forest
 from .tree_tables import Asked, MalformedTree, Tables, flatten
 
 _NEUTRAL = {"sum": 0.0, "min": np.inf, "max": -np.inf}
+_COMBINED = {"sum": np.add, "min": np.minimum, "max": np.maximum}
 _MOST_WEIGHTS = 1 << 27  # numbers in a table of the weights of leaves
 
 
@@ -130,10 +131,9 @@ class LeafSums:
         nodes, row = np.unique(self.forest.leaf, return_inverse=True)
         if (len(nodes) + 1) * self.targets > _MOST_WEIGHTS:
             raise self.ctx.unsupported(f"{self.node.op_type} with {len(nodes)} leaves of {self.targets} targets")
-        rows, given = np.zeros((len(nodes) + 1, self.targets)), np.zeros((len(nodes) + 1, self.targets), bool)
-        np.add.at(rows, (row + 1, self.forest.target), self.forest.weight)
-        given[row + 1, self.forest.target] = True
-        rows, same = np.unique(np.where(given, rows, neutral), axis=0, return_inverse=True)
+        rows = np.full((len(nodes) + 1, self.targets), neutral)
+        _COMBINED[kind].at(rows, (row + 1, self.forest.target), self.forest.weight)
+        rows, same = np.unique(rows, axis=0, return_inverse=True)
         found = []
         for t in tables:
             row_of = np.zeros(int(t.node.max()) + 1 + len(self.forest.nodes.mode), np.int64)  # by node; row 0: no weights
