@@ -100,13 +100,12 @@ def pack_levels(levels: np.ndarray, panel: int, bits: int, out: np.ndarray | Non
     k, n = levels.shape
     each = 32 // bits
     words, panels = -(-k // each), -(-n // panel)
-    full = np.zeros((words * each, panels * panel), np.uint32)
-    full[:k, :n] = levels.view(np.uint16) if bits == 16 else levels
-    parts = full.reshape(words, each, panels, panel) << (np.arange(each, dtype=np.uint32) * bits)[:, None, None]
-    packed = np.bitwise_or.reduce(parts, axis=1).transpose(1, 0, 2).reshape(-1)
-    if out is None:
-        return np.ascontiguousarray(packed)
-    out[:] = packed
+    rows = np.zeros((words, panels * panel), np.uint32)
+    for i in range(each):  # streams over all columns: several times as fast as an axis of elements behind them, in a fraction of the memory
+        part = (levels.view(np.uint16) if bits == 16 else levels)[i::each]
+        rows[: len(part), :n] |= part.astype(np.uint32) << np.uint32(bits * i)
+    out = np.empty(rows.size, np.uint32) if out is None else out
+    out.reshape(panels, words, panel)[:] = rows.reshape(words, panels, panel).transpose(1, 0, 2)
     return out
 
 

@@ -13,6 +13,7 @@ from onnx import SparseTensorProto, TensorProto
 
 from ...errors import OnnxImportError
 from ...ir import DType
+from .bits import unpack
 from .wire import HERE
 
 # Typed data fields of TensorProto by element type; what is not here is stored in int32_data.
@@ -178,10 +179,10 @@ def _from_field(values: np.ndarray, dtype: DType, count: int, loc: str) -> np.nd
 
 def _unpack(packed: np.ndarray, dtype: DType, bits: int, count: int) -> np.ndarray:
     """Elements of 2 or 4 bits, the first in the lowest bits."""
-    per = 8 // bits
-    codes = ((packed[:, None] >> (np.arange(per, dtype=np.uint8) * np.uint8(bits))) & np.uint8(2**bits - 1)).ravel()[:count]
+    codes = unpack(packed, bits)[:count]
     if dtype is DType.F4E2M1:
         return codes.view(dtype.np)
     if dtype.is_signed:
-        codes = np.where(codes >= 2 ** (bits - 1), codes.astype(np.int8) - 2**bits, codes.astype(np.int8))
+        sign = 1 << (bits - 1)
+        codes = (codes ^ sign).view(np.int8) - np.int8(sign)
     return codes.astype(dtype.np)

@@ -10,9 +10,9 @@ from onnx import NodeProto
 
 from .....ir import Const, Dim, DType, Value
 from .....ir import ops as O
+from ...bits import unpack
 from ...compose import Build, optional, required
 from ...context import HandlerTable, ImportContext
-from .levels import unpack
 
 Ins = list[Value | None]
 
@@ -178,7 +178,7 @@ class _Layer:
         if raw is None or scales is None or bits not in (2, 4, 8) or raw.ndim != 3 or raw.dtype != np.uint8:
             raise ctx.unsupported(f"QMoE: weights of {bits} bits, computed or not uint8")
         count, rows, _ = raw.shape
-        levels = np.stack([unpack(w, bits) for w in raw])
+        levels = unpack(raw, bits)
         size = block or levels.shape[2]
         blocks = -(-levels.shape[2] // size)
         scales = scales.astype(np.float32).reshape(count, rows, -1)
@@ -189,9 +189,9 @@ class _Layer:
         else:
             packed = ctx.require_known(zero, "zero points of QMoE")
             if packed.ndim == 2:
-                zeros = np.stack([unpack(z[None], bits)[0, :rows, None] for z in packed]).astype(np.float32)
+                zeros = unpack(packed, bits)[:, :rows, None].astype(np.float32)
             else:
-                zeros = np.stack([unpack(z, bits)[:, :blocks] for z in packed]).astype(np.float32)
+                zeros = unpack(packed, bits)[..., :blocks].astype(np.float32)
         return _Layer(levels, scales, zeros, bias, bits, size)
 
     def apply(self, b: Build, e: int, x: Value) -> Value:

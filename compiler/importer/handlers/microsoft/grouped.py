@@ -9,9 +9,10 @@ from onnx import NodeProto
 
 from .....ir import Const, Dim, DType, Value
 from .....ir.ops import Gather, GroupedMatMul, Less
+from ...bits import unpack
 from ...compose import Build, optional, required
 from ...context import HandlerTable, ImportContext
-from .levels import unpack, unpacked
+from .levels import unpacked
 
 
 def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -33,7 +34,7 @@ def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -
     scales = _constant(ctx, scale, "scales").astype(np.float32)
     if scales.size != n * blocks:
         raise ctx.unsupported(f"MatMulNBits: scales {list(scales.shape)}, expected [{n}, {blocks}]")
-    levels = unpack(raw.reshape(n, -1), bits)[:, :k].T
+    levels = unpack(np.ascontiguousarray(raw.reshape(n, -1).T), bits, 0)[:k]
     zeros = _zeros(ctx, optional(ins, 3), n, blocks, bits)
     order = _order(ctx, optional(ins, 4), k, block)
     levels = levels if order is None else levels[order]
