@@ -20,6 +20,7 @@ from .grouped_weights import GroupedWeights, NameDequantizers
 from .hoist_invariants import HoistInvariants
 from .integer_products import IntegerProducts
 from .repeated_matrices import RepeatedMatrices
+from .repeated_rows import RepeatedRows
 from .simplify import Simplify
 from .sink_transposes import SinkTransposes
 from .stacked_products import StackedProducts
@@ -64,6 +65,7 @@ O2: tuple[Pass, ...] = (
     ChannelsFirst(),  # after scales, which fold into convolutions
     FusePatterns(),  # again: norms of channels are over the last axis only now, others stay what they are composed of
     RepeatedMatrices(),  # after constants fold (those of moderate size become weights like any other) and transposes are gone
+    RepeatedRows(),
     CLEAN,
 )
 LEVELS: tuple[tuple[Pass, ...], ...] = (O0, O1, O2, O2)

@@ -15,7 +15,7 @@ from ..packing import packed_size
 from ..simplify import Affine, ravel, strides_of, unravel
 from .builder import Finisher, Index, KernelBuilder, View, computed, convert, reachable
 from .contract_operands import Columns, Rows, conv_rows, in_place, lane_group, matmul_rows, pack, pack_transformed, panel_of
-from .contraction import contraction_linear, contraction_shape
+from .contraction import contraction_linear, contraction_shape, epilogue_reads
 from .grouped import Levels, pack_grouped
 from .state import Lowering
 from .winograd import images
@@ -115,8 +115,7 @@ def _epilogue(lw: Lowering, k: KernelBuilder, node: Node, end: Value) -> E | Non
             return None
         if isinstance(p, Load):
             assert isinstance(p.offset, Index)
-            at = p.offset.value.coefficients(3)
-            if at is None or at[2] not in (0, 1):
+            if not epilogue_reads(p.offset.value):
                 return None
     return e
 

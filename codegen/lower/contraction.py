@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ir import Const, Dim, DType, Node, Op, Shape, lower, prod, upper
 from ...ir.ops import Conv, DotConv, MatMul, Transpose
-from ..simplify import Affine, axis, strides_of, unravel
+from ..simplify import Affine, axis, nested, strides_of, unravel
 
 _VECTOR = 16  # output channels: of 512 bits, or of two vectors of 256
 _DOT_PANEL = 32  # output channels that dot products take together
@@ -97,7 +97,7 @@ def contraction_shape(anchor: Node) -> Shape:
 
 
 def epilogue_fits(anchor: Node, node: Node) -> bool:
-    """Whether the other operands of an elementwise node are affine in (b, m, n), with a stride of 0 or 1 along n."""
+    """Whether an epilogue can read the other operands of an elementwise node."""
     extents = contraction_shape(anchor)
     shape = node.out.shape
     if 0 in shape:
@@ -110,7 +110,15 @@ def epilogue_fits(anchor: Node, node: Node) -> bool:
         offset = Affine({})
         for i, d, s in zip(index[len(index) - len(v.shape) :], v.shape, strides_of(v.shape), strict=True):
             offset = offset if d == 1 else offset + i * s
-        at = offset.coefficients(3)
-        if at is None or at[2] not in (0, 1):
+        if not epilogue_reads(offset):
             return False
     return True
+
+
+def epilogue_reads(offset: Affine) -> bool:
+    """Whether that is a place of (b, m, n) that lies side by side for neighbouring n, or is the same for all of them. Along b and m it may
+    be divided: ⌊m / rows⌋ is the image, or the sequence, of a row."""
+    inner = [a for x in nested(offset)[1:] for a in x.terms]
+    if any(a.kind == "e" or (a.kind == "axis" and a.args[0] == 2) for a in inner):
+        return False
+    return all(a.kind != "e" and (c == 1 or a.kind != "axis" or a.args[0] != 2) for a, c in offset.terms.items())

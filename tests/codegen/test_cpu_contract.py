@@ -286,6 +286,21 @@ def test_epilogue(target):
     close(got, np.where(np.arange(n) % 2 == 1, want, np.tanh(want)))
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("m", [21, 63])
+def test_epilogue_per_group_of_rows(m, target):
+    """What rows of an image or sequence have in common, and what each of them repeats."""
+    rows, n, k = 7, 75, 12
+    r = np.random.default_rng(2)
+    each, again = r.standard_normal((m // rows, n), dtype=np.float32), r.standard_normal((rows, n), dtype=np.float32)
+    image, step = (Call(fn, (Axis(1), Num(rows))) for fn in ("div", "mod"))
+    t = ACC
+    for operand, at in ((2, image), (3, step)):
+        t = Call("add", (t, Load(operand, Call("add", (Call("mul", (at, Num(n))), Axis(2))), dtype=F)), dtype=F)
+    want, got, _ = matmul(m, n, k, epilogue=t, extra=(each, again), target=target)
+    close(got, want + np.repeat(each, rows, 0) + np.tile(again, (m // rows, 1)))
+
+
 def test_epilogue_needs_columns():
     with pytest.raises(CodegenError, match="column"):
         matmul(8, 8, 8, epilogue=Load(2, Call("mul", (Axis(2), Num(3))), dtype=F), extra=(np.zeros(64, np.float32),))

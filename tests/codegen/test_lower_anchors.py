@@ -10,7 +10,7 @@ from lowering import F, ap, graph, run, tensor
 from mlc.codegen.kernel import AttentionKernel, ContractKernel, LoopKernel
 from mlc.codegen.lower import LowerOptions, lower
 from mlc.codegen.lower.fusion import Fusion
-from mlc.ir import DType, Graph, Node, const, sym
+from mlc.ir import DType, Graph, Node, Shape, const, sym
 from mlc.ir.ops import (
     LRN,
     Add,
@@ -78,13 +78,23 @@ def test_second_branch_is_the_residual() -> None:
     assert len(plan.steps) == 2
 
 
-def test_channel_scale_per_image_is_not_an_epilogue() -> None:
+def test_channel_scale_per_image_is_in_the_epilogue() -> None:
     x, s = tensor(2, 5, 5, 4), tensor(2, 1, 1, 8)
     y = ap(Relu(), ap(Conv((1, 1), (0, 0), (0, 0), (1, 1)), x, weights(1, 1, 4, 8)))
-    assert len(run(graph([x, s], ap(Mul(), y, ap(Sigmoid(), s)))).steps) == 3
-    x, s = tensor(1, 5, 5, 4), tensor(1, 1, 1, 8)
-    y = ap(Conv((1, 1), (0, 0), (0, 0), (1, 1)), x, weights(1, 1, 4, 8))
     assert len(run(graph([x, s], ap(Mul(), y, s))).steps) == 1
+    assert len(run(graph([x, s], ap(Mul(), y, ap(Sigmoid(), s)))).steps) == 2
+
+
+@pytest.mark.parametrize("shape", [(B, 1, 20), (1, 6, 20), (6, 20), (B, 1, 1), (B, 6, 1)])
+def test_what_repeats_for_sequences_or_steps_is_in_the_epilogue(shape: Shape) -> None:
+    a, s = tensor(B, 6, 8), tensor(*shape)
+    assert len(run(graph([a, s], ap(Relu(), ap(Add(), ap(MatMul(), a, weights(8, 20)), s))), B=3).steps) == 1
+
+
+def test_what_repeats_within_columns_is_not_in_the_epilogue() -> None:
+    a, s = tensor(2, 6, 8), tensor(2, 6, 5)
+    y = ap(Reshape((2, 6, 4, 5)), ap(MatMul(), a, weights(8, 20)))
+    assert len(run(graph([a, s], ap(Add(), y, ap(Reshape((2, 6, 1, 5)), s)))).steps) == 2
 
 
 @pytest.mark.parametrize("groups,c,o", [(1, 4, 6), (2, 4, 32), (4, 4, 4), (4, 4, 8), (2, 6, 4), (12, 24, 36), (10, 40, 30)])
