@@ -29,7 +29,7 @@ def merge_heads(b: Build, x: Value) -> Value:
     return b.reshape(b.transpose(x, (0, 2, 1, 3)), (n, s, h * d))
 
 
-def _additive(b: Build, mask: Value, dtype: DType) -> Value:
+def additive(b: Build, mask: Value, dtype: DType) -> Value:
     """A boolean mask (True: attend) as 0 and −∞; a float one as it is."""
     if mask.dtype is not DType.BOOL:
         return b.cast(mask, dtype)
@@ -40,7 +40,7 @@ def _rank4(b: Build, mask: Value) -> Value:
     return b.reshape(mask, (*(1,) * (4 - mask.type.rank), *mask.shape))
 
 
-def _visible(b: Build, rows: Dim, cols: Dim, offset: Value | Dim) -> Value:
+def visible(b: Build, rows: Dim, cols: Dim, offset: Value | Dim) -> Value:
     """Boolean mask j ≤ i + offset, [S, L], or [B, 1, S, L] for an offset per batch."""
     i, j = b.reshape(b.iota(rows), (rows, 1)), b.reshape(b.iota(cols), (1, cols))
     shift = offset if isinstance(offset, Value) else b.dim(offset, DType.I64)
@@ -56,7 +56,7 @@ def attend(b: Build, q: Value, k: Value, v: Value, mask: Value | None, scale: fl
     n, h, s, _ = q.shape
     groups = k.shape[1]
     if causal:
-        allowed = _additive(b, _visible(b, s, k.shape[2], k.shape[2] - s), q.dtype)
+        allowed = additive(b, visible(b, s, k.shape[2], k.shape[2] - s), q.dtype)
         mask = allowed if mask is None else b.add(mask, allowed)
     weights = b.reshape(score_products(b, q, k, mask, scale, softcap, 3), (n, groups, h // groups, s, k.shape[2]))
     v5 = b.reshape(v, (v.shape[0], groups, 1, *v.shape[2:]))
@@ -115,13 +115,13 @@ def attention(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
     if not wanted(node, 3):
         return [y, k, v]
     if causal:
-        mask = _also(b, mask, _visible(b, rows, cols, past), q.dtype)
+        mask = _also(b, mask, visible(b, rows, cols, past), q.dtype)
     return [y, k, v, score_products(b, q, k, mask, scale, softcap, int(ctx.attr(node, "qk_matmul_output_mode", 0)))]
 
 
 def _given_mask(ctx: ImportContext, b: Build, mask: Value, dtype: DType, cols: Dim) -> Value:
     """A mask of rank 4 that is added to scores. It may cover only the first keys; those beyond are not attended."""
-    mask = _additive(b, mask, dtype)
+    mask = additive(b, mask, dtype)
     short = mask.shape[-1]
     if short != cols and short != 1 and isinstance(short, int) and isinstance(cols, int):
         mask = b.concat(mask.type.rank - 1, mask, b.expand(b.const(-np.inf, dtype), (*mask.shape[:-1], cols - short)))
@@ -140,21 +140,21 @@ def _limited(ctx: ImportContext, node: NodeProto, b: Build, mask: Value | None, 
     if valid is not None:
         offset = b.sub(b.cast(valid, DType.I64), b.dim(rows, DType.I64))
     if left >= 0:  # i + offset − left ≤ j, that is, not j ≤ i + offset − left − 1
-        mask = _also(b, mask, b.emit(O.Not(), _visible(b, rows, cols, b.sub(offset, left + 1))), dtype)
+        mask = _also(b, mask, b.emit(O.Not(), visible(b, rows, cols, b.sub(offset, left + 1))), dtype)
     if right >= 0:
-        mask = _also(b, mask, _visible(b, rows, cols, b.add(offset, right)), dtype)
+        mask = _also(b, mask, visible(b, rows, cols, b.add(offset, right)), dtype)
     if valid is not None:
         n = b.cast(valid, DType.I64)
         limit = b.sub(b.reshape(n, (n.shape[0], 1, 1, 1)), b.const(1, DType.I64))
         mask = _also(b, mask, b.emit(O.LessEqual(), b.reshape(b.iota(cols), (1, 1, 1, cols)), limit), dtype)
     if not causal or (valid is None and cols - past == rows):  # the op aligns the last query with the last key
         return mask, causal
-    return _also(b, mask, _visible(b, rows, cols, past if valid is None else offset), dtype), False
+    return _also(b, mask, visible(b, rows, cols, past if valid is None else offset), dtype), False
 
 
 def _also(b: Build, mask: Value | None, allowed: Value, dtype: DType) -> Value:
     """The mask where only those are seen that are allowed, too."""
-    more = _rank4(b, _additive(b, allowed, dtype))
+    more = _rank4(b, additive(b, allowed, dtype))
     return more if mask is None else b.add(mask, more)
 
 

@@ -49,11 +49,15 @@ def gemm(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequen
 
 
 def fused_matmul(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
-    """com.microsoft FusedMatMul: alpha·A'·B'."""
+    """com.microsoft FusedMatMul: alpha·A'·B'. With transBatch the rows are in front of the batch: [M, …, K]."""
     x, y = required(ctx, node, ins, 2)
     b = Build(ctx)
-    if ctx.attr(node, "transBatchA", 0) or ctx.attr(node, "transBatchB", 0):
-        raise ctx.unsupported("FusedMatMul with transBatch")
+    x, y = (
+        b.transpose(v, (*range(1, v.type.rank - 1), 0, v.type.rank - 1))
+        if ctx.attr(node, f"transBatch{side}", 0) and v.type.rank > 2
+        else v
+        for v, side in ((x, "A"), (y, "B"))
+    )
     x = b.swap_last(x) if ctx.attr(node, "transA", 0) else x
     y = b.swap_last(y) if ctx.attr(node, "transB", 0) else y
     out, alpha = matmul_any(b, x, y), float(ctx.attr(node, "alpha", 1.0))

@@ -122,3 +122,14 @@ def test_what_does_not_fit_is_refused():
     del computed.graph.initializer[0]
     with pytest.raises(mlc.MlcError, match="B is computed"):
         mlc.compile(computed)
+
+
+@pytest.mark.parametrize("extra", [0, 28])
+def test_blocks_of_several_sizes_by_index(extra):
+    """Of the last block the elements that are beyond K may be in front; g_idx may go on behind them."""
+    m = model(100, 20, 4, 32, "none")
+    index = RNG.permutation(np.arange(128) // 32)[: 100 + extra].astype(np.int32)
+    m.graph.initializer.append(onnx.numpy_helper.from_array(index, "g"))
+    m.graph.node[0].input.extend(["", "g"])
+    got, want = both(m, RNG.standard_normal((2, 3, 100)).astype(np.float32))
+    assert relative(got, want) <= 1e-5

@@ -101,7 +101,9 @@ def test_targets_of_a_tree_each_and_of_every_leaf():
     agree(ensemble(targets=3, ids=range(3)), rows())
 
 
-@pytest.mark.parametrize("kind, targets", [("SUM", 1), ("AVERAGE", 1), ("MIN", 1), ("MAX", 1), ("SUM", 2), ("AVERAGE", 2), ("MIN", 2), ("MAX", 3)])
+@pytest.mark.parametrize(
+    "kind, targets", [("SUM", 1), ("AVERAGE", 1), ("MIN", 1), ("MAX", 1), ("SUM", 2), ("AVERAGE", 2), ("MIN", 2), ("MAX", 3)]
+)
 def test_several_weights_of_a_leaf_for_one_target(kind, targets):
     """onnxruntime takes the first where there is one target; skl2onnx writes the number of a leaf once for each class."""
     agree(ensemble(targets=targets, ids=[0, 0, targets - 1], aggregate_function=kind), rows())

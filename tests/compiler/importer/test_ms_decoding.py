@@ -125,3 +125,7 @@ def test_sparse_attention(step, packed, rotary):
 def test_ngram_repeat_block(size, symbolic):
     ids = R.integers(0, 3, (3, 12)).astype(np.int64)
     compare("NGramRepeatBlock", [ids, f(3, 7)], symbolic=symbolic, ngram_size=size)
+
+
+def test_ngram_repeat_block_of_fewer_tokens():
+    compare("NGramRepeatBlock", [np.array([[1], [2], [1]]), f(3, 7)], ngram_size=3)

@@ -14,7 +14,7 @@ from .....ir import Dim, DType, Value, dim_max, floordiv
 from .....ir import ops as O
 from ...compose import Build, optional, required, sized, wanted
 from ...context import HandlerTable, ImportContext
-from ..attention import attend, merge_heads, rotate, scaled, score_products, split_heads, unpacked
+from ..attention import additive, attend, merge_heads, rotate, scaled, score_products, split_heads, unpacked, visible
 from .decoding import decoder_masked_attention
 from .masks import joined, key_mask
 from .quantized_cache import cache_code
@@ -77,11 +77,18 @@ def multi_head_attention(ctx: ImportContext, node: NodeProto, ins: list[Value | 
         sides[i] = split_heads(b, x, heads) if x.type.rank == 3 else x
         start = start + width
     q, k, v = sides
+    aligned = k.shape[2] == q.shape[2]
     if past_k is not None and past_v is not None:
         k, v = b.concat(2, past_k, k), b.concat(2, past_v, v)
     mask = None if padding is None else key_mask(ctx, node, b, padding, q, k.shape[2])
     q, scale = scaled(ctx, node, b, q, k)
     total, causal = joined(b, mask, extra), bool(ctx.attr(node, "unidirectional", 0))
+    if causal and not aligned:  # query i sees the cached keys, and i + 1 of the new ones; the last one, in onnxruntime, all
+        rows, cols = q.shape[2], k.shape[2]
+        last = b.emit(O.Equal(), b.reshape(b.iota(rows), (rows, 1)), b.dim(rows - 1, DType.I64))
+        seen = b.emit(O.Or(), visible(b, rows, cols, 0 if past_k is None else past_k.shape[2]), last)
+        seen = additive(b, seen, q.dtype)
+        total, causal = joined(b, total, b.reshape(seen, (1, 1, rows, cols))), False
     outs = [merge_heads(b, attend(b, q, k, v, total, scale, causal)), k, v]
     if wanted(node, 3):
         if causal:

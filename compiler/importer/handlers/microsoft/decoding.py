@@ -181,6 +181,8 @@ def ngram_repeat_block(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequenc
     if size < 1:
         raise ctx.unsupported(f"NGramRepeatBlock of {size} tokens")
     n, length = ids.shape
+    if isinstance(length, int) and length < size:
+        return [score]  # no n-gram yet
     count = length - size + 1
     same: Value | None = None
     for i in range(size - 1):

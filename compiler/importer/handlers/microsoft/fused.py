@@ -16,7 +16,8 @@ from ..windows import convolve
 
 _FUSED = {
     "Relu": O.Relu, "Sigmoid": O.Sigmoid, "Tanh": O.Tanh, "LeakyRelu": O.LeakyRelu, "HardSigmoid": O.HardSigmoid,
-    "HardSwish": O.HardSwish, "Elu": O.Elu, "Silu": O.Silu,
+    "HardSwish": O.HardSwish, "Elu": O.Elu, "Silu": O.Silu, "Selu": O.Selu, "Celu": O.Celu, "Softplus": O.Softplus,
+    "Softsign": O.Softsign, "ThresholdedRelu": O.ThresholdedRelu,
 }  # fmt: skip
 
 

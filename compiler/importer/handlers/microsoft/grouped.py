@@ -21,7 +21,7 @@ def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -
     Zero points are packed like B, or plain numbers of A's type; without them they are 2^(bits−1). `accuracy_level` lets rows of A be
     rounded: to bytes, with a scale each block, as onnxruntime does (4), or to halves (2, 3), for which 16 bits are kept. With g_idx,
     element k of a column is of block g_idx[k] (GPTQ in the order of activations): the elements of a block are brought together, and
-    so are those of A.
+    so are those of A; where blocks are of several sizes, the weights become floats. (onnxruntime drops zero points beside g_idx.)
     """
     x, packed, scale = required(ctx, node, ins, 3)
     k, n, bits, block = (int(ctx.attr(node, name, default)) for name, default in (("K", 0), ("N", 0), ("bits", 4), ("block_size", 0)))
@@ -36,30 +36,36 @@ def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -
         raise ctx.unsupported(f"MatMulNBits: scales {list(scales.shape)}, expected [{n}, {blocks}]")
     levels = unpack(np.ascontiguousarray(raw.reshape(n, -1).T), bits, 0)[:k]
     zeros = _zeros(ctx, optional(ins, 3), n, blocks, bits)
-    order = _order(ctx, optional(ins, 4), k, block)
-    levels = levels if order is None else levels[order]
-    columns = ((levels, DType.U8), (scales.reshape(n, blocks).T, DType.F32), (zeros.T, DType.F32))
+    of_block = _blocks(ctx, optional(ins, 4), k, blocks, block)
+    order = np.argsort(of_block, kind="stable")  # that in which blocks lie one behind the other
+    even, moved = np.array_equal(of_block[order], np.arange(k) // block), not np.array_equal(order, np.arange(k))
+    scales = scales.reshape(n, blocks)
+    dense = None if even else (levels - zeros[:, of_block].T) * scales[:, of_block].T
+    levels = levels[order] if moved else levels
+    columns = ((levels, DType.U8), (scales.T, DType.F32), (zeros.T, DType.F32))
     weights = [b.const(np.ascontiguousarray(a), t) for a, t in columns]
     dtype, rank = x.dtype, len(x.shape)
     a = b.cast(x, DType.F32)
     a = a if rank > 1 else b.reshape(a, (1, *a.shape))
-    a = a if order is None else b.emit(Gather(a.type.rank - 1), a, b.const(order, DType.I64))
-    y = b.emit(GroupedMatMul(max(bits, 4), block, row_bits=_ROW_BITS.get(int(ctx.attr(node, "accuracy_level", 0)), 24)), a, *weights)
+    a = b.emit(Gather(a.type.rank - 1), a, b.const(order, DType.I64)) if moved and dense is None else a
+    if dense is not None:
+        y = b.matmul(a, b.const(np.ascontiguousarray(dense), DType.F32))
+    else:
+        y = b.emit(GroupedMatMul(max(bits, 4), block, row_bits=_ROW_BITS.get(int(ctx.attr(node, "accuracy_level", 0)), 24)), a, *weights)
     y = y if rank > 1 else b.reshape(y, (n,))
     bias = optional(ins, 5)
     y = y if bias is None else b.add(y, b.cast(bias, DType.F32))
     return [b.cast(y, dtype)]
 
 
-def _order(ctx: ImportContext, given: Value | None, k: int, block: int) -> np.ndarray | None:
-    """The order of k in which blocks lie one behind the other, or None where they do."""
+def _blocks(ctx: ImportContext, given: Value | None, k: int, blocks: int, block: int) -> np.ndarray:
+    """The block that each element of a column is of."""
     if given is None:
-        return None
-    blocks = np.asarray(_constant(ctx, given, "g_idx")).ravel()[:k]
-    order = np.argsort(blocks, kind="stable")
-    if len(blocks) < k or not np.array_equal(blocks[order], np.arange(k) // block):
-        raise ctx.unsupported(f"MatMulNBits: blocks by g_idx that are not of {block} elements each")
-    return None if np.array_equal(order, np.arange(k)) else order
+        return np.arange(k) // block
+    found = np.asarray(_constant(ctx, given, "g_idx")).ravel()[:k]
+    if len(found) < k or found.min() < 0 or found.max() >= blocks:
+        raise ctx.unsupported(f"MatMulNBits: {len(found)} numbers of blocks in g_idx, expected {k} below {blocks}")
+    return found
 
 
 def _zeros(ctx: ImportContext, given: Value | None, n: int, blocks: int, bits: int) -> np.ndarray:
