@@ -16,6 +16,7 @@ from ..ir.ops import (
     Div,
     Equal,
     Expand,
+    MatMul,
     Max,
     Min,
     Mul,
@@ -82,6 +83,11 @@ def divide_by_power_of_two(x: Value, c: Value) -> Value | None:
 def multiply_by_reciprocal(x: Value, y: Value) -> Value:
     """x · (1 / y) → x / y: one rounding instead of two."""
     return apply(Div(), x, y)
+
+
+def outer_product(x: Value, y: Value) -> Value | None:
+    """x[…, m, 1] · y[…, 1, n]: there is nothing to sum, and what elements do is one kernel with its neighbours."""
+    return apply(Mul(), x, y) if x.shape[-1] == y.shape[-2] == 1 else None
 
 
 def one_over(x: Value, root: Value) -> Value | None:
@@ -242,6 +248,7 @@ RULES: tuple[Rule, ...] = (
     Rule(P(Div, _x, _c), divide_by_power_of_two),
     Rule(P(Div, Num(1), _x, name="root"), one_over),
     Rule(P(Mul, _x, P(Reciprocal, X("y"))), multiply_by_reciprocal),
+    Rule(P(MatMul, _x, X("y")), outer_product),
     Rule(P(Mul, P(Mul, _x, _a), _b, name="root"), scale_of_scale),
     Rule(P(Pow, _x, _c, name="root"), power),
     Rule(P(Relu, X("x", lambda v: isinstance(v.node.op, Relu))), relu_twice),

@@ -21,6 +21,8 @@ ONE_STEP = {
     "divide by 4": ("%c = const : f32[] = [4.0]\n%r = div %x, %c", "%r", "%c = const : f32[] = [0.25]\n%r = mul %x, %c"),
     "one over": ("%c = const : f32[] = [1.0]\n%r = div %c, %x", "%r", "%r = reciprocal %x"),
     "neg neg": ("%a = neg %x\n%r = neg %a", "%x", ""),
+    "outer product": ("%a = reshape %x {shape=[2, 60, 1]}\n%b2 = reshape %i {shape=[1, 4]}\n%c = cast %b2 {dtype=!f32}\n%r = matmul %a, %c", "%r",
+                      "%a = reshape %x {shape=[2, 60, 1]}\n%b2 = reshape %i {shape=[1, 4]}\n%c = cast %b2 {dtype=!f32}\n%r = mul %a, %c"),
     "square": ("%c = const : f32[] = [2.0]\n%r = pow %x, %c", "%r", "%r = mul %x, %x"),
     "root": ("%c = const : f32[] = [0.5]\n%r = pow %x, %c", "%r", "%r = sqrt %x"),
     "max 0": ("%c = const : f32[] = [0.0]\n%r = max %x, %c", "%r", "%r = relu %x"),
