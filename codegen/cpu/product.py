@@ -15,7 +15,7 @@ from .shuffles import held, low
 from .target import CpuTarget
 
 MOST_SHARE = 4  # log2 of the row tiles that prefetch a strip at most: a cache line of each per four rows of B
-_LINE = 64  # bytes
+LINE = 64  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ class Product:
 
     def accumulate(
         self, b: Builder, length: Any, starts: Sequence[Any], b_ptr: Any, acc: list[Any], vectors: int, ahead: Ahead | None = None,
-        row: Any = None, masks: Sequence[Any] = (), half: bool = False,
+        row: Any = None, masks: Sequence[Any] = (), half: bool = False, ask: Callable[[Any], None] | None = None,
     ) -> list[Any]:  # fmt: skip
         """acc[r·vectors + v] += Σ_{t < length} starts[r][t] · b_ptr[t·panel + v·lanes …].
 
         `ahead` (from the method of that name): what to prefetch.
         With `row` B is not packed: its rows are so many elements apart, and `masks` say which columns there are.
-        `half`: the last of the vectors, of B and of each row of acc, is half as wide.
+        `half`: the last of the vectors, of B and of each row of acc, is half as wide. `ask(t)`: what to do beside each `unroll` steps.
         """
         i = b.ir
         element = storage(self.dtype)
@@ -66,6 +66,8 @@ class Product:
             here = [b.at(start, at, element) for start in starts]
             if ahead is not None and count > 1:
                 self._prefetch(b, base, ahead, count * self.panel * self.dtype.itemsize)
+            if ask is not None and count > 1:
+                ask(at)
             for u in range(count):
                 line, first = (base, u * self.panel) if row is None else (b.at(base, i.mul(row, b.i64(u)), element), 0)
                 at_v = [b.at(line, b.i64(first + v * self.lanes), element) for v in range(vectors)]
@@ -125,10 +127,10 @@ class Product:
             far = i.inttoptr(i.add(i.lshr(i.ptrtoint(base, I64), ahead.share), ahead.offset), PTR)
             done = 0
             for share in reversed(range(MOST_SHARE + 1)):
-                part = max(_LINE, size >> share)
+                part = max(LINE, size >> share)
                 if 0 < done < part:
                     inner.enter_context(i.if_then(i.icmp_unsigned("<=", ahead.share, b.i64(share))))
-                for line in range(done, part, _LINE):
+                for line in range(done, part, LINE):
                     b.prefetch(i.gep(far, [b.i64(line)], source_etype=I8), 2)
                 done = part
 

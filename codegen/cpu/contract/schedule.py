@@ -56,6 +56,7 @@ class ContractSchedule:
     unroll: int
     k_multiple: bool  # k (of one tap) is a multiple of `unroll`
     prefetch: bool
+    gradual: bool  # tiles ask for lines of results, and for the next rows of A, a few at a time while they multiply
     share: int  # log2 of the row tiles that together prefetch a strip of B, where one call has all rows
     share_apart: int  # the same where it has not
     steps: Dim  # of k: its elements, or the taps that are walked one by one
@@ -132,6 +133,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     return ContractSchedule(
         acc, lanes, vectors, tiles, tail_tiles, tail, half, abreast, mode, unroll,
         k_multiple=isinstance(kernel.k, int) and kernel.k // taps % unroll == 0,
+        gradual=_gradual(kernel, mode, steps, k_block, unroll, max(tiles[0], tail_tiles[0])),
         prefetch=prefetch and kernel.panel == strip and not kernel.b_row and kernel.diagonal == 1,
         share=_share(row_tiles), share_apart=_share(_row_tiles(shared.rows, tiles[0])),
         steps=steps, split=k_block > 0, k_block=k_block, block=shared.rows,
@@ -219,6 +221,14 @@ def _k_block(kernel: ContractKernel, target: CpuTarget, mode: str, steps: Dim, h
         if mode == "matmul":
             k_block = -(-k_block // 64) * 64
     return k_block if k_block < steps else 0
+
+
+def _gradual(kernel: ContractKernel, mode: str, steps: Dim, k_block: int, unroll: int, tall: int) -> bool:
+    """Whether the last of the steps, after which results are written, are enough to ask for a row beside each few, and to wait for it."""
+    if mode != "matmul" or kernel.b_row or tall <= 4 or not isinstance(steps, int):
+        return False
+    last = steps - (-(-steps // k_block) - 1) * k_block if k_block else steps
+    return last >= 2 * tall * unroll
 
 
 def _row_tiles(block: Dim, height: int) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from .. import llvm_ir as ir
-from ..build import I64, PTR, storage, subroutine
+from ..build import I8, I64, PTR, storage, subroutine
+from ..product import LINE
 from ..shelf import Shelf
 from ..shuffles import low, shuffle
 from .parts import ProductParts
@@ -43,6 +44,9 @@ class RegisterTile:
         self.epilogue = product.epilogue.begin(b, dims, pointers, batch, column, self.masks)
         # A long epilogue runs row by row from the stack: unrolled over the tile it would be mostly compile time.
         self.shelf = Shelf(b, product.vector, height, vectors) if product.epilogue.long and height > 1 else None
+        if product.schedule.gradual:
+            self.cold = i.zext(i.icmp_signed("==", column, b.i64(0)), I64)
+            self.next_rows = i.mul(p["lda"], b.i64(height * product.dtype.itemsize))
         self.rows = product.rows.begin(b, dims, p, a, height, storage(product.dtype), product.dtype)
 
     def _find_strip(self, packed: Any, batch: Any, column: Any) -> None:
@@ -73,7 +77,8 @@ class RegisterTile:
         indices = [first] + [b.smin(i.add(first, b.i64(r)), last) for r in range(1, self.height)]
         start = i.sub(first, self.block_start)
         sums = b.at(self.partial, i.mul(start, b.i64(self.strip)), self.of.acc)
-        self._prefetch(indices)
+        if not s.gradual:
+            self._prefetch(indices)
         acc = self._multiply(indices, start, self._initial(sums))
         if not s.split:
             self._finish(first, indices, acc)
@@ -88,15 +93,39 @@ class RegisterTile:
     def _prefetch(self, indices: list[Any]) -> None:
         """What the epilogue reads of these rows, and the lines that it writes, unless more steps of k follow: multiply-adds hide
         the wait for them, the epilogue would not."""
-        b, i = self.b, self.b.ir
+        i = self.b.ir
         with i.if_then(i.icmp_signed(">=", self.k1, self.p["k_steps"])) if self.of.schedule.split else nullcontext():
             for m in indices:
-                self.epilogue.prefetch(m)
-                if self.of.planes is not None:
-                    continue  # they are written from `partial`
-                at = b.at(self.c, i.mul(m, self.c_row), self.out)
-                for v in range(self.vectors):  # the strip before has had the line that it shares with this one
-                    b.prefetch(b.at(at, b.i64((v + 1) * self.of.schedule.lanes - 1), self.out), write=True)
+                self._prefetch_row(m)
+
+    def _prefetch_row(self, m: Any) -> None:
+        b, i = self.b, self.b.ir
+        self.epilogue.prefetch(m)
+        if self.of.planes is not None:
+            return  # they are written from `partial`
+        at = b.at(self.c, i.mul(m, self.c_row), self.out)
+        for v in range(self.vectors):  # the strip before has had the line that it shares with this one
+            b.prefetch(b.at(at, b.i64((v + 1) * self.of.schedule.lanes - 1), self.out), write=True)
+
+    def _asking(self, indices: list[Any], starts: list[Any]) -> Callable[[Any], None]:
+        """The same a row at a time, beside the steps of k: all lines at once would keep those of B waiting. And in the first strip,
+        lines of the next tile's rows of A, which no strip before has brought to the second-level cache."""
+        b, i, s = self.b, self.b.ir, self.of.schedule
+        size, unroll = self.of.dtype.itemsize, self.of.product.unroll
+
+        def ask(at: Any) -> None:
+            row = i.udiv(at, b.i64(unroll))
+            more = i.icmp_unsigned("<", row, b.i64(self.height))
+            if s.split:
+                more = i.and_(more, i.icmp_signed(">=", self.k1, self.p["k_steps"]))
+            with i.if_then(more):
+                self._prefetch_row(b.smin(i.add(indices[0], row), indices[-1]))
+            with i.if_then(i.icmp_unsigned("<", i.and_(at, b.i64(LINE // size - unroll)), self.cold)):
+                far = i.add(i.mul(at, b.i64(size)), self.next_rows)
+                for start in starts:
+                    b.prefetch(i.gep(start, [far], source_etype=I8), 2)
+
+        return ask
 
     def _initial(self, sums: Any) -> list[Any]:
         """Accumulators: zero, or the partial sums of the earlier steps of k."""
@@ -130,7 +159,8 @@ class RegisterTile:
                 return product.accumulate(b, length, starts, b_ptr, acc, self.vectors, row=self.p["b_row"], masks=self.masks)
             if self.of.diagonal is not None:
                 return self.of.diagonal.accumulate(b, starts, b_ptr, acc, self.vectors)
-            return product.accumulate(b, length, starts, b_ptr, acc, self.vectors, ahead, half=self.half)
+            ask = self._asking(indices, starts) if s.gradual else None
+            return product.accumulate(b, length, starts, b_ptr, acc, self.vectors, ahead, half=self.half, ask=ask)
 
         return self._whole(self.rows.tile(indices, self.b_strip, (self.k0, self.k1), self._halved(acc), accumulate))
 
