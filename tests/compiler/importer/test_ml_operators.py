@@ -251,3 +251,20 @@ def test_maps_to_tensors(form, size, to, kind):
     if form == "SPARSE":
         with pytest.raises(mlc.errors.InputError, match="keys"):
             module.run({"x": {5: 1.0}})
+
+
+@pytest.mark.parametrize("transform", ["LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"])
+def test_regressors_of_one_target_have_no_transforms(transform):
+    """In onnxruntime, but for PROBIT; and those by support vectors have none at all."""
+    compare("LinearRegressor", [f(9, 4)], coefficients=f(4).tolist(), targets=1, post_transform=transform)
+    given = {"kernel_type": "LINEAR", "kernel_params": [0.0, 0.0, 0.0], "n_supports": 0, "rho": [0.1]}
+    for one_class in (0, 1):
+        compare("SVMRegressor", [f(9, 4)], coefficients=f(4).tolist(), post_transform=transform, one_class=one_class, **given)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("offset", [0.2, -0.6])
+def test_linear_svm_of_two_classes(positive, offset):
+    coefficients = np.abs(f(8)) if positive else f(8)
+    compare("SVMClassifier", [f(19, 4)], {"label": LABEL, "y": FLOAT}, kernel_type="LINEAR", kernel_params=[0.0, 0.0, 3.0],
+            coefficients=coefficients.tolist(), rho=[offset], classlabels_ints=[3, 5])  # fmt: skip

@@ -128,6 +128,7 @@ def test_aggregates(kind):
 @pytest.mark.parametrize("transform", ["LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"])
 def test_transforms(transform):
     agree(ensemble(targets=3, post_transform=transform), rows())
+    agree(ensemble(targets=1, post_transform=transform), rows())
 
 
 @pytest.mark.parametrize("labels", [[4, 5, 9], ["a", "b", "c"]])

@@ -101,6 +101,13 @@ def few_bits(bits, block, zeros, e=4, h=32, i=64):
     return operands if zeros else operands[:8]
 
 
+@pytest.mark.parametrize("k", [1, 2])
+def test_quantized_experts_always_weigh_1_together(k):
+    """In onnxruntime, whatever normalize_routing_weights says."""
+    operands = few_bits(4, 0, False)
+    compare("QMoE", operands, constants=range(2, 8), tolerance=2e-4, k=k, activation_type="relu", normalize_routing_weights=0)
+
+
 GIVEN = {"k": 2, "activation_type": "silu", "normalize_routing_weights": 1}
 
 

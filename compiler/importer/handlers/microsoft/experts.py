@@ -70,7 +70,7 @@ def _routing(ctx: ImportContext, node: NodeProto, b: Build, logits: Value, weigh
         best = b.emit(O.GatherElements(1), b.cast(weights, DType.F32), index)
         if normalize:
             best = b.div(best, b.reduce("sum", best, [1]))
-    elif normalize:
+    elif normalize or node.op_type == "QMoE":  # whose kernel in onnxruntime always does
         best = b.emit(O.Softmax(1), best)
     else:
         best = b.emit(O.GatherElements(1), b.emit(O.Softmax(1), logits), index)

@@ -13,7 +13,7 @@ from .....ir import DType, Graph, Input, Node, TensorType, Value
 from .....ir import ops as O
 from ...compose import Build, required
 from ...context import HandlerTable, ImportContext
-from .scores import class_labels, logistic, one_score, post_transform, probit, rows_of, two_labels
+from .scores import class_labels, logistic, one_score, one_target, post_transform, probit, rows_of, two_labels
 
 Ins = list[Value | None]
 
@@ -46,7 +46,7 @@ def linear_regressor(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[
     x, b = _f32(ctx, required(ctx, node, ins, 1)[0]), Build(ctx)
     targets = int(ctx.attr(node, "targets", 1))
     y = _linear(b, x, _table(ctx, node, "coefficients", targets), _floats(ctx, node, "intercepts"))
-    return [post_transform(ctx, b, str(ctx.attr(node, "post_transform", "NONE")), y)]
+    return [one_target(ctx, b, str(ctx.attr(node, "post_transform", "NONE")), y)]
 
 
 def linear_classifier(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
@@ -91,7 +91,7 @@ def svm_regressor(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Val
     y = _linear(b, x, weights.reshape(1, -1), rho[:1])
     if int(ctx.attr(node, "one_class", 0)):
         y = b.where(b.emit(O.Greater(), y, b.const(0, y.dtype)), b.const(1, y.dtype), b.const(-1, y.dtype))
-    return [post_transform(ctx, b, str(ctx.attr(node, "post_transform", "NONE")), y)]
+    return [y]  # onnxruntime has no post_transform of it
 
 
 def svm_classifier(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Value]:
@@ -103,6 +103,11 @@ def svm_classifier(ctx: ImportContext, node: NodeProto, ins: Ins) -> Sequence[Va
     if not supports:  # one row of coefficients a class
         scores = b.add(_linear(b, x, _table(ctx, node, "coefficients", classes), np.zeros(0)), float(rho[0]))
         best = b.emit(O.ArgReduce("argmax", 1, False), scores)
+        if classes == 2:  # onnxruntime: the second where any score says so
+            positive = bool((_floats(ctx, node, "coefficients") >= 0).all())
+            top, low = b.reduce("max", scores, [1], False), b.const(0.5 if positive else 0.0, scores.dtype)
+            sure = b.emit(O.GreaterEqual() if positive else O.Greater(), top, low)
+            best = b.where(sure, b.const(1, best.dtype), best)
         return [b.emit(O.Gather(0), ctx.const(labels), best), post_transform(ctx, b, transform, scores)]
     pairs = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
     if classes < 2 or len(supports) != classes or rho.size < len(pairs) or prob_a.size != prob_b.size:

@@ -61,6 +61,11 @@ def post_transform(ctx: ImportContext, b: Build, name: str, scores: Value) -> Va
     raise ctx.unsupported(f"post_transform {name!r}")
 
 
+def one_target(ctx: ImportContext, b: Build, name: str, scores: Value) -> Value:
+    """What regressors make of scores [N, targets]: onnxruntime knows PROBIT alone of a single one."""
+    return post_transform(ctx, b, name if scores.shape[1] != 1 or name == "PROBIT" else "NONE", scores)
+
+
 def _softmax_zero(b: Build, x: Value) -> Value:
     """A softmax whose zeros stay as they are (times exp(−max)) and do not take part in the sum."""
     top = b.reduce("max", x, [1])

@@ -13,7 +13,7 @@ from .....ir import ops as O
 from ...compose import Build, required
 from ...context import HandlerTable, ImportContext
 from .forest import Forest, ensemble_forest, first_weights, legacy_forest, numbers
-from .scores import class_labels, one_score, post_transform, rows_of, two_labels
+from .scores import class_labels, one_score, one_target, post_transform, rows_of, two_labels
 from .tree_sums import LeafSums
 
 _AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
@@ -39,7 +39,7 @@ def regressor(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
         forest = first_weights(forest)
     total = _aggregate(ctx, node, x, forest, str(ctx.attr(node, "aggregate_function", "SUM")), DType.F32)
     total = _with_base(b, total, numbers(ctx, node, "base_values"))
-    return [post_transform(ctx, b, str(ctx.attr(node, "post_transform", "NONE")), total)]
+    return [one_target(ctx, b, str(ctx.attr(node, "post_transform", "NONE")), total)]
 
 
 def classifier(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -102,7 +102,7 @@ def ensemble(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
     by = _AGGREGATES[number] if 0 <= number < len(_AGGREGATES) else str(number)
     total = _aggregate(ctx, node, x, ensemble_forest(ctx, node), by, x.dtype)
     names = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
-    return [b.cast(post_transform(ctx, b, names[int(ctx.attr(node, "post_transform", 0))], total), given.dtype)]
+    return [b.cast(one_target(ctx, b, names[int(ctx.attr(node, "post_transform", 0))], total), given.dtype)]
 
 
 ML_TREE_HANDLERS: HandlerTable = {
