@@ -336,6 +336,20 @@ def test_embed_layer_normalization():
     compare("EmbedLayerNormalization", operands, ("y", "mask"))
 
 
+def test_grouped_queries_with_sinks_and_a_bias_of_symbolic_sizes():
+    ends, total = np.full(2, 4, np.int32), number(5, np.int32)
+    operands = [f(2, 5, 64), f(2, 5, 32), f(2, 5, 32), None, None, ends, total, None, None, None, f(2, 4, 5, 5), f(4)]
+    compare("GroupQueryAttention", operands, ("y", "k", "v"), symbolic=True, num_heads=4, kv_num_heads=2, constants=(6, 11))
+
+
+def test_quantized_lstm_whose_states_have_symbolic_sizes():
+    operands = [f(3, 2, 4), i8(1, 4, 12), i8(1, 3, 12), f(1, 24), None, f(1, 2, 3), f(1, 2, 3), None]
+    operands += [np.float32([0.01]), np.zeros(1, np.int8), np.float32([0.01]), np.zeros(1, np.int8)]
+    compare(
+        "DynamicQuantizeLSTM", operands, ("y", "h", "c"), symbolic=True, constants=(1, 2, 3, 8, 9, 10, 11), hidden_size=3, tolerance=3e-2
+    )
+
+
 @pytest.mark.parametrize("op,operands,attributes", [
     ("BiasSoftmax", [f(2, 3, 4, 5), f(2, 1, 1, 5)], {"axis": 3, "is_inner_broadcast": 1}),
     ("CDist", [f(5, 4), f(6, 4)], {"metric": "euclidean"}),

@@ -207,9 +207,9 @@ def _with_sink(b: Build, k: Value, v: Value, mask: Value, sink: Value) -> tuple[
     """One more key of score `sink` and value 0: it takes part in the sum of the softmax only."""
     n, groups, keys, _ = k.shape
     k, v = (b.concat(2, x, b.expand(b.const(0, x.dtype), (n, groups, 1, x.shape[3]))) for x in (k, v))
-    heads = sink.shape[1] if sink.type.rank == 4 else 1
+    heads = sink.shape[1] if sink.type.rank == 4 else mask.shape[1]
     rows = mask.shape[2]
-    mask = b.expand(mask, (mask.shape[0], max(heads, mask.shape[1]), rows, keys))
+    mask = b.expand(mask, (mask.shape[0], heads, rows, keys))
     return k, v, b.concat(3, mask, b.expand(sink, (*mask.shape[:3], 1)))
 
 

@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from .....ir import Const, DType, Value
 from .....ir import ops as O
-from ...compose import Build, optional, required
+from ...compose import Build, optional, required, sized
 from ...context import ImportContext
 from ...region import Region, formal, iteration
 from ..quantized import dequantize, dynamic_quantize, integer_matmul
@@ -88,7 +88,9 @@ def _direction(
     r_scale, r_zero = part(10), part(11)
 
     def state(index: int) -> Value:
-        return b.expand(b.const(0, DType.F32), (batch, hidden)) if optional(ins, index) is None else part(index)
+        if optional(ins, index) is None:
+            return b.expand(b.const(0, DType.F32), (batch, hidden))
+        return sized(ctx, part(index), (batch, hidden))
 
     counter, running = iteration(ctx.loc)
     h0, c0 = state(5), state(6)

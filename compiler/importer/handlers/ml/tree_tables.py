@@ -207,7 +207,8 @@ def _comparisons(nodes: Nodes, features: int, dtype: np.dtype) -> tuple[np.ndarr
     turned = (mode == LEQ) | (mode == LT)
     threshold = np.where(turned, -value, value)
     closed = (mode == GTE) | (mode == LEQ)
-    threshold = np.where(closed, np.nextafter(threshold, dtype.type(-np.inf)), threshold)
+    with np.errstate(over="ignore"):
+        threshold = np.where(closed, np.nextafter(threshold, dtype.type(-np.inf)), threshold)
     return np.where(turned, nodes.feature + features, nodes.feature), threshold
 
 
