@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from against_onnxruntime import agree, parsed
+from mlc.compiler.importer import import_model
 from mlc.errors import InputError
+from mlc.ir.ops import Positions
 
 RNG = np.random.default_rng(3)
 
@@ -32,6 +34,34 @@ def test_nonzero_gathernd_arithmetic(rows):
         y = Mul(twice, picked)
     """)  # fmt: skip
     agree(proto, {"x": f32(4, 6)}, {"x": -np.ones((4, 6), np.float32)}, {"x": np.ones((4, 6), np.float32)})
+
+
+@pytest.mark.parametrize("rows", ["4", "B"])
+@pytest.mark.parametrize("number", ["0", "1"])
+def test_places_of_a_dim(rows, number):
+    """As exporters write strided views: no size is found by a run that the shape of x says already."""
+    proto = parsed(f"(float[{rows},6] x) => (float[M,6] y, int64[1,M] at)", f"""
+        dims = Shape<start = 0, end = 1>(x)
+        same = ConstantOfShape<value = int64[1] {{{number}}}>(dims)
+        at = NonZero(same)
+        zero = Constant<value = int64[1] {{0}}>()
+        places = Squeeze(at, zero)
+        y = Gather(x, places)
+    """)  # fmt: skip
+    agree(proto, {"x": f32(4, 6)})
+    if rows == "4" or number == "1":
+        graph = import_model(proto)
+        assert not graph.sizes and not any(isinstance(n.op, Positions) for n in graph.nodes)
+
+
+def test_compress_by_constants():
+    proto = parsed("(float[4,6] x) => (float[M,6] y)", """
+        kept = Constant<value = int64[4] {1, 0, 0, 1}>()
+        mask = Cast<to = 9>(kept)
+        y = Compress<axis = 0>(x, mask)
+    """)  # fmt: skip
+    agree(proto, {"x": f32(4, 6)})
+    assert not import_model(proto).sizes
 
 
 def test_detection_post_processing():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from onnx import NodeProto
 
 from ....ir import Dim, DType, Value, dim_min, prod
@@ -14,7 +15,9 @@ from ..held import Element
 
 
 def found(ctx: ImportContext, mask: Value) -> Value:
-    """Positions of true elements of a BOOL vector, I64 [how many there are]."""
+    """Positions of true elements of a BOOL vector, I64 [how many there are]. Where they are known, so is every size behind them."""
+    if (known := ctx.known(mask)) is not None:
+        return ctx.const(np.flatnonzero(known), DType.I64)
     positions, count = ctx.emit(O.Positions(), mask).outputs
     return Build(ctx).slice(positions, 0, 0, ctx.size(count, hi=2**62))
 
@@ -32,7 +35,11 @@ def non_zero(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Se
     (x,) = required(ctx, node, ins, 1)
     b = Build(ctx)
     flat = b.reshape(x, (x.type.numel,))
-    at = found(ctx, flat if x.dtype is DType.BOOL else b.emit(O.Not(), b.emit(O.Equal(), flat, b.const(0, x.dtype))))
+    same = ctx.known(x.node.inputs[0]) if isinstance(x.node.op, O.Expand) else None
+    if same is not None and same.size == 1 and same.item():  # exporters list the places of a dim so
+        at = b.iota(x.type.numel)
+    else:
+        at = found(ctx, flat if x.dtype is DType.BOOL else b.emit(O.Not(), b.emit(O.Equal(), flat, b.const(0, x.dtype))))
     if x.type.rank == 0:  # as NumPy: a scalar is a vector of one element
         return [b.reshape(at, (1, *at.shape))] if ctx.opset() < 9 else [b.expand(b.reshape(b.iota(0), (0, 1)), (0, at.shape[0]))]
     rows = [b.reshape(v, (1, *at.shape)) for v in unravel(b, at, x.shape)]
