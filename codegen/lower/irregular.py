@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ...ir import Dim, DType, Node
+from ...ir import Const, Dim, DType, Node
 from ...ir.ops import ScatterElements, ScatterND, TopK
 from ..expr import E, Reduced
 from ..kernel import Reduction, Store
 from ..simplify import Affine, as_affine, clamp, opaque
 from .builder import KernelBuilder, View, computed, convert, fn, index_expr, number
+from .known_indices import distinct
 from .moves import memo_wrapped
 from .state import Lowering
 
@@ -89,19 +90,27 @@ def emit_scatter_nd(lw: Lowering, node: Node) -> None:
     op = node.op
     assert isinstance(op, ScatterND)
     x, indices, updates = node.inputs
-    to = _copied(lw, node)
-    if 0 in updates.shape:
-        return
     depth = int(indices.shape[-1])
     rows, inner = indices.shape[:-1], x.shape[depth:]
-    k = KernelBuilder(inner, rows)
-    found = tuple(memo_wrapped(lw, k, indices, (*k.reduced, Affine({}, i)), x.shape[i]) for i in range(depth))
-    _scatter(lw, k, node, to, (*found, *k.parallel), lw.read(k, updates, (*k.reduced, *k.parallel)), op.reduction)
+    apart = op.reduction == "none" and isinstance(indices.node.op, Const) and distinct(indices.node.op.data, x.shape)
+    to = _copied(lw, node, known=apart)
+    if 0 in updates.shape:
+        return
+    k = KernelBuilder((*rows, *inner)) if apart else KernelBuilder(inner, rows)
+    row, place = (k.index[: len(rows)], k.index[len(rows) :]) if apart else (k.reduced, k.parallel)
+    found = tuple(memo_wrapped(lw, k, indices, (*row, Affine({}, i)), x.shape[i]) for i in range(depth))
+    value = lw.read(k, updates, (*row, *place))
+    if apart:
+        lw.loop(k, [], [k.store(to, (*found, *place), value)], node.loc)
+    else:
+        _scatter(lw, k, node, to, (*found, *place), value, op.reduction)
 
 
-def _copied(lw: Lowering, node: Node) -> View:
+def _copied(lw: Lowering, node: Node, known: bool = False) -> View:
+    """The operand's elements where the result goes. `known`: nothing reads the indices."""
     x, indices, updates = node.inputs
-    lw.contiguous(indices)
+    if not known:
+        lw.contiguous(indices)
     lw.contiguous(updates)
     to = lw.place(node.out)
     lw.copy(x, to, node.loc)

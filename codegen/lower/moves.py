@@ -27,6 +27,7 @@ from ...ir.ops import (
 from ..expr import DimParam, E, ExprScalars
 from ..simplify import Affine, Atom, as_affine, below, clamp, mod, opaque, ravel, strides_of, unravel
 from .builder import KernelBuilder, View, all_of, computed, convert, empty, fn, index_expr, number
+from .known_indices import known_index
 from .resize import resized
 from .state import Lowering, Virtual, axes_merged
 
@@ -133,7 +134,8 @@ def memo_wrapped(lw: Lowering, k: KernelBuilder, v: Value, index: Index, size: D
     """`wrapped` element of v; equal arguments give equal atoms."""
     key = (v, (*index, as_affine(size)))
     if key not in k.indices:
-        k.indices[key] = wrapped(lw.read(k, v, index), size)
+        known = known_index(v, index, size)
+        k.indices[key] = wrapped(lw.read(k, v, index), size) if known is None else known
     return k.indices[key]
 
 
