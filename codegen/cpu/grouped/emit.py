@@ -25,11 +25,12 @@ from .frame import Frame
 from .levels import Levels
 from .row import run_as_integers
 from .schedule import NO_HINTS, GroupedHints, GroupedSchedule, schedule_grouped
-from .streams import STREAMED, STREAMS
+from .streams import STREAMED
 from .tiles import Split, SplitProduct
 from .units import TileFunctions, Units, Wide
 
 _CALL_STRIPS = 8  # finding digits takes about as long as multiplying them by one
+_FEW_STRIPS = 4  # the same of few rows, which do not wait long for each other, and may be read in as many streams
 _CALL_BYTES = 160 << 10  # of weights that a call with one row reads at least: some 8 µs
 
 
@@ -72,13 +73,13 @@ class _Emitter(TextEmitter):
                        shared=s.every, least=self._least())  # fmt: skip
 
     def _least(self) -> Dim:
-        """Strips of a call with few rows: enough for all streams, unless a strip alone is worth a call; with many, whose digits each call
+        """Strips of a call with few rows: several, unless a strip alone is worth a call; with many, whose digits each call
         finds anew, some."""
         few, strips = self.schedule.few, self.schedule.strips
         if not few:
             return 1
         strip = 4 * self.blocks.block * self.blocks.groups * self.schedule.lanes * self.schedule.vectors // self.blocks.panel
-        more = max(1, min(STREAMS, _CALL_BYTES // strip)) - 1
+        more = max(1, min(_FEW_STRIPS, _CALL_BYTES // strip)) - 1
         many = max(1, min(_CALL_STRIPS, strips // 4)) - 1 if self.schedule.every else 0
         return 1 + many + (more - many) * dim_max(0, dim_min(1, (STREAMED if self.schedule.every else few) + 1 - self.kernel.m))
 

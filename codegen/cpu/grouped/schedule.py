@@ -31,6 +31,19 @@ _TILES = frozenset({"amx-tile", "amx-bf16"})
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """How weights come from memory: `streams` in turns; each asks for what is `ahead` 32-bit words behind, into cache `level`."""
+
+    streams: int
+    ahead: int
+    level: int
+
+
+_IN_TURNS = Reading(4, 512, 1)  # a stream is short
+_FAR_AHEAD = Reading(1, 4096, 2)
+
+
+@dataclass(frozen=True, slots=True)
 class GroupedSchedule:
     """`lanes` × `vectors` columns (a strip) by each of `heights` rows at a time; `rows` rows by a strip make a unit.
 
@@ -58,6 +71,7 @@ class GroupedSchedule:
     every: bool = False  # if this is true,
     integers: tuple[int, ...] = ()  # by register tiles of so many,
     digits: int = 3  # in so many bytes
+    reading: Reading = _IN_TURNS  # of few rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +137,7 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
         every=every,
         integers=_heights_of_integers(kernel.m, few) if few else (),
         digits=_digits(kernel),
+        reading=_FAR_AHEAD if target.streams else _IN_TURNS,
     )
 
 

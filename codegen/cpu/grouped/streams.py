@@ -1,7 +1,8 @@
 """Digits of rows by levels as bytes, strip by strip.
 
-One stream leaves memory idle, as hardware looks ahead within a page only: several strips are read in turns, group by group. Many rows
-take longer than reading does, and their totals fill caches: one strip at a time.
+One stream leaves memory idle, as hardware looks ahead within a page only. Where few lines are on their way to the first-level cache at a
+time, a line far ahead is asked for into the second; else several strips are read in turns, group by group. Many rows take longer than
+reading does, and their totals fill caches: one strip at a time.
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ from .frame import Frame, Results
 from .strip import Strip
 
 F32 = ir.FloatType()
-STREAMS = 4
 STREAMED = 20  # rows up to which weights come from memory in several streams
-_AHEAD = 512  # words: a stream is short
 _SUMS = 24  # registers of sums
 
 
@@ -38,7 +37,7 @@ class Streams:
         self.finish = {masked: _finish_function(f, masked) for masked in ((False, True) if self.s.masked else (False,))}
         self.columns = b.i64(f.columns)
         self.line = i.mul(self.rows, b.i64(self.s.vectors))  # vectors of the totals of a strip
-        streams = i.select(i.icmp_unsigned("<=", self.rows, b.i64(STREAMED)), b.i64(STREAMS), b.i64(1))
+        streams = i.select(i.icmp_unsigned("<=", self.rows, b.i64(STREAMED)), b.i64(self.s.reading.streams), b.i64(1))
         self.totals = b.alloca(self.floats, i.mul(self.line, streams))
         self.count = i.sub(end, self.begin)
         self.rounds = i.udiv(i.add(self.count, i.sub(streams, b.i64(1))), streams)
@@ -121,7 +120,7 @@ class _GroupProduct:
         for at in range(0, self.s.vectors, wide):
             vectors = range(at, min(at + wide, self.s.vectors))
             self._scaled(vectors, entries, self._sums(vectors, entries, digits), totals)
-        self.strip.prefetch_scales(self.block, _AHEAD)
+        self.strip.prefetch_scales(self.block, self.s.reading)
 
     def _sums(self, vectors: range, entries: Sequence[Any], digits: Any) -> list[Any]:
         """Σ digit · level, [rows, digits, vectors]."""
@@ -130,7 +129,7 @@ class _GroupProduct:
         def word(w: Any, acc: list[Any]) -> Sequence[Any]:
             acc = list(acc)
             if vectors[0] == 0:
-                self.strip.prefetch_levels(self.block, w, _AHEAD)
+                self.strip.prefetch_levels(self.block, w, self.s.reading)
             here = b.at(digits, b.ir.mul(w, b.i64(self.height * self.digits * each)), I8)
             levels = [self._levels(w, v) for v in vectors]
             for n in range(self.height * self.digits):
