@@ -34,6 +34,7 @@ from .program import cpu_code
 _WALK = 12  # steps down a tree before asking whether any row still moves costs less than going on
 _ATTENTION_UNITS = 8  # a few threads then have something to share out
 _INNER_ROWS = 32  # beyond, turning B once is little beside the products
+_FEW_ROWS = (7, 8)  # two register tiles of 4 vectors by 4 rows would read B twice, with 16 sums each
 _SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
 
 
@@ -61,6 +62,8 @@ class CpuBackend:
         return LowerOptions(
             opt_level=opt_level,
             panel=max(16, panel),
+            few_rows=_FEW_ROWS if self.target.streams and self.target.vector_registers == 32 else (),
+            few_panel=3 * self.target.lanes(4),
             inner=_INNER_ROWS if opt_level > 0 else 0,
             diagonal=True,
             overwrite=opt_level > 0,

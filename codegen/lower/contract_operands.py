@@ -22,6 +22,7 @@ from .winograd import Tile, choose_tile, packed_weights, three_axes
 
 _LANES = 16  # panels are whole vectors
 _WIDE = 64  # columns: long pieces of the rows of B where it is read once
+_FEW_BYTES = 1 << 18  # of a B from which on it matters to a few rows how often they read it
 _DOT_PANEL = 32  # of dot instructions: two tile registers
 _MOST_INPUTS = 32  # channels of merged groups: two vectors
 
@@ -56,14 +57,17 @@ def lane_group(node: Node) -> int:
 
 
 def panel_of(lw: Lowering, node: Node, extents: Shape) -> int:
-    """A panel is what a register tile reads of each row of B, so that it is one stream; a single row takes wide ones."""
+    """A panel is what a register tile reads of each row of B, so that it is one stream; a single row takes wide ones, rows that a
+    narrower tile has all at once those of that."""
     if lw.options.panel == 1:
         return 1
     if lane_group(node) > 1:
         return _DOT_PANEL
     _batch, m, n = extents
     wide = m == 1 or isinstance(node.op, GroupedMatMul)
-    panel = _WIDE if wide else max(_LANES, lw.options.panel * 4 // max(4, node.out.dtype.itemsize))
+    size = node.inputs[1].type.numel * node.inputs[1].dtype.itemsize if m in lw.options.few_rows and isinstance(node.op, MatMul) else 0
+    columns = lw.options.few_panel if isinstance(size, int) and size >= _FEW_BYTES else lw.options.panel
+    panel = _WIDE if wide else max(_LANES, columns * 4 // max(4, node.out.dtype.itemsize))
     return min(panel, max(1, -(-n // _LANES)) * _LANES) if isinstance(n, int) else panel
 
 

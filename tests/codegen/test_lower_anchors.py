@@ -61,6 +61,13 @@ def test_matmul(shapes: tuple[tuple, tuple]) -> None:
         run(graph([a], ap(MatMul(), a, weights(*shapes[1]))), B=4)
 
 
+@pytest.mark.parametrize(("rows", "k", "panel"), [(7, 700, 48), (7, 70, 64), (6, 700, 64), (9, 700, 64)])
+def test_few_rows_by_a_large_matrix_have_panels_of_their_own(rows: int, k: int, panel: int) -> None:
+    a = tensor(rows, k)
+    plan = run(graph([a], ap(MatMul(), a, weights(k, 100))), options=LowerOptions(few_rows=(7, 8), few_panel=48))
+    assert [s.kernel.panel for s in plan.steps if isinstance(s.kernel, ContractKernel)] == [panel]
+
+
 def test_gelu_epilogue() -> None:
     a, res = tensor(B, 6, 8), tensor(B, 6, 20)
     y = ap(Add(), ap(MatMul(), a, weights(8, 20)), weights(20))
