@@ -147,6 +147,17 @@ def test_symbolic_sizes(causal):
         check(kernel, buffers, bindings={"B": b, "S": s, "L": l}, parts=2)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("causal, d", [(False, 64), (True, 40), (False, 130)])
+def test_last_blocks_of_few_keys(causal, d, target):
+    """Sums so far come back where less than four keys are left, as they are or faded."""
+    symbols = sym("B"), sym("S"), sym("L")
+    block = schedule_attention(make(1, 1, 70, 9, d, d, symbols=symbols)[0], parse(target)).block
+    for more, scale in ((1, 0.1), (2, 0.1), (3, 2.0), (4, 0.1), (5, 2.0), (7, 0.1)):
+        kernel, buffers = make(1, 1, 70, 2 * block + more, d, d, causal=causal, scale=scale, symbols=symbols, seed=more)
+        check(kernel, buffers, target, {"B": 1, "S": 70, "L": 2 * block + more}, tolerance=5e-6)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("target", TARGETS)
 def test_groups_of_strips(causal, target):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .. import llvm_ir as ir
-from ..build import I64, Builder
+from ..build import I1, I64, Builder
 from .frame import Frame, Spec
 from .strip import Layout
 
@@ -59,15 +59,16 @@ class Group(Frame):
             keys, key_row = self._near(self.k, "k_row", k0, rows, self.spec.size, self.near_keys)
             values, value_row = self._near(self.v, "v_row", k0, rows, self.spec.value_size, self.copied)
 
-            def one(strip: Any, _: list[Any]) -> Sequence[Any]:
+            def one(strip: Any, carried: list[Any]) -> Sequence[Any]:
+                (unread,) = carried
                 first, count, _width = self.strip(strip)
                 sees = i.icmp_signed("<", k0, b.smax(self.limit_of(first, count), b.i64(1)))
                 with i.if_then(sees):
-                    more = [self._state(strip, begin), keys, key_row, self.scores, values, value_row, k0]
+                    more = [self._state(strip, begin), keys, key_row, self.scores, values, value_row, k0, unread]
                     self._each_width(strip, lambda width, args: i.call(self.blocks[width], [*args, *more]))
-                return ()
+                return [i.and_(unread, i.not_(sees))]
 
-            b.loop(begin, end, b.i64(1), [], one)
+            b.loop(begin, end, b.i64(1), [ir.Constant(I1, 1)], one)
             return ()
 
         # at least once: without keys the result is 0

@@ -34,14 +34,15 @@ class Layout:
         return at
 
 
-STATE, BLOCK = [PTR], [PTR, PTR, I64, PTR, PTR, I64, I64]
+STATE, BLOCK = [PTR], [PTR, PTR, I64, PTR, PTR, I64, I64, I1]
 
 
 class Strip(Frame):
     """The functions of a strip of `width` vectors: `start`, and for each block of keys scores, weights and the product with v.
 
     Further arguments of `start`: its state; of `block`: its state, k and the elements between its rows, room for scores, v
-    and the elements between its rows, the first key. k and v point to the first row of the block.
+    and the elements between its rows, the first key, whether this strip is the first to read the block. k and v point to the first row of
+    the block.
     """
 
     def __init__(self, b: Builder, spec: Spec, layout: Layout, width: int, tall: int) -> None:
@@ -66,10 +67,11 @@ class Strip(Frame):
 
     def block(self, values: dict[ValueTile, ir.Function]) -> None:
         b, i, p = self.b, self.b.ir, self.p
-        keys, key_row, self.scores, rows, row, k0 = b.fn.args[7:]
+        keys, key_row, self.scores, rows, row, k0, self.unread = b.fn.args[7:]
         limit = self.limit()
         count = b.smin(p["block"], i.sub(limit, k0))
         final = i.icmp_signed(">=", i.add(k0, p["block"]), limit)
+        found: Any = ir.Constant(I1, 0)
         if self.spec.later and self.width > 1:  # tiles of one vector wait for loads, not for multiply-adds
             found = self._at_once(k0, count, keys, key_row)
             with i.if_then(i.not_(found)):
@@ -85,7 +87,7 @@ class Strip(Frame):
             i.call(values[tile], [
                 self.scores, b.i64(self.columns), b.at(rows, b.i64(chunk), _F32), row, count, self.count,
                 b.at(self.sums, b.i64(chunk), _F32), self.fade, self.inverse, b.at(self.out, b.i64(chunk), _F32), p["o_row"],
-                i.icmp_signed("==", k0, b.i64(0)), final,
+                i.icmp_signed("==", k0, b.i64(0)), i.not_(found), final,
             ])  # fmt: skip
             chunk += tile.vectors * self.lanes
         i.ret_void()
@@ -130,12 +132,12 @@ class Strip(Frame):
         with i.if_then(i.not_(self._some(i.fcmp_ordered("==", self._load(self.top, v), none) for v in range(self.width)))):
             for v in range(self.width):
                 i.store(ir.Constant(self.vector, None), self.of(self.added, v), align=4)
-            self._each_tile(k0, count, keys, key_row, lambda t, acc: self._weigh(t, count, acc))
+            known = [i.fneg(self._load(self.top, v)) for v in range(self.width)]
+            self._each_tile(k0, count, keys, key_row, known, lambda t, acc: self._weigh(t, count, acc))
             fine = i.not_(self._some(i.fcmp_unordered(">", self._load(self.added, v), most) for v in range(self.width)))
             with i.if_then(fine):
                 for v in range(self.width):
                     i.store(i.fadd(self._load(self.total, v), self._load(self.added, v)), self.of(self.total, v), align=4)
-                    i.store(ir.Constant(self.vector, [1.0] * self.lanes), self.of(self.fade, v), align=4)
             inside = i.block
         return b.merge((ir.Constant(I1, 0), before), (fine, inside))
 
@@ -153,7 +155,7 @@ class Strip(Frame):
             own = i.bitcast(i.sext(i.icmp_signed("<", key, count), whole), vec(I1, self.lanes))
             at = b.at(self.scores, i.mul(key, b.i64(self.columns)), _F32)
             for v in range(self.width):
-                x = self.weight(i.fsub(acc[r * self.width + v], self._load(self.top, v)))
+                x = self.weight(acc[r * self.width + v])
                 i.store(x, self.of(at, v), align=4)
                 added[v] = i.select(own, i.fadd(added[v], x), added[v])
         for v in range(self.width):
@@ -176,14 +178,15 @@ class Strip(Frame):
             for v in range(self.width):
                 i.store(top[v], self.of(self.top, v), align=4)
 
-        self._each_tile(k0, count, rows, row, keep)
+        self._each_tile(k0, count, rows, row, [ir.Constant(self.vector, None)] * self.width, keep)
 
-    def _each_tile(self, k0: Any, count: Any, rows: Any, row: Any, finish: Callable[[Any, Sequence[Any]], None]) -> None:
-        """`finish`(first key, scores) of each tile of keys; those behind the last key are that key's again."""
+    def _each_tile(
+        self, k0: Any, count: Any, rows: Any, row: Any, initial: Sequence[Any], finish: Callable[[Any, Sequence[Any]], None]
+    ) -> None:
+        """`finish`(first key, `initial` + scores) of each tile of keys; those behind the last key are that key's again."""
         b, i, p, spec = self.b, self.b.ir, self.p, self.spec
         product = Product(DType.F32, DType.F32, self.lanes, self.columns, 4, spec.size % 4 == 0, spec.target)
         last = i.sub(count, b.i64(1))
-        zero = ir.Constant(self.vector, None)
         hidden = ir.Constant(self.vector, [float("-inf")] * self.lanes)
         if spec.causal:  # lane + its query's last key, as int32
             to = i.trunc(i.add(self.first, p["seen"]), I32)
@@ -195,11 +198,13 @@ class Strip(Frame):
         def tile(t: Any, _: list[Any]) -> Sequence[Any]:
             inside = [b.smin(i.add(t, b.i64(r)), last) for r in range(self.tall)]
             starts, keys = [b.at(rows, i.mul(x, row), _F32) for x in inside], [i.add(k0, x) for x in inside]
-            for start in () if spec.copied_keys else starts:  # the rows of the next tile
-                ahead = b.at(start, i.mul(row, b.i64(self.tall)), _F32)
-                for line in range(0, 4 * spec.size, 64):
-                    b.prefetch(i.gep(ahead, [b.i64(line)], source_etype=I8))
-            acc = product.accumulate(b, b.i64(spec.size), starts, self.queries, [zero] * (self.tall * self.width), self.width)
+            if not spec.copied_keys:
+                with i.if_then(self.unread):  # ask for the rows of the next tile
+                    for start in starts:
+                        ahead = b.at(start, i.mul(row, b.i64(self.tall)), _F32)
+                        for line in range(0, 4 * spec.size, 64):
+                            b.prefetch(i.gep(ahead, [b.i64(line)], source_etype=I8))
+            acc = product.accumulate(b, b.i64(spec.size), starts, self.queries, list(initial) * self.tall, self.width)
             for r, key in enumerate(keys):
                 bias = b.at(self.mask, i.mul(key, p["m_key"]), _F32) if self.mask is not None else None
                 splat = b.splat(b.load(_F32, bias, 4), self.lanes) if spec.mask == 0 else None
