@@ -210,8 +210,11 @@ class CudaExecution:
                 return False
             try:
                 self._calls(segment.start, segment.end, self.stream)
-            finally:
-                graph = device.end_capture(self.stream)
+            except BaseException:
+                with suppress(DeviceError):  # a capture that this has made invalid says only that
+                    device.end_capture(self.stream)
+                raise
+            graph = device.end_capture(self.stream)
             _keep(self._graphs, key, graph, self._most_graphs)
         device.replay(self._graphs[key], stream)
         return True

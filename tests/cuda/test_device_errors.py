@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import mlc
 import numpy as np
@@ -187,6 +188,25 @@ def test_a_launch_that_the_driver_refuses(fake: FakeCupy) -> None:
         made.run(X)
     fake.fail.clear()
     made.run(X)  # nothing is broken by it
+
+
+def test_what_fails_within_a_capture_is_told_as_it_was(fake: FakeCupy) -> None:
+    made = module(fake)
+    made.run(X)
+    end = fake.cuda.Stream.end_capture
+
+    def invalid(stream: Any) -> None:
+        end(stream)
+        raise RuntimeFault("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture")
+
+    fake.cuda.Stream.end_capture = invalid
+    fake.fail["launchKernel"] = DriverFault("CUDA_ERROR_INVALID_VALUE: invalid argument")
+    with pytest.raises(DeviceError, match="a launch: CUDA_ERROR_INVALID_VALUE"):
+        made.run(X)
+    fake.cuda.Stream.end_capture = end
+    fake.fail.clear()
+    made.run(X)
+    assert fake.log.count("begin_capture") == fake.log.count("end_capture") == 2 and "graph" in fake.log
 
 
 def test_a_run_that_fails_half_way_is_waited_for(fake: FakeCupy) -> None:
