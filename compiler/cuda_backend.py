@@ -20,6 +20,7 @@ from ..codegen.plan import Buffer, Expect, Plan, PlanStep, Step, steps_of
 from ..ir import Dim, DType, dim_max
 from ..ir.dims import floordiv
 from ..passes.base import Pass
+from ..passes.few_channels import FewChannels
 from ..passes.grouped_activations import GroupedActivations
 from ..passes.merge_products import MergeProducts
 from ..passes.patches import Patches
@@ -60,7 +61,10 @@ class CudaBackend:
         return {"bf16": DType.BF16, "fp16": DType.F16}.get(precision)
 
     def passes(self, opt_level: int) -> tuple[Pass, ...]:
-        return (GroupedActivations(), *((MergeProducts(), Rolls(), Patches(), CLEAN) if opt_level > 1 else ())) if opt_level > 0 else ()
+        if opt_level < 2:
+            return (GroupedActivations(),) if opt_level > 0 else ()
+        few = FewChannels(frozenset({DType.F16, DType.BF16} | ({DType.F32} if self.target.tf32 else set())))
+        return GroupedActivations(), MergeProducts(), Rolls(), Patches(), few, CLEAN
 
     def emit(self, plan: Plan) -> dict[int, tuple[Form, ...]]:
         def one(step: Step) -> tuple[object, Callable[[], tuple[Form, ...]]]:

@@ -43,6 +43,14 @@ def cnn() -> bytes:
         w1=(8, 3, 3, 3), b1=(8,), w2=(8, 1, 3, 3), w3=(8, 5), b3=(5,))  # fmt: skip
 
 
+def stem() -> bytes:
+    """As vision models begin: few channels, strides, then more of both."""
+    return model("""stem (float[2, 3, 30, 31] x) => (float[2, 24, 8, 8] y) {
+        a = Conv<pads = [3, 3, 3, 3], strides = [2, 2]>(x, w1, b1)  b = Relu(a)
+        c = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(b, w2, b2)  y = Relu(c) }""",
+        w1=(32, 3, 7, 7), b1=(32,), w2=(24, 32, 3, 3), b2=(24,))  # fmt: skip
+
+
 def unet() -> bytes:
     """Two levels. Convolutions of equal sizes, large enough for tensor cores, write whole tensors and parts of wider ones."""
     return model("""unet (float[N, 8, 16, 16] x) => (float[N, 2, 16, 16] y) {

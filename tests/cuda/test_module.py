@@ -116,6 +116,21 @@ def test_heads_are_one_product(precision: str) -> None:
     assert steps == 3 + (precision != "fp32")  # rounding the input, projections, attention, the last product
 
 
+@pytest.mark.parametrize("target", ["cuda:sm_80", "cuda:sm_90a", "cuda:sm_90a+tf32"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_images_of_few_channels_are_read_in_pieces(target: str, precision: str) -> None:
+    """Tensor cores take 16 bytes at a time also of them; true float32 takes them as they are."""
+    blob, feeds = small_models.stem(), {"x": floats(2, 3, 30, 31)}
+    module = emulate(blob, target=target, precision=precision)
+    (want,) = ort.InferenceSession(blob, providers=["CPUExecutionProvider"]).run(None, feeds)
+    limit = 2e-3 if "tf32" in target and precision == "fp32" else {"fp32": 1e-5, "bf16": 2e-2, "fp16": 3e-3}[precision]
+    assert np.linalg.norm(module.run(feeds)["y"] - want) <= limit * np.linalg.norm(want)
+    result = compile_stages(blob, Options(target, precision=Precision(precision)), backend=EmulatedBackend(parse(target)))
+    element_by_element = "b0[at]"
+    products = [text for text in result.texts.values() if "contraction on tensor cores" in text or "contraction by warp groups" in text]
+    assert not any(element_by_element in text for text in products) and bool(products) == (precision != "fp32" or "tf32" in target)
+
+
 @pytest.mark.parametrize("precision,limit", [("bf16", 2e-2), ("fp16", 3e-3), ("int8-dynamic", 5e-2)])
 def test_lower_precision(precision: str, limit: float) -> None:
     blob = small_models.mlp()
@@ -259,7 +274,12 @@ def test_a_module_without_code_for_the_device() -> None:
         CudaModule(module.parts, device=type(module.device)(module.device.library, capability=80)).run({"x": floats(1, 16)})
 
 
-SIXTEEN_BITS = [("unet", (2, 8, 16, 16), "fp16", 3e-3), ("transformer", (1, 70, 16), "bf16", 2e-2), ("wide", (130, 64), "fp16", 3e-3)]
+SIXTEEN_BITS = [
+    ("stem", (2, 3, 30, 31), "fp16", 3e-3),
+    ("unet", (2, 8, 16, 16), "fp16", 3e-3),
+    ("transformer", (1, 70, 16), "bf16", 2e-2),
+    ("wide", (130, 64), "fp16", 3e-3),
+]
 
 
 @pytest.mark.parametrize("name,shape,precision,limit", SIXTEEN_BITS)
