@@ -14,7 +14,7 @@ from ..codegen.cuda.compile import compile_all
 from ..codegen.cuda.emit import emit_forms
 from ..codegen.cuda.emitted import Form
 from ..codegen.cuda.nvrtc import nvrtc
-from ..codegen.cuda.target import LOWERING, CudaTarget
+from ..codegen.cuda.target import FLOAT8, LOWERING, CudaTarget, capability
 from ..codegen.lower import LowerOptions
 from ..codegen.plan import Buffer, Expect, Plan, PlanStep, Step, steps_of
 from ..ir import Dim, DType, dim_max
@@ -55,7 +55,8 @@ class CudaBackend:
         nvrtc()  # fails before the work begins
 
     def options(self, opt_level: int, exact: bool) -> LowerOptions:
-        return replace(LOWERING, opt_level=opt_level)
+        few = capability(self.target.base) >= FLOAT8
+        return replace(LOWERING, opt_level=opt_level, float8=DType.F8E4M3FN if few else DType.BF16)
 
     def attention(self, precision: str) -> DType | None:
         return {"bf16": DType.BF16, "fp16": DType.F16}.get(precision)

@@ -11,6 +11,7 @@ from ..ir.verify import verify
 from .base import Pass, PassContext
 from .channels_first import ChannelsFirst
 from .cse import Cse
+from .float8_products import Float8Products
 from .fold_constants import FoldConstants
 from .fold_scale import FoldScale
 from .fuse_attention import FuseAttention
@@ -48,7 +49,7 @@ CLEAN = Fixpoint((FoldConstants(), Simplify(), Cse()))
 
 # O0 folds constants and nothing else: lowering wants weights, not computations of weights.
 O0: tuple[Pass, ...] = (FoldConstants(),)
-QUANTIZED: tuple[Pass, ...] = (NameDequantizers(), IntegerProducts(), GroupedWeights())
+QUANTIZED: tuple[Pass, ...] = (NameDequantizers(), IntegerProducts(), Float8Products(), GroupedWeights())
 O1: tuple[Pass, ...] = (*QUANTIZED, CLEAN)
 O2: tuple[Pass, ...] = (
     HoistInvariants(),

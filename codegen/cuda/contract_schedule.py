@@ -116,6 +116,7 @@ INSTRUCTIONS = {
     (DType.F16, DType.F16): Instruction("mma_f16", 2),
     (DType.U8, DType.I8): Instruction("mma_u8s8", 4),
     (DType.I8, DType.I8): Instruction("mma_s8s8", 4),
+    (DType.F8E4M3FN, DType.F8E4M3FN): Instruction("mma_e4m3", 4),
 }
 TF32 = Instruction("mma_tf32", 1, "to_tf32")
 

@@ -43,6 +43,7 @@ GROUP_INSTRUCTIONS = {
     (DType.BF16, DType.BF16): GroupInstruction("k16.f32.bf16.bf16", _FLOAT, "f", "emulate::Bf16Word, emulate::Bf16Word", True),
     (DType.F16, DType.F16): GroupInstruction("k16.f32.f16.f16", _FLOAT, "f", "emulate::F16Word, emulate::F16Word", True),
     (DType.F32, DType.F32): GroupInstruction("k8.f32.tf32.tf32", _FLOAT, "f", "emulate::Tf32Word, emulate::Tf32Word"),
+    (DType.F8E4M3FN, DType.F8E4M3FN): GroupInstruction("k32.f32.e4m3.e4m3", _FLOAT, "f", "emulate::E4m3Word, emulate::E4m3Word"),
     (DType.U8, DType.I8): GroupInstruction("k32.s32.u8.s8", "", "r", "emulate::U8Word, emulate::S8Word"),
     (DType.I8, DType.I8): GroupInstruction("k32.s32.s8.s8", "", "r", "emulate::S8Word, emulate::S8Word"),
 }

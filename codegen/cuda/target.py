@@ -45,6 +45,9 @@ DEVICES = {
 }
 
 
+FLOAT8 = 89  # the first capability whose tensor cores multiply floats of 8 bits
+
+
 @dataclass(frozen=True, slots=True)
 class CudaTarget:
     """`archs`: architectures to make machine code for, in the order of capability.

@@ -15,6 +15,10 @@ from ...ir.ops import (
     Concat,
     Conv,
     ConvTranspose,
+    DotConv,
+    DotMatMul,
+    Float8Conv,
+    Float8MatMul,
     IntegerConv,
     IntegerMatMul,
     MatMul,
@@ -71,10 +75,12 @@ class RecurrentCell(Op):
         return (TensorType(types[0].dtype, (steps, len(self.directions), batch, self.hidden)), state, state)
 
 
-def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32}), ranked: int = 0, abreast: bool = False) -> Graph:
+def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32}), ranked: int = 0, abreast: bool = False,
+              float8: DType = DType.F32) -> Graph:  # fmt: skip
     """Rewrite attention, transposed convolution, integer products, recurrent ops and the first k of rows.
 
-    `attention`: element types it has a kernel for; `ranked`: rows up to this length keep their TopK; `abreast`: see `LowerOptions`.
+    `attention`: element types it has a kernel for; `ranked`: rows up to this length keep their TopK; `abreast`, `float8`: see
+    `LowerOptions`.
     """
 
     masks: dict[Value, Value] = {}
@@ -89,6 +95,8 @@ def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32})
                 return [integer_matmul(ins, node.loc)]
             case IntegerConv():
                 return [integer_conv(node.op, ins, node.loc)]
+            case Float8MatMul() | Float8Conv():
+                return [_float8_product(node.op, ins, node.loc, float8)]
             case Recurrent():
                 return _recurrent(node.op, ins, node.loc)
             case TopK() if upper(ins[0].shape[node.op.axis]) > ranked:
@@ -96,6 +104,20 @@ def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32})
         return None
 
     return graph.rewrite(visit)
+
+
+def _float8_product(op: Float8MatMul | Float8Conv, ins: Sequence[Value], loc: tuple[str, ...], dtype: DType) -> Value:
+    """Of operands of a type that holds float8 exactly, into float32."""
+    wide = [v if v.dtype is dtype else _widened(v, dtype, loc) for v in ins]
+    plain = dtype is DType.F32
+    kind: Op = op.of_kind(Conv if plain else DotConv) if isinstance(op, Float8Conv) else MatMul() if plain else DotMatMul()
+    return Node.make(kind, tuple(wide), loc).out
+
+
+def _widened(v: Value, dtype: DType, loc: tuple[str, ...]) -> Value:
+    if isinstance(v.node.op, Const):
+        return const(v.node.op.data.astype(dtype.np), loc=v.node.loc)
+    return Node.make(Cast(dtype), (v,), loc).out
 
 
 def hoist(graph: Graph) -> Graph:

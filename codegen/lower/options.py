@@ -33,6 +33,7 @@ class LowerOptions:
     `prologue`: what is done to texts before anything else is no part of the program.
     `divide`: kernels divide indices where that takes the place of a copy of whole rows.
     `rounded_rows`: rows by weights of few bits may be rounded as far as the model lets them be.
+    `float8`: the type in which products of float8 are multiplied: itself, bfloat16 or float32, all of which hold it exactly.
     `checks`: indices that data give are compared with their limits; otherwise they are clamped without a word.
     """
 
@@ -55,5 +56,6 @@ class LowerOptions:
     passes: bool = False
     divide: bool = False
     rounded_rows: bool = False
+    float8: DType = DType.F32
     checks: bool = False
     prologue: bool = False

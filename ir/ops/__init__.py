@@ -18,7 +18,7 @@ from .activation import (
 )
 from .contract import Attention, MatMul
 from .control import If, Loop
-from .dot import DotConv, DotMatMul
+from .dot import DotConv, DotMatMul, Float8Conv, Float8MatMul
 from .elementwise import (
     Add,
     BitCast,
@@ -184,6 +184,8 @@ __all__ = [
     "Erf",
     "Exp",
     "Expand",
+    "Float8Conv",
+    "Float8MatMul",
     "Floor",
     "Fmod",
     "Gather",

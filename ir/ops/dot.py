@@ -1,4 +1,4 @@
-"""Products whose operands are narrower than the result: u8 by i8 into i32, bf16 by bf16 into f32."""
+"""Products whose operands are narrower than the result: u8 by i8 into i32, bf16 by bf16 and f8 by f8 into f32."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from ..dtypes import DType
 from ..op import Op, broadcast
 from ..types import TensorType
 from .contract import MatMul
-from .nn import Conv
+from .nn import Conv, Convolution
 
-_PAIRS = {(DType.U8, DType.I8): DType.I32, (DType.BF16, DType.BF16): DType.F32}
+_F8 = DType.F8E4M3FN
+_PAIRS = {(DType.U8, DType.I8): DType.I32, (DType.BF16, DType.BF16): DType.F32, (_F8, _F8): DType.F32}
 
 
 @dataclass(frozen=True)
 class DotMatMul(MatMul):
-    """(a[…, M, K], b[…, K, N]) -> […, M, N]: MatMul of u8 by i8 into i32, or of bf16 by bf16 into f32."""
+    """(a[…, M, K], b[…, K, N]) -> […, M, N]: MatMul of u8 by i8 into i32, or of bf16 by bf16 or f8e4m3fn by f8e4m3fn into f32."""
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         a, b = types
@@ -34,7 +35,7 @@ class DotMatMul(MatMul):
 
 @dataclass(frozen=True)
 class DotConv(Conv):
-    """Conv of u8 by i8 into i32, or of bf16 by bf16 into f32; a third operand is what lies outside of the image."""
+    """Conv of the same types; a third operand is what lies outside of the image."""
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         out = _result(self, *types[:2])
@@ -57,9 +58,39 @@ class DotConv(Conv):
         return (_rounded(out, args[0]),)
 
 
+@dataclass(frozen=True)
+class Float8MatMul(Op):
+    """(a f8e4m3fn […, M, K], b f8e4m3fn […, K, N]) -> f32 […, M, N].
+
+    Lowering says by which type they are multiplied: all hold them exactly."""
+
+    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        return DotMatMul().infer(_float8(self, types))
+
+    def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
+        return DotMatMul().reference(*args)
+
+
+@dataclass(frozen=True)
+class Float8Conv(Convolution):
+    """(x f8e4m3fn [N, *S, C], w f8e4m3fn [*K, C/groups, O]) -> f32 [N, *out, O], fields as `Conv`."""
+
+    def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        return self.of_kind(DotConv).infer(_float8(self, types))
+
+    def reference(self, *args: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.of_kind(DotConv).reference(*args)
+
+
+def _float8(op: Op, types: Sequence[TensorType]) -> Sequence[TensorType]:
+    if [t.dtype for t in types] != [_F8, _F8]:
+        raise VerifyError(f"{op.name}: operands {', '.join(map(str, types))}", expected="two of f8e4m3fn")
+    return types
+
+
 def _result(op: Op, a: TensorType, b: TensorType) -> DType:
     if (a.dtype, b.dtype) not in _PAIRS:
-        raise VerifyError(f"{op.name} of {a.dtype.value} by {b.dtype.value}", expected="u8 by i8, or bf16 by bf16")
+        raise VerifyError(f"{op.name} of {a.dtype.value} by {b.dtype.value}", expected="u8 by i8, bf16 by bf16, or f8e4m3fn by f8e4m3fn")
     return _PAIRS[a.dtype, b.dtype]
 
 

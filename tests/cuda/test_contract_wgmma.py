@@ -83,6 +83,8 @@ def test_element_types(tile) -> None:
     check_all(products(DType.U8, DType.I8)[:2], tol=1e-4)
     x, half = tensor(70, 48), tensor(70, 48, dtype=DType.F16)
     check(graph([half], ap(O.MatMul(), half, weights(48, 40, dtype=DType.F16))), tol=3e-3)
+    few = tensor(70, 144, dtype=DType.F8E4M3FN)
+    check(graph([few], ap(DotMatMul(), few, weights(144, 40, dtype=DType.F8E4M3FN))), tol=3e-3)  # devices add them in fewer bits
     single = graph([x], ap(O.MatMul(), x, weights(48, 72)))
     assert by_groups(single, "cuda:sm_90a+tf32") and not by_groups(single)
     check(single, target="cuda:sm_90a+tf32", tol=5e-3)

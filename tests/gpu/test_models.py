@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import mlc
 import numpy as np
 import onnx_coverage
+import onnxruntime as ort
 import pytest
 import small_models
+import test_float8
 from click.testing import CliRunner
 from mlc.compiler.cli import cli
 from mlc.compiler.precision.options import Precision
@@ -112,6 +114,16 @@ def test_models_in_16_bits(name: str, shape: tuple[int, ...], precision: str, li
     feeds = {"x": floats(*shape)}
     (exact,), (got,) = (compiled(name, precision=p)[0].run(feeds).values() for p in ("fp32", precision))
     assert 0 < np.linalg.norm(got - exact) < limit * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("model,shape", [
+    (test_float8.matmul(256, 96), (70, 256)), (test_float8.gemm(64, 48), (1, 64)), (test_float8.conv(16, 24), (2, 16, 9, 10)),
+])  # fmt: skip
+def test_float8_products(model, shape: tuple[int, ...]) -> None:
+    """Tensor cores add them in fewer bits than float32 has."""
+    module, x = mlc.compile(model, target="cuda"), floats(*shape)
+    (want,) = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    assert np.linalg.norm(module.run({"x": x})["y"] - want) < 2e-3 * np.linalg.norm(want)
 
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])

@@ -67,6 +67,14 @@ struct F16Word {
     static constexpr int count = 2;
     static double of(uint32_t w, int i) { return half_to_float((uint16_t)(w >> (16 * i))); }
 };
+struct E4m3Word {
+    static constexpr int count = 4;
+    static double of(uint32_t w, int i) {
+        const uint32_t code = (w >> (8 * i)) & 0x7fu, mantissa = code & 7u;
+        const double size = code == 0x7fu ? NAN : code < 8u ? mantissa / 512.0 : std::ldexp(1.0 + mantissa / 8.0, (int)(code >> 3) - 7);
+        return (w >> (8 * i)) & 0x80u ? -size : size;
+    }
+};
 struct U8Word {
     static constexpr int count = 4;
     static double of(uint32_t w, int i) { return (uint8_t)(w >> (8 * i)); }

@@ -10,6 +10,13 @@ struct Format {
     static constexpr int shift = 23 - MANTISSA, up = 31 - EXPONENT - MANTISSA;
 
     static __device__ __forceinline__ float decode(u32 h) {
+#if !defined(MLC_EMULATE) && __CUDA_ARCH__ >= 890
+        if (EXPONENT == 4 && BIAS == 7) {  // e4m3: float16 holds all of them
+            u32 half;
+            asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(half) : "h"((u16)(h & 0xffu)));
+            return to_float(f16{(u16)half});
+        }
+#endif
         const u32 code = h & (sign - 1u);
         u32 o = code < (1u << MANTISSA) ? bits_of_float((float)code * float_of_bits((u32)(127 + 1 - BIAS - MANTISSA) << 23))
                                         : (code << shift) + ((u32)(127 - BIAS) << 23);

@@ -427,6 +427,7 @@ MLC_FN u32 to_tf32(u32 x) { return (x + 0x1000u) & 0xffffe000u; }
 MLC_FN void mma_bf16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { emulate::mma<float, emulate::Bf16Word, emulate::Bf16Word>(c, a, b); }
 MLC_FN void mma_f16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { emulate::mma<float, emulate::F16Word, emulate::F16Word>(c, a, b); }
 MLC_FN void mma_tf32(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { emulate::mma<float, emulate::F32Word, emulate::F32Word>(c, a, b); }
+MLC_FN void mma_e4m3(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { emulate::mma<float, emulate::E4m3Word, emulate::E4m3Word>(c, a, b); }
 MLC_FN void mma_u8s8(int (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { emulate::mma<int, emulate::U8Word, emulate::S8Word>(c, a, b); }
 MLC_FN void mma_s8s8(int (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) { emulate::mma<int, emulate::S8Word, emulate::S8Word>(c, a, b); }
 #else
@@ -444,6 +445,7 @@ MLC_FN u32 to_tf32(u32 x) {  // to nearest
 MLC_MMA(mma_bf16, float, "f", "m16n8k16.row.col.f32.bf16.bf16.f32")
 MLC_MMA(mma_f16, float, "f", "m16n8k16.row.col.f32.f16.f16.f32")
 MLC_MMA(mma_tf32, float, "f", "m16n8k8.row.col.f32.tf32.tf32.f32")
+MLC_MMA(mma_e4m3, float, "f", "m16n8k32.row.col.f32.e4m3.e4m3.f32")  // from sm_89 on
 MLC_MMA(mma_u8s8, int, "r", "m16n8k32.row.col.s32.u8.s8.s32")
 MLC_MMA(mma_s8s8, int, "r", "m16n8k32.row.col.s32.s8.s8.s32")
 #endif

@@ -68,10 +68,17 @@ def dequantize_linear(ctx: ImportContext, node: NodeProto, ins: list[Value | Non
     offset = None if zero is None else _per_block(ctx, node, b, x, zero)
     if x.dtype.is_int:
         return [b.cast(dequantize(ctx, x, factor, offset), scale.dtype)]
+    if x.dtype is DType.F8E4M3FN and offset is None:  # operations also of a constant, as above
+        levels = Node.make(O.Cast(DType.F32), (x,), ctx.loc).out
+        return [_kept_cast(Node.make(O.Mul(), (levels, factor), ctx.loc).out, scale.dtype, ctx.loc)]
     y = b.cast(x, DType.F32)
     if offset is not None:
         y = b.sub(y, b.cast(offset, DType.F32))
     return [b.cast(b.mul(y, factor), scale.dtype)]
+
+
+def _kept_cast(v: Value, dtype: DType, loc: tuple[str, ...]) -> Value:
+    return v if v.dtype is dtype else Node.make(O.Cast(dtype), (v,), loc).out
 
 
 def quantize(b: Build, x: Value, scale: Value, zero: Value) -> Value:
