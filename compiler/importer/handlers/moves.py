@@ -15,6 +15,7 @@ from .runtime_axes import axis_count, pads_of_axes, slice_axes
 from .shape import axes_of
 
 _HUGE = 2**31 - 1  # starts and ends from here on mean "to the end"
+_LAST = (2**31 - 1, 2**63 - 1)  # as ends, going backward, too, in onnxruntime
 
 
 def transpose(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> Sequence[Value]:
@@ -32,7 +33,7 @@ def slice_range(d: Dim, start: Dim, end: Dim, step: int, natural: Callable[[Dim]
         count = ceildiv(last - first, step)
     else:
         first = d - 1 if isinstance(start, int) and start >= _HUGE else dim_min(dim_max(_from_front(d, start, natural), 0), d - 1)
-        last = -1 if isinstance(end, int) and end <= -_HUGE else dim_max(_from_front(d, end, natural), -1)
+        last = -1 if isinstance(end, int) and (end <= -_HUGE or end in _LAST) else dim_max(_from_front(d, end, natural), -1)
         count = ceildiv(first - last, -step)
     return first, count if natural(count) else dim_max(count, 0)
 

@@ -52,6 +52,11 @@ def resize_10(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -> S
 def by_scales(ctx: ImportContext, x: Value, scales: list[float], mode: str) -> Sequence[Value]:
     if len(scales) != x.type.rank:
         raise ctx.unsupported(f"{len(scales)} scales for {x.type}")
+    if mode == "nearest" and min(scales) < 1:  # onnxruntime then rounds up
+        less = [min(s, 1.0) for s in scales]
+        sizes = tuple(_scaled(d, s) for d, s in zip(x.shape, less, strict=True))
+        (x,) = _emit(ctx, x, O.Resize(sizes, tuple(less), mode, "asymmetric", "ceil"))
+        scales = [max(s, 1.0) for s in scales]
     sizes = tuple(_scaled(d, s) for d, s in zip(x.shape, scales, strict=True))
     return _emit(ctx, x, O.Resize(sizes, tuple(scales), _mode(mode), "asymmetric", "floor"))
 
@@ -123,7 +128,8 @@ def _at_compile_time(
             return None
         full = [0.0] * rank + [1.0] * rank
         for i, axis in enumerate(axes):
-            full[axis], full[rank + axis] = float(known.ravel()[i]), float(known.ravel()[len(axes) + i])
+            if sizes[axis] != x.shape[axis] or scales[axis] not in (None, 1.0):  # else onnxruntime leaves the axis as it is
+                full[axis], full[rank + axis] = float(known.ravel()[i]), float(known.ravel()[len(axes) + i])
         ends = tuple(full)
     return replace(form, sizes=tuple(sizes), scales=tuple(scales), roi=ends)
 

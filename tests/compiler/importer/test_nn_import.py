@@ -193,6 +193,16 @@ CASES = [
     case("FastGelu", [f32(3, 5), f32(5)], domain="com.microsoft"), case("QuickGelu", [f32(3, 5)], domain="com.microsoft"),
     case("SkipLayerNormalization", [f32(2, 3, 5), f32(2, 3, 5), f32(5), f32(5), f32(5)], domain="com.microsoft"),
     case("FusedMatMul", [f32(2, 4, 3), f32(2, 5, 4)], domain="com.microsoft", transA=1, transB=1, alpha=0.5),
+    *(
+        case("Resize", [f32(1, 2, 3, 4), np.float32([0, 0, 0.1, 0.2, 1, 1, 0.9, 1.2]), None, np.int64([1, 2, *sizes])], const=(1, 3), mode=mode, extrapolation_value=0.7,
+             coordinate_transformation_mode="tf_crop_and_resize", name=f"crop-{mode}-{sizes}")
+        for mode in ("nearest", "linear", "cubic") for sizes in ((3, 5), (6, 4), (3, 4))
+    ),
+    case("Resize", [f32(1, 2, 3, 7), np.float32([1, 1, 2, 0.6])], opset=10, const=(1,), mode="nearest", name="downsampled by opset 10"),
+    *(
+        case("Slice", [f32(5, 4), np.int64([3]), np.int64([end]), np.int64([0]), np.int64([-2])], const=(1, 2, 3, 4), name=f"back to {end}")
+        for end in (2**31 - 1, 2**63 - 1, 2**31, -(2**63))
+    ),
     case("QuantizeLinear", [10 * f32(3, 4), np.float32(0.3), np.uint8(7)]),
     case("QuantizeLinear", [10 * f32(3, 4), abs(f32(4)) + 0.1, ints(np.int8, -5, 5, 4)], axis=1),
     case("DequantizeLinear", [ints(np.int8, -128, 127, 3, 4), abs(f32(3)), ints(np.int8, -5, 5, 3)], axis=0),
