@@ -151,6 +151,13 @@ def test_what_the_epilogue_waits_for_is_asked_for(k):
     assert asked.count("1") == asked.count("0") == 4 * (6 + 5 if k == 40 else 2)
 
 
+@pytest.mark.parametrize(("cpu", "asks"), [("znver4", False), ("x86-64-v4", True)])
+def test_one_register_tile_leaves_memory_to_streams_of_the_hardware(cpu, asks):
+    m, n, k = 5, 512, 512
+    kernel = ContractKernel(1, m, n, k, (Operand(F, m * k), Operand(F, n * k), Operand(F, m * n, True)), k, 0, 0, n, 0, ACC)
+    assert schedule_contract(kernel, parse(f"cpu:{cpu}")).prefetch is asks
+
+
 def test_zen_keeps_sums_in_registers():
     """LLVM's own model of it moves loads of later steps ahead, and a good part of the 24 sums to the stack."""
     row = Call("add", (Call("mul", (Axis(1), Num(32, dtype=DType.I64)), dtype=DType.I64), Axis(2)), dtype=DType.I64)

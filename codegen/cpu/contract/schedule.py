@@ -129,7 +129,8 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     row_tiles = _row_tiles(whole.rows, tiles[0])
     streams = mode == "matmul" and tiles[0] > 1 and not target.streams and _streams(kernel)
     k_block = _k_block(kernel, target, mode, steps, hints) if tiles[0] > 4 or row_tiles > 1 or streams else 0
-    prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1) or streams) and hints.prefetch >= 0
+    left = mode == "matmul" and row_tiles == 1 and target.streams and _streams(kernel)  # to the hardware's streams
+    prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1) or streams) and not left and hints.prefetch >= 0
     return ContractSchedule(
         acc, lanes, vectors, tiles, tail_tiles, tail, half, abreast, mode, unroll,
         k_multiple=isinstance(kernel.k, int) and kernel.k // taps % unroll == 0,
@@ -225,7 +226,7 @@ def _k_block(kernel: ContractKernel, target: CpuTarget, mode: str, steps: Dim, h
 
 def _gradual(kernel: ContractKernel, mode: str, steps: Dim, k_block: int, unroll: int, tall: int) -> bool:
     """Whether the last of the steps, after which results are written, are enough to ask for a row beside each few, and to wait for it."""
-    if mode != "matmul" or kernel.b_row or tall <= 4 or not isinstance(steps, int):
+    if mode != "matmul" or kernel.b_row or not isinstance(steps, int) or (tall <= 4 and not _streams(kernel)):
         return False
     last = steps - (-(-steps // k_block) - 1) * k_block if k_block else steps
     return last >= 2 * tall * unroll
