@@ -264,6 +264,10 @@ class TestGroupQueryAttention:
     def test_token(self, n):
         gqa(n, 1, 6, rotary=1)
 
+    def test_part_of_a_prompt(self):
+        gqa(1, 5, 6, rotary=1)
+        gqa(1, 5, 6, extra=(None, f(1, 4, 5, 11)))
+
     def test_window_and_cap(self):
         gqa(1, 9, 0, local_window_size=4)
         gqa(1, 1, 9, local_window_size=4)
