@@ -17,12 +17,13 @@ from ..context import HandlerTable, ImportContext
 _DEFAULTS = {"lstm": ("Sigmoid", "Tanh", "Tanh"), "gru": ("Sigmoid", "Tanh"), "rnn": ("Tanh",)}
 
 # Defaults of alpha and beta, from the ONNX documentation of LSTM (onnxruntime's are the same).
+# With alpha and beta where a node has none: onnxruntime's, which are zero where ONNX says nothing.
 _ACTIVATIONS: dict[str, Activation] = {
     name.lower(): (name, alpha, beta)
     for name, alpha, beta in (
         ("Relu", 0.0, 0.0), ("Tanh", 0.0, 0.0), ("Sigmoid", 0.0, 0.0), ("Softsign", 0.0, 0.0), ("Softplus", 0.0, 0.0),
-        ("LeakyRelu", 0.01, 0.0), ("ThresholdedRelu", 1.0, 0.0), ("ScaledTanh", 1.0, 1.0), ("HardSigmoid", 0.2, 0.5),
-        ("Elu", 1.0, 0.0), ("Affine", 1.0, 0.0),
+        ("LeakyRelu", 0.01, 0.0), ("ThresholdedRelu", 0.0, 0.0), ("ScaledTanh", 0.0, 0.0), ("HardSigmoid", 0.2, 0.5),
+        ("Elu", 1.0, 0.0), ("Affine", 0.0, 0.0),
     )
 }  # fmt: skip
 _SIDES = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}

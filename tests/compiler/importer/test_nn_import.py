@@ -198,6 +198,10 @@ CASES = [
              coordinate_transformation_mode="tf_crop_and_resize", name=f"crop-{mode}-{sizes}")
         for mode in ("nearest", "linear", "cubic") for sizes in ((3, 5), (6, 4), (3, 4))
     ),
+    *(
+        case("RNN", [f32(3, 2, 4), f32(1, 5, 4), f32(1, 5, 5)], const=(1, 2), hidden_size=5, activations=[name])
+        for name in ("Affine", "ThresholdedRelu", "ScaledTanh", "LeakyRelu", "Elu", "HardSigmoid")
+    ),
     case("Resize", [f32(1, 2, 3, 7), np.float32([1, 1, 2, 0.6])], opset=10, const=(1,), mode="nearest", name="downsampled by opset 10"),
     *(
         case("Slice", [f32(5, 4), np.int64([3]), np.int64([end]), np.int64([0]), np.int64([-2])], const=(1, 2, 3, 4), name=f"back to {end}")
