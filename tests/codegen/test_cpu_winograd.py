@@ -1,10 +1,12 @@
 """Minimal filtering: its matrices, and the emitted kernel against the interpreter and the direct sum."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from mlc.codegen.cpu.target import parse
+from mlc.codegen.cpu.winograd.emit import emit_winograd
 from mlc.codegen.cpu.winograd.schedule import _units, schedule_winograd
 from mlc.codegen.expr import Acc, Axis, Call, Load, Num
 from mlc.codegen.interpret import run_kernel
@@ -119,6 +121,16 @@ def test_symbolic_sizes_in_parts():
 def test_epilogue_and_strided_input():
     conv(*CASES["3x3"], wide=5, epilogue=True)
     conv(*CASES["odd channels"], wide=3, epilogue=True, parts=2)
+
+
+def test_epilogues_share_the_products_and_the_transform_of_the_input():
+    geometry = ConvGeometry((1, 16, 16), (1, 16, 16), (1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1))
+    operands = Operand(F, 1), Operand(F, 1), Operand(F, 1, True)
+    plain = WinogradKernel(1, 200, 64, operands, 64, 200, ACC, geometry, (1, 4, 4))
+    relu = replace(plain, epilogue=Call("max", (ACC, Num(0.0, dtype=F)), dtype=F))
+    a, b = (emit_winograd(k, parse("cpu:znver4")) for k in (plain, relu))
+    assert a.symbol != b.symbol and a.parts == b.parts and len(a.parts) == 3  # strips of four vectors, and the last
+    assert all(symbol in e.ir_text for e in (a, b) for _, symbol in e.parts)
 
 
 @pytest.mark.parametrize(
