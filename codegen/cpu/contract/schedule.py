@@ -26,6 +26,7 @@ _LOOPED = 96  # multiply-adds that hide what a loop takes: unrolling more is no 
 _SPLIT_BYTES = 1 << 17  # of a strip of B: this much in use and this much on its way, beside the rows of A;
 _STREAM_SPLIT_BYTES = 1 << 18  # where hardware streams bring it: they begin anew with each part
 _FEW_ROWS = 64  # elsewhere rows up to which memory sets the pace: lines of the second-level cache would be in the way of those from it
+_PACED_ROWS = 6  # that multiply a line of B well before the next one comes, 64 bytes in 2 ns
 _FIRST_BYTES = 1 << 15  # of a strip of B then: it stays in the first-level cache
 _STREAM_BYTES = 1 << 19  # of a B that does not wait in the second-level cache: up to four rows ask for it, too, unless hardware streams
 _APART_BYTES = 1 << 15  # the same of a B whose rows lie apart, so that they may share few sets of the cache
@@ -129,7 +130,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
     row_tiles = _row_tiles(whole.rows, tiles[0])
     streams = mode == "matmul" and tiles[0] > 1 and not target.streams and _streams(kernel)
     k_block = _k_block(kernel, target, mode, steps, hints) if tiles[0] > 4 or row_tiles > 1 or streams else 0
-    left = mode == "matmul" and row_tiles == 1 and target.streams and _streams(kernel)  # to the hardware's streams
+    left = mode == "matmul" and row_tiles == 1 and tiles[0] <= _PACED_ROWS and target.streams and _streams(kernel)  # to the hardware
     prefetch = (tiles[0] > 4 or (mode == "matmul" and row_tiles > 1) or streams) and not left and hints.prefetch >= 0
     return ContractSchedule(
         acc, lanes, vectors, tiles, tail_tiles, tail, half, abreast, mode, unroll,
