@@ -13,11 +13,10 @@ from .. import llvm_ir as ir
 from ..build import I32, I64, PTR, subroutine, vec
 from ..shelf import Shelf
 from .frame import Frame, Results
-from .schedule import Reading
 from .strip import Strip
 
 F32 = ir.FloatType()
-_ALONE = Reading(1, 2048, 1)  # hardware does not look beyond a page of 4 KiB
+_AHEAD = 2048  # 32-bit words of levels: hardware does not look beyond a page of 4 KiB
 
 
 class DecodedTile:
@@ -56,7 +55,7 @@ class DecodedTile:
         stop = b.smin(i.add(first, p["group"]), p["words"])
         block = self.strip.block(g)
         acc, sums = self._sums(block, first, stop)
-        self.strip.prefetch_scales(block, _ALONE)
+        self.strip.prefetch_scales(block, _AHEAD)
         for v in range(s.vectors):
             scale, zero = self.strip.scale(block, v), self.strip.zero(block, v)
             if zero is None and self.levels.needs_sums:
@@ -109,7 +108,7 @@ class DecodedTile:
         return out[: len(acc)], out[len(acc) :]
 
     def _words(self, block: Any, word: Any) -> list[Any]:
-        self.strip.prefetch_levels(block, word, _ALONE)
+        self.strip.prefetch_levels(block, word, _AHEAD)
         return [self.strip.levels(block, word, v) for v in range(self.s.vectors)]
 
     def _multiply(self, acc: list[Any], packed: list[Any], shift: Any, k: Any) -> list[Any]:

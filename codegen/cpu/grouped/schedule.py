@@ -32,15 +32,16 @@ _TILES = frozenset({"amx-tile", "amx-bf16"})
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How weights come from memory: `streams` in turns; each asks for what is `ahead` 32-bit words behind, into cache `level`."""
+    """How weights come from memory: `streams` in turns; tiles of at least `busy` sums a column ask for what is `ahead` 32-bit words behind,
+    others leave that to hardware."""
 
     streams: int
     ahead: int
-    level: int
+    busy: int = 0
 
 
-_IN_TURNS = Reading(4, 512, 1)  # a stream is short
-_FAR_AHEAD = Reading(1, 4096, 2)
+_IN_TURNS = Reading(4, 512)  # a stream is short
+_BY_HARDWARE = Reading(1, 512, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def schedule_grouped(kernel: GroupedKernel, target: CpuTarget, hints: GroupedHin
         every=every,
         integers=_heights_of_integers(kernel.m, few) if few else (),
         digits=_digits(kernel),
-        reading=_FAR_AHEAD if target.streams else _IN_TURNS,
+        reading=_BY_HARDWARE if target.streams else _IN_TURNS,
     )
 
 

@@ -1,8 +1,7 @@
 """Digits of rows by levels as bytes, strip by strip.
 
-One stream leaves memory idle, as hardware looks ahead within a page only. Where few lines are on their way to the first-level cache at a
-time, a line far ahead is asked for into the second; else several strips are read in turns, group by group. Many rows take longer than
-reading does, and their totals fill caches: one strip at a time.
+One stream leaves memory idle where hardware looks ahead within a page only: several strips are read in turns, group by group. Elsewhere it
+is what hardware reads fastest. Many rows take longer than reading does, and their totals fill caches: one strip at a time.
 """
 
 from __future__ import annotations
@@ -107,6 +106,7 @@ class _GroupProduct:
     def __init__(self, b: Builder, f: Frame, p: dict[str, Any], strip: Strip, g: Any, height: int) -> None:
         self.b, self.f, self.p, self.s, self.strip, self.g, self.height = b, f, p, f.schedule, strip, g, height
         self.digits = f.schedule.digits
+        self.asks = height * self.digits >= self.s.reading.busy
         self.words, self.floats = vec(I32, f.schedule.lanes), vec(F32, f.schedule.lanes)
         self.dot = VectorDot(dot_kind(DType.U8, DType.I8), "dot", f.schedule.lanes)
         self.block = strip.block(g)
@@ -120,7 +120,8 @@ class _GroupProduct:
         for at in range(0, self.s.vectors, wide):
             vectors = range(at, min(at + wide, self.s.vectors))
             self._scaled(vectors, entries, self._sums(vectors, entries, digits), totals)
-        self.strip.prefetch_scales(self.block, self.s.reading)
+        if self.asks:
+            self.strip.prefetch_scales(self.block, self.s.reading.ahead)
 
     def _sums(self, vectors: range, entries: Sequence[Any], digits: Any) -> list[Any]:
         """Σ digit · level, [rows, digits, vectors]."""
@@ -128,8 +129,8 @@ class _GroupProduct:
 
         def word(w: Any, acc: list[Any]) -> Sequence[Any]:
             acc = list(acc)
-            if vectors[0] == 0:
-                self.strip.prefetch_levels(self.block, w, self.s.reading)
+            if vectors[0] == 0 and self.asks:
+                self.strip.prefetch_levels(self.block, w, self.s.reading.ahead)
             here = b.at(digits, b.ir.mul(w, b.i64(self.height * self.digits * each)), I8)
             levels = [self._levels(w, v) for v in vectors]
             for n in range(self.height * self.digits):

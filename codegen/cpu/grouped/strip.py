@@ -9,7 +9,6 @@ from .. import llvm_ir as ir
 from ..build import I8, I32, Builder, storage, vec
 from ..math.minifloat import decode
 from .frame import Frame
-from .schedule import Reading
 
 F32 = ir.FloatType()
 _LINE = 64  # bytes of a line of cache
@@ -40,28 +39,28 @@ class Strip:
         """Zeros of vector v as floats, or None where all are one number."""
         return None if self.blocks.zero is None else self._floats(block, self.p["zeros"], self.blocks.zero, v)
 
-    def prefetch_levels(self, block: Any, word: Any, reading: Reading) -> None:
-        """What follows a line of levels, as far ahead as they are read."""
-        far = self._word(block, word, reading.ahead)
-        self._prefetch(far, self.s.lanes * self.s.vectors * 4, reading.level)
+    def prefetch_levels(self, block: Any, word: Any, ahead: int) -> None:
+        """What lies `ahead` words behind a line of levels."""
+        far = self._word(block, word, ahead)
+        self._prefetch(far, self.s.lanes * self.s.vectors * 4)
 
-    def prefetch_scales(self, block: Any, reading: Reading) -> None:
-        """The same of the scales and zeros."""
+    def prefetch_scales(self, block: Any, ahead: int) -> None:
+        """What lies `ahead` words behind the scales and zeros."""
         b, columns = self.b, self.s.lanes * self.s.vectors
-        far = b.at(block, b.ir.add(self.p["scales"], b.i64(reading.ahead)), I32)
-        self._prefetch(b.at(far, self.inside, storage(self.blocks.scale)), columns * self.blocks.scale.itemsize, reading.level)
+        far = b.at(block, b.ir.add(self.p["scales"], b.i64(ahead)), I32)
+        self._prefetch(b.at(far, self.inside, storage(self.blocks.scale)), columns * self.blocks.scale.itemsize)
         if self.blocks.zero is not None:
-            far = b.at(block, b.ir.add(self.p["zeros"], b.i64(reading.ahead)), I32)
-            self._prefetch(b.at(far, self.inside, storage(self.blocks.zero)), columns * self.blocks.zero.itemsize, reading.level)
+            far = b.at(block, b.ir.add(self.p["zeros"], b.i64(ahead)), I32)
+            self._prefetch(b.at(far, self.inside, storage(self.blocks.zero)), columns * self.blocks.zero.itemsize)
 
     def _word(self, block: Any, word: Any, offset: int) -> Any:
         b, i = self.b, self.b.ir
         line = i.add(i.mul(word, b.i64(self.blocks.panel)), self.inside)
         return b.at(block, i.add(line, b.i64(offset)), I32)
 
-    def _prefetch(self, ptr: Any, size: int, level: int) -> None:
+    def _prefetch(self, ptr: Any, size: int) -> None:
         for at in range(0, size, _LINE):
-            self.b.prefetch(self.b.at(ptr, self.b.i64(at), I8), level)
+            self.b.prefetch(self.b.at(ptr, self.b.i64(at), I8))
 
     def _floats(self, block: Any, at: Any, dtype: DType, v: int) -> Any:
         b, i, lanes = self.b, self.b.ir, self.s.lanes
