@@ -135,7 +135,7 @@ def test_squeeze_of_a_size_that_has_to_be_one():
               { ys, last = GRU<hidden_size = 3>(x, w, r, , , h) y = Squeeze(last) }"""
     proto = model(text)
     proto.graph.initializer.extend([numpy_helper.from_array(f(1, 9, n), name) for n, name in ((4, "w"), (3, "r"))])
-    graph, *others = import_variants(proto).graphs.graphs
+    graph, *others = import_variants(proto).graphs
     assert graph.outputs[0].shape == (3,) and not others
 
 
