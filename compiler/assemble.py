@@ -88,7 +88,7 @@ def assemble(
 
 def with_listed(parts: Parts, names: Sequence[str]) -> Parts:
     """The module, that knows which initializers could be overridden, had they been asked for."""
-    return artifact.make({**parts.manifest.raw, "listed": [*names]}, parts.code, parts.weights)
+    return artifact.amend(parts, {"listed": [*names]})
 
 
 def _program(code: Linker, packed: Packed, equal: Sequence[tuple[Dim, Dim]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import json
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
@@ -62,6 +62,11 @@ def make(manifest: dict[str, Any], code: bytes, weights: np.ndarray) -> Parts:
         "digests": {"code": f"{checksum(code):016x}", "chunk": CHUNK, "weights": checksums(weights)},
     }
     return Parts(parse(raw, objects.count(code), weights.nbytes), code, weights)
+
+
+def amend(parts: Parts, more: Mapping[str, Any]) -> Parts:
+    """The same code and weights, whose digests stay, and more in the manifest."""
+    return Parts(parse({**parts.manifest.raw, **more}, objects.count(parts.code), parts.weights.nbytes), parts.code, parts.weights)
 
 
 def save(parts: Parts, path: str | os.PathLike[str]) -> None:

@@ -16,8 +16,7 @@ from ..context import HandlerTable, ImportContext
 
 _DEFAULTS = {"lstm": ("Sigmoid", "Tanh", "Tanh"), "gru": ("Sigmoid", "Tanh"), "rnn": ("Tanh",)}
 
-# Defaults of alpha and beta, from the ONNX documentation of LSTM (onnxruntime's are the same).
-# With alpha and beta where a node has none: onnxruntime's, which are zero where ONNX says nothing.
+# With alpha and beta where a node has none: onnxruntime's, which are zero for some that ONNX's documentation gives others.
 _ACTIVATIONS: dict[str, Activation] = {
     name.lower(): (name, alpha, beta)
     for name, alpha, beta in (

@@ -147,20 +147,17 @@ def group_query_attention(ctx: ImportContext, node: NodeProto, ins: list[Value |
         keep = b.emit(O.And(), keep, b.emit(O.Greater(), at, b.sub(last, b.const(window, DType.I64))))
     mask = b.where(keep, b.const(0, q.dtype), b.const(-np.inf, q.dtype))
     if extra is not None:
-        mask = b.add(mask, b.slice(extra, 3, 0, keys))
+        extra = b.slice(extra, 3, 0, keys)
+        mask = b.add(mask, extra)
+    softcap = float(ctx.attr(node, "softcap", 0.0) or 0.0)
     # where each query is, is known without lengths: mere causal attention skips what it hides
     aligned = past_k is None or (n == 1 and keys == past_k.shape[2] + s)
-    causal = bool(ctx.attr(node, "causal", 1)) and aligned and window <= 0
+    causal = bool(ctx.attr(node, "causal", 1)) and aligned and window <= 0 and not softcap
     if sink is not None or int(ctx.attr(node, "smooth_softmax", -1)) == 1:
         causal = False
         k, v, mask = _with_sink(b, k, v, mask, b.const(0, q.dtype) if sink is None else b.reshape(sink, (1, heads, 1, 1)))
     q, scale = scaled(ctx, node, b, q, k)
-    softcap = float(ctx.attr(node, "softcap", 0.0) or 0.0)
-    if causal and not softcap:
-        other = None if extra is None else b.slice(extra, 3, 0, keys)
-        outs = [merge_heads(b, attend(b, q, k, v, other, scale, causal=True)), *present]
-    else:
-        outs = [merge_heads(b, attend(b, q, k, v, mask, scale, False, softcap)), *present]
+    outs = [merge_heads(b, attend(b, q, k, v, extra if causal else mask, scale, causal, softcap)), *present]
     if wanted(node, 3):
         after = int(ctx.attr(node, "qk_output", 0)) == 2
         scores = b.slice(score_products(b, q, k, mask, scale, softcap, 3 if after else 2), 3, 0, keys)

@@ -40,17 +40,17 @@ def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -
     order = np.argsort(of_block, kind="stable")  # that in which blocks lie one behind the other
     even, moved = np.array_equal(of_block[order], np.arange(k) // block), not np.array_equal(order, np.arange(k))
     scales = scales.reshape(n, blocks)
-    dense = None if even else (levels - zeros[:, of_block].T) * scales[:, of_block].T
-    levels = levels[order] if moved else levels
-    columns = ((levels, DType.U8), (scales.T, DType.F32), (zeros.T, DType.F32))
-    weights = [b.const(np.ascontiguousarray(a), t) for a, t in columns]
     dtype, rank = x.dtype, len(x.shape)
     a = b.cast(x, DType.F32)
     a = a if rank > 1 else b.reshape(a, (1, *a.shape))
-    a = b.emit(Gather(a.type.rank - 1), a, b.const(order, DType.I64)) if moved and dense is None else a
-    if dense is not None:
+    if not even:
+        dense = (levels - zeros[:, of_block].T) * scales[:, of_block].T
         y = b.matmul(a, b.const(np.ascontiguousarray(dense), DType.F32))
     else:
+        if moved:
+            levels, a = levels[order], b.emit(Gather(a.type.rank - 1), a, b.const(order, DType.I64))
+        columns = ((levels, DType.U8), (scales.T, DType.F32), (zeros.T, DType.F32))
+        weights = [b.const(np.ascontiguousarray(v), t) for v, t in columns]
         y = b.emit(GroupedMatMul(max(bits, 4), block, row_bits=_ROW_BITS.get(int(ctx.attr(node, "accuracy_level", 0)), 24)), a, *weights)
     y = y if rank > 1 else b.reshape(y, (n,))
     bias = optional(ins, 5)
