@@ -24,7 +24,6 @@ _FIELDS: dict[DType, str] = {
 _MOST = 1 << 60  # elements
 _MOST_DENSE = 1 << 31  # bytes: what a tensor inside a file may have, too
 _MOST_AXES = 64  # NumPy's
-_BITS = {DType.U4: 4, DType.I4: 4, DType.F4E2M1: 4, DType.U2: 2, DType.I2: 2}
 
 
 class TensorReader:
@@ -67,7 +66,7 @@ class TensorReader:
         return dense.reshape(shape)
 
     def _decode(self, raw: bytes | memoryview, dtype: DType, count: int, loc: str) -> np.ndarray:
-        bits = _BITS.get(dtype, dtype.itemsize * 8)
+        bits = dtype.bits
         expected = (count * bits + 7) // 8
         if len(raw) != expected:
             raise OnnxImportError(f"data of {len(raw)} bytes", expected=f"{expected} bytes for {count} × {dtype.value}", loc=loc)
@@ -88,7 +87,7 @@ class TensorReader:
             offset, length = int(entries.get("offset", "0") or 0), int(entries.get("length", "0") or 0)
         except ValueError:
             raise OnnxImportError(f"external data offset or length is not a number in {entries}", loc=loc) from None
-        length = length or (count * _BITS.get(dtype, dtype.itemsize * 8) + 7) // 8
+        length = length or (count * dtype.bits + 7) // 8
         if offset < 0 or length < 0 or offset + length > len(data):
             raise OnnxImportError(
                 f"external data at {offset} of {length} bytes in {name!r}",
@@ -162,12 +161,12 @@ def _strings(t: TensorProto, count: int, loc: str) -> np.ndarray:
 
 
 def _from_field(values: np.ndarray, dtype: DType, count: int, loc: str) -> np.ndarray:
-    bits = _BITS.get(dtype)
-    stored = (count * bits + 7) // 8 if bits else count * (2 if dtype in (DType.C64, DType.C128) else 1)
+    packed = dtype.bits < 8
+    stored = (count * dtype.bits + 7) // 8 if packed else count * (2 if dtype in (DType.C64, DType.C128) else 1)
     if len(values) != stored:
         raise OnnxImportError(f"data of {len(values)} elements", expected=f"{stored} for {count} × {dtype.value}", loc=loc)
-    if bits:
-        return _unpack(values.astype(np.uint8), dtype, bits, count)
+    if packed:
+        return _unpack(values.astype(np.uint8), dtype, dtype.bits, count)
     if dtype is DType.C64:
         return values.astype(np.float32).view(np.complex64)
     if dtype is DType.C128:

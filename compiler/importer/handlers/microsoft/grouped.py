@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import NodeProto
@@ -23,11 +24,46 @@ def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -
     element k of a column is of block g_idx[k] (GPTQ in the order of activations): the elements of a block are brought together, and
     so are those of A; where blocks are of several sizes, the weights become floats. (onnxruntime drops zero points beside g_idx.)
     """
-    x, packed, scale = required(ctx, node, ins, 3)
-    k, n, bits, block = (int(ctx.attr(node, name, default)) for name, default in (("K", 0), ("N", 0), ("bits", 4), ("block_size", 0)))
+    x, block = required(ctx, node, ins, 3)[0], int(ctx.attr(node, "block_size", 0))
+    w = _weights(ctx, node, ins, block)
+    b, dtype, rank = Build(ctx), x.dtype, len(x.shape)
+    a = b.cast(x, DType.F32)
+    a = a if rank > 1 else b.reshape(a, (1, *a.shape))
+    order = np.argsort(w.of_block, kind="stable")  # that in which blocks lie one behind the other
+    if np.array_equal(w.of_block[order], np.arange(len(order)) // block):
+        levels = w.levels
+        if not np.array_equal(order, np.arange(len(order))):
+            levels, a = levels[order], b.emit(Gather(a.type.rank - 1), a, b.const(order, DType.I64))
+        columns = ((levels, DType.U8), (w.scales.T, DType.F32), (w.zeros.T, DType.F32))
+        weights = [b.const(np.ascontiguousarray(v), t) for v, t in columns]
+        row_bits = _ROW_BITS.get(int(ctx.attr(node, "accuracy_level", 0)), 24)
+        y = b.emit(GroupedMatMul(max(w.bits, 4), block, row_bits=row_bits), a, *weights)
+    else:
+        dense = (w.levels - w.zeros[:, w.of_block].T) * w.scales[:, w.of_block].T
+        y = b.matmul(a, b.const(np.ascontiguousarray(dense), DType.F32))
+    y = y if rank > 1 else b.reshape(y, y.shape[1:])
+    bias = optional(ins, 5)
+    y = y if bias is None else b.add(y, b.cast(bias, DType.F32))
+    return [b.cast(y, dtype)]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What a MatMulNBits multiplies by: levels u8 [K, N]; scales and zero points f32 [N, blocks]; the block of each k, i64 [K]."""
+
+    bits: int
+    levels: np.ndarray
+    scales: np.ndarray
+    zeros: np.ndarray
+    of_block: np.ndarray
+
+
+def _weights(ctx: ImportContext, node: NodeProto, ins: list[Value | None], block: int) -> _Weights:
+    _, packed, scale = required(ctx, node, ins, 3)
+    k, n, bits = (int(ctx.attr(node, name, default)) for name, default in (("K", 0), ("N", 0), ("bits", 4)))
     if bits not in (2, 4, 8) or block < 8 or k < 1 or n < 1:
         raise ctx.unsupported(f"MatMulNBits with K={k}, N={n}, bits={bits}, block_size={block}")
-    b, blocks = Build(ctx), -(-k // block)
+    blocks = -(-k // block)
     raw = _constant(ctx, packed, "B")
     if raw.dtype != np.uint8 or raw.size != n * blocks * (block * bits // 8):
         raise ctx.unsupported(f"MatMulNBits: B is {raw.dtype}{list(raw.shape)}, expected uint8 [{n}, {blocks}, {block * bits // 8}]")
@@ -36,26 +72,7 @@ def matmul_nbits(ctx: ImportContext, node: NodeProto, ins: list[Value | None]) -
         raise ctx.unsupported(f"MatMulNBits: scales {list(scales.shape)}, expected [{n}, {blocks}]")
     levels = unpack(np.ascontiguousarray(raw.reshape(n, -1).T), bits, 0)[:k]
     zeros = _zeros(ctx, optional(ins, 3), n, blocks, bits)
-    of_block = _blocks(ctx, optional(ins, 4), k, blocks, block)
-    order = np.argsort(of_block, kind="stable")  # that in which blocks lie one behind the other
-    even, moved = np.array_equal(of_block[order], np.arange(k) // block), not np.array_equal(order, np.arange(k))
-    scales = scales.reshape(n, blocks)
-    dtype, rank = x.dtype, len(x.shape)
-    a = b.cast(x, DType.F32)
-    a = a if rank > 1 else b.reshape(a, (1, *a.shape))
-    if not even:
-        dense = (levels - zeros[:, of_block].T) * scales[:, of_block].T
-        y = b.matmul(a, b.const(np.ascontiguousarray(dense), DType.F32))
-    else:
-        if moved:
-            levels, a = levels[order], b.emit(Gather(a.type.rank - 1), a, b.const(order, DType.I64))
-        columns = ((levels, DType.U8), (scales.T, DType.F32), (zeros.T, DType.F32))
-        weights = [b.const(np.ascontiguousarray(v), t) for v, t in columns]
-        y = b.emit(GroupedMatMul(max(bits, 4), block, row_bits=_ROW_BITS.get(int(ctx.attr(node, "accuracy_level", 0)), 24)), a, *weights)
-    y = y if rank > 1 else b.reshape(y, (n,))
-    bias = optional(ins, 5)
-    y = y if bias is None else b.add(y, b.cast(bias, DType.F32))
-    return [b.cast(y, dtype)]
+    return _Weights(bits, levels, scales.reshape(n, blocks), zeros, _blocks(ctx, optional(ins, 4), k, blocks, block))
 
 
 def _blocks(ctx: ImportContext, given: Value | None, k: int, blocks: int, block: int) -> np.ndarray:
