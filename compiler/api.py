@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import onnx
 
     from .importer.overridable import Variants
+    from .precision.lowering import Lowered
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 
@@ -104,72 +105,74 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
     with backend, rare_collections():
         tell("import", 0, 1)
         variants = import_variants(model, options.shapes, options.constants, options.overridable)
-        graph, *others = variants.graphs
-        backend.prepare(len(graph.nodes))
+        first, *others = variants.graphs
+        backend.prepare(len(first.nodes))
         clock.lap("import")
         tell("optimize", 0, 1)
-        base = None
         context = PassContext(opt_level=options.opt_level, dump=writer.graph if writer else None)
-        graph = float32 = optimize(graph, context)
+        graph = float32 = optimize(first, context)
         clock.lap("optimize")
+        lowered = None
         if not options.precision.is_float32:
-            from .precision.lowering import lower_alike, lower_precision
-
-            build = (
-                partial(compile_graph, target=options.target, threads=options.threads, opt_level=options.opt_level, exact=options.exact)
-                if backend.runs_here
-                else None
-            )
-            lowered = lower_precision(graph, options.precision, threads=options.threads, tell=tell, build=build)
-            graph, base = _with_attention(lowered.graph, backend, options), lowered.float32
+            lowered = _lowered(graph, backend, options, tell)
+            graph = _with_attention(lowered.graph, backend, options)
             if writer:
                 writer.graph("lower_precision", graph)
             clock.lap("precision")
-        lowering = backend.options(options.opt_level, options.exact)
-        if others or options.validate:  # one prologue for several programs; a program that watches all of its calls
-            lowering = replace(lowering, prologue=False)
-        last = backend.passes(options.opt_level)
-        result = build_code(run_passes(graph, last, context), backend, lowering, tell, clock)
-        result.listed = variants.kept
+        last, lowering = backend.passes(options.opt_level), backend.options(options.opt_level, options.exact)
+        alone = replace(lowering, prologue=False)  # one prologue for several programs; a program that watches all of its calls
+        result = build_code(run_passes(graph, last, context), backend, alone if others or options.validate else lowering, tell, clock)
 
         def built(other: Graph) -> Compilation:
-            other = optimize(other, PassContext(opt_level=options.opt_level))
-            if graph is not float32:
-                other = _with_attention(lower_alike(other, lowered), backend, options)
-            other = run_passes(other, last, PassContext(opt_level=options.opt_level))
-            known = {symbol: code for r in result.programs for symbol, code in r.objects.items()}
-            return build_code(other, backend, lowering, tell, Clock(), known)
+            quiet = PassContext(opt_level=options.opt_level)
+            other = optimize(other, quiet)
+            if lowered is not None:
+                from .precision.lowering import lower_alike
 
-        for other in others:
-            with suppress(CodegenError):  # as where no such graph can be built: those sizes stay refused, by a typed error
-                result.others.append(built(other))
-        if variants.overridden:
-            lowering = replace(lowering, prologue=False)
-            result.overridden = _overridden(variants, built, named=not isinstance(options.overridable, str))
-            if result.overridden is None:
-                result.listed += tuple(variants.defaults)
-        if others or variants.overridden:
+                other = _with_attention(lower_alike(other, lowered), backend, options)
+            known = {symbol: code for r in result.programs for symbol, code in r.objects.items()}
+            return build_code(run_passes(other, last, quiet), backend, alone, tell, Clock(), known)
+
+        _add_variants(result, variants, built, named=not isinstance(options.overridable, str))
+        if len(result.programs) > 1:
             clock.lap("others")
-    if graph is not float32:
-        result.float32, result.base = float32, base
+    if lowered is not None:
+        result.float32, result.base = float32, lowered.float32
     if writer:
         writer.kernels(result)
     return result
 
 
-def _overridden(variants: Variants, built: Callable[[Graph], Compilation], named: bool) -> Overridden | None:
-    """The programs with initializers as inputs; none if there is no first one, unless the caller `named` them."""
+def _lowered(graph: Graph, backend: Backend, options: Options, tell: Progress) -> Lowered:
+    """A graph in the precision that the options ask for."""
+    from .precision.lowering import lower_precision
+
+    build = partial(compile_graph, target=options.target, threads=options.threads, opt_level=options.opt_level, exact=options.exact)
+    return lower_precision(graph, options.precision, threads=options.threads, tell=tell, build=build if backend.runs_here else None)
+
+
+def _add_variants(result: Compilation, variants: Variants, built: Callable[[Graph], Compilation], named: bool) -> None:
+    """The programs beside the first: for sizes that it does not serve, and with initializers as inputs (errors of that one only
+    if the caller `named` them)."""
+
+    def add(graphs: list[Graph], to: Compilation) -> None:
+        for graph in graphs:
+            with suppress(CodegenError):  # as where no such graph can be built: those sizes stay refused, by a typed error
+                to.others.append(built(graph))
+
+    add(variants.graphs[1:], result)
+    result.listed = variants.kept
+    if not variants.overridden:
+        return
     try:
-        first, *others = variants.overridden
-        found = Overridden(built(first), variants.defaults)
+        first = built(variants.overridden[0])
     except MlcError:
         if named:
             raise
-        return None
-    for other in others:
-        with suppress(CodegenError):
-            found.compilation.others.append(built(other))
-    return found
+        result.listed += tuple(variants.defaults)
+        return
+    result.overridden = Overridden(first, variants.defaults)
+    add(variants.overridden[1:], first)
 
 
 def _with_attention(graph: Graph, backend: Backend, options: Options) -> Graph:
