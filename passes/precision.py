@@ -6,7 +6,9 @@ The conversions are elementwise, so that fusion moves them into the kernels befo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +37,7 @@ from ..ir.ops import (
 from .base import Pass, PassContext, apply, const_of, reshape
 
 _LEVELS = 255
+_PIECE = 1 << 20  # elements
 _SMALLEST = 1e-12  # a row of zeros has no scale of its own
 
 
@@ -215,8 +218,24 @@ def _integer(node: Node, q: Value, weights: np.ndarray, zero: Value) -> Value:
 def _cast(v: Value, dtype: DType, loc: tuple[str, ...]) -> Value:
     data = const_of(v)
     if data is not None:
-        return const(data.astype(dtype.np), loc=v.node.loc)
+        return const(_rounded(data, dtype), loc=v.node.loc)
     return apply(Cast(dtype), v, loc=loc)
+
+
+def _rounded(data: np.ndarray, dtype: DType) -> np.ndarray:
+    """A constant of another type. By threads: one of NumPy's rounds 190 million elements a second to float16 (Zen 4)."""
+    rows = data if data.flags.c_contiguous else data.T
+    if data.size < _PIECE or not rows.flags.c_contiguous:
+        return data.astype(dtype.np)
+    made = np.empty(rows.shape, dtype.np)
+    to, source = made.reshape(-1), rows.reshape(-1)
+
+    def piece(at: int) -> None:
+        np.copyto(to[at : at + _PIECE], source[at : at + _PIECE], casting="unsafe")
+
+    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+        list(pool.map(piece, range(0, data.size, _PIECE)))
+    return made if rows is data else made.T
 
 
 _LOWER: dict[type, Callable[..., Value]] = {
