@@ -109,6 +109,13 @@ def slice_axes(ctx: ImportContext, x: Value, starts: Value, ends: Value, axes: V
     """x[starts:ends:steps] along `axes`, gathered axis by axis at places that are computed in the run."""
     b, rank = Build(ctx), x.type.rank
     all_given = [v for v in (starts, ends, axes, steps) if v is not None]
+    if axes is None and all(not isinstance(v.type.numel, int) and v.type.rank == 1 for v in all_given):
+        # the first axes, however many there are: the others are taken whole
+        filled = (b.concat(0, b.cast(v, DType.I64), b.const([fill] * rank, DType.I64)) for v, fill in ((starts, 0), (ends, 2**63 - 1)))
+        starts, ends = (b.slice(v, 0, 0, rank) for v in filled)
+        if steps is not None:
+            steps = b.slice(b.concat(0, b.cast(steps, DType.I64), b.const([1] * rank, DType.I64)), 0, 0, rank)
+        all_given = [starts]
     count = axis_count(ctx, next((v for v in all_given if isinstance(v.type.numel, int)), starts), "Slice")
     starts, ends = (vector(ctx, v, count) for v in (starts, ends))
     axes, steps = (None if v is None else vector(ctx, v, count) for v in (axes, steps))

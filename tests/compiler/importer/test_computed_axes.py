@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx.parser
 import pytest
 from onnx_nodes import feeds, node_model, run_mlc, run_ort
 
@@ -45,6 +46,27 @@ def test_squeeze_and_unsqueeze() -> None:
 )
 def test_slices(starts: list[int], ends: list[int], axes: list[int] | None, steps: list[int] | None) -> None:
     agree("Slice", [X, *(None if v is None else np.array(v) for v in (starts, ends, axes, steps))], opset=13)
+
+
+@pytest.mark.parametrize("steps", ["", ", , steps"])
+@pytest.mark.parametrize("count", range(4))
+def test_slices_of_as_many_axes_as_there_are_starts(count: int, steps: str) -> None:
+    """As PyTorch's exporter writes EmbeddingBag: the start of a bag is itself a slice, which might be of any size."""
+    model = onnx.parser.parse_model(f"""<ir_version: 9, opset_import: ["" : 18]>
+        g (float[3,4,5] x, int64[3] v, int64[3] w, int64[3] s, int64[1] n) => (float[a,b,c] y) <int64[1] none = {{0}}>
+        {{ starts = Slice(v, none, n)  ends = Slice(w, none, n)  steps = Slice(s, none, n)  y = Slice(x, starts, ends{steps}) }}""")
+    given = {
+        "x": X.reshape(3, 4, 5),
+        "v": np.array([1, -3, 0]),
+        "w": np.array([3, 100, -1]),
+        "s": np.array([1, 2, 2]),
+        "n": np.array([count]),
+    }
+    if not steps:
+        del given["s"]
+        model.graph.input.pop(3)
+        model.graph.node.pop(2)
+    np.testing.assert_array_equal(run_mlc(model, given)[0], run_ort(model, given)[0])
 
 
 def test_pads() -> None:
