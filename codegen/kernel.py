@@ -273,7 +273,7 @@ class AttentionKernel:
 
     operands: q, k, v, the mask if any, out. Strides are in elements, of (batch, head, row); rows of q and out are queries
     (`rows` of them), those of k and v keys (`keys`). Elements of a row are next to each other: `size` in q and k,
-    `value_size` in v and out. Strides of the mask are of (batch, head, key, query), the last one 0 or 1.
+    `value_size` in v and out. Strides of the mask are of (batch, head, key, query): of the last two one is 1, or the last one 0.
     With `causal`, query s sees keys l ≤ s + keys − rows. Where every key is hidden (−∞), or there is none, the result is 0.
 
     With `parts` the keys are cut into so many runs of ⌈keys/parts⌉, and there is a result for each of them, as if there were no

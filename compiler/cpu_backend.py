@@ -33,6 +33,7 @@ from .program import cpu_code
 
 _WALK = 12  # steps down a tree before asking whether any row still moves costs less than going on
 _ATTENTION_UNITS = 8  # a few threads then have something to share out
+_MASK_TURNS = 4  # of a mask in registers, while attention reads it, take less than storing it transposed
 _INNER_ROWS = 32  # beyond, turning B once is little beside the products
 _FEW_ROWS = (7, 8)  # two register tiles of 4 vectors by 4 rows would read B twice, with 16 sums each
 _SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
@@ -71,6 +72,7 @@ class CpuBackend:
             passes=opt_level > 0,
             prologue=opt_level > 0,
             attention_units=_ATTENTION_UNITS if opt_level > 0 else 0,
+            mask_turns=_MASK_TURNS if opt_level > 0 else 0,
             checks=True,
             rounded_rows=opt_level > 0 and not exact,
             walk=_WALK,

@@ -29,7 +29,7 @@ def emit_attention(lw: Lowering, node: Node) -> None:
     units = batch * (kv_heads if joined else heads) * ceildiv(rows, _QUERIES)
     parts = None if op.rounded else _parts(lw, units, keys, _LEAST_ELEMENTS // (size + value_size))
     to, written, stats = (*_destination(lw, node.out), None) if parts is None else _partial(lw, parts, node.out.shape)
-    mask = _strided(lw, masks[0], exact=True) if masks else None
+    mask = _mask(lw, masks[0], op.by_rows) if masks else None
     qs, out, causal = inputs[0][1], written, op.causal and rows != 1  # a single query sees every key
     if joined:
         heads, rows, group, qs, out = kv_heads, group, 1, _gathered(qs, group), _gathered(out, group)
@@ -117,6 +117,12 @@ def _strided(lw: Lowering, v: Value, exact: bool = False) -> tuple[int, Shape]:
     if not _rows_contiguous(view.strides[3], v.shape[3], exact):
         view = lw.contiguous(v)
     return view.buffer, tuple(0 if d == 1 else s for d, s in zip(view.shape, view.strides, strict=True))
+
+
+def _mask(lw: Lowering, v: Value, by_rows: bool) -> tuple[int, Shape]:
+    """Buffer and strides of (batch, head, key, query)."""
+    buffer, (*outer, row, column) = _strided(lw, v, exact=True)
+    return buffer, (*outer, column, row) if by_rows else (*outer, row, column)
 
 
 def _rows_contiguous(stride: Dim, size: Dim, exact: bool) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir import DType, Node, Op, TensorType, Value, const, lower
+from ...ir import Const, DType, Node, Op, TensorType, Value, const, lower, prod
 from ...ir.ops import Add, Attention, Cast, Iota, LessEqual, MatMul, Mul, Reshape, Softmax, Transpose, Where
 from ...ir.ops import DimTensor as Dims
 from .apply import apply
@@ -20,11 +20,13 @@ class SafeSoftmax(Softmax):
 
 @dataclass(frozen=True)
 class BlockedAttention(Op):
-    """Attention as `AttentionKernel` computes it: head sizes known, the mask float32 and transposed to [B|1, H|1, L|1, S|1]."""
+    """Attention as `AttentionKernel` computes it: head sizes known, the mask float32 and transposed to [B|1, H|1, L|1, S|1],
+    unless it lies `by_rows`: [B|1, H|1, S, L]."""
 
     scale: float
     causal: bool
     rounded: bool = False
+    by_rows: bool = False
 
     def infer(self, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
         return Attention(self.scale, self.causal).infer(types[:3])
@@ -34,17 +36,17 @@ WIDEST_SIXTEEN_BITS = 256  # elements of a head of 16-bit floats that there is a
 
 
 def decompose_attention(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned: dict[Value, Value],
-                        kernels: frozenset[DType]) -> Value:  # fmt: skip
+                        kernels: frozenset[DType], by_rows: bool = False) -> Value:  # fmt: skip
     """The result of attention by ops that have kernels, attention of `kernels` among them.
 
-    `turned`: masks that were transposed before, for layers that share one.
+    `turned`: masks that were transposed before, for layers that share one. `by_rows`: the kernel does that, where it can.
     """
-    one = _blocked(op, ins, loc, turned, kernels)
+    one = _blocked(op, ins, loc, turned, kernels, by_rows)
     return _scores(op, ins, loc) if one is None else one
 
 
 def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned: dict[Value, Value],
-             kernels: frozenset[DType]) -> Value | None:  # fmt: skip
+             kernels: frozenset[DType], by_rows: bool) -> Value | None:  # fmt: skip
     """The op as one kernel, or None where there is none for it."""
     q, k, v, *masks = ins
     heads, kv_heads = q.shape[1], k.shape[1]
@@ -57,17 +59,36 @@ def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned
         return None
     if k.shape[0] != v.shape[0] or kv_heads != v.shape[1] or kv_heads == 0:
         return None
-    for m in masks:
+    by_rows = by_rows and bool(masks) and not op.rounded
+    for m in masks if not by_rows else ():
         if m not in turned:
-            turned[m] = _transposed(m if m.dtype is DType.F32 else apply(Cast(DType.F32), loc, m), loc)
+            turned[m] = _transposed(_float_of_rank_4(m, loc), loc)
+    if by_rows:
+        return Node.make(BlockedAttention(op.scale, op.causal, by_rows=True), (q, k, v, _float_of_rank_4(masks[0], loc)), loc).out
     return Node.make(BlockedAttention(op.scale, op.causal, op.rounded), (q, k, v, *(turned[m] for m in masks)), loc).out
 
 
-def _transposed(mask: Value, loc: tuple[str, ...]) -> Value:
-    """[…, S, L] -> [B, H, L, S]."""
+def read_by_rows(attention: Node, uses: int, most: int) -> bool:
+    """Whether attention should read its mask, of so many `uses`, as it lies, keys next to each other: every reader turns it in registers,
+    `most` of which take less than storing it transposed once. Constants are transposed while compiling.
+    """
+    q, _k, _v, *masks = attention.inputs
+    if not masks or isinstance(masks[0].node.op, Const):
+        return False
+    shape = (*(1,) * (4 - len(masks[0].shape)), *masks[0].shape)
+    readers = prod(n for n, own in zip(q.shape[:2], shape[:2], strict=True) if own == 1) * uses
+    return 1 not in shape[2:] and isinstance(readers, int) and readers <= most
+
+
+def _float_of_rank_4(mask: Value, loc: tuple[str, ...]) -> Value:
+    mask = mask if mask.dtype is DType.F32 else apply(Cast(DType.F32), loc, mask)
     shape = (*(1,) * (4 - len(mask.shape)), *mask.shape)
-    if shape != mask.shape:
-        mask = apply(Reshape(shape), loc, mask)
+    return mask if shape == mask.shape else apply(Reshape(shape), loc, mask)
+
+
+def _transposed(mask: Value, loc: tuple[str, ...]) -> Value:
+    """[B, H, S, L] -> [B, H, L, S]."""
+    shape = mask.shape
     if 1 in shape[2:]:
         return apply(Reshape((*shape[:2], shape[3], shape[2])), loc, mask)
     return apply(Transpose((0, 1, 3, 2)), loc, mask)

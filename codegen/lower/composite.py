@@ -30,7 +30,7 @@ from ...ir.ops import (
 )  # fmt: skip
 from ..kernel import gate_groups
 from .apply import apply
-from .attention_op import decompose_attention
+from .attention_op import decompose_attention, read_by_rows
 from .contraction import sums_along_k
 from .quantized import integer_conv, integer_matmul
 from .top_k import decompose_top_k
@@ -76,19 +76,21 @@ class RecurrentCell(Op):
 
 
 def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32}), ranked: int = 0, abreast: bool = False,
-              float8: DType = DType.F32) -> Graph:  # fmt: skip
+              float8: DType = DType.F32, turns: int = 0) -> Graph:  # fmt: skip
     """Rewrite attention, transposed convolution, integer products, recurrent ops and the first k of rows.
 
-    `attention`: element types it has a kernel for; `ranked`: rows up to this length keep their TopK; `abreast`, `float8`: see
-    `LowerOptions`.
+    `attention`: element types it has a kernel for; `ranked`: rows up to this length keep their TopK; `abreast`, `float8`,
+    `turns` (`mask_turns`): see `LowerOptions`.
     """
 
     masks: dict[Value, Value] = {}
+    uses = graph.uses
 
     def visit(node: Node, ins: tuple[Value, ...]) -> Sequence[Value] | None:
         match node.op:
             case Attention():
-                return [decompose_attention(node.op, ins, node.loc, masks, attention)]
+                by_rows = read_by_rows(node, sum(len(uses[m]) for m in node.inputs[3:]), turns)
+                return [decompose_attention(node.op, ins, node.loc, masks, attention, by_rows)]
             case ConvTranspose():
                 return [_conv_transpose(node.op, ins, node.out.shape, node.loc)]
             case IntegerMatMul():

@@ -25,6 +25,7 @@ class LowerOptions:
     `planes`: convolutions store channels first where that is what is read.
     `attention`: element types of heads that there is a kernel for.
     `attention_units`: heads and groups of queries below which the keys of attention are cut into parts; 0: never.
+    `mask_turns`: heads of attention for which a mask is turned as they read it, rather than stored transposed once; more share one.
     `ranked`: longest rows whose first k are found by counting ranks, which is n² comparisons in vectors.
     `abreast`: the first k along an axis that is not the last are kept for neighbouring lines at once, in lanes of vectors.
     `walk`: steps that few rows go down trees in one kernel; deeper ones are walked in turns, after each of which the program asks
@@ -50,6 +51,7 @@ class LowerOptions:
     planes: bool = False
     attention: frozenset[DType] = frozenset({DType.F32})
     attention_units: int = 0
+    mask_turns: int = 0
     ranked: int = 0
     abreast: bool = False
     walk: int = DEEPEST_WALK

@@ -124,6 +124,22 @@ def test_masks(shape, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("s, l", [(5, 150), (49, 49), (33, 300), (100, 513), (3, 70), (17, 16), (300, 77)])
+def test_masks_whose_keys_are_next_to_each_other(s, l, target):
+    """Turned in registers; also with scores that later blocks of keys raise, so that their weights have to be found again."""
+    r = np.random.default_rng(1)
+    for shape, causal in (((1, 1, s, l), False), ((2, 3, s, l), True)):
+        m = r.standard_normal(shape).astype(np.float32)
+        m[:, :, ::2] += np.linspace(0, 40, l, dtype=np.float32)
+        m[:, :, :, ::3] = -np.inf
+        m[0, 0, 0] = -np.inf
+        m[-1, -1, -1] = np.finfo(np.float32).min
+        steps = (*(0 if n == 1 else x // 4 for n, x in zip(shape[:2], m.strides, strict=False)), 1, l)
+        check(*make(2, 3, s, l, 20, 24, mask=(m.reshape(-1), steps), causal=causal), target, parts=3, tolerance=6e-6)
+    check(*cut(*make(2, 3, s, l, 20, 24, mask=(m.reshape(-1), steps)), 3), target, tolerance=6e-6)
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     "rows,keys,d,dv",
     [(1, 1, 1, 1), (1, 1000, 64, 64), (2, 37, 20, 130), (1, 400, 17, 8), (2, 770, 128, 72), (3, 70, 33, 40), (4, 700, 64, 64)],

@@ -284,6 +284,16 @@ def test_attention_masks(shape: tuple[int, ...]) -> None:
     run(graph([q, k, v], ap(Attention(0.5), q, k, v, const(rng.standard_normal(shape).astype(np.float32)))))
 
 
+@pytest.mark.parametrize("shape, by_rows", [((2, 4, 5, 6), True), ((4, 5, 6), True), ((5, 6), False), ((2, 4, 1, 6), False)])
+def test_attention_turns_masks_that_few_heads_read(shape: tuple[int, ...], by_rows: bool) -> None:
+    q, k, v, m = tensor(2, 4, 5, 3), tensor(2, 4, 6, 3), tensor(2, 4, 6, 2), tensor(*shape)
+    for mask in (m, ap(Add(), m, m)):
+        plan = run(graph([q, k, v, m], ap(Attention(0.5), q, k, v, mask)), options=LowerOptions(mask_turns=2))
+        (kernel,) = [s.kernel for s in plan.steps if isinstance(s.kernel, AttentionKernel)]
+        assert kernel.mask_strides is not None and (kernel.mask_strides[2:] == (1, 6)) == by_rows
+        assert not by_rows or len(plan.steps) == 1 + isinstance(mask.node.op, Add)
+
+
 def test_layers_share_a_transposed_mask() -> None:
     x, m = tensor(1, 2, 5, 4), tensor(1, 1, 5, 5)
     y = ap(Attention(0.5), x, x, x, m)

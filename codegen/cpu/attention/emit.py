@@ -19,7 +19,7 @@ from ..build import I64, kernel_function
 from ..emitted import Emitted, named
 from ..float_mode import flush_subnormals
 from ..target import CpuTarget
-from .frame import Spec, function, load_sizes
+from .frame import Mask, Spec, function, load_sizes
 from .group import Group
 from .narrow import Narrow
 from .parts import Part
@@ -32,7 +32,7 @@ from .values import value_function
 def emit_attention(kernel: AttentionKernel, target: CpuTarget, hints: AttentionHints = NO_HINTS) -> Emitted:
     """Raises CodegenError for element types other than float32, ScheduleError for hints that do not suit."""
     k, s = kernel, schedule_attention(kernel, target, hints)
-    mask = None if k.mask_strides is None else int(k.mask_strides[3] != 0)
+    mask = None if k.mask_strides is None else _mask(k.mask_strides[3])
     copied = k.v_strides[2] != k.value_size or k.value_size % s.lanes != 0
     fixed = replace(s, strips=0, groups=0, together=0, block=0)
     text, symbol = _text(
@@ -55,12 +55,16 @@ def emit_attention(kernel: AttentionKernel, target: CpuTarget, hints: AttentionH
     parts: Dim = 1 if k.parts is None else k.parts
     part, results = ceildiv(k.keys, parts), k.batch * k.heads * k.rows
     strides = (*k.q_strides, *k.k_strides, *k.v_strides, *k.out_strides)
-    dims = (k.heads, k.group, k.rows, k.keys, *strides, s.strips, s.groups, s.together, s.block, *(k.mask_strides or (0, 0, 0))[:3],
+    dims = (k.heads, k.group, k.rows, k.keys, *strides, s.strips, s.groups, s.together, s.block, *(k.mask_strides or (0, 0, 0, 0)),
             k.keys - k.rows, parts, part, results, parts * results)  # fmt: skip
     both = k.size + k.value_size
     moved = sum((o.numel * 4 for o in k.operands), 0)
     unit = 2 * dim_min(k.rows, s.lanes * max((*s.widths, 1)) * s.together) * part * both
     return Emitted(text, symbol, dims, k.batch * k.heads * s.groups * parts, unit, 2 * k.batch * k.heads * k.rows * k.keys * both, moved)
+
+
+def _mask(query_stride: Dim) -> Mask:
+    return Mask.KEYS if query_stride == 0 else Mask.QUERIES if query_stride == 1 else Mask.ROWS
 
 
 @functools.lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 from .. import llvm_ir as ir
@@ -16,13 +17,21 @@ from .schedule import AttentionSchedule
 _F32 = ir.FloatType()
 _LOG2_E = math.log2(math.e)
 SIZES = ("heads", "group", "rows", "keys", "q_batch", "q_head", "q_row", "k_batch", "k_head", "k_row", "v_batch", "v_head",
-         "v_row", "o_batch", "o_head", "o_row", "strips", "groups", "together", "block", "m_batch", "m_head", "m_key",
+         "v_row", "o_batch", "o_head", "o_row", "strips", "groups", "together", "block", "m_batch", "m_head", "m_key", "m_row",
          "seen", "parts", "part", "results", "totals")  # fmt: skip
+
+
+class Mask(Enum):
+    """How a mask lies: one number of a key for all queries; queries next to each other; keys next to each other."""
+
+    KEYS = auto()
+    QUERIES = auto()
+    ROWS = auto()
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything that the text depends on; other sizes are in the params table. `mask`: query stride, None without a mask.
+    """Everything that the text depends on; other sizes are in the params table.
     `copied`, `copied_keys`: blocks of v, of k are copied together, for all strips of a group. `keys_apart`, `values_apart`: there is
     something between their rows. `parts`: see `AttentionKernel`. `later`: there may be more blocks of keys than one."""
 
@@ -31,7 +40,7 @@ class Spec:
     value_size: int
     scale: float
     causal: bool
-    mask: int | None
+    mask: Mask | None
     copied: bool
     copied_keys: bool
     keys_apart: bool
@@ -72,8 +81,10 @@ class Frame:
         self.v = self._start(pointers[2], "v", shared)
         self.out = b.at(self._start(pointers[-1], "o", self.head), i.mul(self.first, self.p["o_row"]), _F32)
         self.mask = self._start(pointers[3], "m", self.head) if masked else None
-        if spec.mask:
+        if spec.mask is Mask.QUERIES:
             self.mask = b.at(self.mask, self.first, _F32)
+        elif spec.mask is Mask.ROWS:
+            self.mask = b.at(self.mask, i.mul(self.first, self.p["m_row"]), _F32)
         self.tops = b.at(pointers[-2], self.first, _F32) if spec.parts else None
 
     @property

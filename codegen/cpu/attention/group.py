@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import llvm_ir as ir
 from ..build import I1, I64, Builder
-from .frame import Frame, Spec
+from .frame import Frame, Mask, Spec
 from .strip import Layout
 
 _F32 = ir.FloatType()
@@ -32,8 +32,8 @@ class Group(Frame):
         self.layout, self.starts, self.blocks = layout, starts, blocks
         self.states = b.alloca(_F32, b.ir.mul(self.p["together"], b.i64(layout.total)))
         width = max(starts)
-        # tiles of queries read past the end of the last row
-        self.scores = self.room((s.most_keys + max(s.tall) + 1) * width * s.lanes)
+        # tiles of queries read past the end of the last row, and masks are turned in squares
+        self.scores = self.room((s.most_keys + max(*s.tall, s.lanes if spec.mask is Mask.ROWS else 0) + 1) * width * s.lanes)
         self.copied = self.room(s.most_keys * spec.value_columns) if spec.copied else None
         self.near_keys = self.room(s.most_keys * self._whole(spec.size)) if spec.copied_keys else None
 

@@ -11,7 +11,7 @@ from typing import Any
 from ....ir import DType
 from .. import llvm_ir as ir
 from ..build import I8, I32, PTR, vec
-from .frame import Frame
+from .frame import Frame, Mask
 
 _F32 = ir.FloatType()
 _AHEAD = 64  # rows, of which the second-level cache then has a few pages on their way
@@ -129,8 +129,10 @@ class Narrow(Frame):
             key = i.add(k0, t)
             if spec.mask is not None:
                 at = i.mul(key, p["m_key"])
-                if spec.mask:
+                if spec.mask is Mask.QUERIES:
                     at = i.add(at, s)
+                elif spec.mask is Mask.ROWS:
+                    at = i.add(at, i.mul(s, p["m_row"]))
                 steps = i.mul(b.iota(n), b.splat(p["m_key"], n))
                 lanes = b.at(b.at(self.mask, at, _F32), steps, _F32)
                 lanes.type = vec(PTR, n)

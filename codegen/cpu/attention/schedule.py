@@ -192,7 +192,8 @@ def _tiles(kernel: AttentionKernel, target: CpuTarget) -> bool:
     few = isinstance(kernel.rows, int) and kernel.rows < _FEW
     small = max(kernel.size, kernel.value_size) <= _TILE_SIZE
     native = {"amx-tile", "amx-bf16", "avx512bf16"} <= target.features and target.vector_bits == 512
-    return kernel.rounded and kernel.parts is None and native and small and not few
+    by_rows = kernel.mask_strides is not None and kernel.mask_strides[3] not in (0, 1)
+    return kernel.rounded and kernel.parts is None and native and small and not few and not by_rows
 
 
 def _most_together(kernel: AttentionKernel, columns: int) -> int:

@@ -11,7 +11,7 @@ from .. import llvm_ir as ir
 from ..build import I1, I8, I32, I64, PTR, Builder, vec
 from ..product import Product
 from ..shuffles import turned
-from .frame import Frame, Spec
+from .frame import Frame, Mask, Spec
 from .schedule import ValueTile
 
 _F32 = ir.FloatType()
@@ -195,6 +195,9 @@ class Strip(Frame):
                 for v in range(self.width)
             ]
 
+        if spec.mask is Mask.ROWS:
+            self._turn_mask(k0, count)
+
         def tile(t: Any, _: list[Any]) -> Sequence[Any]:
             inside = [b.smin(i.add(t, b.i64(r)), last) for r in range(self.tall)]
             starts, keys = [b.at(rows, i.mul(x, row), _F32) for x in inside], [i.add(k0, x) for x in inside]
@@ -204,15 +207,15 @@ class Strip(Frame):
                         ahead = b.at(start, i.mul(row, b.i64(self.tall)), _F32)
                         for line in range(0, 4 * spec.size, 64):
                             b.prefetch(i.gep(ahead, [b.i64(line)], source_etype=I8))
+            if spec.mask is Mask.ROWS:
+                self._expect_mask(k0, t)
             acc = product.accumulate(b, b.i64(spec.size), starts, self.queries, list(initial) * self.tall, self.width)
             for r, key in enumerate(keys):
-                bias = b.at(self.mask, i.mul(key, p["m_key"]), _F32) if self.mask is not None else None
-                splat = b.splat(b.load(_F32, bias, 4), self.lanes) if spec.mask == 0 else None
+                bias = self._bias(inside[r], key)
                 for v in range(self.width):
                     x = acc[r * self.width + v]
                     if spec.mask is not None:
-                        own = splat if splat is not None else b.masked_load(self.vector, self.of(bias, v), self.inside[v], 4)
-                        x = i.fadd(x, own)
+                        x = i.fadd(x, bias(v))
                     if spec.causal:
                         visible = i.icmp_signed("<=", b.splat(i.trunc(key, I32), self.lanes), seen[v])
                         x = i.select(visible, x, hidden)
@@ -221,6 +224,50 @@ class Strip(Frame):
             return ()
 
         b.loop(b.i64(0), count, b.i64(self.tall), [], tile)
+
+    def _bias(self, own: Any, key: Any) -> Callable[[int], Any]:
+        """Vectors of the mask for a key, number `own` of its block."""
+        b, i = self.b, self.b.ir
+        if self.spec.mask is Mask.ROWS:  # where scores will be: all that a tile needs is read before its scores are stored
+            turned = b.at(self.scores, i.mul(own, b.i64(self.columns)), _F32)
+            return lambda v: self._load(turned, v)
+        at = b.at(self.mask, i.mul(key, self.p["m_key"]), _F32) if self.mask is not None else None
+        if self.spec.mask is Mask.KEYS:
+            splat = b.splat(b.load(_F32, at, 4), self.lanes)
+            return lambda v: splat
+        return lambda v: b.masked_load(self.vector, self.of(at, v), self.inside[v], 4)
+
+    def _turn_mask(self, k0: Any, count: Any) -> None:
+        """The mask of the strip and a block of keys to where its scores will be, a lane a query; behind the last one it again."""
+        b, i, n, p = self.b, self.b.ir, self.lanes, self.p
+        last = i.sub(self.count, b.i64(1))
+
+        def keys(t: Any, _: list[Any]) -> Sequence[Any]:
+            key = i.add(k0, t)
+            there = b.below(i.sub(count, t), n)
+
+            def queries(g: Any, _: list[Any]) -> Sequence[Any]:
+                at = [i.add(i.mul(b.smin(i.add(g, b.i64(r)), last), p["m_row"]), key) for r in range(n)]
+                rows = [b.masked_load(self.vector, b.at(self.mask, x, _F32), there, 4) for x in at]
+                for j, x in enumerate(turned(b, rows)):
+                    to = b.at(self.scores, i.add(i.mul(i.add(t, b.i64(j)), b.i64(self.columns)), g), _F32)
+                    i.store(x, to, align=4)
+                return ()
+
+            b.loop(b.i64(0), b.i64(self.columns), b.i64(n), [], queries)
+            return ()
+
+        b.loop(b.i64(0), count, b.i64(n), [], keys)
+
+    def _expect_mask(self, k0: Any, t: Any) -> None:
+        """Ask for what the next block of keys needs of some rows of the mask: those of a tile's share, from the tile's first key `t` on."""
+        b, i, p, keys = self.b, self.b.ir, self.p, self.spec.schedule.most_keys
+        share = -(-self.columns * self.tall // keys)
+        first = i.mul(i.udiv(t, b.i64(self.tall)), b.i64(share))
+        for r in range(share):
+            row = b.at(self.mask, i.add(i.mul(i.add(first, b.i64(r)), p["m_row"]), i.add(k0, p["block"])), _F32)
+            for line in range(0, 4 * keys, 64):
+                b.prefetch(i.gep(row, [b.i64(line)], source_etype=I8), 2)
 
     def _weights(self, count: Any) -> None:
         """scores become exp(score − maximum); sums so far fade by exp(old maximum − new maximum)."""

@@ -15,7 +15,7 @@ from ..build import I8, I32, Builder, vec
 from ..math.lanes import Lanes
 from ..shuffles import turned
 from ..tiles import BYTES, ROWS, Tiles
-from .frame import Frame, Spec
+from .frame import Frame, Mask, Spec
 
 _F32 = ir.FloatType()
 _LANES, _STRIP = 16, 32  # queries of a vector, of a strip
@@ -280,7 +280,7 @@ class TileGroup(Frame):
         bias = b.at(self.mask, i.mul(key, p["m_key"]), _F32) if self.mask is not None else None
         for v in range(2):
             x = b.load(self.vector, self._score(j, v), 4)
-            if spec.mask == 0:
+            if spec.mask is Mask.KEYS:
                 x = i.fadd(x, b.splat(b.load(_F32, bias, 4), _LANES))
             elif spec.mask is not None:
                 at = b.at(bias, i.add(first, b.i64(v * _LANES)), _F32)
