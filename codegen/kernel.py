@@ -142,6 +142,7 @@ class ContractKernel:
     epilogue: E
     conv: ConvGeometry | None = None
     panel: int = 64  # columns per packed panel of B
+    last: int = 0  # columns of the last panel (from `last_panel`); 0: as many
     group: int = 1  # elements of K in one lane of packed B: more than 1 for dot instructions (u8 by i8 -> i32, bf16 -> f32)
     border: int = -1  # operand whose first element a convolution reads outside of the image; -1: zero
     b_row: Dim = 0  # of a row-major B

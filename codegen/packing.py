@@ -33,9 +33,21 @@ def _whole(k: int, group: int) -> int:
     return deep
 
 
-def packed_size(k: Dim, n: Dim, panel: int, group: int = 1) -> Dim:
-    """Elements of one packed [K, N] matrix."""
+def packed_size(k: Dim, n: Dim, panel: int, group: int = 1, last: int = 0) -> Dim:
+    """Elements of one packed [K, N] matrix; `last` from `last_panel`."""
+    if last:
+        assert isinstance(n, int)
+        return whole_vectors(n) * k
     return ceildiv(n, panel) * padded_k(k, group) * panel
+
+
+def last_panel(n: int, panel: int) -> int:
+    """Columns of a last panel of its own width: whole vectors. One or two vectors join the panel before, as multiplying each element
+    of A by them alone is mostly loading it. 0: it is as wide as the others."""
+    rest = n % panel
+    if n < panel or whole_vectors(rest) in (0, panel):
+        return 0
+    return whole_vectors(rest) + (panel if rest <= 2 * LANES else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +72,12 @@ class Deferred:
         return out
 
 
-def pack_b(b: np.ndarray, panel: int, group: int = 1, out: np.ndarray | None = None) -> np.ndarray:
-    """[…, K, N] -> flat […, ⌈N/panel⌉, K/group, panel, group], zero padded. Leading axes are batches. `out`: where to, if given."""
+def pack_b(b: np.ndarray, panel: int, group: int = 1, out: np.ndarray | None = None, last: int = 0) -> np.ndarray:
+    """[…, K, N] -> flat […, ⌈N/panel⌉, K/group, panel, group], zero padded. Leading axes are batches. `out`: where to, if given.
+    `last`: columns of the last panel, from `last_panel`."""
     *batch, k, n = b.shape
+    if last:
+        return _pack_last(b.reshape(-1, k, n), panel, last, out)
     whole, rest = divmod(n, panel)
     panels, deep = -(-n // panel), _whole(k, group)
     if out is None:
@@ -80,8 +95,24 @@ def pack_b(b: np.ndarray, panel: int, group: int = 1, out: np.ndarray | None = N
     return out
 
 
-def unpack_b(packed: np.ndarray, k: int, n: int, panel: int, group: int = 1) -> np.ndarray:
+def _pack_last(b: np.ndarray, panel: int, last: int, out: np.ndarray | None) -> np.ndarray:
+    batch, k, n = b.shape
+    columns = whole_vectors(n)
+    if out is None:
+        out = np.empty(batch * k * columns, b.dtype)
+    before = columns - last
+    for one, packed in zip(b, out.reshape(batch, k * columns), strict=True):
+        pack_b(one[:, :before], panel, out=packed[: k * before])
+        pack_b(one[:, before:], last, out=packed[k * before :])
+    return out
+
+
+def unpack_b(packed: np.ndarray, k: int, n: int, panel: int, group: int = 1, last: int = 0) -> np.ndarray:
     """Inverse of `pack_b` for one matrix (given exactly its packed elements): [K, N]."""
+    if last:
+        before = whole_vectors(n) - last
+        parts = unpack_b(packed[: k * before], k, before, panel), unpack_b(packed[k * before :], k, n - before, last)
+        return np.concatenate(parts, axis=1)
     panels, deep = -(-n // panel), _whole(k, group)
     full = packed.reshape(panels, deep // group, panel, group).transpose(1, 3, 0, 2)
     return full.reshape(deep, panels * panel)[:k, :n]

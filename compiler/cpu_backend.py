@@ -63,6 +63,7 @@ class CpuBackend:
         return LowerOptions(
             opt_level=opt_level,
             panel=max(16, panel),
+            own_last=self.target.vector_registers == 32 and self.target.vector_bits == 512 and "amx-tile" not in self.target.features,
             few_rows=_FEW_ROWS if self.target.streams and self.target.vector_registers == 32 else (),
             few_panel=3 * self.target.lanes(4),
             inner=_INNER_ROWS if opt_level > 0 else 0,

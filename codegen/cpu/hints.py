@@ -61,6 +61,8 @@ def _contract(kernel: ContractKernel, target: CpuTarget) -> Iterator[ContractHin
     for vectors in (1, 2, 3, 4, 6):
         if kernel.panel // lanes % vectors or (isinstance(kernel.n, int) and vectors > 1 and kernel.n <= lanes * (vectors // 2)):
             continue
+        if kernel.last and lanes * vectors != kernel.panel:
+            continue
         most = min(_TALLEST, (registers - vectors - 1) // vectors)
         for tall in sorted({most, most - 1, chosen.tiles[0]}, reverse=True):
             if 3 <= tall <= (most if chosen.mode == "matmul" else min(most, 8)) and (tall, vectors) != (chosen.tiles[0], chosen.vectors):

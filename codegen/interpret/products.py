@@ -25,7 +25,7 @@ def run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> Non
     if batch <= 0 or m <= 0 or n <= 0:
         return
     a, b = arrays[0], arrays[1]
-    one = dim(packed_size(k // kernel.diagonal, n, kernel.panel, kernel.group))
+    one = dim(packed_size(k // kernel.diagonal, n, kernel.panel, kernel.group, kernel.last))
     outside = arrays[kernel.border][0] if kernel.border >= 0 else 0
     sums = []
     for g in range(batch):
@@ -39,7 +39,7 @@ def run_contract(kernel: ContractKernel, arrays: Arrays, bound: Bindings) -> Non
             continue
         if start + one > b.size:
             raise VerifyError(f"packed B ends at {start + one} of {b.size} elements")
-        right = unpack_b(b[start : start + one], k // kernel.diagonal, n, kernel.panel, kernel.group)
+        right = unpack_b(b[start : start + one], k // kernel.diagonal, n, kernel.panel, kernel.group, kernel.last)
         if kernel.diagonal > 1:
             right = _spread(right, math.prod(kernel.conv.kernel) if kernel.conv else 1, kernel.diagonal)
         sums.append(_product(left, right))

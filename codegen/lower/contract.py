@@ -14,7 +14,7 @@ from ..kernel import ContractKernel, GroupedKernel, Kernel, Operand, Planes, Win
 from ..packing import packed_size
 from ..simplify import Affine, ravel, strides_of, unravel
 from .builder import Finisher, Index, KernelBuilder, View, computed, convert, reachable
-from .contract_operands import Columns, Rows, conv_rows, in_place, lane_group, matmul_rows, pack, pack_transformed, panel_of
+from .contract_operands import Columns, Rows, conv_rows, in_place, lane_group, last_of, matmul_rows, pack, pack_transformed, panel_of
 from .contraction import contraction_linear, contraction_shape, epilogue_reads
 from .grouped import Levels, pack_grouped
 from .state import Lowering
@@ -32,6 +32,7 @@ class _Contraction:
     rows: Rows
     columns: Columns
     panel: int
+    last: int  # columns of the last panel, where that has its own width
     levels: Levels | None
 
 
@@ -70,18 +71,19 @@ def emit_contraction(lw: Lowering, node: Node, root: Value) -> None:
 def _contraction(lw: Lowering, node: Node) -> _Contraction:
     extents = contraction_shape(node)
     rows = matmul_rows(lw, node, extents) if isinstance(node.op, MatMul) else conv_rows(lw, node)
-    panel = panel_of(lw, node, extents)
+    panel, last = panel_of(lw, node, extents), 0
     levels = pack_grouped(lw, node, panel) if isinstance(node.op, GroupedMatMul) else None
     if levels is not None:
         columns = Columns(levels.levels, 0)
     elif rows.tile is not None:
         columns = Columns(pack_transformed(lw, node, rows.tile, panel), 0)
     else:
+        last = last_of(lw, node, extents, rows, panel)
         columns = in_place(lw, node, extents, rows.k) or Columns(
-            pack(lw, node, extents, rows.k, panel, rows.diagonal),
-            packed_size(rows.k // rows.diagonal, extents[2], panel, lane_group(node)),
+            pack(lw, node, extents, rows.k, panel, last, rows.diagonal),
+            packed_size(rows.k // rows.diagonal, extents[2], panel, lane_group(node), last),
         )  # fmt: skip
-    return _Contraction(node, extents, rows, columns, panel, levels)
+    return _Contraction(node, extents, rows, columns, panel, last, levels)
 
 
 def _only_exit(lw: Lowering, inside: Sequence[Value], node: Node, end: Value) -> bool:
@@ -189,7 +191,7 @@ def _kernel(c: _Contraction, operands: tuple[Operand, ...], value: E, place: _Pl
     return ContractKernel(
         batch=batch, m=m, n=n, k=rows.k, operands=operands, lda=rows.lda if m != 1 or rows.conv else rows.k,
         a_batch=0 if one else rows.batch, b_batch=0 if one else columns.batch, ldc=ldc, c_batch=0 if one else place.batch,
-        epilogue=value, conv=rows.conv, panel=c.panel, group=lane_group(node), border=border, b_row=columns.row,
+        epilogue=value, conv=rows.conv, panel=c.panel, last=c.last, group=lane_group(node), border=border, b_row=columns.row,
         b_column=columns.column, diagonal=rows.diagonal, planes=place.planes,
     )  # fmt: skip
 

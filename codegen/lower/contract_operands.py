@@ -13,7 +13,7 @@ from ...ir import Const, Dim, DType, Node, Shape, ceildiv, floordiv, is_static, 
 from ...ir.ops import Conv, DotConv, DotMatMul, GroupedMatMul, MatMul
 from ..expr import Cast, Load
 from ..kernel import ConvGeometry
-from ..packing import Deferred, pack_b, packed_size, padded_k
+from ..packing import Deferred, last_panel, pack_b, packed_size, padded_k
 from ..simplify import Affine, axis, clamp, unravel
 from .builder import Index, KernelBuilder, View, fn, index_expr, number
 from .contraction import merged_groups, sums_along_k
@@ -22,6 +22,8 @@ from .winograd import Tile, choose_tile, packed_weights, three_axes
 
 _LANES = 16  # panels are whole vectors
 _WIDE = 64  # columns: long pieces of the rows of B where it is read once
+_LAST_BYTES = 24 << 10  # of a panel that stays in the first-level cache
+_LAST_ROWS = 32  # from which on
 _FEW_BYTES = 1 << 18  # of a B from which on it matters to a few rows how often they read it
 _DOT_PANEL = 32  # of dot instructions: two tile registers
 _MOST_INPUTS = 32  # channels of merged groups: two vectors
@@ -69,6 +71,18 @@ def panel_of(lw: Lowering, node: Node, extents: Shape) -> int:
     columns = lw.options.few_panel if isinstance(size, int) and size >= _FEW_BYTES else lw.options.panel
     panel = _WIDE if wide else max(_LANES, columns * 4 // max(4, node.out.dtype.itemsize))
     return min(panel, max(1, -(-n // _LANES)) * _LANES) if isinstance(n, int) else panel
+
+
+def last_of(lw: Lowering, node: Node, extents: Shape, rows: Rows, panel: int) -> int:
+    """Columns of the last panel of constant weights, where register tiles are as wide as panels, which is where those are more than
+    the first-level cache keeps, and multiply-adds set the pace; 0: as many as of the others."""
+    _batch, m, n = extents
+    b, k = node.inputs[1], rows.k
+    if not lw.options.own_last or not isinstance(b.node.op, Const) or b.dtype is not DType.F32 or panel != lw.options.panel:
+        return 0
+    if not isinstance(n, int) or not isinstance(k, int) or k * panel * 4 <= _LAST_BYTES or rows.diagonal > 1:
+        return 0
+    return last_panel(n, panel) if not isinstance(m, int) or m >= _LAST_ROWS else 0
 
 
 def matmul_rows(lw: Lowering, node: Node, extents: Shape) -> Rows:
@@ -203,7 +217,7 @@ def _lines(k: Dim, group: int) -> list[tuple[Dim, Dim]]:
     return [piece for piece in ((0, whole), (whole, deep - whole)) if piece[1] != 0]
 
 
-def pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int, diagonal: int = 1) -> int:
+def pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int, last: int = 0, diagonal: int = 1) -> int:
     batch, _, n = extents
     b, group = node.inputs[1], lane_group(node)
     grouped = isinstance(node.op, Conv)
@@ -217,9 +231,9 @@ def pack(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int, diagonal:
         else:
             lead = node.out.shape[:-2]
             data = np.broadcast_to(data, (*lead, int(k), int(n))).reshape((math.prod(map(int, lead)), int(k), int(n)))
-        key = ("packed", id(b.node.op.data), batch, panel, grouped, group, diagonal)
-        size = math.prod(data.shape[:-2]) * packed_size(data.shape[-2], data.shape[-1], panel, group)
-        packed = Deferred(data.dtype, size, lambda out: pack_b(data, panel, group, out))
+        key = ("packed", id(b.node.op.data), batch, panel, last, grouped, group, diagonal)
+        size = math.prod(data.shape[:-2]) * packed_size(data.shape[-2], data.shape[-1], panel, group, last)
+        packed = Deferred(data.dtype, size, lambda out: pack_b(data, panel, group, out, last))
         return lw.storage.const_lazy(key, packed, b.node.op.data).buffer
     deep = padded_k(k, group)
     to = lw.storage.add("arena", b.dtype, (batch, ceildiv(n, panel), deep // group, panel, group))

@@ -16,6 +16,7 @@ class LowerOptions:
     """opt_level 0 stores every computed value. `panel`: columns of 4 bytes in a packed panel of B; 1 stores B by
     columns, as tensor cores read it, and `in_place` is the number of rows of A up to which a B that is not constant is read where it is.
 
+    `own_last`: the last panel of weights has a width of its own (`packing.last_panel`).
     `few_rows`, `few_panel`: products of so many rows have panels of so many columns, of which one register tile has all rows.
     `inner`: the number of rows of A up to which vectors go along k, where that pays, if B is not constant and lies by columns.
     `winograd`: estimates by which convolutions are computed by minimal filtering; None: never.
@@ -40,6 +41,7 @@ class LowerOptions:
 
     opt_level: int = 3
     panel: int = 64
+    own_last: bool = False
     few_rows: tuple[int, ...] = ()
     few_panel: int = 0
     in_place: int = 128  # packing costs as much as about 3 rows of A on CPUs

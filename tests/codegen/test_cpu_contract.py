@@ -12,7 +12,7 @@ from mlc.codegen.cpu.target import host, missing_features, parse
 from mlc.codegen.expr import Acc, Axis, Call, Cast, DimParam, Load, Num
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import ContractKernel, ConvGeometry, Operand, Planes
-from mlc.codegen.packing import pack_b
+from mlc.codegen.packing import last_panel, pack_b, packed_size, unpack_b
 from mlc.errors import CodegenError
 from mlc.ir import DType, evaluate, prod, sym
 from running import TARGETS, close, execute
@@ -23,7 +23,22 @@ PAD = 64  # guard elements behind every written buffer
 
 
 def matmul(
-    m, n, k, *, batch=1, target="cpu", epilogue=ACC, extra=(), dims=None, bindings=None, seed=0, dtype=F, parts=1, rows=False, panel=64
+    m,
+    n,
+    k,
+    *,
+    batch=1,
+    target="cpu",
+    epilogue=ACC,
+    extra=(),
+    dims=None,
+    bindings=None,
+    seed=0,
+    dtype=F,
+    parts=1,
+    rows=False,
+    panel=64,
+    own_last=False,
 ):
     r = np.random.default_rng(seed)
 
@@ -33,7 +48,8 @@ def matmul(
         return r.standard_normal(shape, dtype=np.float32).astype(dtype.np)
 
     a, b = array(batch, m, k), array(batch, k, n)
-    packed = pack_b(b, panel)
+    last = last_panel(n, panel) if own_last else 0
+    packed = pack_b(b, panel, last=last)
     c = np.full(batch * m * n + PAD, 7, dtype.np)
     dm, dn, dk, db = dims or (m, n, k, batch)
     if rows:  # B where it is, its rows apart
@@ -45,8 +61,8 @@ def matmul(
         *(Operand(F, x.size) for x in extra),
         Operand(dtype, c.size, True),
     )
-    b_batch = (dn + panel - 1) // panel * dk * panel
-    kernel = ContractKernel(db, dm, dn, dk, operands, dk, dm * dk, b_batch, dn, dm * dn, epilogue, panel=panel)
+    b_batch = packed_size(dk, dn, panel, last=last)
+    kernel = ContractKernel(db, dm, dn, dk, operands, dk, dm * dk, b_batch, dn, dm * dn, epilogue, panel=panel, last=last)
     if rows:
         kernel = replace(kernel, b_batch=dk * (dn + 3), b_row=dn + 3)
     e = execute(kernel, [a, packed, *extra, c], target, bindings, parts)
@@ -102,6 +118,29 @@ def test_narrow_last_strip(m, n, k, target):
     assert s.lanes * s.vectors == 64 and max(s.tail_tiles) > max(s.tiles) - (m == 5)
     high = max(s.tail_tiles)
     assert -(-s.block // high) * high - s.block <= -(-s.block // high)
+
+
+@pytest.mark.parametrize("target", ["cpu:x86-64-v4", "cpu:znver4"])
+@pytest.mark.parametrize("m, k, batch", [(5, 9, 1), (37, 130, 3), (100, 2050, 1)])
+@pytest.mark.parametrize("n, last", [(100, 48), (69, 80), (95, 96), (325, 80), (274, 96), (357, 48), (184, 0), (64, 0)])
+def test_the_last_panel_has_its_own_width(n, last, m, k, batch, target):
+    """Its strip is narrower, or wider by one or two vectors, also where rows are not known and steps are in pieces."""
+    if missing_features(host().triple, parse(target).features):
+        pytest.skip("needs AVX-512 with BF16 and VBMI")
+    assert last_panel(n, 64) == last
+    for dims in (None, (sym("M", 1), n, k, batch)):
+        want, got, e = matmul(m, n, k, batch=batch, target=target, parts=3, own_last=True, dims=dims, bindings={"M": m})
+        close(got, want)
+        assert ("x4(" in e.texts[e.symbol]) == (n != 69 and n != 95)  # no tiles of whole strips that are not there
+
+
+def test_packing_a_last_panel_of_its_own_goes_both_ways():
+    b = np.random.default_rng(0).standard_normal((2, 7, 150), dtype=np.float32)
+    packed = pack_b(b, 64, last=last_panel(150, 64))
+    one = packed_size(7, 150, 64, last=96)
+    assert packed.size == 2 * one == 2 * 7 * 160
+    for x, y in zip(b, packed.reshape(2, one), strict=True):
+        np.testing.assert_array_equal(unpack_b(y, 7, 150, 64, last=96), x)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +370,9 @@ def test_unknown_dtype():
         matmul(4, 4, 4, dtype=DType.I8, epilogue=Acc(dtype=DType.I8))
 
 
-def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target="cpu", symbolic=False, planes=False, panel=64):
+def conv(
+    n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target="cpu", symbolic=False, planes=False, panel=64, own_last=False
+):
     r = np.random.default_rng(2)
     rank = len(spatial)
     cg, og = c // groups, o // groups
@@ -347,7 +388,8 @@ def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target=
         for g in range(groups):
             want[..., g * og : (g + 1) * og] += padded[(slice(None), *cut, slice(g * cg, (g + 1) * cg))] @ w[tap][:, g * og : (g + 1) * og]
     k = cg * int(np.prod(kernel))
-    packed = pack_b(np.moveaxis(w.reshape(k, groups, og), 1, 0), panel)
+    last = last_panel(og, panel) if own_last else 0
+    packed = pack_b(np.moveaxis(w.reshape(k, groups, og), 1, 0), panel, last=last)
     gap = 5 if planes else 0  # between images, as in a concatenation
     y = np.full(want.size + gap * n + PAD, 7, np.float32)
     N, S = (sym("N"), tuple(sym(f"S{i}") for i in range(rank))) if symbolic else (n, spatial)
@@ -357,8 +399,8 @@ def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target=
         m = m * d
     operands = (Operand(F, x.size), Operand(F, packed.size), Operand(F, y.size, True))
     geometry = ConvGeometry(S, O, kernel, strides, lo, dilations)
-    b_batch = -(-og // panel) * k * panel
-    kernel_ = ContractKernel(groups, m, og, k, operands, c, cg, b_batch, o, og, ACC, geometry, panel=panel)
+    b_batch = packed_size(k, og, panel, last=last)
+    kernel_ = ContractKernel(groups, m, og, k, operands, c, cg, b_batch, o, og, ACC, geometry, panel=panel, last=last)
     bindings = {"N": n, **{f"S{i}": s for i, s in enumerate(spatial)}}
     if planes:
         kernel_ = replace(kernel_, ldc=0, c_batch=0, planes=Planes(pixels := prod(O), pixels, o * pixels + gap))
@@ -374,6 +416,16 @@ def conv(n, spatial, c, o, kernel, strides, lo, hi, dilations, groups=1, target=
     execute(kernel_, [x, packed, y], target, bindings, parts=2)
     assert (y[-PAD:] == 7).all(), "wrote past the end"
     close(y[:-PAD].reshape(want.shape), want)
+
+
+@pytest.mark.parametrize("planes", [False, True])
+@pytest.mark.parametrize("groups, og", [(1, 100), (1, 82), (2, 70)])
+@pytest.mark.parametrize("c, kernel", [(32, 3), (3, 7), (40, 1)])
+def test_the_last_panel_of_a_convolution_has_its_own_width(c, kernel, groups, og, planes):
+    conv(
+        2, (9, 8), c * groups, og * groups, (kernel, kernel), (1, 1), (kernel // 2,) * 2, (kernel // 2,) * 2, (1, 1), groups,
+        target="cpu:x86-64-v4", planes=planes, own_last=True,
+    )  # fmt: skip
 
 
 CONVS = {

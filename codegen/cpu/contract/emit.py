@@ -30,14 +30,14 @@ class VectorProduct(ProductParts, TextEmitter):
     def fingerprint(self) -> Hashable:
         """Everything that the text depends on: what the schedule fixes, but no sizes."""
         k, s = self.kernel, self.schedule
-        narrow = isinstance(self.columns, int) and self.columns < s.lanes * s.vectors
         rank = len(k.conv.kernel) if k.conv else 0
         fixed = replace(s, block=0, blocks=0, whole_block=0, whole_blocks=0, strips=0, k_block=0, steps=0, share=0, share_apart=0)
         return (
             fixed,
-            narrow,
+            self.single,
             rank,
             k.panel,
+            k.last,
             k.b_row != 0,
             self.diagonal,
             self.abreast and self.abreast.channels,
@@ -63,7 +63,7 @@ class VectorProduct(ProductParts, TextEmitter):
         s = self.schedule
         self.module = module
         tile_fns = {}
-        if not (isinstance(self.columns, int) and self.columns < s.lanes * s.vectors):
+        if not self.single:
             for mr in s.tiles:
                 tile_fns[mr, False] = RegisterTile(self, mr, s.vectors, masked=False).write()
         if s.tail:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from ....errors import CodegenError
 from ....ir import Dim
@@ -31,6 +32,7 @@ class ProductParts:
         self.vector = vec(self.acc, schedule.lanes)
         self.product = Product(self.dtype, schedule.acc, schedule.lanes, kernel.panel, schedule.unroll, schedule.k_multiple, target)
         k, conv = kernel, kernel.conv
+        self.last = replace(self.product, panel=k.last)
         channels = k.k // (math.prod(conv.kernel) if conv is not None else 1)
         self.diagonal: DiagonalProduct | None = None
         if k.diagonal > 1:
@@ -43,6 +45,8 @@ class ProductParts:
             assert isinstance(channels, int)
             self.abreast = AbreastProduct(channels, self.product, self.diagonal)
             self.batches, self.columns = 1, k.batch * k.n
+        self.strip, self.widest = schedule.lanes * schedule.vectors, max(schedule.vectors, schedule.tail)  # columns; vectors of any strip
+        self.single = isinstance(self.columns, int) and self.columns < max(self.strip, k.last)  # no strip but the last
         self.params = Params()
         grouped = conv is not None
         self.size = {
@@ -66,7 +70,7 @@ class ProductParts:
         if k.planes is not None:
             if any(o.dtype is not schedule.acc for o in (k.operands[0], k.operands[-1])):
                 raise CodegenError(f"planes of {k.operands[-1].dtype.value}", expected=schedule.acc.value)
-            self.planes = PlaneStore(k.planes, self.params, self.acc, schedule.lanes, schedule.lanes * schedule.vectors)
+            self.planes = PlaneStore(k.planes, self.params, self.acc, schedule.lanes, schedule.lanes * self.widest)
 
     def _b_step(self) -> Dim:
         """Elements of B in one step of k, or in one tap of a convolution."""

@@ -15,10 +15,10 @@ from .blocks import Blocks, shared_blocks, whole_blocks
 
 _ACC = {DType.F32: DType.F32, DType.F64: DType.F64, DType.I32: DType.I32, DType.F16: DType.F32, DType.BF16: DType.F32,
         DType.I64: DType.I64, DType.U32: DType.U32, DType.U64: DType.U64}  # fmt: skip
-_TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
+_TALL = {6: 4, 5: 4, 4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
+_HALF_TALL = {4: 5, 3: 7, 2: 8}  # the same where the last vector is half of one: of more rows, LLVM keeps some of the sums on the stack
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
-_HALF_TALL = 8  # rows of tiles of a vector and a half: of 12, LLVM keeps some of the sums on the stack
 _NARROW_TALL = 8  # rows of tiles of one vector: twice as many sums as one multiply-add a cycle needs
 _NARROW_BYTES = 24 << 10  # of a panel of B that they read in part, from the first-level cache
 _SEGMENT = 24  # elements of the taps of a line that are unrolled where no fewer divide them
@@ -37,10 +37,10 @@ class ContractSchedule:
     """`lanes` × `vectors` columns (a strip) by each of `tiles` rows at a time.
 
     tiles: row counts of the register tiles, descending. Rows are cut exactly: h·tiles[0] + l·tiles[1], h as large as can be.
-    tail_tiles: the same for the last strip where it is narrower, so that its tiles are taller: as many sums at once.
+    tail_tiles: the same for the last strip: where it is narrower its tiles are taller, where it is wider lower, for about as many sums.
     block, blocks: rows of a unit, and units along m; whole_block, whole_blocks: the same where one call does everything.
-    tail: vectors of the last strip: 0 none (n divides), -1 unknown until run time; half: the last of them needs half of its lanes, and
-    multiply-adds of so many take half the time. mode: "matmul" rows at a stride,
+    tail: vectors of the last strip, which may be wider than the others: 0 none (n divides), -1 unknown until run time; half: the last
+    of them needs half of its lanes, and multiply-adds of so many take half the time. mode: "matmul" rows at a stride,
     "taps" rows by indirection per filter tap, "segments" the same with the taps of the last axis as one (few channels).
     abreast: groups of one vector each that a strip has side by side, so that columns are those of all groups.
     """
@@ -102,6 +102,10 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
         vectors, columns = abreast, kernel.batch * lanes
         kernel = replace(kernel, batch=ceildiv(kernel.batch, abreast), n=abreast * lanes)  # blocks of rows are as for so many groups
     strip, strips = lanes * vectors, ceildiv(kernel.n, lanes * vectors)
+    if kernel.last and strip != kernel.panel:
+        raise ScheduleError(f"strips of {vectors} vectors", expected=f"those of a panel of {kernel.panel} columns")
+    if kernel.last > strip:
+        strips -= 1
     if hints.tall and not 3 <= hints.tall <= 16:
         raise ScheduleError(f"register tiles of {hints.tall} rows", expected="3 to 16")
     tall = hints.tall or (_NARROW_TALL if narrow else _tallest(kernel, target, mode, vectors))
@@ -115,14 +119,15 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
         if hints.block < tiles[0]:
             raise ScheduleError(f"units of {hints.block} rows", expected=f"{tiles[0]} or more")
         shared = whole = Blocks(hints.block, ceildiv(kernel.m, hints.block))
-    n_tail = (columns % strip if columns else 1) if isinstance(columns, int) else None
+    n_tail = (columns % strip + strip * (kernel.last > strip) if columns else 1) if isinstance(columns, int) else None
     tail = -1 if n_tail is None else -(-n_tail // lanes)
     tail_tiles, tall_tail = tiles, tall
     half = _half(kernel, target, acc, n_tail, abreast)
-    if half and tail == 2 and not hints.tall:
-        tall_tail = _HALF_TALL
-    elif 0 < tail < vectors:
-        tall_tail = max(tall, _tallest(kernel, target, mode, tail))
+    if 0 < tail != vectors:
+        tallest = _tallest(kernel, target, mode, tail)
+        tall_tail = tallest if tail > vectors else max(tall, tallest)
+    if half and not hints.tall:
+        tall_tail = min(tall_tail, _HALF_TALL.get(tail, tall_tail))
     if tall_tail != tall:
         tail_tiles = _tiles(shared.rows if isinstance(shared.rows, int) else kernel.m, tall_tail)
     unroll = 4 if mode != "segments" else _whole_steps(kernel.k // taps, -(-_LOOPED // (tall * vectors)))
@@ -139,7 +144,7 @@ def schedule_contract(kernel: ContractKernel, target: CpuTarget, hints: Contract
         prefetch=prefetch and kernel.panel == strip and not kernel.b_row and kernel.diagonal == 1,
         share=_share(row_tiles), share_apart=_share(_row_tiles(shared.rows, tiles[0])),
         steps=steps, split=k_block > 0, k_block=k_block, block=shared.rows,
-        blocks=shared.count, whole_block=whole.rows, whole_blocks=whole.count, strips=ceildiv(columns, strip),
+        blocks=shared.count, whole_block=whole.rows, whole_blocks=whole.count, strips=strips if kernel.last else ceildiv(columns, strip),
     )  # fmt: skip
 
 
@@ -182,7 +187,7 @@ def _narrow(kernel: ContractKernel, target: CpuTarget, acc: DType, mode: str) ->
     rows = isinstance(kernel.m, int) and kernel.m >= _NARROW_TALL
     short = isinstance(panel, int) and panel <= _NARROW_BYTES
     single = target.halves and acc is DType.F32
-    return single and mode == "matmul" and rows and short and kernel.diagonal == 1 and not kernel.b_row
+    return single and not kernel.last and mode == "matmul" and rows and short and kernel.diagonal == 1 and not kernel.b_row
 
 
 def _tallest(kernel: ContractKernel, target: CpuTarget, mode: str, vectors: int) -> int:

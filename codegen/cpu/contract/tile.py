@@ -17,26 +17,29 @@ from .parts import ProductParts
 class RegisterTile:
     """void tile(bufs, dims, batch, row, row_end, column, block_start, k0, k1, partial, share): row tiles of one strip.
 
-    Steps [k0, k1) of k (of taps, for convolutions); sums rest in `partial` [row − block_start][strip] between calls.
+    Steps [k0, k1) of k (of taps, for convolutions); sums rest in `partial` [row − block_start][pitch] between calls.
     """
 
     def __init__(self, product: ProductParts, height: int, vectors: int, masked: bool) -> None:
         self.of, self.height, self.vectors, self.masked = product, height, vectors, masked
         k, s = product.kernel, product.schedule
-        self.strip, self.half = s.lanes * s.vectors, masked and s.half
+        self.pitch, self.half = s.lanes * product.widest, masked and s.half
+        self.product = product.last if masked and k.last else product.product
         self.rows_apart = bool(k.b_row)
         self.out = storage(k.operands[-1].dtype)
         b = self.b = subroutine(product.module, f"{height}x{vectors}{'t' if masked else ''}", [PTR, PTR, *[I64] * 7, PTR, I64])
         i = b.ir
         bufs, dims, batch, self.row, self.row_end, column, self.block_start, self.k0, self.k1, self.partial, self.share = b.fn.args
         p = self.p = b.params(dims, product.size)
+        if masked and k.last:
+            p["b_step"] = i.mul(i.udiv(p["b_step"], b.i64(k.panel)), b.i64(k.last))
         if product.abreast is not None:  # columns are those of all groups, of one vector each
             batch, column = i.udiv(column, b.i64(product.schedule.lanes)), b.i64(0)
         pointers = b.operands(bufs, len(k.operands))
         a = b.at(pointers[0], i.mul(batch, p["a_batch"]), storage(product.dtype))
         self._find_strip(pointers[1], batch, column)
         if product.planes is not None:  # results wait in `partial`, too
-            self.c, self.c_row = self.partial, b.i64(self.strip)
+            self.c, self.c_row = self.partial, b.i64(self.pitch)
         else:
             self.c, self.c_row = b.at(pointers[-1], i.add(i.mul(batch, p["c_batch"]), column), self.out), p["ldc"]
         self.c_first: Any = None if product.planes is None else self.block_start
@@ -53,7 +56,7 @@ class RegisterTile:
         """Where B is at step k0, and how many bytes of it the steps take."""
         b, i, p, dtype, panel = self.b, self.b.ir, self.p, self.of.dtype, self.of.kernel.panel
         width = b.i64(panel)
-        inner = i.urem(column, width) if panel != self.strip else b.i64(0)
+        inner = i.urem(column, width) if panel != self.of.strip else b.i64(0)
         if self.rows_apart:
             start, step = i.add(i.mul(batch, p["b_batch"]), column), p["b_row"]
         else:
@@ -76,7 +79,7 @@ class RegisterTile:
         last = i.sub(self.row_end, b.i64(1))
         indices = [first] + [b.smin(i.add(first, b.i64(r)), last) for r in range(1, self.height)]
         start = i.sub(first, self.block_start)
-        sums = b.at(self.partial, i.mul(start, b.i64(self.strip)), self.of.acc)
+        sums = b.at(self.partial, i.mul(start, b.i64(self.pitch)), self.of.acc)
         if not s.gradual:
             self._prefetch(indices)
         acc = self._multiply(indices, start, self._initial(sums))
@@ -111,7 +114,7 @@ class RegisterTile:
         """The same a row at a time, beside the steps of k: all lines at once would keep those of B waiting. And in the first strip,
         lines of the next tile's rows of A, which no strip before has brought to the second-level cache."""
         b, i, s = self.b, self.b.ir, self.of.schedule
-        size, unroll = self.of.dtype.itemsize, self.of.product.unroll
+        size, unroll = self.of.dtype.itemsize, self.product.unroll
 
         def ask(at: Any) -> None:
             row = i.udiv(at, b.i64(unroll))
@@ -137,7 +140,7 @@ class RegisterTile:
         before = i.block
         with i.if_then(i.not_(fresh)):
             kept = [
-                b.load(vector, b.at(sums, b.i64(r * self.strip + v * s.lanes), self.of.acc), s.acc.itemsize)
+                b.load(vector, b.at(sums, b.i64(r * self.pitch + v * s.lanes), self.of.acc), s.acc.itemsize)
                 for r in range(self.height)
                 for v in range(self.vectors)
             ]
@@ -146,7 +149,7 @@ class RegisterTile:
 
     def _multiply(self, indices: list[Any], start: Any, acc: list[Any]) -> list[Any]:
         """acc + A[indices] · B, over the steps, `start` rows into the block. Its first tiles ask for what they share of the next strip."""
-        b, s, product = self.b, self.of.schedule, self.of.product
+        b, s, product = self.b, self.of.schedule, self.product
         ahead = None
         if s.prefetch and (not self.masked or s.split):  # behind the last strip there is none
             ahead = product.ahead(b, self.b_bytes, self.b_strip, b.ir.udiv(start, b.i64(self.height)), self.share)
@@ -179,7 +182,7 @@ class RegisterTile:
         b, i = self.b, self.b.ir
         for x, value in enumerate(acc):
             r, v = divmod(x, self.vectors)
-            at = b.at(sums, b.i64(r * self.strip + v * self.of.schedule.lanes), self.of.acc)
+            at = b.at(sums, b.i64(r * self.pitch + v * self.of.schedule.lanes), self.of.acc)
             if r == 0:
                 i.store(value, at, align=self.of.dtype.itemsize)
                 continue

@@ -37,10 +37,11 @@ class Units:
         self.blocks = i.select(everything, p["whole_blocks"], p["blocks"])
         self.end = i.select(everything, i.mul(p["batch"], i.mul(p["whole_blocks"], p["strips"])), end)
         self.share = i.select(everything, p["share"], p["share_apart"])
+        self.widest = self.s.lanes * product.widest
         self.partial: Any = ir.Constant(PTR, None)
         if self.s.split or product.planes is not None:  # planes are turned from it, with a vector of rows at a time
             more = self.s.lanes if product.planes is not None else 0
-            self.partial = b.alloca(product.acc, i.mul(i.add(self.height, b.i64(more)), b.i64(self.strip)))
+            self.partial = b.alloca(product.acc, i.mul(i.add(self.height, b.i64(more)), b.i64(self.widest)))
         self.planes = product.planes.function(product.module) if product.planes is not None else None
 
     def write(self, u: Any) -> None:
@@ -54,7 +55,10 @@ class Units:
         first = i.mul(block, self.height)
         rows = b.smin(self.height, i.sub(p["m"], first))
         unit = _Unit(batch, first, rows, i.mul(strip, b.i64(self.strip)))
-        full = i.icmp_signed(">=", i.sub(p["n"], unit.column), b.i64(self.strip))
+        if self.s.tail > self.s.vectors:
+            full = i.icmp_signed("<", strip, i.sub(p["strips"], b.i64(1)))
+        else:
+            full = i.icmp_signed(">=", i.sub(p["n"], unit.column), b.i64(self.strip))
         widths = {masked for _, masked in self.tiles}
         if len(widths) == 1:
             self._multiply(unit, widths.pop())
@@ -82,6 +86,6 @@ class Units:
             walk(b.i64(0), [])
         if self.planes is not None:
             result = b.operand(self.bufs, len(self.of.kernel.operands) - 1)
-            live = b.smin(b.i64(self.strip), i.sub(p["n"], unit.column))
+            live = b.smin(b.i64(self.widest), i.sub(p["n"], unit.column))
             column = i.add(i.mul(unit.batch, p["n"]), unit.column)
             i.call(self.planes, [result, self.dims, self.partial, unit.first, unit.rows, column, live])
