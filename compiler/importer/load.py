@@ -176,6 +176,8 @@ def _without_weights(model: ModelProto, opset: int) -> ModelProto:
                 copy.graph.node.append(_without_lists(node) if any(map(_is_long, node.attribute)) else node)
         else:
             copy.graph.MergeFrom(GraphProto(**{field.name: value}))
+    if copy.opset_import:  # old files with what their version did not have yet: onnxruntime takes them, and so does the importer
+        copy.ir_version = max(copy.ir_version, 4)
     for info in copy.graph.output:  # the importer derives types, too: who wants an intermediate value appends its name alone
         if info.name and not info.type.WhichOneof("value"):
             info.type.tensor_type.elem_type = TensorProto.FLOAT

@@ -8,6 +8,7 @@ import mlc
 import numpy as np
 import onnx
 import pytest
+from against_onnxruntime import agree
 from mlc.errors import OnnxImportError
 from onnx import TensorProto, helper, numpy_helper
 
@@ -102,3 +103,14 @@ def test_functions_whose_attributes_changed() -> None:
 def test_training_is_refused() -> None:
     with pytest.raises(OnnxImportError, match="training mode"):
         run("Dropout", 6, [X], ratio=0.7)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("listed", [True, False])
+def test_old_files_with_what_their_version_lacked(version, listed):
+    """Operator sets before version 3 of the format, initializers that are no inputs before version 4: onnxruntime takes them."""
+    w = onnx.numpy_helper.from_array(np.float32([2, 3]), "w")
+    inputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in ("x", "w")[: 1 + listed]]
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Mul", ["x", "w"], ["y"])], "g", inputs, [output], [w])
+    agree(onnx.helper.make_model(graph, ir_version=version, opset_imports=[onnx.helper.make_opsetid("", 9)]), {"x": np.float32([4, 5])})
