@@ -9,11 +9,12 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
 from ...errors import OnnxImportError
 from ...ir import Dim, Graph, may_stretch
-from .build import Importer
+from .build import Importer, formal_inputs
+from .dim_names import DimNames, by_given, shared_names, unrelated
 from .tensors import TensorReader
 
 _MAX_ATTEMPTS = 16
@@ -22,32 +23,38 @@ _MAX_OTHERS = 7  # graphs beside the first: all answers to three questions
 
 @dataclass(frozen=True)
 class Imported:
-    """A graph, the choices (`ImportContext.decide`) that it needs to hold, and whether it takes sizes as equal of which one might be
-    1 instead."""
+    """A graph, the choices (`ImportContext.decide`) that it needs to hold, whether it takes sizes as equal of which one might be
+    1 instead, and what its dims are called."""
 
     graph: Graph
     choices: Mapping[Dim, bool]
     assumes: bool
+    names: DimNames
 
 
 def import_proto(
     model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
     constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False, variable: Container[str] = (),
+    names: DimNames | None = None,
 ) -> Iterator[Imported]:  # fmt: skip
     """The model by each set of choices that all of it fits, the likeliest first; at least one. With `stretch` nothing is taken as
-    equal that might be 1: it is repeated then. Initializers that are `variable` are inputs.
+    equal that might be 1: it is repeated then. Initializers that are `variable` are inputs. `names` of dims are found if need be.
 
     Where a branch that depends on data does not fit the sizes given by `shapes` (it is for other sizes, and will not run),
     the sizes stay symbolic and become requirements instead. Raises OnnxImportError.
     """
+    if names is None:
+        names = _dim_names(partial(Importer, model, reader, shapes, constants=constants, variable=variable), model.graph)
     error: OnnxImportError | None = None
     for pin in (False, True):
         in_region = found = False
-        make = partial(Importer, model, reader, shapes, pin=pin, constants=constants, stretch=stretch, variable=variable)
+        make = partial(
+            Importer, model, reader, shapes, pin=pin, constants=constants, stretch=stretch, variable=variable, names=names
+        )  # fmt: skip
         for importer, result in _attempts(make):
             if isinstance(result, Graph):
                 found = True
-                yield Imported(result, importer.choices, _assumes(importer))
+                yield Imported(result, importer.choices, _assumes(importer), names)
             elif error is None:
                 error, in_region = result, importer.failed_in_region
         if found:
@@ -64,11 +71,26 @@ def import_others(
 ) -> Iterator[Graph]:  # fmt: skip
     """Graphs for sizes that the first one leaves out: by other choices, and where something is 1 that it takes as equal."""
     if first.assumes or first.choices:
-        every = import_proto(model, reader, shapes, constants, stretch=True, variable=variable)
+        every = import_proto(model, reader, shapes, constants, stretch=True, variable=variable, names=first.names)
         types = [v.dtype for v in first.graph.outputs]
         others = (found for found in every if first.assumes or found.choices != first.choices)
         more = (found.graph for found in others if [v.dtype for v in found.graph.outputs] == types)
         yield from islice(more, _MAX_OTHERS)
+
+
+def _dim_names(make: Callable[..., Importer], proto: GraphProto) -> DimNames:
+    """Names of their own for dims that share one although nothing in the model relates them: it is imported with all of them apart."""
+    importer = make()
+    shared = shared_names(formal_inputs(proto, importer.variable, importer.constants))
+    decided, apart = by_given(shared, importer.shapes)
+    if not apart:
+        return decided
+    importer = make(names={**decided, **apart})
+    try:
+        graph = importer.run()
+    except OnnxImportError:
+        return decided
+    return {**decided, **unrelated(shared, apart, graph, importer.related())}
 
 
 def _attempts(make: Callable[[Sequence[bool]], Importer]) -> Iterator[tuple[Importer, Graph | OnnxImportError]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 
 import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto
 
 from ...errors import MlcError, OnnxImportError, VerifyError
 from ...ir import Dim, DType, Graph, Input, Node, TensorType, Value, substitute, sym
+from .dim_names import DimNames
 from .functions import resolved, schema_function, without_absent
 from .handlers.table import find_handler, first_version
 from .held import Element, Held, declared, to_proto
@@ -33,11 +35,12 @@ class Importer(Names):
     def __init__(
         self, model: ModelProto, reader: TensorReader, shapes: Mapping[str, Sequence[int]] | None,
         departures: Sequence[bool] = (), pin: bool = False, constants: Mapping[str, np.ndarray] | None = None, stretch: bool = False,
-        variable: Container[str] = (),
+        variable: Container[str] = (), names: DimNames = MappingProxyType({}),
     ) -> None:  # fmt: skip
         super().__init__(imported_opsets(model), reader, model.graph)
         self.model = model
         self.shapes = dict(shapes or {})
+        self.names = names
         self.constants = dict(constants or {})
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.problems: list[str] = []
@@ -56,9 +59,8 @@ class Importer(Names):
         proto = self.model.graph
         self.enter_graph(proto)
         self._fix_inputs(proto)
-        fixed = {name for name in self.scope.initializers if name not in self.variable} | self.constants.keys()
-        formals = [i for i in proto.input if i.name not in fixed]
-        signature = Signature(self.shapes)
+        formals = formal_inputs(proto, self.variable, self.constants)
+        signature = Signature(self.shapes, self.names)
         types = [signature.declared(i) for i in formals]
         bindings = signature.bindings([i.name for i in formals], types)
         if self.pin:
@@ -120,6 +122,13 @@ class Importer(Names):
             if inputs[name].type.tensor_type.HasField("shape") and not fits:
                 raise OnnxImportError(f"has shape {list(array.shape)}", expected=_type_text(inputs[name].type), loc=loc)
             self.scope.values[name] = self.constant(name, array.astype(object) if said.dtype is DType.STRING else array, self.scope)
+
+    def related(self) -> Iterator[tuple[Dim, ...]]:
+        """Dims of which the model needs something together, or took it."""
+        yield from self.equal
+        yield from self.met
+        yield from ((limit.dim, limit.lo, limit.hi) for limit in (*self.limits, *self.bound_limits))
+        yield from ((truth,) for truth in self.choices)
 
     def decide(self, truth: Dim, first: bool) -> bool:
         if truth not in self.choices:
@@ -274,6 +283,12 @@ class Importer(Names):
             self.enter_graph(graph)
             self._nodes(graph.node)
             return [self.lookup(o.name) for o in graph.output]
+
+
+def formal_inputs(graph: GraphProto, variable: Container[str], constants: Container[str]) -> list[ValueInfoProto]:
+    """Inputs that callers give: not those with a value, unless it is `variable`."""
+    held = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    return [i for i in graph.input if i.name not in constants and (i.name not in held or i.name in variable)]
 
 
 def _type_text(type_: TypeProto) -> str:

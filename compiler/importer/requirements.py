@@ -22,6 +22,7 @@ class Requirements:
         self.equal: dict[tuple[Dim, Dim], bool] = {}
         self.limits: list[Limit] = []  # of the region that is being imported,
         self.bound_limits: list[Limit] = []  # and of sizes that data decide inside of regions
+        self.met: list[tuple[Dim, ...]] = []  # dims that a region needs something of together, or that a value has in turn
         self.extents: set[Dim] = set()  # sizes of tensors that may seem negative, and are not: a run with such sizes is refused
         self.stretch = False  # broadcast sizes that may turn out to be 1, instead of assuming that they do not
         self.in_region = False  # inside a graph that may not run at all
@@ -65,6 +66,7 @@ class Requirements:
         """`require_equal` of dims that differ, and may be equal."""
         if self.in_region and not self._data_decide(a, b):
             self.limits.append(Limit(a, b, b, ", ".join(self.loc)))
+            self.met.append((a, b))
         else:
             self.equal[a, b] = True
 
@@ -94,6 +96,7 @@ class Requirements:
         if lower(small - large) > 0:
             raise OnnxImportError(found, expected=expected, loc=", ".join(self.loc))
         (self.bound_limits if self.in_region and self._data_decide(small, large) else self.limits).append(limit)
+        self.met.append((small, large))
 
     def is_one(self, d: Dim) -> bool:
         """Whether an axis of size d goes where axes of size 1 go, which changes the rank of a result.

@@ -11,13 +11,15 @@ from ...errors import OnnxImportError, VerifyError
 from ...ir import Dim, DType, TensorType, substitute, sym
 from ...ir.ops.host import OBJECT
 from ...ir.printer import RESERVED
+from .dim_names import DimNames, dim_name
 
 
 class Signature:
-    """Symbols of one model; `shapes` are the user's sizes by input."""
+    """Symbols of one model; `shapes` are the user's sizes by input, `names` what dims are called instead of what the file says."""
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, shapes: Mapping[str, Sequence[int]], names: DimNames) -> None:
         self.shapes = shapes
+        self.names = names
         self._symbols: dict[str, str] = {}
 
     def declared(self, info: ValueInfoProto) -> TensorType:
@@ -40,10 +42,11 @@ class Signature:
             return TensorType(dtype, tuple(self._fresh_dim(f"{info.name}_{i}") for i in range(len(given))))
         dims: list[Dim] = []
         for i, d in enumerate(tensor.shape.dim):
+            name = dim_name(d)
             if d.HasField("dim_value") and d.dim_value >= 0:
                 dims.append(d.dim_value)
-            elif re.search(r"[A-Za-z0-9]", d.dim_param) and not re.fullmatch(r"-?\d+", d.dim_param):
-                dims.append(self._symbol(d.dim_param))
+            elif name:
+                dims.append(self._symbol(self.names.get((info.name, i), name)))
             else:
                 dims.append(self._fresh_dim(f"{info.name}_{i}"))
         return TensorType(dtype, tuple(dims))

@@ -108,6 +108,7 @@ def _joined(ctx: ImportContext, a: list[Value], c: list[Value], regions: Sequenc
         dims: list[Dim] = []
         for axis, (d, e) in enumerate(zip(x.shape, y.shape, strict=True)):
             if d != e or symbols_of((d,)) & inner:
+                ctx.met.append((d, e))
                 places.append((i, axis, ctx.fresh()))
                 d = sym(places[-1][2])
             dims.append(d)

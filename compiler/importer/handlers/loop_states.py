@@ -124,6 +124,7 @@ class LoopStates:
             for axis, (d, e) in enumerate(zip(f.shape, o.shape, strict=True)):
                 if d != e and (i, axis) not in self.open:
                     self.open.append((i, axis))
+                    self.ctx.met.append((d, e))
                     changed = True
             if i in self.held:
                 found = join(self.held[i], self.ctx.held[o].abroad(self.bound))

@@ -163,7 +163,8 @@ def test_shapes_are_checked():
     assert "no input is called 'z'; expected one of x" in message(ok, shapes={"z": (1,)})
     assert "2 dims" in message(ok, shapes={"x": (1, 2)})
     assert "dimension 3 is given as 4" in message(ok, shapes={"x": (1, 1, 4)})
-    assert "dimension n is given as 2" in message(ok, shapes={"x": (1, 2, 3)})
+    square = model([helper.make_node("MatMul", ["x", "x"], ["y"])], inputs=[("x", ["n", "n"])])
+    assert "inner dimensions 2 and 1" in message(square, shapes={"x": (1, 2)})
 
 
 def test_sequence_where_a_tensor_is_needed():
