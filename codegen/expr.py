@@ -128,6 +128,22 @@ def children(e: E) -> tuple[E, ...]:
     return ()
 
 
+def rebuilt(e: E, kids: tuple[E, ...]) -> E:
+    """The node with other operands."""
+    match e:
+        case Call(fn=fn):
+            return Call(fn, kids, dtype=e.dtype)
+        case Bits(source=source):
+            return Bits(kids[0], source, dtype=e.dtype)
+        case Cast():
+            return Cast(kids[0], dtype=e.dtype)
+        case Table(values=values):
+            return Table(kids[0], values, dtype=e.dtype)
+        case Load(operand=o):
+            return Load(o, kids[0], dtype=e.dtype)
+    return e
+
+
 def postorder(roots: Sequence[E], into: Callable[[E], tuple[E, ...]] = children) -> list[E]:
     """Every node once, operands first. Iterative: fused chains get long."""
     seen: set[int] = set()

@@ -10,10 +10,10 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ...ir import DType
-from ..expr import Call, Cast, DimParam, E, Num, Param, children, postorder, structure
+from ..expr import Call, Cast, DimParam, E, Num, Param, children, postorder, rebuilt, structure
 from ..kernel import ContractKernel, GroupedKernel, Kernel, LoopKernel, WinogradKernel
 from .derived_numbers import divides
-from .loops.rewrite import rebuilt, transform
+from .loops.rewrite import transform
 
 _LINEAR = ("add", "sub", "mul")  # with other functions, emitters look at what a number is
 _ZEROS = (DType.U8, DType.I8, DType.U16, DType.I16)  # of points that are quantized

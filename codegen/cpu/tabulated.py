@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from ...ir import DType
-from ..expr import Bits, Call, Cast, E, Load, Num, Param, Table, children, postorder, quantizing, structure
+from ..expr import Bits, Call, Cast, E, Load, Num, Param, Table, children, postorder, quantizing, rebuilt, structure
 from ..interpret.values import Evaluator
 from ..kernel import LoopKernel
 from . import llvm_ir as ir
 from .build import I8, I32, I64, Builder, Params, vec
-from .loops.rewrite import rebuilt, transform
+from .loops.rewrite import transform
 from .loops.schedule import work
 from .shuffles import low, shuffle
 from .target import CpuTarget

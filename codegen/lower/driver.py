@@ -26,7 +26,7 @@ from ...ir.ops import (
     TreeSum,
     Within,
 )
-from ..plan import Bind, Plan
+from ..plan import Bind, Plan, PlanStep
 from .anchors import emit_anchor
 from .attention import emit_attention
 from .attention_op import BlockedAttention
@@ -46,6 +46,7 @@ from .rotary import emit_rotary
 from .scattered_taps import scatter_taps
 from .select import emit_positions, emit_sort, emit_suppress, emit_top
 from .sequential import emit_clock, emit_running
+from .side_by_side import side_by_side
 from .state import Lowering, check
 from .storage import Storage
 from .string_uses import string_uses
@@ -83,7 +84,9 @@ def lower(graph: Graph, options: LowerOptions | None = None) -> Plan:
     storage = Storage()
     inputs = [storage.add("input", v.dtype, v.shape, i) for i, v in enumerate(graph.inputs)]
     outputs = [storage.add("output", v.dtype, v.shape, i) for i, v in enumerate(graph.outputs)]
-    steps = lower_graph(graph, options, storage, inputs, outputs)
+    steps: Sequence[PlanStep] = lower_graph(graph, options, storage, inputs, outputs)
+    if options.beside and options.opt_level > 1:
+        steps = side_by_side(steps, storage.buffers)
     buffers = share_memory(storage.buffers, steps) if options.overwrite else tuple(storage.buffers)
     return Plan(
         buffers=buffers,

@@ -24,7 +24,7 @@ def share_memory(buffers: Sequence[Buffer], steps: Sequence[PlanStep]) -> tuple[
     touched: dict[int, list[int]] = {}
     for at, step in enumerate(straight):
         for b in step.buffers if isinstance(step, Step) else (step.buffer,):
-            touched.setdefault(_root(buffers, b), []).append(at)
+            touched.setdefault(root(buffers, b), []).append(at)
     named = {b.of for b in buffers if b.kind == "alias"}
     for at, step in enumerate(straight):
         if isinstance(step, Step) and step.buffers[-1] not in named and isinstance(step.kernel, ContractKernel):
@@ -41,7 +41,7 @@ def _over(
     *reads, result = operands
     if buffers[result].kind != "arena" or touched[result][0] != at:
         return None
-    roots = [_root(buffers, b) for b in reads]
+    roots = [root(buffers, b) for b in reads]
     for position in range(2, len(reads)):
         b = reads[position]
         original = buffers[b]
@@ -82,7 +82,8 @@ def _within(e: E) -> tuple[E, ...]:
     return () if isinstance(e, Load) else children(e)
 
 
-def _root(buffers: Sequence[Buffer], b: int) -> int:
+def root(buffers: Sequence[Buffer], b: int) -> int:
+    """The buffer whose memory an alias shares."""
     while buffers[b].kind == "alias":
         b = buffers[b].of
     return b

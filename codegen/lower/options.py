@@ -32,6 +32,7 @@ class LowerOptions:
     `walk`: steps that few rows go down trees in one kernel; deeper ones are walked in turns, after each of which the program asks
     whether any row still moves.
     `passes`: pooling over large windows goes along one axis after the other.
+    `beside`: small maps of equal axes are one kernel where they may be (`side_by_side.py`).
     `prologue`: what is done to texts before anything else is no part of the program.
     `divide`: kernels divide indices where that takes the place of a copy of whole rows.
     `rounded_rows`: rows by weights of few bits may be rounded as far as the model lets them be.
@@ -62,4 +63,5 @@ class LowerOptions:
     rounded_rows: bool = False
     float8: DType = DType.F32
     checks: bool = False
+    beside: bool = False
     prologue: bool = False

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 from loop_kernels import F, call, check, index, kernel, load, random, s, window
-from mlc.codegen.cpu.loops.rewrite import rebuilt, transform
+from mlc.codegen.cpu.loops.rewrite import transform
 from mlc.codegen.cpu.loops.schedule import schedule
 from mlc.codegen.cpu.target import parse
-from mlc.codegen.expr import Axis, DimParam, Load, Num, Reduced
+from mlc.codegen.expr import Axis, DimParam, Load, Num, Reduced, rebuilt
 from mlc.codegen.kernel import LoopKernel, Operand, Reduction, Store
 from mlc.ir import sym
 from running import TARGETS

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from ....ir import DType
 from ...affine import affine, axes_of, stride_along
-from ...expr import Call, E, Load, Num, postorder
+from ...expr import Call, E, Load, Num, postorder, rebuilt
 from ...kernel import LoopKernel
 from ..target import CpuTarget
-from .rewrite import rebuilt, transform
+from .rewrite import transform
 from .schedule import LoopSchedule, schedule
 from .windows import Fact, difference, facts_of
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ....ir import prod
 from ...affine import affine
-from ...expr import Axis, E, Load, Num, children, postorder
+from ...expr import Axis, E, Load, Num, children, postorder, rebuilt
 from ...kernel import LoopKernel
-from .rewrite import rebuilt, transform
+from .rewrite import transform
 
 
 def merge_axes(k: LoopKernel) -> LoopKernel:

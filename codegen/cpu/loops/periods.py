@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...expr import Axis, Call, E, Num, postorder
+from ...expr import Axis, Call, E, Num, postorder, rebuilt
 from ...kernel import LoopKernel
-from .rewrite import rebuilt, transform
+from .rewrite import transform
 
 
 def with_periods(k: LoopKernel) -> LoopKernel:

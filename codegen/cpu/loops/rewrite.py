@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ....ir import Shape
-from ...expr import Bits, Call, Cast, E, Load, Table, children, postorder
+from ...expr import E, children, postorder
 from ...kernel import LoopKernel, Reduction
 
 
@@ -27,18 +27,3 @@ def transform(k: LoopKernel, fn: Callable[[E, tuple[E, ...]], E], axes: Shape, r
             for s in k.stores
         ),
     )  # fmt: skip
-
-
-def rebuilt(e: E, kids: tuple[E, ...]) -> E:
-    match e:
-        case Call(fn=fn):
-            return Call(fn, kids, dtype=e.dtype)
-        case Bits(source=source):
-            return Bits(kids[0], source, dtype=e.dtype)
-        case Cast():
-            return Cast(kids[0], dtype=e.dtype)
-        case Table(values=values):
-            return Table(kids[0], values, dtype=e.dtype)
-        case Load(operand=o):
-            return Load(o, kids[0], dtype=e.dtype)
-    return e

@@ -13,10 +13,10 @@ import numpy as np
 
 from ....ir import COMPARISONS, NUMPY, DType
 from ...affine import affine, axes_of
-from ...expr import Axis, Call, E, Load, Num, postorder
+from ...expr import Axis, Call, E, Load, Num, postorder, rebuilt
 from ...kernel import LoopKernel
 from ..target import CpuTarget
-from .rewrite import rebuilt, transform
+from .rewrite import transform
 from .schedule import LoopSchedule, fitting, schedule
 
 _LONGEST = 1 << 20  # elements of an axis that are looked at

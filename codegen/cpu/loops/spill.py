@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...affine import axes_of
-from ...expr import Call, E, Load, postorder
+from ...expr import Call, E, Load, postorder, rebuilt
 from ...kernel import LoopKernel
-from .rewrite import rebuilt, transform
+from .rewrite import transform
 
 _COSTLY = frozenset({"exp", "log", "tanh", "erf", "normcdf", "pow", "sin", "cos", "sqrt", "div"})
 

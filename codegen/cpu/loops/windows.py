@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from ....ir import Dim, DType
 from ...affine import Affine, affine, axes_of
-from ...expr import Call, E, Guarded, Num, children, postorder
+from ...expr import Call, E, Guarded, Num, children, postorder, rebuilt
 from ...kernel import LoopKernel
-from .rewrite import rebuilt, transform
+from .rewrite import transform
 
 Fact = Affine  # constant + Σ coefficient·axis, known to be ≥ 0
 Cuts = tuple[tuple[Fact, ...], ...]
