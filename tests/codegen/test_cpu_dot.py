@@ -176,19 +176,24 @@ class TestEveryInstruction:
             (64, (13, 10), (5, 3), (1, 2), (2, 0), 1, 1),
             (64, (40,), (3,), 1, (1,), 2, 1),
             (64, (3, 5), (3, 3), 4, (2, 2), 1, 1),
+            (20, (9, 21), (3, 3), 1, (1, 1), 1, 1),
+            (24, (7, 30), (3, 5), 1, (0, 2), (1, 2), 2),
+            (12, (33,), (9,), 1, (4,), 1, 1),
+            (36, (10, 24), (2, 3), (1, 2), (0, 1), 1, 1),
         ],
     )
-    def test_convolution_of_whole_lines(self, c, spatial, kernel, stride, pad, dilation, groups, target):
-        """Channels that fill lines of 64 bytes; two images, columns that do not fill a strip, several units."""
+    def test_convolution_in_bands(self, c, spatial, kernel, stride, pad, dilation, groups, target):
+        """Channels that fill lines of 64 bytes, or of 4 on vectors; two images, columns that do not fill a strip, several units."""
         o, rank = 40 * groups, len(spatial)
-        strides = stride if isinstance(stride, tuple) else (stride,) * rank
+        strides, dilations = (x if isinstance(x, tuple) else (x,) * rank for x in (stride, dilation))
         x = bytes_of((2, *spatial, c), np.uint8)
         w = bytes_of((groups, int(np.prod(kernel)) * c // groups, 40), np.int8, 1)
         packed = pack_b(w, PANEL, 4)
-        out = tuple((s + 2 * p - dilation * (t - 1) - 1) // d + 1 for s, p, t, d in zip(spatial, pad, kernel, strides, strict=True))
+        sizes = zip(spatial, pad, kernel, strides, dilations, strict=True)
+        out = tuple((s + 2 * p - d * (t - 1) - 1) // stride + 1 for s, p, t, stride, d in sizes)
         m, k = 2 * int(np.prod(out)), w.shape[1]
         border = np.asarray([113], np.uint8)
-        conv = ConvGeometry(spatial, out, kernel, strides, pad, (dilation,) * rank)
+        conv = ConvGeometry(spatial, out, kernel, strides, pad, dilations)
         kern = ContractKernel(
             groups, m, 40, k, operands(x, packed, border, numel=m * o), c, c // groups, packed_size(k, 40, PANEL, 4), o, 40,
             Acc(dtype=DType.I32), conv, PANEL, 4, 2,

@@ -69,7 +69,8 @@ class _Emitter(TextEmitter):
         k = self.kernel
         rank = len(k.conv.kernel) if k.conv else 0
         fixed = replace(self.schedule, rows=0, blocks=0, strips=0, chunks=0, window=None)
-        return fixed, rank, k.panel, k.border, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
+        lines = self.window is not None and self.window.lines
+        return fixed, lines, rank, k.panel, k.border, tuple(o.dtype for o in k.operands), self.epilogue.fingerprint(), self.target
 
     def described(self, text: str, symbol: str) -> Emitted:
         k, s = self.kernel, self.schedule

@@ -63,14 +63,14 @@ class TileRegisters(RegisterTile):
         b, high = self.b, self.height // ROWS
         below = b.ir.mul(self.stride, b.i64(ROWS))
 
-        def tap(start: Any, size: Any, line: Any) -> Any:
+        def tap(start: Any, size: Any, carried: list[Any]) -> Sequence[Any]:
             def along(at: Any, carried: list[Any]) -> Sequence[Any]:
                 first = b.at(start, at, I8)
                 return [self._line((first, b.at(first, below, I8))[:high], carried[0], ahead)]
 
-            return b.loop(b.i64(0), size, b.i64(BYTES), [line], along)[0]
+            return b.loop(b.i64(0), size, b.i64(BYTES), carried, along)
 
-        window.taps(start, b_strip, tap)
+        window.taps(start, [b_strip], tap)
 
     def _line(self, starts: Sequence[Any], line: Any, ahead: Any) -> Any:
         """64 bytes of K of the rows at `starts` by those of B at `line`; returns the line that follows."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import llvm_ir as ir
-from ..build import I8, I32, vec
+from ..build import I8, I32, I64, vec
 from ..tiles import BYTES
 from .instructions import VectorDot
 from .tile import Frame, RegisterTile
@@ -37,26 +37,35 @@ class VectorRegisters(RegisterTile):
 
     def _multiply(self, row: Any, column: Any) -> None:
         b, i, sums = self.b, self.b.ir, self.height * self.s.vectors
-        rows = self._rows(row)
-        steps = i.udiv(i.add(self.p["row_bytes"], b.i64(3)), b.i64(4))
         asks, far = self._later(i.udiv(i.sub(row, self.row), b.i64(self.height)))
         b_strip = self._strip(column)
-        corners = [b.at(rows, i.mul(self.stride, b.i64(r)), I8) for r in range(0, self.height, _NEAR)]
-
-        def several(at: Any, carried: list[Any]) -> Sequence[Any]:
-            acc, (line, *corners) = carried[:sums], self._opaque(carried[sums:], "r")
-            with i.if_then(asks):
-                self._fetch(b.at(b_strip, i.add(far, i.lshr(i.mul(at, b.i64(self.width)), b.i64(self.log_share))), I8))
-            return self._steps(_UNROLL, acc, line, corners)
 
         def single(_: Any, carried: list[Any]) -> Sequence[Any]:
             acc, (line, *corners) = carried[:sums], self._opaque(carried[sums:], "r")
             return self._steps(1, acc, line, corners)
 
-        carried = [*[ir.Constant(self.vector, None)] * sums, b_strip, *corners]
-        whole = i.and_(steps, b.i64(-_UNROLL))
-        carried = b.loop(b.i64(0), whole, b.i64(_UNROLL), carried, several)
-        carried = b.loop(whole, steps, b.i64(1), carried, single)
+        def piece(start: Any, size: Any, before: list[Any]) -> list[Any]:
+            """`size` bytes of K, of rows of A whose first one is at `start`; before: sums and the line of B."""
+            done = i.sub(i.ptrtoint(before[-1], I64), i.ptrtoint(b_strip, I64))
+
+            def several(at: Any, carried: list[Any]) -> Sequence[Any]:
+                acc, (line, *corners) = carried[:sums], self._opaque(carried[sums:], "r")
+                with i.if_then(asks):
+                    here = i.add(done, i.mul(at, b.i64(self.width)))
+                    self._fetch(b.at(b_strip, i.add(far, i.lshr(here, b.i64(self.log_share))), I8))
+                return self._steps(_UNROLL, acc, line, corners)
+
+            corners = [b.at(start, i.mul(self.stride, b.i64(r)), I8) for r in range(0, self.height, _NEAR)]
+            steps = i.udiv(i.add(size, b.i64(3)), b.i64(4))
+            whole = i.and_(steps, b.i64(-_UNROLL))
+            carried = b.loop(b.i64(0), whole, b.i64(_UNROLL), [*before, *corners], several)
+            return b.loop(whole, steps, b.i64(1), carried, single)[: sums + 1]
+
+        carried = [*[ir.Constant(self.vector, None)] * sums, b_strip]
+        if self.window is not None:
+            carried = self.window.taps(self._rows(row), carried, piece, joined=True)
+        else:
+            carried = piece(self._rows(row), self.p["row_bytes"], carried)
         for x, value in enumerate(carried[:sums]):
             i.store(value, b.at(self.sums, b.i64(x), self.vector), align=16)
 

@@ -84,6 +84,26 @@ class Copier:
 
         b.loop(b.i64(0), size, b.i64(self.wide), [], body)
 
+    def fill_exactly(self, to: Any, value: Any, size: Any) -> None:
+        """Exactly `size` bytes."""
+        b, i = self.b, self.b.ir
+        if self.masked:
+
+            def part(at: Any, _: list[Any]) -> Sequence[Any]:
+                b.masked_store(value, b.at(to, at, I8), i.bitcast(self._first(i.sub(size, at)), vec(I1, LINE)), 1)
+                return ()
+
+            b.loop(b.i64(0), size, b.i64(LINE), [], part)
+            return
+        whole, byte = i.and_(size, b.i64(-self.wide)), i.extract_element(value, b.i64(0))
+        self.fill(to, value, whole)
+
+        def single(at: Any, _: list[Any]) -> Sequence[Any]:
+            i.store(byte, b.at(to, at, I8), align=1)
+            return ()
+
+        b.loop(whole, size, b.i64(1), [], single)
+
     def splat(self, byte: Any) -> Any:
         return self.b.splat(byte, self.wide)
 

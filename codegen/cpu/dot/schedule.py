@@ -25,6 +25,8 @@ _COPIED = 128  # columns of B from which copying such rows is worth it
 _STRIPS = 2  # of B, that a unit has for the sake of more units
 _SCRATCH = 1 << 20  # bytes of copied rows of A at most: they lie on the stack
 _SHORT_ROW = 32  # bytes of K that half fill a tile register: vectors take no longer, of integers
+_PIXEL_CYCLES, _LINE_CYCLES = 150, 8  # what copying the taps of a pixel takes, and a line of 64 bytes of them (Zen 4)
+_COPIES = 3  # of a pixel in bands, by their chunks of strips and the rows that they share, about
 _UNIT_OPS = 8_000_000  # 4 to 20 µs of one core
 _HEIGHTS = {"tiles": (32, 16), 16: (12, 4, 1), 8: (2, 1), 4: (1,)}  # rows of a register tile, by lanes of a vector
 
@@ -102,9 +104,9 @@ def _by_rules(kernel: ContractKernel, target: CpuTarget, on_vectors: bool) -> Do
     rows = max(step, min(256, row_limit // max(1, row_bytes)) // step * step)
     total_strips = ceildiv(kernel.n, kernel.panel)
     masked = not (isinstance(kernel.n, int) and kernel.n % kernel.panel == 0)
-    window = window_shape(kernel, size) if how == "tiles" else None
-    if window is not None and isinstance(total_strips, int):
-        return _windowed(kernel, window, lanes, row_bytes, total_strips, masked)
+    window = window_shape(kernel, size, 64 if how == "tiles" else 4)
+    if window is not None and isinstance(total_strips, int) and (how == "tiles" or _is_worth_a_band(kernel, window, lanes, row_bytes)):
+        return _windowed(kernel, window, how, lanes, row_bytes, total_strips, masked)
     limit = _COLUMN_BYTES if plain else _GATHERED_BYTES
     strips = max(1, limit // max(1, row_bytes * kernel.panel))
     if isinstance(total_strips, int):
@@ -164,7 +166,7 @@ def _departed(s: DotSchedule, kernel: ContractKernel, hints: DotHints) -> DotSch
         if not 1 <= rows <= s.window.out[0] or s.window.bytes(rows) > _SCRATCH or hints.inner or hints.fetch or hints.gather:
             raise ScheduleError(f"{hints} for a window", expected=f"1 to {s.window.out[0]} rows, as far as their copy is small")
         images = floordiv(kernel.m, math.prod(s.window.out))
-        share = _share(-(-s.window.length(rows) // step))
+        share = _turns(s.how, s.by_rows, strips, -(-s.window.length(rows) // step))
         return replace(s, rows=rows, strips=strips, blocks=images * -(-s.window.out[0] // rows), chunks=chunks, share=share)
     if rows < step or rows % step or rows * (kernel.k * size + 64) > _SCRATCH:
         raise ScheduleError(f"units of {rows} rows", expected=f"a multiple of {step}, and {_SCRATCH} bytes at most")
@@ -208,21 +210,36 @@ def _gather(kernel: ContractKernel, how: str, size: int) -> str:
     return "never" if isinstance(kernel.m, int) and kernel.m % 16 == 0 else "tail"
 
 
-def _windowed(kernel: ContractKernel, window: WindowShape, lanes: int, row_bytes: int, total_strips: int, masked: bool) -> DotSchedule:
+def _is_worth_a_band(kernel: ContractKernel, window: WindowShape, lanes: int, row_bytes: int) -> bool:
+    """Whether, on vectors, copying the taps of every pixel takes longer than copying a band, and computing what lies between its rows."""
+    if not isinstance(kernel.n, int) or row_bytes <= 64:
+        return False
+    taps = _PIXEL_CYCLES + _LINE_CYCLES * row_bytes / 64
+    band = _COPIES * math.prod(window.strides) * _LINE_CYCLES * window.pixel / 64
+    multiplied = row_bytes / 4 * -(-kernel.n // lanes)
+    return band + (window.line / window.out[1] - 1) * multiplied < taps
+
+
+def _windowed(
+    kernel: ContractKernel, window: WindowShape, how: str, lanes: int, row_bytes: int, total_strips: int, masked: bool
+) -> DotSchedule:
     pixels = math.prod(window.out)
     images = kernel.m // pixels if isinstance(kernel.m, int) else 1
     wanted = min(16, 2 * images * pixels * row_bytes * kernel.panel * total_strips // _UNIT_OPS)
     rows = window.band(images, wanted)
     bands = -(-window.out[0] // rows)
     strips = max(1, _COLUMN_BYTES // max(1, row_bytes * kernel.panel))
-    while strips > 1 and images * bands * -(-total_strips // strips) < wanted:
+    enough = wanted if how == "tiles" else wanted // 2  # a few even bands do on vectors: every chunk of strips copies its own
+    while strips > 1 and images * bands * -(-total_strips // strips) < enough:
         strips = -(-strips // 2)
     strips = -(-total_strips // -(-total_strips // strips))
+    heights = _HEIGHTS["tiles" if how == "tiles" else lanes]
+    by_rows = how != "tiles" and row_bytes * kernel.panel * strips <= _TILE_BYTES
     return DotSchedule(
-        how="tiles",
+        how=how,
         lanes=lanes,
         vectors=kernel.panel // lanes,
-        heights=_HEIGHTS["tiles"],
+        heights=heights,
         gather="window",
         segments=False,
         rows=rows,
@@ -231,7 +248,8 @@ def _windowed(kernel: ContractKernel, window: WindowShape, lanes: int, row_bytes
         chunks=-(-total_strips // strips),
         masked=masked,
         window=window,
-        share=_share(-(-window.length(rows) // _HEIGHTS["tiles"][0])),
+        share=_turns(how, by_rows, strips, -(-window.length(rows) // heights[0])),
+        by_rows=by_rows,
     )
 
 

@@ -1,7 +1,7 @@
-"""Convolutions on tile registers without im2col: a band of the image is copied once, with its border, and every tap reads it shifted.
+"""Convolutions without im2col: a band of the image is copied once, with its border, and every tap reads it shifted.
 
-Rows of the image lie one behind the other, the border between two of them shared. So 16 neighbouring output pixels are
-16 rows of A at a stride, for every tap, and so are the pixels at a row's end followed by those of the next row; what
+Rows of the image lie one behind the other, the border between two of them shared. So neighbouring output pixels are
+rows of A at a stride, for every tap, and so are the pixels at a row's end followed by those of the next row; what
 falls between two rows is computed and not stored. With a stride along the rows' axis, rows of equal phase lie together.
 """
 
@@ -16,7 +16,7 @@ from ....ir import Shape
 from ...kernel import ContractKernel
 from .. import llvm_ir as ir
 from ..build import I8, Builder, Params
-from .rows import Copier
+from .rows import LINE, Copier
 
 _MOST_BYTES = 512 << 10  # of a band: it is read from the second-level cache
 _BAND_BYTES = 192 << 10  # the same where a band may be cut
@@ -67,15 +67,15 @@ class WindowShape:
         return rows
 
 
-def window_shape(kernel: ContractKernel, size: int) -> WindowShape | None:
-    """None where taps have no whole lines of 64 bytes, or sizes are not known, or a row is too long."""
+def window_shape(kernel: ContractKernel, size: int, unit: int) -> WindowShape | None:
+    """None where taps have no whole units of so many bytes, or sizes are not known, or a row is too long."""
     conv = kernel.conv
     if conv is None or len(conv.kernel) > 2 or math.prod(conv.kernel) == 1 or not isinstance(kernel.k, int):
         return None
     fields = (conv.spatial, conv.out_spatial, conv.kernel, conv.strides, conv.pads_lo, conv.dilations)
     numbers = [_pair(field, neutral) for field, neutral in zip(fields, (1, 1, 1, 1, 0, 1), strict=True)]
     channels = kernel.k // math.prod(conv.kernel)
-    if None in numbers or 0 in conv.out_spatial or channels * size % 64:
+    if None in numbers or 0 in conv.out_spatial or channels * size % unit:
         return None
     spatial, out, taps, strides, pads, dilations = (pair for pair in numbers if pair is not None)
     if min(pads) < 0:
@@ -118,16 +118,17 @@ class Window:
             "bytes": shape.bytes(rows), "band": rows, "bands": -(-shape.out[0] // rows),
         }  # fmt: skip
         self.slots = {name: params.add(value) for name, value in fields.items()}
+        self.lines = shape.pixel % LINE == 0
 
     def begin(self, b: Builder, dims: Any) -> ActiveWindow:
-        return ActiveWindow(b, b.params(dims, self.slots))
+        return ActiveWindow(b, b.params(dims, self.slots), self.lines)
 
 
 class ActiveWindow:
-    """Writes the copy of a band, and the loop over taps, into a function; `p` are the sizes."""
+    """Writes the copy of a band, and the loop over taps, into a function; `p`: sizes; `lines`: pixels are whole lines of 64 bytes."""
 
-    def __init__(self, b: Builder, p: Mapping[str, Any]) -> None:
-        self.b, self.p = b, p
+    def __init__(self, b: Builder, p: Mapping[str, Any], lines: bool) -> None:
+        self.b, self.p, self.lines = b, p, lines
 
     def copy(self, copier: Copier, image: Any, pixel_bytes: Any, outside: Any, first: Any, rows: Any, to: Any) -> None:
         """What output rows [first, first + rows) of one image read; `outside` is a vector of the border's byte."""
@@ -137,12 +138,13 @@ class ActiveWindow:
         row_bytes, line = i.mul(p["width"], p["pixel"]), i.mul(p["wide"], p["pixel"])
         lead, gap = i.mul(p["left"], p["pixel"]), i.sub(row_bytes, line)
         dense = i.icmp_signed("==", pixel_bytes, p["pixel"])
+        copy, fill = (copier.lines, copier.fill) if self.lines else (copier.copy, copier.fill_exactly)
 
         def row(q: Any, _: list[Any]) -> Sequence[Any]:
             phase, at = i.urem(q, p["stride"]), i.udiv(q, p["stride"])
             out = b.at(to, i.mul(i.add(i.mul(phase, p["phase"]), at), row_bytes), I8)
             with i.if_then(i.icmp_signed("==", at, b.i64(0))):
-                copier.fill(out, outside, lead)
+                fill(out, outside, lead)
             out = b.at(out, lead, I8)
             y = i.add(top, q)
             with i.if_else(i.icmp_unsigned("<", y, p["height"])) as (inside, beyond):
@@ -150,24 +152,28 @@ class ActiveWindow:
                     source = b.at(image, i.mul(i.mul(y, p["wide"]), pixel_bytes), I8)
                     with i.if_else(dense) as (whole, apart):
                         with whole:
-                            copier.lines(out, source, line)
+                            copy(out, source, line)
                         with apart:
 
                             def pixel(x: Any, _: list[Any]) -> Sequence[Any]:
-                                copier.lines(b.at(out, i.mul(x, p["pixel"]), I8), b.at(source, i.mul(x, pixel_bytes), I8), p["pixel"])
+                                copy(b.at(out, i.mul(x, p["pixel"]), I8), b.at(source, i.mul(x, pixel_bytes), I8), p["pixel"])
                                 return ()
 
                             b.loop(b.i64(0), p["wide"], b.i64(1), [], pixel)
-                    copier.fill(b.at(out, line, I8), outside, gap)
+                    fill(b.at(out, line, I8), outside, gap)
                 with beyond:
-                    copier.fill(out, outside, row_bytes)
+                    fill(out, outside, row_bytes)
             return ()
 
         b.loop(b.i64(0), stored, b.i64(1), [], row)
 
-    def taps(self, start: Any, line: Any, body: Callable[[Any, Any, Any], Any]) -> None:
-        """`body(A of the tap, its end, line of B)`, which returns the line of B that follows, for every tap."""
+    def taps(self, start: Any, carried: list[Any], body: Callable[[Any, Any, list[Any]], Sequence[Any]], joined: bool = False) -> list[Any]:
+        """carried = body(A of the tap, its bytes, carried) for every tap; `joined`: for those that are neighbours at once."""
         b, i, p = self.b, self.b.ir, self.p
+        count, size = p["columns"], p["pixel"]
+        if joined:
+            apart = i.icmp_signed("!=", p["across"], b.i64(1))
+            count, size = i.select(apart, count, b.i64(1)), i.select(apart, size, i.mul(size, count))
 
         def row(r: Any, carried: list[Any]) -> Sequence[Any]:
             down = i.mul(r, p["down"])
@@ -176,11 +182,11 @@ class ActiveWindow:
 
             def column(c: Any, carried: list[Any]) -> Sequence[Any]:
                 offset = i.mul(i.add(row_at, i.mul(c, p["across"])), p["pixel"])
-                return [body(b.at(start, offset, I8), p["pixel"], carried[0])]
+                return body(b.at(start, offset, I8), size, carried)
 
-            return b.loop(b.i64(0), p["columns"], b.i64(1), carried, column)
+            return b.loop(b.i64(0), count, b.i64(1), carried, column)
 
-        b.loop(b.i64(0), p["taps"], b.i64(1), [line], row)
+        return b.loop(b.i64(0), p["taps"], b.i64(1), carried, row)
 
     def stored(self, at: Any, end: Any, block_start: Any, store: Callable[[Any, Any], None]) -> None:
         """`store(row of the tile, row m of C)` for the rows of A from `at` to `end` that are output pixels."""
