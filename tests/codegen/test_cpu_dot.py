@@ -163,7 +163,7 @@ class TestEveryInstruction:
         conv = ConvGeometry((9, 8), out, kernel, (stride,) * 2, (pad,) * 2, (dilation,) * 2)
         kern = ContractKernel(
             groups, m, og, k, operands(x, packed, border, numel=m * o), c, cg, packed_size(k, og, PANEL, 4), o, og,
-            Acc(dtype=DType.I32), conv, PANEL, 4, 2,
+            Acc(dtype=DType.I32), conv, PANEL, group=4, border=2,
         )  # fmt: skip
         compare(kern, [x.reshape(-1), packed, border], (m, o), target, parts=2)
 
@@ -196,7 +196,7 @@ class TestEveryInstruction:
         conv = ConvGeometry(spatial, out, kernel, strides, pad, dilations)
         kern = ContractKernel(
             groups, m, 40, k, operands(x, packed, border, numel=m * o), c, c // groups, packed_size(k, 40, PANEL, 4), o, 40,
-            Acc(dtype=DType.I32), conv, PANEL, 4, 2,
+            Acc(dtype=DType.I32), conv, PANEL, group=4, border=2,
         )  # fmt: skip
         compare(kern, [x.reshape(-1), packed, border], (m, o), target, parts=3)
 
@@ -219,7 +219,7 @@ def test_bands_of_an_image():
     packed = pack_b(w, PANEL, 4)
     conv = ConvGeometry((90, 33), (90, 33), (3, 3), (1, 1), (1, 1), (1, 1))
     ops = operands(x, packed, np.zeros(1, np.uint8), numel=2 * 90 * 33 * 32)
-    kern = ContractKernel(1, n * 90 * 33, 32, 9 * 64, ops, 64, 64, 0, 32, 32, Acc(dtype=DType.I32), conv, PANEL, 4, 2)
+    kern = ContractKernel(1, n * 90 * 33, 32, 9 * 64, ops, 64, 64, 0, 32, 32, Acc(dtype=DType.I32), conv, PANEL, group=4, border=2)
     schedule = schedule_dot(kern, target)
     if schedule.window is not None:
         assert isinstance(schedule.rows, int) and schedule.rows < 90 and evaluate(schedule.blocks, {"n": 2}) >= 4
