@@ -59,12 +59,11 @@ def _blocked(op: Attention, ins: tuple[Value, ...], loc: tuple[str, ...], turned
         return None
     if k.shape[0] != v.shape[0] or kv_heads != v.shape[1] or kv_heads == 0:
         return None
-    by_rows = by_rows and bool(masks) and not op.rounded
-    for m in masks if not by_rows else ():
+    if by_rows and masks and not op.rounded:
+        return Node.make(BlockedAttention(op.scale, op.causal, by_rows=True), (q, k, v, _float_of_rank_4(masks[0], loc)), loc).out
+    for m in masks:
         if m not in turned:
             turned[m] = _transposed(_float_of_rank_4(m, loc), loc)
-    if by_rows:
-        return Node.make(BlockedAttention(op.scale, op.causal, by_rows=True), (q, k, v, _float_of_rank_4(masks[0], loc)), loc).out
     return Node.make(BlockedAttention(op.scale, op.causal, op.rounded), (q, k, v, *(turned[m] for m in masks)), loc).out
 
 

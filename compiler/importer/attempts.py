@@ -9,12 +9,12 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-from onnx import GraphProto, ModelProto
+from onnx import ModelProto
 
 from ...errors import OnnxImportError
 from ...ir import Dim, Graph, may_stretch
 from .build import Importer, formal_inputs
-from .dim_names import DimNames, by_given, shared_names, unrelated
+from .dim_names import DimNames, Place, by_given, shared_names, unrelated
 from .tensors import TensorReader
 
 _MAX_ATTEMPTS = 16
@@ -44,7 +44,9 @@ def import_proto(
     the sizes stay symbolic and become requirements instead. Raises OnnxImportError.
     """
     if names is None:
-        names = _dim_names(partial(Importer, model, reader, shapes, constants=constants, variable=variable), model.graph)
+        shared = shared_names(formal_inputs(model.graph, variable, constants or ()))
+        make = partial(Importer, model, reader, shapes, constants=constants, variable=variable)
+        names = _dim_names(make, shared, shapes or {})
     error: OnnxImportError | None = None
     for pin in (False, True):
         in_region = found = False
@@ -78,11 +80,9 @@ def import_others(
         yield from islice(more, _MAX_OTHERS)
 
 
-def _dim_names(make: Callable[..., Importer], proto: GraphProto) -> DimNames:
+def _dim_names(make: Callable[..., Importer], shared: Mapping[str, Sequence[Place]], shapes: Mapping[str, Sequence[int]]) -> DimNames:
     """Names of their own for dims that share one although nothing in the model relates them: it is imported with all of them apart."""
-    importer = make()
-    shared = shared_names(formal_inputs(proto, importer.variable, importer.constants))
-    decided, apart = by_given(shared, importer.shapes)
+    decided, apart = by_given(shared, shapes)
     if not apart:
         return decided
     importer = make(names={**decided, **apart})
