@@ -14,7 +14,19 @@ from ..kernel import ContractKernel, GroupedKernel, Kernel, Operand, Planes, Win
 from ..packing import packed_size
 from ..simplify import Affine, ravel, strides_of, unravel
 from .builder import Finisher, Index, KernelBuilder, View, computed, convert, reachable
-from .contract_operands import Columns, Rows, conv_rows, in_place, lane_group, last_of, matmul_rows, pack, pack_transformed, panel_of
+from .contract_operands import (
+    Columns,
+    Rows,
+    conv_rows,
+    in_place,
+    lane_group,
+    last_of,
+    matmul_rows,
+    pack,
+    pack_transformed,
+    panel_of,
+    store_scattered,
+)
 from .contraction import contraction_linear, contraction_shape, epilogue_reads
 from .grouped import Levels, pack_grouped
 from .state import Lowering
@@ -79,6 +91,7 @@ def _contraction(lw: Lowering, node: Node) -> _Contraction:
         columns = Columns(pack_transformed(lw, node, rows.tile, panel), 0)
     else:
         last = last_of(lw, node, extents, rows, panel)
+        store_scattered(lw, node, extents, rows.k, panel)
         columns = in_place(lw, node, extents, rows.k) or Columns(
             pack(lw, node, extents, rows.k, panel, last, rows.diagonal),
             packed_size(rows.k // rows.diagonal, extents[2], panel, lane_group(node), last),

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Const, Dim, DType, Node, Shape, ceildiv, floordiv, is_static, mod, prod, upper
+from ...ir import Const, Dim, DType, Node, Shape, ceildiv, floordiv, is_static, lower, mod, prod, upper
 from ...ir.ops import Conv, DotConv, DotMatMul, GroupedMatMul, MatMul
-from ..expr import Cast, Load
+from ..expr import Cast, E, Load
 from ..kernel import ConvGeometry
 from ..packing import Deferred, last_panel, pack_b, packed_size, padded_k
-from ..simplify import Affine, axis, clamp, unravel
-from .builder import Index, KernelBuilder, View, fn, index_expr, number
+from ..simplify import Affine, axis, clamp, nested, unravel
+from .builder import Index, KernelBuilder, View, fn, index_expr, number, reachable
 from .contraction import merged_groups, sums_along_k
 from .state import Lowering
 from .winograd import Tile, choose_tile, packed_weights, three_axes
@@ -174,6 +174,29 @@ def _element_of_b(node: Node, at: tuple[Affine, ...]) -> tuple[Affine, ...]:
         return *unravel(Affine({}), b.shape[:-2]), row, column
     lead = unravel(batch, node.out.shape[:-2])
     return *lead[len(lead) - (len(b.shape) - 2) :], row, column
+
+
+def store_scattered(lw: Lowering, node: Node, extents: Shape, k: Dim, panel: int) -> None:
+    """Puts a B into memory whose neighbouring columns lie apart unevenly, as pixels that strides pick do: walked by its own axes it is
+    read in lines, where packing would gather elements one by one. Not where each is read several times, which memory would hold then."""
+    batch, _m, n = extents
+    b = node.inputs[1]
+    if not isinstance(node.op, MatMul) or isinstance(b.node.op, Const) or lw.options.panel == 1:
+        return
+    kb = KernelBuilder((batch, k, n))
+    for e in reachable([lw.read(kb, b, _element_of_b(node, kb.index))]):
+        if isinstance(e, Load) and _uneven(e.offset, panel) and lower(b.type.numel - lw.storage.extent(e.operand)[1]) <= 0:
+            lw.contiguous(b)
+            return
+
+
+def _uneven(offset: E, panel: int) -> bool:
+    """Whether columns (axis 2) of a panel are not equally far apart."""
+    if not isinstance(offset, Index):
+        return False
+    quotients = [a for part in nested(offset.value) for a in part.terms if a.kind == "div"]
+    by_columns = (a.args[1] for a in quotients if any(t.kind == "axis" and t.args[0] == 2 for t in a.args[0].terms))
+    return any(not isinstance(d, int) or d % panel for d in by_columns)
 
 
 def in_place(lw: Lowering, node: Node, extents: Shape, k: Dim) -> Columns | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from mlc.ir.ops import (
     CumSum,
     Dequantize,
     Erf,
+    Expand,
     If,
     LayerNorm,
     Loop,
@@ -189,6 +191,23 @@ def test_few_rows_by_a_computed_matrix_in_place(shapes: tuple[tuple[int, ...], .
     wide = tensor(*shapes[1][:-1], 9)
     part = ap(Slice((0,) * (len(wide.shape) - 1) + (3,), shapes[1], (1,) * len(wide.shape)), wide)
     run(graph([a, wide], ap(MatMul(), a, part)))
+
+
+@pytest.mark.parametrize("rows", [3, 200])
+@pytest.mark.parametrize("step", [1, 2])
+def test_columns_unevenly_apart_are_stored_by_lines(step: int, rows: int) -> None:
+    """Pixels that strides or a crop pick: rows of the copy are lines of the image, where packing would gather."""
+    a, x = tensor(rows, 8), tensor(1, 8, 20, 22)
+    seen = ap(Reshape((8, 90)), ap(Slice((0, 0, 1, 1), (1, 8, 9, 10), (1, 1, step, step)), x))
+    copies = [s.kernel.axes for s in run(graph([a, x], ap(MatMul(), a, seen))).steps if isinstance(s.kernel, LoopKernel)]
+    assert math.prod(copies[0]) == 720
+
+
+def test_columns_that_copy_fewer_elements_are_packed_from_those() -> None:
+    a, x = tensor(200, 8), tensor(1, 8, 9, 1)
+    wide = ap(Reshape((8, 90)), ap(Expand((1, 8, 9, 10)), x))
+    copies = [s.kernel.axes for s in run(graph([a, x], ap(MatMul(), a, wide))).steps if isinstance(s.kernel, LoopKernel)]
+    assert [math.prod(c) for c in copies] == [8 * 64, 8 * 26]
 
 
 @pytest.mark.parametrize("shapes", [((4, 7), (7, 1)), ((2, 3, 4, 7), (2, 1, 7, 1)), ((3, 4, 7), (1, 7, 1))])
