@@ -153,7 +153,8 @@ def _compile(text: str) -> bytes:
         module = llvm.parse_assembly(text)
         machine = llvm.Target.from_default_triple().create_target_machine(opt=2, reloc="pic", codemodel="default", jit=True)
         module.triple, module.data_layout = machine.triple, str(machine.target_data)
-        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+        # the files are written as LLVM would leave them: more passes take three times as long, for code that is no faster
+        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=0))
         builder.getModulePassManager().run(module, builder)
         return bytes(machine.emit_object(module))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ...ir import Dim
+if TYPE_CHECKING:  # processes that only compile do without NumPy, which this imports
+    from ...ir import Dim
 
 PLACEHOLDER = "mlc_kernel"  # name of the function before it is known by the hash of its text
 # First lines of texts. REPEATS: loops repeat what is worth moving out of them. WALKED: they step pointers, so that there are no

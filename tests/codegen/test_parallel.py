@@ -1,6 +1,8 @@
 """Kernels compiled by several processes, some of them before all are written."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 from mlc.codegen.cpu import parallel
@@ -67,3 +69,9 @@ def test_an_interrupt_on_the_terminal_is_for_this_process_only():
     with CompilePool(host(), 1) as pool:
         pool.start()
         assert all(os.getpgid(p.pid) != os.getpgid(0) for p in pool._processes)
+
+
+def test_a_process_that_only_compiles_imports_no_numpy():
+    code = "import sys, mlc.codegen.cpu.parallel; sys.exit('numpy' in sys.modules)"
+    path = os.pathsep.join(p for p in sys.path if p)
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}).returncode == 0
