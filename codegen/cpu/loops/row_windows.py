@@ -29,6 +29,7 @@ _MOST_TAPS = 32  # of a line, all of which get code
 _MOST_TERMS = 256  # of a window: longer sums are taken in parts
 _MOST_KNOWN = 8  # vectors of a row all of whose tiles have code of their own
 _PIECES = 9  # of a tile, in registers
+_LONGEST = 1 << 20  # points of a row, whose tiles are listed to write its code
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def row_windows(k: LoopKernel, plan: LoopSchedule, target: CpuTarget) -> RowWind
     if not target.masked or not 0 <= axis < n or len(k.stages) != 1 or any(s.per_element for s in k.stores) or plan.width < 2:
         return None
     (stage,), size = k.stages, k.axes[axis]
-    if stage.fn not in _FNS or not isinstance(size, int) or size < 2 or not k.reduce_axes or not is_static(k.reduce_axes):
+    if stage.fn not in _FNS or not isinstance(size, int) or not 2 <= size <= _LONGEST or not k.reduce_axes or not is_static(k.reduce_axes):
         return None
     tap, taps = n + len(k.reduce_axes) - 1, k.reduce_axes[-1]
     win = windows(k, axis)
