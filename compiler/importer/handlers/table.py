@@ -37,6 +37,7 @@ from .ml.models import ML_HANDLERS
 from .ml.trees import ML_TREE_HANDLERS
 from .moves import MOVE_HANDLERS
 from .norm import NORM_HANDLERS
+from .qonnx import QONNX_HANDLERS
 from .quantized import QUANT_HANDLERS
 from .random import RANDOM_HANDLERS
 from .recurrent import RECURRENT_HANDLERS
@@ -70,6 +71,7 @@ HANDLERS: dict[tuple[str, int], Handler] = {
     **RECURRENT_HANDLERS,
     **ATTENTION_HANDLERS,
     **QUANT_HANDLERS,
+    **QONNX_HANDLERS,
     **ATTENTION_MS_HANDLERS,
     **QUANT_MS_HANDLERS,
     **SMALL_MS_HANDLERS,
