@@ -38,6 +38,7 @@ from .host import HostCall, chained, emit_host, encode_handles, unmapped, uses_h
 from .in_place import share_memory
 from .irregular import emit_concat, emit_scatter_elements, emit_scatter_nd, emit_topk
 from .moves import define_elementwise, define_move
+from .narrow import narrowed
 from .options import LowerOptions
 from .pools import separate_pools
 from .prologue import split
@@ -114,6 +115,8 @@ def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: S
     graph = decompose(graph, options.attention, options.ranked, options.abreast, options.float8, options.mask_turns)
     if options.opt_level > 0:
         graph = hoist(graph if options.panel == 1 else swap_few_rows(graph, options.inner))  # B that lies by columns is read as it is
+        if options.between is not None:
+            graph = narrowed(graph, options.between, options.divide)
     lw = Lowering(graph, options, storage, emit_anchor)
     lw.views.update(zip(graph.inputs, inputs, strict=True))
     for v, view in zip(graph.outputs, outputs, strict=True):

@@ -34,6 +34,7 @@ class LowerOptions:
     `passes`: pooling over large windows goes along one axis after the other.
     `beside`: small maps of equal axes are one kernel where they may be (`side_by_side.py`).
     `prologue`: what is done to texts before anything else is no part of the program.
+    `between`: the 16-bit type in which sums between products of that type are stored (`narrow.py`); None: as the graph has them.
     `divide`: kernels divide indices where that takes the place of a copy of whole rows.
     `rounded_rows`: rows by weights of few bits may be rounded as far as the model lets them be.
     `float8`: the type in which products of float8 are multiplied: itself, bfloat16 or float32, all of which hold it exactly.
@@ -65,3 +66,4 @@ class LowerOptions:
     checks: bool = False
     beside: bool = False
     prologue: bool = False
+    between: DType | None = None

@@ -131,6 +131,24 @@ def test_images_of_few_channels_are_read_in_pieces(target: str, precision: str) 
     assert not any(element_by_element in text for text in products) and bool(products) == (precision != "fp32" or "tf32" in target)
 
 
+@pytest.mark.parametrize("precision,limit", [("bf16", 2e-2), ("fp16", 3e-3)])
+def test_sums_between_products_lie_in_16_bits(precision: str, limit: float) -> None:
+    """What norms and the next sum read; results stay float32 (`codegen/lower/narrow.py`)."""
+    blob = small_models.model(RESIDUAL, w=(32, 32), v=(32, 32), o=np.ones(32, np.float32))
+    result = compile_stages(blob, Options("cuda:sm_90a", precision=Precision(precision)), backend=EmulatedBackend(parse("cuda:sm_90a")))
+    wide = [b.kind for b in result.plan.buffers if b.dtype is DType.F32 and b.kind not in ("const", "alias")]
+    assert sorted(wide) == ["input", "output"]
+    feeds = {"x": floats(40, 32)}
+    (want,) = ort.InferenceSession(blob, providers=["CPUExecutionProvider"]).run(None, feeds)
+    (got,) = emulated_module(result).run(feeds).values()
+    assert got.dtype == np.float32 and np.linalg.norm(got - want) <= limit * np.linalg.norm(want)
+
+
+RESIDUAL = """g (float[40, 32] x) => (float[40, 32] y) {
+    a = MatMul(x, w) b = LayerNormalization(a, o) c = MatMul(b, v) d = Add(a, c)
+    e = LayerNormalization(d, o) f = MatMul(e, w) h = Add(d, f) k = LayerNormalization(h, o) y = MatMul(k, v) }"""
+
+
 @pytest.mark.parametrize("precision,limit", [("bf16", 2e-2), ("fp16", 3e-3), ("int8-dynamic", 5e-2)])
 def test_lower_precision(precision: str, limit: float) -> None:
     blob = small_models.mlp()
