@@ -76,7 +76,11 @@ def as_array(value: Any, info: TensorInfo) -> np.ndarray:
     elif array.dtype != info.dtype and type(value) in _UNTYPED:
         array = _converted(array, info.dtype)
     if array.dtype != info.dtype:
-        raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)
+        remedy = (
+            "" if array.dtype.kind in "OSUM" or type(value) in _UNTYPED else f"Convert it, if its values allow: x.astype({info.dtype})."
+        )
+        what = f"a {type(value).__name__}, of " if array.dtype.kind == "O" else ""
+        raise InputError(f"{what}dtype {array.dtype}", expected=str(info.dtype), remedy=remedy, loc=loc)
     if array.ndim != len(info.shape):
         raise InputError(f"shape {shape_text(array.shape)}", expected=shape_text(info.shape), loc=loc)
     try:

@@ -160,6 +160,24 @@ def test_arrays_known_by_dlpack_alone(static):
         static(Elsewhere(x))
 
 
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (
+            data(4, 8).astype(np.float64),
+            r"input x: dtype float64; expected float32\. Convert it, if its values allow: x\.astype\(float32\)\.",
+        ),
+        (data(4, 8).astype(">f4"), r"dtype >f4; expected float32\. Convert it"),
+        (None, "input x: a NoneType, of dtype object; expected float32$"),
+        ("text", "dtype <U4; expected float32$"),
+        (np.zeros((4, 8), bool).tolist(), "dtype bool; expected float32$"),
+    ],
+)
+def test_what_to_do_about_another_element_type(static, given, words):
+    with pytest.raises(InputError, match=words):
+        static(given)
+
+
 def test_a_call_with_names_points_to_run(static):
     with pytest.raises(InputError, match="`run` takes arrays by name"):
         static({"x": data(4, 8)})
