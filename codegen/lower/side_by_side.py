@@ -17,31 +17,36 @@ LARGE = 16 << 20  # bytes of both: what takes longer than launches stays as it i
 MOST_OPERANDS = 12
 REACH = 8  # steps back
 
+_Touched = tuple[frozenset[int], frozenset[int]]  # memory read, and written
+
 
 def side_by_side(steps: Sequence[PlanStep], buffers: Sequence[Buffer]) -> tuple[PlanStep, ...]:
     """The steps, maps having joined earlier ones wherever no step between touches what they write, or writes what they read."""
     out: list[PlanStep] = []
+    touched: list[_Touched | None] = []  # by each of them, None where that is not known
     for step in steps:
+        own = _touched(step, buffers) if isinstance(step, Step) else None
         match step:
             case Branch(then=then, orelse=orelse):
                 step = replace(step, then=side_by_side(then, buffers), orelse=side_by_side(orelse, buffers))
             case Repeat(body=body):
                 step = replace(step, body=side_by_side(body, buffers))
-            case Step(kernel=LoopKernel() as kernel) if _is_map(kernel):
-                at = _partner(out, step, kernel, buffers)
+            case Step(kernel=LoopKernel() as kernel) if own is not None and _is_map(kernel):
+                at = _partner(out, touched, kernel, own)
                 if at is not None:
-                    earlier = out[at]
-                    assert isinstance(earlier, Step)
-                    out[at] = _joined(earlier, step)
+                    earlier, there = out[at], touched[at]
+                    assert isinstance(earlier, Step) and there is not None
+                    out[at], touched[at] = _joined(earlier, step), (there[0] | own[0], there[1] | own[1])
                     continue
         out.append(step)
+        touched.append(own)
     return tuple(out)
 
 
-def _partner(out: Sequence[PlanStep], step: Step, kernel: LoopKernel, buffers: Sequence[Buffer]) -> int | None:
+def _partner(out: Sequence[PlanStep], touched: Sequence[_Touched | None], kernel: LoopKernel, own: _Touched) -> int | None:
     for at in range(len(out) - 1, max(-1, len(out) - 1 - REACH), -1):
-        earlier = out[at]
-        if not isinstance(earlier, Step) or not _independent(earlier, step, buffers):
+        earlier, there = out[at], touched[at]
+        if not isinstance(earlier, Step) or there is None or not _independent(there, own):
             return None
         if isinstance(earlier.kernel, LoopKernel) and _is_map(earlier.kernel) and _fit(earlier.kernel, kernel):
             return at
@@ -76,15 +81,14 @@ def _built_alike(a: LoopKernel, b: LoopKernel) -> bool:
     return len({unnamed(s) for s in (*a.stores, *b.stores)}) == 1
 
 
-def _independent(a: Step, b: Step, buffers: Sequence[Buffer]) -> bool:
-    (reads_a, writes_a), (reads_b, writes_b) = (_touched(s, buffers) for s in (a, b))
+def _independent(a: _Touched, b: _Touched) -> bool:
+    (reads_a, writes_a), (reads_b, writes_b) = a, b
     return not (writes_a & (reads_b | writes_b) or writes_b & reads_a)
 
 
-def _touched(s: Step, buffers: Sequence[Buffer]) -> tuple[set[int], set[int]]:
-    """Memory read, and written."""
-    pairs = list(zip(s.kernel.operands, s.buffers, strict=True))
-    return {root(buffers, b) for o, b in pairs if not o.written}, {root(buffers, b) for o, b in pairs if o.written}
+def _touched(s: Step, buffers: Sequence[Buffer]) -> _Touched:
+    pairs = [(o.written, root(buffers, b)) for o, b in zip(s.kernel.operands, s.buffers, strict=True)]
+    return frozenset(b for written, b in pairs if not written), frozenset(b for written, b in pairs if written)
 
 
 def _joined(a: Step, b: Step) -> Step:
