@@ -138,7 +138,16 @@ def test_epilogues_share_the_products_and_the_transform_of_the_input():
 )
 def test_small_maps_are_shared_out(tiles, channels, strips, units):
     """Strips of one block of image tiles, unless they are next to no work."""
-    _, blocks, groups = _units(tiles, 36, strips, 2 * 36 * channels * 64 * strips, False)
+    _, blocks, groups = _units(tiles, 36, strips, 2 * 36 * channels * 64 * strips, False, False)
+    assert blocks * groups == units
+
+
+@pytest.mark.parametrize(
+    "tiles, strips, slow, units", [(64, 4, False, 8), (64, 4, True, 16), (16, 8, True, 8), (256, 2, False, 8), (256, 2, True, 16)]
+)
+def test_slow_multiply_adds_let_blocks_be_finer(tiles, strips, slow, units):
+    """16 units even out cores of unlike pace, where blocks of 16 image tiles keep multiply-adds above the bandwidth of weights."""
+    _, blocks, groups = _units(tiles, 36, strips, 2 * 36 * 256 * 64 * strips, False, slow)
     assert blocks * groups == units
 
 

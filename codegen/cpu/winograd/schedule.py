@@ -13,12 +13,14 @@ from .place import Places
 
 _CACHE = 3 << 19  # bytes of transformed input and products of a unit, in a 2 MB L2 with weights streaming through
 _LEAST = 36  # image tiles of a unit that keep the products above the bandwidth of streaming weights, cache or not
-_FEW = 24  # and those that do so nearly, which is better than transforming the input for every group of strips
+_FEW = 24  # and those that do so nearly, which is better than transforming the input for every group of strips;
+_SLOW = 16  # where multiply-adds take twice as long, these do
 _KEPT = 3 << 18  # bytes of weights that stay in the cache from one unit to the next,
 _BESIDE = 1 << 18  # when a unit is no larger than this
 _NEW = 4  # blocks up to which weights that stay are mostly new ones
 _STACK = 3 << 20  # bytes of a unit at most: it lives on the stack
-_UNITS = 8  # enough for a few threads to share evenly
+_UNITS = 8  # enough for a few threads to share evenly,
+_EVEN = 16  # and for threads of unlike pace, as on cores that others use, too
 _UNIT_OPS = 4_000_000  # smaller units of fewer image tiles are not worth streaming the weights again,
 _GROUP_OPS = 500_000  # and of fewer strips not worth transforming the input again,
 _NARROW = 32  # nor groups of fewer channels, most of whose input is of others
@@ -91,7 +93,8 @@ def schedule_winograd(kernel: WinogradKernel, target: CpuTarget, hints: Winograd
     most = max(1, min(max(_LEAST, _CACHE // one), _STACK // one)) if streaming else max(1, _BESIDE // one)
     most = max(most // tall, 1) * tall
     tiles = Places(kernel).tiles
-    block, blocks, groups = _units(tiles, most, strips, 2 * weights, kernel.groups > 1 and kernel.n < _NARROW)
+    narrow, slow = kernel.groups > 1 and kernel.n < _NARROW, target.multiply_adds < 32
+    block, blocks, groups = _units(tiles, most, strips, 2 * weights, narrow, slow)
     if hints != NO_HINTS:
         if not isinstance(tiles, int) or hints.groups > strips or hints.block * one > _STACK:
             raise ScheduleError(f"{hints}", expected=f"known sizes, {strips} groups and {_STACK // one} image tiles at most")
@@ -132,9 +135,10 @@ def _vectors(kernel: WinogradKernel, lanes: int, wide: bool) -> int:
     return vectors
 
 
-def _units(tiles: Dim, most: int, strips: int, tile_ops: int, grouped: bool) -> tuple[Dim, Dim, int]:
+def _units(tiles: Dim, most: int, strips: int, tile_ops: int, grouped: bool, slow: bool) -> tuple[Dim, Dim, int]:
     """(tiles of a block, blocks, groups of strips): units enough for a few threads, and large enough to transform their input for
-    themselves. `tile_ops`: of an image tile's products. Strips of narrow groups (`grouped`) stay together."""
+    themselves. `tile_ops`: of an image tile's products. Strips of narrow groups (`grouped`) stay together. `slow`: one 512-bit multiply-add
+    a cycle or less."""
     block, blocks = _blocks(tiles, most)
     if not isinstance(block, int) or not isinstance(blocks, int):
         return block, blocks, 1 if grouped else min(2, strips)
@@ -142,8 +146,11 @@ def _units(tiles: Dim, most: int, strips: int, tile_ops: int, grouped: bool) -> 
     if blocks < _UNITS:
         pieces = max(1, min(_UNITS // blocks, ops // _UNIT_OPS, block // _FEW))
         block, blocks = _blocks(tiles, -(-block // pieces))
-    if grouped or not isinstance(blocks, int) or blocks >= _UNITS:
+    if grouped or not isinstance(block, int) or not isinstance(blocks, int) or blocks >= (_EVEN if slow else _UNITS):
         return block, blocks, 1
+    if slow:
+        pieces = max(1, min(-(-_EVEN // (blocks * strips)), tile_ops * block // _UNIT_OPS, block // _SLOW))
+        block, blocks = _blocks(tiles, -(-block // pieces))
     groups = max(1, min(strips, ops // _GROUP_OPS))  # neighbours of a block share its transform, where one thread has them
     return block, blocks, -(-strips // -(-strips // groups))  # none is empty
 
