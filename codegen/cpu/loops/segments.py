@@ -183,8 +183,9 @@ def _simpler(k: LoopKernel, axis: int, start: int, lines: dict[int, np.ndarray],
 
     def line(of: E) -> E:
         values = lines[id(of)]
-        step = int(values[start + 1] - values[start]) if start + 1 < values.size else 0
-        out: E = Call("add", (Call("mul", (Axis(axis), Num(step))), Num(int(values[start]) - step * start)))
+        step = np.diff(values[start : start + 2]) if start + 1 < values.size else np.zeros(1, np.int64)
+        origin = values[start : start + 1] - step * start  # arrays wrap around as the program does
+        out: E = Call("add", (Call("mul", (Axis(axis), Num(int(step[0])))), Num(int(origin[0]))))
         for sign, term in rest[id(of)]:
             out = Call(sign, (out, term))
         return out
