@@ -227,6 +227,10 @@ def finish(k: KernelBuilder, stages: Sequence[Reduction], stores: Sequence[Store
     parallel, reduce_axes = k.axes, k.reduce_axes
     if k.reduce_axes:
         reduce_axes, apart = split_axes(k.parallel, k.reduce_axes, indices, numbers=bool(stages) and any(s.per_element for s in stores))
+        # windows of channels that belong to heads: no vector crosses one (a row that is all there is stays whole, for threads to cut)
+        if len(reduce_axes) == len(k.reduce_axes) and sum(d != 1 for d in k.axes) > 1:
+            extents, apart = split_axes((), (*k.axes, *k.reduce_axes), indices, row=len(k.axes) - 1)
+            parallel, reduce_axes = extents[: -len(k.reduce_axes)], extents[-len(k.reduce_axes) :]
     else:
         parallel, apart = split_axes((), k.axes, indices, numbers=not stages)
     split = len(parallel) + len(reduce_axes) > len(k.axes) + len(k.reduce_axes)

@@ -6,7 +6,7 @@ from lowering import ap, graph, run, tensor
 from mlc.codegen.affine import affine
 from mlc.codegen.expr import Load, postorder
 from mlc.ir import const, sym
-from mlc.ir.ops import Add, LayerNorm, Mul, Reduce, Reshape, Softmax, Transpose
+from mlc.ir.ops import Add, Conv, LayerNorm, Mul, Reduce, Reshape, Slice, Softmax, Transpose
 
 H, W = sym("H"), sym("W")
 R = np.random.default_rng(5)
@@ -48,6 +48,18 @@ def test_norms_are_taken_apart_by_numbers_that_leave_vectors(h, w, axes):
     """Factors of channels would be gathered otherwise, or norms of several groups made one vector."""
     plan = run(grouped(h, w))
     assert [s.kernel.reduce_axes for s in plan.steps] == [axes]
+
+
+@pytest.mark.parametrize(("size", "axes"), [(32, (4, 5, 2, 32)), (8, (4, 5, 16))])
+def test_windows_of_channels_that_belong_to_heads(size, axes):
+    """A depthwise convolution of one part of what a product made: no vector crosses a head, and nothing is gathered."""
+    x = tensor(1, 4, 5, 6 * size)
+    part = ap(Slice((0, 0, 0, 0, 2 * size), (1, 4, 5, 2, size), (1, 1, 1, 1, 1)), ap(Reshape((1, 4, 5, 2, 3 * size)), x))
+    weights = const(R.standard_normal((3, 3, 1, 2 * size)).astype(np.float32))
+    conv = Conv((1, 1), (1, 1), (1, 1), (1, 1), groups=2 * size)
+    plan = run(graph([x], ap(conv, ap(Reshape((1, 4, 5, 2 * size)), part), weights)))
+    (kernel,) = (s.kernel for s in plan.steps if s.kernel.stages)
+    assert (kernel.axes, kernel.reduce_axes) == (axes, (3, 3))
 
 
 def test_reductions_without_elements_divide_by_known_sizes():
