@@ -120,7 +120,7 @@ def compile_stages(model: Source, options: Options, progress: Progress | None = 
                 writer.graph("lower_precision", graph)
             clock.lap("precision")
         last, lowering = backend.passes(options.opt_level), backend.options(options.opt_level, options.exact)
-        if lowered is not None:
+        if lowered is not None and not options.exact:
             lowering = replace(lowering, between=backend.attention(options.precision.default))
         alone = replace(lowering, prologue=False)  # one prologue for several programs; a program that watches all of its calls
         result = build_code(run_passes(graph, last, context), backend, alone if others or options.validate else lowering, tell, clock)

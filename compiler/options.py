@@ -33,6 +33,7 @@ class Options:
         opt_level: 0 (only what lowering needs) to 3.
         exact: sum convolutions directly. Otherwise, above level 0, minimal filtering replaces the sum where it is faster; a
             float32 convolution then has a relative L2 error of about 1e-6 instead of 2e-7.
+            On GPUs in bf16 or fp16: sums between products stay float32, whose range is larger.
         precision: of matrix products and convolutions.
         tune: seconds to search schedules by measuring kernels here, beyond those on record from earlier searches; 0 uses the
             record only, None the rules only. The result then depends on this machine and on what was measured.

@@ -46,7 +46,7 @@ def compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--target", default="cpu", show_default=True, metavar="TARGET",
                   help="cpu, cpu:NAME such as cpu:x86-64-v3, cuda, or cuda:ARCH such as cuda:sm_90a.")  # fmt: skip
     @click.option("-O", "opt_level", type=click.IntRange(0, 3), default=3, show_default=True, help="Optimization level.")
-    @click.option("--exact", is_flag=True, help="Sum convolutions directly: no minimal filtering, which rounds more.")
+    @click.option("--exact", is_flag=True, help="No minimal filtering, which rounds more; on GPUs float32 sums between 16-bit products.")
     @precision_options
     @click.option("--dump", type=click.Path(file_okay=False), help="Write every stage of the compiler to this folder.")
     @functools.wraps(command)
