@@ -150,7 +150,15 @@ def _lowered(graph: Graph, backend: Backend, options: Options, tell: Progress) -
     from .precision.lowering import lower_precision
 
     build = partial(compile_graph, target=options.target, threads=options.threads, opt_level=options.opt_level, exact=options.exact)
-    return lower_precision(graph, options.precision, threads=options.threads, tell=tell, build=build if backend.runs_here else None)
+    costs = backend.options(options.opt_level, options.exact)
+    return lower_precision(
+        graph,
+        options.precision,
+        threads=options.threads,
+        tell=tell,
+        build=build if backend.runs_here else None,
+        stays=lambda layer, precision: backend.stays(layer, precision, costs),
+    )
 
 
 def _add_variants(result: Compilation, variants: Variants, built: Callable[[Graph], Compilation], named: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..codegen.lower import LowerOptions
 from ..codegen.plan import Plan
-from ..ir import Dim, DType
+from ..ir import Dim, DType, Node
 from ..passes.base import Pass
 from ..runtime.artifact import Parts
 from .assemble import Overriding
@@ -36,6 +36,9 @@ class Backend(Protocol):
         """Begin what takes time, for a graph of so many nodes."""
 
     def options(self, opt_level: int, exact: bool) -> LowerOptions: ...
+
+    def stays(self, layer: Node, precision: str, costs: LowerOptions) -> bool:
+        """Whether float32 is expected to take a layer less time than `precision` does."""
 
     def attention(self, precision: str) -> DType | None:
         """The type that attention of float32, and what weights of few bits are multiplied by, are rounded to where layers are lowered

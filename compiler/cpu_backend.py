@@ -15,9 +15,9 @@ from ..codegen.cpu.target import CpuTarget
 from ..codegen.kernel import Kernel
 from ..codegen.lower import LowerOptions
 from ..codegen.lower.scattered_taps import ScatterCosts
-from ..codegen.lower.winograd import conv_costs
+from ..codegen.lower.winograd import cheapest_tile, conv_costs
 from ..codegen.plan import Plan, Step, steps_of
-from ..ir import DType
+from ..ir import DType, Node
 from ..passes.base import Pass
 from ..passes.half_products import HalfProducts
 from ..passes.long_reductions import LongReductions
@@ -36,6 +36,9 @@ _ATTENTION_UNITS = 8  # a few threads then have something to share out
 _MASK_TURNS = 4  # of a mask in registers, while attention reads it, take less than storing it transposed
 _INNER_ROWS = 32  # beyond, turning B once is little beside the products
 _FEW_ROWS = (7, 8)  # two register tiles of 4 vectors by 4 rows would read B twice, with 16 sums each
+_BESIDE_DOTS = (
+    1.3  # what dot products of 16 bits gain besides: no transforms, and neighbours that store half the bytes (measured, docs/precision.md)
+)
 _SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
 
 
@@ -81,6 +84,15 @@ class CpuBackend:
             abreast=opt_level > 0,
             scatter=ScatterCosts() if opt_level > 0 else None,
         )
+
+    def stays(self, layer: Node, precision: str, costs: LowerOptions) -> bool:
+        """Convolutions that minimal filtering saves more multiply-adds than dot products of two bfloat16 a lane do."""
+        how = instruction(dot_kind(DType.BF16, DType.BF16), self.target)
+        if precision != "bf16" or how == "tiles" or costs.winograd is None:
+            return False
+        dots = 2 * self.target.lanes(4) / self.target.multiply_adds if how == "dot" else 1.0
+        found = cheapest_tile(layer, costs.winograd)
+        return found is not None and found[1] > _BESIDE_DOTS * dots
 
     def attention(self, precision: str) -> DType | None:
         return None

@@ -17,7 +17,7 @@ from ..codegen.cuda.nvrtc import nvrtc
 from ..codegen.cuda.target import FLOAT8, LOWERING, CudaTarget, capability
 from ..codegen.lower import LowerOptions
 from ..codegen.plan import Buffer, Expect, Plan, PlanStep, Step, steps_of
-from ..ir import Dim, DType, dim_max
+from ..ir import Dim, DType, Node, dim_max
 from ..ir.dims import floordiv
 from ..passes.base import Pass
 from ..passes.few_channels import FewChannels
@@ -57,6 +57,9 @@ class CudaBackend:
     def options(self, opt_level: int, exact: bool) -> LowerOptions:
         few = capability(self.target.base) >= FLOAT8
         return replace(LOWERING, opt_level=opt_level, float8=DType.F8E4M3FN if few else DType.BF16)
+
+    def stays(self, layer: Node, precision: str, costs: LowerOptions) -> bool:
+        return False
 
     def attention(self, precision: str) -> DType | None:
         return {"bf16": DType.BF16, "fp16": DType.F16}.get(precision)

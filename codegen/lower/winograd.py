@@ -57,6 +57,16 @@ def conv_costs(multiply_adds: int) -> ConvCosts:
 
 def choose_tile(node: Node, costs: ConvCosts) -> Tile | None:
     """Outputs of a tile along three spatial axes (missing ones come first and are of one pixel), or None for direct summation."""
+    found = cheapest_tile(node, costs)
+    if found is None or not isinstance(node.op, Conv):
+        return None
+    tile, speedup = found
+    return tile if speedup > (costs.gain if node.op.groups == 1 else costs.gain_of_groups) else None
+
+
+def cheapest_tile(node: Node, costs: ConvCosts) -> tuple[Tile, float] | None:
+    """The tile by which minimal filtering takes least, and how many times as long direct summation takes, by the estimate; None where
+    it does not serve."""
     op = node.op
     if not isinstance(op, Conv) or not isinstance(node.inputs[1].node.op, Const) or node.inputs[1].dtype is not DType.F32:
         return None
@@ -72,8 +82,7 @@ def choose_tile(node: Node, costs: ConvCosts) -> Tile | None:
     out = missing + [_size(d, costs.unknown) for d in node.out.shape[1:-1]]
     if min(images_, *out, c, n) <= 0:
         return None
-    gain = costs.gain if groups == 1 else costs.gain_of_groups
-    best, least = None, _direct(images_, out, kernel, c, n, groups, costs) / gain
+    best, least = None, math.inf
     for z, y, x in itertools.product(*(outputs(r) for r in kernel)):
         if positions((z, y, x), kernel) == math.prod(kernel):
             continue
@@ -82,7 +91,7 @@ def choose_tile(node: Node, costs: ConvCosts) -> Tile | None:
         cost = _filtered(tiles, kernel, c, n, groups, (z, y, x), costs)
         if cost < least:
             best, least = (z, y, x), cost
-    return best
+    return None if best is None else (best, _direct(images_, out, kernel, c, n, groups, costs) / least)
 
 
 def three_axes(conv: ConvGeometry) -> ConvGeometry:

@@ -69,7 +69,9 @@ def show_choice(lowered: Any) -> None:
     counts = Counter(lowered.assignment.values())
     text = ", ".join(f"{n} layers {p}" for p, n in counts.most_common()) or "no layer lowered"
     if lowered.outcome is None:
-        err.print(text, highlight=False)
+        if lowered.stayed:
+            text += f"; {len(lowered.stayed)} stay float32, which takes less time (--layer PATTERN=PRECISION lowers them)"
+        err.print(text, highlight=False, soft_wrap=True)
         return
     unfinished = "; time was up before the search was (--search-seconds)" if lowered.outcome.unfinished else ""
     err.print(f"{text}; loss {lowered.outcome.loss:.3g}{unfinished}", highlight=False, soft_wrap=True)

@@ -20,6 +20,8 @@ from .search import Assignment
 from .statistics import Statistics
 from .weights import awq, gptq, nearest, per_column, smoothing
 
+Stays = Callable[[Node, str], bool]
+
 
 def supported(node: Node) -> tuple[str, ...]:
     """Precisions that a layer can have, float32 not listed."""
@@ -28,13 +30,16 @@ def supported(node: Node) -> tuple[str, ...]:
     return ("int8", "int8-dynamic", "int8-weight", "int4", "bf16", "fp16") if isinstance(node.op, MatMul) else ("int8", "bf16", "fp16")
 
 
-def assign(graph: Graph, options: Precision) -> Assignment:
+def assign(graph: Graph, options: Precision, stays: Stays = lambda node, precision: False) -> Assignment:
     """The precision of every layer that is not float32, by the default and the overrides; a layer that cannot have it keeps float32.
+
+    `stays`: which layers float32 serves better than the default does; overrides lower them all the same.
 
     Raises InputError when an override matches no layer, or one that cannot have its precision.
     """
     known = layers(graph)
-    chosen = {name: options.default for name, node in known.items() if options.default in supported(node)}
+    default = options.default
+    chosen = {name: default for name, node in known.items() if default in supported(node) and not stays(node, default)}
     for pattern, precision in options.overrides:
         matched = [name for name, node in known.items() if _matches(name, node, pattern)]
         if not matched:

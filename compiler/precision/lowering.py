@@ -15,7 +15,7 @@ from ...passes.precision import Choice, layers, weights_of
 from ...passes.upsampling_products import UpsamplingProducts
 from ...runtime.module import Module
 from .bounded import within_bound
-from .choose import Chooser, assign, supported
+from .choose import Chooser, Stays, assign, supported
 from .options import GGUF, Precision
 from .search import Assignment, Outcome
 from .workbench import Progress, Workbench, lowered, with_choices
@@ -27,6 +27,7 @@ class Lowered:
 
     Attributes:
         assignment: precision by layer; those not named stayed float32.
+        stayed: of these, the ones that take less time so.
         outcome: of the search, where there was a bound.
         float32: the module of the graph before, if it was needed.
         source: the graph whose layers were chosen for; choices: the numbers that lowering them took.
@@ -38,6 +39,7 @@ class Lowered:
     float32: Module | None = None
     source: Graph | None = None
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    stayed: tuple[str, ...] = ()
 
 
 def lower_precision(
@@ -47,15 +49,16 @@ def lower_precision(
     threads: int | None = None,
     tell: Progress | None = None,
     build: Callable[[Graph], Module] | None = None,
+    stays: Stays = lambda node, precision: False,
 ) -> Lowered:
-    """Lower a graph as `options` say; `build` as in `Workbench`.
+    """Lower a graph as `options` say; `build` as in `Workbench`; `stays` as in `assign`, where no bound has layers timed.
 
     Raises:
         InputError: data that does not fit, an override that matches nothing, a bound that no layer meets.
     """
     if options.is_float32:
         return Lowered(graph, {})
-    made = _lowered(_with_layers(graph), options, threads, tell, build)
+    made = _lowered(_with_layers(graph), options, threads, tell, build, stays)
     made = replace(made, graph=HalfLayers().run(made.graph, PassContext()) if made.assignment else graph)
     if options.report is not None:
         options.report(made)
@@ -68,17 +71,28 @@ def _with_layers(graph: Graph) -> Graph:
 
 
 def _lowered(
-    graph: Graph, options: Precision, threads: int | None, tell: Progress | None, build: Callable[[Graph], Module] | None
+    graph: Graph,
+    options: Precision,
+    threads: int | None,
+    tell: Progress | None,
+    build: Callable[[Graph], Module] | None,
+    stays: Stays,
 ) -> Lowered:
     if options.calibration is None:
-        chooser, assignment = Chooser(graph, options), assign(graph, options)
-        return Lowered(lowered(graph, chooser, assignment), assignment, source=graph, choices=chooser.choices(assignment))
+        chooser, assignment = Chooser(graph, options), assign(graph, options, stays)
+        low = lowered(graph, chooser, assignment)
+        return Lowered(low, assignment, None, None, graph, chooser.choices(assignment), _stayed(graph, options, assignment, stays))
     seconds = float("inf") if options.bound is None else options.seconds
     bench = Workbench(graph, options, threads, tell, build, seconds)
     outcome = None if options.bound is None else within_bound(bench)
-    assignment = assign(graph, options) if outcome is None else outcome.assignment
+    assignment = assign(graph, options, stays) if outcome is None else outcome.assignment
     choices = bench.choices(assignment)
-    return Lowered(with_choices(graph, choices), assignment, outcome, bench.float32, graph, choices)
+    stayed = () if outcome is not None else _stayed(graph, options, assignment, stays)
+    return Lowered(with_choices(graph, choices), assignment, outcome, bench.float32, graph, choices, stayed)
+
+
+def _stayed(graph: Graph, options: Precision, assignment: Assignment, stays: Stays) -> tuple[str, ...]:
+    return tuple(name for name, layer in layers(graph).items() if name not in assignment and stays(layer, options.default))
 
 
 def lower_alike(graph: Graph, made: Lowered) -> Graph:
