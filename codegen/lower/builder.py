@@ -63,7 +63,12 @@ def computed(dtype: DType) -> DType:
 
 
 def convert(e: E, dtype: DType) -> E:
-    return e if e.dtype is dtype else Cast(e, dtype=dtype)
+    """e as `dtype`. What was widened to be computed with is taken from before that."""
+    if e.dtype is dtype:
+        return e
+    if isinstance(e, Cast) and e.arg.dtype is dtype and e.dtype is computed(dtype):
+        return e.arg
+    return Cast(e, dtype=dtype)
 
 
 def number(value: float | int | bool, dtype: DType) -> E:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlc.codegen.expr import Cast as CastOf
+from mlc.codegen.expr import postorder
 from mlc.codegen.kernel import ContractKernel
 from mlc.codegen.plan import Step
 from mlc.ir import DType, const, sym
-from mlc.ir.ops import Add, Cast, DotConv, IntegerConv, IntegerMatMul, Max, Min, Mul, Quantize, Relu, Transpose
+from mlc.ir.ops import Add, Cast, DotConv, IntegerConv, IntegerMatMul, MatMul, Max, Min, Mul, Quantize, Relu, Transpose
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lowering import ap, graph, run, tensor
@@ -134,3 +136,13 @@ def test_residual_sums_are_quantized_in_the_epilogue():
     y = ap(Mul(), ap(Cast(DType.F32), ap(IntegerMatMul(), x, w, const(np.uint8(3)), const(np.int8(0)))), const(np.float32(0.01)))
     q = ap(Quantize(DType.U8), ap(Add(), y, other), const(np.float32(0.3)), const(np.uint8(128)))
     run(graph([x, other], q), [full((64, 40), np.uint8), R.standard_normal((64, 32)).astype(np.float32) * 9])
+
+
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F16], ids=str)
+def test_results_of_16_bits_are_rounded_once(dtype):
+    """Not as they are computed, and again as they are stored."""
+    x, y, w = tensor(64, 48), tensor(64, 48), const(full((48, 32), np.int8).astype(np.float32))
+    given = [R.integers(-8, 8, (64, 48)).astype(np.float32) for _ in "xy"]  # whose sums are exact
+    plan = run(graph([x, y], ap(Cast(dtype), ap(Add(), x, y)), ap(Cast(dtype), ap(MatMul(), x, w))), given)
+    roots = [s.kernel.epilogue if isinstance(s.kernel, ContractKernel) else s.kernel.stores[0].value for s in plan.steps]
+    assert [sum(isinstance(e, CastOf) for e in postorder([root])) for root in roots] == [1, 1]
