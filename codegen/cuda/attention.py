@@ -9,14 +9,14 @@ from dataclasses import replace
 from ...errors import CodegenError
 from ...ir import Dim, DType, dim_max, lower, prod, upper
 from ..kernel import AttentionKernel, bytes_of
-from .attention_few import FEW, attention_few, schedule_few
+from .attention_few import attention_few, schedule_few
 from .attention_fma import attention_fma, schedule_attention_fma
 from .attention_mma import attention_tiles, schedule_attention_mma, takes_attention
 from .attention_wgmma import attention_groups, schedule_attention_groups, takes_attention_groups
 from .contract_shares import Shares
 from .emitted import Emitted, Launch
 from .launching import between
-from .target import CudaTarget
+from .target import FEW, CudaTarget
 
 
 def emit_attention(kernel: AttentionKernel, aligned: Sequence[int], target: CudaTarget) -> Emitted:
@@ -30,7 +30,7 @@ def emit_attention(kernel: AttentionKernel, aligned: Sequence[int], target: Cuda
     unknown = lower(kernel.rows) <= FEW < upper(kernel.rows)
     few: list[tuple[Launch, Shares]] = []
     many: list[tuple[Launch, Shares]] = []
-    types = {o.dtype for o in kernel.operands}
+    types = {o.dtype for o in kernel.operands if not o.written}
     if takes_attention(kernel, target.tf32):
         groups = schedule_attention_groups(kernel) if target.warp_groups and takes_attention_groups(kernel, aligned) else None
         if unknown:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 from ...ir import Dim, ceildiv, lower, prod, upper
 from ..kernel import AttentionKernel
-from .attention_mma import key_splits, sharing_launch
+from .attention_mma import converter, key_splits, sharing_launch
 from .attention_text import LoadingText, loading_text, whole_rows
 from .contract_shares import Shares
 from .emitted import Launch
+from .scalars import storage
+from .target import FEW
 from .writer import Params
 
-FEW = 4  # queries of a head that these are for, where their number is not known
 _MOST = 8  # of a block
 _WIDEST = 256  # elements of a head, whose results fit registers
 _WARPS = 4
@@ -76,6 +77,8 @@ class AttentionFewParameters(LoadingText):
     packed: int
     lanes: int
     steps: int
+    out_element: str
+    to_out: str
     whole_k: bool  # rows of keys are read in pieces of 16 bytes
     whole_v: bool
 
@@ -91,6 +94,8 @@ def attention_few(kernel: AttentionKernel, plan: FewSchedule, aligned: Sequence[
         packed=plan.packed,
         lanes=plan.lanes,
         steps=plan.steps,
+        out_element=storage(kernel.operands[-1].dtype),
+        to_out=converter(kernel.operands[-1].dtype),
         whole_k=whole_k,
         whole_v=whole_v,
     )

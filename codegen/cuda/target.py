@@ -11,8 +11,9 @@ from ..lower.options import LowerOptions
 
 # How plans are lowered for CUDA: B by columns, as tensor cores read it; one that lies in rows is read so too. Indices that data
 # give are compared with their limits at the end of a run (`late_checks`); until then clamping keeps what reads by them in memory.
+FEW = 4  # queries of a head that attention has kernels of its own for, where keys and values are read once
 LOWERING = LowerOptions(checks=True, panel=1, in_place=2**62, attention=frozenset({DType.F32, DType.F16, DType.BF16}), ranked=128,
-                        divide=True, beside=True)  # fmt: skip
+                        divide=True, beside=True, rounds_queries=FEW)  # fmt: skip
 
 # What code may be named for. The "a" of sm_90a: instructions of Hopper alone (wgmma), which no other device runs.
 ARCHITECTURES = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120")

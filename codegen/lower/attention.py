@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ...ir import Dim, DType, Node, Shape, Value, ceildiv, dim_max, dim_min, floordiv, lower
+from ...ir.ops import Cast as Rounding
 from ..expr import Cast, Load
 from ..kernel import AttentionKernel, Operand, Reduction
 from ..simplify import Affine
-from .attention_op import BlockedAttention
+from .attention_op import WIDEST_SIXTEEN_BITS, BlockedAttention
 from .builder import Index, KernelBuilder, View, fn, number
 from .rows import finish_rows, reduced
 from .state import Lowering
@@ -28,7 +29,7 @@ def emit_attention(lw: Lowering, node: Node) -> None:
     joined = group > 1 and rows == 1 and (not masks or masks[0].shape[1] == 1)  # heads that share keys: rows of one product
     units = batch * (kv_heads if joined else heads) * ceildiv(rows, _QUERIES)
     parts = None if op.rounded else _parts(lw, units, keys, _LEAST_ELEMENTS // (size + value_size))
-    to, written, stats = (*_destination(lw, node.out), None) if parts is None else _partial(lw, parts, node.out.shape)
+    to, written, stats = (*_destination(lw, _rounded(lw, node)), None) if parts is None else _partial(lw, parts, node.out.shape)
     mask = _mask(lw, masks[0], op.by_rows) if masks else None
     qs, out, causal = inputs[0][1], written, op.causal and rows != 1  # a single query sees every key
     if joined:
@@ -131,6 +132,15 @@ def _rows_contiguous(stride: Dim, size: Dim, exact: bool) -> bool:
 
 def _shifted(lw: Lowering, buffer: int, v: Value, strides: Shape, start: Dim) -> int:
     return buffer if start == 0 else lw.storage.shifted(View(buffer, v.dtype, v.shape, strides), start).buffer
+
+
+def _rounded(lw: Lowering, node: Node) -> Value:
+    """The result in 16 bits where that alone is read of few queries, and the device stores it so; else the result."""
+    uses = lw.graph.uses.get(node.out, ())
+    rows, size = node.out.shape[2], node.inputs[0].shape[3]
+    few = isinstance(rows, int) and rows <= lw.options.rounds_queries and max(int(size), int(node.out.shape[3])) <= WIDEST_SIXTEEN_BITS
+    alone = len(uses) == 1 and isinstance(uses[0].op, Rounding) and node.out not in lw.outputs
+    return uses[0].out if few and alone and uses[0].out.dtype in (DType.F16, DType.BF16) else node.out
 
 
 def _destination(lw: Lowering, v: Value) -> tuple[View, Shape]:

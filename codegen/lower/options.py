@@ -37,6 +37,7 @@ class LowerOptions:
     `between`: the 16-bit type in which sums between products of that type are stored (`narrow.py`); None: as the graph has them.
     `divide`: kernels divide indices where that takes the place of a copy of whole rows.
     `rounded_rows`: rows by weights of few bits may be rounded as far as the model lets them be.
+    `rounds_queries`: attention of up to so many queries, of heads up to 256, stores what is read in 16 bits alone in 16 bits.
     `float8`: the type in which products of float8 are multiplied: itself, bfloat16 or float32, all of which hold it exactly.
     `checks`: indices that data give are compared with their limits; otherwise they are clamped without a word.
     """
@@ -67,3 +68,4 @@ class LowerOptions:
     beside: bool = False
     prologue: bool = False
     between: DType | None = None
+    rounds_queries: int = 0

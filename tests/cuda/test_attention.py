@@ -70,6 +70,24 @@ def test_few_queries_in_float32() -> None:
     assert "of few queries" not in emit(many, parse("cuda:sm_80"), [16] * 4).launches[0].source
 
 
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+@pytest.mark.parametrize("target", ["cuda:sm_80", "cuda:sm_80+tf32"])
+def test_few_queries_whose_result_is_rounded(dtype: DType, target: str) -> None:
+    """Where nothing but its rounding is read: one kernel stores that. More queries, wider heads and other readers: as before."""
+
+    def rounded(*sizes, **kw):
+        g, _, bindings = attention(*sizes, **kw)
+        return graph(g.inputs, ap(O.Cast(dtype), g.outputs[0])), None, bindings
+
+    few = [rounded(8, 2, 1, 300, 64, 64, batch=1), rounded(3, 3, 4, 33, 13, 7, causal=True), rounded(2, 2, 2, L, 32, 40, batch=1, L=300)]
+    plans = check_all(few, target, tol=1e-2)
+    assert [len(p.steps) for p in plans] == [1] * 3
+    more = [rounded(2, 2, 5, 33, 16, 16), rounded(2, 2, 1, 33, 300, 16), rounded(2, 2, B, 33, 16, 16, batch=1, B=2)]
+    assert [len(lower(g, LOWERING).steps) for g, _, _ in more] == [2] * 3
+    g, _, _ = attention(2, 2, 1, 33, 16, 16)
+    assert len(lower(graph(g.inputs, ap(O.Cast(dtype), g.outputs[0]), g.outputs[0]), LOWERING).steps) == 2
+
+
 TENSOR_CORES = [(DType.BF16, "cuda:sm_80", 1e-2), (DType.F16, "cuda:sm_90a", 3e-3), (DType.F32, "cuda:sm_80+tf32", 4e-3)]
 
 
