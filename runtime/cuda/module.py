@@ -11,7 +11,7 @@ import numpy as np
 
 from ...environment import switch
 from ...errors import DeviceError, InputError
-from ..arguments import from_one, given_outputs
+from ..arguments import from_one, given_outputs, shape_text
 from ..artifact import Parts
 from ..binding import Binding
 from ..binding_cache import BindingCache
@@ -240,9 +240,10 @@ class CudaModule(Module):
             raise InputError(f"an array on the device for {info.kind} values", expected="host values", loc=loc)
         array = device_array(value, loc)
         if array.dtype != info.dtype:
-            raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), loc=loc)
+            how = f"to(torch.{info.dtype})" if type(value).__module__.startswith("torch") else f"astype({info.dtype})"
+            raise InputError(f"dtype {array.dtype}", expected=str(info.dtype), remedy=f"Convert it, if its values allow: x.{how}.", loc=loc)
         if len(array.shape) != len(info.shape):
-            raise InputError(f"shape {list(array.shape)}", expected=str(list(info.shape)), loc=loc)
+            raise InputError(f"shape {shape_text(array.shape)}", expected=shape_text(info.shape), loc=loc)
         if not array.contiguous:
             raise InputError("an array on the device that is not contiguous", expected="a contiguous one (cupy.ascontiguousarray)", loc=loc)
         if 0 not in array.shape and (where := self.device.owner(array.ptr)) != self.device.number:
