@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import ScheduleError
 from ..kernel import AttentionKernel, ContractKernel, GroupedKernel, Kernel, LoopKernel, RecurrentKernel, WinogradKernel
-from .attention.schedule import AttentionHints, schedule_attention
+from .attention.schedule import AttentionHints, Products, schedule_attention
 from .contract.schedule import ContractHints, schedule_contract
 from .dot.schedule import DotHints, schedule_dot
 from .grouped.schedule import GroupedHints, schedule_grouped
@@ -82,7 +82,7 @@ def _contract(kernel: ContractKernel, target: CpuTarget) -> Iterator[ContractHin
 
 def _attention(kernel: AttentionKernel, target: CpuTarget) -> Iterator[AttentionHints]:
     chosen = schedule_attention(kernel, target)
-    if chosen.tiles or not chosen.widths or not isinstance(chosen.strips, int):
+    if chosen.products is not Products.FLOATS or not chosen.widths or not isinstance(chosen.strips, int):
         return
     for together in (1, 2, 4, 8):
         if together <= chosen.strips and together != chosen.together:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mlc.codegen.cpu.attention.emit import emit_attention
-from mlc.codegen.cpu.attention.schedule import schedule_attention
+from mlc.codegen.cpu.attention.schedule import Products, schedule_attention
 from mlc.codegen.cpu.target import host, missing_features, parse
 from mlc.codegen.interpret import run_kernel
 from mlc.codegen.kernel import AttentionKernel, Operand
@@ -278,13 +278,20 @@ ROUNDED = [
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("shape", ROUNDED)
 def test_rounded_operands(shape, causal):
-    """Tile registers where the machine has them: as near as bfloat16 is, in several parts."""
+    """Tile registers or dot products where the machine has them: as near as bfloat16 is, in several parts."""
     kernel, buffers = make(*shape, causal=causal, merged=shape[0] == 1)
     kernel = replace(kernel, rounded=True)
     check(kernel, buffers, parts=3, tolerance=1e-2)
-    if schedule_attention(kernel, host()).tiles and not causal and shape[2] > 8:
+    if schedule_attention(kernel, host()).products is not Products.FLOATS and not causal and shape[2] > 8:
         with pytest.raises(AssertionError):
             check(kernel, buffers, tolerance=1e-5)  # it does round
+
+
+def test_rounded_operands_are_multiplied_as_the_processor_does_it_fastest():
+    """Cooper Lake's dot products do no more in a cycle than its multiply-adds."""
+    kernel = replace(make(1, 2, 64, 64, 64, 64)[0], rounded=True)
+    kinds = {cpu: schedule_attention(kernel, parse(f"cpu:{cpu}")).products for cpu in ("znver4", "sapphirerapids", "cooperlake")}
+    assert kinds == {"znver4": Products.DOTS, "sapphirerapids": Products.TILES, "cooperlake": Products.FLOATS}
 
 
 @pytest.mark.parametrize("stride", [0, 1])

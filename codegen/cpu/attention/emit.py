@@ -23,9 +23,9 @@ from .frame import Mask, Spec, function, load_sizes
 from .group import Group
 from .narrow import Narrow
 from .parts import Part
-from .schedule import NO_HINTS, AttentionHints, schedule_attention
+from .rounded import RoundedGroup
+from .schedule import NO_HINTS, AttentionHints, Products, schedule_attention
 from .strip import BLOCK, STATE, Layout, Strip
-from .tiles import TileGroup
 from .values import value_function
 
 
@@ -79,7 +79,7 @@ class _Writer:
 
     def text(self) -> tuple[str, str]:
         """(LLVM text, symbol)."""
-        group = None if not self.s.widths else self._tiles() if self.s.tiles else self._group()
+        group = None if not self.s.widths else self._group() if self.s.products is Products.FLOATS else self._rounded()
         narrow = None
         if self.s.narrow:
             b = function(self.module, "n")
@@ -88,9 +88,9 @@ class _Writer:
         self._entry(group, narrow)
         return named(str(self.module))
 
-    def _tiles(self) -> ir.Function:
+    def _rounded(self) -> ir.Function:
         b = function(self.module, "g", [I64, I64])
-        TileGroup(b, self.spec).write()
+        RoundedGroup(b, self.spec).write()
         return b.fn
 
     def _group(self) -> ir.Function:

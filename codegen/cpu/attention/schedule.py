@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 
 from ....errors import CodegenError, ScheduleError
 from ....ir import Dim, DType, ceildiv, dim_max, dim_min, floordiv
@@ -13,8 +14,8 @@ _BLOCK_BYTES = 3 << 13  # of scores: with a block of v and the queries of a stri
 _UNITS = 16  # enough for a few threads to share evenly
 _STATE_BYTES = 1 << 19  # queries and sums of the strips of a group
 _SAME_SETS = 1 << 12  # bytes between rows of k of which a tile and the next one share few sets of the first-level cache
-_TILE_KEYS = 256  # scores of a strip of 32 queries then fill most of the first-level cache
-_TILE_SIZE = 256  # elements of a row, for which code is unrolled
+_ROUNDED_KEYS = 256  # scores of a strip of 32 queries then fill most of the first-level cache (dots: 128 are no faster)
+_ROUNDED_SIZE = 256  # elements of a row, for which code is unrolled
 _FEW = 8  # queries: a tile register has 16, and keys are packed for them
 _NARROW = 2  # queries: a vector of 16 lanes costs about as much as 3 of them alone,
 _NARROW_HALVES = 4  # and as much as 5 where one vector is multiplied in a cycle
@@ -22,6 +23,14 @@ _FULLER = 0.8  # lanes in strips of half vectors by those of whole ones, from wh
 _TALL = {4: 6, 3: 8, 2: 12, 1: 14}  # rows of a register tile by its vectors, in 32 registers
 _TALL_16 = {2: 6, 1: 8}  # the same in 16 registers
 _TALL_128 = {2: 4, 1: 8}
+
+
+class Products(Enum):
+    """What multiplies: float32 on vectors; bfloat16 on tile registers; dot products of bfloat16 on vectors."""
+
+    FLOATS = auto()
+    TILES = auto()
+    DOTS = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ class AttentionSchedule:
     tall[width]: keys per register tile of k·qᵀ. block: keys of a block, whose scores
     are kept in cache, at most `most_keys`. values: chunks of v's columns.
     together: strips of a group, which share what is read of k and v. copied_keys: blocks of k are copied together for it.
-    tiles: bfloat16 on tile registers, in strips of two vectors.
+    products: of bfloat16, strips have two vectors.
     narrow: so many queries are taken one by one instead, lanes along their elements (0: there are always more).
     """
 
@@ -57,7 +66,7 @@ class AttentionSchedule:
     groups: Dim
     copied_keys: bool
     narrow: int
-    tiles: bool = False
+    products: Products = Products.FLOATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +89,8 @@ def schedule_attention(kernel: AttentionKernel, target: CpuTarget, hints: Attent
     s = _by_rules(kernel, target)
     if hints == NO_HINTS:
         return s
-    if s.tiles or not s.widths or not isinstance(s.strips, int):
-        raise ScheduleError(f"{hints} for attention on tiles, of few queries, or of unknown sizes", expected="no choice")
+    if s.products is not Products.FLOATS or not s.widths or not isinstance(s.strips, int):
+        raise ScheduleError(f"{hints} for attention in bfloat16, of few queries, or of unknown sizes", expected="no choice")
     if hints.together:
         if not 1 <= hints.together <= min(s.strips, 4 * _most_together(kernel, s.most * s.lanes)):
             raise ScheduleError(f"groups of {hints.together} strips", expected=f"1 to {s.strips}, as far as their state is small")
@@ -99,15 +108,16 @@ def _by_rules(kernel: AttentionKernel, target: CpuTarget) -> AttentionSchedule:
     lanes = target.lanes(4)
     tall = _TALL if target.vector_bits >= 512 or not target.is_x86 else _TALL_16 if target.vector_bits >= 256 else _TALL_128
     few = _NARROW_HALVES if target.halves else _NARROW
-    if target.halves and isinstance(kernel.rows, int) and kernel.rows > few:
+    products = _products(kernel, target)
+    if products is Products.FLOATS and target.halves and isinstance(kernel.rows, int) and kernel.rows > few:
         in_halves, in_whole = (-(-kernel.rows // x) * x for x in (lanes // 2, lanes))
         lanes = lanes // 2 if in_halves <= _FULLER * in_whole else lanes
     narrow = few if not isinstance(kernel.rows, int) or kernel.rows <= few else 0
     one_by_one = bool(narrow) and isinstance(kernel.rows, int)
     widths = _widths(kernel.rows, lanes, max(tall))
     values = _value_tiles(kernel, lanes, widths, tall)
-    if _tiles(kernel, target) and not one_by_one:
-        return _on_tiles(kernel, lanes, tall, values, narrow)
+    if products is not Products.FLOATS and not one_by_one:
+        return _rounded(kernel, products, lanes, tall, values, narrow)
     return _on_vectors(kernel, lanes, tall, widths, values, narrow, one_by_one)
 
 
@@ -129,16 +139,18 @@ def _value_tiles(kernel: AttentionKernel, lanes: int, widths: tuple[int, ...], t
     return tuple(ValueTile(_rows(kernel.rows, lanes, widths, tall[n]), n, tail and c == chunks - 1) for c, n in enumerate(sizes))
 
 
-def _on_tiles(kernel: AttentionKernel, lanes: int, tall: dict[int, int], values: tuple[ValueTile, ...], narrow: int) -> AttentionSchedule:
+def _rounded(
+    kernel: AttentionKernel, products: Products, lanes: int, tall: dict[int, int], values: tuple[ValueTile, ...], narrow: int
+) -> AttentionSchedule:
     strips = ceildiv(kernel.rows, 2 * lanes)
     together, groups = _groups(kernel, strips, 2 * lanes)
-    block = -(-block_of(kernel.keys, _TILE_KEYS) // 32) * 32
+    block = -(-block_of(kernel.keys, _ROUNDED_KEYS) // 32) * 32
     return AttentionSchedule(
         lanes=lanes,
         most=2,
         widths=(2,),
         tall=(tall[2],),
-        most_keys=min(_TILE_KEYS, block) if isinstance(kernel.keys, int) else _TILE_KEYS,
+        most_keys=min(_ROUNDED_KEYS, block) if isinstance(kernel.keys, int) else _ROUNDED_KEYS,
         block=block,
         values=values,
         strips=strips,
@@ -146,7 +158,7 @@ def _on_tiles(kernel: AttentionKernel, lanes: int, tall: dict[int, int], values:
         groups=groups,
         copied_keys=False,
         narrow=narrow,
-        tiles=True,
+        products=products,
     )
 
 
@@ -187,13 +199,17 @@ def block_of(keys: Dim, most: int, tall: int = 1) -> int:
     return whole if blocks > 1 and whole <= most else even
 
 
-def _tiles(kernel: AttentionKernel, target: CpuTarget) -> bool:
-    """Whether rounding is allowed, tile registers are there, and enough queries to fill some of one."""
+def _products(kernel: AttentionKernel, target: CpuTarget) -> Products:
+    """Of bfloat16 where that is allowed and faster than float32, and queries fill some of a square."""
     few = isinstance(kernel.rows, int) and kernel.rows < _FEW
-    small = max(kernel.size, kernel.value_size) <= _TILE_SIZE
-    native = {"amx-tile", "amx-bf16", "avx512bf16"} <= target.features and target.vector_bits == 512
+    small = max(kernel.size, kernel.value_size) <= _ROUNDED_SIZE
     by_rows = kernel.mask_strides is not None and kernel.mask_strides[3] not in (0, 1)
-    return kernel.rounded and kernel.parts is None and native and small and not few and not by_rows
+    native = "avx512bf16" in target.features and target.vector_bits == 512
+    if not (kernel.rounded and kernel.parts is None and native and small) or few or by_rows:
+        return Products.FLOATS
+    if {"amx-tile", "amx-bf16"} <= target.features:
+        return Products.TILES
+    return Products.DOTS if target.multiply_adds < 2 * target.lanes(4) else Products.FLOATS
 
 
 def _most_together(kernel: AttentionKernel, columns: int) -> int:

@@ -1,4 +1,4 @@
-"""Attention on tile registers: q, k, v and weights rounded to bfloat16, scores, softmax and sums in float32.
+"""Attention in bfloat16: q, k, v and weights rounded, scores, softmax and sums in float32.
 
 Strips of 32 queries of one head share what is packed of a block of keys. Scores are computed transposed, k·qᵀ, so that a
 query is a lane and the softmax needs no sums across lanes; so are the sums, vᵀ·weights, until the last block is done.
@@ -14,16 +14,18 @@ from .. import llvm_ir as ir
 from ..build import I8, I32, Builder, vec
 from ..math.lanes import Lanes
 from ..shuffles import turned
-from ..tiles import BYTES, ROWS, Tiles
+from ..tiles import BYTES, ROWS
 from .frame import Frame, Mask, Spec
+from .schedule import Products
+from .squares import SIDE, OnTiles, OnVectors, Squares
 
 _F32 = ir.FloatType()
-_LANES, _STRIP = 16, 32  # queries of a vector, of a strip
-_PAIR = 32  # elements of one row of a tile register
-_LINE = 4 * _STRIP  # bytes of a vector pair: a row of scores, sums, or pairs of weights
+_LANES = 16  # queries of a vector; a strip has those of a square
+_PAIR = 32  # elements of a row that one step of a square takes
+_LINE = 4 * SIDE  # bytes of a vector pair: a row of scores, sums, or pairs of weights
 
 
-class TileGroup(Frame):
+class RoundedGroup(Frame):
     """The function of a group: strips from number args[6] up to args[7]; `first` and `count` are not used."""
 
     def __init__(self, b: Builder, spec: Spec) -> None:
@@ -31,7 +33,7 @@ class TileGroup(Frame):
         keys = spec.schedule.most_keys
         self.deep, self.wide = (-(-n // _PAIR) * _PAIR for n in (spec.size, spec.value_size))
         self.round = Lanes(b, _LANES, spec.target, flush=True)
-        self.tiles = Tiles(b, DType.BF16)
+        self.squares: Squares = OnTiles(b) if spec.schedule.products is Products.TILES else OnVectors(b)
         self.keys, self.values = b.alloca(I8, b.i64(2 * keys * self.deep)), b.alloca(I8, b.i64(2 * keys * self.wide))
         self.scores, self.weights = b.alloca(I8, b.i64(keys * _LINE)), b.alloca(I8, b.i64(keys * _LINE // 2))
         self.queries, self.fresh = b.alloca(I8, b.i64(self.deep // 2 * _LINE)), b.alloca(I8, b.i64(self.wide * _LINE))
@@ -41,7 +43,7 @@ class TileGroup(Frame):
     def write(self) -> None:
         b, i, p = self.b, self.b.ir, self.p
         begin, end = b.fn.args[6:8]
-        self.tiles.configure()
+        self.squares.begin()
         last, count = self._strip(i.sub(end, b.i64(1)))
         limit = self.limit_of(last, count)
 
@@ -76,7 +78,7 @@ class TileGroup(Frame):
             return ()
 
         b.loop(begin, end, b.i64(1), [], finish)
-        self.tiles.release()
+        self.squares.end()
         i.ret_void()
 
     def _each(self, begin: Any, end: Any, do: Callable[[Any], None]) -> None:
@@ -90,8 +92,8 @@ class TileGroup(Frame):
 
     def _strip(self, s: Any) -> tuple[Any, Any]:
         """(first query, number of queries)."""
-        first = self.b.ir.mul(s, self.b.i64(_STRIP))
-        return first, self.b.smin(self.b.i64(_STRIP), self.b.ir.sub(self.p["rows"], first))
+        first = self.b.ir.mul(s, self.b.i64(SIDE))
+        return first, self.b.smin(self.b.i64(SIDE), self.b.ir.sub(self.p["rows"], first))
 
     def _row(self, state: Any, row: int, v: int) -> Any:
         """Vector v of a row of a strip's state."""
@@ -191,32 +193,9 @@ class TileGroup(Frame):
                     i.store(x, b.at(self.queries, at, I8), align=64)
             return ()
 
-        b.loop(b.i64(0), b.i64(_STRIP), b.i64(_LANES), [], some)
+        b.loop(b.i64(0), b.i64(SIDE), b.i64(_LANES), [], some)
 
     # --- products and softmax ------------------------------------------------------------------------------------------
-
-    def _multiply(self, steps: Any, a: Callable[[Any], tuple[Any, Any, Any]], right: Callable[[Any], Any], out: Any) -> None:
-        """32 rows by 32 queries to `out`: a(step) gives tiles of A, 16 rows each, and their row stride; right(step) rows of B."""
-        b, t = self.b, self.tiles
-        for x in range(4):
-            t.zero(x)
-
-        def step(s: Any, _: list[Any]) -> Sequence[Any]:
-            upper, lower, stride = a(s)
-            rows = right(s)
-            t.load(4, upper, stride)
-            t.load(5, lower, stride)
-            for y in range(2):
-                t.load(6 + y, b.at(rows, b.i64(y * BYTES), I8), b.i64(_LINE))
-            for x in range(2):
-                for y in range(2):
-                    t.multiply(2 * x + y, 4 + x, 6 + y)
-            return ()
-
-        b.loop(b.i64(0), steps, b.i64(1), [], step)
-        for x in range(2):
-            for y in range(2):
-                t.store(2 * x + y, b.at(out, b.i64(x * ROWS * _LINE + y * BYTES), I8), b.i64(_LINE))
 
     def _scores(self, whole: Any) -> None:
         b, i = self.b, self.b.ir
@@ -224,9 +203,9 @@ class TileGroup(Frame):
 
         def keys(j: Any, _: list[Any]) -> Sequence[Any]:
             rows = b.at(self.keys, i.mul(j, b.i64(pitch)), I8)
-            self._multiply(
+            self.squares.multiply(
                 b.i64(self.deep // _PAIR),
-                lambda s: (*(b.at(rows, i.add(i.mul(s, b.i64(BYTES)), b.i64(x)), I8) for x in (0, ROWS * pitch)), b.i64(pitch)),
+                lambda s: (*(b.at(rows, i.add(i.mul(s, b.i64(BYTES)), b.i64(x)), I8) for x in (0, ROWS * pitch)), pitch),
                 lambda s: b.at(self.queries, i.mul(s, b.i64(ROWS * _LINE)), I8),
                 b.at(self.scores, i.mul(j, b.i64(_LINE)), I8),
             )
@@ -301,12 +280,12 @@ class TileGroup(Frame):
         fade = [b.load(self.vector, self._row(state, self.wide + 2, v), 4) for v in range(2)]
 
         def columns(c: Any, _: list[Any]) -> Sequence[Any]:
-            self._multiply(
+            self.squares.multiply(
                 steps,
                 lambda s: (*(
                     b.at(self.values, i.add(i.mul(s, b.i64(_PAIR * 2 * self.wide)), i.add(i.mul(c, b.i64(BYTES)), b.i64(x))), I8)
                     for x in (0, ROWS * BYTES)
-                ), b.i64(BYTES)),
+                ), BYTES),
                 lambda s: b.at(self.weights, i.mul(s, b.i64(ROWS * _LINE)), I8),
                 b.at(self.fresh, i.mul(c, b.i64(_LINE)), I8),
             )  # fmt: skip
