@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
-from ...ir import Const, Dim, DType, Node
-from ...ir.ops import ScatterElements, ScatterND, TopK
-from ..expr import E, Reduced
+from ...ir import Const, Dim, DType, Node, Value, prod
+from ...ir.ops import Concat, ScatterElements, ScatterND, TopK
+from ..expr import E, Load, Reduced
 from ..kernel import Reduction, Store
 from ..simplify import Affine, as_affine, clamp, opaque
-from .builder import KernelBuilder, View, computed, convert, fn, index_expr, number
+from .builder import Index, KernelBuilder, View, computed, convert, fn, index_expr, number
 from .known_indices import distinct
-from .moves import memo_wrapped
+from .moves import guarded, memo_wrapped
+from .side_by_side import LARGE
 from .state import Lowering
 
 
 def emit_concat(lw: Lowering, node: Node) -> None:
     """Every operand goes to its slice; those written there already cost nothing."""
     to = lw.place(node.out)
+    missing: list[tuple[Value, View]] = []
     for position, v in enumerate(node.inputs):
         part = lw.slice_of(to, node, position)
         there = lw.views.get(v)
         if (there is None or not there.same_elements(part)) and 0 not in v.shape:
+            missing.append((v, part))
+    if len(missing) == len(node.inputs) == 2 and lw.options.beside and _picks(lw, node):
+        _one_copy(lw, node, to)
+    else:
+        for v, part in missing:
             lw.copy(v, part, node.loc)
     lw.views[node.out] = to
+
+
+def _picks(lw: Lowering, node: Node) -> bool:
+    """Whether one kernel may pick each element from where it lies: operands of small, known sizes, in whole pieces of 16 bytes."""
+    op, v = node.op, node.out
+    assert isinstance(op, Concat)
+    inner, size = prod(v.shape[op.axis + 1 :]), prod(v.shape)
+    if (
+        v.dtype.is_complex
+        or not isinstance(inner, int)
+        or not isinstance(size, int)
+        or inner * v.dtype.itemsize % 16
+        or size * v.dtype.itemsize > LARGE // 2
+    ):
+        return False
+    return all(_lies(lw, x) for x in node.inputs)
+
+
+def _lies(lw: Lowering, v: Value) -> bool:
+    """Whether elements are only loaded: what is computed would be for each element of the other operand, too."""
+    if v not in lw.virtuals:
+        return v in lw.views
+    kb = KernelBuilder(v.shape)
+    e = lw.read(kb, v, kb.index)
+    return isinstance(e, Load) and isinstance(e.offset, Index)
+
+
+def _one_copy(lw: Lowering, node: Node, to: View) -> None:
+    """Both operands by one kernel, as new keys behind their cache: the launch of a second would take longer than its copy."""
+    op, (x, y) = node.op, node.inputs
+    assert isinstance(op, Concat)
+    k = KernelBuilder(node.out.shape)
+    behind = tuple(clamp(i - x.shape[a], 0, y.shape[a] - 1) if a == op.axis else i for a, i in enumerate(k.index))
+    value = guarded(lw, k, x, k.index, range(op.axis, op.axis + 1), lw.read(k, y, behind))
+    lw.loop(k, (), [k.store(to, k.index, value)], node.loc)
 
 
 def emit_topk(lw: Lowering, node: Node) -> None:

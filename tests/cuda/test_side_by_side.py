@@ -17,6 +17,10 @@ CACHE = """cache (float[2, S, 16] k, float[2, S, 16] v, float[2, P, 16] pk, floa
     nk = Mul(k, k)  nv = Mul(v, v)  ks = Concat<axis = 1>(pk, nk)  vs = Concat<axis = 1>(pv, nv) }"""
 
 
+PLAIN = """plain (float[2, S, 16] k, float[2, S, 16] v, float[2, P, 16] pk, float[2, P, 16] pv) => (float[2, A, 16] ks, float[2, B, 16] vs) {
+    ks = Concat<axis = 1>(pk, k)  turned = Transpose<perm = [1, 0, 2]>(v)  nv = Transpose<perm = [1, 0, 2]>(turned)  vs = Concat<axis = 1>(pv, nv) }"""
+
+
 def static(text: str) -> bytes:
     for name, size in (("S", 1), ("P", 5), ("A", 6), ("B", 6)):
         text = text.replace(f" {name},", f" {size},")
@@ -32,6 +36,15 @@ def test_keys_and_values_join_their_caches_together() -> None:
     assert len(kernels(static(CACHE))) == 2
 
 
+def test_what_is_only_loaded_joins_its_cache_by_one_kernel() -> None:
+    """Both caches by one; not of sizes that are not known, nor where pieces of 16 bytes would lie on either side."""
+    assert len(kernels(static(PLAIN))) == 1
+    assert len(kernels(static(PLAIN.replace("16]", "15]")))) == 2
+    assert len(kernels(model(PLAIN))) > 2
+    tall = PLAIN.replace("[2, ", "[90000, ")
+    assert len(kernels(static(tall))) > 2
+
+
 def test_what_reads_a_result_stays_behind_it() -> None:
     blob = model("""chain (float[4, 6] x) => (float[4, 6] y, float[6, 4] z) {
         a = Transpose<perm = [1, 0]>(x)  z = Exp(a)  b = Transpose<perm = [1, 0]>(z)  y = Sqrt(b) }""")  # fmt: skip
@@ -45,7 +58,8 @@ def test_large_ones_stay_apart() -> None:
 
 
 @needs_gxx
-@pytest.mark.parametrize("blob", [static(CACHE), model(CACHE)], ids=["static", "symbolic"])
+@pytest.mark.parametrize("blob", [static(CACHE), model(CACHE), static(PLAIN), model(PLAIN)],
+                         ids=["static", "symbolic", "plain", "plain symbolic"])  # fmt: skip
 def test_joined_maps_agree_with_onnxruntime(blob: bytes) -> None:
     rng = np.random.default_rng(0)
     feeds = {n: rng.standard_normal((2, s, 16)).astype(np.float32) for n, s in (("k", 1), ("v", 1), ("pk", 5), ("pv", 5))}
