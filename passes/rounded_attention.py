@@ -1,11 +1,14 @@
-"""Attention between products in bfloat16 rounds its operands too: queries, keys and values that such products computed."""
+"""Attention between products in bfloat16 or bytes rounds its operands to bfloat16: queries, keys and values that such products computed.
+
+Bytes have lost more of them by then.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from ..ir import DType, Elementwise, Graph, Node, Value
-from ..ir.ops import Attention, Concat, DotConv, DotMatMul, Expand, Gather, Reshape, Slice, Transpose
+from ..ir.ops import Attention, Concat, DotConv, DotMatMul, Expand, Gather, IntegerConv, IntegerMatMul, Reshape, Slice, Transpose
 from .base import Pass, PassContext
 
 _CARRIES = (Elementwise, Concat, Expand, Gather, Reshape, Slice, Transpose)
@@ -16,10 +19,9 @@ class RoundedAttention(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> Graph:
         if not any(isinstance(n.op, Attention) for n in graph.nodes):
             return graph
-        found: set[Value] = set()  # results of products in bfloat16, and what is made of them
+        found: set[Value] = set()  # results of such products, and what is made of them
         for node in graph.nodes:
-            product = isinstance(node.op, (DotMatMul, DotConv)) and node.inputs[0].dtype is DType.BF16
-            if product or (isinstance(node.op, _CARRIES) and any(v in found for v in node.inputs)):
+            if _is_product(node) or (isinstance(node.op, _CARRIES) and any(v in found for v in node.inputs)):
                 found.update(node.outputs)
 
         def visit(node: Node, ins: tuple[Value, ...]) -> tuple[Value, ...] | None:
@@ -28,3 +30,9 @@ class RoundedAttention(Pass):
             return Node.make(replace(node.op, rounded=True), ins, node.loc).outputs
 
         return graph.rewrite(visit)
+
+
+def _is_product(node: Node) -> bool:
+    if isinstance(node.op, (DotMatMul, DotConv)):
+        return node.inputs[0].dtype is DType.BF16
+    return isinstance(node.op, (IntegerMatMul, IntegerConv))
