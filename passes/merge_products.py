@@ -4,6 +4,7 @@
 
 A device with many multiprocessors has more to do in one kernel, and launches fewer. Only for attention: it reads its operands where
 they lie in wider rows; others would have to be copied out, but for keys and values that join those of a cache, which is a copy anyway.
+These become one without the queries where the queries alone are rounded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..ir import Const, Elementwise, Graph, Node, Value, const
-from ..ir.ops import Attention, Concat, MatMul, Reshape, Slice, Transpose
+from ..ir.ops import Attention, Cast, Concat, MatMul, Reshape, Slice, Transpose
 from .base import Pass, PassContext, apply, const_of
 
 _MOVES = (Reshape, Transpose)
@@ -71,6 +72,7 @@ def _groups(graph: Graph) -> list[_Group]:
     """Products of the same value by matrices of weights, in the order of the graph."""
     found: dict[tuple[object, ...], list[list[Node]]] = {}
     heads: set[Node] = set()  # products that attention itself reads
+    cached: set[Node] = set()  # those that join what attention reads
     for node in graph.nodes:
         if (
             isinstance(node.op, MatMul)
@@ -81,9 +83,15 @@ def _groups(graph: Graph) -> list[_Group]:
             if end is not None:
                 if isinstance(end.op, Attention):
                     heads.add(node)
+                elif _read_by_attention(graph, end):
+                    cached.add(node)
                 rest = tuple((n.op, _running(n), tuple(v.dtype for v in n.inputs)) for n in chain)
                 found.setdefault((node.inputs[0], rest), []).append(chain)
-    several = (chains for chains in found.values() if len(chains) > 1 and any(c[0] in heads for c in chains))
+    several = (
+        chains
+        for chains in found.values()
+        if len(chains) > 1 and (any(c[0] in heads for c in chains) or all(c[0] in cached for c in chains))
+    )
     return [_Group(chains) for chains in several if _joinable(chains)]
 
 
@@ -115,6 +123,14 @@ def _behind_moves(graph: Graph, node: Node) -> Node | None:
             return None
         node = users[0]
     return node if isinstance(node.op, Attention | Concat) else None
+
+
+def _read_by_attention(graph: Graph, joined: Node) -> bool:
+    """Whether attention reads what a concatenation of heads makes, itself or rounded."""
+    if len(joined.out.shape) != 4 or not isinstance(joined.op, Concat) or joined.op.axis != 2:
+        return False
+    users = graph.uses.get(joined.out, ())
+    return any(isinstance(n.op, Attention) for u in users for n in (graph.uses.get(u.out, ()) if isinstance(u.op, Cast) else (u,)))
 
 
 def _running(node: Node) -> int:

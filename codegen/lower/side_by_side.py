@@ -5,10 +5,10 @@ The copies of new keys and of new values behind their caches, layer by layer, ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ..expr import E, Load, children, postorder, rebuilt, structure
+from ..expr import Call, E, Load, Num, children, postorder, rebuilt, structure
 from ..kernel import LoopKernel, Operand, Store, bytes_of
 from ..plan import Branch, Buffer, PlanStep, Repeat, Step
 from .in_place import root
@@ -16,6 +16,7 @@ from .in_place import root
 LARGE = 16 << 20  # bytes of both: what takes longer than launches stays as it is
 MOST_OPERANDS = 12
 REACH = 8  # steps back
+PIECE = 16  # elements, of whichever type: 16 bytes at least
 
 _Touched = tuple[frozenset[int], frozenset[int]]  # memory read, and written
 
@@ -73,10 +74,11 @@ def _fit(a: LoopKernel, b: LoopKernel) -> bool:
 
 
 def _built_alike(a: LoopKernel, b: LoopKernel) -> bool:
-    """Whether all stores of both are the same of other operands: then one kernel is scheduled as each of them would be."""
+    """Whether all stores of both are the same of other operands, or of whole pieces of memory behind each other, as keys and values of
+    one product are: then one kernel is scheduled as each of them would be."""
 
     def unnamed(s: Store) -> tuple[object, ...]:
-        return structure([_renumbered(e, {}) for e in (s.offset, s.value)])
+        return structure([_renumbered(e, {}, _unshifted) for e in (s.offset, s.value)])
 
     return len({unnamed(s) for s in (*a.stores, *b.stores)}) == 1
 
@@ -107,10 +109,17 @@ def _joined(a: Step, b: Step) -> Step:
     return Step(kernel, tuple(memory), tuple(dict.fromkeys((*a.loc, *b.loc))))
 
 
-def _renumbered(e: E, number: Mapping[int, int]) -> E:
-    """With other operands; 0 for those not named."""
+def _unshifted(offset: E) -> E:
+    match offset:
+        case Call(fn="add", args=(rest, Num(value=int(start)))) if start % PIECE == 0:
+            return rest
+    return offset
+
+
+def _renumbered(e: E, number: Mapping[int, int], moved: Callable[[E], E] = lambda offset: offset) -> E:
+    """With other operands, 0 for those not named, and offsets `moved`."""
     new: dict[int, E] = {}
     for x in postorder([e]):
         made = rebuilt(x, tuple(new[id(c)] for c in children(x)))
-        new[id(x)] = Load(number.get(made.operand, 0), made.offset, dtype=made.dtype) if isinstance(made, Load) else made
+        new[id(x)] = Load(number.get(made.operand, 0), moved(made.offset), dtype=made.dtype) if isinstance(made, Load) else made
     return new[id(e)]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime as ort
 import pytest
 from emulated import needs_gxx
-from mlc.codegen.cuda.target import LOWERING
+from mlc.codegen.cuda.target import LOWERING, parse
 from mlc.codegen.lower import lower
 from mlc.codegen.plan import Step
-from mlc.compiler.emulated import emulate
+from mlc.compiler.api import compile_stages
+from mlc.compiler.emulated import EmulatedBackend, emulate
 from mlc.compiler.importer import import_model
+from mlc.compiler.options import Options
+from mlc.compiler.precision.options import Precision
+from mlc.models.quantized import _Decoder as Decoder
 from small_models import model
 
 CACHE = """cache (float[2, S, 16] k, float[2, S, 16] v, float[2, P, 16] pk, float[2, P, 16] pv) => (float[2, A, 16] ks, float[2, B, 16] vs) {
@@ -55,6 +61,23 @@ def test_large_ones_stay_apart() -> None:
     text = "two (float[1500, 1000] a, float[1500, 1000] b) => (float[1500, 1000] x, float[1500, 1000] y) { x = Exp(a)  y = Sqrt(b) }"
     assert len(kernels(model(text))) == 2
     assert len(kernels(model(text.replace("1500", "15")))) == 1
+
+
+@needs_gxx
+def test_a_decoder_in_16_bits_of_sizes_that_are_not_known(tmp_path: Path) -> None:
+    """New keys and values are halves of one product, go behind their caches by one launch, and are rounded for attention by one."""
+    path = tmp_path / "decoder.onnx"
+    Decoder(None, layers=1, width=64, heads=4, key_heads=2, inner=96, vocabulary=64)(path)
+    backend = EmulatedBackend(parse("cuda:sm_80"))
+    plan = compile_stages(path, Options("cuda:sm_80", precision=Precision("bf16")), backend=backend).plan
+    assert sum(isinstance(s, Step) for s in plan.steps) == 16
+    module, session = emulate(path, precision="bf16"), ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(1)
+    for rows, past in ((1, 9), (5, 0), (6, 3)):
+        caches = {f"past_{kind}0": rng.standard_normal((1, 2, past, 16)).astype(np.float32) for kind in "kv"}
+        feeds = {"ids": rng.integers(0, 64, (1, rows)), **caches}
+        for got, right in zip(module.run(feeds).values(), session.run(None, feeds), strict=True):
+            np.testing.assert_allclose(got, right, atol=2e-2 * np.abs(right).max())
 
 
 @needs_gxx

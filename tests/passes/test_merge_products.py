@@ -67,6 +67,16 @@ def test_heads_that_join_a_cache() -> None:
     assert merged([x], apply(Concat(2), *(heads(projected(x, 16), 4) for _ in range(2))))[1] == 2
 
 
+def test_keys_and_values_of_a_cache_whose_queries_are_rounded() -> None:
+    """Two become one: the queries are rounded by their own product. Not where what is joined is no attention's."""
+    x, past = given(2, 5, 16), given(2, 4, 9, 4)
+    k, v = (apply(Concat(2), past, heads(projected(x, 16), 4)) for _ in range(2))
+    y = apply(Attention(0.5), *(apply(Cast(DType.BF16), h) for h in (heads(projected(x, 16, Relu()), 4), k, v)))
+    _, products, _ = merged([x, past], apply(Cast(DType.F32), y), k, v)
+    assert products == 2
+    assert merged([x, past], k, v)[1] == 2
+
+
 @pytest.mark.parametrize("case", ["other operation", "other constant", "kept", "not attention", "second reader", "of another type"])
 def test_what_stays(case: str) -> None:
     x, two, three = given(2, 5, 16), const(np.float32(2)), const(np.float32(3))
