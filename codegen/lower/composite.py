@@ -76,11 +76,12 @@ class RecurrentCell(Op):
 
 
 def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32}), ranked: int = 0, abreast: bool = False,
-              float8: DType = DType.F32, turns: int = 0) -> Graph:  # fmt: skip
+              float8: DType = DType.F32, turns: int = 0, planes: int = 0) -> Graph:  # fmt: skip
     """Rewrite attention, transposed convolution, integer products, recurrent ops and the first k of rows.
 
     `attention`: element types it has a kernel for; `ranked`: rows up to this length keep their TopK; `abreast`, `float8`,
-    `turns` (`mask_turns`): see `LowerOptions`.
+    `turns` (`mask_turns`): see `LowerOptions`. `planes`: taps · channels up to which
+    transposed convolutions may read channels first.
     """
 
     masks: dict[Value, Value] = {}
@@ -92,7 +93,8 @@ def decompose(graph: Graph, attention: frozenset[DType] = frozenset({DType.F32})
                 by_rows = read_by_rows(node, sum(len(uses[m]) for m in node.inputs[3:]), turns)
                 return [decompose_attention(node.op, ins, node.loc, masks, attention, by_rows)]
             case ConvTranspose():
-                return [_conv_transpose(node.op, ins, node.out.shape, node.loc)]
+                turned = planes if len(uses[node.inputs[0]]) == 1 else 0
+                return [_conv_transpose(node.op, ins, node.out.shape, node.loc, turned)]
             case IntegerMatMul():
                 return [integer_matmul(ins, node.loc)]
             case IntegerConv():
@@ -176,20 +178,27 @@ def swap_few_rows(graph: Graph, inner: int) -> Graph:
     return graph.rewrite(visit)
 
 
-def _conv_transpose(op: ConvTranspose, ins: tuple[Value, ...], shape: Shape, loc: tuple[str, ...]) -> Value:
+def _conv_transpose(op: ConvTranspose, ins: tuple[Value, ...], shape: Shape, loc: tuple[str, ...], planes: int) -> Value:
     x, w = ins
     n, *spatial, c = x.shape
     kernel, per_group, g = w.shape[:-2], w.shape[-2], op.groups
     taps = int(prod(kernel))
     pixels = n * prod(spatial)
-    if g == 1:
+    move, last = x.node.op, (0, *range(2, len(x.shape)), 1)
+    rows = taps * per_group
+    if g == 1 and rows <= planes and rows < c and isinstance(move, Transpose) and move.perm == last:
+        # weights multiply the image as it lies: what they make is less than it, and is turned instead
+        image = apply(Reshape((n, c, prod(spatial))), loc, x.node.inputs[0])
+        cols = apply(MatMul(), loc, apply(Reshape((rows, c)), loc, w), image)
+        cols = apply(Transpose((0, 2, 1)), loc, cols)
+    elif g == 1:
         wt = apply(Transpose((1, 0)), loc, apply(Reshape((taps * per_group, c)), loc, w))
         cols = apply(MatMul(), loc, apply(Reshape((pixels, c)), loc, x), wt)
     else:
         wg = apply(Reshape((taps * per_group, g, c // g)), loc, w)
         wt = apply(Transpose((1, 2, 0)), loc, wg)
-        rows = apply(Transpose((1, 0, 2)), loc, apply(Reshape((pixels, g, c // g)), loc, x))
-        cols = apply(Reshape((g, pixels, taps, per_group)), loc, apply(MatMul(), loc, rows, wt))
+        xg = apply(Transpose((1, 0, 2)), loc, apply(Reshape((pixels, g, c // g)), loc, x))
+        cols = apply(Reshape((g, pixels, taps, per_group)), loc, apply(MatMul(), loc, xg, wt))
         cols = apply(Transpose((1, 2, 0, 3)), loc, cols)
     cols = apply(Reshape((n, *spatial, taps * per_group * g)), loc, cols)
     static = tuple(int(k) for k in kernel)

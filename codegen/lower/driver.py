@@ -112,7 +112,8 @@ def lower_graph(graph: Graph, options: LowerOptions, storage: Storage, inputs: S
         graph = scatter_taps(graph, options.scatter)  # makes transposed convolutions, which are decomposed
     if options.passes:
         graph = separate_pools(graph)
-    graph = decompose(graph, options.attention, options.ranked, options.abreast, options.float8, options.mask_turns)
+    graph = decompose(graph, options.attention, options.ranked, options.abreast, options.float8, options.mask_turns,
+                      options.in_place if options.planes else 0)  # fmt: skip
     if options.opt_level > 0:
         graph = hoist(graph if options.panel == 1 else swap_few_rows(graph, options.inner))  # B that lies by columns is read as it is
         if options.between is not None:

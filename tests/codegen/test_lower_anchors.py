@@ -448,6 +448,16 @@ def test_conv_transpose_taps(k: int, s: int, d: int, lo: int) -> None:
     run(graph([x], ap(ConvTranspose((s,), (lo,), (0,), (0,), (d,)), x, weights(k, 3, 4))))
 
 
+@pytest.mark.parametrize("out,first", [(1, ContractKernel), (3, LoopKernel)])
+def test_conv_transpose_reads_channels_first(out: int, first: type) -> None:
+    """Where all taps make less than the image holds; else the image is turned."""
+    x = tensor(B, 8, 5, 3)
+    last = ap(Transpose((0, 2, 3, 1)), x)
+    y = ap(ConvTranspose((2, 2), (0, 0), (0, 0), (0, 0), (1, 1)), last, weights(2, 2, out, 8))
+    plan = run(graph([x], y), options=LowerOptions(planes=True), B=2)
+    assert type(plan.steps[0].kernel) is first
+
+
 def test_window_partition_is_the_store_of_the_norm() -> None:
     x = tensor(1, 4, 6, 8)
     y = ap(LayerNorm(3, 1e-5), x, weights(8), weights(8))
