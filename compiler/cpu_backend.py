@@ -36,9 +36,7 @@ _ATTENTION_UNITS = 8  # a few threads then have something to share out
 _MASK_TURNS = 4  # of a mask in registers, while attention reads it, take less than storing it transposed
 _INNER_ROWS = 32  # beyond, turning B once is little beside the products
 _FEW_ROWS = (7, 8)  # two register tiles of 4 vectors by 4 rows would read B twice, with 16 sums each
-_BESIDE_DOTS = (
-    1.3  # what dot products of 16 bits gain besides: no transforms, and neighbours that store half the bytes (measured, docs/precision.md)
-)
+_BESIDE_DOTS = 1.1  # what dot products of 16 bits gain besides: neighbours that store half the bytes (docs/precision.md)
 _SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
 
 
