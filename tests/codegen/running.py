@@ -1,9 +1,11 @@
-"""Helper of the emitter tests: compile one kernel and run it on arrays."""
+"""Helper of the emitter tests: compile one kernel and run it on arrays; reading past the end of one is a crash."""
 
 from __future__ import annotations
 
 import ctypes
 import itertools
+import sys
+from pathlib import Path
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -11,6 +13,9 @@ from mlc.codegen.cpu.compile import compile_ir
 from mlc.codegen.cpu.emit import emit
 from mlc.codegen.cpu.target import host, missing_features, parse
 from mlc.ir import evaluate
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from guarded import guarded
 
 TARGETS = [t for t in ("cpu", "cpu:x86-64-v3", "cpu:x86-64-v2") if not missing_features(parse(t).triple, parse(t).features)]
 _ENGINES = {}
@@ -35,7 +40,8 @@ def execute(kernel, buffers, target="cpu", bindings=None, parts=1):
     fn = _ENGINES[key][1]
     bindings = bindings or {}
     dims = (ctypes.c_int64 * len(e.dims))(*[evaluate(d, bindings) for d in e.dims])
-    pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
+    placed = [b if o.written else guarded(b) for o, b in zip(kernel.operands, buffers, strict=True)]
+    pointers = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in placed])
     units = evaluate(e.units, bindings)
     cuts = np.linspace(0, units, parts + 1).astype(int)
     chunks = [(int(lo), int(hi)) for lo, hi in itertools.pairwise(cuts)]

@@ -85,7 +85,10 @@ def test_b_in_place(m, n, k, target):
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", [F, DType.F64, DType.I32], ids=str)
-@pytest.mark.parametrize("m, n, k, batch", [(1, 4500, 130, 2), (2, 301, 1753, 1), (5, 700, 611, 1), (8, 528, 509, 2)])
+@pytest.mark.parametrize(
+    "m, n, k, batch",
+    [(1, 4500, 130, 2), (2, 301, 1753, 1), (3, 4500, 64, 1), (3, 4500, 68, 2), (5, 700, 610, 1), (5, 700, 611, 1), (8, 528, 509, 2)],
+)
 def test_long_rows_of_b_in_place(m, n, k, batch, dtype, target):
     """From end to end, or cut for several threads in the middle of a batch."""
     want, got, e = matmul(m, n, k, batch=batch, target=target, dtype=dtype, epilogue=Acc(dtype=dtype), rows=True, parts=3)

@@ -129,7 +129,7 @@ class LongRows(TextEmitter):
             self._each(b, whole, width, columns)
             return ()
 
-        main = p["k"] if self.product.exact else i.and_(p["k"], b.i64(-self.beside))
+        main = p["k"] if self.product.exact else i.sub(p["k"], i.urem(p["k"], b.i64(self.beside)))
         b.loop(b.i64(0), main, b.i64(self.beside), [], lambda at, _: step(at, self.beside))
         if not self.product.exact:
             b.loop(main, p["k"], b.i64(1), [], lambda at, _: step(at, 1))
