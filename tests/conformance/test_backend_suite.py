@@ -13,10 +13,12 @@ import numpy as np
 import onnx.backend.test
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cases import SETS, Data, assert_drawn, assert_same, cases, data_of, missing, model_of, symbolic
 from excluded import DRAWN, EXCLUDED
+from guarded import guarded
 
 # Inputs of the real models are images: as constants, the whole network would be folded by the slow references.
 MODES = {kind: ("static", "symbolic") if kind == "real" else ("static", "unoptimized", "symbolic", "constants") for kind in SETS}
@@ -36,12 +38,16 @@ def test_case(case: str) -> None:
         level = 0 if mode == "unoptimized" else 3
         prepared = mlc.backend.prepare(symbolic(model) if mode == "symbolic" else model, opt_level=level, threads=1)
     for data in data_of(kind, name, model):
-        got = _constants(model, data, outputs) if mode == "constants" else prepared.run(data.feeds)
+        got = _constants(model, data, outputs) if mode == "constants" else prepared.run(_guarded(data.feeds))
         if name in DRAWN:
             assert_drawn(got, data)
             continue
         for output, have, want in zip(outputs, got, data.expected, strict=True):
             assert_same(have, want, cases(kind)[name], output)
+
+
+def _guarded(feeds: dict[str, Any]) -> dict[str, Any]:
+    return {n: guarded(v) if isinstance(v, np.ndarray) else v for n, v in feeds.items()}
 
 
 def _constants(model: Any, data: Data, outputs: list[str]) -> list[Any]:
