@@ -37,6 +37,7 @@ _MASK_TURNS = 4  # of a mask in registers, while attention reads it, take less t
 _INNER_ROWS = 32  # beyond, turning B once is little beside the products
 _FEW_ROWS = (7, 8)  # two register tiles of 4 vectors by 4 rows would read B twice, with 16 sums each
 _BESIDE_DOTS = 1.1  # what dot products of 16 bits gain besides: neighbours that store half the bytes (docs/precision.md)
+_BESIDE_TWO_DOTS = 0.8  # where two of them begin in a cycle, which loads hold up (the same page, Zen 5)
 _SMALL = 24  # nodes of a graph whose kernels this process compiles before another one has started
 
 
@@ -88,9 +89,10 @@ class CpuBackend:
         how = instruction(dot_kind(DType.BF16, DType.BF16), self.target)
         if precision != "bf16" or how == "tiles" or costs.winograd is None:
             return False
-        dots = 2 * self.target.lanes(4) / self.target.multiply_adds if how == "dot" else 1.0
+        dots = self.target.paired_multiply_adds / self.target.multiply_adds if how == "dot" else 1.0
+        beside = _BESIDE_TWO_DOTS if self.target.two_dots else _BESIDE_DOTS
         found = cheapest_tile(layer, costs.winograd)
-        return found is not None and found[1] > _BESIDE_DOTS * dots
+        return found is not None and found[1] > beside * dots
 
     def attention(self, precision: str) -> DType | None:
         return None

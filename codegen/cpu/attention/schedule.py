@@ -209,7 +209,7 @@ def _products(kernel: AttentionKernel, target: CpuTarget) -> Products:
         return Products.FLOATS
     if {"amx-tile", "amx-bf16"} <= target.features:
         return Products.TILES
-    return Products.DOTS if target.multiply_adds < 2 * target.lanes(4) else Products.FLOATS
+    return Products.DOTS if target.multiply_adds < target.paired_multiply_adds else Products.FLOATS
 
 
 def _most_together(kernel: AttentionKernel, columns: int) -> int:
